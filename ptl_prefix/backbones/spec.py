@@ -5,6 +5,7 @@ In: what `conf/backbone/` says. Out: `problems()` before anything loads, a `sket
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_tensors
 from ptl_prefix.backbones.attention_sites import FAMILIES, family_of, has_native_bfloat16
@@ -94,9 +96,14 @@ class BackboneSpec:
         self._check_family()
         device = self.torch_device
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self._source, revision=self._hub_revision, dtype=self.torch_dtype, use_safetensors=True, trust_remote_code=False
-            )
+            with _without_progress_bar():
+                model = AutoModelForCausalLM.from_pretrained(
+                    self._source,
+                    revision=self._hub_revision,
+                    dtype=self.torch_dtype,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                )
         except OSError as error:
             raise BackboneError(
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
@@ -184,6 +191,18 @@ def load_backbone(path: str = "tiny_gpt2", **settings: Any) -> Backbone:
         BackboneError: When it cannot carry a prefix or cannot be loaded.
     """
     return BackboneSpec(path=path, **{"name": Path(path).name, **settings}).load()
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Reading weights takes a moment; a bar that flashes by tells nobody anything."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

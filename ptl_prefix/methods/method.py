@@ -43,7 +43,7 @@ class Method(nn.Module, ABC):
         """Whether `attach` was called, and `detach` was not."""
         return self._backbone is not None
 
-    def problems(self, sketch: Backbone) -> list[str]:
+    def misfits(self, backbone: Backbone) -> list[str]:
         """What in these settings does not fit a backbone of this shape; asked before any weights load."""
         return []
 
@@ -51,8 +51,8 @@ class Method(nn.Module, ABC):
         """Make this method's parameters for `backbone` and take what it needs there. Draws from torch's random state."""
         if self.is_attached:
             raise BackboneError(f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first.")
-        if problems := self.problems(backbone):
-            raise ValueError(" ".join(problems))
+        if misfits := self.misfits(backbone):
+            raise ValueError(" ".join(misfits))
         self._attach(backbone)
         self._backbone = backbone
         return self
@@ -75,15 +75,19 @@ class Method(nn.Module, ABC):
     def num_stored(self) -> int:
         """Numbers that an exported bundle holds."""
 
+    def positions_taken(self, backbone: Backbone) -> int:
+        """Positions that the method takes from those that `backbone` has; known before it is attached."""
+        return 0
+
     @property
-    @abstractmethod
     def position_offset(self) -> int:
-        """Positions that the method takes from those the backbone has."""
+        """Positions that the method takes from those its backbone has."""
+        return self.positions_taken(self.backbone)
 
     @property
     def position_law(self) -> str:
-        """Where the text's positions start; see `PrefixTuning`."""
-        return "unshifted"
+        """Where the text's positions start: `unshifted`, or `shifted` by what the method takes."""
+        return "shifted" if self.position_offset else "unshifted"
 
     @abstractmethod
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -128,11 +132,6 @@ class NoAdaptation(Method):
     @property
     def num_stored(self) -> int:
         """Nothing is stored."""
-        return 0
-
-    @property
-    def position_offset(self) -> int:
-        """No positions are taken."""
         return 0
 
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

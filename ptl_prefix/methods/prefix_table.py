@@ -34,12 +34,11 @@ class PrefixTable(nn.Module, ABC):
         """The table, in float32."""
 
     @abstractmethod
-    def match(self, mean: Tensor, std: Tensor) -> None:
-        """Set the starting point so that what `forward` gives has this mean and standard deviation.
+    def match(self, scale: Tensor) -> None:
+        """Set the starting point so that what `forward` gives is centred and as large as `scale`.
 
         Args:
-            mean: Broadcasts to the table.
-            std: Likewise; 0 makes the entries start as exactly `mean`.
+            scale: Root mean square of the keys and of the values of each layer, (layers, 2, 1, 1, 1); 0 makes them start at 0.
         """
 
     @property
@@ -60,8 +59,8 @@ class PlainTable(PrefixTable):
         return self.table
 
     @torch.no_grad()
-    def match(self, mean: Tensor, std: Tensor) -> None:
-        self.table.mul_(std).add_(mean)
+    def match(self, scale: Tensor) -> None:
+        self.table.mul_(scale)
 
 
 class MlpTable(PrefixTable):
@@ -89,14 +88,13 @@ class MlpTable(PrefixTable):
         return numbers.view(prefix, layers, two, kv_heads, head_dim).permute(1, 2, 3, 0, 4)
 
     @torch.no_grad()
-    def match(self, mean: Tensor, std: Tensor) -> None:
+    def match(self, scale: Tensor) -> None:
         layers, two, kv_heads, _, head_dim = self.shape
-        per_column = (layers, two, kv_heads, 1, head_dim)
         self.output.bias.zero_()
-        # The spread that the freshly drawn layers give, one number for the whole output.
-        spread = self.forward().std()
-        self.output.weight.mul_((std.expand(per_column) / spread).reshape(-1, 1))
-        self.output.bias.copy_(mean.expand(per_column).reshape(-1))
+        # The size that the freshly drawn layers give, one number for the whole output.
+        size = self.forward().square().mean().sqrt()
+        per_column = scale.expand(layers, two, kv_heads, 1, head_dim).reshape(-1, 1)
+        self.output.weight.mul_(per_column / size)
 
 
 class LinearTable(PrefixTable):
@@ -123,11 +121,8 @@ class LinearTable(PrefixTable):
         return numbers.reshape(layers, two, prefix, kv_heads, head_dim).transpose(2, 3)
 
     @torch.no_grad()
-    def match(self, mean: Tensor, std: Tensor) -> None:
-        """As in `PrefixTable`, but the mean is left out: low-rank factors without a bias cannot hold one."""
-        layers, two, kv_heads, _, head_dim = self.shape
-        per_column = std.expand(layers, two, kv_heads, 1, head_dim).reshape(layers, two, 1, kv_heads * head_dim)
-        self.columns.mul_(per_column)
+    def match(self, scale: Tensor) -> None:
+        self.columns.mul_(scale[:, :, 0])
 
 
 def make_table(

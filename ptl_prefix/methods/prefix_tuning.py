@@ -39,8 +39,8 @@ class PrefixTuning(Method):
         reparam: How keys and values are produced while training: `none`, `mlp` or `linear`; all fold into a plain table.
         reparam_hidden_size: Width of the MLP.
         reparam_embedding_size: Width of the MLP's input rows, or of P' in `linear`; `None` is the backbone's width.
-        init: `random` starts at the mean and spread of the backbone's own keys and values, layer by layer; `zero_values` starts with
-            such keys and with values of zero, close to the bare backbone.
+        init: `random` draws keys and values from a normal distribution as large as the backbone's own, layer by layer; `zero_values`
+            draws such keys and starts with values of zero, close to the bare backbone.
         prefix_dropout: Dropout on keys and values while training.
         layers: Indices of the layers that receive a prefix; `None` is every layer.
         sites: Attention sites that receive one; `None` is every site the backbone has.
@@ -78,28 +78,31 @@ class PrefixTuning(Method):
         self.tables = nn.ModuleDict()
         self._visible = True
 
-    def problems(self, sketch: Backbone) -> list[str]:
-        problems = []
-        known = ", ".join(f"'{site}'" for site in sketch.geometry)
+    def misfits(self, backbone: Backbone) -> list[str]:
+        """Sites, layers and lengths that this backbone has not got."""
+        misfits = []
+        known = ", ".join(f"'{site}'" for site in backbone.geometry)
         for site in self.sites or ():
-            if site not in sketch.geometry:
-                problems.append(f"`method.sites` must be attention sites of the backbone, but '{site}' is not one of {sketch.name}'s ({known}).")
-        depth = max(site.num_layers for site in sketch.geometry.values())
+            if site not in backbone.geometry:
+                misfits.append(
+                    f"`method.sites` must be attention sites of the backbone, but '{site}' is not one of "
+                    f"{backbone.name}'s ({known})."
+                )
+        depth = max(geometry.num_layers for geometry in backbone.geometry.values())
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            misfits.append(f"`method.layers` must name at least one layer, and each once, but is {list(self.layers)}.")
         for layer in self.layers or ():
             if not 0 <= layer < depth:
-                problems.append(f"`method.layers` must be from 0 to {depth - 1} in {sketch.name}, but {layer} is not.")
-        if self.layers is not None and len(set(self.layers)) < len(self.layers) or self.layers == []:
-            problems.append(f"`method.layers` must name each layer once, and at least one, but is {list(self.layers or ())}.")
-        limit = sketch.max_positions
+                misfits.append(f"`method.layers` must be from 0 to {depth - 1} in {backbone.name}, but {layer} is not.")
+        limit = backbone.max_positions
         if limit is not None and self.prefix_length >= limit:
-            problems.append(
-                f"`method.prefix_length` must leave room for text in the {limit} positions of {sketch.name}, "
+            misfits.append(
+                f"`method.prefix_length` must leave room for text in the {limit} positions of {backbone.name}, "
                 f"but is {self.prefix_length}."
             )
-        return problems
+        return misfits
 
     def _attach(self, backbone: Backbone) -> None:
-        self._position_law = self._position_law or ("unshifted" if backbone.is_encoder_decoder else "shifted")
         if not self.tables:
             with torch.device(backbone.device):
                 self.tables = self._new_tables(backbone, self.reparam)
@@ -138,16 +141,10 @@ class PrefixTuning(Method):
         """Hide the prefix from every query; the text stays where the position law has it."""
         self._visible = False
 
-    @property
-    def position_law(self) -> str:
-        """`shifted` or `unshifted`; decided when the method is attached."""
-        assert self._position_law is not None
-        return self._position_law
-
-    @property
-    def position_offset(self) -> int:
-        """Positions that the prefix takes from the text's."""
-        return self.prefix_length if self.position_law == "shifted" else 0
+    def positions_taken(self, backbone: Backbone) -> int:
+        """The prefix length where text starts after the prefix, else none."""
+        law = self._position_law or ("unshifted" if backbone.is_encoder_decoder else "shifted")
+        return self.prefix_length if law == "shifted" else 0
 
     @property
     def num_stored(self) -> int:
@@ -205,11 +202,9 @@ class PrefixTuning(Method):
 
     def _match_backbone(self, backbone: Backbone) -> None:
         """Start where the backbone's own keys and values are, or, with `zero_values`, where a prefix says nothing."""
-        for site, (mean, std) in observed_scales(backbone).items():
-            if site not in self.tables:
-                continue
-            kept = list(self._layer_indices(backbone.geometry[site]))
-            mean, std = mean[kept], std[kept]
-            if self.init == "zero_values":
-                mean[:, 1], std[:, 1] = 0.0, 0.0
-            self._tables()[site].match(mean, std)
+        for site, scale in observed_scales(backbone).items():
+            if site in self.tables:
+                scale = scale[list(self._layer_indices(backbone.geometry[site]))]
+                if self.init == "zero_values":
+                    scale[:, 1] = 0.0
+                self._tables()[site].match(scale)

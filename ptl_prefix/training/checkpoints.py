@@ -38,14 +38,15 @@ class Checkpoints(pl.Callback):
         self.val_check_interval = val_check_interval
         self.best_loss = float("inf")
         self.best_step = 0
+        self.loss: float | None = None
         self.stop_requested: str | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; keep a copy if it is the best so far."""
-        loss = float(trainer.callback_metrics["val/loss"])
-        is_best = loss < self.best_loss
+        self.loss = float(trainer.callback_metrics["val/loss"])
+        is_best = self.loss < self.best_loss
         if is_best:
-            self.best_loss, self.best_step = loss, trainer.global_step
+            self.best_loss, self.best_step = self.loss, trainer.global_step
         # The best first: a run killed in between goes on from the older last one and finds the same best again.
         if is_best:
             trainer.save_checkpoint(self.folder.best)
@@ -59,6 +60,7 @@ class Checkpoints(pl.Callback):
         batches = trainer.fit_loop.total_batch_idx + 1
         validation_is_due = batches % self.val_check_interval == 0 or trainer.should_stop
         if self.stop_requested and batches % trainer.accumulate_grad_batches == 0 and not validation_is_due:
+            self.loss = None  # of this step it is not known
             trainer.save_checkpoint(self.folder.last)
             self._stop_if_asked()
 
@@ -67,8 +69,8 @@ class Checkpoints(pl.Callback):
             raise RunStopped(self.stop_requested)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which checkpoint is the best."""
-        return {"best_loss": self.best_loss, "best_step": self.best_step}
+        """The validation loss of this checkpoint, if it has one, and which checkpoint is the best."""
+        return {"loss": self.loss, "best_loss": self.best_loss, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the best so far."""

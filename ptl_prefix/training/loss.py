@@ -4,8 +4,10 @@ In: a backbone, a method and a batch. Out: the sum over target tokens and their 
 accumulation window, over ranks, over a split) can divide once, by all the tokens. A mean of means is another number.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -38,3 +40,10 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     logits = backbone.target_logits(method.condition(batch), wanted)  # (targets, vocabulary)
     nats = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
     return TargetLoss(nats, targets.numel())
+
+
+@torch.no_grad()
+def mean_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInputs]) -> float:
+    """Nats per target token over all of `batches`."""
+    losses = [target_loss(backbone, method, batch.to(backbone.device)) for batch in batches]
+    return float(sum(loss.nats.double() for loss in losses)) / sum(loss.num_tokens for loss in losses)

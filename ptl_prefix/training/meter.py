@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,25 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ptl_prefix.backbones.model_inputs import ModelInputs
-
-
-class EventSink(Protocol):
-    """Where events go; see `tracking.events`."""
-
-    def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Take one event."""
+from ptl_prefix.tracking.events import EventStream
 
 
 class Meter(pl.Callback):
     """Counts seconds and tokens of training, validation left out, and logs a point every few steps.
 
     Args:
-        sink: Takes `train` and `validation` events.
+        events: Takes `train` and `validation` events.
         log_every_n_steps: Optimizer steps between `train` events.
     """
 
-    def __init__(self, sink: EventSink, *, log_every_n_steps: int) -> None:
-        self.sink = sink
+    def __init__(self, events: EventStream, *, log_every_n_steps: int) -> None:
+        self.events = events
         self.log_every_n_steps = log_every_n_steps
         self.train_s = 0.0
         self.num_tokens = 0
@@ -51,11 +45,11 @@ class Meter(pl.Callback):
             seconds, tokens = self.train_s - self._logged[0], self.num_tokens - self._logged[1]
             self._logged = (self.train_s, self.num_tokens)
             values = {**pl_module.last_step, "tokens_per_s": round(tokens / seconds, 1)}
-            self.sink.write("train", step=trainer.global_step, **values)
+            self.events.write("train", step=trainer.global_step, **values)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the loss of the split."""
-        self.sink.write("validation", step=trainer.global_step, **{"val/loss": float(trainer.callback_metrics["val/loss"])})
+        self.events.write("validation", step=trainer.global_step, **{"val/loss": float(trainer.callback_metrics["val/loss"])})
 
     @property
     def tokens_per_s(self) -> float:
