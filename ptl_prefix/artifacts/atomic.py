@@ -1,0 +1,150 @@
+"""Files and folders that are written whole or not at all.
+
+In: a path and what shall be there. Out: the old content or the new one, whatever happens in between: an error, Ctrl-C, a
+killed process. New content is made in a sibling named `.<name>.tmp-<random>`, which no reader looks at, and renamed
+into place. What a killed writer leaves behind is swept by the next write to the same path.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ASIDE = ".old"
+"""Ends the temporary name of an old folder that waits for its successor; see `_swap_in_two_steps`."""
+
+
+def write_atomically(path: str | Path, data: str | bytes) -> None:
+    """Put `data` into the file at `path`, whose folder is made if it is missing. Text is written as UTF-8."""
+    path = _real(path)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    with _temporary_sibling(path) as temporary:
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
+    """Fill the folder that this yields; it becomes `path` when the block ends without an error.
+
+    A folder that is already at `path` is replaced in one step where the file system can (Linux and macOS). Elsewhere it
+    is moved aside for an instant, and a writer killed in that instant has the old folder put back by the next write.
+    """
+    path = _real(path)
+    with _temporary_sibling(path) as temporary:
+        temporary.mkdir()
+        try:
+            yield temporary
+            _flush(temporary)
+            _put_in_place(temporary, path)
+        finally:
+            # After a swap this is the old folder, after an error the unfinished one.
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _real(path: str | Path) -> Path:
+    """Written through a link, as `open` does: a rename would replace the link itself."""
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def _temporary_sibling(path: Path) -> Iterator[Path]:
+    """A name beside `path` that nobody else sweeps while the block runs.
+
+    Writers hold a shared lock on the folder, and sweeping takes an exclusive one: who gets it knows that every temporary
+    name in there belongs to the dead, for the system drops the locks of a killed process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        if _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _sweep(path)
+        _lock(folder, fcntl.LOCK_SH)
+        yield _temporary_name(path)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, how: int) -> bool:
+    try:
+        fcntl.flock(folder, how)
+    except OSError:  # taken, or a network file system that locks no folders: then nothing is swept
+        return False
+    return True
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed writers of `path` left, or put back what one of them had moved aside."""
+    for leftover in list(path.parent.iterdir()):
+        if not leftover.name.startswith(f".{path.name}.tmp-"):
+            continue
+        if leftover.name.endswith(_ASIDE) and not path.exists():
+            leftover.rename(path)
+        elif leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk hold every file of a folder, so that no crash puts an empty file under a final name."""
+    for root, _, names in os.walk(folder):
+        for path in (Path(root, name) for name in (*names, "")):
+            if stat.S_ISREG(path.lstat().st_mode) or path == Path(root):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        if not _swap(temporary, path):
+            _swap_in_two_steps(temporary, path)
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system has no such call."""
+    libc = ctypes.CDLL(None)
+    names = os.fsencode(one), os.fsencode(other)
+    with contextlib.suppress(AttributeError):
+        if sys.platform == "darwin":
+            return bool(libc.renamex_np(*names, 2) == 0)  # 2: RENAME_SWAP
+        here = -100  # AT_FDCWD
+        return bool(libc.renameat2(here, names[0], here, names[1], 2) == 0)  # 2: RENAME_EXCHANGE
+    return False
+
+
+def _swap_in_two_steps(temporary: Path, path: Path) -> None:
+    aside = _temporary_name(path)
+    aside = aside.with_name(aside.name + _ASIDE)
+    os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,148 @@
+"""A dataclass as strict JSON: what is written can be read back, and what is read is what was written.
+
+In: a dataclass, or the bytes of a file. Out: text, or the dataclass; else `DocumentError`, a fact that the caller puts
+into its own sentence. Refused: numbers that are not finite, keys named twice, unknown and missing keys, wrong types, and
+a `schema_version` other than the one asked for.
+
+A dataclass that is stored so carries `__pydantic_config__ = STRICT`, which its fields inherit.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Document = TypeVar("Document", bound="DataclassInstance")
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DocumentError(ValueError):
+    """A fact about a document that keeps it from being stored or understood."""
+
+
+def to_values(document: "DataclassInstance") -> dict[str, Any]:
+    """A dataclass as a JSON object, checked by reading it back.
+
+    Raises:
+        DocumentError: Naming the first value that JSON or the dataclass's own types do not allow.
+    """
+    values = dataclasses.asdict(document)
+    if fact := why_not_json(values):
+        raise DocumentError(f"holds what JSON cannot: {fact}")
+    from_values(values, type(document), version=values["schema_version"])
+    return values
+
+
+def to_text(values: dict[str, Any]) -> str:
+    """A JSON object for people to read."""
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def why_not_json(value: Any, where: str = "") -> str | None:
+    """Which part of a value JSON cannot hold, and why; `None` if it can hold all of it."""
+    if value is None or isinstance(value, str | bool | int):
+        return None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"`{where}` is {value}"
+    if isinstance(value, dict):
+        if foreign := [key for key in value if not isinstance(key, str)]:
+            return f"`{where}` has the key {foreign[0]!r}, which is no text"
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = {str(index): part for index, part in enumerate(value)}.items()
+    else:
+        return f"`{where}` is a {type(value).__name__}"
+    facts = (why_not_json(part, f"{where}.{key}" if where else key) for key, part in parts)
+    return next((fact for fact in facts if fact), None)
+
+
+def read_values(path: Path, *, max_bytes: int) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        DocumentError: If there is none, or not one in strict JSON of at most `max_bytes`.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise DocumentError("is missing") from error
+    except OSError as error:
+        raise DocumentError(f"cannot be read ({error.strerror})") from error
+    if len(data) > max_bytes:
+        raise DocumentError(f"is longer than {max_bytes} bytes")
+    return parse_values(data)
+
+
+def parse_values(data: bytes) -> dict[str, Any]:
+    """The JSON object that `data` holds; stricter than `json.loads`."""
+    try:
+        values = json.loads(
+            data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_repeats
+        )
+    except DocumentError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise DocumentError("is not a JSON object")
+    return values
+
+
+def _refuse(constant: str) -> float:
+    raise DocumentError(f"holds {constant}, which is no finite number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse(digits[:20])
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise DocumentError(f"names `{next(name for name in names if names.count(name) > 1)}` twice")
+    return values
+
+
+def from_values(values: dict[str, Any], kind: type[Document], *, version: int) -> Document:
+    """The dataclass `kind` that a JSON object states.
+
+    Raises:
+        DocumentError: Naming the version if it is not `version`, else the first value that does not fit.
+    """
+    found = values.get("schema_version")
+    if type(found) is not int or found != version:
+        raise DocumentError(f"has the schema_version {found!r:.40}, and this ptl-prefix reads {version}")
+    try:
+        # From JSON text, not from the values: only there a list is a legal tuple in strict mode.
+        document: Document = _adapter(kind).validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise DocumentError(_fact(error)) from error
+    return document
+
+
+@functools.cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _fact(error: ValidationError) -> str:
+    """The first thing that does not fit, as the rest of a sentence."""
+    detail = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"has the unknown key `{where}`"
+    if detail["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"has no `{where}`"
+    law = detail["msg"].removeprefix("Input should be ")
+    return f"has {detail['input']!r:.80} as `{where}`, which should be {law}"

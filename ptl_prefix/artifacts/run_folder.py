@@ -1,0 +1,91 @@
+"""Where a run keeps its things, and how runs may be named.
+
+In: the path of a run's folder. Out: the paths inside it. What lies there is the business of its owner.
+"""
+
+import re
+from pathlib import Path
+from typing import Self
+
+from ptl_prefix.errors import RunError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]+")
+"""What a task, backbone, method or run may be called: each is the name of a folder."""
+
+_LONGEST_LABEL = 64
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a folder of `outputs/`. `.` and `..` fit the pattern, but lead elsewhere."""
+    return NAME_PATTERN.fullmatch(text) is not None and text.strip(".") != ""
+
+
+def as_name(text: str) -> str:
+    """A legal name for a hub name or a path, from its last part: `openai-community/gpt2` becomes `gpt2`."""
+    last = re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", last)[:_LONGEST_LABEL].strip("-.")
+    return label or "unnamed"
+
+
+class RunFolder:
+    """One run's folder, `outputs/<task>/<backbone>/<method>/<run_id>/` or wherever the user put it.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """The folder of a run that has begun.
+
+        Raises:
+            RunError: If there is no run at `path`.
+        """
+        folder = cls(path)
+        if folder.config.is_file():
+            return folder
+        fact = f"has no {folder.config.name}" if folder.path.is_dir() else "is no folder"
+        whole = next((parent for parent in folder.path.parents if cls(parent).config.is_file()), None)
+        way_out = f"did you mean {whole}?" if whole else "give the path that `ptl-prefix train` printed."
+        raise RunError(f"A run must be a folder with the config it was started with, but {path} {fact}; {way_out}")
+
+    @property
+    def record(self) -> Path:
+        """What the run says of itself, written at its end; see `run_record.py`."""
+        return self.path / "record.json"
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, written before anything else: it makes the folder a run."""
+        return self.path / "config.yaml"
+
+    @property
+    def events(self) -> Path:
+        """What was logged, line by line; see `event_log.py`."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training can go on from."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the least `val/loss`."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def bundle(self) -> Path:
+        """The exported adaptation; see `bundle.py`."""
+        return self.path / "bundle"
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
