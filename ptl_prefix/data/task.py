@@ -14,6 +14,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 
 Split = Literal["train", "validation", "test"]
 """What a part of a task's data is for."""
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Task(ABC):
@@ -31,6 +32,11 @@ class Task(ABC):
     """The closed set of targets, for classification; `None` where any text may be written."""
     prompt: PromptFormat
     """How a source becomes a prompt."""
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are; asking for another is an error."""
+        return SPLITS
 
     @abstractmethod
     def problems(self) -> list[str]:
