@@ -1,0 +1,109 @@
+"""The verbs that read a config: what each is for, and the settings that belong to the verb itself.
+
+In: nothing. Out: `VERBS`, read by the command line, its help, its completion and the check of a composed config. The groups
+of a verb's config are listed in `conf/<verb>.yaml`; what remains at that file's root is described here, with its types and
+ranges. The body of a verb is `ptl_prefix/commands/<verb>.py`, imported when it runs: this file costs nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The keys at the root of `conf/train.yaml`.
+
+    Args:
+        seed: Of initialisation, batch order and dropout.
+        run_id: Names the run's folder.
+        dry_run: Show what would run, then stop.
+        resume: A run folder to go on with.
+    """
+
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)]
+    run_id: str
+    dry_run: bool
+    resume: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """The keys at the root of `conf/generate.yaml`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The keys at the root of `conf/export.yaml`.
+
+    Args:
+        run: The run folder to export from.
+        checkpoint: `best`, `last`, or a checkpoint file.
+        out: The folder to write the bundle to.
+    """
+
+    run: str
+    checkpoint: str
+    out: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb of the command line.
+
+    Args:
+        name: What the user types; also the name of its config and of its module.
+        summary: One line for `--help`.
+        settings: The keys at the root of its config, as a dataclass.
+        arguments: How its arguments are written in `--help`; empty: it takes none.
+        examples: Command lines that work, each with what it does.
+        folder_key: A setting that names an existing run folder to work in. Given alone, as that folder has its own config.
+    """
+
+    name: str
+    summary: str
+    settings: type[Any]
+    examples: tuple[tuple[str, str], ...]
+    arguments: str = ""
+    folder_key: str | None = None
+
+    @property
+    def module(self) -> str:
+        """Where the verb's `run(config, words, run_folder)` is."""
+        return f"ptl_prefix.commands.{self.name}"
+
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            name="train",
+            summary="Train a method on a frozen backbone and evaluate it.",
+            settings=TrainSettings,
+            folder_key="resume",
+            examples=(
+                ("ptl-prefix train", "the embedded backbone on the built-in task"),
+                ("ptl-prefix train dry_run=true", "the resolved config, parameters, steps and memory; trains nothing"),
+                ("ptl-prefix train method.prefix_length=20 trainer.max_steps=1000", "settings of two groups"),
+                ("ptl-prefix train backbone=local backbone.path=models/mine", "a backbone from a folder"),
+                ("ptl-prefix train -m optimizer.lr=1e-3,3e-3 seed=0,1,2", "six runs, one after another"),
+                ("ptl-prefix train resume=<run folder>", "go on with a run that was stopped"),
+                ("ptl-prefix train --cfg job", "print the composed config and stop"),
+            ),
+        ),
+        Verb(
+            name="generate",
+            summary="Write text with a bundle.",
+            settings=GenerateSettings,
+            arguments="[BUNDLE] [SOURCE]...",
+            examples=(("ptl-prefix generate <run folder>/bundle 'name : The Eagle'", "text for one source"),),
+        ),
+        Verb(
+            name="export",
+            summary="Write a bundle from a run's checkpoint.",
+            settings=ExportSettings,
+            examples=(("ptl-prefix export run=<run folder> checkpoint=last out=<folder>", "not the best, but the last"),),
+        ),
+    )
+}
