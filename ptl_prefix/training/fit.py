@@ -142,7 +142,10 @@ class _Session:
         for split, encoded in (("train", self.train_split), ("validation", self.validation_split)):
             self._write_at_start("encoded", split=split, **dataclasses.asdict(encoded.report))
         self.validation = EvalBatches(
-            self.validation_split, batch_size=plan.batches.eval_batch_size, pad_id=self.backbone.pad_id
+            self.validation_split,
+            batch_size=plan.batches.eval_batch_size,
+            pad_id=self.backbone.pad_id,
+            num_rows=plan.num_validation_rows(len(self.validation_split)),
         )
         self.test_rows = plan.evaluation.sample(plan.task.examples("test"))
 
@@ -212,6 +215,7 @@ class _Session:
             "enable_checkpointing": False,
             "enable_progress_bar": False,
             "enable_model_summary": False,
+            "limit_val_batches": 1.0,  # the batches are limited already, to rows from all over the split
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
         }

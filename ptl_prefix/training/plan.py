@@ -72,6 +72,12 @@ class Plan:
         batches = max(1, int(interval * batches_per_epoch)) if isinstance(interval, float) else interval
         return self.accumulation * math.ceil(batches / self.accumulation)
 
+    def num_validation_rows(self, rows: int) -> int:
+        """How many of a split's rows are validated: `limit_val_batches`, as batches or as a share of them."""
+        limit = self.trainer.get("limit_val_batches")
+        limit = 1.0 if limit is None else limit
+        return max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.batches.eval_batch_size)
+
 
 def text_room(backbone: Backbone, method: Method) -> int | None:
     """Positions that are left for prompt and target together."""
@@ -92,6 +98,9 @@ def _trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
         problems.append(f"`trainer.val_check_interval` as a fraction of an epoch must be in (0, 1], but is {interval}.")
     if isinstance(interval, int) and interval < 1:
         problems.append(f"`trainer.val_check_interval` must be >= 1, but is {interval}.")
+    share = trainer.get("limit_val_batches")
+    if share is not None and not (0 < share <= 1 if isinstance(share, float) else share >= 1):
+        problems.append(f"`trainer.limit_val_batches` must be a share in (0, 1] or at least one batch, but is {share}.")
     for key in _OURS:
         if key in trainer:
             problems.append(f"`trainer.{key}` must be left to ptl_prefix, but is given; {_OURS[key]}.")
