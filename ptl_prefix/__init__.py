@@ -1,6 +1,7 @@
 """Prefix-tuning of frozen language models: train, export and serve megabytes per task.
 
-`load_backbone`, `PrefixTuning` and `load_bundle` are all that a script needs. Nothing heavy is imported before one of them is used.
+`load_backbone`, `PrefixTuning` and `load_bundle` are all that a script needs. Nothing heavy is imported before one of
+them is used.
 """
 
 import importlib

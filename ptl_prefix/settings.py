@@ -1,8 +1,8 @@
 """Settings: keyword arguments whose defaults live in conf/ and whose types and ranges live in the signature.
 
-A constructor marked with `@settings_from("method/prefix_tuning")` takes keyword arguments only. From Python, what is left
-out comes from `conf/method/prefix_tuning.yaml`, the one home of defaults; whatever is given is checked against the
-annotations. From the command line the same check runs on the whole composed config before anything is built.
+A constructor marked with `@settings_from("method/prefix_tuning")` takes keyword arguments only. From Python, what is
+left out comes from `conf/method/prefix_tuning.yaml`, the one home of defaults; whatever is given is checked against
+the annotations. From the command line the same check runs on the whole composed config before anything is built.
 
 In: a callable and values. Out: the values, complete; or every mistake as one sentence.
 """

@@ -1,7 +1,7 @@
 """The frozen model: what every method adapts and nobody changes.
 
-In: a model and its tokenizer, by way of `spec.py`. Out: `Backbone`, which knows its geometry, its limits and its identity,
-computes logits where they are needed, and lends its prefix slots.
+In: a model and its tokenizer, by way of `spec.py`. Out: `Backbone`, which knows its geometry, its limits and its
+identity, computes logits where they are needed, and lends its prefix slots.
 """
 
 from collections.abc import Iterator

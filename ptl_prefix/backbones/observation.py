@@ -1,6 +1,7 @@
 """What a backbone's own keys and values look like, so that a prefix can start among them.
 
-In: a backbone and some tokens. Out: the keys and values that each attention module computes for them, as attention sees them.
+In: a backbone and some tokens. Out: the keys and values that each attention module computes for them, as attention
+    sees them.
 """
 
 from collections import defaultdict
@@ -53,8 +54,8 @@ def observed_scales(backbone: Backbone) -> dict[str, Tensor]:
 
     The tokens are drawn evenly from the vocabulary with a fixed seed.
 
-    Returns:
-        For each site the root mean square over rows, heads, positions and channels: float32, (layers, 2, 1, 1, 1), keys first.
+    Returns: For each site the root mean square over rows, heads, positions and channels: float32, (layers, 2, 1, 1,
+        1), keys first.
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(backbone.config.vocab_size, (_SAMPLE_ROWS, _SAMPLE_TOKENS), generator=generator)

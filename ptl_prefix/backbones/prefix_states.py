@@ -1,7 +1,7 @@
 """Prefix states: the keys and values that wait before an attention module, and who may see them.
 
-Training fills one row that serves a whole batch; a router fills one row per request, of unequal length. Both are the same
-noun, so what was trained is what is served.
+Training fills one row that serves a whole batch; a router fills one row per request, of unequal length. Both are the
+same noun, so what was trained is what is served.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PrefixStates:
     """
 
     sites: Mapping[str, tuple[LayerStates | None, ...]]
-    position_offset: Int[Tensor, "rows"]  # noqa: F821 - an axis, not a name
+    position_offset: Int[Tensor, rows]
 
     @property
     def rows(self) -> int:
@@ -82,9 +82,7 @@ class PrefixStates:
     def to(self, *, device: torch.device, dtype: torch.dtype) -> PrefixStates:
         """The same states as the backbone computes; gradients flow back to the float32 master."""
         moved = self._map(
-            lambda layer: LayerStates(
-                layer.key.to(device, dtype), layer.value.to(device, dtype), layer.mask.to(device)
-            )
+            lambda layer: LayerStates(layer.key.to(device, dtype), layer.value.to(device, dtype), layer.mask.to(device))
         )
         return PrefixStates(moved.sites, self.position_offset.to(device))
 

@@ -1,7 +1,7 @@
 """From a name to a backbone: an embedded one, a local folder, or a hub name.
 
-In: what `conf/backbone/` says. Out: `problems()` before anything loads, a `sketch()` of shapes for a dry run, and the loaded
-`Backbone`. Weights come from safetensors files only, and no code that comes with a model is ever run.
+In: what `conf/backbone/` says. Out: `problems()` before anything loads, a `sketch()` of shapes for a dry run, and the
+loaded `Backbone`. Weights come from safetensors files only, and no code that comes with a model is ever run.
 """
 
 from collections.abc import Iterator
@@ -171,7 +171,9 @@ class BackboneSpec:
             self._source, revision=self._hub_revision, trust_remote_code=False
         )
         if tokenizer.eos_token_id is None:
-            raise BackboneError(f"A backbone's tokenizer must have an end-of-text token, but that of '{self.path}' has none.")
+            raise BackboneError(
+                f"A backbone's tokenizer must have an end-of-text token, but that of '{self.path}' has none."
+            )
         return tokenizer
 
     def _fingerprints(self) -> tuple[str, str]:

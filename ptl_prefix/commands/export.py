@@ -24,7 +24,9 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         run_folder: Not used; an export is no run.
     """
     if words:
-        raise ConfigError([f"`export` takes no arguments, but got {' '.join(words)!r}; write run=<folder> out=<folder>."])
+        raise ConfigError(
+            [f"`export` takes no arguments, but got {' '.join(words)!r}; write run=<folder> out=<folder>."]
+        )
     folder = RunFolder.open(config["run"])
     checkpoint = _checkpoint(folder, config["checkpoint"])
     plan = plan_of(config_of_run(folder))
@@ -47,7 +49,9 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
 def _checkpoint(folder: RunFolder, wanted: str) -> Path:
     path = {"best": folder.best, "last": folder.last}.get(wanted, Path(wanted))
     if not path.is_file():
-        raise RunError(f"`checkpoint` must be best, last or a file, but '{path}' is no file; look in '{folder.checkpoints}'.")
+        raise RunError(
+            f"`checkpoint` must be best, last or a file, but '{path}' is no file; look in '{folder.checkpoints}'."
+        )
     return path
 
 

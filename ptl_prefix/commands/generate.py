@@ -13,9 +13,17 @@ from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
 
-_DECODING = (
-    "max_new_tokens min_new_tokens num_beams length_penalty no_repeat_ngram_size do_sample temperature top_p seed"
-).split()
+_DECODING = [
+    "max_new_tokens",
+    "min_new_tokens",
+    "num_beams",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "seed",
+]
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:

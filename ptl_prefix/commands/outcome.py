@@ -54,7 +54,9 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
 
 def _metrics_table(outcome: Outcome) -> Table:
     record = outcome.record
-    table = Table(title=f"{record.method} on {record.backbone}, {record.task}, seed {record.seed}", title_justify="left")
+    table = Table(
+        title=f"{record.method} on {record.backbone}, {record.task}, seed {record.seed}", title_justify="left"
+    )
     for heading in ("metric", "before", "after", "scale"):
         table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
     for name, value in record.metrics.items():

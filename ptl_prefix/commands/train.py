@@ -95,7 +95,9 @@ def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool) -> 
         )
     outcome = train(plan, folder, resume=resume, console=console)
     if outcome.signal is not None:
-        console.print(f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}")
+        console.print(
+            f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}"
+        )
         raise SystemExit(128 + signal.Signals[outcome.signal])
     show_outcome(outcome, folder)
 

@@ -1,6 +1,7 @@
 """Rows of ids become one batch.
 
-In: encoded rows. Out: `ModelInputs`, padded on the right; prompts for generation are `model_inputs.left_padded`. What a row holds never depends on the padding of its batch.
+In: encoded rows. Out: `ModelInputs`, padded on the right; prompts for generation are `model_inputs.left_padded`. What
+    a row holds never depends on the padding of its batch.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """A way of adapting a frozen backbone: two verbs and a trained state.
 
-A method touches the backbone in two places only: once when it is attached, and once per forward when it conditions the inputs.
-Whoever adds one writes a file here and a YAML in `conf/method/`; the contract tests find both by glob.
+A method touches the backbone in two places only: once when it is attached, and once per forward when it conditions the
+inputs. Whoever adds one writes a file here and a YAML in `conf/method/`; the contract tests find both by glob.
 """
 
 from abc import ABC, abstractmethod
@@ -35,7 +35,9 @@ class Method(nn.Module, ABC):
     def backbone(self) -> Backbone:
         """The backbone this is attached to."""
         if self._backbone is None:
-            raise BackboneError(f"A method must be attached before it is used, but '{self.name}' is not; call attach(backbone).")
+            raise BackboneError(
+                f"A method must be attached before it is used, but '{self.name}' is not; call attach(backbone)."
+            )
         return self._backbone
 
     @property
@@ -50,7 +52,9 @@ class Method(nn.Module, ABC):
     def attach(self, backbone: Backbone) -> Self:
         """Make this method's parameters for `backbone` and take what it needs there. Draws from torch's random state."""
         if self.is_attached:
-            raise BackboneError(f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first.")
+            raise BackboneError(
+                f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
+            )
         if misfits := self.misfits(backbone):
             raise ValueError(" ".join(misfits))
         self._attach(backbone)

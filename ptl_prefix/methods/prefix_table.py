@@ -1,7 +1,7 @@
 """How a prefix's keys and values are produced while they are trained: directly, by an MLP, or by low-rank factors.
 
-In: nothing but parameters. Out: one table of keys and values for the layers of one site, computed once per step, never per
-row of a batch. Whatever produced it, it is exported as a plain table.
+In: nothing but parameters. Out: one table of keys and values for the layers of one site, computed once per step, never
+per row of a batch. Whatever produced it, it is exported as a plain table.
 """
 
 from abc import ABC, abstractmethod
@@ -37,8 +37,8 @@ class PrefixTable(nn.Module, ABC):
     def match(self, scale: Tensor) -> None:
         """Set the starting point so that what `forward` gives is centred and as large as `scale`.
 
-        Args:
-            scale: Root mean square of the keys and of the values of each layer, (layers, 2, 1, 1, 1); 0 makes them start at 0.
+        Args: scale: Root mean square of the keys and of the values of each layer, (layers, 2, 1, 1, 1); 0 makes them
+            start at 0.
         """
 
     @property
@@ -66,8 +66,8 @@ class PlainTable(PrefixTable):
 class MlpTable(PrefixTable):
     """`reparam: mlp`. Rows -> linear -> tanh -> linear to all layers' keys and values (Li & Liang 2021, section 4.3).
 
-    As in the authors' code, rows are drawn from N(0, 1) and the output layer is shared by nobody: every layer, key and value
-    has its own columns. The authors' code runs the MLP once per row of the batch; this one once per step.
+    As in the authors' code, rows are drawn from N(0, 1) and the output layer is shared by nobody: every layer, key and
+    value has its own columns. The authors' code runs the MLP once per row of the batch; this one once per step.
 
     Args:
         geometry: As in `PrefixTable`.
@@ -100,7 +100,8 @@ class MlpTable(PrefixTable):
 class LinearTable(PrefixTable):
     """`reparam: linear`. In each layer its own P' (prefix_length x e) times W_K and W_V (e x kv_width).
 
-    e (L + 2 kv_width) numbers a layer: fewer than `none` only if e < 2 L kv_width / (L + 2 kv_width), L the prefix length.
+    e (L + 2 kv_width) numbers a layer: fewer than `none` only if e < 2 L kv_width / (L + 2 kv_width), L the prefix
+    length.
 
     Args:
         geometry: As in `PrefixTable`.

@@ -1,11 +1,11 @@
 """Prefix-tuning (Li & Liang, 2021): trained keys and values that every attention layer attends to before the text.
 
-In: a backbone, once; a batch, per forward. Out: filled slots and the text's positions. What is exported is one table of keys and
-one of values a site, however they were produced.
+In: a backbone, once; a batch, per forward. Out: filled slots and the text's positions. What is exported is one table
+of keys and one of values a site, however they were produced.
 
-Differences from the authors' code (github.com/XiangLisaLi/PrefixTuning): the MLP runs once per step rather than once per row of a
-batch; keys and values enter in the attention function rather than through `past_key_values`; the starting scale can be matched to
-the backbone; in rotary models keys are trained as attention sees them, after the rotation.
+Differences from the authors' code (github.com/XiangLisaLi/PrefixTuning): the MLP runs once per step rather than once
+per row of a batch; keys and values enter in the attention function rather than through `past_key_values`; the starting
+scale can be matched to the backbone; in rotary models keys are trained as attention sees them, after the rotation.
 """
 
 import dataclasses
@@ -33,19 +33,17 @@ Length = Annotated[int, Ge(1)]
 class PrefixTuning(Method):
     """Gives every attention layer `prefix_length` extra positions to attend to.
 
-    Args:
-        name: What runs and records call it.
-        prefix_length: Extra positions per attention layer.
-        reparam: How keys and values are produced while training: `none`, `mlp` or `linear`; all fold into a plain table.
-        reparam_hidden_size: Width of the MLP.
-        reparam_embedding_size: Width of the MLP's input rows, or of P' in `linear`; `None` is the backbone's width.
-        init: `random` draws keys and values from a normal distribution as large as the backbone's own, layer by layer; `zero_values`
+    Args: name: What runs and records call it. prefix_length: Extra positions per attention layer. reparam: How keys
+        and values are produced while training: `none`, `mlp` or `linear`; all fold into a plain table.
+        reparam_hidden_size: Width of the MLP. reparam_embedding_size: Width of the MLP's input rows, or of P' in
+        `linear`; `None` is the backbone's width. init: `random` draws keys and values from a normal distribution as
+        large as the backbone's own, layer by layer; `zero_values`
             draws such keys and starts with values of zero, close to the bare backbone.
         prefix_dropout: Dropout on keys and values while training.
         layers: Indices of the layers that receive a prefix; `None` is every layer.
         sites: Attention sites that receive one; `None` is every site the backbone has.
-        position_law: `shifted`: text positions start after the prefix, as in the paper's GPT-2; `unshifted`: they start at 0, as
-            in its BART. `None`: shifted in decoder-only backbones.
+        position_law: `shifted`: text positions start after the prefix, as in the paper's GPT-2; `unshifted`: they
+            start at 0, as in its BART. `None`: shifted in decoder-only backbones.
     """
 
     kind = "prefix_tuning"
@@ -149,7 +147,9 @@ class PrefixTuning(Method):
     @property
     def num_stored(self) -> int:
         """Numbers in the exported tables: 2 x layers x prefix_length x kv_width, over the sites."""
-        return sum(2 * t.geometry.num_layers * self.prefix_length * t.geometry.kv_width for t in self._tables().values())
+        return sum(
+            2 * t.geometry.num_layers * self.prefix_length * t.geometry.kv_width for t in self._tables().values()
+        )
 
     @torch.no_grad()
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -170,7 +170,9 @@ class PrefixTuning(Method):
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
         """The prefix that a bundle holds, as a plain table."""
-        method = cls(name=bundle.manifest.method, reparam="none", init="random", prefix_dropout=0.0, **bundle.manifest.settings)
+        method = cls(
+            name=bundle.manifest.method, reparam="none", init="random", prefix_dropout=0.0, **bundle.manifest.settings
+        )
         method.tables = method._new_tables(backbone, "none")
         for site, table in method._tables().items():
             pair = torch.stack([bundle.tensors[f"{site}.keys"], bundle.tensors[f"{site}.values"]], dim=1)

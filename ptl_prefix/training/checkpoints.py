@@ -1,7 +1,8 @@
 """Checkpoints: what a run goes on from, and what it is exported from.
 
-Two files: `last.ckpt`, written at every validation and when the user stops the run, and `best.ckpt`, by `val/loss`. Each holds the
-trained state, optimizer, scheduler, loops, the batches' position and the random state; never the backbone.
+Two files: `last.ckpt`, written at every validation and when the user stops the run, and `best.ckpt`, by `val/loss`.
+Each holds the trained state, optimizer, scheduler, loops, the batches' position and the random state; never the
+backbone.
 """
 
 import random

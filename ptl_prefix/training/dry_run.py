@@ -1,7 +1,8 @@
 """What a training would be, before it is: parameters, steps and memory, from shapes alone.
 
-In: a `Plan`. Out: `Estimate`. The data are read and encoded, since the number of steps and the longest batch follow from them; of the
-backbone only its config and tokenizer are read, and a forward pass on the meta device says which activations a backward would need.
+In: a `Plan`. Out: `Estimate`. The data are read and encoded, since the number of steps and the longest batch follow
+from them; of the backbone only its config and tokenizer are read, and a forward pass on the meta device says which
+activations a backward would need.
 """
 
 import math

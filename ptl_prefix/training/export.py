@@ -27,7 +27,9 @@ def load_trained_state(method: Method, checkpoint: Path) -> None:
     try:
         trained = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # damaged archives fail in many ways
-        raise RunError(f"A checkpoint must be one that `ptl-prefix train` wrote, but '{checkpoint}' is not: {error}") from error
+        raise RunError(
+            f"A checkpoint must be one that `ptl-prefix train` wrote, but '{checkpoint}' is not: {error}"
+        ) from error
     own = method.trained_parameters()
     if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in trained.items()}:
         raise RunError(

@@ -1,7 +1,7 @@
 """One training, from a plan to a run folder with a record and a bundle.
 
-In: a `Plan` and a folder. Out: `config.yaml`, `events.jsonl`, `checkpoints/`, `bundle/` and `record.json` in that folder. Killed at
-any moment, the same call with `resume` goes on from the last checkpoint to the same numbers.
+In: a `Plan` and a folder. Out: `config.yaml`, `events.jsonl`, `checkpoints/`, `bundle/` and `record.json` in that
+folder. Killed at any moment, the same call with `resume` goes on from the last checkpoint to the same numbers.
 """
 
 import dataclasses
@@ -17,22 +17,19 @@ from rich.console import Console
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.event_log import EventLog, drop_events_after
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.artifacts.run_record import MetricInfo, RunRecord, Status, write_record
-from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.data.batches import EvalBatches, TrainBatches
-from ptl_prefix.data.encoding import encode_split
-from ptl_prefix.evaluation.evaluate import decode, score
+from ptl_prefix.artifacts.run_record import RunRecord
+from ptl_prefix.evaluation.evaluate import decode
 from ptl_prefix.evaluation.metric import Scored
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState, RunStopped, StopSignals
 from ptl_prefix.training.export import export_bundle, load_trained_state
 from ptl_prefix.training.loss import mean_loss
+from ptl_prefix.training.material import Material, load_material
 from ptl_prefix.training.meter import Meter, ProgressBar
 from ptl_prefix.training.module import AdaptationModule
-from ptl_prefix.training.plan import Plan, text_room
-from ptl_prefix.training.record import LOSS_INFO, record_of
+from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.record import Ledger
 from ptl_prefix.training.stream import BatchStream
 
 
@@ -67,12 +64,15 @@ def train(plan: Plan, folder: RunFolder, *, resume: bool = False, console: Conso
     """
     resumed_step = _prepare(plan, folder, resume=resume)
     events = EventStream([EventLog(folder.events)])
-    session = _Session(plan, folder, events, console or Console(stderr=True), resumed_step)
+    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
+    ledger = Ledger(plan, folder, events, meter)
     try:
-        return session.run()
+        material = load_material(plan)
+        session = _Session(plan, folder, events, console or Console(stderr=True), material, ledger, meter)
+        return session.run(resumed_step)
     except Exception as error:
-        events.write("failed", step=session.step, error=f"{type(error).__name__}: {error}")
-        session.finish("failed")
+        events.write("error", step=meter.steps, error=f"{type(error).__name__}: {error}")
+        ledger.close("failed")
         raise
     finally:
         events.close()
@@ -95,121 +95,87 @@ def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
 
 
 class _Session:
-    """One training while it runs: the objects its steps share."""
+    """One training while it runs: the objects that its steps share."""
 
     def __init__(
-        self, plan: Plan, folder: RunFolder, events: EventStream, console: Console, resumed_step: int | None
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        events: EventStream,
+        console: Console,
+        material: Material,
+        ledger: Ledger,
+        meter: Meter,
     ) -> None:
         self.plan, self.folder, self.events, self.console = plan, folder, events, console
-        self.resumed_step = resumed_step
-        self.metrics: dict[str, float] = {}
-        self.metric_info: dict[str, MetricInfo] = {}
-        self.bare: list[Scored] = []
-        self.meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
-        self.trainer: pl.Trainer | None = None
-        self.backbone: Backbone | None = None
+        self.material, self.ledger, self.meter = material, ledger, meter
+        self.backbone = material.backbone
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        return 0 if self.trainer is None else self.trainer.global_step
-
-    def run(self) -> Outcome:
-        """Load, measure the bare backbone, train, then evaluate and export the best checkpoint."""
-        self._load()
-        self._measure_bare()
+    def run(self, resumed_step: int | None) -> Outcome:
+        """Measure the bare backbone, train, then evaluate and export the best checkpoint."""
+        bare = self._measure_bare()
+        self._log_start(resumed_step)
         pl.seed_everything(self.plan.seed, verbose=False)
         self.plan.method.attach(self.backbone)
         try:
-            stopped_by = self._fit()
+            self.ledger.note_parameters(self.backbone)
+            stopped_by = self._fit(resumes=resumed_step is not None)
             if stopped_by is not None:
-                return Outcome(self.finish("stopped"), self.bare, [], stopped_by)
+                return Outcome(self.ledger.close("stopped"), bare, [], stopped_by)
             adapted = self._evaluate_best()
-            return Outcome(self.finish("finished"), self.bare, adapted)
+            return Outcome(self.ledger.close("finished"), bare, adapted)
         finally:
             self.plan.method.detach()
 
-    def _load(self) -> None:
-        """The backbone and the encoded splits, with room for what the method takes."""
-        plan = self.plan
-        self.backbone = plan.backbone.load()
-        self.prompter = Prompter(self.backbone.tokenizer, plan.task.prompt)
-        room = text_room(self.backbone, plan.method)
-        self.train_split, self.validation_split = (
-            encode_split(plan.task, split, self.prompter, max_tokens=room, settings=plan.batches)
-            for split in ("train", "validation")
-        )
-        for split, encoded in (("train", self.train_split), ("validation", self.validation_split)):
-            self._write_at_start("encoded", split=split, **dataclasses.asdict(encoded.report))
-        self.validation = EvalBatches(
-            self.validation_split,
-            batch_size=plan.batches.eval_batch_size,
-            pad_id=self.backbone.pad_id,
-            num_rows=plan.num_validation_rows(len(self.validation_split)),
-        )
-        self.test_rows = plan.evaluation.sample(plan.task.examples("test"))
-
-    def _measure_bare(self) -> None:
+    def _measure_bare(self) -> list[Scored]:
         """What the backbone does without the method: the loss, and text if it is wanted."""
         bare = NoAdaptation().attach(self.backbone)
-        self.metrics["val/loss_before"] = mean_loss(self.backbone, bare, self.validation)
-        self.metric_info["val/loss_before"] = self.metric_info["val/loss"] = LOSS_INFO
-        if self.plan.evaluation.compare_bare:
-            self.bare = self._decode(bare)
-            self._score(self.bare, suffix="_before")
-        bare.detach()
-        self._write_at_start("bare", **self.metrics)
+        self.ledger.note_loss("val/loss_before", mean_loss(self.backbone, bare, self.material.validation))
+        if not self.plan.evaluation.compare_bare:
+            return []
+        outputs = self._decode(bare)
+        self.ledger.note_scores(outputs, suffix="_before")
+        return outputs
 
-    def _fit(self) -> str | None:
+    def _log_start(self, resumed_step: int | None) -> None:
+        """Log what a run does before its first step; a resumed one has that in its log already."""
+        if resumed_step is not None:
+            self.events.write("resumed", step=resumed_step)
+            return
+        for split, report in self.material.encoding.items():
+            self.events.write("encoded", step=0, split=split, **dataclasses.asdict(report))
+        self.events.write("bare", step=0, **self.ledger.metrics)
+
+    def _fit(self, *, resumes: bool) -> str | None:
         """Train; the name of the signal that stopped it, if one did."""
-        plan = self.plan
-        batches = TrainBatches(
-            self.train_split, batch_size=plan.batches.batch_size, pad_id=self.backbone.pad_id, seed=plan.seed
-        )
-        self.num_steps = plan.num_steps(len(batches))
+        plan, batches = self.plan, self.material.train
+        num_steps = plan.num_steps(len(batches))
         interval = plan.val_check_interval(len(batches))
-        module = AdaptationModule(self.backbone, plan.method, plan.optimization, total_steps=self.num_steps)
+        module = AdaptationModule(self.backbone, plan.method, plan.optimization, total_steps=num_steps)
         self.checkpoints = Checkpoints(self.folder, val_check_interval=interval)
-        self.trainer = pl.Trainer(**self._trainer_arguments(interval))
-        if self.resumed_step is not None:
-            self.events.write("resumed", step=self.resumed_step)
+        trainer = pl.Trainer(**self._trainer_arguments(num_steps, interval))
         with StopSignals(self._request_stop):
             try:
-                self.trainer.fit(
+                trainer.fit(
                     module,
-                    train_dataloaders=BatchStream(batches, self.num_steps * plan.accumulation),
-                    val_dataloaders=self.validation,
-                    ckpt_path=None if self.resumed_step is None else self.folder.last,
+                    train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
+                    val_dataloaders=self.material.validation,
+                    ckpt_path=self.folder.last if resumes else None,
                     weights_only=True,
                 )
             except RunStopped as stop:
                 return str(stop)
         return None
 
-    def _trainer_arguments(self, interval: int) -> dict[str, Any]:
-        plan = self.plan
-        callbacks: list[pl.Callback] = [
-            RandomState(),
-            LastStepIsValidated(),
-            self.meter,
-            ProgressBar(self.meter, self.console),
-        ]
-        if plan.optimization.early_stopping_patience is not None:
-            callbacks.append(
-                EarlyStopping(
-                    "val/loss",
-                    patience=plan.optimization.early_stopping_patience,
-                    min_delta=plan.optimization.early_stopping_min_delta,
-                )
-            )
+    def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:
         return {
-            **plan.trainer,
-            "max_steps": self.num_steps,
+            **self.plan.trainer,
+            "max_steps": num_steps,
             "max_epochs": -1,
             "min_epochs": 0,
             "val_check_interval": interval,
             "check_val_every_n_epoch": None,
-            "callbacks": [*callbacks, self.checkpoints],  # what is saved is what the others have settled
+            "callbacks": self._callbacks(),
             "default_root_dir": str(self.folder.path),
             "logger": False,
             "enable_checkpointing": False,
@@ -220,10 +186,14 @@ class _Session:
             "use_distributed_sampler": False,
         }
 
-    def _write_at_start(self, kind: str, **values: Any) -> None:
-        """Log what a run does once: a resumed one has it in its log already."""
-        if self.resumed_step is None:
-            self.events.write(kind, step=0, **values)
+    def _callbacks(self) -> list[pl.Callback]:
+        """In this order: what is saved, last, is what the others have settled."""
+        optimization = self.plan.optimization
+        callbacks = [RandomState(), LastStepIsValidated(), self.meter, ProgressBar(self.meter, self.console)]
+        if optimization.early_stopping_patience is not None:
+            patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
+            callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta))
+        return [*callbacks, self.checkpoints]
 
     def _request_stop(self, signal_name: str) -> None:
         self.checkpoints.stop_requested = signal_name
@@ -234,17 +204,17 @@ class _Session:
         plan = self.plan
         load_trained_state(plan.method, self.folder.best)
         plan.method.eval()
-        self.metrics["val/loss"] = self.checkpoints.best_loss
+        self.ledger.note_loss("val/loss", self.checkpoints.best_loss)
         adapted = self._decode(plan.method)
-        self._score(adapted)
+        self.ledger.note_scores(adapted)
         export_bundle(
             self.folder.bundle,
             backbone=self.backbone,
             method=plan.method,
             task=plan.task,
-            prompter=self.prompter,
+            prompter=self.material.prompter,
             decoding=plan.decoding,
-            metrics=self.metrics,
+            metrics=self.ledger.metrics,
         )
         return adapted
 
@@ -252,21 +222,9 @@ class _Session:
         return decode(
             self.backbone,
             method,
-            self.test_rows,
-            self.prompter,
+            self.material.test_rows,
+            self.material.prompter,
             self.plan.decoding,
             batch_size=self.plan.batches.eval_batch_size,
             positions_left_free=self.plan.method.positions_taken(self.backbone),
         )
-
-    def _score(self, outputs: list[Scored], suffix: str = "") -> None:
-        values, info = score(outputs, self.plan.task.metrics)
-        self.metrics.update({f"test/{name}{suffix}": value for name, value in values.items()})
-        self.metric_info.update({f"test/{name}{suffix}": meaning for name, meaning in info.items()})
-
-    def finish(self, status: Status) -> RunRecord:
-        """Write the record of a run that ends so."""
-        record = record_of(self.plan, status, self.backbone, self.meter, self.step, self.metrics, self.metric_info)
-        write_record(self.folder.record, record)
-        self.events.write(status, step=self.step, **self.metrics)
-        return record

@@ -1,7 +1,8 @@
 """The loss: nats over target tokens, from logits that are computed at target positions only.
 
-In: a backbone, a method and a batch. Out: the sum over target tokens and their number, so that whoever adds batches up (over an
-accumulation window, over ranks, over a split) can divide once, by all the tokens. A mean of means is another number.
+In: a backbone, a method and a batch. Out: the sum over target tokens and their number, so that whoever adds batches up
+(over an accumulation window, over ranks, over a split) can divide once, by all the tokens. A mean of means is another
+number.
 """
 
 from collections.abc import Iterable

@@ -27,8 +27,14 @@ class Meter(pl.Callback):
         self.log_every_n_steps = log_every_n_steps
         self.train_s = 0.0
         self.num_tokens = 0
+        self.steps = 0
+        self.planned_steps = 0
         self._began = 0.0
         self._logged = (0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the run stands and how far it goes."""
+        self.steps, self.planned_steps = trainer.global_step, trainer.max_steps
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock."""
@@ -40,6 +46,7 @@ class Meter(pl.Callback):
         """Stop the clock, count the batch's text, and log if it is time."""
         self.train_s += time.perf_counter() - self._began
         self.num_tokens += int(batch.attention_mask.sum())
+        self.steps = trainer.global_step
         stepped = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step % self.log_every_n_steps == 0:
             seconds, tokens = self.train_s - self._logged[0], self.num_tokens - self._logged[1]
@@ -49,7 +56,9 @@ class Meter(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the loss of the split."""
-        self.events.write("validation", step=trainer.global_step, **{"val/loss": float(trainer.callback_metrics["val/loss"])})
+        self.events.write(
+            "validation", step=trainer.global_step, **{"val/loss": float(trainer.callback_metrics["val/loss"])}
+        )
 
     @property
     def tokens_per_s(self) -> float:

@@ -22,8 +22,8 @@ from ptl_prefix.training.optimization import Optimization
 class AdaptationModule(pl.LightningModule):
     """Trains a method on a frozen backbone.
 
-    A step's loss is the sum over its target tokens divided by their number, counted over all micro-batches of the accumulation window
-    and all ranks: gradients are summed, and divided once before the step.
+    A step's loss is the sum over its target tokens divided by their number, counted over all micro-batches of the
+    accumulation window and all ranks: gradients are summed, and divided once before the step.
 
     Args:
         backbone: The frozen model.
@@ -46,9 +46,7 @@ class AdaptationModule(pl.LightningModule):
 
     def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
         """Nats of one micro-batch, not yet divided by anything."""
-        loss = target_loss(
-            self.backbone, self.method, batch, label_smoothing=self.optimization.label_smoothing
-        )
+        loss = target_loss(self.backbone, self.method, batch, label_smoothing=self.optimization.label_smoothing)
         self._window.add(loss.nats.detach(), loss.num_tokens)
         # Lightning divides by the micro-batches of the window; the division by tokens comes before the step.
         return loss.nats * self.trainer.accumulate_grad_batches
@@ -128,7 +126,9 @@ class AdaptationModule(pl.LightningModule):
     def _over_ranks(self, sums: tuple[float, float]) -> tuple[float, float]:
         if self.trainer.world_size == 1:
             return sums
-        total = self.trainer.strategy.reduce(torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum")
+        total = self.trainer.strategy.reduce(
+            torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum"
+        )
         nats, tokens = total.tolist()  # type: ignore[union-attr]
         return nats, tokens
 

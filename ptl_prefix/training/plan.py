@@ -1,6 +1,7 @@
 """Everything that one training needs, as finished objects, and what follows from it before anything is computed.
 
-In: what a config was built into. Out: `Plan`, with the number of steps and the room for text, which training and a dry run share.
+In: what a config was built into. Out: `Plan`, with the number of steps and the room for text, which training and a dry
+    run share.
 """
 
 import math
@@ -76,7 +77,9 @@ class Plan:
         """How many of a split's rows are validated: `limit_val_batches`, as batches or as a share of them."""
         limit = self.trainer.get("limit_val_batches")
         limit = 1.0 if limit is None else limit
-        return max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.batches.eval_batch_size)
+        return (
+            max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.batches.eval_batch_size)
+        )
 
 
 def text_room(backbone: Backbone, method: Method) -> int | None:

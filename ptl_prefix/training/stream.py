@@ -1,7 +1,7 @@
 """The batches of a whole run as one pass.
 
-In: batches that come in epochs. Out: the run's batches, epoch after epoch, of known number. Lightning sees a single epoch, so that
-its epochs cut neither accumulation windows nor validation intervals, and resumes at the exact batch.
+In: batches that come in epochs. Out: the run's batches, epoch after epoch, of known number. Lightning sees a single
+epoch, so that its epochs cut neither accumulation windows nor validation intervals, and resumes at the exact batch.
 """
 
 from collections.abc import Iterator
