@@ -1,11 +1,18 @@
-"""What every test has: no network, one thread, and the folder of real data if there is one."""
+"""What every test has: no network, one thread, checked shapes, tiny backbones, and real data if there is any."""
 
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from jaxtyping import install_import_hook
 from no_network import forbid_network
+from shape_checks import CHECKED_ROOMS
+from tiny_backbones import TINY_CONFIGS, save_tiny_backbone
+
+if TYPE_CHECKING:
+    from ptl_prefix.backbones.backbone import Backbone
 
 _NO_NETWORK = Path(__file__).parent / "no_network"
 
@@ -19,6 +26,23 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if "torch" in sys.modules:
     sys.modules["torch"].set_num_threads(1)
+
+# Only now: what is imported before is not checked.
+install_import_hook(CHECKED_ROOMS, "shape_checks.checked")
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder with a tiny random model and its tokenizer, by family."""
+    return {family: save_tiny_backbone(family, tmp_path_factory.mktemp(family)) for family in TINY_CONFIGS}
+
+
+@pytest.fixture(params=sorted(TINY_CONFIGS))
+def backbone(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> "Backbone":
+    """A tiny backbone in float32, fresh for each test; each test runs with every family."""
+    from ptl_prefix.backbones.spec import load_backbone
+
+    return load_backbone(str(tiny_folders[request.param]), name=request.param, dtype="float32")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,279 @@
+"""What every method promises, on every tiny backbone.
+
+Methods are found by their configs, backbones by `TINY_CONFIGS`: a new one of either kind is tested by being there. A
+method with several inner ways lists them in `VARIANTS`; every kind of method writes down its parameter count in
+`FORMULAS`.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from no_task import export_untasked
+from torch import Tensor, nn
+from torch.testing import assert_close
+from toy_batches import EQUAL, Side, padded, text_logits, texts, train, training_batch, unpadded
+
+from ptl_prefix.backbones.attention_sites import FAMILIES
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.errors import BackboneError
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.restore import load_bundle
+from ptl_prefix.settings import conf_dir, defaults_of
+from ptl_prefix.training.loss import target_loss
+
+VARIANTS: Mapping[str, list[dict[str, Any]]] = {
+    "prefix_tuning": [
+        {"prefix_length": 4, "reparam": "none"},
+        {"prefix_length": 4, "reparam": "mlp", "reparam_hidden_size": 16},
+        {"prefix_length": 4, "reparam": "linear", "reparam_embedding_size": 3},
+        {"prefix_length": 4, "reparam": "none", "layers": [0, 2], "position_law": "unshifted"},
+    ],
+}
+"""Settings to test a method with, by its config's name; with its defaults alone where nothing is said."""
+
+
+def _cases() -> list[Any]:
+    names = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+    cases = [(name, variant) for name in names for variant in VARIANTS.get(name, [{}])]
+    return [pytest.param(case, id=_label(*case)) for case in cases]
+
+
+def _label(name: str, variant: dict[str, Any]) -> str:
+    return "-".join([name, *(str(value) for value in variant.values())]).replace(" ", "")
+
+
+@pytest.fixture(params=_cases())
+def new_method(request: pytest.FixtureRequest) -> Callable[[], Method]:
+    """Makes the same method, afresh at every call."""
+    name, variant = request.param
+    target = yaml.safe_load((conf_dir() / f"method/{name}.yaml").read_text())["_target_"]
+    module, _, kind = target.rpartition(".")
+
+    def make() -> Method:
+        torch.manual_seed(0)
+        method: Method = getattr(importlib.import_module(module), kind)(**{**defaults_of(f"method/{name}"), **variant})
+        return method
+
+    return make
+
+
+@pytest.fixture
+def method(new_method: Callable[[], Method], backbone: Backbone) -> Method:
+    """A method attached to the backbone, with a starting point that is always the same."""
+    return new_method().attach(backbone)
+
+
+@pytest.fixture
+def trained(method: Method, backbone: Backbone) -> Method:
+    """A method away from its starting point."""
+    train(backbone, method, steps=2)
+    return method.eval()
+
+
+@pytest.fixture(params=["left", "right"])
+def side(request: pytest.FixtureRequest) -> Side:
+    """Where a batch's padding is."""
+    which: Side = request.param
+    return which
+
+
+def test_every_family_has_a_tiny_backbone(tiny_folders: dict[str, Path]) -> None:
+    assert sorted(tiny_folders) == sorted(FAMILIES)
+
+
+def test_the_frozen_backbone_stays_bit_identical_while_a_method_trains(method: Method, backbone: Backbone) -> None:
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+
+    train(backbone, method, steps=3)
+
+    after = backbone.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_gradients_reach_the_trained_parameters_and_nothing_else(method: Method, backbone: Backbone) -> None:
+    trained = method.trained_parameters()
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+
+    target_loss(backbone, method, training_batch()).nats.backward()
+
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in trained.values())
+    assert all(parameter.grad is None for parameter in backbone.model.parameters())
+    train(backbone, method, steps=1)
+    assert not any(torch.equal(trained[name], before[name]) for name in before)
+
+
+def test_the_neutral_point_is_the_bare_backbone_at_the_same_positions(
+    new_method: Callable[[], Method], backbone: Backbone, side: Side
+) -> None:
+    method, inputs = new_method(), padded(texts(), side)
+    bare = text_logits(backbone, inputs.with_positions(method.positions_taken(backbone)))
+    method.attach(backbone)
+    adapted = text_logits(backbone, method.condition(inputs))
+
+    method.neutralize()
+
+    assert all((row - bare_row).abs().max() > 1e-2 for row, bare_row in zip(adapted, bare, strict=True))
+    assert_close(text_logits(backbone, method.condition(inputs)), bare, **EQUAL)
+
+
+def _prefix_tuning_counts(settings: Mapping[str, Any], backbone: Backbone) -> tuple[int, int]:
+    trained = stored = 0
+    p, h = settings["prefix_length"], settings["reparam_hidden_size"]
+    e = settings["reparam_embedding_size"] or backbone.hidden_size
+    for site in backbone.geometry.values():
+        n = site.num_layers if settings["layers"] is None else len(settings["layers"])
+        w = site.num_kv_heads * site.head_dim
+        stored += 2 * n * p * w
+        trained += {
+            "none": 2 * n * p * w,
+            "mlp": (p * e) + (e * h + h) + (h * 2 * n * w + 2 * n * w),  # rows, hidden layer, output layer
+            "linear": n * e * (p + 2 * w),
+        }[settings["reparam"]]
+    return trained, stored
+
+
+FORMULAS: Mapping[str, Callable[[Mapping[str, Any], Backbone], tuple[int, int]]] = {
+    "prefix_tuning": _prefix_tuning_counts,
+}
+"""(numbers trained, numbers stored) in closed form, by the method's kind."""
+
+
+def test_parameters_are_as_many_as_the_closed_form_says(method: Method, backbone: Backbone) -> None:
+    settings = {name: getattr(method, name) for name in vars(method) if not name.startswith("_")}
+    assert method.kind in FORMULAS, f"Write down how many numbers '{method.kind}' trains and stores."
+
+    assert (method.num_trained, method.num_stored) == FORMULAS[method.kind](settings, backbone)
+
+
+def test_what_is_stored_is_what_is_exported(trained: Method) -> None:
+    _, tensors = trained.export()
+
+    assert sum(tensor.numel() for tensor in tensors.values()) == trained.num_stored
+    assert not any(tensor.requires_grad for tensor in tensors.values())
+
+
+def test_a_loaded_bundle_computes_what_was_exported(
+    trained: Method, backbone: Backbone, side: Side, tmp_path: Path
+) -> None:
+    inputs = padded(texts(), side)
+    before = text_logits(backbone, trained.condition(inputs))
+    export_untasked(trained, backbone, tmp_path / "bundle")
+    trained.detach()
+
+    restored = load_bundle(tmp_path / "bundle", backbone).method
+
+    assert_close(text_logits(backbone, restored.condition(inputs)), before, **EQUAL)
+
+
+def test_a_row_does_not_depend_on_the_padding_of_its_batch(trained: Method, backbone: Backbone, side: Side) -> None:
+    together = text_logits(backbone, trained.condition(padded(texts(), side)))
+
+    alone = [text_logits(backbone, trained.condition(padded([text], side)))[0] for text in texts()]
+
+    assert_close(together, alone, **EQUAL)
+
+
+@pytest.mark.parametrize("inputs", [padded(texts(), "left"), unpadded()], ids=["padded", "unpadded"])
+def test_cached_and_uncached_steps_have_the_same_logits(
+    trained: Method, backbone: Backbone, inputs: ModelInputs
+) -> None:
+    cached, written = _step_logits(backbone, trained.condition(inputs), use_cache=True)
+    uncached, _ = _step_logits(backbone, trained.condition(inputs), use_cache=False)
+
+    assert_close(cached, uncached, **EQUAL)
+    # Both could be wrong together; one forward over what was written cannot be wrong in the same way.
+    new_text = torch.ones_like(written[:, inputs.input_ids.shape[1] :])
+    whole = ModelInputs(written, torch.cat([inputs.attention_mask, new_text], dim=1))
+    with torch.no_grad():
+        logits = backbone.logits(trained.condition(whole))
+    assert_close(cached, logits[:, -1 - cached.shape[1] : -1], **EQUAL)
+
+
+@torch.no_grad()
+def _step_logits(backbone: Backbone, inputs: ModelInputs, *, use_cache: bool) -> tuple[Tensor, Tensor]:
+    """The logits of five steps of decoding, (batch, steps, vocabulary), and the ids of prompt and text."""
+    output = backbone.model.generate(
+        input_ids=inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        position_ids=inputs.position_ids,
+        use_cache=use_cache,
+        max_new_tokens=5,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=backbone.pad_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(output.logits, dim=1), output.sequences
+
+
+def test_detaching_gives_back_the_very_same_model(new_method: Callable[[], Method], backbone: Backbone) -> None:
+    inputs = padded(texts(), "left")
+    bare, before = text_logits(backbone, inputs), _surface(backbone.model)
+    method = new_method().attach(backbone)
+    train(backbone, method, steps=1)
+
+    method.detach()
+
+    assert _surface(backbone.model) == before
+    assert all(torch.equal(a, b) for a, b in zip(text_logits(backbone, inputs), bare, strict=True))
+
+
+def _surface(model: nn.Module) -> dict[str, Any]:
+    """All that a method could leave behind: a module's class, its attributes, its hooks, and the attention in use."""
+    surface: dict[str, Any] = {
+        name: (type(module), module.training, sorted(vars(module)), module.forward.__qualname__, _num_hooks(module))
+        for name, module in model.named_modules()
+    }
+    surface["attention"] = model.config._attn_implementation  # type: ignore[union-attr]
+    surface["trainable"] = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return surface
+
+
+def _num_hooks(module: nn.Module) -> int:
+    return sum(len(hooks) for name, hooks in vars(module).items() if name.endswith("_hooks"))
+
+
+def test_it_trains(method: Method, backbone: Backbone) -> None:
+    losses = train(backbone, method, steps=30)
+
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_attaching_twice_is_refused(method: Method, backbone: Backbone) -> None:
+    with pytest.raises(BackboneError, match="attached to one backbone at a time"):
+        method.attach(backbone)
+
+
+def test_using_a_method_before_it_is_attached_is_refused(new_method: Callable[[], Method]) -> None:
+    with pytest.raises(BackboneError, match="must be attached before it is used"):
+        new_method().condition(unpadded())
+
+
+def test_the_trained_state_survives_being_detached(trained: Method, backbone: Backbone) -> None:
+    inputs = unpadded()
+    before = text_logits(backbone, trained.condition(inputs))
+
+    trained.detach()
+    trained.attach(backbone)
+
+    assert_close(text_logits(backbone, trained.condition(inputs)), before, rtol=0, atol=0)
+
+
+def test_the_same_seed_gives_the_same_start(
+    new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
+) -> None:
+    twin = load_backbone(str(tiny_folders[backbone.family]), dtype="float32")
+    _, first = new_method().attach(backbone).export()
+
+    _, second = new_method().attach(twin).export()
+
+    assert_close(first, second, rtol=0, atol=0)

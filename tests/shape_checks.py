@@ -1,0 +1,16 @@
+"""Every annotated call of the rooms that compute is checked while tests run: its types, and that its axes agree."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+from beartype import beartype
+
+CHECKED_ROOMS = ("ptl_prefix.backbones", "ptl_prefix.methods", "ptl_prefix.training.loss", "ptl_prefix.data.collation")
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose arguments and result are checked at every call."""
+    # `Self` means something to beartype only where a whole class is decorated.
+    notes = getattr(function, "__annotations__", {})
+    function.__annotations__ = {name: Any if note is Self else note for name, note in notes.items()}
+    return beartype(function)
