@@ -94,8 +94,11 @@ class PrefixSlots:
         self._modules = modules
         self._holders = 0
         self._restore: list[Callable[[], None]] = []
-        self._running = threading.RLock()
-        self._owner: int | None = None
+        # Threads themselves, not their idents, which a new thread inherits from one that is gone.
+        self._owner: threading.Thread | None = None
+        self._runner: threading.Thread | None = None
+        self._depth = 0
+        self._door = threading.Lock()  # held for moments, by whoever comes or goes
         self._forwards = threading.local()
 
     def take(self) -> None:
@@ -129,7 +132,7 @@ class PrefixSlots:
             BackboneBusyError: When another thread's states are still there, or its forward runs.
         """
         with self.exclusive():
-            self._owner = threading.get_ident()
+            self._owner = threading.current_thread()
             for site, modules in self._modules.items():
                 for module, layer in zip(modules, states.sites[site], strict=True):
                     module.prefix_slot = layer  # type: ignore[assignment]
@@ -152,7 +155,7 @@ class PrefixSlots:
         try:
             yield
         finally:
-            self._running.release()
+            self._leave()
 
     def _begin_forward(self) -> None:
         self._enter(of_owner=True)
@@ -162,20 +165,29 @@ class PrefixSlots:
         # Also called after a forward that was refused at the door, which has nothing to give back.
         if getattr(self._forwards, "open", 0):
             self._forwards.open -= 1
-            self._running.release()
+            self._leave()
 
     def _enter(self, of_owner: bool) -> None:
-        if not self._running.acquire(blocking=False):
-            raise BackboneBusyError(
-                "A backbone runs one forward at a time, but another thread is using this one; "
-                "wait for it, or load a second backbone."
-            )
-        if of_owner and self._owner not in (None, threading.get_ident()):
-            self._running.release()
-            raise BackboneBusyError(
-                "A backbone's slots belong to the thread that filled them, but they hold another thread's prefix; "
-                "clear them there first (`backbone.slots.clear()`), or load a second backbone."
-            )
+        thread = threading.current_thread()
+        with self._door:
+            if self._runner not in (None, thread):
+                raise BackboneBusyError(
+                    "A backbone runs one forward at a time, but another thread is using this one; "
+                    "wait for it, or load a second backbone."
+                )
+            if of_owner and self._owner not in (None, thread):
+                raise BackboneBusyError(
+                    "A backbone's slots belong to the thread that filled them, but they hold another thread's prefix; "
+                    "clear them there first (`backbone.slots.clear()`), or load a second backbone."
+                )
+            self._runner = thread
+            self._depth += 1
+
+    def _leave(self) -> None:
+        with self._door:
+            self._depth -= 1
+            if not self._depth:
+                self._runner = None
 
     def _all_modules(self) -> Iterator[nn.Module]:
         for modules in self._modules.values():

@@ -68,7 +68,7 @@ class PrefixStates:
     """
 
     sites: Mapping[str, tuple[LayerStates | None, ...]]
-    position_offset: Int[Tensor, rows]
+    position_offset: Int[Tensor, " rows"]
 
     @property
     def rows(self) -> int:
