@@ -43,7 +43,7 @@ def tiny_config(family: str) -> "PretrainedConfig":
 
 
 def save_tiny_backbone(family: str, folder: Path, *, seed: int = 0) -> Path:
-    """Write a model of random weights and its tokenizer; another seed gives other weights, the tokenizer is the same."""
+    """Write a model of random weights and its tokenizer; another seed gives other weights to the same tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -4,7 +4,7 @@ In: a backbone and some tokens. Out: the keys and values that each attention mod
     sees them.
 """
 
-from collections import defaultdict
+import itertools
 from typing import Any
 
 import torch
@@ -36,17 +36,15 @@ def observed_keys_values(backbone: Backbone, inputs: ModelInputs) -> dict[str, l
     usual, mode = backbone.config._attn_implementation, backbone.model.training
     backbone.model.set_attn_implementation(_IMPLEMENTATION)
     backbone.model.eval()
-    seen = defaultdict(list)
+    sites = attention_modules(backbone.model, backbone.config)
     try:
         backbone.logits(inputs)
-        for site, modules in attention_modules(backbone.model, backbone.config).items():
-            for module in modules:
-                seen[site].append(module.observed)
-                del module.observed
+        return {site: [module.observed for module in modules] for site, modules in sites.items()}  # type: ignore[misc]
     finally:
         backbone.model.set_attn_implementation(usual)
         backbone.model.train(mode)
-    return dict(seen)
+        for module in itertools.chain(*sites.values()):
+            vars(module).pop("observed", None)
 
 
 def observed_scales(backbone: Backbone) -> dict[str, Tensor]:

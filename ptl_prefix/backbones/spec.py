@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -93,23 +93,15 @@ class BackboneSpec:
         """
         if problems := self.problems():
             raise BackboneError(" ".join(problems))
-        self._check_family()
-        device = self.torch_device
         try:
-            with _without_progress_bar():
-                model = AutoModelForCausalLM.from_pretrained(
-                    self._source,
-                    revision=self._hub_revision,
-                    dtype=self.torch_dtype,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                )
-        except OSError as error:
+            self._check_family()
+            model = self._model_with_weights()
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise BackboneError(
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
                 f"safetensors weights, but '{self.path}' could not be loaded: {error}"
             ) from error
-        return self._backbone(model.to(device))
+        return self._backbone(model.to(self.torch_device))
 
     def sketch(self) -> Backbone:
         """The backbone's shapes on the meta device: nothing is read but its config and tokenizer."""
@@ -145,6 +137,25 @@ class BackboneSpec:
     @property
     def _hub_revision(self) -> str:
         return self.revision or "main"
+
+    def _model_with_weights(self) -> Any:
+        with _without_progress_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self._source,
+                revision=self._hub_revision,
+                dtype=self.torch_dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):
+            # transformers would only warn, and draw them at random.
+            raise BackboneError(
+                f"A backbone must have all its weights, but '{self.path}' lacks {len(missing)} tensors, {missing[0]} "
+                "among them; get the whole model again."
+            )
+        return model
 
     def _check_family(self) -> None:
         try:

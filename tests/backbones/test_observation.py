@@ -1,0 +1,90 @@
+"""What a backbone's own keys and values look like, and that looking changes nothing."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+from toy_batches import EQUAL, text_logits, unpadded
+from toy_prefixes import logits_with, random_states
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.observation import observed_keys_values, observed_scales
+from ptl_prefix.backbones.spec import load_backbone
+
+
+def test_what_is_observed_is_what_a_cache_would_hold(backbone: Backbone) -> None:
+    # A cache holds keys after rotary embedding, as attention sees them.
+    inputs = unpadded()
+    cache = backbone.model(inputs.input_ids, use_cache=True).past_key_values
+
+    observed = observed_keys_values(backbone, inputs)
+
+    assert list(observed) == list(backbone.geometry)
+    for (key, value), layer in zip(observed["decoder_self"], cache.layers, strict=True):
+        assert_close(key, layer.keys, **EQUAL)
+        assert_close(value, layer.values, **EQUAL)
+
+
+def test_scales_are_root_mean_squares_by_layer_keys_first(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples: list[Any] = []
+    monkeypatch.setattr(backbone, "logits", lambda inputs: samples.append(inputs) or Backbone.logits(backbone, inputs))
+
+    scales = observed_scales(backbone)
+
+    (sample,) = samples
+    cache = backbone.model(sample.input_ids, use_cache=True).past_key_values
+    expected = [[layer.keys.square().mean().sqrt(), layer.values.square().mean().sqrt()] for layer in cache.layers]
+    assert scales["decoder_self"].shape == (3, 2, 1, 1, 1)
+    assert_close(scales["decoder_self"].flatten(), torch.tensor(expected).flatten(), **EQUAL)
+
+
+def test_scales_are_the_same_every_time_and_draw_from_nobody_s_random_state(backbone: Backbone) -> None:
+    before = torch.get_rng_state()
+
+    first, second = observed_scales(backbone), observed_scales(backbone)
+
+    assert_close(first, second, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_observing_ignores_dropout_and_gives_the_mode_back(backbone: Backbone, tiny_folders: Any) -> None:
+    training = load_backbone(str(tiny_folders[backbone.family]), dtype="float32", base_mode="train")
+
+    assert_close(observed_scales(training), observed_scales(backbone), rtol=0, atol=0)
+    assert {module.training for module in training.model.modules()} == {True}
+
+
+def test_observing_leaves_the_model_as_it_was(backbone: Backbone) -> None:
+    usual, bare = backbone.config._attn_implementation, text_logits(backbone, unpadded())
+
+    observed_scales(backbone)
+
+    assert backbone.config._attn_implementation == usual
+    assert not any(hasattr(module, "observed") for module in backbone.model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(text_logits(backbone, unpadded()), bare, strict=True))
+
+
+def test_observing_leaves_the_model_as_it_was_after_an_error_too(backbone: Backbone) -> None:
+    def break_down(*_: Any) -> None:
+        raise ArithmeticError("broken on purpose")
+
+    usual = backbone.config._attn_implementation
+    hook = backbone.model.get_output_embeddings().register_forward_hook(break_down)
+    with pytest.raises(ArithmeticError):
+        observed_scales(backbone)
+
+    hook.remove()
+    assert backbone.config._attn_implementation == usual
+    assert not any(hasattr(module, "observed") for module in backbone.model.modules())
+
+
+def test_a_backbone_can_be_observed_while_its_slots_are_taken(backbone: Backbone) -> None:
+    states = random_states(backbone, 4)
+    bare, adapted = observed_scales(backbone), logits_with(backbone, states, unpadded())
+    backbone.slots.take()
+    backbone.slots.fill(states)
+
+    assert_close(observed_scales(backbone), bare, **EQUAL)
+
+    assert_close(logits_with(backbone, states, unpadded()), adapted, **EQUAL)
