@@ -93,7 +93,7 @@ class PrefixTuning(Method):
             if not 0 <= layer < depth:
                 misfits.append(f"`method.layers` must be from 0 to {depth - 1} in {backbone.name}, but {layer} is not.")
         limit = backbone.max_positions
-        if limit is not None and self.prefix_length >= limit:
+        if limit is not None and self.positions_taken(backbone) >= limit:
             misfits.append(
                 f"`method.prefix_length` must leave room for text in the {limit} positions of {backbone.name}, "
                 f"but is {self.prefix_length}."
