@@ -1,6 +1,6 @@
 """Twenty steps of prefix-tuning, to the last digits that another processor would give too.
 
-`methods/<family>-<reparam>.losses.txt` has one `step loss` a line, in nats per token; `methods/<family>-<reparam>.keys.txt`
+`methods/<family>-<reparam>.losses.txt` has one `step loss` a line, in nats per token, and `<family>-<reparam>.keys.txt`
 the keys after the last step, one prefix position a line, by layer and head. A change of either must be meant. To write
 them anew, and then read what changed:
 
