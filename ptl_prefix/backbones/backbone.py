@@ -1,0 +1,160 @@
+"""The frozen model: what every method adapts and nobody changes.
+
+In: a model and its tokenizer, by way of `spec.py`. Out: `Backbone`, which knows its geometry, its limits and its
+identity, computes logits where they are needed, and lends its prefix slots.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ptl_prefix.artifacts.bundle import BackboneIdentity
+from ptl_prefix.backbones.attention_sites import SiteGeometry, attention_modules, family_of, geometry_of
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.backbones.prefix_attention import PrefixSlots
+
+
+class Backbone:
+    """A pretrained transformer with frozen parameters, its tokenizer and its prefix slots.
+
+    `model` stays an ordinary transformers model: with nothing attached, its forward is the library's own.
+
+    Args:
+        model: The model; its parameters are frozen here.
+        tokenizer: Its tokenizer.
+        name: What runs and records call it.
+        path: Where it came from, as the user wrote it.
+        base_mode: `eval`: the model's own dropout stays off while a method trains | `train`.
+        fingerprints: Callable that gives the fingerprints of the weights and of the tokenizer; called at most once.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        path: str,
+        base_mode: str,
+        fingerprints: Any,
+    ) -> None:
+        self.model = model.requires_grad_(False)
+        self.model.train(base_mode == "train")
+        self.tokenizer = tokenizer
+        self.name = name
+        self.path = path
+        self.base_mode = base_mode
+        self.geometry: dict[str, SiteGeometry] = geometry_of(model.config)
+        self.slots = PrefixSlots(model, attention_modules(model, model.config))
+        self._fingerprints = fingerprints
+
+    @property
+    def config(self) -> Any:
+        """The model's transformers config."""
+        return self.model.config
+
+    @property
+    def family(self) -> str:
+        """The model's type, as transformers names it."""
+        return str(self.config.model_type)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model's embeddings."""
+        return int(self.config.hidden_size)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether sources are read by an encoder of their own."""
+        return bool(self.config.is_encoder_decoder)
+
+    @property
+    def max_positions(self) -> int | None:
+        """Positions that the model was made for, those a prefix takes included; `None` where there is no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    @property
+    def max_positions_are_hard(self) -> bool:
+        """Whether a position past `max_positions` cannot be computed at all."""
+        return family_of(self.config).has_learned_positions
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype
+
+    @property
+    def is_sketch(self) -> bool:
+        """Whether this has shapes but no weights, as a dry run needs it."""
+        return self.device.type == "meta"
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @cached_property
+    def identity(self) -> BackboneIdentity:
+        """What a bundle says of the backbone that it was made for."""
+        weights, tokenizer = self._fingerprints()
+        return BackboneIdentity(
+            name=self.name,
+            path=self.path,
+            family=self.family,
+            weights_fingerprint=weights,
+            tokenizer_fingerprint=tokenizer,
+        )
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills a batch's gaps; nobody attends to it."""
+        pad_id = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad_id is None else pad_id)
+
+    def logits(self, inputs: ModelInputs) -> Float[Tensor, "batch text vocabulary"]:
+        """Next-token logits at every position."""
+        return self._forward(inputs)
+
+    def target_logits(
+        self, inputs: ModelInputs, wanted: Bool[Tensor, "batch text"] | tuple[slice, slice]
+    ) -> Float[Tensor, "*targets vocabulary"]:
+        """Next-token logits at the wanted positions only, in row order: (targets, vocabulary) for a mask.
+
+        The head is most of a small model's work; a source's logits are never used.
+        """
+        with self._head_sees_only(wanted):
+            return self._forward(inputs)
+
+    def _forward(self, inputs: ModelInputs) -> Tensor:
+        if inputs.position_ids is None:
+            inputs = inputs.with_positions()
+        output = self.model(
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            position_ids=inputs.position_ids,
+            use_cache=False,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    @contextmanager
+    def _head_sees_only(self, wanted: Tensor | tuple[slice, slice]) -> Iterator[None]:
+        """Hand the output embedding only some rows, so that what a family does around its head still happens."""
+        head: nn.Module = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, arguments: (arguments[0][wanted], *arguments[1:]))
+        try:
+            yield
+        finally:
+            hook.remove()

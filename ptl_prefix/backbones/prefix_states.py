@@ -1,0 +1,130 @@
+"""Prefix states: the keys and values that wait before an attention module, and who may see them.
+
+Training fills one row that serves a whole batch; a router fills one row per request, of unequal length. Both are the
+same noun, so what was trained is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerStates:
+    """The prefix of one attention module.
+
+    Args:
+        key: Keys as attention sees them (after rotary embedding, where there is one).
+        value: Values.
+        mask: Which positions of a row exist; rows of unequal length are padded.
+    """
+
+    key: Float[Tensor, "rows kv_heads prefix head_dim"]
+    value: Float[Tensor, "rows kv_heads prefix head_dim"]
+    mask: Bool[Tensor, "rows prefix"]
+
+    @property
+    def length(self) -> int:
+        """Positions, padding included."""
+        return self.key.shape[2]
+
+    def for_rows(self, batch: int) -> LayerStates:
+        """These states for `batch` rows: one row serves all; several repeat for the beams of each.
+
+        Raises:
+            ValueError: When `batch` is not a multiple of the rows.
+        """
+        rows = self.key.shape[0]
+        if rows == batch:
+            return self
+        if rows == 1:
+            return LayerStates(*(t.expand(batch, *t.shape[1:]) for t in (self.key, self.value, self.mask)))
+        if batch % rows:
+            raise ValueError(f"A batch must hold a multiple of the prefix's {rows} rows, but has {batch}.")
+        return LayerStates(*(t.repeat_interleave(batch // rows, 0) for t in (self.key, self.value, self.mask)))
+
+    def padded(self, length: int) -> LayerStates:
+        """These states with invisible positions in front, up to `length`."""
+        missing = length - self.length
+        return LayerStates(
+            nn.functional.pad(self.key, (0, 0, missing, 0)),
+            nn.functional.pad(self.value, (0, 0, missing, 0)),
+            nn.functional.pad(self.mask, (missing, 0)),
+        )
+
+
+@dataclass(frozen=True)
+class PrefixStates:
+    """The prefix of every attention module of a backbone.
+
+    Args:
+        sites: For each site one entry a layer; `None` where the layer has no prefix.
+        position_offset: How far each row's text positions are shifted: the prefix length, or 0 where the position law
+            leaves the text unshifted. One entry a row.
+    """
+
+    sites: Mapping[str, tuple[LayerStates | None, ...]]
+    position_offset: Int[Tensor, rows]
+
+    @property
+    def rows(self) -> int:
+        """1 when one prefix serves every row of a batch, else the number of rows it was made for."""
+        return self.position_offset.shape[0]
+
+    def invisible(self) -> PrefixStates:
+        """The same states, seen by nobody: what a backbone computes is then its own, at shifted positions."""
+        return self._map(lambda layer: LayerStates(layer.key, layer.value, torch.zeros_like(layer.mask)))
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> PrefixStates:
+        """The same states as the backbone computes; gradients flow back to the float32 master."""
+        moved = self._map(
+            lambda layer: LayerStates(layer.key.to(device, dtype), layer.value.to(device, dtype), layer.mask.to(device))
+        )
+        return PrefixStates(moved.sites, self.position_offset.to(device))
+
+    def _map(self, change: Callable[[LayerStates], LayerStates]) -> PrefixStates:
+        sites = {
+            site: tuple(None if layer is None else change(layer) for layer in layers)
+            for site, layers in self.sites.items()
+        }
+        return PrefixStates(sites, self.position_offset)
+
+    @staticmethod
+    def stack(rows: Sequence[PrefixStates]) -> PrefixStates:
+        """One batch out of several prefixes, in order; shorter ones, and layers without one, are padded invisibly."""
+        first = rows[0]
+        sites = {
+            site: tuple(_stack_layer([row.sites[site][index] for row in rows], rows) for index in range(len(layers)))
+            for site, layers in first.sites.items()
+        }
+        return PrefixStates(sites, torch.cat([row.position_offset for row in rows]))
+
+
+def _stack_layer(layers: Sequence[LayerStates | None], rows: Sequence[PrefixStates]) -> LayerStates | None:
+    present = [layer for layer in layers if layer is not None]
+    if not present:
+        return None
+    length = max(layer.length for layer in present)
+    filled = [
+        _nothing_like(present[0], row.rows) if layer is None else layer for layer, row in zip(layers, rows, strict=True)
+    ]
+    padded = [layer.padded(length) for layer in filled]
+    return LayerStates(
+        torch.cat([layer.key for layer in padded]),
+        torch.cat([layer.value for layer in padded]),
+        torch.cat([layer.mask for layer in padded]),
+    )
+
+
+def _nothing_like(layer: LayerStates, rows: int) -> LayerStates:
+    """No positions at all, in `rows` rows: what a layer without a prefix adds to a stack."""
+    return LayerStates(
+        layer.key.new_zeros(rows, layer.key.shape[1], 0, layer.key.shape[3]),
+        layer.value.new_zeros(rows, layer.value.shape[1], 0, layer.value.shape[3]),
+        layer.mask.new_zeros(rows, 0),
+    )

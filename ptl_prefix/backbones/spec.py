@@ -1,0 +1,222 @@
+"""From a name to a backbone: an embedded one, a local folder, or a hub name.
+
+In: what `conf/backbone/` says. Out: `problems()` before anything loads, a `sketch()` of shapes for a dry run, and the
+loaded `Backbone`. Weights come from safetensors files only, and no code that comes with a model is ever run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_tensors
+from ptl_prefix.backbones.attention_sites import FAMILIES, family_of, has_native_bfloat16
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.errors import BackboneError
+from ptl_prefix.settings import settings_from
+
+EMBEDDED = Path(__file__).parent / "embedded"
+"""The backbones that are shipped inside the package, one folder each."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
+
+
+class BackboneSpec:
+    """Which backbone, and how it is held.
+
+    Args:
+        name: What runs and records call it.
+        path: An embedded backbone's name, a local folder, or a hub name.
+        revision: A hub revision; `None` for the newest.
+        dtype: What the backbone computes in; `auto` is bfloat16 where the processor multiplies it natively.
+        base_mode: `eval`: no dropout inside the frozen backbone (as Li & Liang trained) | `train`.
+        device: Where it is put; `auto` takes a GPU if there is one.
+    """
+
+    @settings_from("backbone/tiny_gpt2")
+    def __init__(
+        self,
+        *,
+        name: str,
+        path: str,
+        revision: str | None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"],
+        base_mode: Literal["eval", "train"],
+        device: Literal["auto", "cpu", "cuda", "mps"],
+    ) -> None:
+        self.name = name
+        self.path = path
+        self.revision = revision
+        self.dtype = dtype
+        self.base_mode = base_mode
+        self.device = device
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, if this is one; a hub name has none."""
+        embedded = EMBEDDED / self.path
+        if "/" not in self.path and embedded.is_dir():
+            return embedded
+        local = Path(self.path).expanduser()
+        return local if local.exists() or self.path.startswith((".", "/", "~")) else None
+
+    def problems(self) -> list[str]:
+        """What would stop `load`, found without reading a weight; a hub name is asked only when it loads."""
+        if self.folder is None:
+            return []
+        if not (self.folder / "config.json").is_file():
+            return [f"`backbone.path` must be a folder with a config.json, but '{self.folder}' has none."]
+        if not sorted(self.folder.glob("*.safetensors")):
+            return [
+                f"`backbone.path` must hold its weights as *.safetensors, but '{self.folder}' has none; "
+                "convert them with transformers' save_pretrained."
+            ]
+        try:
+            self._check_family()
+        except BackboneError as error:
+            return [f"`backbone.path`: {error}"]
+        return []
+
+    def load(self) -> Backbone:
+        """The backbone with its weights.
+
+        Raises:
+            BackboneError: When the folder or the hub's copy cannot be used.
+        """
+        if problems := self.problems():
+            raise BackboneError(" ".join(problems))
+        self._check_family()
+        device = self.torch_device
+        try:
+            with _without_progress_bar():
+                model = AutoModelForCausalLM.from_pretrained(
+                    self._source,
+                    revision=self._hub_revision,
+                    dtype=self.torch_dtype,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                )
+        except OSError as error:
+            raise BackboneError(
+                f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
+                f"safetensors weights, but '{self.path}' could not be loaded: {error}"
+            ) from error
+        return self._backbone(model.to(device))  # type: ignore[arg-type]
+
+    def sketch(self) -> Backbone:
+        """The backbone's shapes on the meta device: nothing is read but its config and tokenizer."""
+        self._check_family()
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(self._config, dtype=self.torch_dtype)
+        return self._backbone(model)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that `auto` means here."""
+        if self.device != "auto":
+            return torch.device(self.device)
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype that `auto` means here."""
+        if self.dtype == "auto":
+            return torch.bfloat16 if has_native_bfloat16(self.torch_device) else torch.float32
+        return _DTYPES[self.dtype]
+
+    @cached_property
+    def _config(self) -> Any:
+        return AutoConfig.from_pretrained(self._source, revision=self._hub_revision, trust_remote_code=False)
+
+    @property
+    def _source(self) -> str:
+        return self.path if self.folder is None else str(self.folder)
+
+    @property
+    def _hub_revision(self) -> str:
+        return self.revision or "main"
+
+    def _check_family(self) -> None:
+        try:
+            family_of(self._config)
+        except ValueError as error:
+            # transformers does not know the type, or would need the model's own code.
+            raise BackboneError(
+                f"A backbone must be one of the families {', '.join(sorted(FAMILIES))}, whose code is "
+                f"transformers' own, but '{self.path}' is not: {str(error).splitlines()[0]}"
+            ) from error
+
+    def _backbone(self, model: Any) -> Backbone:
+        return Backbone(
+            model=model,
+            tokenizer=self._tokenizer(),
+            name=self.name,
+            path=self.path,
+            base_mode=self.base_mode,
+            fingerprints=self._fingerprints,
+        )
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            self._source, revision=self._hub_revision, trust_remote_code=False
+        )
+        if tokenizer.eos_token_id is None:
+            raise BackboneError(
+                f"A backbone's tokenizer must have an end-of-text token, but that of '{self.path}' has none."
+            )
+        return tokenizer
+
+    def _fingerprints(self) -> tuple[str, str]:
+        folder = self.folder or _snapshot(self.path, self._hub_revision)
+        weights = fingerprint_tensors(_stored_tensors(folder))
+        return weights, fingerprint_files([folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()])
+
+
+def load_backbone(path: str = "tiny_gpt2", **settings: Any) -> Backbone:
+    """Load a backbone by an embedded name, a local folder, or a hub name.
+
+    Args:
+        path: Where it is.
+        settings: The other settings of `BackboneSpec`; defaults are those of `conf/backbone/tiny_gpt2.yaml`.
+
+    Raises:
+        BackboneError: When it cannot carry a prefix or cannot be loaded.
+    """
+    return BackboneSpec(path=path, **{"name": Path(path).name, **settings}).load()
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Reading weights takes a moment; a bar that flashes by tells nobody anything."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
+
+
+def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors as they lie on disk: independent of sharding, and of the dtype they are loaded in."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
+                yield name, tensors.get_tensor(name)
+
+
+def _snapshot(path: str, revision: str) -> Path:
+    """The local copy of a hub model that has been loaded."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(path, revision=revision, local_files_only=True))

@@ -1,0 +1,188 @@
+"""Files of records - CSV, TSV, JSON lines, Parquet - read so that every mistake is found at its file and line.
+
+In: a path. Out: `Record`s in the file's order, each of which knows where it was read. They are read here and not by
+`datasets`, whose readers turn a cell that says "NA" or "null" into nothing, and name neither file nor line.
+
+Files are UTF-8, with or without a byte order mark; lines end in LF or CRLF.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ptl_prefix.errors import DataError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of a file.
+
+    Args:
+        place: Where it was read, for people: `/data/train.csv, line 7`.
+        cells: Its columns, by name.
+    """
+
+    place: str
+    cells: dict[str, Any]
+
+    def text(self, column: str) -> str:
+        """The one text of a column; a list of texts (sentences) is joined with spaces.
+
+        Raises:
+            DataError: There is no such column, or no text in it.
+        """
+        return " ".join(self.texts(column))
+
+    def texts(self, column: str) -> list[str]:
+        """The texts of a column, one or a list of them, stripped; raises like `text`."""
+        if column not in self.cells:
+            columns = ", ".join(self.cells)
+            raise DataError(
+                f"{self.place}: a record must have a column '{column}', but has {columns}; name one of them."
+            )
+        cell = self.cells[column]
+        texts = cell if isinstance(cell, list) else [cell]
+        if not texts or not all(_is_text(text) for text in texts):
+            raise DataError(
+                f"{self.place}: '{column}' must be text, or a list of texts, and not empty, but is {_shortened(cell)}; "
+                "mend the record or remove it."
+            )
+        return [text.strip() for text in texts]
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file, in its order.
+
+    Raises:
+        DataError: It is missing or malformed, or of a format that is not known; with file and line.
+    """
+    if (mistake := unreadable(path)) is not None:
+        raise DataError(mistake)
+    return _READERS[path.suffix.lower()](path)
+
+
+def unreadable(path: Path) -> str | None:
+    """Why a file cannot be read, as far as its name and its presence tell."""
+    if path.suffix.lower() not in _READERS:
+        return f"{path} must end in one of {', '.join(_READERS)}, which tells its format; convert or rename it."
+    if not path.is_file():
+        return f"{path} must be a file, but {'is a folder' if path.is_dir() else 'does not exist'}; correct the path."
+    return None
+
+
+def fingerprint_file(path: Path) -> str:
+    """The hash of a file's content; raises like `read_records`."""
+    if (mistake := unreadable(path)) is not None:
+        raise DataError(mistake)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    return _read_delimited(path, delimiter=",")
+
+
+def _read_tsv(path: Path) -> Iterator[Record]:
+    return _read_delimited(path, delimiter="\t")
+
+
+def _read_delimited(path: Path, delimiter: str) -> Iterator[Record]:
+    """Records of a file whose first line names the columns; a quoted cell may hold line ends."""
+    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    while True:
+        first_line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {first_line}: a record must be well-formed, but {error}; mend it."
+            ) from error
+        if cells is None:
+            break
+        if not cells:
+            continue
+        place = f"{path}, line {first_line}"
+        if not columns:
+            columns = _column_names(cells, place)
+        elif len(cells) != len(columns):
+            raise DataError(
+                f"{place}: every record must have the {len(columns)} columns that the first line names, "
+                f"but this one has {len(cells)}; quote a cell that holds a separator."
+            )
+        else:
+            yield Record(place, dict(zip(columns, cells, strict=True)))
+
+
+def _column_names(cells: list[str], place: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if len(set(names)) != len(names):
+        raise DataError(f"{place}: column names must differ, but are {', '.join(names)}; rename one.")
+    return names
+
+
+def _read_json_lines(path: Path) -> Iterator[Record]:
+    """Records of a file with one JSON object a line."""
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            cells = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{place}: a line must be one JSON object, but {error}; mend it.") from error
+        if not isinstance(cells, dict):
+            raise DataError(f"{place}: a line must be one JSON object, but is {_shortened(cells)}; mend it.")
+        yield Record(place, cells)
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    """Records of a Parquet file, which has no lines: they are counted from 1."""
+    number = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches():
+            for cells in batch.to_pylist():
+                number += 1
+                yield Record(f"{path}, record {number}", cells)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} must be a Parquet file, but cannot be read as one ({error}); write it anew."
+        ) from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines, split at LF alone; text may hold other characters that Python takes for line ends."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: a file must be UTF-8, but byte {line[error.start]:#04x} is not "
+                    "(is it UTF-16 or Latin-1?); convert it."
+                ) from error
+
+
+def _is_text(value: object) -> bool:
+    """Something to read, in Unicode: JSON can spell halves of characters that no file can hold."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    ".jsonl": _read_json_lines,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+}

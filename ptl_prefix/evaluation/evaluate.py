@@ -1,0 +1,97 @@
+"""Decode a split and score it, the same way for every method.
+
+In: a backbone, a method and examples. Out: outputs beside their references, and the metrics of the task.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.generation import generate
+from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.data.batches import PromptBatches
+from ptl_prefix.data.encoding import encode_prompts
+from ptl_prefix.evaluation.metric import Scored, metric_named
+from ptl_prefix.methods.method import Method
+from ptl_prefix.settings import settings_from
+
+
+class EvaluationSettings:
+    """What is decoded when training ends.
+
+    Args:
+        num_examples: Inputs of the test split, evenly spread over it; `None` is all.
+        compare_bare: Whether the bare backbone decodes them too.
+    """
+
+    @settings_from("evaluation/default")
+    def __init__(self, *, num_examples: Annotated[int, Ge(1)] | None, compare_bare: bool) -> None:
+        self.num_examples = num_examples
+        self.compare_bare = compare_bare
+
+    def sample(self, examples: Any) -> list[Mapping[str, Any]]:
+        """The rows of a split that are decoded: the same ones in every run."""
+        count = len(examples)
+        kept = count if self.num_examples is None else min(self.num_examples, count)
+        return [examples[index * count // kept] for index in range(kept)]
+
+
+def decode(
+    backbone: Backbone,
+    method: Method,
+    rows: Sequence[Mapping[str, Any]],
+    prompter: Prompter,
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    positions_left_free: int,
+) -> list[Scored]:
+    """What the backbone writes for each row under `method`, in the order of the rows.
+
+    Args:
+        backbone: The frozen model.
+        method: Attached to it, or the bare backbone.
+        rows: Examples, as a task gives them.
+        prompter: Renders sources and decodes ids.
+        decoding: How text is decoded.
+        batch_size: Prompts decoded together.
+        positions_left_free: Positions that no prompt may take, so that every method reads the same prompts.
+    """
+    limit = backbone.max_positions
+    room = None if limit is None else limit - positions_left_free - decoding.max_new_tokens
+    prompts = encode_prompts([row["source"] for row in rows], prompter, max_prompt_tokens=room)
+    written: dict[int, str] = {}
+    batches = PromptBatches(prompts, batch_size=batch_size, pad_id=backbone.pad_id)
+    was_training = method.training
+    method.eval()
+    for inputs, indices in batches:
+        conditioned = method.condition(inputs.to(backbone.device))
+        ids = generate(backbone, conditioned, decoding, prompter.stop_ids)
+        written.update(zip(indices, map(prompter.decode, ids), strict=True))
+    backbone.slots.clear()
+    method.train(was_training)
+    return list(_scored(rows, written))
+
+
+def _scored(rows: Sequence[Mapping[str, Any]], written: Mapping[int, str]) -> Iterator[Scored]:
+    for index, row in enumerate(rows):
+        yield Scored(
+            example_id=row["example_id"],
+            source=row["source"],
+            references=tuple(row["targets"]),
+            hypothesis=written[index],
+            values=tuple(row["values"]),
+        )
+
+
+def score(outputs: Sequence[Scored], names: Sequence[str]) -> tuple[dict[str, float], dict[str, MetricInfo]]:
+    """The named metrics of some outputs, and what each number means."""
+    metrics = {name: metric_named(name) for name in names}
+    return (
+        {name: metric.score(outputs) for name, metric in metrics.items()},
+        {name: metric.info for name, metric in metrics.items()},
+    )

@@ -1,0 +1,169 @@
+"""A way of adapting a frozen backbone: two verbs and a trained state.
+
+A method touches the backbone in two places only: once when it is attached, and once per forward when it conditions the
+inputs. Whoever adds one writes a file here and a YAML in `conf/method/`; the contract tests find both by glob.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from ptl_prefix.artifacts.bundle import Bundle
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.errors import BackboneError, RunError
+
+
+class Method(nn.Module, ABC):
+    """A way of adapting.
+
+    Args:
+        name: What runs and records call it.
+    """
+
+    kind: ClassVar[str]
+    """The file and config that define this method; a bundle names it."""
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self._backbone: Backbone | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone this is attached to."""
+        if self._backbone is None:
+            raise BackboneError(
+                f"A method must be attached before it is used, but '{self.name}' is not; call attach(backbone)."
+            )
+        return self._backbone
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether `attach` was called, and `detach` was not."""
+        return self._backbone is not None
+
+    def misfits(self, backbone: Backbone) -> list[str]:
+        """What in these settings does not fit a backbone of this shape; asked before any weights load."""
+        return []
+
+    def attach(self, backbone: Backbone) -> Self:
+        """Make this method's parameters for `backbone`, from torch's random state, and take what it needs there."""
+        if self.is_attached:
+            raise BackboneError(
+                f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
+            )
+        if misfits := self.misfits(backbone):
+            raise ValueError(" ".join(misfits))
+        self._attach(backbone)
+        self._backbone = backbone
+        return self
+
+    def detach(self) -> None:
+        """Give the backbone back as it was before `attach`. The trained state stays with the method."""
+        self._detach()
+        self._backbone = None
+
+    @abstractmethod
+    def condition(self, inputs: ModelInputs) -> ModelInputs:
+        """Prepare one forward pass: called once per batch, before the backbone runs."""
+
+    @abstractmethod
+    def neutralize(self) -> None:
+        """Make the method's effect nothing: the backbone computes as if bare, at the positions the method gives."""
+
+    @property
+    @abstractmethod
+    def num_stored(self) -> int:
+        """Numbers that an exported bundle holds."""
+
+    def positions_taken(self, backbone: Backbone) -> int:
+        """Positions that the method takes from those that `backbone` has; known before it is attached."""
+        return 0
+
+    @property
+    def position_offset(self) -> int:
+        """Positions that the method takes from those its backbone has."""
+        return self.positions_taken(self.backbone)
+
+    @property
+    def position_law(self) -> str:
+        """Where the text's positions start: `unshifted`, or `shifted` by what the method takes."""
+        return "shifted" if self.position_offset else "unshifted"
+
+    @abstractmethod
+    def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The settings and the tensors from which `restore` builds a method that computes the same."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
+        """The method that a bundle holds, attached to `backbone`."""
+
+    @abstractmethod
+    def _attach(self, backbone: Backbone) -> None: ...
+
+    @abstractmethod
+    def _detach(self) -> None: ...
+
+    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+        """What training changes, by name; nothing else has a gradient."""
+        return dict(self.named_parameters())
+
+    def load_trained(self, state: Mapping[str, Tensor]) -> None:
+        """Put numbers into the trained parameters.
+
+        Raises:
+            RunError: When their names or shapes are not those of this method as it is configured.
+        """
+        own = self.trained_parameters()
+        if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in state.items()}:
+            raise RunError(
+                f"A checkpoint must hold the trained parameters of '{self.name}' as it is configured, but this one "
+                "holds others; use the run's own config."
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    @property
+    def num_trained(self) -> int:
+        """Numbers that training changes."""
+        return sum(parameter.numel() for parameter in self.trained_parameters().values())
+
+
+class NoAdaptation(Method):
+    """The bare backbone, spoken of as a method: what every method is compared with."""
+
+    kind = "none"
+
+    def __init__(self) -> None:
+        super().__init__(name="none")
+
+    def condition(self, inputs: ModelInputs) -> ModelInputs:
+        """Nothing but positions."""
+        return inputs.with_positions()
+
+    def neutralize(self) -> None:
+        """It already is."""
+
+    @property
+    def num_stored(self) -> int:
+        """Nothing is stored."""
+        return 0
+
+    def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """There is nothing to export."""
+        raise ValueError("The bare backbone has nothing to export.")
+
+    @classmethod
+    def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
+        """There is nothing to restore."""
+        raise ValueError("The bare backbone is in no bundle.")
+
+    def _attach(self, backbone: Backbone) -> None: ...
+
+    def _detach(self) -> None: ...

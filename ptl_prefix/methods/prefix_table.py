@@ -1,0 +1,145 @@
+"""How a prefix's keys and values are produced while they are trained: directly, by an MLP, or by low-rank factors.
+
+In: nothing but parameters. Out: one table of keys and values for the layers of one site, computed once per step, never
+per row of a batch. Whatever produced it, it is exported as a plain table.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ptl_prefix.backbones.attention_sites import SiteGeometry
+
+KeyValueTable = Float[Tensor, "layers two kv_heads prefix head_dim"]
+"""Keys (index 0 of the second axis) and values (index 1) of one site."""
+
+
+class PrefixTable(nn.Module, ABC):
+    """Produces the keys and values of one site.
+
+    Args:
+        geometry: The site's shape; `num_layers` counts only the layers that receive a prefix.
+        prefix_length: Positions per layer.
+    """
+
+    def __init__(self, geometry: SiteGeometry, prefix_length: int) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.prefix_length = prefix_length
+
+    @abstractmethod
+    def forward(self) -> KeyValueTable:
+        """The table, in float32."""
+
+    @abstractmethod
+    def match(self, scale: Tensor) -> None:
+        """Set the starting point so that what `forward` gives is centred and as large as `scale`.
+
+        Args: scale: Root mean square of the keys and of the values of each layer, (layers, 2, 1, 1, 1); 0 makes them
+            start at 0.
+        """
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """(layers, 2, kv_heads, prefix, head_dim)."""
+        g = self.geometry
+        return g.num_layers, 2, g.num_kv_heads, self.prefix_length, g.head_dim
+
+
+class PlainTable(PrefixTable):
+    """`reparam: none`. The table itself is trained."""
+
+    def __init__(self, geometry: SiteGeometry, prefix_length: int) -> None:
+        super().__init__(geometry, prefix_length)
+        self.table = nn.Parameter(torch.randn(self.shape))
+
+    def forward(self) -> KeyValueTable:
+        """The parameter itself."""
+        return self.table
+
+    @torch.no_grad()
+    def match(self, scale: Tensor) -> None:
+        """Scale the table."""
+        self.table.mul_(scale)
+
+
+class MlpTable(PrefixTable):
+    """`reparam: mlp`. Rows -> linear -> tanh -> linear to all layers' keys and values (Li & Liang 2021, section 4.3).
+
+    As in the authors' code, rows are drawn from N(0, 1) and the output layer is shared by nobody: every layer, key and
+    value has its own columns. The authors' code runs the MLP once per row of the batch; this one once per step.
+
+    Args:
+        geometry: As in `PrefixTable`.
+        prefix_length: As in `PrefixTable`.
+        embedding_size: Width of the rows.
+        hidden_size: Width of the hidden layer.
+    """
+
+    def __init__(self, geometry: SiteGeometry, prefix_length: int, embedding_size: int, hidden_size: int) -> None:
+        super().__init__(geometry, prefix_length)
+        self.rows = nn.Parameter(torch.randn(prefix_length, embedding_size))
+        self.hidden = nn.Linear(embedding_size, hidden_size)
+        self.output = nn.Linear(hidden_size, 2 * geometry.num_layers * geometry.kv_width)
+
+    def forward(self) -> KeyValueTable:
+        """Every row through the MLP, once."""
+        layers, two, kv_heads, prefix, head_dim = self.shape
+        numbers = self.output(torch.tanh(self.hidden(self.rows)))  # (prefix, layers * 2 * kv_heads * head_dim)
+        table: Tensor = numbers.view(prefix, layers, two, kv_heads, head_dim).permute(1, 2, 3, 0, 4)
+        return table
+
+    @torch.no_grad()
+    def match(self, scale: Tensor) -> None:
+        """Scale the output layer's columns, without a bias at first."""
+        layers, two, kv_heads, _, head_dim = self.shape
+        self.output.bias.zero_()
+        # The size that the freshly drawn layers give, one number for the whole output.
+        size = self.forward().square().mean().sqrt()
+        per_column = scale.expand(layers, two, kv_heads, 1, head_dim).reshape(-1, 1)
+        self.output.weight.mul_(per_column / size)
+
+
+class LinearTable(PrefixTable):
+    """`reparam: linear`. In each layer its own P' (prefix_length x e) times W_K and W_V (e x kv_width).
+
+    e (L + 2 kv_width) numbers a layer: fewer than `none` only if e < 2 L kv_width / (L + 2 kv_width), L the prefix
+    length.
+
+    Args:
+        geometry: As in `PrefixTable`.
+        prefix_length: As in `PrefixTable`.
+        embedding_size: e, the width of P'.
+    """
+
+    def __init__(self, geometry: SiteGeometry, prefix_length: int, embedding_size: int) -> None:
+        super().__init__(geometry, prefix_length)
+        self.rows = nn.Parameter(torch.randn(geometry.num_layers, prefix_length, embedding_size))
+        # Columns whose products have unit variance, so that `match` may scale them as it scales a plain table.
+        scale = embedding_size**-0.5
+        self.columns = nn.Parameter(torch.randn(geometry.num_layers, 2, embedding_size, geometry.kv_width) * scale)
+
+    def forward(self) -> KeyValueTable:
+        """P' W in every layer."""
+        layers, two, kv_heads, prefix, head_dim = self.shape
+        numbers = torch.einsum("lpe,ltew->ltpw", self.rows, self.columns)
+        return numbers.reshape(layers, two, prefix, kv_heads, head_dim).transpose(2, 3)
+
+    @torch.no_grad()
+    def match(self, scale: Tensor) -> None:
+        """Scale W_K and W_V."""
+        self.columns.mul_(scale[:, :, 0])
+
+
+def make_table(
+    reparam: str, geometry: SiteGeometry, *, prefix_length: int, embedding_size: int, hidden_size: int
+) -> PrefixTable:
+    """The table that `reparam` names: `none`, `mlp` or `linear`."""
+    if reparam == "none":
+        return PlainTable(geometry, prefix_length)
+    if reparam == "mlp":
+        return MlpTable(geometry, prefix_length, embedding_size, hidden_size)
+    assert reparam == "linear", reparam
+    return LinearTable(geometry, prefix_length, embedding_size)

@@ -1,0 +1,149 @@
+"""What training costs while it runs: seconds, tokens, memory; and what a person sees of it."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.training.module import AdaptationModule
+
+
+class Meter(pl.Callback):
+    """Counts seconds and tokens of training, validation left out, and logs a point every few steps.
+
+    Args:
+        events: Takes `train` and `validation` events.
+        log_every_n_steps: Optimizer steps between `train` events.
+    """
+
+    def __init__(self, events: EventStream, *, log_every_n_steps: int) -> None:
+        self.events = events
+        self.log_every_n_steps = log_every_n_steps
+        self.train_s = 0.0
+        self.num_tokens = 0
+        self.steps = 0
+        self.planned_steps = 0
+        self._began = 0.0
+        self._logged = (0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the run stands and how far it goes."""
+        self.steps, self.planned_steps = trainer.global_step, trainer.max_steps
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: AdaptationModule, outputs: Any, batch: ModelInputs, batch_idx: int
+    ) -> None:
+        """Stop the clock, count the batch's text, and log if it is time."""
+        self.train_s += time.perf_counter() - self._began
+        self.num_tokens += int(batch.attention_mask.sum())
+        self.steps = trainer.global_step
+        stepped = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and trainer.global_step % self.log_every_n_steps == 0:
+            seconds, tokens = self.train_s - self._logged[0], self.num_tokens - self._logged[1]
+            self._logged = (self.train_s, self.num_tokens)
+            values = {**pl_module.last_step, "tokens_per_s": round(tokens / seconds, 1)}
+            self.events.write("train", step=trainer.global_step, **values)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the loss of the split."""
+        self.events.write(
+            "validation", step=trainer.global_step, **{"val/loss": float(trainer.callback_metrics["val/loss"])}
+        )
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of text, prompts included and padding not, per second of training."""
+        return self.num_tokens / self.train_s if self.train_s else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted so far, so that a resumed run reports all of it."""
+        return {"train_s": self.train_s, "num_tokens": self.num_tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.train_s, self.num_tokens = state_dict["train_s"], state_dict["num_tokens"]
+        self._logged = (self.train_s, self.num_tokens)
+
+
+class ProgressBar(pl.Callback):
+    """A bar with step, loss, tokens per second and time left; in a log file, a line at every validation.
+
+    Args:
+        meter: Where the rate comes from.
+        console: Where the bar is drawn.
+    """
+
+    def __init__(self, meter: Meter, console: Console) -> None:
+        self._meter = meter
+        self._console = console
+        self._bar: Progress | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bar, from where the run is."""
+        if not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, numbers="")
+        self._bar.start()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: AdaptationModule, *_: Any
+    ) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            loss = pl_module.last_step.get("train/loss", float("nan"))
+            validated = trainer.callback_metrics.get("val/loss")
+            val = "" if validated is None else f"  val/loss {float(validated):.3f}"
+            numbers = f"loss {loss:.3f}{val}  {self._meter.tokens_per_s:,.0f} tokens/s"
+            self._bar.update(self._task, completed=trainer.global_step, numbers=numbers)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what a log file would want to know."""
+        if self._bar is None:
+            loss = float(trainer.callback_metrics["val/loss"])
+            self._console.print(
+                f"step {trainer.global_step}/{trainer.max_steps}  val/loss {loss:.4f}  "
+                f"{self._meter.tokens_per_s:,.0f} tokens/s  {self._meter.train_s:.0f} s",
+                highlight=False,
+            )
+
+    def on_train_end(self, *_: Any) -> None:
+        """Leave the finished bar on the screen."""
+        self._close()
+
+    def on_exception(self, *_: Any) -> None:
+        """Leave the screen in order."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory in use so far: of the GPU's allocator, or of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,150 @@
+"""The LightningModule: a frozen backbone, a method, a loss.
+
+In: batches of `ModelInputs`. Out: trained parameters of the method, and validation losses in nats per token.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.errors import NonFiniteLossError
+from ptl_prefix.methods.method import Method
+from ptl_prefix.training.loss import target_loss
+from ptl_prefix.training.optimization import Optimization
+
+
+class AdaptationModule(pl.LightningModule):
+    """Trains a method on a frozen backbone.
+
+    A step's loss is the sum over its target tokens divided by their number, counted over all micro-batches of the
+    accumulation window and all ranks: gradients are summed, and divided once before the step.
+
+    Args:
+        backbone: The frozen model.
+        method: Attached to it.
+        optimization: Optimizer, schedule and smoothing.
+        total_steps: Optimizer steps of the whole run, which the schedule needs.
+    """
+
+    def __init__(self, backbone: Backbone, method: Method, optimization: Optimization, *, total_steps: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.model = backbone.model  # a submodule, so that Lightning moves it with the rest
+        self.method = method
+        self.optimization = optimization
+        self.total_steps = total_steps
+        self.last_step: dict[str, float] = {}
+        self.num_trained_tokens = 0
+        self._window = _Sum()
+        self._validation = _Sum()
+
+    def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
+        """Nats of one micro-batch, not yet divided by anything."""
+        loss = target_loss(self.backbone, self.method, batch, label_smoothing=self.optimization.label_smoothing)
+        self._window.add(loss.nats.detach(), loss.num_tokens)
+        # Lightning divides by the micro-batches of the window; the division by tokens comes before the step.
+        return loss.nats * self.trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turn summed gradients into those of the mean over the step's target tokens."""
+        nats, tokens = self._over_ranks(self._window.take())
+        loss = nats / tokens
+        self._refuse_non_finite(loss)
+        self.num_trained_tokens += int(tokens)
+        for parameter in self.method.trained_parameters().values():
+            if parameter.grad is not None:
+                # Ranks have averaged their gradients, hence the world size.
+                parameter.grad.mul_(self.trainer.world_size / tokens)
+        self.last_step = {"train/loss": loss, "lr": optimizer.param_groups[0]["lr"]}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip by norm, and keep the norm for the log."""
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = torch.nn.utils.clip_grad_norm_(self.method.trained_parameters().values(), limit).item()
+        self._refuse_non_finite(norm)
+        self.last_step["train/grad_norm"] = norm
+
+    def on_validation_epoch_start(self) -> None:
+        """Start a new sum."""
+        self._validation = _Sum()
+
+    def validation_step(self, batch: ModelInputs, batch_idx: int) -> None:
+        """Add one batch to the sum."""
+        loss = target_loss(self.backbone, self.method, batch)
+        self._validation.add(loss.nats.detach(), loss.num_tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """`val/loss`: nats per target token of the whole split."""
+        nats, tokens = self._over_ranks(self._validation.take())
+        self.log("val/loss", torch.tensor(nats / tokens, dtype=torch.float64))
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the trained parameters, and a schedule that moves with every step."""
+        optimizer = self.optimization.optimizer(self.method.trained_parameters().values())
+        scheduler = self.optimization.scheduler(optimizer, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def train(self, mode: bool = True) -> "AdaptationModule":
+        """The method follows Lightning's mode; the backbone keeps the one of `backbone.base_mode`."""
+        super().train(mode)
+        self.model.train(mode and self.backbone.base_mode == "train")
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The trained parameters alone: a checkpoint is megabytes, whatever the backbone weighs."""
+        return {name: parameter.detach() for name, parameter in self.method.trained_parameters().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what `state_dict` gave.
+
+        Raises:
+            RunError: When the names or shapes are not those of this method.
+        """
+        self.method.load_trained(state_dict)
+        return torch.nn.modules.module._IncompatibleKeys([], [])
+
+    def transfer_batch_to_device(self, batch: ModelInputs, device: torch.device, dataloader_idx: int) -> ModelInputs:
+        """Batches are of our own type."""
+        return batch.to(device)
+
+    def _over_ranks(self, sums: tuple[float, float]) -> tuple[float, float]:
+        if self.trainer.world_size == 1:
+            return sums
+        total = self.trainer.strategy.reduce(
+            torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum"
+        )
+        nats, tokens = total.tolist()
+        return nats, tokens
+
+    def _refuse_non_finite(self, value: float) -> None:
+        if value != value or value in (float("inf"), float("-inf")):
+            raise NonFiniteLossError(
+                f"Training needs finite losses and gradients, but step {self.global_step + 1} gave {value}; "
+                "the last good checkpoint is kept. Lower `optimizer.lr`, or set `trainer.gradient_clip_val`."
+            )
+
+
+class _Sum:
+    """Nats and tokens, added up where they are and read once."""
+
+    def __init__(self) -> None:
+        self._nats: list[Tensor] = []
+        self._tokens = 0
+
+    def add(self, nats: Tensor, num_tokens: int) -> None:
+        self._nats.append(nats)
+        self._tokens += num_tokens
+
+    def take(self) -> tuple[float, float]:
+        nats = float(torch.stack(self._nats).double().sum())
+        tokens = float(self._tokens)
+        self._nats, self._tokens = [], 0
+        return nats, tokens
