@@ -1,8 +1,8 @@
 """A dataclass as strict JSON: what is written can be read back, and what is read is what was written.
 
 In: a dataclass, or the bytes of a file. Out: text, or the dataclass; else `DocumentError`, a fact that the caller puts
-into its own sentence. Refused: numbers that are not finite, keys named twice, unknown and missing keys, wrong types, and
-a `schema_version` other than the one asked for.
+into its own sentence. Refused: numbers that are not finite, keys named twice, unknown and missing keys, wrong types,
+and a `schema_version` other than the one asked for.
 
 A dataclass that is stored so carries `__pydantic_config__ = STRICT`, which its fields inherit.
 """
