@@ -1,5 +1,6 @@
 """The bundle's round trip, and everything that is not a whole bundle."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -171,22 +172,24 @@ def test_a_bundle_that_is_interrupted_leaves_the_old_one(
     assert os.listdir(folder.parent) == ["bundle"]
 
 
+def poke(path: Path, index: int, byte: int) -> None:
+    with path.open("r+b") as file:  # writing the whole file anew makes some file systems wait for the disk
+        file.seek(index)
+        file.write(bytes([byte]))
+
+
 @pytest.mark.parametrize("file", ["tensors.safetensors", "manifest.json"])
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0x80])
 def test_a_bundle_with_any_byte_changed_is_refused_or_equal(folder: Path, file: str, mask: int) -> None:
     whole, before = (folder / file).read_bytes(), read_bundle(folder)
     num_equal = 0
 
-    for index in range(len(whole)):
-        changed = bytearray(whole)
-        changed[index] ^= mask
-        (folder / file).write_bytes(changed)
-        try:
-            read = read_bundle(folder)
-        except BundleError:
-            continue
-        assert_same(read, before)
-        num_equal += 1
+    for index, byte in enumerate(whole):
+        poke(folder / file, index, byte ^ mask)
+        with contextlib.suppress(BundleError):
+            assert_same(read_bundle(folder), before)
+            num_equal += 1
+        poke(folder / file, index, byte)
 
     # White space between the words of the manifest may turn into other white space.
     assert num_equal <= (whole.count(b" ") + whole.count(b"\n") if file == "manifest.json" else 0)
