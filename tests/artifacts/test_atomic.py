@@ -39,6 +39,14 @@ def test_what_is_written_is_there(tmp_path_factory: pytest.TempPathFactory, cont
     assert os.listdir(path.parent) == ["file"]
 
 
+def test_who_has_the_old_file_open_reads_it_to_its_end(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", "old")
+
+    with (tmp_path / "file").open() as reader:
+        write_atomically(tmp_path / "file", "new")
+        assert reader.read() == "old"
+
+
 def test_a_failed_file_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "record.json"
     write_atomically(path, "old")

@@ -89,15 +89,18 @@ def test_a_log_cut_anywhere_keeps_its_whole_lines_and_goes_on(tmp_path: Path) ->
         assert steps_in(path) == [*[1, 2, 3][:num_whole], 9]
 
 
-def test_a_torn_line_longer_than_one_reading_block_is_cut_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_whole", [10, 100_000])
+@pytest.mark.parametrize("num_torn", [10, 65_526, 200_000])
+def test_a_torn_line_is_cut_off_however_long_the_lines_are(tmp_path: Path, num_whole: int, num_torn: int) -> None:
     path = tmp_path / "events.jsonl"
-    log_of(path, [1, 2])
+    with EventLog(path) as log:
+        log.write("train", step=1, text="x" * num_whole)
     with path.open("ab") as file:
-        file.write(b'{"text": "' + b"x" * 200_000)
+        file.write(b'{"text": "' + b"x" * num_torn)
 
     log_of(path, [3])
 
-    assert steps_in(path) == [1, 2, 3]
+    assert steps_in(path) == [1, 3]
 
 
 def test_a_log_of_one_torn_line_begins_anew(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -88,7 +89,8 @@ def test_tensors_are_hashed_where_they_lie() -> None:
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert fingerprint._raw_bytes(table).nbytes == 16 * 2**20
+    raw = np.frombuffer(fingerprint._raw_bytes(table), dtype=np.uint8)
+    assert (raw.ctypes.data, raw.nbytes) == (table.data_ptr(), 16 * 2**20)
     assert peak_bytes < 2**20
 
 
@@ -136,6 +138,7 @@ def test_files_differ_by_content_and_by_name(tmp_path: Path) -> None:
         files(tmp_path / "3", train__b="1", test__a="2"),
         files(tmp_path / "4", train__a="12", test__a=""),
         files(tmp_path / "5", train__a="1"),
+        files(tmp_path / "6", train__a="1", team__a="2"),
         [],
     ]
 

@@ -75,7 +75,7 @@ def test_what_is_written_is_read_back_equal(
     ("changes", "fact"),
     [
         ({"schema_version": 4}, "has the schema_version 4, and this ptl-prefix reads 3"),
-        ({"schema_version": True}, "has the schema_version True"),
+        ({"schema_version": 3.0}, "has 3.0 as `schema_version`"),
         ({"schema_version": "3"}, "has the schema_version '3'"),
         ({"new": 1}, "has the unknown key `new`"),
         ({"part": {"count": 1, "new": 1}}, "has the unknown key `part.new`"),

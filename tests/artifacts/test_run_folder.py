@@ -33,6 +33,7 @@ def test_a_name_never_leads_to_another_folder_or_needs_quoting(text: str) -> Non
         ("模型", "unnamed"),
         ("lr=1e-3,seed=2", "lr-1e-3-seed-2"),
         ("Llama-3.2-1B", "Llama-3.2-1B"),
+        ("a" * 63 + " b", "a" * 63),
     ],
 )
 def test_a_label_becomes_a_name(text: str, name: str) -> None:
