@@ -76,6 +76,24 @@ def test_the_installed_command_works_outside_the_checkout(installed: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_the_installed_command_trains_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
+    steps = ["trainer.max_steps=2", "trainer.val_check_interval=2", "evaluation.num_examples=2", "data.batch_size=2"]
+
+    run(
+        installed / "ptl-prefix",
+        "train",
+        *steps,
+        "hydra.run.dir=run",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        cwd=tmp_path,
+    )
+
+    assert {"record.json", "config.yaml", "events.jsonl", "bundle"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+
+
 def test_every_dependency_is_pinned_and_torch_for_any_machine() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     named = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
