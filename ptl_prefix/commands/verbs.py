@@ -7,9 +7,9 @@ nothing.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,41 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
-    """The keys at the root of `conf/generate.yaml`."""
+    """The keys at the root of `conf/generate.yaml`; `None` in those of decoding keeps the bundle's own.
+
+    Args:
+        input: A file of sources, one per line; `-` is standard input.
+        output: A file for the texts; `None` prints them.
+        backbone: Where the backbone is; `None` is where it was when the bundle was made.
+        dtype: What the backbone computes in; `None` is the bundle's.
+        device: Where the backbone is put.
+        batch_size: Sources decoded together.
+        max_new_tokens: Most tokens to write.
+        min_new_tokens: Fewest tokens to write.
+        num_beams: Beams.
+        length_penalty: Exponent of the length in a beam's score.
+        no_repeat_ngram_size: No n-gram of this size twice.
+        do_sample: Sample instead of taking the most likely token.
+        temperature: Softmax temperature of sampling.
+        top_p: Nucleus mass of sampling.
+        seed: Seed of sampling.
+    """
+
+    input: str | None
+    output: str | None
+    backbone: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    batch_size: Annotated[int, Ge(1)]
+    max_new_tokens: Annotated[int, Ge(1)] | None
+    min_new_tokens: Annotated[int, Ge(0)] | None
+    num_beams: Annotated[int, Ge(1)] | None
+    length_penalty: float | None
+    no_repeat_ngram_size: Annotated[int, Ge(0)] | None
+    do_sample: bool | None
+    temperature: Annotated[float, Gt(0)] | None
+    top_p: Annotated[float, Gt(0), Le(1)] | None
+    seed: Annotated[int, Ge(0)] | None
 
 
 @dataclass(frozen=True, kw_only=True)
