@@ -7,9 +7,13 @@ nothing.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,24 +35,16 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
-    """The keys at the root of `conf/generate.yaml`; `None` in those of decoding keeps the bundle's own.
+    """The keys at the root of `conf/generate.yaml`.
 
     Args:
-        input: A file of sources, one per line; `-` is standard input.
+        input: A file with one source per line; `-` is standard input.
         output: A file for the texts; `None` prints them.
-        backbone: Where the backbone is; `None` is where it was when the bundle was made.
-        dtype: What the backbone computes in; `None` is the bundle's.
+        backbone: Where the backbone is; `None`: where it was when the bundle was made.
+        dtype: What the backbone computes in; `None`: as when the bundle was made.
         device: Where the backbone is put.
         batch_size: Sources decoded together.
-        max_new_tokens: Most tokens to write.
-        min_new_tokens: Fewest tokens to write.
-        num_beams: Beams.
-        length_penalty: Exponent of the length in a beam's score.
-        no_repeat_ngram_size: No n-gram of this size twice.
-        do_sample: Sample instead of taking the most likely token.
-        temperature: Softmax temperature of sampling.
-        top_p: Nucleus mass of sampling.
-        seed: Seed of sampling.
+        max_new_tokens: This and what follows changes the bundle's own decoding, see `Decoding`; `None` leaves it.
     """
 
     input: str | None
@@ -67,6 +63,12 @@ class GenerateSettings:
     top_p: Annotated[float, Gt(0), Le(1)] | None
     seed: Annotated[int, Ge(0)] | None
 
+    def problems(self) -> list[str]:
+        """A file of sources that is not there."""
+        if self.input in (None, "-") or Path(str(self.input)).is_file():
+            return []
+        return [f"`input` must be a file or - for standard input, but there is no file at '{self.input}'."]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
@@ -81,6 +83,14 @@ class ExportSettings:
     run: str
     checkpoint: str
     out: str
+
+    def problems(self) -> list[str]:
+        """A run folder that is none."""
+        try:
+            RunFolder.open(self.run)
+        except RunError as error:
+            return [f"`run`: {error}"]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
