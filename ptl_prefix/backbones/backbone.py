@@ -1,7 +1,7 @@
 """The frozen model: what every method adapts and nobody changes.
 
-In: a model and its tokenizer, by way of `spec.py`. Out: `Backbone`, which knows its geometry, its limits and its identity,
-computes logits where they are needed, and lends its prefix slots.
+In: a model and its tokenizer, by way of `spec.py`. Out: `Backbone`, which knows its geometry, its limits and its
+identity, computes logits where they are needed, and lends its prefix slots.
 """
 
 from collections.abc import Iterator
@@ -128,9 +128,9 @@ class Backbone:
         return self._forward(inputs)
 
     def target_logits(
-        self, inputs: ModelInputs, wanted: Bool[Tensor, "batch text"]
-    ) -> Float[Tensor, "targets vocabulary"]:
-        """Next-token logits at the wanted positions only, in row order.
+        self, inputs: ModelInputs, wanted: Bool[Tensor, "batch text"] | tuple[slice, slice]
+    ) -> Float[Tensor, "*targets vocabulary"]:
+        """Next-token logits at the wanted positions only, in row order: (targets, vocabulary) for a mask.
 
         The head is most of a small model's work; a source's logits are never used.
         """
@@ -150,7 +150,7 @@ class Backbone:
         return logits
 
     @contextmanager
-    def _head_sees_only(self, wanted: Tensor) -> Iterator[None]:
+    def _head_sees_only(self, wanted: Tensor | tuple[slice, slice]) -> Iterator[None]:
         """Hand the output embedding only some rows, so that what a family does around its head still happens."""
         head: nn.Module = self.model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, arguments: (arguments[0][wanted], *arguments[1:]))

@@ -1,6 +1,7 @@
 """What one forward pass takes: the word that data and methods share."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -52,3 +53,15 @@ class ModelInputs:
             offset = offset.to(self.input_ids.device)[:, None]
         positions = (self.attention_mask.cumsum(-1) - 1).clamp(min=0) + offset
         return self.replace(position_ids=positions)
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> ModelInputs:
+    """A batch of prompts that all end where generation begins."""
+    texts = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
+    return ModelInputs(
+        input_ids=_pad_left(texts, pad_id), attention_mask=_pad_left([torch.ones_like(text) for text in texts], 0)
+    )
+
+
+def _pad_left(rows: Sequence[Tensor], value: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side="left")

@@ -1,6 +1,7 @@
 """What a backbone's own keys and values look like, so that a prefix can start among them.
 
-In: a backbone and some tokens. Out: the keys and values that each attention module computes for them, as attention sees them.
+In: a backbone and some tokens. Out: the keys and values that each attention module computes for them, as attention
+    sees them.
 """
 
 from collections import defaultdict
@@ -35,12 +36,12 @@ def observed_keys_values(backbone: Backbone, inputs: ModelInputs) -> dict[str, l
     usual, mode = backbone.config._attn_implementation, backbone.model.training
     backbone.model.set_attn_implementation(_IMPLEMENTATION)
     backbone.model.eval()
-    seen = defaultdict(list)
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     try:
         backbone.logits(inputs)
         for site, modules in attention_modules(backbone.model, backbone.config).items():
             for module in modules:
-                seen[site].append(module.observed)
+                seen[site].append(module.observed)  # type: ignore[arg-type]
                 del module.observed
     finally:
         backbone.model.set_attn_implementation(usual)
@@ -48,19 +49,20 @@ def observed_keys_values(backbone: Backbone, inputs: ModelInputs) -> dict[str, l
     return dict(seen)
 
 
-def observed_scales(backbone: Backbone) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of a backbone's own keys and values over a sample of tokens, at every site.
+def observed_scales(backbone: Backbone) -> dict[str, Tensor]:
+    """How large a backbone's own keys and values are over a sample of tokens, at every site.
 
-    The tokens are drawn evenly from the vocabulary with a fixed seed. Each result is float32 of shape
-    (layers, 2, kv_heads, 1, head_dim), keys first.
+    The tokens are drawn evenly from the vocabulary with a fixed seed.
+
+    Returns: For each site the root mean square over rows, heads, positions and channels: float32, (layers, 2, 1, 1,
+        1), keys first.
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(backbone.config.vocab_size, (_SAMPLE_ROWS, _SAMPLE_TOKENS), generator=generator)
     sample = ModelInputs(ids, torch.ones_like(ids)).to(backbone.device)
     scales = {}
     for site, layers in observed_keys_values(backbone, sample).items():
-        # (layers, 2, batch, kv_heads, text, head_dim) -> one mean and spread for each head's channels
+        # (layers, 2, batch, kv_heads, text, head_dim)
         numbers = torch.stack([torch.stack(pair) for pair in layers]).float()
-        mean, std = numbers.mean(dim=(2, 4)), numbers.std(dim=(2, 4))
-        scales[site] = mean[:, :, :, None], std[:, :, :, None]
+        scales[site] = numbers.square().mean(dim=(2, 3, 4, 5)).sqrt()[:, :, None, None, None]
     return scales

@@ -1,7 +1,8 @@
 """Where a prefix meets attention.
 
-transformers looks attention up by name. We register one function that reads the prefix slot of the calling module, so every
-family and every attention site is served by this file alone: K' = [P_K; K], V' = [P_V; V] (Li & Liang 2021, section 4).
+transformers looks attention up by name. We register one function that reads the prefix slot of the calling module, so
+every family and every attention site is served by this file alone: K' = [P_K; K], V' = [P_V; V] (Li & Liang 2021,
+section 4).
 
 In: one layer's queries, keys and values. Out: attention over [prefix; text].
 """
@@ -12,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -36,14 +36,11 @@ def prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attend to the module's prefix, if it has one, before the text.
 
-    Args:
-        module: The attention module; its `prefix_slot` holds `LayerStates`, or `None`.
-        query: (batch, heads, queries, head_dim).
-        key: (batch, kv_heads, keys, head_dim), cached text included.
-        value: As `key`.
-        attention_mask: (batch or 1, 1, queries, keys); True or 0.0 where a query sees a key. Never `None`: see `explicit_mask`.
-        position_bias: T5's relative bias, (1, heads, queries, keys).
-        kwargs: What the library's own SDPA takes.
+    Args: module: The attention module; its `prefix_slot` holds `LayerStates`, or `None`. query: (batch, heads,
+        queries, head_dim). key: (batch, kv_heads, keys, head_dim), cached text included. value: As `key`.
+        attention_mask: (batch or 1, 1, queries, keys); True or 0.0 where a query sees a key. Never `None`: see
+        `explicit_mask`. position_bias: T5's relative bias, (1, heads, queries, keys). kwargs: What the library's own
+        SDPA takes.
 
     Returns:
         (batch, queries, heads, head_dim), and no attention weights.
@@ -57,7 +54,7 @@ def prefix_attention(
         attention_mask = _with_prefix(attention_mask.expand(batch, -1, -1, -1), slot.mask, queries)
         if position_bias is not None:
             # A prefix has no place in the text, so a relative position bias is zero for it.
-            position_bias = F.pad(position_bias, (slot.length, 0))
+            position_bias = nn.functional.pad(position_bias, (slot.length, 0))
     return sdpa_attention_forward(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
 
 
@@ -73,7 +70,8 @@ def _with_prefix(attention_mask: Tensor, prefix_mask: Tensor, queries: int) -> T
 def explicit_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """The library's mask, never left out.
 
-    SDPA without a mask and with more keys than queries cuts the keys to the queries' length: a prefix would silently drop text.
+    SDPA without a mask and with more keys than queries cuts the keys to the queries' length: a prefix would silently
+    drop text.
     """
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
 
@@ -85,9 +83,9 @@ AttentionMaskInterface.register(IMPLEMENTATION, explicit_mask)
 class PrefixSlots:
     """The slots of one backbone: one for each attention module, empty until filled.
 
-    A fill stays until the next fill or `clear`: gradient checkpointing runs the forward again during backward, on a GPU in
-    another thread. So a filled backbone belongs to the thread that filled it, and runs one forward at a time: another thread
-    gets `BackboneBusyError`, never somebody else's prefix.
+    A fill stays until the next fill or `clear`: gradient checkpointing runs the forward again during backward, on a
+    GPU in another thread. So a filled backbone belongs to the thread that filled it, and runs one forward at a time:
+    another thread gets `BackboneBusyError`, never somebody else's prefix.
     """
 
     def __init__(self, model: PreTrainedModel, modules: Mapping[str, Sequence[nn.Module]]) -> None:
@@ -100,7 +98,7 @@ class PrefixSlots:
         self._forwards = threading.local()
 
     def take(self) -> None:
-        """Route the model's attention through `prefix_attention`. Several holders may share the slots; each fills anew."""
+        """Route the model's attention through `prefix_attention`. Several holders may share the slots."""
         self._holders += 1
         if self._holders > 1:
             return

@@ -1,7 +1,7 @@
 """Prefix states: the keys and values that wait before an attention module, and who may see them.
 
-Training fills one row that serves a whole batch; a router fills one row per request, of unequal length. Both are the same
-noun, so what was trained is what is served.
+Training fills one row that serves a whole batch; a router fills one row per request, of unequal length. Both are the
+same noun, so what was trained is what is served.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ class LayerStates:
         """These states with invisible positions in front, up to `length`."""
         missing = length - self.length
         return LayerStates(
-            F.pad(self.key, (0, 0, missing, 0)), F.pad(self.value, (0, 0, missing, 0)), F.pad(self.mask, (missing, 0))
+            nn.functional.pad(self.key, (0, 0, missing, 0)),
+            nn.functional.pad(self.value, (0, 0, missing, 0)),
+            nn.functional.pad(self.mask, (missing, 0)),
         )
 
 
@@ -68,7 +69,7 @@ class PrefixStates:
     """
 
     sites: Mapping[str, tuple[LayerStates | None, ...]]
-    position_offset: Int[Tensor, "rows"]  # noqa: F821 - an axis, not a name
+    position_offset: Int[Tensor, rows]
 
     @property
     def rows(self) -> int:
@@ -82,9 +83,7 @@ class PrefixStates:
     def to(self, *, device: torch.device, dtype: torch.dtype) -> PrefixStates:
         """The same states as the backbone computes; gradients flow back to the float32 master."""
         moved = self._map(
-            lambda layer: LayerStates(
-                layer.key.to(device, dtype), layer.value.to(device, dtype), layer.mask.to(device)
-            )
+            lambda layer: LayerStates(layer.key.to(device, dtype), layer.value.to(device, dtype), layer.mask.to(device))
         )
         return PrefixStates(moved.sites, self.position_offset.to(device))
 

@@ -1,10 +1,11 @@
 """From a name to a backbone: an embedded one, a local folder, or a hub name.
 
-In: what `conf/backbone/` says. Out: `problems()` before anything loads, a `sketch()` of shapes for a dry run, and the loaded
-`Backbone`. Weights come from safetensors files only, and no code that comes with a model is ever run.
+In: what `conf/backbone/` says. Out: `problems()` before anything loads, a `sketch()` of shapes for a dry run, and the
+loaded `Backbone`. Weights come from safetensors files only, and no code that comes with a model is ever run.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_tensors
 from ptl_prefix.backbones.attention_sites import FAMILIES, family_of, has_native_bfloat16
@@ -94,15 +96,20 @@ class BackboneSpec:
         self._check_family()
         device = self.torch_device
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self._source, revision=self._hub_revision, dtype=self.torch_dtype, use_safetensors=True, trust_remote_code=False
-            )
+            with _without_progress_bar():
+                model = AutoModelForCausalLM.from_pretrained(
+                    self._source,
+                    revision=self._hub_revision,
+                    dtype=self.torch_dtype,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                )
         except OSError as error:
             raise BackboneError(
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
                 f"safetensors weights, but '{self.path}' could not be loaded: {error}"
             ) from error
-        return self._backbone(model.to(device))
+        return self._backbone(model.to(device))  # type: ignore[arg-type]
 
     def sketch(self) -> Backbone:
         """The backbone's shapes on the meta device: nothing is read but its config and tokenizer."""
@@ -142,11 +149,16 @@ class BackboneSpec:
     def _check_family(self) -> None:
         try:
             family_of(self._config)
+        except OSError as error:
+            raise BackboneError(
+                f"A backbone must be an embedded name, a local folder or a hub name that can be reached, but "
+                f"'{self.path}' is none: {str(error).splitlines()[0]}"
+            ) from error
         except ValueError as error:
             # transformers does not know the type, or would need the model's own code.
             raise BackboneError(
-                f"A backbone must be one of the families {', '.join(sorted(FAMILIES))}, whose code is transformers' own, "
-                f"but '{self.path}' is not: {str(error).splitlines()[0]}"
+                f"A backbone must be one of the families {', '.join(sorted(FAMILIES))}, whose code is "
+                f"transformers' own, but '{self.path}' is not: {str(error).splitlines()[0]}"
             ) from error
 
     def _backbone(self, model: Any) -> Backbone:
@@ -164,7 +176,9 @@ class BackboneSpec:
             self._source, revision=self._hub_revision, trust_remote_code=False
         )
         if tokenizer.eos_token_id is None:
-            raise BackboneError(f"A backbone's tokenizer must have an end-of-text token, but that of '{self.path}' has none.")
+            raise BackboneError(
+                f"A backbone's tokenizer must have an end-of-text token, but that of '{self.path}' has none."
+            )
         return tokenizer
 
     def _fingerprints(self) -> tuple[str, str]:
@@ -186,8 +200,20 @@ def load_backbone(path: str = "tiny_gpt2", **settings: Any) -> Backbone:
     return BackboneSpec(path=path, **{"name": Path(path).name, **settings}).load()
 
 
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Reading weights takes a moment; a bar that flashes by tells nobody anything."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
+
+
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors as they lie on disk: their fingerprint does not depend on the dtype they are loaded in, or on sharding."""
+    """The tensors as they lie on disk: independent of sharding, and of the dtype they are loaded in."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge
 
-from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.data.collation import collate_prompts, collate_training
+from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded
+from ptl_prefix.data.collation import collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.settings import settings_from
 
@@ -154,11 +154,14 @@ class EvalBatches:
         encoded: The rows.
         batch_size: Rows in a batch.
         pad_id: The id that fills rows up; masked, so any id would do.
+        num_rows: Only so many rows, evenly spread over the split; `None` means all.
     """
 
-    def __init__(self, encoded: EncodedSplit, *, batch_size: int, pad_id: int) -> None:
+    def __init__(self, encoded: EncodedSplit, *, batch_size: int, pad_id: int, num_rows: int | None = None) -> None:
         self._encoded, self._pad_id = encoded, pad_id
-        self._order = _longest_first(encoded.lengths, batch_size)
+        kept = len(encoded) if num_rows is None else min(num_rows, len(encoded))
+        rows = np.arange(kept, dtype=np.int64) * len(encoded) // kept
+        self._order = [rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)]
 
     def __len__(self) -> int:
         return len(self._order)
@@ -192,7 +195,7 @@ class PromptBatches:
     def __iter__(self) -> Iterator[tuple[ModelInputs, list[int]]]:
         for batch in self._order:
             indices = [int(index) for index in batch]
-            yield collate_prompts([self._prompts[index] for index in indices], self._pad_id), indices
+            yield left_padded([self._prompts[index] for index in indices], self._pad_id), indices
 
 
 def _longest_first(lengths: Indices, batch_size: int) -> list[Indices]:

@@ -1,7 +1,7 @@
 """Rows of ids become one batch.
 
-In: encoded rows, or prompts. Out: `ModelInputs`. Training rows are padded on the right, prompts on the left so that
-all of them end where generation begins. What a row holds never depends on the padding of its batch.
+In: encoded rows. Out: `ModelInputs`, padded on the right; prompts for generation are `model_inputs.left_padded`. What
+    a row holds never depends on the padding of its batch.
 """
 
 from collections.abc import Sequence
@@ -34,20 +34,11 @@ def collate_training(rows: Sequence[EncodedRow], pad_id: int) -> ModelInputs:
     for row, label in zip(rows, labels, strict=True):
         label[: row["num_source_ids"]] = IGNORED_LABEL
     return ModelInputs(
-        input_ids=_padded(texts, pad_id, side="right"),
-        attention_mask=_padded([torch.ones_like(text) for text in texts], 0, side="right"),
-        labels=_padded(labels, IGNORED_LABEL, side="right"),
+        input_ids=_padded(texts, pad_id),
+        attention_mask=_padded([torch.ones_like(text) for text in texts], 0),
+        labels=_padded(labels, IGNORED_LABEL),
     )
 
 
-def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> ModelInputs:
-    """A left-padded batch of prompts, without labels."""
-    texts = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
-    return ModelInputs(
-        input_ids=_padded(texts, pad_id, side="left"),
-        attention_mask=_padded([torch.ones_like(text) for text in texts], 0, side="left"),
-    )
-
-
-def _padded(rows: list[Tensor], value: int, side: str) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+def _padded(rows: list[Tensor], value: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

@@ -1,19 +1,20 @@
 """A way of adapting a frozen backbone: two verbs and a trained state.
 
-A method touches the backbone in two places only: once when it is attached, and once per forward when it conditions the inputs.
-Whoever adds one writes a file here and a YAML in `conf/method/`; the contract tests find both by glob.
+A method touches the backbone in two places only: once when it is attached, and once per forward when it conditions the
+inputs. Whoever adds one writes a file here and a YAML in `conf/method/`; the contract tests find both by glob.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.errors import BackboneError
+from ptl_prefix.errors import BackboneError, RunError
 
 
 class Method(nn.Module, ABC):
@@ -35,7 +36,9 @@ class Method(nn.Module, ABC):
     def backbone(self) -> Backbone:
         """The backbone this is attached to."""
         if self._backbone is None:
-            raise BackboneError(f"A method must be attached before it is used, but '{self.name}' is not; call attach(backbone).")
+            raise BackboneError(
+                f"A method must be attached before it is used, but '{self.name}' is not; call attach(backbone)."
+            )
         return self._backbone
 
     @property
@@ -43,16 +46,18 @@ class Method(nn.Module, ABC):
         """Whether `attach` was called, and `detach` was not."""
         return self._backbone is not None
 
-    def problems(self, sketch: Backbone) -> list[str]:
+    def misfits(self, backbone: Backbone) -> list[str]:
         """What in these settings does not fit a backbone of this shape; asked before any weights load."""
         return []
 
     def attach(self, backbone: Backbone) -> Self:
-        """Make this method's parameters for `backbone` and take what it needs there. Draws from torch's random state."""
+        """Make this method's parameters for `backbone`, from torch's random state, and take what it needs there."""
         if self.is_attached:
-            raise BackboneError(f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first.")
-        if problems := self.problems(backbone):
-            raise ValueError(" ".join(problems))
+            raise BackboneError(
+                f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
+            )
+        if misfits := self.misfits(backbone):
+            raise ValueError(" ".join(misfits))
         self._attach(backbone)
         self._backbone = backbone
         return self
@@ -68,22 +73,26 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def neutralize(self) -> None:
-        """Make the method's effect nothing, so that the backbone computes as if bare, at the positions the method gives."""
+        """Make the method's effect nothing: the backbone computes as if bare, at the positions the method gives."""
 
     @property
     @abstractmethod
     def num_stored(self) -> int:
         """Numbers that an exported bundle holds."""
 
+    def positions_taken(self, backbone: Backbone) -> int:
+        """Positions that the method takes from those that `backbone` has; known before it is attached."""
+        return 0
+
     @property
-    @abstractmethod
     def position_offset(self) -> int:
-        """Positions that the method takes from those the backbone has."""
+        """Positions that the method takes from those its backbone has."""
+        return self.positions_taken(self.backbone)
 
     @property
     def position_law(self) -> str:
-        """Where the text's positions start; see `PrefixTuning`."""
-        return "unshifted"
+        """Where the text's positions start: `unshifted`, or `shifted` by what the method takes."""
+        return "shifted" if self.position_offset else "unshifted"
 
     @abstractmethod
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -103,6 +112,22 @@ class Method(nn.Module, ABC):
     def trained_parameters(self) -> Mapping[str, nn.Parameter]:
         """What training changes, by name; nothing else has a gradient."""
         return dict(self.named_parameters())
+
+    def load_trained(self, state: Mapping[str, Tensor]) -> None:
+        """Put numbers into the trained parameters.
+
+        Raises:
+            RunError: When their names or shapes are not those of this method as it is configured.
+        """
+        own = self.trained_parameters()
+        if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in state.items()}:
+            raise RunError(
+                f"A checkpoint must hold the trained parameters of '{self.name}' as it is configured, but this one "
+                "holds others; use the run's own config."
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
 
     @property
     def num_trained(self) -> int:
@@ -128,11 +153,6 @@ class NoAdaptation(Method):
     @property
     def num_stored(self) -> int:
         """Nothing is stored."""
-        return 0
-
-    @property
-    def position_offset(self) -> int:
-        """No positions are taken."""
         return 0
 
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

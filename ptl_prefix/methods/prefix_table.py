@@ -1,7 +1,7 @@
 """How a prefix's keys and values are produced while they are trained: directly, by an MLP, or by low-rank factors.
 
-In: nothing but parameters. Out: one table of keys and values for the layers of one site, computed once per step, never per
-row of a batch. Whatever produced it, it is exported as a plain table.
+In: nothing but parameters. Out: one table of keys and values for the layers of one site, computed once per step, never
+per row of a batch. Whatever produced it, it is exported as a plain table.
 """
 
 from abc import ABC, abstractmethod
@@ -34,12 +34,11 @@ class PrefixTable(nn.Module, ABC):
         """The table, in float32."""
 
     @abstractmethod
-    def match(self, mean: Tensor, std: Tensor) -> None:
-        """Set the starting point so that what `forward` gives has this mean and standard deviation.
+    def match(self, scale: Tensor) -> None:
+        """Set the starting point so that what `forward` gives is centred and as large as `scale`.
 
-        Args:
-            mean: Broadcasts to the table.
-            std: Likewise; 0 makes the entries start as exactly `mean`.
+        Args: scale: Root mean square of the keys and of the values of each layer, (layers, 2, 1, 1, 1); 0 makes them
+            start at 0.
         """
 
     @property
@@ -57,18 +56,20 @@ class PlainTable(PrefixTable):
         self.table = nn.Parameter(torch.randn(self.shape))
 
     def forward(self) -> KeyValueTable:
+        """The parameter itself."""
         return self.table
 
     @torch.no_grad()
-    def match(self, mean: Tensor, std: Tensor) -> None:
-        self.table.mul_(std).add_(mean)
+    def match(self, scale: Tensor) -> None:
+        """Scale the table."""
+        self.table.mul_(scale)
 
 
 class MlpTable(PrefixTable):
     """`reparam: mlp`. Rows -> linear -> tanh -> linear to all layers' keys and values (Li & Liang 2021, section 4.3).
 
-    As in the authors' code, rows are drawn from N(0, 1) and the output layer is shared by nobody: every layer, key and value
-    has its own columns. The authors' code runs the MLP once per row of the batch; this one once per step.
+    As in the authors' code, rows are drawn from N(0, 1) and the output layer is shared by nobody: every layer, key and
+    value has its own columns. The authors' code runs the MLP once per row of the batch; this one once per step.
 
     Args:
         geometry: As in `PrefixTable`.
@@ -84,25 +85,28 @@ class MlpTable(PrefixTable):
         self.output = nn.Linear(hidden_size, 2 * geometry.num_layers * geometry.kv_width)
 
     def forward(self) -> KeyValueTable:
+        """Every row through the MLP, once."""
         layers, two, kv_heads, prefix, head_dim = self.shape
         numbers = self.output(torch.tanh(self.hidden(self.rows)))  # (prefix, layers * 2 * kv_heads * head_dim)
-        return numbers.view(prefix, layers, two, kv_heads, head_dim).permute(1, 2, 3, 0, 4)
+        table: Tensor = numbers.view(prefix, layers, two, kv_heads, head_dim).permute(1, 2, 3, 0, 4)
+        return table
 
     @torch.no_grad()
-    def match(self, mean: Tensor, std: Tensor) -> None:
+    def match(self, scale: Tensor) -> None:
+        """Scale the output layer's columns, without a bias at first."""
         layers, two, kv_heads, _, head_dim = self.shape
-        per_column = (layers, two, kv_heads, 1, head_dim)
         self.output.bias.zero_()
-        # The spread that the freshly drawn layers give, one number for the whole output.
-        spread = self.forward().std()
-        self.output.weight.mul_((std.expand(per_column) / spread).reshape(-1, 1))
-        self.output.bias.copy_(mean.expand(per_column).reshape(-1))
+        # The size that the freshly drawn layers give, one number for the whole output.
+        size = self.forward().square().mean().sqrt()
+        per_column = scale.expand(layers, two, kv_heads, 1, head_dim).reshape(-1, 1)
+        self.output.weight.mul_(per_column / size)
 
 
 class LinearTable(PrefixTable):
     """`reparam: linear`. In each layer its own P' (prefix_length x e) times W_K and W_V (e x kv_width).
 
-    e (L + 2 kv_width) numbers a layer: fewer than `none` only if e < 2 L kv_width / (L + 2 kv_width), L the prefix length.
+    e (L + 2 kv_width) numbers a layer: fewer than `none` only if e < 2 L kv_width / (L + 2 kv_width), L the prefix
+    length.
 
     Args:
         geometry: As in `PrefixTable`.
@@ -118,16 +122,15 @@ class LinearTable(PrefixTable):
         self.columns = nn.Parameter(torch.randn(geometry.num_layers, 2, embedding_size, geometry.kv_width) * scale)
 
     def forward(self) -> KeyValueTable:
+        """P' W in every layer."""
         layers, two, kv_heads, prefix, head_dim = self.shape
         numbers = torch.einsum("lpe,ltew->ltpw", self.rows, self.columns)
         return numbers.reshape(layers, two, prefix, kv_heads, head_dim).transpose(2, 3)
 
     @torch.no_grad()
-    def match(self, mean: Tensor, std: Tensor) -> None:
-        """As in `PrefixTable`, but the mean is left out: low-rank factors without a bias cannot hold one."""
-        layers, two, kv_heads, _, head_dim = self.shape
-        per_column = std.expand(layers, two, kv_heads, 1, head_dim).reshape(layers, two, 1, kv_heads * head_dim)
-        self.columns.mul_(per_column)
+    def match(self, scale: Tensor) -> None:
+        """Scale W_K and W_V."""
+        self.columns.mul_(scale[:, :, 0])
 
 
 def make_table(

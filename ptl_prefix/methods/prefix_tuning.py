@@ -1,11 +1,11 @@
 """Prefix-tuning (Li & Liang, 2021): trained keys and values that every attention layer attends to before the text.
 
-In: a backbone, once; a batch, per forward. Out: filled slots and the text's positions. What is exported is one table of keys and
-one of values a site, however they were produced.
+In: a backbone, once; a batch, per forward. Out: filled slots and the text's positions. What is exported is one table
+of keys and one of values a site, however they were produced.
 
-Differences from the authors' code (github.com/XiangLisaLi/PrefixTuning): the MLP runs once per step rather than once per row of a
-batch; keys and values enter in the attention function rather than through `past_key_values`; the starting scale can be matched to
-the backbone; in rotary models keys are trained as attention sees them, after the rotation.
+Differences from the authors' code (github.com/XiangLisaLi/PrefixTuning): the MLP runs once per step rather than once
+per row of a batch; keys and values enter in the attention function rather than through `past_key_values`; the starting
+scale can be matched to the backbone; in rotary models keys are trained as attention sees them, after the rotation.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
@@ -33,19 +32,17 @@ Length = Annotated[int, Ge(1)]
 class PrefixTuning(Method):
     """Gives every attention layer `prefix_length` extra positions to attend to.
 
-    Args:
-        name: What runs and records call it.
-        prefix_length: Extra positions per attention layer.
-        reparam: How keys and values are produced while training: `none`, `mlp` or `linear`; all fold into a plain table.
-        reparam_hidden_size: Width of the MLP.
-        reparam_embedding_size: Width of the MLP's input rows, or of P' in `linear`; `None` is the backbone's width.
-        init: `random` starts at the mean and spread of the backbone's own keys and values, layer by layer; `zero_values` starts with
-            such keys and with values of zero, close to the bare backbone.
+    Args: name: What runs and records call it. prefix_length: Extra positions per attention layer. reparam: How keys
+        and values are produced while training: `none`, `mlp` or `linear`; all fold into a plain table.
+        reparam_hidden_size: Width of the MLP. reparam_embedding_size: Width of the MLP's input rows, or of P' in
+        `linear`; `None` is the backbone's width. init: `random` draws keys and values from a normal distribution as
+        large as the backbone's own, layer by layer; `zero_values`
+            draws such keys and starts with values of zero, close to the bare backbone.
         prefix_dropout: Dropout on keys and values while training.
         layers: Indices of the layers that receive a prefix; `None` is every layer.
         sites: Attention sites that receive one; `None` is every site the backbone has.
-        position_law: `shifted`: text positions start after the prefix, as in the paper's GPT-2; `unshifted`: they start at 0, as
-            in its BART. `None`: shifted in decoder-only backbones.
+        position_law: `shifted`: text positions start after the prefix, as in the paper's GPT-2; `unshifted`: they
+            start at 0, as in its BART. `None`: shifted in decoder-only backbones.
     """
 
     kind = "prefix_tuning"
@@ -78,28 +75,31 @@ class PrefixTuning(Method):
         self.tables = nn.ModuleDict()
         self._visible = True
 
-    def problems(self, sketch: Backbone) -> list[str]:
-        problems = []
-        known = ", ".join(f"'{site}'" for site in sketch.geometry)
+    def misfits(self, backbone: Backbone) -> list[str]:
+        """Sites, layers and lengths that this backbone has not got."""
+        misfits = []
+        known = ", ".join(f"'{site}'" for site in backbone.geometry)
         for site in self.sites or ():
-            if site not in sketch.geometry:
-                problems.append(f"`method.sites` must be attention sites of the backbone, but '{site}' is not one of {sketch.name}'s ({known}).")
-        depth = max(site.num_layers for site in sketch.geometry.values())
+            if site not in backbone.geometry:
+                misfits.append(
+                    f"`method.sites` must be attention sites of the backbone, but '{site}' is not one of "
+                    f"{backbone.name}'s ({known})."
+                )
+        depth = max(geometry.num_layers for geometry in backbone.geometry.values())
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            misfits.append(f"`method.layers` must name at least one layer, and each once, but is {list(self.layers)}.")
         for layer in self.layers or ():
             if not 0 <= layer < depth:
-                problems.append(f"`method.layers` must be from 0 to {depth - 1} in {sketch.name}, but {layer} is not.")
-        if self.layers is not None and len(set(self.layers)) < len(self.layers) or self.layers == []:
-            problems.append(f"`method.layers` must name each layer once, and at least one, but is {list(self.layers or ())}.")
-        limit = sketch.max_positions
+                misfits.append(f"`method.layers` must be from 0 to {depth - 1} in {backbone.name}, but {layer} is not.")
+        limit = backbone.max_positions
         if limit is not None and self.prefix_length >= limit:
-            problems.append(
-                f"`method.prefix_length` must leave room for text in the {limit} positions of {sketch.name}, "
+            misfits.append(
+                f"`method.prefix_length` must leave room for text in the {limit} positions of {backbone.name}, "
                 f"but is {self.prefix_length}."
             )
-        return problems
+        return misfits
 
     def _attach(self, backbone: Backbone) -> None:
-        self._position_law = self._position_law or ("unshifted" if backbone.is_encoder_decoder else "shifted")
         if not self.tables:
             with torch.device(backbone.device):
                 self.tables = self._new_tables(backbone, self.reparam)
@@ -130,7 +130,7 @@ class PrefixTuning(Method):
         return states if self._visible else states.invisible()
 
     def _layer_states(self, table: KeyValueTable) -> list[LayerStates]:
-        table = F.dropout(table, self.prefix_dropout, self.training)
+        table = nn.functional.dropout(table, self.prefix_dropout, self.training)
         mask = torch.ones(1, self.prefix_length, dtype=torch.bool, device=table.device)
         return [LayerStates(key[None], value[None], mask) for key, value in table]
 
@@ -138,21 +138,17 @@ class PrefixTuning(Method):
         """Hide the prefix from every query; the text stays where the position law has it."""
         self._visible = False
 
-    @property
-    def position_law(self) -> str:
-        """`shifted` or `unshifted`; decided when the method is attached."""
-        assert self._position_law is not None
-        return self._position_law
-
-    @property
-    def position_offset(self) -> int:
-        """Positions that the prefix takes from the text's."""
-        return self.prefix_length if self.position_law == "shifted" else 0
+    def positions_taken(self, backbone: Backbone) -> int:
+        """The prefix length where text starts after the prefix, else none."""
+        law = self._position_law or ("unshifted" if backbone.is_encoder_decoder else "shifted")
+        return self.prefix_length if law == "shifted" else 0
 
     @property
     def num_stored(self) -> int:
         """Numbers in the exported tables: 2 x layers x prefix_length x kv_width, over the sites."""
-        return sum(2 * t.geometry.num_layers * self.prefix_length * t.geometry.kv_width for t in self._tables().values())
+        return sum(
+            2 * t.geometry.num_layers * self.prefix_length * t.geometry.kv_width for t in self._tables().values()
+        )
 
     @torch.no_grad()
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -173,7 +169,9 @@ class PrefixTuning(Method):
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
         """The prefix that a bundle holds, as a plain table."""
-        method = cls(name=bundle.manifest.method, reparam="none", init="random", prefix_dropout=0.0, **bundle.manifest.settings)
+        method = cls(
+            name=bundle.manifest.method, reparam="none", init="random", prefix_dropout=0.0, **bundle.manifest.settings
+        )
         method.tables = method._new_tables(backbone, "none")
         for site, table in method._tables().items():
             pair = torch.stack([bundle.tensors[f"{site}.keys"], bundle.tensors[f"{site}.values"]], dim=1)
@@ -205,11 +203,9 @@ class PrefixTuning(Method):
 
     def _match_backbone(self, backbone: Backbone) -> None:
         """Start where the backbone's own keys and values are, or, with `zero_values`, where a prefix says nothing."""
-        for site, (mean, std) in observed_scales(backbone).items():
-            if site not in self.tables:
-                continue
-            kept = list(self._layer_indices(backbone.geometry[site]))
-            mean, std = mean[kept], std[kept]
-            if self.init == "zero_values":
-                mean[:, 1], std[:, 1] = 0.0, 0.0
-            self._tables()[site].match(mean, std)
+        for site, scale in observed_scales(backbone).items():
+            if site in self.tables:
+                scale = scale[list(self._layer_indices(backbone.geometry[site]))]
+                if self.init == "zero_values":
+                    scale[:, 1] = 0.0
+                self._tables()[site].match(scale)

@@ -1,7 +1,7 @@
 """From a bundle to a backbone that can be asked.
 
-In: an attached backbone's name and a bundle's folder. Out: `Adaptation`: the method, restored, with the prompt format and the decoding
-it was trained for. Several adaptations share one backbone; each fills the slots when it is asked.
+In: an attached backbone's name and a bundle's folder. Out: `Adaptation`: the method, restored, with the prompt format
+and the decoding it was trained for. Several adaptations share one backbone; each fills the slots when it is asked.
 """
 
 import dataclasses
@@ -101,4 +101,6 @@ def method_class(kind: str) -> type[Method]:
         for member in vars(module).values():
             if isinstance(member, type) and issubclass(member, Method) and getattr(member, "kind", None) == kind:
                 return member
-    raise BundleError(f"A bundle's method must be known here, but '{kind}' is not; use the version of ptl_prefix that wrote it.")
+    raise BundleError(
+        f"A bundle's method must be known here, but '{kind}' is not; use the version of ptl_prefix that wrote it."
+    )

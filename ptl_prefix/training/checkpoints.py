@@ -1,7 +1,8 @@
 """Checkpoints: what a run goes on from, and what it is exported from.
 
-Two files: `last.ckpt`, written at every validation and when the user stops the run, and `best.ckpt`, by `val/loss`. Each holds the
-trained state, optimizer, scheduler, loops, the batches' position and the random state; never the backbone.
+Two files: `last.ckpt`, written at every validation and when the user stops the run, and `best.ckpt`, by `val/loss`.
+Each holds the trained state, optimizer, scheduler, loops, the batches' position and the random state; never the
+backbone.
 """
 
 import random
@@ -19,7 +20,7 @@ import torch
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 
-class RunStopped(Exception):
+class RunStoppedError(Exception):
     """The user asked the run to stop, and its state is saved."""
 
 
@@ -38,14 +39,15 @@ class Checkpoints(pl.Callback):
         self.val_check_interval = val_check_interval
         self.best_loss = float("inf")
         self.best_step = 0
+        self.loss: float | None = None
         self.stop_requested: str | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; keep a copy if it is the best so far."""
-        loss = float(trainer.callback_metrics["val/loss"])
-        is_best = loss < self.best_loss
+        self.loss = float(trainer.callback_metrics["val/loss"])
+        is_best = self.loss < self.best_loss
         if is_best:
-            self.best_loss, self.best_step = loss, trainer.global_step
+            self.best_loss, self.best_step = self.loss, trainer.global_step
         # The best first: a run killed in between goes on from the older last one and finds the same best again.
         if is_best:
             trainer.save_checkpoint(self.folder.best)
@@ -59,16 +61,17 @@ class Checkpoints(pl.Callback):
         batches = trainer.fit_loop.total_batch_idx + 1
         validation_is_due = batches % self.val_check_interval == 0 or trainer.should_stop
         if self.stop_requested and batches % trainer.accumulate_grad_batches == 0 and not validation_is_due:
+            self.loss = None  # of this step it is not known
             trainer.save_checkpoint(self.folder.last)
             self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
         if self.stop_requested:
-            raise RunStopped(self.stop_requested)
+            raise RunStoppedError(self.stop_requested)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which checkpoint is the best."""
-        return {"best_loss": self.best_loss, "best_step": self.best_step}
+        """The validation loss of this checkpoint, if it has one, and which checkpoint is the best."""
+        return {"loss": self.loss, "best_loss": self.best_loss, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the best so far."""

@@ -1,14 +1,16 @@
 """The loss: nats over target tokens, from logits that are computed at target positions only.
 
-In: a backbone, a method and a batch. Out: the sum over target tokens and their number, so that whoever adds batches up (over an
-accumulation window, over ranks, over a split) can divide once, by all the tokens. A mean of means is another number.
+In: a backbone, a method and a batch. Out: the sum over target tokens and their number, so that whoever adds batches up
+(over an accumulation window, over ranks, over a split) can divide once, by all the tokens. A mean of means is another
+number.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
@@ -32,9 +34,16 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     """What `batch` costs the backbone under `method`."""
     assert batch.labels is not None
     # The logits at one position predict the token at the next, so a target is wanted one position earlier.
-    next_labels = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # (batch, text)
+    next_labels = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # (batch, text)
     wanted = next_labels != IGNORED_LABEL
     targets = next_labels[wanted]  # (targets,)
     logits = backbone.target_logits(method.condition(batch), wanted)  # (targets, vocabulary)
-    nats = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+    nats = nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
     return TargetLoss(nats, targets.numel())
+
+
+@torch.no_grad()
+def mean_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInputs]) -> float:
+    """Nats per target token over all of `batches`."""
+    losses = [target_loss(backbone, method, batch.to(backbone.device)) for batch in batches]
+    return float(sum(loss.nats.double() for loss in losses)) / sum(loss.num_tokens for loss in losses)

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,51 +11,55 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ptl_prefix.backbones.model_inputs import ModelInputs
-
-
-class EventSink(Protocol):
-    """Where events go; see `tracking.events`."""
-
-    def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Take one event."""
+from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.training.module import AdaptationModule
 
 
 class Meter(pl.Callback):
     """Counts seconds and tokens of training, validation left out, and logs a point every few steps.
 
     Args:
-        sink: Takes `train` and `validation` events.
+        events: Takes `train` and `validation` events.
         log_every_n_steps: Optimizer steps between `train` events.
     """
 
-    def __init__(self, sink: EventSink, *, log_every_n_steps: int) -> None:
-        self.sink = sink
+    def __init__(self, events: EventStream, *, log_every_n_steps: int) -> None:
+        self.events = events
         self.log_every_n_steps = log_every_n_steps
         self.train_s = 0.0
         self.num_tokens = 0
+        self.steps = 0
+        self.planned_steps = 0
         self._began = 0.0
         self._logged = (0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the run stands and how far it goes."""
+        self.steps, self.planned_steps = trainer.global_step, trainer.max_steps
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock."""
         self._began = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ModelInputs, batch_idx: int
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: AdaptationModule, outputs: Any, batch: ModelInputs, batch_idx: int
     ) -> None:
         """Stop the clock, count the batch's text, and log if it is time."""
         self.train_s += time.perf_counter() - self._began
         self.num_tokens += int(batch.attention_mask.sum())
+        self.steps = trainer.global_step
         stepped = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step % self.log_every_n_steps == 0:
             seconds, tokens = self.train_s - self._logged[0], self.num_tokens - self._logged[1]
             self._logged = (self.train_s, self.num_tokens)
             values = {**pl_module.last_step, "tokens_per_s": round(tokens / seconds, 1)}
-            self.sink.write("train", step=trainer.global_step, **values)
+            self.events.write("train", step=trainer.global_step, **values)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the loss of the split."""
-        self.sink.write("validation", step=trainer.global_step, **{"val/loss": float(trainer.callback_metrics["val/loss"])})
+        self.events.write(
+            "validation", step=trainer.global_step, **{"val/loss": float(trainer.callback_metrics["val/loss"])}
+        )
 
     @property
     def tokens_per_s(self) -> float:
@@ -102,7 +106,9 @@ class ProgressBar(pl.Callback):
         self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, numbers="")
         self._bar.start()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: AdaptationModule, *_: Any
+    ) -> None:
         """Move the bar."""
         if self._bar is not None:
             loss = pl_module.last_step.get("train/loss", float("nan"))
@@ -114,8 +120,9 @@ class ProgressBar(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what a log file would want to know."""
         if self._bar is None:
+            loss = float(trainer.callback_metrics["val/loss"])
             self._console.print(
-                f"step {trainer.global_step}/{trainer.max_steps}  val/loss {float(trainer.callback_metrics['val/loss']):.4f}  "
+                f"step {trainer.global_step}/{trainer.max_steps}  val/loss {loss:.4f}  "
                 f"{self._meter.tokens_per_s:,.0f} tokens/s  {self._meter.train_s:.0f} s",
                 highlight=False,
             )

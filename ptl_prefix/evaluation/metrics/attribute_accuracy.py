@@ -19,5 +19,7 @@ class AttributeAccuracy(Metric):
         """
         wanted = sum(len(output.values) for output in outputs)
         if not wanted:
-            raise ValueError("`attribute_accuracy` needs a task that names each example's values, but this one names none.")
+            raise ValueError(
+                "`attribute_accuracy` needs a task that names each example's values, but this one names none."
+            )
         return sum(value in output.hypothesis for output in outputs for value in output.values) / wanted

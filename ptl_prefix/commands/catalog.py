@@ -1,0 +1,72 @@
+"""What there is to choose from: the groups of conf/ and the choices in each.
+
+In: the folder of configs. Out: names and one line about each, read from the files alone, so that listing them imports
+neither Hydra nor torch. The line is the first comment of the YAML.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptl_prefix import settings
+
+CATALOGS = {"tasks": "task", "backbones": "backbone", "methods": "method"}
+"""The verbs that list the choices of one group."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One file of a group: `<group>=<name>` selects it."""
+
+    name: str
+    summary: str
+
+
+def group_names(config_dir: str | None = None) -> list[str]:
+    """The groups, Hydra's own settings left out. A folder of the user's adds to the package's."""
+    return sorted(
+        {path.name for folder in _folders(config_dir) for path in folder.iterdir() if path.is_dir()} - {"hydra"}
+    )
+
+
+def choices(group: str, config_dir: str | None = None) -> list[Choice]:
+    """The choices of a group in alphabetical order; empty when there is no such group."""
+    files = {path.stem: path for folder in _folders(config_dir) for path in (folder / group).glob("*.yaml")}
+    return [Choice(name, _first_comment(path)) for name, path in sorted(files.items())]
+
+
+def groups_of(config_name: str, config_dir: str | None = None) -> dict[str, str | None]:
+    """The groups in the defaults list of a primary config, with the choice it makes; `None` makes none."""
+    path = next((p for folder in _folders(config_dir) if (p := folder / f"{config_name}.yaml").is_file()), None)
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+    entries = content.get("defaults", []) if isinstance(content, Mapping) else []
+    named = {key: choice for entry in entries if isinstance(entry, Mapping) for key, choice in entry.items()}
+    known = group_names(config_dir)
+    return {key.removeprefix("optional "): choice for key, choice in named.items() if key.split()[-1] in known}
+
+
+def settings_of(group: str, choice: str, config_dir: str | None = None) -> dict[str, Any]:
+    """The keys of one choice, as its file states them."""
+    path = next((p for folder in _folders(config_dir) if (p := folder / group / f"{choice}.yaml").is_file()), None)
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+    return {key: value for key, value in (content or {}).items() if key not in ("_target_", "defaults")}
+
+
+def listing(group: str) -> str:
+    """The choices of a group, one line each."""
+    found = choices(group)
+    width = max((len(choice.name) for choice in found), default=0)
+    return "\n".join(f"{choice.name:<{width}}  {choice.summary}".rstrip() for choice in found)
+
+
+def _folders(config_dir: str | None) -> list[Path]:
+    return [settings.conf_dir(), *([Path(config_dir)] if config_dir and Path(config_dir).is_dir() else [])]
+
+
+def _first_comment(path: Path) -> str:
+    """The first comment line that says something; `# @package` speaks to Hydra."""
+    comments = (line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#")
+    return next((comment for comment in comments if comment and not comment.startswith("@package")), "")

@@ -1,0 +1,65 @@
+"""`ptl-prefix export`: a run's checkpoint becomes a bundle."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.commands.train import config_of_run, plan_of
+from ptl_prefix.errors import ConfigError, RunError
+from ptl_prefix.training.export import export_bundle, load_trained_state
+
+
+def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
+    """Write the bundle of one checkpoint.
+
+    Args:
+        config: `run`, `checkpoint` and `out`.
+        words: None are taken.
+        run_folder: Not used; an export is no run.
+    """
+    if words:
+        raise ConfigError(
+            [f"`export` takes no arguments, but got {' '.join(words)!r}; write run=<folder> out=<folder>."]
+        )
+    folder = RunFolder.open(config["run"])
+    checkpoint = _checkpoint(folder, config["checkpoint"])
+    plan = plan_of(config_of_run(folder))
+    backbone = plan.backbone.load()
+    method = plan.method.attach(backbone)
+    load_trained_state(method, checkpoint)
+    out = Path(config["out"])
+    export_bundle(
+        out,
+        backbone=backbone,
+        method=method.eval(),
+        task=plan.task,
+        prompter=Prompter(backbone.tokenizer, plan.task.prompt),
+        decoding=plan.decoding,
+        metrics=_metrics(folder, checkpoint),
+    )
+    Console().print(Text(f"bundle: {out}"), soft_wrap=True)
+
+
+def _checkpoint(folder: RunFolder, wanted: str) -> Path:
+    path = {"best": folder.best, "last": folder.last}.get(wanted, Path(wanted))
+    if not path.is_file():
+        raise RunError(
+            f"`checkpoint` must be best, last or a file, but '{path}' is no file; look in '{folder.checkpoints}'."
+        )
+    return path
+
+
+def _metrics(folder: RunFolder, checkpoint: Path) -> dict[str, float]:
+    """What is known of this very checkpoint: all metrics of a finished run's best, else the loss it was saved with."""
+    if checkpoint == folder.best and folder.record.is_file():
+        record = read_record(folder.record)
+        if record.status == "finished":
+            return dict(record.metrics)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]["Checkpoints"]
+    return {} if state["loss"] is None else {"val/loss": state["loss"]}

@@ -1,0 +1,84 @@
+"""`ptl-prefix generate`: text from a bundle, for sources on the command line or in a file."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.manifest import Manifest
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.errors import ConfigError, DataError
+from ptl_prefix.methods.restore import restore
+
+_DECODING = [
+    "max_new_tokens",
+    "min_new_tokens",
+    "num_beams",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "seed",
+]
+
+
+def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
+    """Write one text for each source.
+
+    Args:
+        config: Where sources come from and how text is decoded; `None` keeps the bundle's own.
+        words: The bundle's folder or the run's, then sources.
+        run_folder: Not used; generating is no run.
+    """
+    if not words:
+        raise ConfigError(["`generate` needs a bundle or a run folder as its first argument, but got none."])
+    bundle = read_bundle(_bundle_folder(Path(words[0])))
+    sources = [*words[1:], *_lines(config["input"])]
+    if not sources:
+        raise ConfigError(["`generate` needs a source, as an argument or by input=<file>, but got none."])
+    adaptation = restore(_backbone(config, bundle.manifest), bundle)
+    changes = {name: config[name] for name in _DECODING if config[name] is not None}
+    with _opened(config["output"]) as out:
+        for start in range(0, len(sources), config["batch_size"]):
+            for text in adaptation.generate(sources[start : start + config["batch_size"]], **changes):
+                print(" ".join(text.split()), file=out, flush=True)
+
+
+@contextmanager
+def _opened(output: str | None) -> Iterator[TextIO]:
+    """Where texts go, one per line, each as soon as its batch is decoded."""
+    if output is None:
+        yield sys.stdout
+    else:
+        with Path(output).open("w", encoding="utf-8") as file:
+            yield file
+
+
+def _bundle_folder(path: Path) -> Path:
+    """A run's folder stands for its bundle."""
+    return RunFolder(path).bundle if RunFolder(path).config.is_file() else path
+
+
+def _backbone(config: dict[str, Any], manifest: Manifest) -> Backbone:
+    return load_backbone(
+        config["backbone"] or manifest.backbone.path,
+        name=manifest.backbone.name,
+        dtype=config["dtype"] or manifest.dtype,
+        device=config["device"],
+    )
+
+
+def _lines(source_file: str | None) -> Iterator[str]:
+    """The sources of a file, one per line; empty lines are sources too, a last line feed ends the last one."""
+    if source_file is None:
+        return
+    try:
+        text = sys.stdin.read() if source_file == "-" else Path(source_file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"`input` must be a UTF-8 text file, but '{source_file}' cannot be read: {error}") from error
+    yield from text.splitlines()

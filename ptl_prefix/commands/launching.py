@@ -1,0 +1,137 @@
+"""A checked config meets Hydra's own machinery, which makes the run folder and knows sweeps.
+
+In: a verb, its overrides, Hydra's flags and a function. Out: the function was called with plain values and the run's
+folder, once, or once per job of a sweep. Hydra would catch what a job raises, trim its traceback and name one failure
+of many; here an error of a single run leaves as it came, and of a sweep each is printed at once and counted at the
+end.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ptl_prefix import settings
+from ptl_prefix.commands.composition import VERSION_BASE, check_overrides, checked_job, compose_and_check, plain_values
+from ptl_prefix.commands.resolvers import forget_run_ids, register_resolvers
+from ptl_prefix.commands.verbs import Verb
+from ptl_prefix.commands.words import HydraFlags, quoted
+from ptl_prefix.errors import PtlPrefixError, RunError
+
+Body = Callable[[dict[str, Any], Path], Any]
+"""What a verb does with its config and its run folder."""
+
+
+def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body) -> None:
+    """Call `function(config, run_folder)` for every job that the overrides describe.
+
+    Raises:
+        ConfigError: With every mistake in the config, before anything is called.
+        RunError: When a job of a sweep failed.
+    """
+    forget_run_ids()
+    if flags.only_show:
+        _enter_hydra(verb, check_overrides(verb, overrides, flags), flags, lambda config: None)
+        return
+    checked = compose_and_check(verb, overrides, flags)
+    if flags.multirun:
+        _sweep(verb, checked.overrides, flags, function)
+    else:
+        in_folder = f"hydra.run.dir={quoted(str(checked.run_folder))}"
+        with _absent_unless_filled(checked.run_folder):
+            _run(verb, (*checked.overrides, in_folder), flags, function)
+
+
+def print_hydra_completion(verb: Verb, overrides: Sequence[str], unfinished: str) -> None:
+    """Print what Hydra would complete an unfinished setting to, one candidate a line."""
+    # Hydra splits this line at every space: a quoted value with a space in it has to stay away.
+    words = [override for override in overrides if " " not in override]
+    os.environ["COMP_LINE"] = " ".join(["ptl-prefix", *words, unfinished])
+    try:
+        _enter_hydra(verb, ["query=fish"], HydraFlags((("--shell-completion", None),)), lambda config: None)
+    finally:
+        del os.environ["COMP_LINE"]
+
+
+def _run(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body) -> None:
+    errors: list[Exception] = []
+
+    def job(config: DictConfig) -> None:
+        try:
+            function(plain_values(config).values, _run_folder())
+        except Exception as error:
+            errors.append(error)  # Hydra would catch it, too, and print less
+
+    _enter_hydra(verb, overrides, flags, job)
+    if errors:
+        raise errors[0]
+
+
+def _sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body) -> None:
+    failed: list[int] = []
+    done: list[int] = []
+
+    def job(config: DictConfig) -> Any:
+        number = HydraConfig.get().job.num
+        try:
+            result = function(checked_job(verb, config, flags), _run_folder())
+        except Exception as error:
+            failed.append(number)
+            _print_failure(number, error)
+            return None
+        done.append(number)
+        return result
+
+    _enter_hydra(verb, overrides, flags, job)
+    if failed:
+        total = len(failed) + len(done)
+        numbers = ", ".join(str(number) for number in failed)
+        raise RunError(
+            f"Every job of a sweep must end well, but {len(failed)} of {total} failed: {numbers}; see above."
+        )
+
+
+def _run_folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _print_failure(number: int, error: Exception) -> None:
+    """At once, while the other jobs go on. Only what nobody expected has a traceback."""
+    given = " ".join(HydraConfig.get().overrides.task)
+    print(f"Job {number} failed: {given}", file=sys.stderr)
+    if isinstance(error, PtlPrefixError):
+        print(error, file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+
+
+def _enter_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, job: Callable[[DictConfig], Any]) -> None:
+    """Hydra's own main, which reads the command line from `sys.argv` alone."""
+    main = hydra.main(version_base=VERSION_BASE, config_path=str(settings.conf_dir()), config_name=verb.name)
+    register_resolvers()
+    typed = sys.argv
+    sys.argv = ["ptl-prefix", *flags.arguments(), *overrides]
+    try:
+        main(job)()
+    finally:
+        sys.argv = typed
+
+
+@contextmanager
+def _absent_unless_filled(folder: Path) -> Iterator[None]:
+    """Hydra makes the run folder before the job; one in which nothing was put is taken away again."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in absent:
+            if not path.is_dir() or any(path.iterdir()):
+                break
+            path.rmdir()

@@ -1,0 +1,100 @@
+"""What a person sees when `train` ends: a table, three examples, and the paths of what was written."""
+
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.training.dry_run import Estimate
+from ptl_prefix.training.fit import Outcome
+
+_NUM_EXAMPLES = 3
+_LONGEST_SHOWN = 300
+
+
+def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = None) -> None:
+    """Print the metrics before and after, the cost, some outputs, and where everything lies."""
+    console = console or Console()
+    console.print(_metrics_table(outcome))
+    console.print(_cost_table(outcome))
+    for index, adapted in enumerate(outcome.adapted[:_NUM_EXAMPLES]):
+        console.print(_row("source", adapted.source, "bold"))
+        if outcome.bare:
+            console.print(_row("bare", outcome.bare[index].hypothesis, "dim"))
+        console.print(_row("adapted", adapted.hypothesis, "green"))
+        console.print(_row("reference", adapted.references[0], ""))
+        console.print()
+    console.print(Text(f"run:    {folder.path}"), soft_wrap=True)
+    console.print(Text(f"bundle: {folder.bundle}"), soft_wrap=True)
+
+
+def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console | None = None) -> None:
+    """Print the resolved config and what it would cost."""
+    console = console or Console()
+    console.print(Text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)), soft_wrap=True)
+    table = Table(title="Dry run: nothing was loaded, nothing is trained", title_justify="left", show_header=False)
+    rows = {
+        "parameters trained": f"{estimate.trained:,}",
+        "parameters stored": f"{estimate.stored:,}",
+        "parameters frozen": f"{estimate.backbone:,}",
+        "training pairs": f"{estimate.pairs:,} (longest row {estimate.longest_tokens} tokens)",
+        "steps": f"{estimate.steps:,} ({estimate.epochs:.2f} epochs)",
+        "memory, estimated": f"{_megabytes(estimate.memory_bytes)}, besides the libraries themselves",
+        "  backbone": _megabytes(estimate.backbone_bytes),
+        "  trained state and optimizer": _megabytes(estimate.optimizer_bytes),
+        "  activations of the longest batch": _megabytes(estimate.activation_bytes),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _metrics_table(outcome: Outcome) -> Table:
+    record = outcome.record
+    table = Table(
+        title=f"{record.method} on {record.backbone}, {record.task}, seed {record.seed}", title_justify="left"
+    )
+    for heading in ("metric", "before", "after", "scale"):
+        table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
+    for name, value in record.metrics.items():
+        if not name.endswith("_before"):
+            before = record.metrics.get(f"{name}_before")
+            info = record.metric_info[name]
+            better = "lower" if info.direction == "minimize" else "higher"
+            table.add_row(
+                f"{name} ({len(outcome.adapted)} texts)" if name.startswith("test/") else name,
+                "" if before is None else f"{before:.4f}",
+                f"{value:.4f}",
+                f"{info.scale}, {better} is better",
+            )
+    return table
+
+
+def _cost_table(outcome: Outcome) -> Table:
+    parameters, cost = outcome.record.parameters, outcome.record.cost
+    table = Table()
+    values = {
+        "trained": f"{parameters.trained:,}",
+        "stored": f"{parameters.stored:,}",
+        "frozen": f"{parameters.backbone:,}",
+        "steps": f"{cost.steps:,}",
+        "seconds": f"{cost.train_s:.1f}",
+        "tokens/s": f"{cost.tokens_per_s:,.0f}",
+        "peak memory": "" if cost.peak_memory_bytes is None else _megabytes(cost.peak_memory_bytes),
+    }
+    for heading in values:
+        table.add_column(heading, justify="right")
+    table.add_row(*values.values())
+    return table
+
+
+def _row(label: str, text: str, style: str) -> Text:
+    shown = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + " …"
+    return Text(f"{label:>10}  ").append(shown or "(nothing)", style=style)
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:,.1f} MB"

@@ -1,0 +1,122 @@
+"""`ptl-prefix train`: a config becomes a plan, a plan becomes a run folder, and a person sees what came of it."""
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.outcome import show_estimate, show_outcome
+from ptl_prefix.commands.targets import build, target_values
+from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
+from ptl_prefix.training.dry_run import estimate
+from ptl_prefix.training.fit import train
+from ptl_prefix.training.plan import Plan, trainer_problems
+
+
+def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
+    """Train, go on with a training, or show what it would be.
+
+    Args:
+        config: A checked config.
+        words: None are taken.
+        run_folder: Where the run is to lie.
+    """
+    if words:
+        raise ConfigError([f"`train` takes no arguments, but got {' '.join(words)!r}; settings are written key=value."])
+    _quiet_libraries()
+    console = Console(stderr=True)
+    if config["resume"] is not None:
+        _resume(RunFolder.open(config["resume"]), console)
+        return
+    plan = plan_of(config)
+    if problems := plan.problems():
+        raise ConfigError(problems)
+    if config["dry_run"]:
+        show_estimate(estimate(plan), config)
+        return
+    _train(plan, RunFolder(run_folder), console, resume=False)
+
+
+def plan_of(config: Mapping[str, Any]) -> Plan:
+    """The plan that a config describes."""
+    return Plan(
+        seed=config["seed"],
+        run_id=config["run_id"],
+        backbone=build(config["backbone"]),
+        task=build(config["task"]),
+        method=build(config["method"]),
+        batches=build(config["data"]),
+        optimization=build(config["optimizer"]),
+        trainer=target_values(config["trainer"]),
+        decoding=build(config["generation"]),
+        evaluation=build(config["evaluation"]),
+        config=config,
+    )
+
+
+def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
+    """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
+    mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
+    if {"backbone", "method"} <= set(sound):
+        try:
+            mistakes += build(config["method"]).misfits(build(config["backbone"]).sketch())
+        except PtlPrefixError as error:
+            mistakes.append(f"`backbone.path`: {error}")
+    return mistakes
+
+
+def config_of_run(folder: RunFolder) -> dict[str, Any]:
+    """The resolved config that a run was started with.
+
+    Raises:
+        RunError: When it cannot be read.
+    """
+    try:
+        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        assert isinstance(config, dict)
+    except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
+        raise RunError(f"A run's config must be readable, but '{folder.config}' is not: {error}") from error
+    return config
+
+
+def _resume(folder: RunFolder, console: Console) -> None:
+    """Go on inside the run's folder, with the config it was started with."""
+    if folder.record.exists() and (record := read_record(folder.record)).status == "finished":
+        console.print(f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}")
+        return
+    plan = plan_of(config_of_run(folder))
+    if problems := plan.problems():
+        raise ConfigError(problems)
+    _train(plan, folder, console, resume=True)
+
+
+def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool) -> None:
+    if not resume and folder.config.exists():
+        raise RunError(
+            f"A new run must have a folder of its own, but '{folder.path}' holds a run; "
+            f"go on with it by resume={folder.path}, or give another hydra.run.dir."
+        )
+    outcome = train(plan, folder, resume=resume, console=console)
+    if outcome.signal is not None:
+        console.print(
+            f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}"
+        )
+        raise SystemExit(128 + signal.Signals[outcome.signal])
+    show_outcome(outcome, folder)
+
+
+def _quiet_libraries() -> None:
+    """What libraries say of themselves at every start is no news; what goes wrong still comes through."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    # The backbone is in eval mode on purpose: see `backbone.base_mode`.
+    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")

@@ -1,0 +1,156 @@
+"""The verbs that read a config: what each is for, and the settings that belong to the verb itself.
+
+In: nothing. Out: `VERBS`, read by the command line, its help, its completion and the check of a composed config. The
+groups of a verb's config are listed in `conf/<verb>.yaml`; what remains at that file's root is described here, with
+its types and ranges. The body of a verb is `ptl_prefix/commands/<verb>.py`, imported when it runs: this file costs
+nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.errors import RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The keys at the root of `conf/train.yaml`.
+
+    Args:
+        seed: Of initialisation, batch order and dropout.
+        run_id: Names the run's folder.
+        dry_run: Show what would run, then stop.
+        resume: A run folder to go on with.
+    """
+
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)]
+    run_id: str
+    dry_run: bool
+    resume: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """The keys at the root of `conf/generate.yaml`.
+
+    Args:
+        input: A file with one source per line; `-` is standard input.
+        output: A file for the texts; `None` prints them.
+        backbone: Where the backbone is; `None`: where it was when the bundle was made.
+        dtype: What the backbone computes in; `None`: as when the bundle was made.
+        device: Where the backbone is put.
+        batch_size: Sources decoded together.
+        max_new_tokens: This and what follows changes the bundle's own decoding, see `Decoding`; `None` leaves it.
+    """
+
+    input: str | None
+    output: str | None
+    backbone: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    batch_size: Annotated[int, Ge(1)]
+    max_new_tokens: Annotated[int, Ge(1)] | None
+    min_new_tokens: Annotated[int, Ge(0)] | None
+    num_beams: Annotated[int, Ge(1)] | None
+    length_penalty: float | None
+    no_repeat_ngram_size: Annotated[int, Ge(0)] | None
+    do_sample: bool | None
+    temperature: Annotated[float, Gt(0)] | None
+    top_p: Annotated[float, Gt(0), Le(1)] | None
+    seed: Annotated[int, Ge(0)] | None
+
+    def problems(self) -> list[str]:
+        """A file of sources that is not there."""
+        if self.input in (None, "-") or Path(str(self.input)).is_file():
+            return []
+        return [f"`input` must be a file or - for standard input, but there is no file at '{self.input}'."]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The keys at the root of `conf/export.yaml`.
+
+    Args:
+        run: The run folder to export from.
+        checkpoint: `best`, `last`, or a checkpoint file.
+        out: The folder to write the bundle to.
+    """
+
+    run: str
+    checkpoint: str
+    out: str
+
+    def problems(self) -> list[str]:
+        """A run folder that is none."""
+        try:
+            RunFolder.open(self.run)
+        except RunError as error:
+            return [f"`run`: {error}"]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb of the command line.
+
+    Args:
+        name: What the user types; also the name of its config and of its module.
+        summary: One line for `--help`.
+        settings: The keys at the root of its config, as a dataclass.
+        arguments: How its arguments are written in `--help`; empty: it takes none.
+        examples: Command lines that work, each with what it does.
+        folder_key: A setting that names an existing run folder to work in; given alone, as that folder has a config.
+    """
+
+    name: str
+    summary: str
+    settings: type[Any]
+    examples: tuple[tuple[str, str], ...]
+    arguments: str = ""
+    folder_key: str | None = None
+
+    @property
+    def module(self) -> str:
+        """Where the verb's `run(config, words, run_folder)` is."""
+        return f"ptl_prefix.commands.{self.name}"
+
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            name="train",
+            summary="Train a method on a frozen backbone and evaluate it.",
+            settings=TrainSettings,
+            folder_key="resume",
+            examples=(
+                ("ptl-prefix train", "the embedded backbone on the built-in task"),
+                ("ptl-prefix train dry_run=true", "the resolved config, parameters, steps and memory; trains nothing"),
+                ("ptl-prefix train method.prefix_length=20 trainer.max_steps=1000", "settings of two groups"),
+                ("ptl-prefix train backbone=local backbone.path=models/mine", "a backbone from a folder"),
+                ("ptl-prefix train -m optimizer.lr=1e-3,3e-3 seed=0,1,2", "six runs, one after another"),
+                ("ptl-prefix train resume=<run folder>", "go on with a run that was stopped"),
+                ("ptl-prefix train --cfg job", "print the composed config and stop"),
+            ),
+        ),
+        Verb(
+            name="generate",
+            summary="Write text with a bundle.",
+            settings=GenerateSettings,
+            arguments="[BUNDLE] [SOURCE]...",
+            examples=(("ptl-prefix generate <run folder>/bundle 'name : The Eagle'", "text for one source"),),
+        ),
+        Verb(
+            name="export",
+            summary="Write a bundle from a run's checkpoint.",
+            settings=ExportSettings,
+            examples=(
+                ("ptl-prefix export run=<run folder> checkpoint=last out=<folder>", "not the best, but the last"),
+            ),
+        ),
+    )
+}

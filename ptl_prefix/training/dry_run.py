@@ -1,0 +1,105 @@
+"""What a training would be, before it is: parameters, steps and memory, from shapes alone.
+
+In: a `Plan`. Out: `Estimate`. The data are read and encoded, since the number of steps and the longest batch follow
+from them; of the backbone only its config and tokenizer are read, and a forward pass on the meta device says which
+activations a backward would need.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.data.encoded_split import EncodedSplit
+from ptl_prefix.data.encoding import encode_split
+from ptl_prefix.methods.method import Method
+from ptl_prefix.training.plan import Plan, text_room
+
+_BYTES_PER_TRAINED = 16
+"""float32 master, gradient and Adam's two moments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A training, before it runs.
+
+    Args:
+        trained: Numbers that the optimizer changes.
+        stored: Numbers that the bundle holds.
+        backbone: Numbers in the frozen backbone.
+        steps: Optimizer steps.
+        epochs: Passes over the training pairs.
+        pairs: (source, target) pairs to train on.
+        longest_tokens: Tokens of the longest training row.
+        backbone_bytes: Memory of the backbone's weights.
+        optimizer_bytes: Memory of the trained parameters, their gradients and Adam's moments.
+        activation_bytes: What the backward of the longest batch needs kept.
+    """
+
+    trained: int
+    stored: int
+    backbone: int
+    steps: int
+    epochs: float
+    pairs: int
+    longest_tokens: int
+    backbone_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """The sum: what training needs besides the libraries themselves."""
+        return self.backbone_bytes + self.optimizer_bytes + self.activation_bytes
+
+
+def estimate(plan: Plan) -> Estimate:
+    """What `plan` would be. No weight is read."""
+    backbone = plan.backbone.sketch()
+    prompter = Prompter(backbone.tokenizer, plan.task.prompt)
+    room = text_room(backbone, plan.method)
+    encoded = encode_split(plan.task, "train", prompter, max_tokens=room, settings=plan.batches)
+    batches_per_epoch = math.ceil(len(encoded) / plan.batches.batch_size)
+    steps = plan.num_steps(batches_per_epoch)
+    method = plan.method.attach(backbone)
+    try:
+        return Estimate(
+            trained=method.num_trained,
+            stored=method.num_stored,
+            backbone=backbone.num_parameters,
+            steps=steps,
+            epochs=steps * plan.accumulation / batches_per_epoch,
+            pairs=len(encoded),
+            longest_tokens=int(encoded.lengths.max()),
+            backbone_bytes=sum(p.numel() * p.element_size() for p in backbone.model.parameters()),
+            optimizer_bytes=method.num_trained * _BYTES_PER_TRAINED,
+            activation_bytes=_activation_bytes(backbone, method, encoded, plan.batches.batch_size),
+        )
+    finally:
+        method.detach()
+
+
+def _activation_bytes(backbone: Backbone, method: Method, encoded: EncodedSplit, batch_size: int) -> int:
+    """Bytes that autograd keeps for the backward of the longest batch, and of its logits."""
+    length = int(encoded.lengths.max())
+    num_targets = max(1, round(length * encoded.num_target_ids / int(encoded.lengths.sum())))
+    ids = torch.ones(batch_size, length, dtype=torch.long, device="meta")
+    weights = {parameter.untyped_storage()._cdata for parameter in backbone.model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        targets = (slice(None), slice(0, num_targets))
+        logits = backbone.target_logits(method.condition(ModelInputs(ids, torch.ones_like(ids))), targets)
+        torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, :num_targets].flatten())
+    # Held until here, so that no storage is freed and its place given to another.
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights)

@@ -1,0 +1,64 @@
+"""From a checkpoint to a bundle: what was trained, folded into what is served.
+
+In: a method attached to its backbone, and a checkpoint. Out: the bundle's folder.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ptl_prefix.artifacts.bundle import Bundle, write_bundle
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.data.task import Task
+from ptl_prefix.errors import RunError
+from ptl_prefix.methods.method import Method
+
+
+def load_trained_state(method: Method, checkpoint: Path) -> None:
+    """Put a checkpoint's trained parameters into a method.
+
+    Raises:
+        RunError: When the checkpoint cannot be read, or is another method's.
+    """
+    try:
+        trained = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # damaged archives fail in many ways
+        raise RunError(
+            f"A checkpoint must be one that `ptl-prefix train` wrote, but '{checkpoint}' is not: {error}"
+        ) from error
+    method.load_trained(trained)
+
+
+def export_bundle(
+    folder: Path,
+    *,
+    backbone: Backbone,
+    method: Method,
+    task: Task,
+    prompter: Prompter,
+    decoding: Decoding,
+    metrics: Mapping[str, float],
+) -> Bundle:
+    """Write the bundle of a method as it stands; whole or not at all."""
+    settings, tensors = method.export()
+    return write_bundle(
+        folder,
+        tensors=tensors,
+        method=method.kind,
+        settings=settings,
+        task=task.name,
+        task_version=task.version,
+        prompt=prompter.prompt_format,
+        stop_ids=prompter.stop_ids,
+        decoding=decoding,
+        label_set=task.label_set,
+        metrics=metrics,
+        geometry={site: dataclasses.asdict(geometry) for site, geometry in backbone.geometry.items()},
+        position_law=method.position_law,
+        dtype=str(backbone.dtype).removeprefix("torch."),
+        backbone=backbone.identity,
+    )

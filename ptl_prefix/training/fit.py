@@ -1,0 +1,230 @@
+"""One training, from a plan to a run folder with a record and a bundle.
+
+In: a `Plan` and a folder. Out: `config.yaml`, `events.jsonl`, `checkpoints/`, `bundle/` and `record.json` in that
+folder. Killed at any moment, the same call with `resume` goes on from the last checkpoint to the same numbers.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.callbacks import EarlyStopping
+from rich.console import Console
+
+from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.event_log import EventLog, drop_events_after
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import RunRecord
+from ptl_prefix.evaluation.evaluate import decode
+from ptl_prefix.evaluation.metric import Scored
+from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState, RunStoppedError, StopSignals
+from ptl_prefix.training.export import export_bundle, load_trained_state
+from ptl_prefix.training.loss import mean_loss
+from ptl_prefix.training.material import Material, load_material
+from ptl_prefix.training.meter import Meter, ProgressBar
+from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.record import Ledger
+from ptl_prefix.training.stream import BatchStream
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training leaves behind for whoever called it.
+
+    Args:
+        record: As in `record.json`.
+        bare: Test outputs of the bare backbone; empty if they were not wanted.
+        adapted: Test outputs of the best checkpoint, for the same inputs; empty if the run was stopped.
+        signal: The signal that stopped the run, if one did.
+    """
+
+    record: RunRecord
+    bare: list[Scored]
+    adapted: list[Scored]
+    signal: str | None = None
+
+
+def train(plan: Plan, folder: RunFolder, *, resume: bool = False, console: Console | None = None) -> Outcome:
+    """Run a training, or go on with one.
+
+    Args:
+        plan: What is trained.
+        folder: The run's folder.
+        resume: Go on from `checkpoints/last.ckpt`; without one, start from the beginning.
+        console: Where progress is shown.
+
+    Raises:
+        NonFiniteLossError: When a loss is not a number; the last good checkpoint is kept.
+    """
+    resumed_step = _prepare(plan, folder, resume=resume)
+    events = EventStream([EventLog(folder.events)])
+    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
+    ledger = Ledger(plan, folder, events, meter)
+    try:
+        material = load_material(plan)
+        session = _Session(plan, folder, events, console or Console(stderr=True), material, ledger, meter)
+        return session.run(resumed_step)
+    except Exception as error:
+        events.write("error", step=meter.steps, error=f"{type(error).__name__}: {error}")
+        ledger.close("failed")
+        raise
+    finally:
+        events.close()
+
+
+def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
+    """A folder with a config, and a log that says nothing of what is still to come.
+
+    Returns:
+        The step that the run goes on from; `None` if it begins.
+    """
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    if resume and folder.last.exists():
+        step = int(torch.load(folder.last, map_location="cpu", weights_only=True)["global_step"])
+        drop_events_after(folder.events, step)
+        return step
+    write_atomically(folder.config, yaml.safe_dump(dict(plan.config), sort_keys=False, allow_unicode=True))
+    drop_events_after(folder.events, -1)
+    return None
+
+
+class _Session:
+    """One training while it runs: the objects that its steps share."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        events: EventStream,
+        console: Console,
+        material: Material,
+        ledger: Ledger,
+        meter: Meter,
+    ) -> None:
+        self.plan, self.folder, self.events, self.console = plan, folder, events, console
+        self.material, self.ledger, self.meter = material, ledger, meter
+        self.backbone = material.backbone
+
+    def run(self, resumed_step: int | None) -> Outcome:
+        """Measure the bare backbone, train, then evaluate and export the best checkpoint."""
+        bare = self._measure_bare()
+        self._log_start(resumed_step)
+        pl.seed_everything(self.plan.seed, verbose=False)
+        self.plan.method.attach(self.backbone)
+        try:
+            self.ledger.note_parameters(self.backbone)
+            stopped_by = self._fit(resumes=resumed_step is not None)
+            if stopped_by is not None:
+                return Outcome(self.ledger.close("stopped"), bare, [], stopped_by)
+            adapted = self._evaluate_best()
+            return Outcome(self.ledger.close("finished"), bare, adapted)
+        finally:
+            self.plan.method.detach()
+
+    def _measure_bare(self) -> list[Scored]:
+        """What the backbone does without the method: the loss, and text if it is wanted."""
+        bare = NoAdaptation().attach(self.backbone)
+        self.ledger.note_loss("val/loss_before", mean_loss(self.backbone, bare, self.material.validation))
+        if not self.plan.evaluation.compare_bare:
+            return []
+        outputs = self._decode(bare)
+        self.ledger.note_scores(outputs, suffix="_before")
+        return outputs
+
+    def _log_start(self, resumed_step: int | None) -> None:
+        """Log what a run does before its first step; a resumed one has that in its log already."""
+        if resumed_step is not None:
+            self.events.write("resumed", step=resumed_step)
+            return
+        for split, report in self.material.encoding.items():
+            self.events.write("encoded", step=0, split=split, **dataclasses.asdict(report))
+        self.events.write("bare", step=0, **self.ledger.metrics)
+
+    def _fit(self, *, resumes: bool) -> str | None:
+        """Train; the name of the signal that stopped it, if one did."""
+        plan, batches = self.plan, self.material.train
+        num_steps = plan.num_steps(len(batches))
+        interval = plan.val_check_interval(len(batches))
+        module = AdaptationModule(self.backbone, plan.method, plan.optimization, total_steps=num_steps)
+        self.checkpoints = Checkpoints(self.folder, val_check_interval=interval)
+        trainer = pl.Trainer(**self._trainer_arguments(num_steps, interval))
+        with StopSignals(self._request_stop):
+            try:
+                trainer.fit(
+                    module,
+                    train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
+                    val_dataloaders=self.material.validation,
+                    ckpt_path=self.folder.last if resumes else None,
+                    weights_only=True,
+                )
+            except RunStoppedError as stop:
+                return str(stop)
+        return None
+
+    def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:
+        return {
+            **self.plan.trainer,
+            "max_steps": num_steps,
+            "max_epochs": -1,
+            "min_epochs": 0,
+            "val_check_interval": interval,
+            "check_val_every_n_epoch": None,
+            "callbacks": self._callbacks(),
+            "default_root_dir": str(self.folder.path),
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "limit_val_batches": 1.0,  # the batches are limited already, to rows from all over the split
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+        }
+
+    def _callbacks(self) -> list[pl.Callback]:
+        """In this order: what is saved, last, is what the others have settled."""
+        optimization = self.plan.optimization
+        callbacks = [RandomState(), LastStepIsValidated(), self.meter, ProgressBar(self.meter, self.console)]
+        if optimization.early_stopping_patience is not None:
+            patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
+            callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta))
+        return [*callbacks, self.checkpoints]
+
+    def _request_stop(self, signal_name: str) -> None:
+        self.checkpoints.stop_requested = signal_name
+        self.console.print(f"{signal_name}: saving at the end of this step …")
+
+    def _evaluate_best(self) -> list[Scored]:
+        """Test the checkpoint with the least validation loss, and export it."""
+        plan = self.plan
+        load_trained_state(plan.method, self.folder.best)
+        plan.method.eval()
+        self.ledger.note_loss("val/loss", self.checkpoints.best_loss)
+        adapted = self._decode(plan.method)
+        self.ledger.note_scores(adapted)
+        export_bundle(
+            self.folder.bundle,
+            backbone=self.backbone,
+            method=plan.method,
+            task=plan.task,
+            prompter=self.material.prompter,
+            decoding=plan.decoding,
+            metrics=self.ledger.metrics,
+        )
+        return adapted
+
+    def _decode(self, method: Method) -> list[Scored]:
+        return decode(
+            self.backbone,
+            method,
+            self.material.test_rows,
+            self.material.prompter,
+            self.plan.decoding,
+            batch_size=self.plan.batches.eval_batch_size,
+            positions_left_free=self.plan.method.positions_taken(self.backbone),
+        )

@@ -1,0 +1,58 @@
+"""What a training works on: the loaded backbone, and its task's splits as ids.
+
+In: a `Plan`. Out: `Material`, with room in every row for what the method takes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.data.batches import EvalBatches, TrainBatches
+from ptl_prefix.data.encoded_split import EncodingReport
+from ptl_prefix.data.encoding import encode_split
+from ptl_prefix.training.plan import Plan, text_room
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """One training's backbone and data.
+
+    Args:
+        backbone: The frozen model.
+        prompter: Turns its task's text into ids.
+        train: Training batches, an epoch at each pass.
+        validation: The validated rows, in a fixed order.
+        test_rows: The test inputs that are decoded, as the task gives them.
+        encoding: What encoding did to each split.
+    """
+
+    backbone: Backbone
+    prompter: Prompter
+    train: TrainBatches
+    validation: EvalBatches
+    test_rows: Sequence[Mapping[str, Any]]
+    encoding: Mapping[str, EncodingReport]
+
+
+def load_material(plan: Plan) -> Material:
+    """Load the backbone, and encode the splits or find them encoded."""
+    backbone = plan.backbone.load()
+    prompter = Prompter(backbone.tokenizer, plan.task.prompt)
+    room = text_room(backbone, plan.method)
+    train = encode_split(plan.task, "train", prompter, max_tokens=room, settings=plan.batches)
+    validation = encode_split(plan.task, "validation", prompter, max_tokens=room, settings=plan.batches)
+    return Material(
+        backbone=backbone,
+        prompter=prompter,
+        train=TrainBatches(train, batch_size=plan.batches.batch_size, pad_id=backbone.pad_id, seed=plan.seed),
+        validation=EvalBatches(
+            validation,
+            batch_size=plan.batches.eval_batch_size,
+            pad_id=backbone.pad_id,
+            num_rows=plan.num_validation_rows(len(validation)),
+        ),
+        test_rows=plan.evaluation.sample(plan.task.examples("test")),
+        encoding={"train": train.report, "validation": validation.report},
+    )

@@ -1,0 +1,124 @@
+"""Everything that one training needs, as finished objects, and what follows from it before anything is computed.
+
+In: what a config was built into. Out: `Plan`, with the number of steps and the room for text, which training and a dry
+    run share.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.spec import BackboneSpec
+from ptl_prefix.data.batches import BatchSettings
+from ptl_prefix.data.task import Task
+from ptl_prefix.evaluation.evaluate import EvaluationSettings
+from ptl_prefix.methods.method import Method
+from ptl_prefix.training.optimization import Optimization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One training.
+
+    Args:
+        seed: Of initialisation, batch order and dropout.
+        run_id: Names the run.
+        backbone: Which backbone.
+        task: What is learned.
+        method: How the backbone is adapted; not attached yet.
+        batches: How examples become batches.
+        optimization: How parameters move.
+        trainer: Arguments of Lightning's `Trainer`, by its own names.
+        decoding: How text is generated.
+        evaluation: What is decoded at the end.
+        config: The resolved config all of this was built from, for the record.
+    """
+
+    seed: int
+    run_id: str
+    backbone: BackboneSpec
+    task: Task
+    method: Method
+    batches: BatchSettings
+    optimization: Optimization
+    trainer: Mapping[str, Any]
+    decoding: Decoding
+    evaluation: EvaluationSettings
+    config: Mapping[str, Any]
+
+    def problems(self) -> list[str]:
+        """What no single setting shows, one sentence each; asked before any weights load."""
+        return [*trainer_problems(self.trainer), *self.method.misfits(self.backbone.sketch())]
+
+    @property
+    def accumulation(self) -> int:
+        """Batches in one optimizer step."""
+        return int(self.trainer.get("accumulate_grad_batches") or 1)
+
+    def num_steps(self, batches_per_epoch: int) -> int:
+        """Optimizer steps of the run, from `max_steps` or `max_epochs`, whichever ends first."""
+        steps, epochs = int(self.trainer.get("max_steps", -1)), self.trainer.get("max_epochs")
+        limits = [] if steps == -1 else [steps]
+        if epochs is not None and epochs != -1:
+            limits.append(math.ceil(epochs * batches_per_epoch / self.accumulation))
+        return min(limits)
+
+    def val_check_interval(self, batches_per_epoch: int) -> int:
+        """Training batches between validations: whole steps, as a checkpoint must not split an accumulation window."""
+        interval = self.trainer.get("val_check_interval")
+        interval = 1.0 if interval is None else interval
+        batches = max(1, int(interval * batches_per_epoch)) if isinstance(interval, float) else interval
+        return self.accumulation * math.ceil(batches / self.accumulation)
+
+    def num_validation_rows(self, rows: int) -> int:
+        """How many of a split's rows are validated: `limit_val_batches`, as batches or as a share of them."""
+        limit = self.trainer.get("limit_val_batches")
+        limit = 1.0 if limit is None else limit
+        return (
+            max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.batches.eval_batch_size)
+        )
+
+
+def text_room(backbone: Backbone, method: Method) -> int | None:
+    """Positions that are left for prompt and target together."""
+    return None if backbone.max_positions is None else backbone.max_positions - method.positions_taken(backbone)
+
+
+def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """What Lightning's Trainer would refuse late, or what is not the user's to set."""
+    problems = []
+    steps, epochs = trainer.get("max_steps", -1), trainer.get("max_epochs")
+    if steps == -1 and epochs in (None, -1):
+        problems.append("`trainer.max_steps` or `trainer.max_epochs` must end the run, but neither does.")
+    for key, least in (("max_steps", 1), ("max_epochs", 1), ("accumulate_grad_batches", 1), ("log_every_n_steps", 1)):
+        value = trainer.get(key)
+        if value is not None and value != -1 and value < least:
+            problems.append(f"`trainer.{key}` must be >= {least}, but is {value}.")
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, float) and not 0 < interval <= 1:
+        problems.append(f"`trainer.val_check_interval` as a fraction of an epoch must be in (0, 1], but is {interval}.")
+    if isinstance(interval, int) and interval < 1:
+        problems.append(f"`trainer.val_check_interval` must be >= 1, but is {interval}.")
+    share = trainer.get("limit_val_batches")
+    if share is not None and not (0 < share <= 1 if isinstance(share, float) else share >= 1):
+        problems.append(f"`trainer.limit_val_batches` must be a share in (0, 1] or at least one batch, but is {share}.")
+    for key in _OURS:
+        if key in trainer:
+            problems.append(f"`trainer.{key}` must be left to ptl_prefix, but is given; {_OURS[key]}.")
+    return problems
+
+
+_OURS = {
+    "callbacks": "training brings its own",
+    "logger": "events.jsonl is the log",
+    "enable_checkpointing": "checkpoints are written at every validation",
+    "check_val_every_n_epoch": "`trainer.val_check_interval` says when to validate",
+    "use_distributed_sampler": "batches are shared among ranks by the data",
+    "default_root_dir": "the run's folder is `hydra.run.dir`",
+    "num_sanity_val_steps": "the bare backbone is validated first",
+    "reload_dataloaders_every_n_epochs": "the order of batches follows from the seed",
+}
+"""Arguments of Lightning's Trainer that training sets itself, and why."""

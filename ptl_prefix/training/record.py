@@ -1,0 +1,87 @@
+"""What a training says of itself when it ends, however it ends."""
+
+import torch
+
+from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Status, write_record
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.evaluation.evaluate import score
+from ptl_prefix.evaluation.metric import Scored
+from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.training.meter import Meter, peak_memory_bytes
+from ptl_prefix.training.plan import Plan
+
+LOSS_INFO = MetricInfo(
+    scale="nats per target token", direction="minimize", version="1", library=f"torch {torch.__version__}"
+)
+"""What `val/loss` means: a sum over the targets of the split, each one's end included, divided by their number."""
+
+
+class Ledger:
+    """Gathers what a run will say of itself, from its first moment on.
+
+    Args:
+        plan: What is trained.
+        folder: Where `record.json` goes.
+        events: Told how the run ended.
+        meter: Seconds and tokens of training.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, events: EventStream, meter: Meter) -> None:
+        self._plan, self._folder, self._events, self._meter = plan, folder, events, meter
+        self.metrics: dict[str, float] = {}
+        self._metric_info: dict[str, MetricInfo] = {}
+        self._parameters = Parameters(trained=0, stored=0, backbone=0)
+        self._device = torch.device("cpu")
+
+    def note_loss(self, name: str, nats: float) -> None:
+        """Keep a loss in nats per target token."""
+        self.metrics[name], self._metric_info[name] = nats, LOSS_INFO
+
+    def note_scores(self, outputs: list[Scored], suffix: str = "") -> None:
+        """Score test outputs by the task's metrics, and keep the numbers."""
+        values, info = score(outputs, self._plan.task.metrics)
+        for name, value in values.items():
+            key = f"test/{name}{suffix}"
+            self.metrics[key], self._metric_info[key] = value, info[name]
+
+    def note_parameters(self, backbone: Backbone) -> None:
+        """Count parameters, once the method is attached."""
+        method = self._plan.method
+        self._device = backbone.device
+        self._parameters = Parameters(
+            trained=method.num_trained, stored=method.num_stored, backbone=backbone.num_parameters
+        )
+
+    def close(self, status: Status) -> RunRecord:
+        """Write the record of a run that ends so."""
+        plan, meter = self._plan, self._meter
+        record = RunRecord(
+            run_id=plan.run_id,
+            status=status,
+            task=plan.task.name,
+            task_version=plan.task.version,
+            backbone=plan.backbone.name,
+            method=plan.method.name,
+            seed=plan.seed,
+            config=dict(plan.config),
+            study=None,
+            trial=None,
+            budget={"steps": meter.planned_steps} if meter.planned_steps else None,
+            parameters=self._parameters,
+            cost=Cost(
+                train_s=meter.train_s,
+                steps=meter.steps,
+                tokens=meter.num_tokens,
+                tokens_per_s=meter.tokens_per_s,
+                peak_memory_bytes=peak_memory_bytes(self._device),
+            ),
+            decoding=plan.decoding,
+            metrics=self.metrics,
+            metric_info=self._metric_info,
+            environment=environment(),
+        )
+        write_record(self._folder.record, record)
+        self._events.write(status, step=meter.steps, **self.metrics)
+        return record
