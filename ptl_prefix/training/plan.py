@@ -51,7 +51,7 @@ class Plan:
 
     def problems(self) -> list[str]:
         """What no single setting shows, one sentence each; asked before any weights load."""
-        return [*_trainer_problems(self.trainer), *self.method.misfits(self.backbone.sketch())]
+        return [*trainer_problems(self.trainer), *self.method.misfits(self.backbone.sketch())]
 
     @property
     def accumulation(self) -> int:
@@ -60,14 +60,14 @@ class Plan:
 
     def num_steps(self, batches_per_epoch: int) -> int:
         """Optimizer steps of the run, from `max_steps` or `max_epochs`, whichever ends first."""
-        steps, epochs = self.trainer.get("max_steps", -1), self.trainer.get("max_epochs")
+        steps, epochs = int(self.trainer.get("max_steps", -1)), self.trainer.get("max_epochs")
         limits = [] if steps == -1 else [steps]
         if epochs is not None and epochs != -1:
             limits.append(math.ceil(epochs * batches_per_epoch / self.accumulation))
         return min(limits)
 
     def val_check_interval(self, batches_per_epoch: int) -> int:
-        """Training batches between validations: whole steps, so that a checkpoint never splits an accumulation window."""
+        """Training batches between validations: whole steps, as a checkpoint must not split an accumulation window."""
         interval = self.trainer.get("val_check_interval")
         interval = 1.0 if interval is None else interval
         batches = max(1, int(interval * batches_per_epoch)) if isinstance(interval, float) else interval
@@ -87,7 +87,8 @@ def text_room(backbone: Backbone, method: Method) -> int | None:
     return None if backbone.max_positions is None else backbone.max_positions - method.positions_taken(backbone)
 
 
-def _trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
+def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """What Lightning's Trainer would refuse late, or what is not the user's to set."""
     problems = []
     steps, epochs = trainer.get("max_steps", -1), trainer.get("max_epochs")
     if steps == -1 and epochs in (None, -1):
