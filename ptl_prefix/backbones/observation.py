@@ -36,20 +36,10 @@ def observed_keys_values(backbone: Backbone, inputs: ModelInputs) -> dict[str, l
     usual, mode = backbone.config._attn_implementation, backbone.model.training
     backbone.model.set_attn_implementation(_IMPLEMENTATION)
     backbone.model.eval()
-<<<<<<< HEAD
     sites = attention_modules(backbone.model, backbone.config)
     try:
         backbone.logits(inputs)
         return {site: [module.observed for module in modules] for site, modules in sites.items()}  # type: ignore[misc]
-=======
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    try:
-        backbone.logits(inputs)
-        for site, modules in attention_modules(backbone.model, backbone.config).items():
-            for module in modules:
-                seen[site].append(module.observed)  # type: ignore[arg-type]
-                del module.observed
->>>>>>> main
     finally:
         backbone.model.set_attn_implementation(usual)
         backbone.model.train(mode)

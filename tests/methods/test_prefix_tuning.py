@@ -165,7 +165,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "sentence"), MISTAKES, ids=[str(settings) for settings, _ in MISTAKES])
 def test_a_mistake_in_a_setting_is_one_sentence(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+    with pytest.raises(ValueError) as caught:
         PrefixTuning(**settings)
 
     assert str(caught.value) == sentence
