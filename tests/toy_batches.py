@@ -1,7 +1,7 @@
 """Batches small enough to read, what a backbone makes of them, and the few steps of training that tests take."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from tiny_backbones import EOS, PAD, VOCABULARY
@@ -13,7 +13,7 @@ from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.loss import target_loss
 
-EQUAL = {"rtol": 1e-5, "atol": 1e-5}
+EQUAL: Mapping[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 """When two ways of computing the same logits in float32 agree."""
 
 Side = Literal["left", "right"]

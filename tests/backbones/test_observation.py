@@ -9,6 +9,7 @@ from toy_batches import EQUAL, text_logits, unpadded
 from toy_prefixes import logits_with, random_states
 
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.observation import observed_keys_values, observed_scales
 from ptl_prefix.backbones.spec import load_backbone
 
@@ -27,8 +28,13 @@ def test_what_is_observed_is_what_a_cache_would_hold(backbone: Backbone) -> None
 
 
 def test_scales_are_root_mean_squares_by_layer_keys_first(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples: list[Any] = []
-    monkeypatch.setattr(backbone, "logits", lambda inputs: samples.append(inputs) or Backbone.logits(backbone, inputs))
+    samples: list[ModelInputs] = []
+
+    def logits(inputs: ModelInputs) -> torch.Tensor:
+        samples.append(inputs)
+        return Backbone.logits(backbone, inputs)
+
+    monkeypatch.setattr(backbone, "logits", logits)
 
     scales = observed_scales(backbone)
 

@@ -116,7 +116,8 @@ def _beam_scores(backbone: Backbone, states: PrefixStates, prompts: list[list[in
     inputs = left_padded(prompts, PAD).with_positions(states.position_offset)
     backbone.slots.take()
     backbone.slots.fill(states)
-    output = backbone.model.generate(
+    model: Any = backbone.model
+    output = model.generate(
         input_ids=inputs.input_ids,
         attention_mask=inputs.attention_mask,
         position_ids=inputs.position_ids,
@@ -210,7 +211,7 @@ def test_gradient_checkpointing_changes_no_gradient(backbone: Backbone, tiny_fol
 def _gradients(backbone: Backbone) -> dict[str, Any]:
     """Gradients of a loss for a prefix, and how often an attention module ran for them."""
     states = random_states(backbone, 4)
-    leaves = {}
+    leaves: dict[str, Tensor] = {}
     for index, layer in enumerate(states.sites["decoder_self"]):
         assert layer is not None
         leaves |= {f"{index}.key": layer.key.requires_grad_(), f"{index}.value": layer.value.requires_grad_()}

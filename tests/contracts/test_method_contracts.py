@@ -200,7 +200,8 @@ def test_cached_and_uncached_steps_have_the_same_logits(
 @torch.no_grad()
 def _step_logits(backbone: Backbone, inputs: ModelInputs, *, use_cache: bool) -> tuple[Tensor, Tensor]:
     """The logits of five steps of decoding, (batch, steps, vocabulary), and the ids of prompt and text."""
-    output = backbone.model.generate(
+    model: Any = backbone.model
+    output = model.generate(
         input_ids=inputs.input_ids,
         attention_mask=inputs.attention_mask,
         position_ids=inputs.position_ids,
