@@ -74,4 +74,5 @@ def _lines(source_file: str | None) -> Iterator[str]:
         text = sys.stdin.read() if source_file == "-" else Path(source_file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`input` must be a UTF-8 text file, but '{source_file}' cannot be read: {error}") from error
-    yield from text.splitlines()
+    # Only a line feed parts sources: `splitlines` would also cut at characters that a text may hold.
+    yield from text.removesuffix("\n").split("\n") if text else ()

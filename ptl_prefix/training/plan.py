@@ -11,6 +11,7 @@ from typing import Any
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.data.batches import BatchSettings
 from ptl_prefix.data.task import Task
@@ -51,7 +52,26 @@ class Plan:
 
     def problems(self) -> list[str]:
         """What no single setting shows, one sentence each; asked before any weights load."""
-        return [*_trainer_problems(self.trainer), *self.method.misfits(self.backbone.sketch())]
+        backbone = self.backbone.sketch()
+        return [*_trainer_problems(self.trainer), *(self.method.misfits(backbone) or self._lack_of_room(backbone))]
+
+    def _lack_of_room(self, backbone: Backbone) -> list[str]:
+        """What does not fit beside the method: at least a prompt without its source and the text to write."""
+        try:
+            prompter = Prompter(backbone.tokenizer, self.task.prompt)
+        except ValueError as error:
+            return [f"`task`: {error}"]
+        room = text_room(backbone, self.method)
+        needed = {
+            "a prompt and its target": prompter.num_fixed_tokens + len(prompter.after_ids) + 1,
+            "a prompt and `generation.max_new_tokens`": prompter.num_fixed_tokens + self.decoding.max_new_tokens,
+        }
+        return [
+            f"The {backbone.max_positions} positions of {backbone.name} must hold {what} beside the method, which leaves "
+            f"{room}, but that takes at least {tokens}."
+            for what, tokens in needed.items()
+            if room is not None and tokens > room
+        ]
 
     @property
     def accumulation(self) -> int:
@@ -94,8 +114,13 @@ def _trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
         problems.append("`trainer.max_steps` or `trainer.max_epochs` must end the run, but neither does.")
     for key, least in (("max_steps", 1), ("max_epochs", 1), ("accumulate_grad_batches", 1), ("log_every_n_steps", 1)):
         value = trainer.get(key)
-        if value is not None and value != -1 and value < least:
+        is_unlimited = value == -1 and key in ("max_steps", "max_epochs")
+        if value is not None and value < least and not is_unlimited:
             problems.append(f"`trainer.{key}` must be >= {least}, but is {value}.")
+    if trainer.get("gradient_clip_algorithm") not in (None, "norm", "value"):
+        problems.append(
+            f"`trainer.gradient_clip_algorithm` must be norm or value, but is {trainer['gradient_clip_algorithm']!r}."
+        )
     interval = trainer.get("val_check_interval")
     if isinstance(interval, float) and not 0 < interval <= 1:
         problems.append(f"`trainer.val_check_interval` as a fraction of an epoch must be in (0, 1], but is {interval}.")
@@ -111,13 +136,22 @@ def _trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
 
 
 _OURS = {
+    "barebones": "a run keeps its log and checkpoints",
     "callbacks": "training brings its own",
     "logger": "events.jsonl is the log",
     "enable_checkpointing": "checkpoints are written at every validation",
     "check_val_every_n_epoch": "`trainer.val_check_interval` says when to validate",
     "use_distributed_sampler": "batches are shared among ranks by the data",
     "default_root_dir": "the run's folder is `hydra.run.dir`",
+    "enable_model_summary": "parameters are counted in the record, and by dry_run=true",
+    "fast_dev_run": "for a short run give `trainer.max_steps`",
+    "limit_predict_batches": "`evaluation.num_examples` says what is decoded",
+    "limit_test_batches": "`evaluation.num_examples` says what is decoded",
+    "limit_train_batches": "`trainer.max_steps` ends a run, and the task says how much there is to train on",
+    "min_epochs": "early stopping is by `optimizer.early_stopping_patience`",
+    "min_steps": "early stopping is by `optimizer.early_stopping_patience`",
     "num_sanity_val_steps": "the bare backbone is validated first",
+    "overfit_batches": "the task says how much there is to train on",
     "reload_dataloaders_every_n_epochs": "the order of batches follows from the seed",
 }
 """Arguments of Lightning's Trainer that training sets itself, and why."""
