@@ -53,25 +53,8 @@ class Plan:
     def problems(self) -> list[str]:
         """What no single setting shows, one sentence each; asked before any weights load."""
         backbone = self.backbone.sketch()
-        return [*_trainer_problems(self.trainer), *(self.method.misfits(backbone) or self._lack_of_room(backbone))]
-
-    def _lack_of_room(self, backbone: Backbone) -> list[str]:
-        """What does not fit beside the method: at least a prompt without its source and the text to write."""
-        try:
-            prompter = Prompter(backbone.tokenizer, self.task.prompt)
-        except ValueError as error:
-            return [f"`task`: {error}"]
-        room = text_room(backbone, self.method)
-        needed = {
-            "a prompt and its target": prompter.num_fixed_tokens + len(prompter.after_ids) + 1,
-            "a prompt and `generation.max_new_tokens`": prompter.num_fixed_tokens + self.decoding.max_new_tokens,
-        }
-        return [
-            f"The {backbone.max_positions} positions of {backbone.name} must hold {what} beside the method, which leaves "
-            f"{room}, but that takes at least {tokens}."
-            for what, tokens in needed.items()
-            if room is not None and tokens > room
-        ]
+        misfits = self.method.misfits(backbone) or room_problems(backbone, self.method, self.task, self.decoding)
+        return [*trainer_problems(self.trainer), *misfits]
 
     @property
     def accumulation(self) -> int:
@@ -80,14 +63,14 @@ class Plan:
 
     def num_steps(self, batches_per_epoch: int) -> int:
         """Optimizer steps of the run, from `max_steps` or `max_epochs`, whichever ends first."""
-        steps, epochs = self.trainer.get("max_steps", -1), self.trainer.get("max_epochs")
+        steps, epochs = int(self.trainer.get("max_steps", -1)), self.trainer.get("max_epochs")
         limits = [] if steps == -1 else [steps]
         if epochs is not None and epochs != -1:
             limits.append(math.ceil(epochs * batches_per_epoch / self.accumulation))
         return min(limits)
 
     def val_check_interval(self, batches_per_epoch: int) -> int:
-        """Training batches between validations: whole steps, so that a checkpoint never splits an accumulation window."""
+        """Training batches between validations: whole steps, as a checkpoint must not split an accumulation window."""
         interval = self.trainer.get("val_check_interval")
         interval = 1.0 if interval is None else interval
         batches = max(1, int(interval * batches_per_epoch)) if isinstance(interval, float) else interval
@@ -107,7 +90,27 @@ def text_room(backbone: Backbone, method: Method) -> int | None:
     return None if backbone.max_positions is None else backbone.max_positions - method.positions_taken(backbone)
 
 
-def _trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
+def room_problems(backbone: Backbone, method: Method, task: Task, decoding: Decoding) -> list[str]:
+    """What does not fit beside the method: at least a prompt without its source, and the text to write."""
+    try:
+        prompter = Prompter(backbone.tokenizer, task.prompt)
+    except ValueError as error:
+        return [f"`task`: {error}"]
+    room = text_room(backbone, method)
+    needed = {
+        "a prompt and its target": prompter.num_fixed_tokens + len(prompter.after_ids) + 1,
+        "a prompt and `generation.max_new_tokens`": prompter.num_fixed_tokens + decoding.max_new_tokens,
+    }
+    return [
+        f"The {backbone.max_positions} positions of {backbone.name} must hold {what} beside the method, which leaves "
+        f"{room}, but that takes at least {tokens}."
+        for what, tokens in needed.items()
+        if room is not None and tokens > room
+    ]
+
+
+def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """What Lightning's Trainer would refuse late, or what is not the user's to set."""
     problems = []
     steps, epochs = trainer.get("max_steps", -1), trainer.get("max_epochs")
     if steps == -1 and epochs in (None, -1):

@@ -122,7 +122,10 @@ def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, in_empty_fold
     assert hydra_reads(quoted_override("resume=~/runs/x", sweeping=False)) == "/home/me/runs/x"
 
 
-@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda text: "${" not in text))
+@given(
+    st.text("'\"\\ab ", min_size=1)
+    | st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda text: "${" not in text)
+)
 def test_every_quoted_text_is_read_back_by_hydra(text: str) -> None:
     assert hydra_reads(f"key={quoted(text)}") == text
 

@@ -22,7 +22,14 @@ def worsened(command_line: CommandLine, tmp_path_factory: pytest.TempPathFactory
     from ptl_prefix.commands.cli import cli
 
     folder = RunFolder(tmp_path_factory.mktemp("worsened") / "run")
-    settings = ["optimizer.lr=5.0", "optimizer.warmup_steps=0", "trainer.max_steps=8", "trainer.val_check_interval=2"]
+    settings = [
+        "method.reparam=none",
+        "optimizer.lr=9.0",
+        "optimizer.warmup_steps=0",
+        "optimizer.schedule=constant",
+        "trainer.max_steps=8",
+        "trainer.val_check_interval=2",
+    ]
     result = CliRunner().invoke(cli, ["train", *command_line.small, *settings, f"hydra.run.dir={folder.path}"])
     assert result.exit_code == 0, result.output
     losses = [event["val/loss"] for event in read_events(folder.events) if event["kind"] == "validation"]
@@ -155,7 +162,7 @@ class TestGenerate:
             ((), 2, "needs a bundle or a run folder as its first argument"),
             (("nowhere", SOURCE), 1, "nowhere"),
             (("{bundle}",), 2, "needs a source, as an argument or by input=<file>"),
-            (("{bundle}", "input=missing.txt"), 1, "`input` must be a UTF-8 text file, but 'missing.txt'"),
+            (("{bundle}", "input=missing.txt"), 2, "`input` must be a file or - for standard input"),
             (("{bundle}", SOURCE, "output=no/such/folder.txt"), 1, "`output` must be a file that can be written"),
             (("{bundle}", SOURCE, "max_new_tokens=0"), 2, "max_new_tokens"),
             (("{bundle}", SOURCE, "max_new_tokens=600"), 1, "must fit the 512 positions"),
