@@ -45,7 +45,11 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     changes = {name: config[name] for name in _DECODING if config[name] is not None}
     with _opened(config["output"]) as out:
         for start in range(0, len(sources), config["batch_size"]):
-            for text in adaptation.generate(sources[start : start + config["batch_size"]], **changes):
+            try:
+                texts = adaptation.generate(sources[start : start + config["batch_size"]], **changes)
+            except ValueError as error:
+                raise DataError(str(error)) from error  # a source that does not fit
+            for text in texts:
                 print(" ".join(text.split()), file=out, flush=True)
 
 
@@ -72,7 +76,7 @@ def _bundle_folder(path: Path) -> Path:
 
 def _backbone(config: dict[str, Any], manifest: Manifest) -> Backbone:
     return load_backbone(
-        config["backbone"] or manifest.backbone.path,
+        config["backbone_path"] or manifest.backbone.path,
         name=manifest.backbone.name,
         dtype=config["dtype"] or manifest.dtype,
         device=config["device"],

@@ -4,36 +4,35 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from command_lines import CommandLine, Finished, Invoke
 
 from ptl_prefix.artifacts.bundle import read_bundle
-from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.commands.cli import cli
+from ptl_prefix.methods.restore import restore
+from ptl_prefix.training.module import AdaptationModule
 
 SOURCE = "name : The Golden Mill | kind : pub | city : Paris"
 
 
 @pytest.fixture(scope="module")
 def worsened(command_line: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run whose best checkpoint is not its last."""
-    from click.testing import CliRunner
-
-    from ptl_prefix.commands.cli import cli
-
+    """A run whose best checkpoint is its second of four."""
     folder = RunFolder(tmp_path_factory.mktemp("worsened") / "run")
-    settings = [
-        "method.reparam=none",
-        "optimizer.lr=9.0",
-        "optimizer.warmup_steps=0",
-        "optimizer.schedule=constant",
-        "trainer.max_steps=8",
-        "trainer.val_check_interval=2",
-    ]
-    result = CliRunner().invoke(cli, ["train", *command_line.small, *settings, f"hydra.run.dir={folder.path}"])
+    losses = iter([3.0, 2.0, 2.5, 2.25])
+
+    def end(self: AdaptationModule) -> None:
+        self._validation.take()
+        self.log("val/loss", torch.tensor(next(losses), dtype=torch.float64))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AdaptationModule, "on_validation_epoch_end", end)
+        words = ["trainer.max_steps=8", "trainer.val_check_interval=2", f"hydra.run.dir={folder.path}"]
+        result = CliRunner().invoke(cli, ["train", *command_line.small, *words])
     assert result.exit_code == 0, result.output
-    losses = [event["val/loss"] for event in read_events(folder.events) if event["kind"] == "validation"]
-    assert losses[-1] > min(losses)
     return folder
 
 
@@ -53,8 +52,7 @@ class TestExport:
         assert result.exit_code == 0, result.output
         exported, written = read_bundle("exported").manifest, read_bundle(worsened.bundle).manifest
         assert exported.tensors_sha256 != written.tensors_sha256
-        last = [event for event in read_events(worsened.events) if event["kind"] == "validation"][-1]
-        assert exported.metrics == {"val/loss": last["val/loss"]}
+        assert exported.metrics == {"val/loss": 2.25}
 
     def test_a_file_may_be_named(self, worsened: RunFolder, invoke: Invoke) -> None:
         shutil.copy(worsened.last, "kept.ckpt")
@@ -119,15 +117,14 @@ class TestGenerate:
         assert result.stderr == ""
         assert len(result.stdout.splitlines()) == 2
 
-    def test_it_writes_what_the_run_wrote(self, finished: Finished, invoke: Invoke) -> None:
-        """The third example of the run's table, which is cut into lines there."""
-        shown = finished.process.stdout.split("  source  ")[3]
-        source, _, rest = shown.partition("      bare  ")
-        adapted = rest.partition("   adapted  ")[2].partition(" reference  ")[0]
+    def test_it_writes_what_the_bundle_writes_from_python(self, small_run: RunFolder, invoke: Invoke) -> None:
+        sources = [SOURCE, "name : The Old Star", "city : Rome"]
+        bundle = read_bundle(small_run.bundle)
+        adaptation = restore(load_backbone(bundle.manifest.backbone.path, dtype="float32"), bundle)
 
-        result = invoke("generate", finished.folder.path, " ".join(source.split()))
+        result = invoke("generate", small_run.path, *sources, "batch_size=2")
 
-        assert "".join(result.stdout.split())[:200] == "".join(adapted.split())[:200]
+        assert result.stdout.splitlines() == [" ".join(text.split()) for text in adaptation.generate(sources)]
 
     def test_sources_come_from_a_file_after_those_of_the_command_line_and_go_to_a_file(
         self, finished: Finished, invoke: Invoke
@@ -166,7 +163,7 @@ class TestGenerate:
             (("{bundle}", SOURCE, "output=no/such/folder.txt"), 1, "`output` must be a file that can be written"),
             (("{bundle}", SOURCE, "max_new_tokens=0"), 2, "max_new_tokens"),
             (("{bundle}", SOURCE, "max_new_tokens=600"), 1, "must fit the 512 positions"),
-            (("{bundle}", SOURCE, "backbone=nowhere/at-all"), 1, "could not be loaded"),
+            (("{bundle}", SOURCE, "backbone_path=nowhere/at-all"), 1, "but 'nowhere/at-all' is none"),
         ],
     )
     def test_what_cannot_be_generated_is_said_in_a_sentence(
@@ -213,7 +210,7 @@ class TestADamagedBundle:
     def test_on_the_wrong_backbone_is_refused(
         self, bundle: Path, command_line: CommandLine, invoke: Invoke
     ) -> None:
-        result = invoke("generate", bundle, SOURCE, f"backbone={command_line.tiny.backbone_folder}")
+        result = invoke("generate", bundle, SOURCE, f"backbone_path={command_line.tiny.backbone_folder}")
 
         assert result.exit_code == 1
         assert "weights" in result.stderr
