@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,6 +18,9 @@ from ptl_prefix.artifacts.bundle import BackboneIdentity
 from ptl_prefix.backbones.attention_sites import SiteGeometry, attention_modules, family_of, geometry_of
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
+
+Positions = Bool[Tensor, "batch text"] | tuple[Int[Tensor, " targets"], Int[Tensor, " targets"]] | tuple[slice, slice]
+"""Which positions of a batch: a mask, rows and columns, or a rectangle."""
 
 
 class Backbone:
@@ -127,10 +130,8 @@ class Backbone:
         """Next-token logits at every position."""
         return self._forward(inputs)
 
-    def target_logits(
-        self, inputs: ModelInputs, wanted: Bool[Tensor, "batch text"] | tuple[slice, slice]
-    ) -> Float[Tensor, "*targets vocabulary"]:
-        """Next-token logits at the wanted positions only, in row order: (targets, vocabulary) for a mask.
+    def target_logits(self, inputs: ModelInputs, wanted: Positions) -> Float[Tensor, "*targets vocabulary"]:
+        """Next-token logits at the wanted positions only: (targets, vocabulary) for a mask or for indices.
 
         The head is most of a small model's work; a source's logits are never used.
         """
@@ -150,7 +151,7 @@ class Backbone:
         return logits
 
     @contextmanager
-    def _head_sees_only(self, wanted: Tensor | tuple[slice, slice]) -> Iterator[None]:
+    def _head_sees_only(self, wanted: Positions) -> Iterator[None]:
         """Hand the output embedding only some rows, so that what a family does around its head still happens."""
         head: nn.Module = self.model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, arguments: (arguments[0][wanted], *arguments[1:]))

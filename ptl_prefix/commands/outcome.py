@@ -55,21 +55,19 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
 def _metrics_table(outcome: Outcome) -> Table:
     record = outcome.record
     table = Table(
-        title=f"{record.method} on {record.backbone}, {record.task}, seed {record.seed}", title_justify="left"
+        title=f"{record.method} on {record.backbone}, {record.task}, seed {record.seed}",
+        title_justify="left",
+        caption=f"text metrics: {len(outcome.adapted)} inputs",
+        caption_justify="left",
     )
-    for heading in ("metric", "before", "after", "scale"):
+    for heading in ("metric", "before", "after", "", "scale"):
         table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
     for name, value in record.metrics.items():
         if not name.endswith("_before"):
             before = record.metrics.get(f"{name}_before")
             info = record.metric_info[name]
-            better = "lower" if info.direction == "minimize" else "higher"
-            table.add_row(
-                f"{name} ({len(outcome.adapted)} texts)" if name.startswith("test/") else name,
-                "" if before is None else f"{before:.4f}",
-                f"{value:.4f}",
-                f"{info.scale}, {better} is better",
-            )
+            better = "lower is better" if info.direction == "minimize" else "higher is better"
+            table.add_row(name, "" if before is None else f"{before:.4f}", f"{value:.4f}", better, info.scale)
     return table
 
 

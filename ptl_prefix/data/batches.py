@@ -13,7 +13,7 @@ import numpy.typing as npt
 from annotated_types import Ge
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded
-from ptl_prefix.data.collation import collate_training
+from ptl_prefix.data.collation import batch_width, collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.settings import settings_from
 
@@ -204,5 +204,5 @@ def _longest_first(lengths: Indices, batch_size: int) -> list[Indices]:
 
 
 def _padding_share(lengths: Indices, batches: Sequence[Indices]) -> float:
-    positions = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    positions = sum(len(batch) * batch_width(int(lengths[batch].max())) for batch in batches)
     return 1.0 - int(sum(lengths[batch].sum() for batch in batches)) / positions

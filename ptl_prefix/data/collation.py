@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
+
+_WIDTH_MULTIPLE = 8
+"""Batches are as wide as a multiple of this: few shapes, so that the kernels made for them are used again."""
 
 
 class EncodedRow(TypedDict):
@@ -40,5 +43,12 @@ def collate_training(rows: Sequence[EncodedRow], pad_id: int) -> ModelInputs:
     )
 
 
+def batch_width(longest: int) -> int:
+    """How wide a batch is whose longest row has so many ids."""
+    return -(-longest // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
+
+
 def _padded(rows: list[Tensor], value: int) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+    batch = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+    longest = batch.shape[1]
+    return nn.functional.pad(batch, (0, batch_width(longest) - longest), value=value)

@@ -16,6 +16,10 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.methods.method import Method
 
+_TARGETS_MULTIPLE = 32
+"""Logits are computed for a multiple of so many positions. A CPU keeps a kernel for every shape that it has met in
+bfloat16: without this, a run of some hundred steps held gigabytes of them."""
+
 
 @dataclass(frozen=True)
 class TargetLoss:
@@ -35,11 +39,16 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     assert batch.labels is not None
     # The logits at one position predict the token at the next, so a target is wanted one position earlier.
     next_labels = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # (batch, text)
-    wanted = next_labels != IGNORED_LABEL
-    targets = next_labels[wanted]  # (targets,)
-    logits = backbone.target_logits(method.condition(batch), wanted)  # (targets, vocabulary)
+    rows, columns = (next_labels != IGNORED_LABEL).nonzero(as_tuple=True)
+    num_tokens = rows.numel()
+    # Filled up with the first position, whose label is then ignored: kernels are made for one shape, and kept.
+    missing = -num_tokens % _TARGETS_MULTIPLE
+    rows, columns = (nn.functional.pad(index, (0, missing)) for index in (rows, columns))
+    targets = next_labels[rows, columns]  # (targets,)
+    targets[num_tokens:] = IGNORED_LABEL
+    logits = backbone.target_logits(method.condition(batch), (rows, columns))  # (targets, vocabulary)
     nats = nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
-    return TargetLoss(nats, targets.numel())
+    return TargetLoss(nats, num_tokens)
 
 
 @torch.no_grad()

@@ -180,7 +180,7 @@ def test_batches_of_similar_length_hold_little_padding() -> None:
     positions = sum(batch.attention_mask.numel() for batch in TrainBatches(encoded, batch_size=16, pad_id=0, seed=0))
 
     assert TrainBatches(encoded, batch_size=16, pad_id=0, seed=0).padding_share() == pytest.approx(1 - real / positions)
-    assert batches.padding_share() < 0.03
+    assert batches.padding_share() < 0.08  # some 0.06 of it for widths that are multiples of 8
 
 
 def test_fewer_rows_than_ranks_are_refused() -> None:
@@ -193,7 +193,7 @@ def test_evaluation_goes_from_the_longest_to_the_shortest_every_time(tmp_path: P
 
     assert [rows_of(batch) for batch in batches] == [rows_of(batch) for batch in batches] == [[1, 3], [2, 0], [4]]
     assert len(batches) == 3
-    assert batches.padding_share() == pytest.approx(1 - 28 / 30)
+    assert batches.padding_share() == pytest.approx(1 - 28 / (2 * 16 + 2 * 8 + 8))
 
 
 def test_prompts_come_with_their_places() -> None:

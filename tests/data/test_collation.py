@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, left_padded
-from ptl_prefix.data.collation import EncodedRow, collate_training
+from ptl_prefix.data.collation import EncodedRow, batch_width, collate_training
 
 PAD = 3
 
@@ -28,8 +28,8 @@ def test_a_row_does_not_depend_on_its_batch(batch: list[EncodedRow]) -> None:
         alone = collate_training([row], PAD)
         length = len(row["input_ids"])
         assert alone.labels is not None
-        assert together.input_ids[index, :length].tolist() == alone.input_ids[0].tolist() == row["input_ids"]
-        assert together.labels[index, :length].tolist() == alone.labels[0].tolist()
+        assert together.input_ids[index, :length].tolist() == alone.input_ids[0, :length].tolist() == row["input_ids"]
+        assert together.labels[index, :length].tolist() == alone.labels[0, :length].tolist()
         assert together.attention_mask[index].tolist() == [1] * length + [0] * (together.input_ids.shape[1] - length)
 
 
@@ -56,6 +56,18 @@ def test_prompts_end_together(prompts: list[list[int]]) -> None:
 
 
 def test_a_row_without_padding_is_not_changed_by_what_the_padding_is() -> None:
-    batch: list[EncodedRow] = [EncodedRow(input_ids=[1, 2, 3], num_source_ids=1, example=0)]
+    ids = list(range(8))
+    batch: list[EncodedRow] = [EncodedRow(input_ids=ids, num_source_ids=1, example=0)]
 
-    assert collate_training(batch, 0).input_ids.tolist() == collate_training(batch, 9).input_ids.tolist() == [[1, 2, 3]]
+    assert collate_training(batch, 0).input_ids.tolist() == collate_training(batch, 9).input_ids.tolist() == [ids]
+
+
+@given(st.lists(rows(), min_size=1, max_size=5))
+def test_batches_come_in_few_widths(batch: list[EncodedRow]) -> None:
+    longest = max(len(row["input_ids"]) for row in batch)
+
+    width = collate_training(batch, PAD).input_ids.shape[1]
+
+    assert width == batch_width(longest)
+    assert width % 8 == 0
+    assert 0 <= width - longest < 8

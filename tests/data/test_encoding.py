@@ -120,6 +120,26 @@ def test_the_longest_target_counts_its_end(encode: Any, prompter: Prompter) -> N
     assert encoded.report.num_truncated_source == 0
 
 
+def test_a_source_has_the_room_that_a_cut_target_leaves(encode: Any, prompter: Prompter) -> None:
+    source = prompter.tokenize_sources([EXAMPLES[1].source])[0]
+    room = len(source) + prompter.num_fixed_tokens + 3
+
+    encoded = encode(ListedTask(EXAMPLES[1:]), max_tokens=room, max_target_tokens=3)
+
+    assert encoded.lengths.tolist() == [room]
+    assert encoded.report == EncodingReport(num_examples=1, num_pairs=1, num_truncated_target=1)
+
+
+def test_chunks_join_without_a_seam(encode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encode(ListedTask())
+    monkeypatch.setattr("ptl_prefix.data.encoding._CHUNK_EXAMPLES", 1)
+
+    in_chunks = encode(ListedTask(), split="validation")
+
+    assert in_chunks.rows([0, 1, 2]) == whole.rows([0, 1, 2])
+    assert in_chunks.report == whole.report
+
+
 def test_what_does_not_fit_is_dropped_when_told_to(encode: Any, prompter: Prompter) -> None:
     limit = len(prompter.encode_source(EXAMPLES[0].source) + prompter.encode_target(EXAMPLES[0].targets[0]))
 
