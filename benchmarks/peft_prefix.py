@@ -9,6 +9,7 @@ prefix in both. PEFT has no option for logits at target positions only; `head_at
 what that alone is worth.
 """
 
+import warnings
 from collections.abc import Mapping
 
 from peft import PrefixTuningConfig, TaskType, get_peft_model
@@ -50,7 +51,10 @@ class PeftPrefix(Backbone):
             prefix_projection=hidden_size is not None,
             encoder_hidden_size=hidden_size or 0,  # read only with a projection
         )
-        self._peft_model = get_peft_model(self.model, config)
+        with warnings.catch_warnings():
+            # PEFT asks for an attribute that transformers has renamed.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            self._peft_model = get_peft_model(self.model, config)
         self._head_at_targets_only = head_at_targets_only
 
     def logits(self, inputs: ModelInputs) -> Tensor:
