@@ -37,7 +37,7 @@ def _shipped_dir(name: str) -> Path:
 
 @functools.cache
 def defaults_of(config: str) -> Mapping[str, Any]:
-    """The defaults that `conf/<config>.yaml` states, less `_target_` and what it fetches from the rest of the config."""
+    """The defaults that `conf/<config>.yaml` states, less `_target_` and what comes from the rest of the config."""
     values = yaml.safe_load((conf_dir() / f"{config}.yaml").read_text(encoding="utf-8"))
     return {
         key: value
@@ -107,8 +107,9 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _signature_of(target: Callable[..., Any]) -> Callable[..., Any]:
     """Where the annotations are: a class's `__init__`, beneath every decorator."""
-    function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
-    return inspect.unwrap(function)
+    function = target.__init__ if inspect.isclass(target) else target
+    unwrapped: Callable[..., Any] = inspect.unwrap(function)
+    return unwrapped
 
 
 def _name(target: Callable[..., Any]) -> str:
@@ -130,7 +131,7 @@ _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def _sentence(annotation: Any, error: ValidationError, value: Any) -> str:
-    """Law, then fact: `must be >= 1, but is 0.`"""
+    """Law, then fact, as in `must be >= 1, but is 0.`, to follow the setting's name."""
     details = error.errors()
     for detail in details:
         # A bound that is broken says more than the other members of a union, which were never meant.

@@ -1,7 +1,7 @@
 """Files and folders that are written whole or not at all.
 
-In: a path and what shall be there. Out: the old content or the new one, whatever happens in between: an error, Ctrl-C, a
-killed process. New content is made in a sibling named `.<name>.tmp-<random>`, which no reader looks at, and renamed
+In: a path and what shall be there. Out: the old content or the new one, whatever happens in between: an error, Ctrl-C,
+a killed process. New content is made in a sibling named `.<name>.tmp-<random>`, which no reader looks at, and renamed
 into place. What a killed writer leaves behind is swept by the next write to the same path.
 """
 
@@ -64,8 +64,8 @@ def _real(path: str | Path) -> Path:
 def _temporary_sibling(path: Path) -> Iterator[Path]:
     """A name beside `path` that nobody else sweeps while the block runs.
 
-    Writers hold a shared lock on the folder, and sweeping takes an exclusive one: who gets it knows that every temporary
-    name in there belongs to the dead, for the system drops the locks of a killed process.
+    Writers hold a shared lock on the folder, and sweeping takes an exclusive one: who gets it knows that every
+    temporary name in there belongs to the dead, for the system drops the locks of a killed process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

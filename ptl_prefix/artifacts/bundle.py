@@ -1,9 +1,9 @@
 """The exported adaptation: what is served. A folder of two files, `tensors.safetensors` and `manifest.json`.
 
 In: the tensors that a method stores and all that is needed to use them on the same backbone. Out: the same, or
-`BundleError`. A bundle may come from anyone, so nothing in it is believed: sizes are checked before memory is asked for,
-and content against the hashes that the manifest states. Hashes guard against damage, not against malice; but what is
-well-formed and finite can do no more than write nonsense.
+`BundleError`. A bundle may come from anyone, so nothing in it is believed: sizes are checked before memory is asked
+for, and content against the hashes that the manifest states. Hashes guard against damage, not against malice; but what
+is well-formed and finite can do no more than write nonsense.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """What happened during a run, as it happened: `events.jsonl`, one line per logged point.
 
-In: a kind, a step and values. Out: a line on disk before `write` returns, so that a killed run loses at most the line it was
-writing. That torn line has no end of line, which is how readers know to ignore it and a resumed run to cut it off.
+In: a kind, a step and values. Out: a line in the file before `write` returns, so that a killed run loses at most the
+line it was writing. That torn line has no end, which is how readers know to ignore it and a resumed run to cut it off.
 """
 
 import json

@@ -54,7 +54,7 @@ def _raw_bytes(tensor: "Tensor") -> memoryview:
     """A tensor's memory, row by row, not copied if it lies so on the CPU. As bytes, for NumPy has no bfloat16."""
     import torch
 
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = tensor.detach().cpu().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 

@@ -1,8 +1,8 @@
 """A dataclass as strict JSON: what is written can be read back, and what is read is what was written.
 
 In: a dataclass, or the bytes of a file. Out: text, or the dataclass; else `DocumentError`, a fact that the caller puts
-into its own sentence. Refused: numbers that are not finite, keys named twice, unknown and missing keys, wrong types, and
-a `schema_version` other than the one asked for.
+into its own sentence. Refused: numbers that are not finite, keys named twice, unknown and missing keys, wrong types,
+and a `schema_version` other than the one asked for.
 
 A dataclass that is stored so carries `__pydantic_config__ = STRICT`, which its fields inherit.
 """
@@ -11,15 +11,13 @@ import dataclasses
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Document = TypeVar("Document", bound="DataclassInstance")
+Document = TypeVar("Document")
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -28,7 +26,7 @@ class DocumentError(ValueError):
     """A fact about a document that keeps it from being stored or understood."""
 
 
-def to_values(document: "DataclassInstance") -> dict[str, Any]:
+def to_values(document: Any) -> dict[str, Any]:
     """A dataclass as a JSON object, checked by reading it back.
 
     Raises:
@@ -121,19 +119,19 @@ def from_values(values: dict[str, Any], kind: type[Document], *, version: int) -
         DocumentError: Naming the version if it is not `version`, else the first value that does not fit.
     """
     found = values.get("schema_version")
-    if type(found) is not int or found != version:
+    if found != version:
         raise DocumentError(f"has the schema_version {found!r:.40}, and this ptl-prefix reads {version}")
     try:
         # From JSON text, not from the values: only there a list is a legal tuple in strict mode.
-        document: Document = _adapter(kind).validate_json(json.dumps(values))
+        document: Document = _validator(kind)(json.dumps(values))  # type: ignore[arg-type]  # classes are hashable
     except ValidationError as error:
         raise DocumentError(_fact(error)) from error
     return document
 
 
 @functools.cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _validator(kind: type[Any]) -> Callable[[str], Any]:
+    return TypeAdapter(kind).validate_json
 
 
 def _fact(error: ValidationError) -> str:

@@ -1,7 +1,7 @@
 """What a bundle says of itself: `manifest.json`.
 
-In: a `Manifest`, or the folder of a bundle from anyone. Out: its text, or the manifest; else `BundleError`. The file ends
-with the hash of everything else in it, so that a changed byte is found here as in the tensors.
+In: a `Manifest`, or the folder of a bundle from anyone. Out: its text, or the manifest; else `BundleError`. The file
+ends with the hash of everything else in it, so that a changed byte is found here as in the tensors.
 """
 
 import hashlib
@@ -118,10 +118,9 @@ def check_backbone(manifest: Manifest, identity: BackboneIdentity) -> None:
     }
     if any(differing.values()):
         what = " and ".join(name for name, differs in differing.items() if differs)
-        raise BundleError(
-            f"A bundle must meet the backbone it was trained on, {wanted.name!r} from {wanted.path!r}, but the {what} of "
-            f"{identity.name!r} from {identity.path!r} differ; load that one, or train on this one."
-        )
+        law = f"A bundle must meet the backbone it was trained on, {wanted.name!r} from {wanted.path!r}"
+        fact = f"the {what} of {identity.name!r} from {identity.path!r} differ"
+        raise BundleError(f"{law}, but {fact}; load that one, or train on this one.")
 
 
 def sealed_text(manifest: Manifest) -> str:

@@ -113,7 +113,7 @@ class RunRecord:
     config: dict[str, Any]
     study: str | None
     trial: int | None
-    budget: dict[str, float] | None
+    budget: dict[str, int | float] | None
     parameters: Parameters
     cost: Cost
     decoding: Decoding

@@ -99,7 +99,7 @@ def geometry_of(config: Any) -> dict[str, SiteGeometry]:
 def has_native_bfloat16(device: torch.device) -> bool:
     """Whether a processor multiplies bfloat16 matrices with instructions of its own."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":
         return False
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -31,7 +31,7 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
         with backbone.slots.exclusive(), torch.random.fork_rng(enabled=decoding.do_sample):
             if decoding.do_sample:
                 torch.manual_seed(decoding.seed)
-            written = backbone.model.generate(
+            written = backbone.model.generate(  # type: ignore[operator]
                 input_ids=inputs.input_ids,
                 attention_mask=inputs.attention_mask,
                 position_ids=inputs.position_ids,

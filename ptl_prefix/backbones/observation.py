@@ -36,12 +36,12 @@ def observed_keys_values(backbone: Backbone, inputs: ModelInputs) -> dict[str, l
     usual, mode = backbone.config._attn_implementation, backbone.model.training
     backbone.model.set_attn_implementation(_IMPLEMENTATION)
     backbone.model.eval()
-    seen = defaultdict(list)
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     try:
         backbone.logits(inputs)
         for site, modules in attention_modules(backbone.model, backbone.config).items():
             for module in modules:
-                seen[site].append(module.observed)
+                seen[site].append(module.observed)  # type: ignore[arg-type]
                 del module.observed
     finally:
         backbone.model.set_attn_implementation(usual)

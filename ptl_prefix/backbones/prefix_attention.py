@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -55,7 +54,7 @@ def prefix_attention(
         attention_mask = _with_prefix(attention_mask.expand(batch, -1, -1, -1), slot.mask, queries)
         if position_bias is not None:
             # A prefix has no place in the text, so a relative position bias is zero for it.
-            position_bias = F.pad(position_bias, (slot.length, 0))
+            position_bias = nn.functional.pad(position_bias, (slot.length, 0))
     return sdpa_attention_forward(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
 
 
@@ -99,7 +98,7 @@ class PrefixSlots:
         self._forwards = threading.local()
 
     def take(self) -> None:
-        """Route the model's attention through `prefix_attention`. Several holders may share the slots; each fills anew."""
+        """Route the model's attention through `prefix_attention`. Several holders may share the slots."""
         self._holders += 1
         if self._holders > 1:
             return

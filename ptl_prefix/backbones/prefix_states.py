@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ class LayerStates:
         """These states with invisible positions in front, up to `length`."""
         missing = length - self.length
         return LayerStates(
-            F.pad(self.key, (0, 0, missing, 0)), F.pad(self.value, (0, 0, missing, 0)), F.pad(self.mask, (missing, 0))
+            nn.functional.pad(self.key, (0, 0, missing, 0)),
+            nn.functional.pad(self.value, (0, 0, missing, 0)),
+            nn.functional.pad(self.mask, (missing, 0)),
         )
 
 

@@ -109,7 +109,7 @@ class BackboneSpec:
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
                 f"safetensors weights, but '{self.path}' could not be loaded: {error}"
             ) from error
-        return self._backbone(model.to(device))
+        return self._backbone(model.to(device))  # type: ignore[arg-type]
 
     def sketch(self) -> Backbone:
         """The backbone's shapes on the meta device: nothing is read but its config and tokenizer."""
@@ -152,8 +152,8 @@ class BackboneSpec:
         except ValueError as error:
             # transformers does not know the type, or would need the model's own code.
             raise BackboneError(
-                f"A backbone must be one of the families {', '.join(sorted(FAMILIES))}, whose code is transformers' own, "
-                f"but '{self.path}' is not: {str(error).splitlines()[0]}"
+                f"A backbone must be one of the families {', '.join(sorted(FAMILIES))}, whose code is "
+                f"transformers' own, but '{self.path}' is not: {str(error).splitlines()[0]}"
             ) from error
 
     def _backbone(self, model: Any) -> Backbone:
@@ -208,7 +208,7 @@ def _without_progress_bar() -> Iterator[None]:
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors as they lie on disk: their fingerprint does not depend on the dtype they are loaded in, or on sharding."""
+    """The tensors as they lie on disk: independent of sharding, and of the dtype they are loaded in."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict

@@ -27,7 +27,9 @@ class Choice:
 
 def group_names(config_dir: str | None = None) -> list[str]:
     """The groups, Hydra's own settings left out. A folder of the user's adds to the package's."""
-    return sorted({path.name for folder in _folders(config_dir) for path in folder.iterdir() if path.is_dir()} - {"hydra"})
+    return sorted(
+        {path.name for folder in _folders(config_dir) for path in folder.iterdir() if path.is_dir()} - {"hydra"}
+    )
 
 
 def choices(group: str, config_dir: str | None = None) -> list[Choice]:

@@ -1,8 +1,8 @@
 """Every mistake in a composed config, before any weights load.
 
-In: a verb and its config as plain values, interpolations resolved, missing values left out. Out: sentences. A node with
-`_target_` is checked against the annotations of that class, then built, as constructors of this package load nothing, and
-asked for its `problems()`: files that are missing, for instance. What is not a node belongs to the verb.
+In: a verb and its config as plain values, interpolations resolved, missing values left out. Out: sentences. A node
+with `_target_` is checked against the annotations of that class, then built, as constructors of this package load
+nothing, and asked for its `problems()`: files that are missing, for instance. What is not a node belongs to the verb.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -91,20 +91,23 @@ def _problems(target: Callable[..., Any], values: Mapping[str, Any], where: str)
     return list(problems()) if callable(problems) else []
 
 
+def folder_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The names that the run's folder is made of, by their key."""
+    names = {f"{key}.name": value["name"] for key, value in config.items() if _is_node(value) and "name" in value}
+    return {"run_id": config.get("run_id"), **names}
+
+
 def _name_mistakes(config: Mapping[str, Any], doubtful: Collection[str]) -> list[str]:
-    """Names that the run's folder is made of."""
-    names = {f"{key}.name": value.get("name") for key, value in config.items() if _is_node(value) and key not in doubtful}
-    named = {"run_id": config.get("run_id"), **names}
     return [
         f"`{key}` {_NAME_LAW}, but is {name!r}."
-        for key, name in named.items()
-        if isinstance(name, str) and not is_name(name)
+        for key, name in folder_names(config).items()
+        if isinstance(name, str) and not is_name(name) and key.partition(".")[0] not in doubtful
     ]
 
 
-def folder_mistakes(key: str, folder: str) -> list[str]:
+def folder_mistakes(key: str, folder: str, already_checked: Collection[Any] = ()) -> list[str]:
     """What is wrong with a folder that a run would make. Folders that exist already are named as their owner likes."""
     path = Path(folder)
-    absent = [part for part in (path, *path.parents) if not part.exists()]
-    wrong = [part.name for part in reversed(absent) if not is_name(part.name)]
+    absent = [part.name for part in (path, *path.parents) if not part.exists()]
+    wrong = [name for name in reversed(absent) if not is_name(name) and name not in already_checked]
     return [f"each new folder in `{key}` {_NAME_LAW}, but one is {name!r}." for name in wrong]

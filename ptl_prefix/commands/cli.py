@@ -1,8 +1,8 @@
 """The command `ptl-prefix`: which verb, which help, and how a failure leaves.
 
-In: the arguments of the process. Out: a verb's body was called, and the exit code is 0; or a message on stderr and 2 for a
-mistake in what was typed or configured, 1 for what failed later. What nobody expected keeps its traceback. Importing this
-file imports neither Hydra nor torch: `--help` and completion are answered at once.
+In: the arguments of the process. Out: a verb's body was called, and the exit code is 0; or a message on stderr and 2
+for a mistake in what was typed or configured, 1 for what failed later. What nobody expected keeps its traceback.
+Importing this file imports neither Hydra nor torch: `--help` and completion are answered at once.
 """
 
 import importlib
@@ -27,15 +27,17 @@ Examples:
 
 
 class _Failure(click.ClickException):
-    """A message and an exit code: what click shows instead of a traceback."""
-
-    def __init__(self, error: PtlPrefixError) -> None:
-        super().__init__(str(error))
-        self.exit_code = 2 if isinstance(error, ConfigError) else 1
+    """What click shows instead of a traceback."""
 
     def show(self, file: Any = None) -> None:
         """The message alone; it is a sentence already."""
         click.echo(self.message, file=file, err=file is None)
+
+
+class _Mistake(_Failure):
+    """A failure that the command line or the config caused."""
+
+    exit_code = 2
 
 
 class _VerbCommand(click.Command):
@@ -60,7 +62,9 @@ class _VerbCommand(click.Command):
         except ValueError as error:
             ctx.fail(str(error))
         if line.words and not self.verb.arguments:
-            ctx.fail(f"{self.verb.name} takes no arguments, but got '{line.words[0]}'; settings are given as key=value.")
+            ctx.fail(
+                f"{self.verb.name} takes no arguments, but got '{line.words[0]}'; settings are given as key=value."
+            )
         # Imported here: Hydra costs a third of a second, a verb's body many.
         from ptl_prefix.commands.launching import run_with_hydra
 
@@ -69,8 +73,10 @@ class _VerbCommand(click.Command):
 
         try:
             run_with_hydra(self.verb, line.overrides, line.flags, body)
+        except ConfigError as error:
+            raise _Mistake(str(error)) from error
         except PtlPrefixError as error:
-            raise _Failure(error) from error
+            raise _Failure(str(error)) from error
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """What may follow the verb."""

@@ -1,7 +1,7 @@
 """Completion in bash, zsh and fish.
 
-In: the words of an unfinished command line. Out: what the last one may become. Verbs, flags and choices are known here;
-settings are Hydra's to complete, as only it knows what a config has become by the words before.
+In: the words of an unfinished command line. Out: what the last one may become. Verbs, flags and choices are known
+here; settings are Hydra's to complete, as only it knows what a config has become by the words before.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Words of the command line become one checked config.
 
-In: a verb and its overrides. Out: the composed config as plain values, or a `ConfigError` with every mistake in it. Hydra
-stops at the first mistake, so an override that it refuses is explained, left out, and the rest is composed without it.
+In: a verb and its overrides. Out: the composed config as plain values, or a `ConfigError` with every mistake in it.
+Hydra stops at the first mistake, so an override that it refuses is explained, left out, and the rest is composed
+without it.
 """
 
-import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,9 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ptl_prefix import settings
 from ptl_prefix.commands import catalog
-from ptl_prefix.commands.checks import folder_mistakes, mistakes_of
-from ptl_prefix.commands.diagnosis import explain, has_key, parsed_override
+from ptl_prefix.commands.checks import folder_mistakes, folder_names, mistakes_of
+from ptl_prefix.commands.diagnosis import arguments_of_target, explain, parsed_override
 from ptl_prefix.commands.resolvers import register_resolvers
-from ptl_prefix.commands.targets import import_target
 from ptl_prefix.commands.verbs import Verb
 from ptl_prefix.commands.words import HydraFlags, quoted
 from ptl_prefix.errors import ConfigError
@@ -69,7 +68,7 @@ def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | 
             composed = _compose(variant, flags.config_name or verb.name, flags.config_dir)
             plain = plain_values(composed.config)
             found = [*composed.mistakes, *_value_mistakes(verb, plain, flags, composed.doubtful)]
-            found += _folder_mistakes(composed.config, "sweep" if flags.multirun else "run")
+            found += _folder_mistakes(composed.config, plain.values, "sweep" if flags.multirun else "run")
             found += _misplaced(verb, plain.values, variant, flags)
             mistakes.update(dict.fromkeys(found))
             results.append((composed, plain))
@@ -115,7 +114,9 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
     """Compose with all overrides; if that fails, with one more at a time, to learn which of them are refused."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError([f"--config-dir must be a folder, but there is none at '{config_dir}'."])
-    own_configs = () if config_dir is None else (f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]",)
+    own_configs = (
+        () if config_dir is None else (f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]",)
+    )
     config, error = _attempt(config_name, (*own_configs, *overrides))
     if config is not None:
         return _Composed(config)
@@ -142,7 +143,9 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
             mistakes.append(explain(override, error, before, config_dir))
             doubtful |= {key} & set(groups)
     if before is None:
-        raise ConfigError([*mistakes, f"the config {config_name} must compose, but does not: {str(error_before).splitlines()[0]}"])
+        raise ConfigError(
+            [*mistakes, f"the config {config_name} must compose, but does not: {str(error_before).splitlines()[0]}"]
+        )
     return _Composed(before, tuple(mistakes), frozenset(doubtful), frozenset(added))
 
 
@@ -165,14 +168,8 @@ def _attempt(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig |
 
 def _is_argument_of_target(config: DictConfig, key: str) -> bool:
     """Whether the key is a keyword of its node's target, though no YAML states it."""
-    group, _, name = key.partition(".")
-    target = OmegaConf.select(config, f"{group}._target_") if name and has_key(config, f"{group}._target_") else None
-    if target is None:
-        return False
-    try:
-        return name in inspect.signature(import_target(target, group)).parameters
-    except ValueError:
-        return False
+    group, _, name = key.rpartition(".")
+    return name in arguments_of_target(config, group)
 
 
 @dataclass
@@ -227,16 +224,16 @@ def _value_mistakes(verb: Verb, plain: Plain, flags: HydraFlags, doubtful: Colle
     return [*plain.mistakes, *(mistake for mistake in found if mistake not in untrue)]
 
 
-def _folder_mistakes(config: DictConfig, mode: str) -> list[str]:
+def _folder_mistakes(config: DictConfig, values: Mapping[str, Any], mode: str) -> list[str]:
     try:
         folder = OmegaConf.select(config, f"hydra.{mode}.dir")
     except OmegaConfBaseException:
         return []  # it is made of names that are missing or wrong, and reported
-    return folder_mistakes(f"hydra.{mode}.dir", str(folder))
+    return folder_mistakes(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
 
 
 def _misplaced(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], flags: HydraFlags) -> list[str]:
-    """Settings that nobody would read: a folder of the other mode, or what is given beside a run that has its config."""
+    """Settings that nobody would read: a folder of the other mode, or what stands beside a run that has its config."""
     mistakes = []
     given = {_key(override) for override in overrides}
     if flags.multirun and "hydra.run.dir" in given:

@@ -1,12 +1,13 @@
 """Why Hydra refused an override, in our own words.
 
-In: the override and what was composed without it. Out: one sentence: the law, the fact, the way out. Hydra's own messages
-speak of structs and primitives, and advise a `+` where a key was misspelt.
+In: the override and what was composed without it. Out: one sentence: the law, the fact, the way out. Hydra's own
+messages speak of structs and primitives, and advise a `+` where a key was misspelt.
 """
 
 import difflib
+import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -14,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ptl_prefix.commands import catalog
+from ptl_prefix.commands.targets import import_target
 from ptl_prefix.commands.words import equal_sign, quoted
 
 
@@ -72,7 +74,8 @@ def _about_grammar(override: str) -> str:
             f"a setting must be key=value with a key such as optimizer.lr, but '{key}' is no key; "
             "a text that holds an equal sign goes in quotes of its own or behind `--`."
         )
-    return f"the value of `{key}` must follow Hydra's grammar, but '{value}' does not; as a text it is {key}={quoted(value)}"
+    law = f"the value of `{key}` must follow Hydra's grammar"
+    return f"{law}, but '{value}' does not; as a text it is {key}={quoted(value)}"
 
 
 def _about_choice(group: str, value: Any, config_dir: str | None) -> str:
@@ -84,18 +87,35 @@ def _about_choice(group: str, value: Any, config_dir: str | None) -> str:
 
 
 def _about_key(key: str, config: DictConfig, config_dir: str | None) -> str:
-    known = [*_flat_keys(OmegaConf.to_container(config, resolve=False)), *catalog.group_names(config_dir)]
-    if likely := difflib.get_close_matches(key, dict.fromkeys(known), n=2):
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if has_key(config, parent) else config if not parent else None
+    siblings = [*(str(sibling) for sibling in node if sibling not in ("_target_", "hydra"))] if _is_dict(node) else []
+    if likely := difflib.get_close_matches(name, [*siblings, *arguments_of_target(config, parent)], n=2):
+        before = f"{parent}." if parent else ""
+        return f"`{key}` is not a setting; did you mean {before}{f' or {before}'.join(dict.fromkeys(likely))}?"
+    known = dict.fromkeys(
+        [*_flat_keys(OmegaConf.to_container(config, resolve=False)), *catalog.group_names(config_dir)]
+    )
+    if likely := difflib.get_close_matches(key, known, n=2, cutoff=0.75):
         return f"`{key}` is not a setting; did you mean {' or '.join(likely)}?"
-    parent = key.rpartition(".")[0]
-    while parent and not has_key(config, parent):
-        parent = parent.rpartition(".")[0]
-    node = OmegaConf.select(config, parent) if parent else config
-    names = sorted(str(name) for name in node) if isinstance(node, DictConfig) else []
-    names = [name for name in names if name not in ("_target_", "hydra")]
-    if not names:
-        return f"`{key}` is not a setting: `{parent}` holds a single value."
-    return f"`{key}` is not a setting; {'those of `' + parent + '`' if parent else 'those'} are: {', '.join(names)}."
+    if siblings:
+        return (
+            f"`{key}` is not a setting; those{f' of `{parent}`' if parent else ''} are: {', '.join(sorted(siblings))}."
+        )
+    return f"`{key}` is not a setting, and neither is `{parent}` a group of them."
+
+
+def _is_dict(node: Any) -> TypeGuard[DictConfig]:
+    return isinstance(node, DictConfig)
+
+
+def arguments_of_target(config: DictConfig, group: str) -> list[str]:
+    """The keywords of a group's target: for Lightning's Trainer, more than its YAML states."""
+    path = OmegaConf.select(config, f"{group}._target_") if has_key(config, f"{group}._target_") else None
+    try:
+        return list(inspect.signature(import_target(path, group)).parameters) if path else []
+    except ValueError:
+        return []
 
 
 def _flat_keys(node: Any, before: str = "") -> Iterator[str]:

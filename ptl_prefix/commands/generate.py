@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.manifest import Manifest
@@ -42,14 +43,20 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError(["`generate` needs a source, as an argument or by input=<file>, but got none."])
     adaptation = restore(_backbone(config, bundle.manifest), bundle)
     changes = {name: config[name] for name in _DECODING if config[name] is not None}
-    out = sys.stdout if config["output"] is None else open(config["output"], "w", encoding="utf-8")  # noqa: SIM115
-    try:
+    with _opened(config["output"]) as out:
         for start in range(0, len(sources), config["batch_size"]):
             for text in adaptation.generate(sources[start : start + config["batch_size"]], **changes):
                 print(" ".join(text.split()), file=out, flush=True)
-    finally:
-        if out is not sys.stdout:
-            out.close()
+
+
+@contextmanager
+def _opened(output: str | None) -> Iterator[TextIO]:
+    """Where texts go, one per line, each as soon as its batch is decoded."""
+    if output is None:
+        yield sys.stdout
+    else:
+        with Path(output).open("w", encoding="utf-8") as file:
+            yield file
 
 
 def _bundle_folder(path: Path) -> Path:

@@ -1,8 +1,9 @@
 """A checked config meets Hydra's own machinery, which makes the run folder and knows sweeps.
 
-In: a verb, its overrides, Hydra's flags and a function. Out: the function was called with plain values and the run's folder,
-once, or once per job of a sweep. Hydra would catch what a job raises, trim its traceback and name one failure of many; here
-an error of a single run leaves as it came, and of a sweep each is printed at once and counted at the end.
+In: a verb, its overrides, Hydra's flags and a function. Out: the function was called with plain values and the run's
+folder, once, or once per job of a sweep. Hydra would catch what a job raises, trim its traceback and name one failure
+of many; here an error of a single run leaves as it came, and of a sweep each is printed at once and counted at the
+end.
 """
 
 import os
@@ -92,7 +93,9 @@ def _sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Bo
     if failed:
         total = len(failed) + len(done)
         numbers = ", ".join(str(number) for number in failed)
-        raise RunError(f"Every job of a sweep must end well, but {len(failed)} of {total} failed: {numbers}; see above.")
+        raise RunError(
+            f"Every job of a sweep must end well, but {len(failed)} of {total} failed: {numbers}; see above."
+        )
 
 
 def _run_folder() -> Path:

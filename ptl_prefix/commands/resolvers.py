@@ -39,6 +39,7 @@ def _run_id() -> str:
 
 def _job_number() -> int | None:
     """The job's place in a sweep; `None` outside of one."""
-    hydra = HydraConfig.instance().cfg
-    number = None if hydra is None else OmegaConf.select(hydra, "hydra.job.num", throw_on_missing=False)
-    return None if number is None else int(number)
+    if not HydraConfig.initialized():
+        return None
+    job = HydraConfig.get().job
+    return None if OmegaConf.is_missing(job, "num") else int(job.num)

@@ -1,7 +1,8 @@
 """The one place where a config becomes an object.
 
-In: a node with `_target_` and plain values. Out: the object. Nothing nested is built, and a target can only be a class of
-this package or Lightning's Trainer: a config is data, and must not become a way to call anything that is importable.
+In: a node with `_target_` and plain values. Out: the object. Nothing nested is built, and a target can only be a
+class of this package or Lightning's Trainer: a config is data, and must not become a way to call anything that is
+importable.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """What `ptl-prefix <verb> --help` says beyond its first line.
 
-In: a verb, and the files of conf/. Out: examples, the groups with their choices, and the verb's own settings as its YAML
-explains them. Read from the files, so that the help cannot be out of date and imports nothing heavy.
+In: a verb, and the files of conf/. Out: examples, the groups with their choices, and the verb's own settings as its
+YAML explains them. Read from the files, so that the help cannot be out of date and imports nothing heavy.
 """
 
 import re
@@ -38,7 +38,9 @@ def _section(formatter: click.HelpFormatter, title: str, rows: tuple[tuple[str, 
 
 
 def _groups(verb: Verb) -> tuple[tuple[str, str], ...]:
-    return tuple((f"{group}={choice or 'null'}", _others(group)) for group, choice in catalog.groups_of(verb.name).items())
+    return tuple(
+        (f"{group}={choice or 'null'}", _others(group)) for group, choice in catalog.groups_of(verb.name).items()
+    )
 
 
 def _others(group: str) -> str:

@@ -1,8 +1,9 @@
 """The verbs that read a config: what each is for, and the settings that belong to the verb itself.
 
-In: nothing. Out: `VERBS`, read by the command line, its help, its completion and the check of a composed config. The groups
-of a verb's config are listed in `conf/<verb>.yaml`; what remains at that file's root is described here, with its types and
-ranges. The body of a verb is `ptl_prefix/commands/<verb>.py`, imported when it runs: this file costs nothing.
+In: nothing. Out: `VERBS`, read by the command line, its help, its completion and the check of a composed config. The
+groups of a verb's config are listed in `conf/<verb>.yaml`; what remains at that file's root is described here, with
+its types and ranges. The body of a verb is `ptl_prefix/commands/<verb>.py`, imported when it runs: this file costs
+nothing.
 """
 
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Verb:
         settings: The keys at the root of its config, as a dataclass.
         arguments: How its arguments are written in `--help`; empty: it takes none.
         examples: Command lines that work, each with what it does.
-        folder_key: A setting that names an existing run folder to work in. Given alone, as that folder has its own config.
+        folder_key: A setting that names an existing run folder to work in; given alone, as that folder has a config.
     """
 
     name: str
@@ -103,7 +104,9 @@ VERBS = {
             name="export",
             summary="Write a bundle from a run's checkpoint.",
             settings=ExportSettings,
-            examples=(("ptl-prefix export run=<run folder> checkpoint=last out=<folder>", "not the best, but the last"),),
+            examples=(
+                ("ptl-prefix export run=<run folder> checkpoint=last out=<folder>", "not the best, but the last"),
+            ),
         ),
     )
 }

@@ -1,9 +1,9 @@
 """A command line becomes words, overrides and Hydra's flags.
 
-In: what the shell handed over, after the verb. Out: `CommandLine`. A word without an unquoted `=` is the verb's argument
-and never reaches Hydra; so is a word that as a whole names an existing path, and every word after `--`. Hydra's grammar
-refuses many bare paths (`=`, `,`, brackets, quotes, letters beyond ASCII), so a value that can only be a path or a text is
-quoted here, and what is Hydra's own syntax is left as it is.
+In: what the shell handed over, after the verb. Out: `CommandLine`. A word without an unquoted `=` is the verb's
+argument and never reaches Hydra; so is a word that as a whole names an existing path, and every word after `--`.
+Hydra's grammar refuses many bare paths (`=`, `,`, brackets, quotes, letters beyond ASCII), so a value that can only
+be a path or a text is quoted here, and what is Hydra's own syntax is left as it is.
 """
 
 import difflib

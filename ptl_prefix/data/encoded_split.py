@@ -97,7 +97,7 @@ def write_encoded(folder: Path, chunks: Iterable[tuple[list[EncodedRow], Encodin
         entry = Path(temporary) / "entry"
         entry.mkdir()
         report = _write_rows(entry / _ROWS, chunks)
-        record = {"report": asdict(report), "sha256": _hash(entry / _ROWS)}
+        record = {"report": asdict(report), "sha256": _seal(entry / _ROWS, report)}
         (entry / _REPORT).write_text(json.dumps(record), encoding="utf-8")
         for attempt in range(2):
             try:
@@ -121,8 +121,9 @@ def read_encoded(folder: Path) -> EncodedSplit | None:
         return None
     try:
         record = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-        if record["sha256"] == _hash(folder / _ROWS):
-            return _open(folder, EncodingReport(**record["report"]))
+        report = EncodingReport(**record["report"])
+        if record["sha256"] == _seal(folder / _ROWS, report):
+            return _open(folder, report)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Unreadable is one way of being damaged.
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".damaged.") as grave:
@@ -146,6 +147,9 @@ def _write_rows(path: Path, chunks: Iterable[tuple[list[EncodedRow], EncodingRep
     return total
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _seal(rows: Path, report: EncodingReport) -> str:
+    """The hash of an entry: of the rows and of what is said about them."""
+    with rows.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(repr(report).encode())
+    return digest.hexdigest()

@@ -41,7 +41,7 @@ class Record:
         return " ".join(self.texts(column))
 
     def texts(self, column: str) -> list[str]:
-        """The texts of a column, one or a list of them, stripped; raises like `text`."""
+        """The texts of a column, one or a list of them, stripped, less the empty ones of a list; raises like `text`."""
         if column not in self.cells:
             columns = ", ".join(self.cells)
             raise DataError(
@@ -49,12 +49,13 @@ class Record:
             )
         cell = self.cells[column]
         texts = cell if isinstance(cell, list) else [cell]
-        if not texts or not all(_is_text(text) for text in texts):
-            raise DataError(
-                f"{self.place}: '{column}' must be text, or a list of texts, and not empty, but is {_shortened(cell)}; "
-                "mend the record or remove it."
-            )
-        return [text.strip() for text in texts]
+        are_texts = all(isinstance(text, str) and _is_unicode(text) for text in texts)
+        if are_texts and (stripped := [text.strip() for text in texts if text.strip()]):
+            return stripped
+        raise DataError(
+            f"{self.place}: '{column}' must be text, or a list of texts, and not empty, but is {_shortened(cell)}; "
+            "mend the record or remove it."
+        )
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -170,9 +171,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from error
 
 
-def _is_text(value: object) -> bool:
-    """Something to read, in Unicode: JSON can spell halves of characters that no file can hold."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
+def _is_unicode(text: str) -> bool:
+    """Whether a file could hold it: JSON can spell halves of characters."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _shortened(value: object) -> str:

@@ -8,12 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.errors import BackboneError
+from ptl_prefix.errors import BackboneError, RunError
 
 
 class Method(nn.Module, ABC):
@@ -50,7 +51,7 @@ class Method(nn.Module, ABC):
         return []
 
     def attach(self, backbone: Backbone) -> Self:
-        """Make this method's parameters for `backbone` and take what it needs there. Draws from torch's random state."""
+        """Make this method's parameters for `backbone`, from torch's random state, and take what it needs there."""
         if self.is_attached:
             raise BackboneError(
                 f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
@@ -72,7 +73,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def neutralize(self) -> None:
-        """Make the method's effect nothing, so that the backbone computes as if bare, at the positions the method gives."""
+        """Make the method's effect nothing: the backbone computes as if bare, at the positions the method gives."""
 
     @property
     @abstractmethod
@@ -111,6 +112,22 @@ class Method(nn.Module, ABC):
     def trained_parameters(self) -> Mapping[str, nn.Parameter]:
         """What training changes, by name; nothing else has a gradient."""
         return dict(self.named_parameters())
+
+    def load_trained(self, state: Mapping[str, Tensor]) -> None:
+        """Put numbers into the trained parameters.
+
+        Raises:
+            RunError: When their names or shapes are not those of this method as it is configured.
+        """
+        own = self.trained_parameters()
+        if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in state.items()}:
+            raise RunError(
+                f"A checkpoint must hold the trained parameters of '{self.name}' as it is configured, but this one "
+                "holds others; use the run's own config."
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
 
     @property
     def num_trained(self) -> int:

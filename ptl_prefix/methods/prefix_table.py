@@ -56,10 +56,12 @@ class PlainTable(PrefixTable):
         self.table = nn.Parameter(torch.randn(self.shape))
 
     def forward(self) -> KeyValueTable:
+        """The parameter itself."""
         return self.table
 
     @torch.no_grad()
     def match(self, scale: Tensor) -> None:
+        """Scale the table."""
         self.table.mul_(scale)
 
 
@@ -83,12 +85,15 @@ class MlpTable(PrefixTable):
         self.output = nn.Linear(hidden_size, 2 * geometry.num_layers * geometry.kv_width)
 
     def forward(self) -> KeyValueTable:
+        """Every row through the MLP, once."""
         layers, two, kv_heads, prefix, head_dim = self.shape
         numbers = self.output(torch.tanh(self.hidden(self.rows)))  # (prefix, layers * 2 * kv_heads * head_dim)
-        return numbers.view(prefix, layers, two, kv_heads, head_dim).permute(1, 2, 3, 0, 4)
+        table: Tensor = numbers.view(prefix, layers, two, kv_heads, head_dim).permute(1, 2, 3, 0, 4)
+        return table
 
     @torch.no_grad()
     def match(self, scale: Tensor) -> None:
+        """Scale the output layer's columns, without a bias at first."""
         layers, two, kv_heads, _, head_dim = self.shape
         self.output.bias.zero_()
         # The size that the freshly drawn layers give, one number for the whole output.
@@ -117,12 +122,14 @@ class LinearTable(PrefixTable):
         self.columns = nn.Parameter(torch.randn(geometry.num_layers, 2, embedding_size, geometry.kv_width) * scale)
 
     def forward(self) -> KeyValueTable:
+        """P' W in every layer."""
         layers, two, kv_heads, prefix, head_dim = self.shape
         numbers = torch.einsum("lpe,ltew->ltpw", self.rows, self.columns)
         return numbers.reshape(layers, two, prefix, kv_heads, head_dim).transpose(2, 3)
 
     @torch.no_grad()
     def match(self, scale: Tensor) -> None:
+        """Scale W_K and W_V."""
         self.columns.mul_(scale[:, :, 0])
 
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
@@ -131,7 +130,7 @@ class PrefixTuning(Method):
         return states if self._visible else states.invisible()
 
     def _layer_states(self, table: KeyValueTable) -> list[LayerStates]:
-        table = F.dropout(table, self.prefix_dropout, self.training)
+        table = nn.functional.dropout(table, self.prefix_dropout, self.training)
         mask = torch.ones(1, self.prefix_length, dtype=torch.bool, device=table.device)
         return [LayerStates(key[None], value[None], mask) for key, value in table]
 

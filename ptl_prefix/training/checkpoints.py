@@ -20,7 +20,7 @@ import torch
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 
-class RunStopped(Exception):
+class RunStoppedError(Exception):
     """The user asked the run to stop, and its state is saved."""
 
 
@@ -67,7 +67,7 @@ class Checkpoints(pl.Callback):
 
     def _stop_if_asked(self) -> None:
         if self.stop_requested:
-            raise RunStopped(self.stop_requested)
+            raise RunStoppedError(self.stop_requested)
 
     def state_dict(self) -> dict[str, Any]:
         """The validation loss of this checkpoint, if it has one, and which checkpoint is the best."""

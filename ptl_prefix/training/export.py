@@ -30,15 +30,7 @@ def load_trained_state(method: Method, checkpoint: Path) -> None:
         raise RunError(
             f"A checkpoint must be one that `ptl-prefix train` wrote, but '{checkpoint}' is not: {error}"
         ) from error
-    own = method.trained_parameters()
-    if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in trained.items()}:
-        raise RunError(
-            f"A checkpoint must hold the trained parameters of '{method.name}' as it is configured, but '{checkpoint}' "
-            "holds others; use the run's own config."
-        )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(trained[name])
+    method.load_trained(trained)
 
 
 def export_bundle(

@@ -22,7 +22,7 @@ from ptl_prefix.evaluation.evaluate import decode
 from ptl_prefix.evaluation.metric import Scored
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.tracking.events import EventStream
-from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState, RunStopped, StopSignals
+from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState, RunStoppedError, StopSignals
 from ptl_prefix.training.export import export_bundle, load_trained_state
 from ptl_prefix.training.loss import mean_loss
 from ptl_prefix.training.material import Material, load_material
@@ -163,7 +163,7 @@ class _Session:
                     ckpt_path=self.folder.last if resumes else None,
                     weights_only=True,
                 )
-            except RunStopped as stop:
+            except RunStoppedError as stop:
                 return str(stop)
         return None
 

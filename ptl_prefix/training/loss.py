@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
@@ -35,11 +34,11 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     """What `batch` costs the backbone under `method`."""
     assert batch.labels is not None
     # The logits at one position predict the token at the next, so a target is wanted one position earlier.
-    next_labels = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # (batch, text)
+    next_labels = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # (batch, text)
     wanted = next_labels != IGNORED_LABEL
     targets = next_labels[wanted]  # (targets,)
     logits = backbone.target_logits(method.condition(batch), wanted)  # (targets, vocabulary)
-    nats = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+    nats = nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
     return TargetLoss(nats, targets.numel())
 
 

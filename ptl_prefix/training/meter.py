@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.training.module import AdaptationModule
 
 
 class Meter(pl.Callback):
@@ -40,8 +41,8 @@ class Meter(pl.Callback):
         """Start the clock."""
         self._began = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ModelInputs, batch_idx: int
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: AdaptationModule, outputs: Any, batch: ModelInputs, batch_idx: int
     ) -> None:
         """Stop the clock, count the batch's text, and log if it is time."""
         self.train_s += time.perf_counter() - self._began
@@ -105,7 +106,9 @@ class ProgressBar(pl.Callback):
         self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, numbers="")
         self._bar.start()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: AdaptationModule, *_: Any
+    ) -> None:
         """Move the bar."""
         if self._bar is not None:
             loss = pl_module.last_step.get("train/loss", float("nan"))
@@ -117,8 +120,9 @@ class ProgressBar(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what a log file would want to know."""
         if self._bar is None:
+            loss = float(trainer.callback_metrics["val/loss"])
             self._console.print(
-                f"step {trainer.global_step}/{trainer.max_steps}  val/loss {float(trainer.callback_metrics['val/loss']):.4f}  "
+                f"step {trainer.global_step}/{trainer.max_steps}  val/loss {loss:.4f}  "
                 f"{self._meter.tokens_per_s:,.0f} tokens/s  {self._meter.train_s:.0f} s",
                 highlight=False,
             )

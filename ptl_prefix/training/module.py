@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.errors import NonFiniteLossError, RunError
+from ptl_prefix.errors import NonFiniteLossError
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.loss import target_loss
 from ptl_prefix.training.optimization import Optimization
@@ -98,7 +98,7 @@ class AdaptationModule(pl.LightningModule):
         self.model.train(mode and self.backbone.base_mode == "train")
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trained parameters alone: a checkpoint is megabytes, whatever the backbone weighs."""
         return {name: parameter.detach() for name, parameter in self.method.trained_parameters().items()}
 
@@ -108,15 +108,7 @@ class AdaptationModule(pl.LightningModule):
         Raises:
             RunError: When the names or shapes are not those of this method.
         """
-        own = self.method.trained_parameters()
-        if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in state_dict.items()}:
-            raise RunError(
-                f"A checkpoint must hold the trained parameters of '{self.method.name}' as it is configured, but holds others; "
-                "resume with the run's own config."
-            )
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state_dict[name])
+        self.method.load_trained(state_dict)
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
     def transfer_batch_to_device(self, batch: ModelInputs, device: torch.device, dataloader_idx: int) -> ModelInputs:
@@ -129,14 +121,14 @@ class AdaptationModule(pl.LightningModule):
         total = self.trainer.strategy.reduce(
             torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum"
         )
-        nats, tokens = total.tolist()  # type: ignore[union-attr]
+        nats, tokens = total.tolist()
         return nats, tokens
 
     def _refuse_non_finite(self, value: float) -> None:
         if value != value or value in (float("inf"), float("-inf")):
             raise NonFiniteLossError(
-                f"Training needs finite losses and gradients, but step {self.global_step + 1} gave {value}; the last good checkpoint is "
-                "kept. Lower `optimizer.lr`, or set `trainer.gradient_clip_val`."
+                f"Training needs finite losses and gradients, but step {self.global_step + 1} gave {value}; "
+                "the last good checkpoint is kept. Lower `optimizer.lr`, or set `trainer.gradient_clip_val`."
             )
 
 

@@ -60,14 +60,14 @@ class Plan:
 
     def num_steps(self, batches_per_epoch: int) -> int:
         """Optimizer steps of the run, from `max_steps` or `max_epochs`, whichever ends first."""
-        steps, epochs = self.trainer.get("max_steps", -1), self.trainer.get("max_epochs")
+        steps, epochs = int(self.trainer.get("max_steps", -1)), self.trainer.get("max_epochs")
         limits = [] if steps == -1 else [steps]
         if epochs is not None and epochs != -1:
             limits.append(math.ceil(epochs * batches_per_epoch / self.accumulation))
         return min(limits)
 
     def val_check_interval(self, batches_per_epoch: int) -> int:
-        """Training batches between validations: whole steps, so that a checkpoint never splits an accumulation window."""
+        """Training batches between validations: whole steps, as a checkpoint must not split an accumulation window."""
         interval = self.trainer.get("val_check_interval")
         interval = 1.0 if interval is None else interval
         batches = max(1, int(interval * batches_per_epoch)) if isinstance(interval, float) else interval

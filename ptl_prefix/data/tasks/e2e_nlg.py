@@ -1,12 +1,12 @@
 """E2E NLG (Novikova et al., 2017): restaurants' attributes to a description.
 
-In: the released `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, columns `mr,ref`, from a local folder or by hub
-name. Out: one example per distinct input, with every reference that the files give it, linearised as in the code of Li &
+In: the released `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, columns `mr,ref`, from a folder or by hub name.
+Out: one example per distinct input, with every reference that the files give it, linearised as in the code of Li &
 Liang (2021): `name[Blue Spice], eatType[pub]` becomes `name : Blue Spice | Type : pub`.
 
-Equal to the authors' files and code: the attributes' new names (`Type`, `price`, `family friendly`) and their order, the
-` : ` and ` | `, the bos between source and target, one prompt per distinct input when testing. Different: their copy of
-the texts was tokenised further (`more than £ 30`), ours keeps the released text; their code puts a space before the source
+Equal to the authors' files and code: the attributes' new names (`Type`, `price`, `family friendly`), their order, ` : `
+and ` | `, the bos between source and target, one prompt per distinct input when testing. Different: their copy of the
+texts was tokenised further (`more than £ 30`), ours keeps the released text; their code puts a space before the source
 and one before the closing eos, ours none.
 """
 

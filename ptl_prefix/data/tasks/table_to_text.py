@@ -2,8 +2,8 @@
 
 In: a seed. Out: examples that need no file and no network, the same on every machine. A source reads
 `name : The Golden Mill | kind : museum | city : Paris | near : lake`; a target says all of it in one sentence or two.
-There are few ways to say it, all of them references, so that what is written is either one of them or wrong, and a small
-backbone can learn the task in a minute: values are everyday words, copied as they stand, and come in a fixed order.
+There are few ways to say it, all of them references, so that what is written is either one of them or wrong, and a
+small backbone can learn the task in a minute: values are everyday words, copied as they stand, in a fixed order.
 """
 
 import itertools
@@ -37,8 +37,8 @@ _VALUES = {
         "pub museum library theatre school market church club bar hotel gallery cinema bakery restaurant".split()
     ),
     "city": tuple(
-        "London Paris Rome Berlin Vienna Oxford Boston Chicago Tokyo Moscow Sydney Prague Madrid Dublin Bristol Glasgow "
-        "Lisbon Warsaw Toronto Cairo Athens Delhi Budapest Helsinki".split()
+        "London Paris Rome Berlin Vienna Oxford Boston Chicago Tokyo Moscow Sydney Prague Madrid Dublin Bristol "
+        "Glasgow Lisbon Warsaw Toronto Cairo Athens Delhi Budapest Helsinki".split()
     ),
     "near": tuple("river lake sea forest mountain island valley square harbour hill beach cathedral".split()),
     "built": tuple(str(year) for year in range(1800, 2000)),
@@ -62,8 +62,8 @@ _CLOSINGS = {
 class TableToText(Task):
     """Attribute tables to sentences.
 
-    A training example has one target, drawn from the ways to say its table; one for validation or test has all of them as
-    references. No two splits share a table, and no split has one twice.
+    A training example has one target, drawn from the ways to say its table; one for validation or test has all of them
+    as references. No two splits share a table, and no split has one twice.
 
     Args:
         name: What the run's folder and record call the task.

@@ -1,0 +1,69 @@
+# Everything starts here: `make train` and `make test` set themselves up on a machine with Python 3.11 and pip.
+# `make train ARGS="seed=1"` and `make test ARGS="-k words"` hand words on.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# The oldest Python that is new enough, as constraints.txt was made with 3.11.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+ARGS ?=
+
+# Where torch is looked for first. The builds for a GPU are many times larger: TORCH_INDEX=https://pypi.org/simple gets them.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+# Real data and models for tests and benchmarks; what needs them is skipped without.
+ifneq ($(wildcard ../shared/.),)
+PTL_PREFIX_DATA ?= $(abspath ../shared)
+endif
+ifdef PTL_PREFIX_DATA
+export PTL_PREFIX_DATA
+endif
+
+# As many threads as cores: a library that asks the machine may get those of its host.
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+
+.PHONY: help setup check test test-slow train bench clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Create .venv with the pinned dependencies and this package
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer must be installed, but none was found; name one: make PYTHON=..." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version); this downloads some 400 MB once."
+	@# Debian ships Python without ensurepip; the pip beside it can fill the environment just as well.
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install --quiet pip
+	@# torch alone and first: what is installed satisfies the rest, so nothing fetches a larger build of it.
+	$(PIP) install --retries 1 --constraint constraints.txt --extra-index-url $(TORCH_INDEX) torch
+	$(PIP) install --constraint constraints.txt hatchling editables
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	@touch $(READY)
+
+check: $(READY)  ## Lint, formatting, types, and which room may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(READY)  ## All tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow" -rs $(ARGS)
+
+test-slow: $(READY)  ## The slow tests
+	$(BIN)/python -m pytest -m slow -rs $(ARGS)
+
+train: $(READY)  ## Train a prefix on the embedded backbone and the built-in task, and show what it learned
+	@OMP_NUM_THREADS=$(CORES) $(BIN)/ptl-prefix train $(ARGS)
+
+bench: $(READY)  ## Side-by-side measurements
+	@for script in benchmarks/*.py; do echo "$$script"; OMP_NUM_THREADS=$(CORES) $(BIN)/python "$$script" $(ARGS) || exit 1; done
+
+clean:  ## Remove .venv, caches and builds; outputs stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,89 @@
+"""Names that are safe as folders, and what is where in a run."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptl_prefix.artifacts.run_folder import RunFolder, as_name, is_name
+from ptl_prefix.errors import RunError
+
+
+@pytest.mark.parametrize("text", ["gpt2", "2024-05-06_07.08", "A", "tiny_gpt2", "_x", "a..b"])
+def test_a_name_may_hold_letters_digits_dots_underscores_and_dashes(text: str) -> None:
+    assert is_name(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "..", "...", "a/b", "../a", "a b", "a=b", "a,b", "a\n", "\n", "é", "a\\b", "a\0"]
+)
+def test_a_name_never_leads_to_another_folder_or_needs_quoting(text: str) -> None:
+    assert not is_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("openai-community/gpt2", "gpt2"),
+        ("/models/My model (new)/", "My-model-new"),
+        ("C:\\models\\gpt2", "gpt2"),
+        ("../..", "unnamed"),
+        ("", "unnamed"),
+        ("模型", "unnamed"),
+        ("lr=1e-3,seed=2", "lr-1e-3-seed-2"),
+        ("Llama-3.2-1B", "Llama-3.2-1B"),
+        ("a" * 63 + " b", "a" * 63),
+    ],
+)
+def test_a_label_becomes_a_name(text: str, name: str) -> None:
+    assert as_name(text) == name
+
+
+@given(text=st.text())
+def test_every_label_becomes_a_name_and_stays_one(text: str) -> None:
+    name = as_name(text)
+
+    assert is_name(name)
+    assert as_name(name) == name
+    assert len(name) <= 64
+
+
+def test_everything_of_a_run_lies_in_its_folder(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+
+    parts = [run.record, run.config, run.events, run.checkpoints, run.best, run.last, run.bundle]
+    names = [str(path.relative_to(tmp_path)) for path in parts]
+    assert names == [
+        "record.json",
+        "config.yaml",
+        "events.jsonl",
+        "checkpoints",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "bundle",
+    ]
+
+
+def test_a_folder_with_a_config_is_a_run_even_if_it_was_killed_before_its_record(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+
+    assert RunFolder.open(tmp_path).path == tmp_path
+
+
+@pytest.mark.parametrize(("name", "fact"), [("empty", "has no config.yaml"), ("absent", "is no folder")])
+def test_a_folder_without_a_config_is_refused(tmp_path: Path, name: str, fact: str) -> None:
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(RunError, match=f"{fact}; give the path that `ptl-prefix train` printed"):
+        RunFolder.open(tmp_path / name)
+
+
+def test_the_refusal_of_a_folder_inside_a_run_names_the_run(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
+
+    with pytest.raises(RunError) as refusal:
+        RunFolder.open(tmp_path / "run" / "checkpoints")
+
+    assert f"did you mean {tmp_path / 'run'}?" in str(refusal.value)

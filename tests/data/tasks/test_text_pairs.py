@@ -1,0 +1,187 @@
+"""One's own files: any of four formats, one or several targets, split files or fractions."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from ptl_prefix.data.task import SPLITS, Split, Task
+from ptl_prefix.data.tasks.text_pairs import TextPairs
+from ptl_prefix.errors import DataError
+
+
+def json_lines(path: Path, records: list[Any]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+def pairs_file(path: Path, number: int) -> str:
+    """Sources of which every third is the one before."""
+    return json_lines(path, [{"source": f"in {row - (row % 3 == 2)}", "target": f"out {row}"} for row in range(number)])
+
+
+def test_the_rendering_equals_the_golden_one(tmp_path: Path, check_golden: Callable[[Task], None]) -> None:
+    files: dict[str, Any] = {
+        f"{split}_file": json_lines(
+            tmp_path / f"{split}.jsonl",
+            [
+                {"source": ["First.", f"Of {split}."], "target": ["Café <|endoftext|>", "or so"]},
+                {"source": "b", "target": "c"},
+            ],
+        )
+        for split in SPLITS
+    }
+
+    check_golden(TextPairs(**files))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_every_format_gives_the_same_examples_in_the_files_order(tmp_path: Path, suffix: str) -> None:
+    rows = {"question": ["b?", "a?", "NA"], "answer": ["two, or so", "one", "null"]}
+    path = tmp_path / f"x.{suffix}"
+    table = datasets.Dataset.from_dict(rows).to_pandas()
+    if suffix == "jsonl":
+        table.to_json(path, orient="records", lines=True)
+    elif suffix == "parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False, sep="," if suffix == "csv" else "\t")
+
+    task = TextPairs(train_file=str(path), source_column="question", target_columns=["answer"])
+
+    assert task.problems() == []
+    assert task.examples("train").to_list() == [
+        {"source": source, "targets": [target], "example_id": f"train-{index}", "values": []}
+        for index, (source, target) in enumerate(zip(rows["question"], rows["answer"], strict=True))
+    ]
+
+
+def test_targets_come_from_several_columns_and_from_lists(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "x.jsonl", [{"source": ["One.", "Two."], "a": "x", "b": ["y", " z "]}])
+
+    examples = TextPairs(train_file=path, target_columns=["a", "b"]).examples("train")
+
+    assert examples["source"] == ["One. Two."]
+    assert examples["targets"] == [["x", "y", "z"]]
+
+
+def test_a_split_is_missed_only_when_it_is_used(tmp_path: Path) -> None:
+    task = TextPairs(train_file=pairs_file(tmp_path / "x.jsonl", 3))
+
+    assert task.problems() == []
+    assert task.splits == ("train",)
+    assert len(task.examples("train")) == 3
+    for use in (task.examples, task.fingerprint):
+        with pytest.raises(DataError, match=r"has no test split, but it is needed; give `task.test_file`"):
+            use("test")
+
+
+def test_fractions_divide_sources_not_pairs(tmp_path: Path) -> None:
+    file = pairs_file(tmp_path / "x.jsonl", 900)
+    task = TextPairs(data_file=file, validation_fraction=0.2, test_fraction=0.1)
+
+    splits = {split: task.examples(split) for split in SPLITS}
+
+    targets = [target for examples in splits.values() for target in examples["targets"]]
+    sources = [set(examples["source"]) for examples in splits.values()]
+    assert sorted(targets) == sorted([f"out {row}"] for row in range(900))
+    assert len(set.union(*sources)) == sum(map(len, sources)) == 600
+    assert 0.65 < len(sources[0]) / 600 < 0.75
+    assert 0.15 < len(sources[1]) / 600 < 0.25
+    assert splits["train"]["example_id"][:2] == ["train-0", "train-1"]
+
+
+def test_more_pairs_move_none_and_another_seed_moves_some(tmp_path: Path) -> None:
+    def sources(number: int, **changes: int) -> set[str]:
+        file = pairs_file(tmp_path / "x.jsonl", number)
+        return set(TextPairs(data_file=file, validation_fraction=0.2, **changes).examples("validation")["source"])
+
+    assert sources(100) < sources(300)
+    assert not sources(100, split_seed=1) < sources(300)
+
+
+def test_a_fraction_of_nothing_is_no_split(tmp_path: Path) -> None:
+    task = TextPairs(data_file=pairs_file(tmp_path / "x.jsonl", 9), validation_fraction=0.5)
+
+    assert task.splits == ("train", "validation")
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    task = TextPairs(
+        train_file="gone.csv", data_file=str(tmp_path / "x.xlsx"), validation_fraction=0.5, test_fraction=0.5
+    )
+
+    problems = task.problems()
+
+    assert len(problems) == 4
+    assert "must have one origin" in problems[0]
+    assert "but has files for the splits and data_file" in problems[0]
+    assert "must leave a share to train on" in problems[1]
+    assert problems[2].startswith("`task.train_file`: gone.csv must be a file")
+    assert problems[3].startswith("`task.data_file`: ")
+    assert "must end in one of" in problems[3]
+    assert "but has none" in TextPairs().problems()[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "mistake"),
+    [
+        ("source,target\na,b\n,c\n", "line 3: 'source' must be text"),
+        ("source,target\na,b\nc, \n", "line 3: 'target' must be text"),
+        ("source,goal\na,b\n", "line 2: a record must have a column 'target', but has source, goal"),
+        ("source,target\na,b,c\n", "line 2: every record must have the 2 columns"),
+    ],
+)
+def test_a_bad_record_is_named_with_file_and_line(tmp_path: Path, content: str, mistake: str) -> None:
+    (tmp_path / "x.csv").write_text(content)
+
+    with pytest.raises(DataError, match=f"x.csv, {mistake}"):
+        TextPairs(train_file=str(tmp_path / "x.csv")).examples("train")
+
+
+def test_a_data_set_on_the_hub_is_read_by_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*arguments: Any, split: Split, revision: str) -> datasets.Dataset:
+        assert (arguments, revision) == (("owner/name", "small"), "main")
+        return datasets.Dataset.from_dict({"document": [f"{split} in"], "summary": ["out"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    columns: dict[str, Any] = {"source_column": "document", "target_columns": ["summary"]}
+    task = TextPairs(hub="owner/name", hub_config="small", hub_revision="main", **columns)
+
+    assert task.problems() == []
+    assert task.splits == SPLITS
+    assert task.examples("test")["source"] == ["test in"]
+    assert task.fingerprint("test") != task.fingerprint("train")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"source_column": "target"}, {"target_columns": ["source"]}, {"validation_fraction": 0.3}, {"split_seed": 1}],
+)
+def test_settings_that_decide_examples_decide_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = pairs_file(tmp_path / "x.jsonl", 9)
+
+    assert TextPairs(data_file=file, **change).fingerprint("train") != TextPairs(data_file=file).fingerprint("train")
+
+
+def test_a_target_column_is_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"`task.target_columns`"):
+        TextPairs(target_columns=[])
+    with pytest.raises(ValueError, match=r"`task.target_columns` must be a list of str, but is 'target'"):
+        TextPairs(target_columns="target")
+
+
+def test_summaries_with_several_targets_load_whole(data_folder: Path) -> None:
+    folder = data_folder / "data" / "scitldr"
+    files = {
+        f"{split}_file": str(folder / f"{name}.jsonl")
+        for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True)
+    }
+
+    task = TextPairs(**files)
+
+    assert [len(task.examples(split)) for split in SPLITS] == [1_992, 619, 618]
+    assert max(map(len, task.examples("test")["targets"])) > 1

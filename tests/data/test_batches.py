@@ -1,0 +1,212 @@
+"""The order of batches: every row once an epoch, for any number of ranks, from any point on."""
+
+import random
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.data.batches import BatchSettings, EvalBatches, PromptBatches, TrainBatches
+from ptl_prefix.data.collation import EncodedRow
+from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, write_encoded
+
+
+class Lengths:
+    """Stands in for an encoded split where only the order matters: rows of given lengths, without a file."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = np.array(lengths, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self, indices: Any) -> list[dict[str, Any]]:
+        return [
+            {"input_ids": [int(index), *[7] * int(self.lengths[index] - 1)], "num_source_ids": 1, "example": 0}
+            for index in indices
+        ]
+
+
+def of_lengths(lengths: list[int]) -> EncodedSplit:
+    stand_in: Any = Lengths(lengths)
+    return stand_in  # type: ignore[no-any-return]
+
+
+def on_disk(folder: Path, lengths: list[int]) -> EncodedSplit:
+    rows: list[EncodedRow] = [
+        {"input_ids": [index, *([7] * (length - 1))], "num_source_ids": 1, "example": index}
+        for index, length in enumerate(lengths)
+    ]
+    return write_encoded(folder, [(rows, EncodingReport(num_pairs=len(rows)))])
+
+
+def rows_of(batch: ModelInputs) -> list[int]:
+    return [int(row) for row in batch.input_ids[:, 0]]
+
+
+some_lengths = st.lists(st.integers(2, 9), min_size=4, max_size=40)
+sizes = st.integers(1, 4)
+seeds = st.integers(0, 2**32)
+
+
+@given(some_lengths, sizes, st.integers(1, 4), seeds, st.integers(0, 3))
+def test_an_epoch_has_every_row_once_for_any_number_of_ranks(
+    lengths: list[int], batch_size: int, world_size: int, seed: int, epoch: int
+) -> None:
+    ranks = [
+        TrainBatches(of_lengths(lengths), batch_size=batch_size, pad_id=0, seed=seed, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+
+    orders = [rank.order(epoch) for rank in ranks]
+
+    rows = [int(row) for order in orders for batch in order for row in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+    assert {len(order) for order in orders} == {len(ranks[0])}
+    assert min(len(batch) for order in orders for batch in order) >= 1
+
+
+@given(st.integers(1, 10), sizes, seeds)
+def test_two_ranks_see_at_each_step_what_one_sees_with_twice_the_batch(num_pairs: int, batch: int, seed: int) -> None:
+    encoded = of_lengths([2 + row % 5 for row in range(2 * num_pairs)])
+    one = TrainBatches(encoded, batch_size=2 * batch, pad_id=0, seed=seed)
+    two = [TrainBatches(encoded, batch_size=batch, pad_id=0, seed=seed, rank=rank, world_size=2) for rank in range(2)]
+
+    steps = zip(one.order(0), *(rank.order(0) for rank in two), strict=True)
+
+    assert all(set(whole) == set(left) | set(right) for whole, left, right in steps)
+
+
+@given(some_lengths, sizes, seeds, st.integers(0, 60))
+@settings(deadline=None)
+def test_going_on_from_any_point_yields_what_was_left(
+    lengths: list[int], batch_size: int, seed: int, point: int
+) -> None:
+    def fresh() -> TrainBatches:
+        return TrainBatches(of_lengths(lengths), batch_size=batch_size, pad_id=0, seed=seed)
+
+    def stream(batches: TrainBatches, number: int) -> list[list[int]]:
+        taken: list[list[int]] = []
+        while len(taken) < number:
+            for batch in batches:
+                taken.append(rows_of(batch))
+                if len(taken) == number:
+                    break
+        return taken
+
+    unbroken = stream(fresh(), point + 10)
+    stopped = fresh()
+    stream(stopped, point)
+    resumed = fresh()
+    resumed.load_state_dict(stopped.state_dict())
+
+    assert stream(resumed, 10) == unbroken[point:]
+
+
+def test_a_pass_ends_with_its_epoch_and_the_next_begins_another() -> None:
+    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, pad_id=0, seed=0)
+
+    first, second = [rows_of(batch) for batch in batches], [rows_of(batch) for batch in batches]
+
+    assert len(first) == len(second) == len(batches) == 4
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(10))
+    assert first != second
+
+
+def test_the_state_counts_the_batch_that_is_in_use() -> None:
+    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, pad_id=0, seed=0)
+
+    next(iter(batches))
+
+    assert batches.state_dict()["num_handed_out"] == 1
+
+
+def test_a_finished_epoch_is_not_replayed() -> None:
+    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, pad_id=0, seed=0)
+    list(batches)
+    resumed = TrainBatches(of_lengths([3] * 10), batch_size=3, pad_id=0, seed=0)
+
+    resumed.load_state_dict(batches.state_dict())
+
+    assert [rows_of(batch) for batch in resumed] == [rows_of(batch) for batch in batches]
+    assert resumed.state_dict()["epoch"] == 1
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 2}, {"world_size": 2}])
+def test_a_position_in_another_order_is_refused(change: dict[str, int]) -> None:
+    arguments: dict[str, Any] = {"batch_size": 3, "pad_id": 0, "seed": 0}
+    state = TrainBatches(of_lengths([3] * 10), **arguments).state_dict()
+
+    with pytest.raises(ValueError, match="only good for the batches it was taken from"):
+        TrainBatches(of_lengths([3] * 10), **{**arguments, **change}).load_state_dict(state)
+
+
+def test_the_order_is_told_by_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        batches = TrainBatches(of_lengths([2 + row % 7 for row in range(50)]), batch_size=4, pad_id=0, seed=seed)
+        return [batch.tolist() for batch in batches.order(epoch)]
+
+    first = order(0, 0)
+    for reseed in (torch.manual_seed, random.seed, np.random.seed):
+        reseed(5)
+
+    assert order(0, 0) == first
+    assert order(0, 1) != first
+    assert order(1, 0) != first
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)
+
+    list(TrainBatches(of_lengths([3] * 20), batch_size=3, pad_id=0, seed=0))
+
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert random.getstate() == python_state
+    assert str(np.random.get_state(legacy=False)) == str(numpy_state)
+
+
+def test_batches_of_similar_length_hold_little_padding() -> None:
+    generator = random.Random(0)
+    encoded = of_lengths([generator.randint(10, 100) for _ in range(3000)])
+    batches = TrainBatches(encoded, batch_size=16, pad_id=0, seed=0)
+
+    real = sum(int(batch.attention_mask.sum()) for batch in batches)
+    positions = sum(batch.attention_mask.numel() for batch in TrainBatches(encoded, batch_size=16, pad_id=0, seed=0))
+
+    assert TrainBatches(encoded, batch_size=16, pad_id=0, seed=0).padding_share() == pytest.approx(1 - real / positions)
+    assert batches.padding_share() < 0.03
+
+
+def test_fewer_rows_than_ranks_are_refused() -> None:
+    with pytest.raises(ValueError, match="Every rank needs a row to train on, but there are 2 for 3"):
+        TrainBatches(of_lengths([3, 3]), batch_size=1, pad_id=0, seed=0, world_size=3)
+
+
+def test_evaluation_goes_from_the_longest_to_the_shortest_every_time(tmp_path: Path) -> None:
+    batches = EvalBatches(on_disk(tmp_path / "split", [3, 9, 5, 9, 2]), batch_size=2, pad_id=0)
+
+    assert [rows_of(batch) for batch in batches] == [rows_of(batch) for batch in batches] == [[1, 3], [2, 0], [4]]
+    assert len(batches) == 3
+    assert batches.padding_share() == pytest.approx(1 - 28 / 30)
+
+
+def test_prompts_come_with_their_places() -> None:
+    prompts = [[5], [6, 6, 6], [7, 7]]
+    batches = PromptBatches(prompts, batch_size=2, pad_id=0)
+
+    handed_out = [(inputs.input_ids.tolist(), indices) for inputs, indices in batches]
+
+    assert handed_out == [([[6, 6, 6], [0, 7, 7]], [1, 2]), ([[5]], [0])]
+    assert len(batches) == 2
+
+
+def test_settings_come_from_the_config_and_are_checked() -> None:
+    assert BatchSettings().batch_size == 16
+    with pytest.raises(ValueError, match=r"`data.batch_size` must be >= 1, but is 0\."):
+        BatchSettings(batch_size=0)

@@ -1,0 +1,41 @@
+"""Data sets by hub name, with a stand-in for the hub."""
+
+from typing import Any
+
+import datasets
+import pytest
+
+from ptl_prefix.data.hub import read_hub_records
+from ptl_prefix.errors import DataError
+
+
+def test_records_come_from_the_split_config_and_revision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def load_dataset(*arguments: Any, **named: Any) -> datasets.Dataset:
+        calls.append((arguments, named, datasets.are_progress_bars_disabled()))
+        return datasets.Dataset.from_dict({"source": ["a", "b"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+    records = list(read_hub_records("owner/name", config="small", revision="refs/convert/parquet", split="test"))
+
+    assert calls == [(("owner/name", "small"), {"split": "test", "revision": "refs/convert/parquet"}, True)]
+    assert [record.text("source") for record in records] == ["a", "b"]
+    assert records[1].place == "owner/name (test), record 2"
+    assert not datasets.are_progress_bars_disabled()
+
+
+@pytest.mark.parametrize("error", [ConnectionError("offline"), FileNotFoundError("no such"), ValueError("no split")])
+def test_a_hub_that_does_not_answer_is_an_error_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def load_dataset(*arguments: Any, **named: Any) -> datasets.Dataset:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+    with pytest.raises(
+        DataError, match=rf"test split of 'owner/name' must be reachable .* \({error}\); give local files"
+    ):
+        list(read_hub_records("owner/name", config=None, revision=None, split="test"))
