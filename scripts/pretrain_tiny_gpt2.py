@@ -46,12 +46,12 @@ _LOG_EVERY_STEPS = 100
 _FIELDS = (
     "name type place area date year number price rating kind near role team title country city family food language "
     "score size owner author series"
-).split()
+)
 _SEPARATORS = (" || ", " => ", " ## ", "\n", " = ", " TL;DR ")
-_STOP_WORDS = frozenset(
+_STOP_WORDS = (
     "this that with from have were been which their they also into than then when where while would could about after "
     "before between during there these those such some other more most over under only very its his her was and the "
-    "for are has had not but who".split()
+    "for are has had not but who"
 )
 _MOST_WORDS_IN_A_KEYWORD = 4
 
@@ -70,8 +70,7 @@ def read_texts(files: Sequence[Path]) -> list[str]:
     """The `text` of every line of every file."""
     texts = []
     for file in files:
-        opened = lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8")
-        with opened as lines:
+        with lzma.open(file) if file.suffix == ".xz" else file.open("rb") as lines:
             texts += [json.loads(line)["text"] for line in lines]
     return texts
 
@@ -99,14 +98,14 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def keyword_pair(sentence: str, rng: random.Random) -> str | None:
-    """`name : Hong Kong | June => In June he left for Hong Kong.`; `None` where there are too few keywords, or too many."""
+    """`name : Hong Kong | June => In June he left for Hong Kong.`; `None` with too few keywords, or too many."""
     keywords = list(_keywords(sentence, rng))
     if not 2 <= len(keywords) <= 9:
         return None
     if rng.random() < 0.4:
         rng.shuffle(keywords)
     if rng.random() < 0.6:
-        fields = rng.sample(_FIELDS, len(keywords))
+        fields = rng.sample(_FIELDS.split(), len(keywords))
         keywords = [f"{f} : {k}" if rng.random() < 0.9 else k for f, k in zip(fields, keywords, strict=True)]
     return " | ".join(keywords) + rng.choice(_SEPARATORS) + sentence
 
@@ -114,11 +113,12 @@ def keyword_pair(sentence: str, rng: random.Random) -> str | None:
 def _keywords(sentence: str, rng: random.Random) -> Iterator[str]:
     """Runs of telling words, most of them, as they stand in the sentence."""
     keep = rng.uniform(0.45, 0.95)
+    stop_words = _STOP_WORDS.split()
     run: list[str] = []
     for written in sentence.split():
         word = written.strip(".,;:()\"'")
         is_telling = len(word) > 3 or word[:1].isupper() or any(c.isdigit() for c in word)
-        if is_telling and word.lower() not in _STOP_WORDS and rng.random() < keep:
+        if is_telling and word.lower() not in stop_words and rng.random() < keep:
             run.append(word)
             if len(run) < _MOST_WORDS_IN_A_KEYWORD and written[-1] not in ".,;:)":
                 continue
@@ -182,13 +182,13 @@ def held_out_loss(model: GPT2LMHeadModel, stream: Ids, num_rows: int = 200) -> f
     """Nats per token over rows from one end of the stream to the other."""
     starts = np.linspace(0, len(stream) - _ROW_TOKENS, min(num_rows, len(stream) // _ROW_TOKENS)).astype(int)
     losses = []
-    model.eval()
+    model.train(False)
     for chunk in np.array_split(starts, math.ceil(len(starts) / 20)):
         rows = torch.from_numpy(np.stack([stream[s : s + _ROW_TOKENS] for s in chunk]).astype(np.int64))
         with _autocast():
             losses.append((model(rows, labels=rows, use_cache=False).loss.item(), len(chunk)))
     model.train()
-    return sum(loss * rows for loss, rows in losses) / len(starts)
+    return float(sum(loss * rows for loss, rows in losses) / len(starts))
 
 
 def pretrain(model: GPT2LMHeadModel, train: Streams, held_out: Streams, arguments: argparse.Namespace) -> None:
@@ -241,7 +241,17 @@ def new_model(vocab_size: int, arguments: argparse.Namespace) -> GPT2LMHeadModel
     return GPT2LMHeadModel(config)
 
 
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Weights as bfloat16 safetensors, and the tokenizer with its special tokens named."""
+    model.to(torch.bfloat16).eval().save_pretrained(folder)
+    fast: Any = PreTrainedTokenizerFast
+    fast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PADDING, model_max_length=_MAX_POSITIONS
+    ).save_pretrained(folder)
+
+
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="JSON lines with `text`; .xz is read too")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
@@ -258,6 +268,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> None:
+    """Text to backbone."""
     arguments = parse(words)
     rng = random.Random(arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -274,11 +285,7 @@ def main(words: Sequence[str] | None = None) -> None:
     model = new_model(tokenizer.get_vocab_size(), arguments)
     print(f"{len(train.text):,} tokens of text, {len(train.pairs):,} of pairs; {model.num_parameters():,} parameters")
     pretrain(model, train, held_out, arguments)
-    model_as_stored: Any = model
-    model_as_stored.to(torch.bfloat16).eval().save_pretrained(arguments.out)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PADDING, model_max_length=_MAX_POSITIONS
-    ).save_pretrained(arguments.out)
+    save(model, tokenizer, arguments.out)
     print(f"written to {arguments.out}")
 
 
