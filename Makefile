@@ -12,8 +12,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 ARGS ?=
 
-# Where torch is looked for first. The builds for a GPU are many times larger: TORCH_INDEX=https://pypi.org/simple gets them.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 # Real data and models for tests and benchmarks; what needs them is skipped without.
@@ -40,8 +38,9 @@ $(READY): pyproject.toml constraints.txt
 	@# Debian ships Python without ensurepip; the pip beside it can fill the environment just as well.
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install --quiet pip
-	@# torch alone and first: what is installed satisfies the rest, so nothing fetches a larger build of it.
-	$(PIP) install --retries 1 --constraint constraints.txt --extra-index-url $(TORCH_INDEX) torch
+	@# torch alone and first: what is installed satisfies the rest, so nothing fetches another build of it. pip's own
+	@# variables (PIP_INDEX_URL, PIP_FIND_LINKS) choose the build where there are several.
+	$(PIP) install --constraint constraints.txt torch
 	$(PIP) install --constraint constraints.txt hatchling editables
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	@touch $(READY)

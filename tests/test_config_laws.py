@@ -43,7 +43,7 @@ def test_there_are_configs() -> None:
 @every_node
 def test_a_config_builds_one_thing(path: Path) -> None:
     assert callable(target_of(path))
-    assert path.read_text(encoding="utf-8").count("_target_") == 1
+    assert path.read_text(encoding="utf-8").count("_target_:") == 1
 
 
 @every_node

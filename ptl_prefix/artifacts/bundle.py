@@ -118,8 +118,7 @@ def write_bundle(
     with folder_written_whole(folder) as unfinished:
         (unfinished / TENSORS_FILE).write_bytes(content)
         (unfinished / MANIFEST_FILE).write_text(text, encoding="utf-8")
-        bundle = read_bundle(unfinished)
-    return bundle
+        return read_bundle(unfinished)
 
 
 def read_bundle(folder: str | Path) -> Bundle:

@@ -1,6 +1,9 @@
 """How text is decoded: one record, the same for every method, carried by the run's record and by the bundle."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +22,12 @@ class Decoding:
         seed: Seed of sampling.
     """
 
-    max_new_tokens: int
-    min_new_tokens: int
-    num_beams: int
+    max_new_tokens: Annotated[int, Ge(1)]
+    min_new_tokens: Annotated[int, Ge(0)]
+    num_beams: Annotated[int, Ge(1)]
     length_penalty: float
-    no_repeat_ngram_size: int
+    no_repeat_ngram_size: Annotated[int, Ge(0)]
     do_sample: bool
-    temperature: float
-    top_p: float
-    seed: int
+    temperature: Annotated[float, Gt(0)]
+    top_p: Annotated[float, Gt(0), Le(1)]
+    seed: Annotated[int, Ge(0)]

@@ -143,9 +143,9 @@ class Prompter:
         return ids
 
     def _text_in_context(self, text: str) -> list[int]:
-        """Tokenise text as it comes out inside a text: without the space that some tokenizers put before every text.
+        r"""Tokenise text as it comes out inside a text: without the space that some tokenizers put before every text.
 
-        Otherwise LLaMA's "\\n" would be the two ids of " \\n", and the first of them a poor stop id.
+        Otherwise LLaMA's "\n" would be the two ids of " \n", and the first of them a poor stop id.
         """
         anchor, anchored = self._plain([_ANCHOR, _ANCHOR + text])
         if anchored[: len(anchor)] == anchor:

@@ -149,6 +149,11 @@ class BackboneSpec:
     def _check_family(self) -> None:
         try:
             family_of(self._config)
+        except OSError as error:
+            raise BackboneError(
+                f"A backbone must be an embedded name, a local folder or a hub name that can be reached, but "
+                f"'{self.path}' is none: {str(error).splitlines()[0]}"
+            ) from error
         except ValueError as error:
             # transformers does not know the type, or would need the model's own code.
             raise BackboneError(

@@ -5,6 +5,7 @@ with `_target_` is checked against the annotations of that class, then built, as
 nothing, and asked for its `problems()`: files that are missing, for instance. What is not a node belongs to the verb.
 """
 
+import importlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,17 @@ def mistakes_of(
         for group, choice in groups.items()
         if choice is not None and group not in nodes and group not in doubtful
     ]
-    for key, node in nodes.items():
-        if key not in doubtful:
-            mistakes += node_mistakes(key, node)
+    found = {key: node_mistakes(key, node) for key, node in nodes.items() if key not in doubtful}
+    mistakes += [mistake for of_node in found.values() for mistake in of_node]
+    mistakes += _cross_mistakes(verb, config, sound={key for key, of_node in found.items() if not of_node})
     root = {key: value for key, value in config.items() if key not in nodes and key not in groups}
     return mistakes + _own_mistakes(verb, root) + _name_mistakes(config, doubtful)
+
+
+def _cross_mistakes(verb: Verb, config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
+    """What the verb's own body finds in the nodes that are `sound` by themselves, side by side."""
+    check = getattr(importlib.import_module(verb.module), "cross_mistakes", None)
+    return [] if check is None else list(check(config, sound))
 
 
 def _is_node(value: Any) -> bool:

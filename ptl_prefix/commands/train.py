@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.outcome import show_estimate, show_outcome
 from ptl_prefix.commands.targets import build, target_values
-from ptl_prefix.errors import ConfigError, RunError
+from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
-from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.plan import Plan, trainer_problems
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -60,6 +60,17 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
         evaluation=build(config["evaluation"]),
         config=config,
     )
+
+
+def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
+    """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
+    mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
+    if {"backbone", "method"} <= set(sound):
+        try:
+            mistakes += build(config["method"]).misfits(build(config["backbone"]).sketch())
+        except PtlPrefixError as error:
+            mistakes.append(f"`backbone.path`: {error}")
+    return mistakes
 
 
 def config_of_run(folder: RunFolder) -> dict[str, Any]:

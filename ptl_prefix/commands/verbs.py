@@ -7,9 +7,13 @@ nothing.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,39 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
-    """The keys at the root of `conf/generate.yaml`."""
+    """The keys at the root of `conf/generate.yaml`.
+
+    Args:
+        input: A file with one source per line; `-` is standard input.
+        output: A file for the texts; `None` prints them.
+        backbone: Where the backbone is; `None`: where it was when the bundle was made.
+        dtype: What the backbone computes in; `None`: as when the bundle was made.
+        device: Where the backbone is put.
+        batch_size: Sources decoded together.
+        max_new_tokens: This and what follows changes the bundle's own decoding, see `Decoding`; `None` leaves it.
+    """
+
+    input: str | None
+    output: str | None
+    backbone: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    batch_size: Annotated[int, Ge(1)]
+    max_new_tokens: Annotated[int, Ge(1)] | None
+    min_new_tokens: Annotated[int, Ge(0)] | None
+    num_beams: Annotated[int, Ge(1)] | None
+    length_penalty: float | None
+    no_repeat_ngram_size: Annotated[int, Ge(0)] | None
+    do_sample: bool | None
+    temperature: Annotated[float, Gt(0)] | None
+    top_p: Annotated[float, Gt(0), Le(1)] | None
+    seed: Annotated[int, Ge(0)] | None
+
+    def problems(self) -> list[str]:
+        """A file of sources that is not there."""
+        if self.input in (None, "-") or Path(str(self.input)).is_file():
+            return []
+        return [f"`input` must be a file or - for standard input, but there is no file at '{self.input}'."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +83,14 @@ class ExportSettings:
     run: str
     checkpoint: str
     out: str
+
+    def problems(self) -> list[str]:
+        """A run folder that is none."""
+        try:
+            RunFolder.open(self.run)
+        except RunError as error:
+            return [f"`run`: {error}"]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)

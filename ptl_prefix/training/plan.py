@@ -51,7 +51,7 @@ class Plan:
 
     def problems(self) -> list[str]:
         """What no single setting shows, one sentence each; asked before any weights load."""
-        return [*_trainer_problems(self.trainer), *self.method.misfits(self.backbone.sketch())]
+        return [*trainer_problems(self.trainer), *self.method.misfits(self.backbone.sketch())]
 
     @property
     def accumulation(self) -> int:
@@ -87,7 +87,8 @@ def text_room(backbone: Backbone, method: Method) -> int | None:
     return None if backbone.max_positions is None else backbone.max_positions - method.positions_taken(backbone)
 
 
-def _trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
+def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """What Lightning's Trainer would refuse late, or what is not the user's to set."""
     problems = []
     steps, epochs = trainer.get("max_steps", -1), trainer.get("max_epochs")
     if steps == -1 and epochs in (None, -1):

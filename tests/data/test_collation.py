@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptl_prefix.backbones.model_inputs import IGNORED_LABEL
-from ptl_prefix.data.collation import EncodedRow, collate_prompts, collate_training
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, left_padded
+from ptl_prefix.data.collation import EncodedRow, collate_training
 
 PAD = 3
 
@@ -46,7 +46,7 @@ def test_labels_are_the_targets_and_nothing_else(batch: list[EncodedRow]) -> Non
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=8), min_size=1, max_size=5))
 def test_prompts_end_together(prompts: list[list[int]]) -> None:
-    inputs = collate_prompts(prompts, PAD)
+    inputs = left_padded(prompts, PAD)
 
     assert inputs.labels is None
     for prompt, ids, mask in zip(prompts, inputs.input_ids.tolist(), inputs.attention_mask.tolist(), strict=True):
