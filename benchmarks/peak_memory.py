@@ -28,16 +28,13 @@ def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int]:
 def _peak_memory(name: str, setting: Setting, *, num_threads: int) -> int:
     """Bytes at the peak of two steps, weights included."""
     torch.set_num_threads(num_threads)
-    if setting.device.startswith("cuda"):
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        before = _peak_resident()
+    before = _peak_resident()
     step = CONTENDERS[name].build(setting)
     for _ in range(2):  # the optimizer makes its moments in the first
         step()
-    after = torch.cuda.max_memory_allocated() if setting.device.startswith("cuda") else _peak_resident()
-    return after - before
+    if setting.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(setting.device)
+    return _peak_resident() - before
 
 
 def _peak_resident() -> int:
