@@ -51,7 +51,7 @@ def test_lending_peft_our_head_changes_no_loss() -> None:
 def test_what_peft_trains_is_float32_on_a_bfloat16_backbone() -> None:
     behind_peft = PeftPrefix(load_backbone(dtype="bfloat16"), prefix_length=3, hidden_size=8)
 
-    target_loss(behind_peft, NoAdaptation().attach(behind_peft), _batch()).nats.backward()
+    target_loss(behind_peft, NoAdaptation().attach(behind_peft), _batch()).nats.backward()  # type: ignore[no-untyped-call]
 
     trained = behind_peft.trained_parameters().values()
     assert trained
