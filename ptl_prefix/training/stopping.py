@@ -16,7 +16,7 @@ from rich.console import Console
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class RunStopped(BaseException):  # noqa: N818 - no error; and no library may take it for one and go on
+class RunStopped(BaseException):
     """The user asked the run to stop, and can go on with it.
 
     Args:

@@ -109,7 +109,10 @@ def test_a_run_goes_on_with_its_own_config_alone(finished: Finished, invoke: Inv
     result = invoke("train", f"resume={finished.folder.path}", "optimizer.lr=1", "seed=2")
 
     assert result.exit_code == 2
-    assert "`resume` must be given alone, as the run has its config, but there is also optimizer.lr, seed." in result.stderr
+    assert (
+        "`resume` must be given alone, as the run has its config, but there is also optimizer.lr, seed."
+        in result.stderr
+    )
 
 
 def test_where_there_is_no_run_nothing_goes_on(invoke: Invoke) -> None:
@@ -177,7 +180,9 @@ class TestProcesses:
 
         def is_written() -> bool:
             started = any(folder.checkpoints.glob(".*.tmp"))
-            validations = folder.events.exists() and folder.events.read_bytes().count(b'"validation", "step": ') >= number
+            validations = (
+                folder.events.exists() and folder.events.read_bytes().count(b'"validation", "step": ') >= number
+            )
             return started and validations
 
         wait_until(is_written, process)
