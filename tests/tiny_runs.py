@@ -45,7 +45,6 @@ _SMALL = {
     "trainer__max_steps": 6,
     "trainer__val_check_interval": 3,
     "trainer__log_every_n_steps": 1,
-    "trainer__accelerator": "cpu",
     "generation__max_new_tokens": 4,
 }
 

@@ -117,7 +117,7 @@ class _Session:
     ) -> None:
         self.plan, self.folder, self.events, self.console = plan, folder, events, console
         self.material, self.ledger, self.meter, self.signals = material, ledger, meter, signals
-        self.backbone = material.backbone
+        self.backbone, self.device = material.backbone, material.backbone.device
 
     def run(self, resumed_step: int | None) -> Outcome:
         """Measure the bare backbone, train, then evaluate and export the best checkpoint."""
@@ -135,12 +135,13 @@ class _Session:
 
     def _measure_bare(self) -> list[Scored]:
         """What the backbone does without the method: the loss, and text if it is wanted."""
+        self._say(f"measuring the bare {self.backbone.name} on {self.device}, {self.backbone.dtype}")
         bare = NoAdaptation().attach(self.backbone)
         self.ledger.note_loss("val/loss_before", mean_loss(self.backbone, bare, self.material.validation))
         if not self.plan.evaluation.compare_bare:
             return []
         outputs = self._decode(bare)
-        self.ledger.note_scores(outputs, suffix="_before")
+        self.ledger.note_scores(self.material.decoded_split, outputs, suffix="_before")
         return outputs
 
     def _log_start(self, resumed_step: int | None) -> None:
@@ -166,10 +167,14 @@ class _Session:
                 ckpt_path=self.folder.last if resumes else None,
                 weights_only=True,
             )
+        # Lightning leaves a model on the CPU when it is done.
+        self.backbone.model.to(self.device)  # type: ignore[arg-type]
+        plan.method.to(self.device)
 
     def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:
         return {
             **self.plan.trainer,
+            "accelerator": {"cuda": "gpu"}.get(self.device.type, self.device.type),
             "max_steps": num_steps,
             "max_epochs": -1,
             "min_epochs": 0,
@@ -201,11 +206,12 @@ class _Session:
     def _evaluate_best(self) -> list[Scored]:
         """Test the checkpoint with the least validation loss, and export it."""
         plan = self.plan
+        self._say(f"decoding with the best checkpoint, of step {self.checkpoints.best_step}")
         load_trained_state(plan.method, self.folder.best)
         plan.method.eval()
         self.ledger.note_loss("val/loss", self.checkpoints.best_loss)
         adapted = self._decode(plan.method)
-        self.ledger.note_scores(adapted)
+        self.ledger.note_scores(self.material.decoded_split, adapted)
         export_bundle(
             self.folder.bundle,
             backbone=self.backbone,
@@ -217,11 +223,14 @@ class _Session:
         )
         return adapted
 
+    def _say(self, what: str) -> None:
+        self.console.print(what, highlight=False)
+
     def _decode(self, method: Method) -> list[Scored]:
         return decode(
             self.backbone,
             method,
-            self.material.test_rows,
+            self.material.decoded_rows,
             self.material.prompter,
             self.plan.decoding,
             batch_size=self.plan.batches.eval_batch_size,

@@ -110,6 +110,9 @@ class ProgressBar(pl.Callback):
         self, trainer: pl.Trainer, pl_module: AdaptationModule, *_: Any
     ) -> None:
         """Move the bar."""
+        self._move_bar(trainer, pl_module)
+
+    def _move_bar(self, trainer: pl.Trainer, pl_module: AdaptationModule) -> None:
         if self._bar is not None:
             loss = pl_module.last_step.get("train/loss", float("nan"))
             validated = trainer.callback_metrics.get("val/loss")
@@ -117,8 +120,11 @@ class ProgressBar(pl.Callback):
             numbers = f"loss {loss:.3f}{val}  {self._meter.tokens_per_s:,.0f} tokens/s"
             self._bar.update(self._task, completed=trainer.global_step, numbers=numbers)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what a log file would want to know."""
+    def on_validation_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: AdaptationModule
+    ) -> None:
+        """Show the new loss; in a log file, say what one would want to know there."""
+        self._move_bar(trainer, pl_module)
         if self._bar is None:
             loss = float(trainer.callback_metrics["val/loss"])
             self._console.print(

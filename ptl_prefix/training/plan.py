@@ -54,7 +54,7 @@ class Plan:
         """What no single setting shows, one sentence each; asked before any weights load."""
         backbone = self.backbone.sketch()
         misfits = self.method.misfits(backbone) or room_problems(backbone, self.method, self.task, self.decoding)
-        return [*trainer_problems(self.trainer), *misfits]
+        return [*trainer_problems(self.trainer), *split_problems(self.task), *misfits]
 
     @property
     def accumulation(self) -> int:
@@ -109,6 +109,15 @@ def room_problems(backbone: Backbone, method: Method, task: Task, decoding: Deco
     ]
 
 
+def split_problems(task: Task) -> list[str]:
+    """Splits that training cannot do without. A test split it can: validation is decoded instead."""
+    return [
+        f"Training needs a {split} split, but {task.name} has none; see the settings of `task`."
+        for split in ("train", "validation")
+        if split not in task.splits
+    ]
+
+
 def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     """What Lightning's Trainer would refuse late, or what is not the user's to set."""
     problems = []
@@ -124,6 +133,7 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"`trainer.gradient_clip_algorithm` must be norm or value, but is {trainer['gradient_clip_algorithm']!r}."
         )
+    problems += _device_problems(trainer)
     interval = trainer.get("val_check_interval")
     if isinstance(interval, float) and not 0 < interval <= 1:
         problems.append(f"`trainer.val_check_interval` as a fraction of an epoch must be in (0, 1], but is {interval}.")
@@ -135,6 +145,23 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     for key in _OURS:
         if key in trainer:
             problems.append(f"`trainer.{key}` must be left to ptl_prefix, but is given; {_OURS[key]}.")
+    return problems
+
+
+def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """Several devices would each train on all of the data, and say nothing: better refused until they share it."""
+    problems = []
+    if trainer.get("accelerator", "auto") not in (None, "auto"):
+        problems.append(
+            f"`trainer.accelerator` must be auto, as `backbone.device` says where a run is, but is "
+            f"{trainer['accelerator']!r}."
+        )
+    if trainer.get("devices", 1) not in (None, 1, "1"):
+        problems.append(f"`trainer.devices` must be 1 in this version, but is {trainer['devices']!r}.")
+    if trainer.get("num_nodes", 1) not in (None, 1):
+        problems.append(f"`trainer.num_nodes` must be 1 in this version, but is {trainer['num_nodes']!r}.")
+    if trainer.get("strategy", "auto") not in (None, "auto"):
+        problems.append(f"`trainer.strategy` must be auto in this version, but is {trainer['strategy']!r}.")
     return problems
 
 
