@@ -77,8 +77,10 @@ def _tiny_model(family: Family, dropout: float) -> PreTrainedModel:
                 initializer_range=0.2,
             )
         )
-    pdrop = {name: dropout for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")}
-    return GPT2LMHeadModel(GPT2Config(**ids, **pdrop, n_embd=24, n_layer=2, n_head=2, n_positions=160, initializer_range=0.2))
+    pdrop = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), dropout)
+    return GPT2LMHeadModel(
+        GPT2Config(**ids, **pdrop, n_embd=24, n_layer=2, n_head=2, n_positions=160, initializer_range=0.2)
+    )
 
 
 class TinyRuns:

@@ -1,7 +1,7 @@
 """How a run is stopped: Ctrl-C and SIGTERM ask for it, and are heard where nothing is lost.
 
-In: signals. Out: `RunStopped`. While batches are trained a stop waits for `Checkpoints` to save a whole step; before and
-after that there is nothing to save, and it comes at once.
+In: signals. Out: `RunStopped`. While batches are trained a stop waits for `Checkpoints` to save a whole step; before
+and after that there is nothing to save, and it comes at once.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from rich.console import Console
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class RunStopped(BaseException):  # noqa: N818 - no error; and no library may take it for one and go on
+class RunStopped(BaseException):
     """The user asked the run to stop, and can go on with it.
 
     Args:

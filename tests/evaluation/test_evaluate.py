@@ -35,9 +35,7 @@ class Written:
     def texts(self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None) -> list[str]:
         return [output.hypothesis for output in self.outputs(rows, batch_size, method)]
 
-    def outputs(
-        self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None
-    ) -> list[Scored]:
+    def outputs(self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None) -> list[Scored]:
         return decode(
             self.backbone,
             method or self.plan.method,

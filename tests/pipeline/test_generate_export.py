@@ -207,9 +207,7 @@ class TestADamagedBundle:
 
         assert "99" in self.refusal(bundle, invoke)
 
-    def test_on_the_wrong_backbone_is_refused(
-        self, bundle: Path, command_line: CommandLine, invoke: Invoke
-    ) -> None:
+    def test_on_the_wrong_backbone_is_refused(self, bundle: Path, command_line: CommandLine, invoke: Invoke) -> None:
         result = invoke("generate", bundle, SOURCE, f"backbone_path={command_line.tiny.backbone_folder}")
 
         assert result.exit_code == 1

@@ -36,7 +36,7 @@ def finished_record() -> RunRecord:
 
 
 def test_e2e_nlg_loads_every_pair_and_trains(data_folder: Path, few: list[str], invoke: Invoke) -> None:
-    result = invoke("train", "task=e2e_nlg", f"task.data_dir={data_folder / "data" / "e2e"}", *few)
+    result = invoke("train", "task=e2e_nlg", f"task.data_dir={data_folder / 'data' / 'e2e'}", *few)
 
     assert result.exit_code == 0, result.output
     encoded = {event["split"]: event for event in read_events("run/events.jsonl") if event["kind"] == "encoded"}

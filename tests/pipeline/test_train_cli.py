@@ -75,7 +75,9 @@ def test_without_a_folder_of_its_own_a_run_lies_where_its_names_say(command_line
     assert Path("outputs/table_to_text/tiny/prefix_tuning/mine/record.json").is_file()
 
 
-def test_a_folder_that_holds_a_run_is_not_written_into(finished: Finished, command_line: CommandLine, invoke: Invoke) -> None:
+def test_a_folder_that_holds_a_run_is_not_written_into(
+    finished: Finished, command_line: CommandLine, invoke: Invoke
+) -> None:
     before = finished.folder.record.read_bytes()
 
     result = invoke("train", *command_line.small, f"hydra.run.dir={finished.folder.path}")
@@ -117,9 +119,7 @@ def test_a_dry_run_shows_what_would_be_and_makes_nothing(command_line: CommandLi
 
 
 def test_a_run_that_fails_says_why_in_a_sentence(command_line: CommandLine, invoke: Invoke) -> None:
-    result = invoke(
-        "train", *command_line.small, "optimizer.lr=1e30", "optimizer.warmup_steps=0", "hydra.run.dir=run"
-    )
+    result = invoke("train", *command_line.small, "optimizer.lr=1e30", "optimizer.warmup_steps=0", "hydra.run.dir=run")
 
     assert result.exit_code == 1
     assert "Training needs finite losses and gradients, but step 2 gave" in result.stderr

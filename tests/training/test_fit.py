@@ -161,8 +161,12 @@ def test_metrics_of_the_record_come_back_when_the_bundle_is_evaluated(tiny_runs:
     )
 
 
-def test_the_bundle_is_the_export_of_the_best_checkpoint(tiny_runs: TinyRuns, folder: RunFolder, tmp_path: Path) -> None:
-    record = train(tiny_runs.plan(optimizer__lr=0.9, trainer__max_steps=8, trainer__val_check_interval=2), folder).record
+def test_the_bundle_is_the_export_of_the_best_checkpoint(
+    tiny_runs: TinyRuns, folder: RunFolder, tmp_path: Path
+) -> None:
+    record = train(
+        tiny_runs.plan(optimizer__lr=0.9, trainer__max_steps=8, trainer__val_check_interval=2), folder
+    ).record
     fresh = tiny_runs.plan()
     material = load_material(fresh)
     method = fresh.method.attach(material.backbone)

@@ -179,7 +179,9 @@ def test_state_of_another_method_is_refused(tiny_runs: TinyRuns, foreign: dict[s
     other = AdaptationModule(other_backbone, other_plan.method, other_plan.optimization, total_steps=1)
     module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=1)
 
-    with pytest.raises(RunError, match="trained parameters of 'prefix_tuning' as it is configured, but this one holds others"):
+    with pytest.raises(
+        RunError, match="trained parameters of 'prefix_tuning' as it is configured, but this one holds others"
+    ):
         module.load_state_dict(other.state_dict())
 
 

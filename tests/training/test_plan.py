@@ -50,9 +50,7 @@ def test_validations_are_whole_windows_apart(
     assert plan.val_check_interval(batches_per_epoch=10) == batches
 
 
-@pytest.mark.parametrize(
-    ("limit", "rows"), [(1.0, 30), (None, 30), (0.5, 15), (0.001, 1), (1, 4), (3, 12), (100, 30)]
-)
+@pytest.mark.parametrize(("limit", "rows"), [(1.0, 30), (None, 30), (0.5, 15), (0.001, 1), (1, 4), (3, 12), (100, 30)])
 def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, limit: float | None, rows: int) -> None:
     plan = tiny_runs.plan(trainer__limit_val_batches=limit, data__eval_batch_size=4)
 

@@ -89,7 +89,9 @@ def test_what_was_not_computed_is_absent(tiny_runs: TinyRuns, folder: RunFolder,
     assert written["parameters"] == {"trained": 0, "stored": 0, "backbone": 0}
 
 
-def test_parameters_are_counted_once_the_method_is_attached(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
+def test_parameters_are_counted_once_the_method_is_attached(
+    tiny_runs: TinyRuns, folder: RunFolder, events: EventStream
+) -> None:
     plan, backbone = tiny_runs.attached()
     ledger = Ledger(plan, folder, events, Meter(events, log_every_n_steps=1))
 

@@ -32,7 +32,9 @@ def test_its_length_is_that_of_the_run(batches: TrainBatches) -> None:
 
 
 def test_epochs_follow_one_another_each_in_an_order_of_its_own(tiny_runs: TinyRuns, batches: TrainBatches) -> None:
-    by_epoch = [[batch.input_ids.tolist() for batch in new_batches_at] for new_batches_at in (batches, batches, batches)]
+    by_epoch = [
+        [batch.input_ids.tolist() for batch in new_batches_at] for new_batches_at in (batches, batches, batches)
+    ]
 
     run = ids(BatchStream(new_batches(tiny_runs), 25), 25)
 
