@@ -71,7 +71,7 @@ class Checkpoints(pl.Callback):
             raise RunStopped(self.signals.requested)
 
     def state_dict(self) -> dict[str, Any]:
-        """The validation loss of this checkpoint, if it has one, which checkpoint is the best, and whether more follow."""
+        """This checkpoint's validation loss, if it has one, which checkpoint is the best, and whether more follow."""
         return {
             "loss": self.loss,
             "best_loss": self.best_loss,

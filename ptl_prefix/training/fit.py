@@ -118,6 +118,7 @@ class _Session:
         self.plan, self.folder, self.events, self.console = plan, folder, events, console
         self.material, self.ledger, self.meter, self.signals = material, ledger, meter, signals
         self.backbone, self.device = material.backbone, material.backbone.device
+        self.shows_progress = plan.trainer.get("enable_progress_bar") is not False
 
     def run(self, resumed_step: int | None) -> Outcome:
         """Measure the bare backbone, train, then evaluate and export the best checkpoint."""
@@ -195,7 +196,7 @@ class _Session:
         """In this order: what is saved, last, is what the others have settled."""
         optimization = self.plan.optimization
         callbacks = [self.signals, RandomState(), LastStepIsValidated(), self.meter]
-        if self.plan.trainer.get("enable_progress_bar") is not False:
+        if self.shows_progress:
             callbacks.append(ProgressBar(self.meter, self.console))
         if optimization.early_stopping_patience is not None:
             patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
@@ -224,7 +225,8 @@ class _Session:
         return adapted
 
     def _say(self, what: str) -> None:
-        self.console.print(what, highlight=False)
+        if self.shows_progress:
+            self.console.print(what, highlight=False)
 
     def _decode(self, method: Method) -> list[Scored]:
         return decode(

@@ -1,7 +1,7 @@
 """How a run is stopped: Ctrl-C and SIGTERM ask for it, and are heard where nothing is lost.
 
-In: signals. Out: `RunStopped`. While batches are trained a stop waits for `Checkpoints` to save a whole step; before and
-after that there is nothing to save, and it comes at once.
+In: signals. Out: `RunStopped`. While batches are trained a stop waits for `Checkpoints` to save a whole step; before
+and after that there is nothing to save, and it comes at once.
 """
 
 import contextlib

@@ -35,7 +35,7 @@ def test_every_metric_is_best_for_what_is_perfect(name: str) -> None:
 
 
 def test_an_unknown_metric_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ValueError, match="must be one of attribute_accuracy, exact_match.*, but is 'blue'"):
+    with pytest.raises(ValueError, match=r"must be one of attribute_accuracy, exact_match.*, but is 'blue'"):
         metric_named("blue")
 
 

@@ -1,8 +1,8 @@
 """Ten steps of the shipped backbone on the built-in task, to the last digits that another processor would give too.
 
-`pipeline/table_to_text-tiny_gpt2.losses.txt` has one `step loss` a line, in nats per token, as `events.jsonl` logs them.
-Whatever changes it changes every run: data, order, loss, optimizer, initialisation, attention. A change must be meant. To
-write it anew, and then read what changed:
+`pipeline/table_to_text-tiny_gpt2.losses.txt` has one `step loss` a line, in nats per token, as in `events.jsonl`.
+Whatever changes it changes every run: data, order, loss, optimizer, initialisation, attention. A change must be meant.
+To write it anew, and then read what changed:
 
     REGENERATE_GOLDEN=1 python -m pytest tests/golden/test_loss_trace.py; git diff tests/golden
 """

@@ -1,6 +1,5 @@
 """Runs to look at, and ways to call the command line."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,12 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
 
 
 @pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Call `ptl-prefix` in this process, in an empty working directory."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    yield lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
+    return lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_steps_and_epochs_are_those_of_the_run(tiny_runs: TinyRuns) -> None:
     assert estimated.pairs == 40
     assert estimated.steps == plan.num_steps(len(material.train)) == 8
     assert estimated.epochs == pytest.approx(3.2)
-    assert estimated.longest_tokens == max(batch.input_ids.shape[1] for batch in material.train)
+    assert estimated.longest_tokens == max(int(batch.attention_mask.sum(-1).max()) for batch in material.train)
 
 
 def test_no_weights_are_read(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_metrics_of_the_record_come_back_when_the_bundle_is_evaluated(tiny_runs:
     outputs = decode(
         material.backbone,
         adaptation.method,
-        material.test_rows,
+        material.decoded_rows,
         material.prompter,
         fresh.decoding,
         batch_size=2,
@@ -354,7 +354,12 @@ def test_training_says_nothing_but_its_progress(
     assert outcome.record.status == "finished"
     said = capfd.readouterr()
     assert said.out == ""
-    assert [line.split()[:2] for line in said.err.splitlines()] == [["step", "3/6"], ["step", "6/6"]]
+    assert [line.split()[:2] for line in said.err.splitlines()] == [
+        ["measuring", "the"],
+        ["step", "3/6"],
+        ["step", "6/6"],
+        ["decoding", "with"],
+    ]
     assert caplog.records == []
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from tiny_runs import TinyRuns
+from torch.nn import functional
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
@@ -57,9 +57,9 @@ def test_label_smoothing_is_that_of_torch(tiny_runs: TinyRuns) -> None:
     logits = backbone.logits(plan.method.condition(batch))
     assert batch.labels is not None
     # What the backbone itself finds likely: smoothing hardly changes what random targets cost.
-    likely = F.pad(logits.argmax(-1)[:, :-1], (1, 0))
+    likely = functional.pad(logits.argmax(-1)[:, :-1], (1, 0))
     batch = batch.replace(labels=torch.where(batch.labels == IGNORED_LABEL, batch.labels, likely))
-    theirs = F.cross_entropy(
+    theirs = functional.cross_entropy(
         logits[:, :-1].flatten(0, 1),
         batch.labels[:, 1:].flatten(),
         ignore_index=IGNORED_LABEL,

@@ -43,10 +43,16 @@ OUTPUTS = [
 def test_scores_are_kept_with_what_they_mean(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
     ledger = ledger_of(tiny_runs, folder, events)
 
-    ledger.note_scores(OUTPUTS, suffix="_before")
+    ledger.note_scores("test", OUTPUTS, suffix="_before")
+    ledger.note_scores("validation", OUTPUTS[1:])
     record = ledger.close("finished")
 
-    assert record.metrics == {"test/exact_match_before": 0.5, "test/attribute_accuracy_before": 0.75}
+    assert record.metrics == {
+        "test/exact_match_before": 0.5,
+        "test/attribute_accuracy_before": 0.75,
+        "val/exact_match": 0.0,
+        "val/attribute_accuracy": 1.0,
+    }
     assert record.metric_info.keys() == record.metrics.keys()
     assert record.metric_info["test/exact_match_before"].direction == "maximize"
 
