@@ -37,6 +37,7 @@ def test_a_base_takes_bundles_in_turn_and_is_bare_again(bundles: list[str]) -> N
     backbone = load_backbone("tiny_gpt2", dtype="float32")
     ids = backbone.tokenizer(SOURCE, return_tensors="pt").input_ids
     bare = backbone.model(ids).logits
+    usual_attention = backbone.model.config._attn_implementation
 
     first = load_bundle(bundles[0], backbone)
     by_first = first.generate([SOURCE], max_new_tokens=12)
@@ -48,6 +49,7 @@ def test_a_base_takes_bundles_in_turn_and_is_bare_again(bundles: list[str]) -> N
     first.detach()
     second.detach()
     assert torch.equal(backbone.model(ids).logits, bare)
+    assert backbone.model.config._attn_implementation == usual_attention
     assert torch.equal(backbone.model.generate(ids, max_new_tokens=4, do_sample=False)[:, : ids.shape[1]], ids)
 
 

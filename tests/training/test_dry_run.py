@@ -15,7 +15,7 @@ from ptl_prefix.training.material import load_material
 from ptl_prefix.training.plan import Plan
 
 ACTIVATIONS_WITHIN = 1.25
-"""The estimate takes an average share of targets for the longest batch's, and knows no allocator."""
+"""The estimate takes the average share of targets for that of the longest batch, and nothing is rounded up in it."""
 
 
 def measured_activations(plan: Plan) -> int:
@@ -46,6 +46,7 @@ def measured_activations(plan: Plan) -> int:
         {"method__reparam": "none", "method__prefix_length": 20},
         {"method__layers": [1]},
         {"data__batch_size": 16},
+        {"backbone__dtype": "bfloat16"},
     ],
 )
 def test_activations_are_estimated_within_a_quarter(tiny_runs: TinyRuns, changes: dict[str, Any]) -> None:
@@ -54,6 +55,12 @@ def test_activations_are_estimated_within_a_quarter(tiny_runs: TinyRuns, changes
     measured = measured_activations(tiny_runs.plan(**changes))
 
     assert measured / ACTIVATIONS_WITHIN < estimated < measured * ACTIVATIONS_WITHIN
+
+
+def test_activations_grow_with_the_batch_and_the_weights_are_none_of_them(tiny_runs: TinyRuns) -> None:
+    four, sixteen = (estimate(tiny_runs.plan(data__batch_size=size)).activation_bytes for size in (4, 16))
+
+    assert sixteen == pytest.approx(4 * four, rel=0.02)
 
 
 @pytest.mark.parametrize("reparam", ["none", "mlp", "linear"])

@@ -185,6 +185,17 @@ def test_state_of_another_method_is_refused(tiny_runs: TinyRuns, foreign: dict[s
         module.load_state_dict(other.state_dict())
 
 
+@pytest.mark.parametrize(("base_mode", "drops"), [("eval", False), ("train", True)])
+def test_whoever_sets_the_mode_sets_the_backbones_only_if_it_trains_so(
+    tiny_runs: TinyRuns, base_mode: str, drops: bool
+) -> None:
+    plan, backbone = tiny_runs.attached(backbone__base_mode=base_mode)
+    module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=1)
+
+    assert (module.train().model.training, module.method.training) == (drops, True)
+    assert (module.eval().model.training, module.method.training) == (False, False)
+
+
 class Repeating(AdaptationModule):
     """Asks twice for the loss of each batch, and remembers whether the answers were the same."""
 
