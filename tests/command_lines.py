@@ -42,6 +42,7 @@ class CommandLine:
             f"backbone.path={self.tiny.backbone_folder}",
             "backbone.name=tiny",
             "backbone.dtype=float32",
+            "backbone.device=cpu",
             "data.batch_size=4",
             "method.prefix_length=3",
             "method.reparam_hidden_size=16",

@@ -33,6 +33,7 @@ _TARGETS = {
 _SMALL = {
     "backbone__name": "tiny",
     "backbone__dtype": "float32",
+    "backbone__device": "cpu",
     "task__num_train": 40,
     "task__num_validation": 6,
     "task__num_test": 4,
@@ -112,7 +113,9 @@ class TinyRuns:
 
     def backbone(self, **settings: Any) -> Backbone:
         """The backbone alone, in float32."""
-        return load_backbone(str(self.backbone_folder), **{"name": "tiny", "dtype": "float32", **settings})
+        return load_backbone(
+            str(self.backbone_folder), **{"name": "tiny", "dtype": "float32", "device": "cpu", **settings}
+        )
 
     def attached(self, **changes: Any) -> tuple[Plan, Backbone]:
         """A plan and the loaded backbone that its method is attached to; where prefixes start is always the same."""

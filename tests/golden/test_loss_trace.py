@@ -20,7 +20,6 @@ GOLDEN = Path(__file__).parent / "pipeline" / "table_to_text-tiny_gpt2.losses.tx
 WORDS = [
     "backbone.dtype=float32",
     "backbone.device=cpu",
-    "trainer.accelerator=cpu",
     "trainer.max_steps=10",
     "trainer.log_every_n_steps=1",
     "trainer.limit_val_batches=1",

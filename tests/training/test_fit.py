@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.data.tasks.text_pairs import TextPairs
 from ptl_prefix.errors import NonFiniteLossError
 from ptl_prefix.evaluation.evaluate import decode, score
 from ptl_prefix.methods.restore import restore
@@ -368,4 +370,16 @@ def test_the_progress_bar_can_be_left_out(
 ) -> None:
     train(tiny_runs.plan(trainer__enable_progress_bar=False), folder)
 
-    assert capfd.readouterr().err == ""
+    assert [line.split()[0] for line in capfd.readouterr().err.splitlines()] == ["measuring", "decoding"]
+
+
+def test_where_there_is_no_test_split_validation_is_decoded_and_named_so(
+    tiny_runs: TinyRuns, folder: RunFolder, tmp_path: Path
+) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps({"source": f"say {n}", "target": f"it is {n}"}) + "\n" for n in range(8)))
+    task = TextPairs(train_file=str(file), validation_file=str(file))
+
+    record = train(replace(tiny_runs.plan(), task=task), folder).record
+
+    assert record.metrics.keys() == {"val/loss", "val/loss_before", "val/exact_match", "val/exact_match_before"}

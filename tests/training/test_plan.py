@@ -1,7 +1,11 @@
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_runs import TinyRuns
+
+from ptl_prefix.data.tasks.text_pairs import TextPairs
 
 
 def unlimited(**trainer: Any) -> dict[str, Any]:
@@ -74,6 +78,10 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
         ({"trainer__limit_val_batches": 0}, "must be a share in (0, 1] or at least one batch, but is 0."),
         ({"trainer__limit_val_batches": 0.0}, "must be a share in (0, 1] or at least one batch, but is 0.0."),
         ({"trainer__limit_val_batches": 1.5}, "must be a share in (0, 1] or at least one batch, but is 1.5."),
+        ({"trainer__accelerator": "gpu"}, "`trainer.accelerator` must be auto, as `backbone.device` says where"),
+        ({"trainer__devices": 2}, "`trainer.devices` must be 1 in this version, but is 2."),
+        ({"trainer__num_nodes": 2}, "`trainer.num_nodes` must be 1 in this version, but is 2."),
+        ({"trainer__strategy": "ddp"}, "`trainer.strategy` must be auto in this version, but is 'ddp'."),
         ({"trainer__gradient_clip_algorithm": "sum"}, "must be norm or value, but is 'sum'."),
         ({"method__prefix_length": 160}, "`method.prefix_length` must leave room for text in the 160 positions"),
         ({"method__prefix_length": 158}, "must hold a prompt and its target beside the method, which leaves 2"),
@@ -140,3 +148,15 @@ def test_an_argument_of_the_trainer_that_would_be_swallowed_is_refused_with_a_re
 )
 def test_what_can_run_has_no_problems(tiny_runs: TinyRuns, changes: dict[str, Any]) -> None:
     assert tiny_runs.plan(**changes).problems() == []
+
+
+def test_a_task_without_validation_is_refused_and_one_without_a_test_is_not(
+    tiny_runs: TinyRuns, tmp_path: Path
+) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"source": "a", "target": "b"}\n')
+    pairs = {"name": "text_pairs", "train_file": str(file)}
+    (problem,) = replace(tiny_runs.plan(), task=TextPairs(**pairs)).problems()
+
+    assert "Training needs a validation split, but text_pairs has none" in problem
+    assert replace(tiny_runs.plan(), task=TextPairs(**pairs, validation_file=str(file))).problems() == []
