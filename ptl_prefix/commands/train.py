@@ -63,7 +63,7 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
 def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
     """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
     mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
-    if {"trainer", "backbone"} <= set(sound):
+    if {"trainer", "backbone", "method"} <= set(sound):
         mistakes += accelerator_problems(target_values(config["trainer"]), build(config["backbone"]))
     if "task" in sound:
         mistakes += split_problems(build(config["task"]))
