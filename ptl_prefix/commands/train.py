@@ -16,7 +16,7 @@ from ptl_prefix.commands.targets import build, target_values
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
-from ptl_prefix.training.plan import Plan, room_problems, split_problems, trainer_problems
+from ptl_prefix.training.plan import Plan, accelerator_problems, room_problems, split_problems, trainer_problems
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -63,6 +63,8 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
 def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
     """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
     mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
+    if {"trainer", "backbone", "method"} <= set(sound):
+        mistakes += accelerator_problems(target_values(config["trainer"]), build(config["backbone"]))
     if "task" in sound:
         mistakes += split_problems(build(config["task"]))
     if {"backbone", "method"} <= set(sound):

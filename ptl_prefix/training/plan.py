@@ -54,7 +54,12 @@ class Plan:
         """What no single setting shows, one sentence each; asked before any weights load."""
         backbone = self.backbone.sketch()
         misfits = self.method.misfits(backbone) or room_problems(backbone, self.method, self.task, self.decoding)
-        return [*trainer_problems(self.trainer), *split_problems(self.task), *misfits]
+        return [
+            *trainer_problems(self.trainer),
+            *accelerator_problems(self.trainer, self.backbone),
+            *split_problems(self.task),
+            *misfits,
+        ]
 
     @property
     def accumulation(self) -> int:
@@ -118,6 +123,17 @@ def split_problems(task: Task) -> list[str]:
     ]
 
 
+def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> list[str]:
+    """An accelerator that is not where the backbone will be."""
+    accelerator, device = trainer.get("accelerator"), backbone.torch_device.type
+    if accelerator in (None, "auto", device) or (accelerator, device) == ("gpu", "cuda"):
+        return []
+    return [
+        f"`trainer.accelerator` must be auto or where the backbone is ({device}), but is {accelerator!r}; "
+        "`backbone.device` decides."
+    ]
+
+
 def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     """What Lightning's Trainer would refuse late, or what is not the user's to set."""
     problems = []
@@ -151,11 +167,6 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
 def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
     """Several devices would each train on all of the data, and say nothing: better refused until they share it."""
     problems = []
-    if trainer.get("accelerator", "auto") not in (None, "auto"):
-        problems.append(
-            f"`trainer.accelerator` must be auto, as `backbone.device` says where a run is, but is "
-            f"{trainer['accelerator']!r}."
-        )
     if trainer.get("devices", 1) not in (None, 1, "1"):
         problems.append(f"`trainer.devices` must be 1 in this version, but is {trainer['devices']!r}.")
     if trainer.get("num_nodes", 1) not in (None, 1):

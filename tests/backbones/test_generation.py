@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_backbones import MAX_POSITIONS, PAD
-from toy_batches import padded, random_ids, texts, unpadded
+from toy_batches import EQUAL, padded, random_ids, texts, unpadded
 from toy_prefixes import random_states
 
 from ptl_prefix.artifacts.decoding import Decoding
@@ -62,6 +62,24 @@ def test_a_row_is_decoded_as_if_it_were_alone(backbone: Backbone) -> None:
     alone = [generate(backbone, left_padded([text], PAD), decoding(), stop_ids=[])[0] for text in texts()]
 
     assert together == alone
+
+
+def test_each_step_has_the_logits_of_one_forward_over_all_that_is_written(backbone: Backbone) -> None:
+    # Tokens alone would not do: a random model writes the same ones at wrong positions.
+    states = random_states(backbone, 7)
+    prompts = padded(texts(), "left").with_positions(states.position_offset)
+    backbone.slots.take()
+    backbone.slots.fill(states)
+    steps: list[torch.Tensor] = []
+    hook = backbone.model.register_forward_hook(lambda model, arguments, output: steps.append(output.logits[:, -1]))
+
+    written = generate(backbone, prompts, decoding(max_new_tokens=4), stop_ids=[])
+
+    hook.remove()
+    whole = left_padded([text + ids for text, ids in zip(texts(), written, strict=True)], PAD)
+    with torch.no_grad():
+        logits = backbone.logits(whole.with_positions(states.position_offset))
+    torch.testing.assert_close(torch.stack(steps, dim=1), logits[:, -5:-1], **EQUAL)
 
 
 def test_beams_find_a_text_at_least_as_likely_as_the_greedy_one(backbone: Backbone) -> None:

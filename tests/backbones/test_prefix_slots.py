@@ -105,11 +105,10 @@ def test_what_a_thread_left_behind_is_nobody_else_s(taken: Backbone) -> None:
         taken.logits(INPUTS)
 
     owner = _in_another_thread(fill)
-    refusals = [_in_another_thread(ask) for _ in range(50)]
 
-    # The system gives a new thread the ident of one that has ended; it is another thread all the same.
-    assert owner in idents
-    assert all(isinstance(refusal, BackboneBusyError) for refusal in refusals)
+    # The system soon gives a new thread the ident of one that has ended; it is another thread all the same.
+    while owner not in idents and len(idents) < 100:
+        assert isinstance(_in_another_thread(ask), BackboneBusyError)
 
 
 def test_being_refused_never_stands_in_the_owner_s_way(taken: Backbone) -> None:

@@ -22,7 +22,7 @@ from ptl_prefix.backbones.attention_sites import FAMILIES
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.errors import BackboneError
+from ptl_prefix.errors import BackboneError, RunError
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.restore import load_bundle
 from ptl_prefix.settings import conf_dir, defaults_of
@@ -267,6 +267,23 @@ def test_the_trained_state_survives_being_detached(trained: Method, backbone: Ba
     trained.attach(backbone)
 
     assert_close(text_logits(backbone, trained.condition(inputs)), before, rtol=0, atol=0)
+
+
+def test_a_trained_state_moves_to_a_method_of_the_same_settings_and_to_no_other(
+    trained: Method, new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
+) -> None:
+    state = {name: parameter.detach().clone() for name, parameter in trained.trained_parameters().items()}
+    twin_backbone = load_backbone(str(tiny_folders[backbone.family]), dtype="float32")
+    twin = new_method().attach(twin_backbone)
+
+    twin.load_trained(state)
+
+    logits = text_logits(twin_backbone, twin.eval().condition(unpadded()))
+    assert_close(logits, text_logits(backbone, trained.condition(unpadded())), rtol=0, atol=0)
+    name, numbers = state.popitem()
+    for foreign in (state, {**state, name: numbers[None]}, {**state, "another": numbers}):
+        with pytest.raises(RunError, match="must hold the trained parameters"):
+            twin.load_trained(foreign)
 
 
 def test_the_same_seed_gives_the_same_start(

@@ -78,7 +78,7 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
         ({"trainer__limit_val_batches": 0}, "must be a share in (0, 1] or at least one batch, but is 0."),
         ({"trainer__limit_val_batches": 0.0}, "must be a share in (0, 1] or at least one batch, but is 0.0."),
         ({"trainer__limit_val_batches": 1.5}, "must be a share in (0, 1] or at least one batch, but is 1.5."),
-        ({"trainer__accelerator": "gpu"}, "`trainer.accelerator` must be auto, as `backbone.device` says where"),
+        ({"trainer__accelerator": "gpu"}, "`trainer.accelerator` must be auto or where the backbone is (cpu), but is"),
         ({"trainer__devices": 2}, "`trainer.devices` must be 1 in this version, but is 2."),
         ({"trainer__num_nodes": 2}, "`trainer.num_nodes` must be 1 in this version, but is 2."),
         ({"trainer__strategy": "ddp"}, "`trainer.strategy` must be auto in this version, but is 'ddp'."),
