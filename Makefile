@@ -60,8 +60,9 @@ test-slow: $(READY)  ## The slow tests
 train: $(READY)  ## Train a prefix on the embedded backbone and the built-in task, and show what it learned
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/ptl-prefix train $(ARGS)
 
-bench: $(READY)  ## Side-by-side measurements
-	@for script in benchmarks/*.py; do echo "$$script"; OMP_NUM_THREADS=$(CORES) $(BIN)/python "$$script" $(ARGS) || exit 1; done
+bench: $(READY)  ## Beside PEFT: validation loss and time of a step, small settings; --help says what else
+	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.prefix_vs_peft --steps 100 --validation-rows 200
+	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.step_time --steps 5
 
 clean:  ## Remove .venv, caches and builds; outputs stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -128,7 +128,8 @@ class Prompter:
         """Tokenise text as nothing but text."""
         if not texts:
             return []
-        encoded = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        # Not verbose, or it warns of texts that are too long for the model, which are cut later.
+        encoded = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return [list(ids) for ids in encoded.input_ids]
 
     def _lead(self, preceding: str) -> str:

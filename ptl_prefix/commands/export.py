@@ -57,7 +57,7 @@ def _checkpoint(folder: RunFolder, wanted: str) -> Path:
 
 def _metrics(folder: RunFolder, checkpoint: Path) -> dict[str, float]:
     """What is known of this very checkpoint: all metrics of a finished run's best, else the loss it was saved with."""
-    if checkpoint == folder.best and folder.record.is_file():
+    if folder.record.is_file() and folder.best.exists() and checkpoint.samefile(folder.best):
         record = read_record(folder.record)
         if record.status == "finished":
             return dict(record.metrics)

@@ -45,7 +45,11 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     changes = {name: config[name] for name in _DECODING if config[name] is not None}
     with _opened(config["output"]) as out:
         for start in range(0, len(sources), config["batch_size"]):
-            for text in adaptation.generate(sources[start : start + config["batch_size"]], **changes):
+            try:
+                texts = adaptation.generate(sources[start : start + config["batch_size"]], **changes)
+            except ValueError as error:
+                raise DataError(str(error)) from error  # a source that does not fit
+            for text in texts:
                 print(" ".join(text.split()), file=out, flush=True)
 
 
@@ -55,7 +59,13 @@ def _opened(output: str | None) -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
     else:
-        with Path(output).open("w", encoding="utf-8") as file:
+        try:
+            file = Path(output).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise DataError(
+                f"`output` must be a file that can be written, but '{output}' cannot ({error.strerror}); name another."
+            ) from error
+        with file:
             yield file
 
 
@@ -66,7 +76,7 @@ def _bundle_folder(path: Path) -> Path:
 
 def _backbone(config: dict[str, Any], manifest: Manifest) -> Backbone:
     return load_backbone(
-        config["backbone"] or manifest.backbone.path,
+        config["backbone_path"] or manifest.backbone.path,
         name=manifest.backbone.name,
         dtype=config["dtype"] or manifest.dtype,
         device=config["device"],
@@ -81,4 +91,5 @@ def _lines(source_file: str | None) -> Iterator[str]:
         text = sys.stdin.read() if source_file == "-" else Path(source_file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`input` must be a UTF-8 text file, but '{source_file}' cannot be read: {error}") from error
-    yield from text.splitlines()
+    # Only a line feed parts sources: `splitlines` would also cut at characters that a text may hold.
+    yield from text.removesuffix("\n").split("\n") if text else ()

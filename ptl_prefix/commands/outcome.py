@@ -61,7 +61,9 @@ def _metrics_table(outcome: Outcome) -> Table:
         caption_justify="left",
     )
     for heading in ("metric", "before", "after", "", "scale"):
-        table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
+        is_number = heading in ("before", "after")
+        # On a narrow screen the scale is broken into lines; a name that is cut says nothing.
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "scale")
     for name, value in record.metrics.items():
         if not name.endswith("_before"):
             before = record.metrics.get(f"{name}_before")

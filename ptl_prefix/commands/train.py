@@ -1,9 +1,7 @@
 """`ptl-prefix train`: a config becomes a plan, a plan becomes a run folder, and a person sees what came of it."""
 
-import logging
 import os
 import signal
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from ptl_prefix.commands.targets import build, target_values
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
-from ptl_prefix.training.plan import Plan, trainer_problems
+from ptl_prefix.training.plan import Plan, accelerator_problems, room_problems, split_problems, trainer_problems
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -31,7 +29,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     """
     if words:
         raise ConfigError([f"`train` takes no arguments, but got {' '.join(words)!r}; settings are written key=value."])
-    _quiet_libraries()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or the library warns when a process forks
     console = Console(stderr=True)
     if config["resume"] is not None:
         _resume(RunFolder.open(config["resume"]), console)
@@ -65,9 +63,17 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
 def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
     """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
     mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
+    if {"trainer", "backbone", "method"} <= set(sound):
+        mistakes += accelerator_problems(target_values(config["trainer"]), build(config["backbone"]))
+    if "task" in sound:
+        mistakes += split_problems(build(config["task"]))
     if {"backbone", "method"} <= set(sound):
         try:
-            mistakes += build(config["method"]).misfits(build(config["backbone"]).sketch())
+            method, backbone = build(config["method"]), build(config["backbone"]).sketch()
+            misfits = method.misfits(backbone)
+            if not misfits and {"task", "generation"} <= set(sound):
+                misfits = room_problems(backbone, method, build(config["task"]), build(config["generation"]))
+            mistakes += misfits
         except PtlPrefixError as error:
             mistakes.append(f"`backbone.path`: {error}")
     return mistakes
@@ -107,16 +113,9 @@ def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool) -> 
     outcome = train(plan, folder, resume=resume, console=console)
     if outcome.signal is not None:
         console.print(
-            f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}"
+            f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}",
+            highlight=False,
+            soft_wrap=True,
         )
         raise SystemExit(128 + signal.Signals[outcome.signal])
     show_outcome(outcome, folder)
-
-
-def _quiet_libraries() -> None:
-    """What libraries say of themselves at every start is no news; what goes wrong still comes through."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    # The backbone is in eval mode on purpose: see `backbone.base_mode`.
-    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")

@@ -40,7 +40,7 @@ class GenerateSettings:
     Args:
         input: A file with one source per line; `-` is standard input.
         output: A file for the texts; `None` prints them.
-        backbone: Where the backbone is; `None`: where it was when the bundle was made.
+        backbone_path: Where the backbone is; `None`: where it was when the bundle was made.
         dtype: What the backbone computes in; `None`: as when the bundle was made.
         device: Where the backbone is put.
         batch_size: Sources decoded together.
@@ -49,7 +49,7 @@ class GenerateSettings:
 
     input: str | None
     output: str | None
-    backbone: str | None
+    backbone_path: str | None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
     device: Literal["auto", "cpu", "cuda", "mps"]
     batch_size: Annotated[int, Ge(1)]

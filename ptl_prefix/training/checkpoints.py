@@ -5,102 +5,84 @@ Each holds the trained state, optimizer, scheduler, loops, the batches' position
 backbone.
 """
 
+import os
 import random
 import shutil
-import signal
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-
-
-class RunStoppedError(Exception):
-    """The user asked the run to stop, and its state is saved."""
+from ptl_prefix.training.stopping import RunStopped, StopSignals
 
 
 class Checkpoints(pl.Callback):
-    """Writes `last.ckpt` and `best.ckpt`, and turns Ctrl-C and SIGTERM into a saved stop.
+    """Writes `last.ckpt` and `best.ckpt`, and saves before a stop that the user asked for.
 
     A stop waits for a step to be whole: never inside an accumulation window, and after the validation if one is due.
 
     Args:
         folder: The run's folder.
         val_check_interval: Training batches between validations.
+        signals: Knows whether the user asked for a stop.
     """
 
-    def __init__(self, folder: RunFolder, *, val_check_interval: int) -> None:
+    def __init__(self, folder: RunFolder, *, val_check_interval: int, signals: StopSignals) -> None:
         self.folder = folder
         self.val_check_interval = val_check_interval
+        self.signals = signals
         self.best_loss = float("inf")
         self.best_step = 0
         self.loss: float | None = None
-        self.stop_requested: str | None = None
+        self.training_ended = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Train no further, if the run was killed after its last validation: early stopping would count it twice."""
+        trainer.should_stop = self.training_ended
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; keep a copy if it is the best so far."""
         self.loss = float(trainer.callback_metrics["val/loss"])
+        self.training_ended = trainer.should_stop
         is_best = self.loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step = self.loss, trainer.global_step
         # The best first: a run killed in between goes on from the older last one and finds the same best again.
         if is_best:
-            trainer.save_checkpoint(self.folder.best)
-            _copy_whole(self.folder.best, self.folder.last)
+            _save(trainer, self.folder.best)
+            _copy(self.folder.best, self.folder.last)
         else:
-            trainer.save_checkpoint(self.folder.last)
+            _save(trainer, self.folder.last)
         self._stop_if_asked()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Save and stop, if the user asked and the step is whole."""
         batches = trainer.fit_loop.total_batch_idx + 1
         validation_is_due = batches % self.val_check_interval == 0 or trainer.should_stop
-        if self.stop_requested and batches % trainer.accumulate_grad_batches == 0 and not validation_is_due:
+        if self.signals.requested and batches % trainer.accumulate_grad_batches == 0 and not validation_is_due:
             self.loss = None  # of this step it is not known
-            trainer.save_checkpoint(self.folder.last)
+            _save(trainer, self.folder.last)
             self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self.stop_requested:
-            raise RunStoppedError(self.stop_requested)
+        if self.signals.requested:
+            raise RunStopped(self.signals.requested)
 
     def state_dict(self) -> dict[str, Any]:
-        """The validation loss of this checkpoint, if it has one, and which checkpoint is the best."""
-        return {"loss": self.loss, "best_loss": self.best_loss, "best_step": self.best_step}
+        """This checkpoint's validation loss, if it has one, which checkpoint is the best, and whether more follow."""
+        return {
+            "loss": self.loss,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "training_ended": self.training_ended,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the best so far."""
         self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
-
-
-class StopSignals:
-    """While this is entered, the first Ctrl-C or SIGTERM asks for a stop; a second Ctrl-C interrupts at once.
-
-    Args:
-        on_stop: Called with the signal's name.
-    """
-
-    def __init__(self, on_stop: Callable[[str], None]) -> None:
-        self._on_stop = on_stop
-        self._usual: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._usual[number] = signal.signal(number, self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        for number, usual in self._usual.items():
-            signal.signal(number, usual)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._on_stop(signal.Signals(number).name)
+        self.training_ended = state_dict["training_ended"]
 
 
 class RandomState(pl.Callback):
@@ -139,7 +121,19 @@ class LastStepIsValidated(pl.Callback):
             trainer.should_stop = True
 
 
-def _copy_whole(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.tmp-copy")
+def _save(trainer: pl.Trainer, path: Path) -> None:
+    # Lightning writes to the system's temporary folder first; from another file system that is a copy, not a rename.
+    temporary = _temporary(path)
+    trainer.save_checkpoint(temporary)
+    os.replace(temporary, path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = _temporary(target)
     shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    os.replace(temporary, target)
+
+
+def _temporary(path: Path) -> Path:
+    """A sibling, always the same one, so that what a killed run left is written over."""
+    return path.with_name(f".{path.name}.tmp")

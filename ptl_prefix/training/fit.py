@@ -1,7 +1,8 @@
 """One training, from a plan to a run folder with a record and a bundle.
 
 In: a `Plan` and a folder. Out: `config.yaml`, `events.jsonl`, `checkpoints/`, `bundle/` and `record.json` in that
-folder. Killed at any moment, the same call with `resume` goes on from the last checkpoint to the same numbers.
+folder. Stopped or killed at any moment, the same call with `resume` goes on from the last checkpoint to the same
+numbers.
 """
 
 import dataclasses
@@ -22,14 +23,16 @@ from ptl_prefix.evaluation.evaluate import decode
 from ptl_prefix.evaluation.metric import Scored
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.tracking.events import EventStream
-from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState, RunStoppedError, StopSignals
+from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
 from ptl_prefix.training.export import export_bundle, load_trained_state
 from ptl_prefix.training.loss import mean_loss
 from ptl_prefix.training.material import Material, load_material
 from ptl_prefix.training.meter import Meter, ProgressBar
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.quiet import quiet_lightning
 from ptl_prefix.training.record import Ledger
+from ptl_prefix.training.stopping import RunStopped, StopSignals
 from ptl_prefix.training.stream import BatchStream
 
 
@@ -40,8 +43,8 @@ class Outcome:
     Args:
         record: As in `record.json`.
         bare: Test outputs of the bare backbone; empty if they were not wanted.
-        adapted: Test outputs of the best checkpoint, for the same inputs; empty if the run was stopped.
-        signal: The signal that stopped the run, if one did.
+        adapted: Test outputs of the best checkpoint, for the same inputs.
+        signal: The signal that stopped the run, if one did; there are no outputs then.
     """
 
     record: RunRecord
@@ -66,10 +69,14 @@ def train(plan: Plan, folder: RunFolder, *, resume: bool = False, console: Conso
     events = EventStream([EventLog(folder.events)])
     meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
     ledger = Ledger(plan, folder, events, meter)
+    console = console or Console(stderr=True)
+    signals = StopSignals(console)
     try:
-        material = load_material(plan)
-        session = _Session(plan, folder, events, console or Console(stderr=True), material, ledger, meter)
-        return session.run(resumed_step)
+        with signals:
+            session = _Session(plan, folder, events, console, load_material(plan), ledger, meter, signals)
+            return session.run(resumed_step)
+    except RunStopped as stop:
+        return Outcome(ledger.close("stopped"), [], [], stop.signal_name)
     except Exception as error:
         events.write("error", step=meter.steps, error=f"{type(error).__name__}: {error}")
         ledger.close("failed")
@@ -106,10 +113,12 @@ class _Session:
         material: Material,
         ledger: Ledger,
         meter: Meter,
+        signals: StopSignals,
     ) -> None:
         self.plan, self.folder, self.events, self.console = plan, folder, events, console
-        self.material, self.ledger, self.meter = material, ledger, meter
-        self.backbone = material.backbone
+        self.material, self.ledger, self.meter, self.signals = material, ledger, meter, signals
+        self.backbone, self.device = material.backbone, material.backbone.device
+        self.shows_progress = plan.trainer.get("enable_progress_bar") is not False
 
     def run(self, resumed_step: int | None) -> Outcome:
         """Measure the bare backbone, train, then evaluate and export the best checkpoint."""
@@ -119,9 +128,7 @@ class _Session:
         self.plan.method.attach(self.backbone)
         try:
             self.ledger.note_parameters(self.backbone)
-            stopped_by = self._fit(resumes=resumed_step is not None)
-            if stopped_by is not None:
-                return Outcome(self.ledger.close("stopped"), bare, [], stopped_by)
+            self._fit(resumes=resumed_step is not None)
             adapted = self._evaluate_best()
             return Outcome(self.ledger.close("finished"), bare, adapted)
         finally:
@@ -129,12 +136,13 @@ class _Session:
 
     def _measure_bare(self) -> list[Scored]:
         """What the backbone does without the method: the loss, and text if it is wanted."""
+        self._say(f"measuring the bare {self.backbone.name} on {self.device}, {self.backbone.dtype}")
         bare = NoAdaptation().attach(self.backbone)
         self.ledger.note_loss("val/loss_before", mean_loss(self.backbone, bare, self.material.validation))
         if not self.plan.evaluation.compare_bare:
             return []
         outputs = self._decode(bare)
-        self.ledger.note_scores(outputs, suffix="_before")
+        self.ledger.note_scores(self.material.decoded_split, outputs, suffix="_before")
         return outputs
 
     def _log_start(self, resumed_step: int | None) -> None:
@@ -146,30 +154,28 @@ class _Session:
             self.events.write("encoded", step=0, split=split, **dataclasses.asdict(report))
         self.events.write("bare", step=0, **self.ledger.metrics)
 
-    def _fit(self, *, resumes: bool) -> str | None:
-        """Train; the name of the signal that stopped it, if one did."""
+    def _fit(self, *, resumes: bool) -> None:
         plan, batches = self.plan, self.material.train
         num_steps = plan.num_steps(len(batches))
         interval = plan.val_check_interval(len(batches))
         module = AdaptationModule(self.backbone, plan.method, plan.optimization, total_steps=num_steps)
-        self.checkpoints = Checkpoints(self.folder, val_check_interval=interval)
-        trainer = pl.Trainer(**self._trainer_arguments(num_steps, interval))
-        with StopSignals(self._request_stop):
-            try:
-                trainer.fit(
-                    module,
-                    train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
-                    val_dataloaders=self.material.validation,
-                    ckpt_path=self.folder.last if resumes else None,
-                    weights_only=True,
-                )
-            except RunStoppedError as stop:
-                return str(stop)
-        return None
+        self.checkpoints = Checkpoints(self.folder, val_check_interval=interval, signals=self.signals)
+        with quiet_lightning():
+            pl.Trainer(**self._trainer_arguments(num_steps, interval)).fit(
+                module,
+                train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
+                val_dataloaders=self.material.validation,
+                ckpt_path=self.folder.last if resumes else None,
+                weights_only=True,
+            )
+        # Lightning leaves a model on the CPU when it is done.
+        self.backbone.model.to(self.device)  # type: ignore[arg-type]
+        plan.method.to(self.device)
 
     def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:
         return {
             **self.plan.trainer,
+            "accelerator": {"cuda": "gpu"}.get(self.device.type, self.device.type),
             "max_steps": num_steps,
             "max_epochs": -1,
             "min_epochs": 0,
@@ -189,24 +195,24 @@ class _Session:
     def _callbacks(self) -> list[pl.Callback]:
         """In this order: what is saved, last, is what the others have settled."""
         optimization = self.plan.optimization
-        callbacks = [RandomState(), LastStepIsValidated(), self.meter, ProgressBar(self.meter, self.console)]
+        callbacks = [self.signals, RandomState(), LastStepIsValidated(), self.meter]
+        if self.shows_progress:
+            callbacks.append(ProgressBar(self.meter, self.console))
         if optimization.early_stopping_patience is not None:
             patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
-            callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta))
+            # What is not finite is an error here, never a reason to end well.
+            callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta, check_finite=False))
         return [*callbacks, self.checkpoints]
-
-    def _request_stop(self, signal_name: str) -> None:
-        self.checkpoints.stop_requested = signal_name
-        self.console.print(f"{signal_name}: saving at the end of this step …")
 
     def _evaluate_best(self) -> list[Scored]:
         """Test the checkpoint with the least validation loss, and export it."""
         plan = self.plan
+        self._say(f"decoding with the best checkpoint, of step {self.checkpoints.best_step}")
         load_trained_state(plan.method, self.folder.best)
         plan.method.eval()
         self.ledger.note_loss("val/loss", self.checkpoints.best_loss)
         adapted = self._decode(plan.method)
-        self.ledger.note_scores(adapted)
+        self.ledger.note_scores(self.material.decoded_split, adapted)
         export_bundle(
             self.folder.bundle,
             backbone=self.backbone,
@@ -218,11 +224,15 @@ class _Session:
         )
         return adapted
 
+    def _say(self, what: str) -> None:
+        if self.shows_progress:
+            self.console.print(what, highlight=False)
+
     def _decode(self, method: Method) -> list[Scored]:
         return decode(
             self.backbone,
             method,
-            self.material.test_rows,
+            self.material.decoded_rows,
             self.material.prompter,
             self.plan.decoding,
             batch_size=self.plan.batches.eval_batch_size,

@@ -53,6 +53,13 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
 
 @torch.no_grad()
 def mean_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInputs]) -> float:
-    """Nats per target token over all of `batches`."""
-    losses = [target_loss(backbone, method, batch.to(backbone.device)) for batch in batches]
+    """Nats per target token over all of `batches`, without dropout."""
+    modes = [(module, module.training) for module in (backbone.model, method)]
+    for module, _ in modes:
+        module.eval()
+    try:
+        losses = [target_loss(backbone, method, batch.to(backbone.device)) for batch in batches]
+    finally:
+        for module, was_training in modes:
+            module.train(was_training)
     return float(sum(loss.nats.double() for loss in losses)) / sum(loss.num_tokens for loss in losses)

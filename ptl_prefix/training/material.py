@@ -12,6 +12,7 @@ from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import EvalBatches, TrainBatches
 from ptl_prefix.data.encoded_split import EncodingReport
 from ptl_prefix.data.encoding import encode_split
+from ptl_prefix.data.task import Split
 from ptl_prefix.training.plan import Plan, text_room
 
 
@@ -24,7 +25,8 @@ class Material:
         prompter: Turns its task's text into ids.
         train: Training batches, an epoch at each pass.
         validation: The validated rows, in a fixed order.
-        test_rows: The test inputs that are decoded, as the task gives them.
+        decoded_split: The split that is decoded: the test split, or validation where a task has no other.
+        decoded_rows: The inputs of it that are decoded, as the task gives them.
         encoding: What encoding did to each split.
     """
 
@@ -32,7 +34,8 @@ class Material:
     prompter: Prompter
     train: TrainBatches
     validation: EvalBatches
-    test_rows: Sequence[Mapping[str, Any]]
+    decoded_split: Split
+    decoded_rows: Sequence[Mapping[str, Any]]
     encoding: Mapping[str, EncodingReport]
 
 
@@ -43,6 +46,7 @@ def load_material(plan: Plan) -> Material:
     room = text_room(backbone, plan.method)
     train = encode_split(plan.task, "train", prompter, max_tokens=room, settings=plan.batches)
     validation = encode_split(plan.task, "validation", prompter, max_tokens=room, settings=plan.batches)
+    decoded_split: Split = "test" if "test" in plan.task.splits else "validation"
     return Material(
         backbone=backbone,
         prompter=prompter,
@@ -53,6 +57,7 @@ def load_material(plan: Plan) -> Material:
             pad_id=backbone.pad_id,
             num_rows=plan.num_validation_rows(len(validation)),
         ),
-        test_rows=plan.evaluation.sample(plan.task.examples("test")),
+        decoded_split=decoded_split,
+        decoded_rows=plan.evaluation.sample(plan.task.examples(decoded_split)),
         encoding={"train": train.report, "validation": validation.report},
     )

@@ -33,9 +33,9 @@ class Meter(pl.Callback):
         self._began = 0.0
         self._logged = (0.0, 0)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the run stands and how far it goes."""
-        self.steps, self.planned_steps = trainer.global_step, trainer.max_steps
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note how far the run goes."""
+        self.planned_steps = trainer.max_steps
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock."""
@@ -68,11 +68,11 @@ class Meter(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was counted so far, so that a resumed run reports all of it."""
-        return {"train_s": self.train_s, "num_tokens": self.num_tokens}
+        return {"train_s": self.train_s, "num_tokens": self.num_tokens, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
-        self.train_s, self.num_tokens = state_dict["train_s"], state_dict["num_tokens"]
+        self.train_s, self.num_tokens, self.steps = (state_dict[key] for key in ("train_s", "num_tokens", "steps"))
         self._logged = (self.train_s, self.num_tokens)
 
 
@@ -110,6 +110,9 @@ class ProgressBar(pl.Callback):
         self, trainer: pl.Trainer, pl_module: AdaptationModule, *_: Any
     ) -> None:
         """Move the bar."""
+        self._move_bar(trainer, pl_module)
+
+    def _move_bar(self, trainer: pl.Trainer, pl_module: AdaptationModule) -> None:
         if self._bar is not None:
             loss = pl_module.last_step.get("train/loss", float("nan"))
             validated = trainer.callback_metrics.get("val/loss")
@@ -117,8 +120,11 @@ class ProgressBar(pl.Callback):
             numbers = f"loss {loss:.3f}{val}  {self._meter.tokens_per_s:,.0f} tokens/s"
             self._bar.update(self._task, completed=trainer.global_step, numbers=numbers)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what a log file would want to know."""
+    def on_validation_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: AdaptationModule
+    ) -> None:
+        """Show the new loss; in a log file, say what one would want to know there."""
+        self._move_bar(trainer, pl_module)
         if self._bar is None:
             loss = float(trainer.callback_metrics["val/loss"])
             self._console.print(

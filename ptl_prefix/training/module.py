@@ -3,6 +3,7 @@
 In: batches of `ModelInputs`. Out: trained parameters of the method, and validation losses in nats per token.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,10 +67,14 @@ class AdaptationModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by norm, and keep the norm for the log."""
-        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
-        norm = torch.nn.utils.clip_grad_norm_(self.method.trained_parameters().values(), limit).item()
+        """Clip by norm or by value, and keep the norm for the log. As in Lightning, a limit of 0 is none."""
+        parameters = list(self.method.trained_parameters().values())
+        limit = gradient_clip_val or float("inf")
+        by_value = gradient_clip_algorithm == "value"
+        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if by_value else limit).item()
         self._refuse_non_finite(norm)
+        if by_value:
+            torch.nn.utils.clip_grad_value_(parameters, limit)
         self.last_step["train/grad_norm"] = norm
 
     def on_validation_epoch_start(self) -> None:
@@ -84,6 +89,7 @@ class AdaptationModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """`val/loss`: nats per target token of the whole split."""
         nats, tokens = self._over_ranks(self._validation.take())
+        self._refuse_non_finite(nats / tokens, "the validation after step")
         self.log("val/loss", torch.tensor(nats / tokens, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
@@ -124,10 +130,11 @@ class AdaptationModule(pl.LightningModule):
         nats, tokens = total.tolist()
         return nats, tokens
 
-    def _refuse_non_finite(self, value: float) -> None:
-        if value != value or value in (float("inf"), float("-inf")):
+    def _refuse_non_finite(self, value: float, what: str = "step") -> None:
+        if not math.isfinite(value):
+            step = self.global_step + (what == "step")  # the one that is being made is not counted yet
             raise NonFiniteLossError(
-                f"Training needs finite losses and gradients, but step {self.global_step + 1} gave {value}; "
+                f"Training needs finite losses and gradients, but {what} {step} gave {value}; "
                 "the last good checkpoint is kept. Lower `optimizer.lr`, or set `trainer.gradient_clip_val`."
             )
 

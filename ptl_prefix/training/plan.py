@@ -11,6 +11,7 @@ from typing import Any
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.data.batches import BatchSettings
 from ptl_prefix.data.task import Task
@@ -51,7 +52,14 @@ class Plan:
 
     def problems(self) -> list[str]:
         """What no single setting shows, one sentence each; asked before any weights load."""
-        return [*trainer_problems(self.trainer), *self.method.misfits(self.backbone.sketch())]
+        backbone = self.backbone.sketch()
+        misfits = self.method.misfits(backbone) or room_problems(backbone, self.method, self.task, self.decoding)
+        return [
+            *trainer_problems(self.trainer),
+            *accelerator_problems(self.trainer, self.backbone),
+            *split_problems(self.task),
+            *misfits,
+        ]
 
     @property
     def accumulation(self) -> int:
@@ -87,6 +95,45 @@ def text_room(backbone: Backbone, method: Method) -> int | None:
     return None if backbone.max_positions is None else backbone.max_positions - method.positions_taken(backbone)
 
 
+def room_problems(backbone: Backbone, method: Method, task: Task, decoding: Decoding) -> list[str]:
+    """What does not fit beside the method: at least a prompt without its source, and the text to write."""
+    try:
+        prompter = Prompter(backbone.tokenizer, task.prompt)
+    except ValueError as error:
+        return [f"`task`: {error}"]
+    room = text_room(backbone, method)
+    needed = {
+        "a prompt and its target": prompter.num_fixed_tokens + len(prompter.after_ids) + 1,
+        "a prompt and `generation.max_new_tokens`": prompter.num_fixed_tokens + decoding.max_new_tokens,
+    }
+    return [
+        f"The {backbone.max_positions} positions of {backbone.name} must hold {what} beside the method, which leaves "
+        f"{room}, but that takes at least {tokens}."
+        for what, tokens in needed.items()
+        if room is not None and tokens > room
+    ]
+
+
+def split_problems(task: Task) -> list[str]:
+    """Splits that training cannot do without. A test split it can: validation is decoded instead."""
+    return [
+        f"Training needs a {split} split, but {task.name} has none; see the settings of `task`."
+        for split in ("train", "validation")
+        if split not in task.splits
+    ]
+
+
+def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> list[str]:
+    """An accelerator that is not where the backbone will be."""
+    accelerator, device = trainer.get("accelerator"), backbone.torch_device.type
+    if accelerator in (None, "auto", device) or (accelerator, device) == ("gpu", "cuda"):
+        return []
+    return [
+        f"`trainer.accelerator` must be auto or where the backbone is ({device}), but is {accelerator!r}; "
+        "`backbone.device` decides."
+    ]
+
+
 def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     """What Lightning's Trainer would refuse late, or what is not the user's to set."""
     problems = []
@@ -95,8 +142,14 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
         problems.append("`trainer.max_steps` or `trainer.max_epochs` must end the run, but neither does.")
     for key, least in (("max_steps", 1), ("max_epochs", 1), ("accumulate_grad_batches", 1), ("log_every_n_steps", 1)):
         value = trainer.get(key)
-        if value is not None and value != -1 and value < least:
+        is_unlimited = value == -1 and key in ("max_steps", "max_epochs")
+        if value is not None and value < least and not is_unlimited:
             problems.append(f"`trainer.{key}` must be >= {least}, but is {value}.")
+    if trainer.get("gradient_clip_algorithm") not in (None, "norm", "value"):
+        problems.append(
+            f"`trainer.gradient_clip_algorithm` must be norm or value, but is {trainer['gradient_clip_algorithm']!r}."
+        )
+    problems += _device_problems(trainer)
     interval = trainer.get("val_check_interval")
     if isinstance(interval, float) and not 0 < interval <= 1:
         problems.append(f"`trainer.val_check_interval` as a fraction of an epoch must be in (0, 1], but is {interval}.")
@@ -111,14 +164,35 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """Several devices would each train on all of the data, and say nothing: better refused until they share it."""
+    problems = []
+    if trainer.get("devices", 1) not in (None, 1, "1"):
+        problems.append(f"`trainer.devices` must be 1 in this version, but is {trainer['devices']!r}.")
+    if trainer.get("num_nodes", 1) not in (None, 1):
+        problems.append(f"`trainer.num_nodes` must be 1 in this version, but is {trainer['num_nodes']!r}.")
+    if trainer.get("strategy", "auto") not in (None, "auto"):
+        problems.append(f"`trainer.strategy` must be auto in this version, but is {trainer['strategy']!r}.")
+    return problems
+
+
 _OURS = {
+    "barebones": "a run keeps its log and checkpoints",
     "callbacks": "training brings its own",
     "logger": "events.jsonl is the log",
     "enable_checkpointing": "checkpoints are written at every validation",
     "check_val_every_n_epoch": "`trainer.val_check_interval` says when to validate",
     "use_distributed_sampler": "batches are shared among ranks by the data",
     "default_root_dir": "the run's folder is `hydra.run.dir`",
+    "enable_model_summary": "parameters are counted in the record, and by dry_run=true",
+    "fast_dev_run": "for a short run give `trainer.max_steps`",
+    "limit_predict_batches": "`evaluation.num_examples` says what is decoded",
+    "limit_test_batches": "`evaluation.num_examples` says what is decoded",
+    "limit_train_batches": "`trainer.max_steps` ends a run, and the task says how much there is to train on",
+    "min_epochs": "early stopping is by `optimizer.early_stopping_patience`",
+    "min_steps": "early stopping is by `optimizer.early_stopping_patience`",
     "num_sanity_val_steps": "the bare backbone is validated first",
+    "overfit_batches": "the task says how much there is to train on",
     "reload_dataloaders_every_n_epochs": "the order of batches follows from the seed",
 }
 """Arguments of Lightning's Trainer that training sets itself, and why."""

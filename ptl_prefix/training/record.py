@@ -6,6 +6,7 @@ from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Status, write_record
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.data.task import Split
 from ptl_prefix.evaluation.evaluate import score
 from ptl_prefix.evaluation.metric import Scored
 from ptl_prefix.tracking.events import EventStream
@@ -16,6 +17,8 @@ LOSS_INFO = MetricInfo(
     scale="nats per target token", direction="minimize", version="1", library=f"torch {torch.__version__}"
 )
 """What `val/loss` means: a sum over the targets of the split, each one's end included, divided by their number."""
+
+_PREFIXES: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
 
 
 class Ledger:
@@ -39,11 +42,11 @@ class Ledger:
         """Keep a loss in nats per target token."""
         self.metrics[name], self._metric_info[name] = nats, LOSS_INFO
 
-    def note_scores(self, outputs: list[Scored], suffix: str = "") -> None:
-        """Score test outputs by the task's metrics, and keep the numbers."""
+    def note_scores(self, split: Split, outputs: list[Scored], suffix: str = "") -> None:
+        """Score outputs by the task's metrics, and keep the numbers as `test/<metric>` or `val/<metric>`."""
         values, info = score(outputs, self._plan.task.metrics)
         for name, value in values.items():
-            key = f"test/{name}{suffix}"
+            key = f"{_PREFIXES[split]}/{name}{suffix}"
             self.metrics[key], self._metric_info[key] = value, info[name]
 
     def note_parameters(self, backbone: Backbone) -> None:

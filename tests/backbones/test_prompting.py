@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 import ptl_prefix.backbones.prompting as prompting
 from ptl_prefix.artifacts.prompt_format import PromptFormat
@@ -196,3 +197,13 @@ def test_the_fingerprint_tells_formats_and_tokenizers_apart(
     assert Prompter(gpt2, PromptFormat(between=" ##")).fingerprint != one
     assert Prompter(gpt2, PromptFormat(truncation="left")).fingerprint != one
     assert Prompter(llama, PromptFormat()).fingerprint != one
+
+
+def test_a_text_that_will_be_cut_is_no_cause_for_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    transformers_logging.enable_propagation()
+    prompter = Prompter(gpt2_like(), PromptFormat(max_source_tokens=8))
+
+    prompter.encode_source("a text without end, " * 200)
+    transformers_logging.disable_propagation()
+
+    assert not caplog.records

@@ -31,6 +31,8 @@ resume: null
 class Letters:
     """Stands for a task: cheap to build, and able to say what is missing."""
 
+    splits = ("train", "validation", "test")
+
     def __init__(self, *, name: str, count: Annotated[int, Ge(1)], data_dir: str | None) -> None:
         if name == "forbidden":
             raise ValueError("`task.name` must not be 'forbidden'.")

@@ -1,0 +1,74 @@
+"""PEFT's prefix-tuning, spoken of as a backbone, so that one function computes its loss and ours.
+
+In: a loaded `Backbone` and a prefix length. Out: a `Backbone` whose logits are those of PEFT's `PREFIX_TUNING` over the
+same model: `target_loss(PeftPrefix(...), NoAdaptation(), batch)`.
+
+Nothing of PEFT is changed. Its encoder is float32 and its keys and values are cast to the backbone's dtype before they
+become a cache, as ours are cast at the slot, so both run alike on a bfloat16 backbone. Text positions start after the
+prefix in both. PEFT has no option for logits at target positions only; `head_at_targets_only` gives it ours, to tell
+what that alone is worth.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+from peft import PrefixTuningConfig, TaskType, get_peft_model
+from torch import Tensor, nn
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs
+
+
+class PeftPrefix(Backbone):
+    """A backbone behind PEFT's prefix.
+
+    Args:
+        backbone: Whose model is wrapped; it must not be used by anyone else from now on.
+        prefix_length: PEFT's `num_virtual_tokens`.
+        hidden_size: Width of PEFT's projection; `None` is none.
+        head_at_targets_only: Compute logits where they are wanted, instead of everywhere as PEFT does.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        prefix_length: int,
+        hidden_size: int | None = None,
+        head_at_targets_only: bool = False,
+    ) -> None:
+        super().__init__(
+            model=backbone.model,
+            tokenizer=backbone.tokenizer,
+            name=f"peft_{backbone.name}",
+            path=backbone.path,
+            base_mode=backbone.base_mode,
+            fingerprints=None,
+        )
+        config = PrefixTuningConfig(
+            task_type=TaskType.CAUSAL_LM,
+            num_virtual_tokens=prefix_length,
+            prefix_projection=hidden_size is not None,
+            encoder_hidden_size=hidden_size or 0,  # read only with a projection
+        )
+        with warnings.catch_warnings():
+            # PEFT asks for an attribute that transformers has renamed.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            self._peft_model = get_peft_model(self.model, config)
+        self._head_at_targets_only = head_at_targets_only
+
+    def logits(self, inputs: ModelInputs) -> Tensor:
+        """Next-token logits at every position; PEFT decides the positions."""
+        logits: Tensor = self._peft_model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
+        return logits
+
+    def target_logits(self, inputs: ModelInputs, wanted: Tensor | tuple[slice, slice]) -> Tensor:
+        """Next-token logits at the wanted positions, by default picked from all of them."""
+        if not self._head_at_targets_only:
+            return self.logits(inputs)[wanted]
+        with self._head_sees_only(wanted):
+            return self.logits(inputs)
+
+    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+        """What PEFT trains, by its names."""
+        return {name: p for name, p in self._peft_model.named_parameters() if p.requires_grad}

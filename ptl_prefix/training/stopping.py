@@ -1,0 +1,78 @@
+"""How a run is stopped: Ctrl-C and SIGTERM ask for it, and are heard where nothing is lost.
+
+In: signals. Out: `RunStopped`. While batches are trained a stop waits for `Checkpoints` to save a whole step; before
+and after that there is nothing to save, and it comes at once.
+"""
+
+import contextlib
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class RunStopped(BaseException):
+    """The user asked the run to stop, and can go on with it.
+
+    Args:
+        signal_name: What asked.
+    """
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(signal_name)
+        self.signal_name = signal_name
+
+
+class StopSignals(pl.Callback):
+    """While this is entered, Ctrl-C and SIGTERM stop the run; a second Ctrl-C does not wait for the step's end.
+
+    Args:
+        console: Where the wait is announced.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.requested: str | None = None
+        self._console = console
+        self._is_training = False
+        self._usual: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if _is_main_thread():
+            self._usual = {number: signal.getsignal(number) for number in SIGNALS}
+            self._listen()
+
+    def __exit__(self, *_: object) -> None:
+        for number, usual in self._usual.items():
+            signal.signal(number, usual)
+
+    def on_train_start(self, *_: Any) -> None:
+        """Stops wait from here on. Lightning has put a handler of its own, which would end the run inside a window."""
+        self._is_training = True
+        if self._usual:
+            self._listen()
+
+    def on_train_end(self, *_: Any) -> None:
+        """Stops need not wait any more."""
+        self._is_training = False
+
+    def _listen(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        is_impatient = self.requested is not None and number == signal.SIGINT
+        self.requested = name
+        if is_impatient or not self._is_training:
+            raise RunStopped(name)
+        with contextlib.suppress(RuntimeError):  # the signal came in the middle of another print
+            self._console.print(f"{name}: saving at the end of this step …")
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -1,0 +1,293 @@
+"""Pretrains a small GPT-2 from text: the recipe of the embedded backbone `tiny_gpt2`.
+
+    python scripts/pretrain_tiny_gpt2.py --corpus wiki.jsonl.xz more.jsonl --out my_backbone
+    ptl-prefix train backbone=local backbone.path=my_backbone
+
+In: JSON lines (plain or .xz) with a column `text`. Out: a folder in the Hugging Face format: bfloat16 safetensors and a
+byte-level BPE tokenizer, end of text 0 and padding 1.
+
+A prefix can only steer towards what a backbone already does. So most of the rows that this one sees are pairs made from
+the text itself - some keywords of a sentence, a separator, the sentence - in many formats: it begins to copy, which is
+what table-to-text asks for. Rows start at random positions, so that all of them are trained although rows are half as
+long. Everything follows from the seed, except where `--minutes` ends a run before `--steps`.
+"""
+
+import argparse
+import json
+import lzma
+import math
+import random
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from ptl_prefix.backbones.attention_sites import has_native_bfloat16
+
+END, PADDING = "<|endoftext|>", "<|pad|>"
+_MAX_POSITIONS = 512
+_ROW_TOKENS = 256
+_TEXT_ROWS, _PAIR_ROWS = 6, 10
+"""Rows of each kind in a batch."""
+_TOKENIZER_DOCUMENTS = 8000
+_HELD_OUT_EVERY = 50
+_WARMUP_STEPS, _LAST_SHARE_OF_LR = 200, 0.01
+_LOG_EVERY_STEPS = 100
+
+_FIELDS = (
+    "name type place area date year number price rating kind near role team title country city family food language "
+    "score size owner author series"
+)
+_SEPARATORS = (" || ", " => ", " ## ", "\n", " = ", " TL;DR ")
+_STOP_WORDS = (
+    "this that with from have were been which their they also into than then when where while would could about after "
+    "before between during there these those such some other more most over under only very its his her was and the "
+    "for are has had not but who"
+)
+_MOST_WORDS_IN_A_KEYWORD = 4
+
+Ids = npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Text and pairs as ids, each one long row with an end after every document or pair."""
+
+    text: Ids
+    pairs: Ids
+
+
+def read_texts(files: Sequence[Path]) -> list[str]:
+    """The `text` of every line of every file."""
+    texts = []
+    for file in files:
+        with lzma.open(file) if file.suffix == ".xz" else file.open("rb") as lines:
+            texts += [json.loads(line)["text"] for line in lines]
+    return texts
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE, as GPT-2's: any text has ids, and ids give the text back."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END, PADDING],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Sentences of 6 to 32 words, of ASCII letters only."""
+    for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])", text):
+        if sentence.isascii() and 6 <= len(sentence.split()) <= 32:
+            yield sentence
+
+
+def keyword_pair(sentence: str, rng: random.Random) -> str | None:
+    """`name : Hong Kong | June => In June he left for Hong Kong.`; `None` with too few keywords, or too many."""
+    keywords = list(_keywords(sentence, rng))
+    if not 2 <= len(keywords) <= 9:
+        return None
+    if rng.random() < 0.4:
+        rng.shuffle(keywords)
+    if rng.random() < 0.6:
+        fields = rng.sample(_FIELDS.split(), len(keywords))
+        keywords = [f"{f} : {k}" if rng.random() < 0.9 else k for f, k in zip(fields, keywords, strict=True)]
+    return " | ".join(keywords) + rng.choice(_SEPARATORS) + sentence
+
+
+def _keywords(sentence: str, rng: random.Random) -> Iterator[str]:
+    """Runs of telling words, most of them, as they stand in the sentence."""
+    keep = rng.uniform(0.45, 0.95)
+    stop_words = _STOP_WORDS.split()
+    run: list[str] = []
+    for written in sentence.split():
+        word = written.strip(".,;:()\"'")
+        is_telling = len(word) > 3 or word[:1].isupper() or any(c.isdigit() for c in word)
+        if is_telling and word.lower() not in stop_words and rng.random() < keep:
+            run.append(word)
+            if len(run) < _MOST_WORDS_IN_A_KEYWORD and written[-1] not in ".,;:)":
+                continue
+        if run:
+            yield " ".join(run)
+            run = []
+    if run:
+        yield " ".join(run)
+
+
+def pairs_of(texts: Sequence[str], rng: random.Random, limit: int) -> list[str]:
+    """Shuffled pairs, at most `limit` of them."""
+    pairs = (keyword_pair(sentence, rng) for text in texts for sentence in sentences(text))
+    kept = [pair for pair in pairs if pair is not None]
+    rng.shuffle(kept)
+    return kept[:limit]
+
+
+def as_stream(texts: Sequence[str], tokenizer: Tokenizer, *, what: str) -> Ids:
+    """One long row of ids."""
+    end = tokenizer.token_to_id(END)
+    chunks = [np.empty(0, np.uint16)]
+    for start in range(0, len(texts), 1000):
+        encoded = tokenizer.encode_batch(texts[start : start + 1000])
+        chunks.append(np.array([id_ for text in encoded for id_ in (*text.ids, end)], np.uint16))
+    stream = np.concatenate(chunks)
+    if len(stream) <= _ROW_TOKENS:
+        raise SystemExit(f"The {what} must give more than {_ROW_TOKENS} tokens, but gives {len(stream)}; add text.")
+    return stream
+
+
+def streams_of(texts: Sequence[str], tokenizer: Tokenizer, rng: random.Random, *, max_pairs: int, what: str) -> Streams:
+    """Text and the pairs made from it, as ids."""
+    return Streams(
+        as_stream(texts, tokenizer, what=what),
+        as_stream(pairs_of(texts, rng, max_pairs), tokenizer, what=f"pairs of the {what}"),
+    )
+
+
+def random_rows(stream: Ids, count: int, rng: np.random.Generator) -> Tensor:
+    """Rows cut out of a stream at random."""
+    starts = rng.integers(0, len(stream) - _ROW_TOKENS + 1, count)
+    rows = np.stack([stream[start : start + _ROW_TOKENS] for start in starts])
+    return torch.from_numpy(rows.astype(np.int64))
+
+
+def random_positions(count: int, rng: np.random.Generator) -> Tensor:
+    """Consecutive positions of each row, from a random one on, so that every position of the model is trained."""
+    starts = torch.from_numpy(rng.integers(0, _MAX_POSITIONS - _ROW_TOKENS + 1, count))
+    return starts[:, None] + torch.arange(_ROW_TOKENS)
+
+
+def share_of_lr(step: int, progress: float) -> float:
+    """A linear warm-up, and half a cosine over the whole run."""
+    decay = _LAST_SHARE_OF_LR + (1 - _LAST_SHARE_OF_LR) * 0.5 * (1 + math.cos(math.pi * progress))
+    return min(1.0, (step + 1) / _WARMUP_STEPS) * decay
+
+
+@torch.no_grad()
+def held_out_loss(model: GPT2LMHeadModel, stream: Ids, num_rows: int = 200) -> float:
+    """Nats per token over rows from one end of the stream to the other."""
+    starts = np.linspace(0, len(stream) - _ROW_TOKENS, min(num_rows, len(stream) // _ROW_TOKENS)).astype(int)
+    losses = []
+    model.train(False)
+    for chunk in np.array_split(starts, math.ceil(len(starts) / 20)):
+        rows = torch.from_numpy(np.stack([stream[s : s + _ROW_TOKENS] for s in chunk]).astype(np.int64))
+        with _autocast():
+            losses.append((model(rows, labels=rows, use_cache=False).loss.item(), len(chunk)))
+    model.train()
+    return float(sum(loss * rows for loss, rows in losses) / len(starts))
+
+
+def pretrain(model: GPT2LMHeadModel, train: Streams, held_out: Streams, arguments: argparse.Namespace) -> None:
+    """Train until `--steps`, or until `--minutes` are over."""
+    rng = np.random.default_rng(arguments.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), arguments.lr, betas=(0.9, 0.95), weight_decay=0.1)
+    began, tokens = time.monotonic(), 0
+    model.train()
+    for step in range(arguments.steps):
+        passed = (time.monotonic() - began) / (60 * arguments.minutes)
+        progress = max(step / arguments.steps, passed)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = arguments.lr * share_of_lr(step, progress)
+        rows = torch.cat([random_rows(train.text, _TEXT_ROWS, rng), random_rows(train.pairs, _PAIR_ROWS, rng)])
+        with _autocast():
+            loss = model(rows, position_ids=random_positions(len(rows), rng), labels=rows, use_cache=False).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens += rows.numel()
+        if (step + 1) % _LOG_EVERY_STEPS == 0:
+            print(f"step {step + 1}: {tokens / 1e6:.1f}M tokens, loss {loss.item():.3f}", flush=True)
+    text, pairs = held_out_loss(model, held_out.text), held_out_loss(model, held_out.pairs)
+    print(f"{tokens / 1e6:.1f}M tokens; held out, nats per token: text {text:.3f}, pairs {pairs:.3f}")
+
+
+def _autocast() -> torch.autocast:
+    """bfloat16 where the processor multiplies it natively; the weights stay float32 while they are trained."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_native_bfloat16(torch.device("cpu")))
+
+
+def new_model(vocab_size: int, arguments: argparse.Namespace) -> GPT2LMHeadModel:
+    """A GPT-2 of the asked-for size, without dropout: a small one never sees enough to need it."""
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=_MAX_POSITIONS,
+        n_embd=arguments.width,
+        n_layer=arguments.layers,
+        n_head=arguments.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Weights as bfloat16 safetensors, and the tokenizer with its special tokens named."""
+    model.to(torch.bfloat16).eval().save_pretrained(folder)
+    fast: Any = PreTrainedTokenizerFast
+    fast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PADDING, model_max_length=_MAX_POSITIONS
+    ).save_pretrained(folder)
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="JSON lines with `text`; .xz is read too")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
+    parser.add_argument("--steps", type=int, default=4900, help="optimizer steps of 16 x 256 tokens")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="ends the run before its steps are done")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--max-pairs", type=int, default=450_000)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Text to backbone."""
+    arguments = parse(words)
+    rng = random.Random(arguments.seed)
+    torch.manual_seed(arguments.seed)
+    texts = read_texts(arguments.corpus)
+    rng.shuffle(texts)
+    held_out_texts = texts[::_HELD_OUT_EVERY]
+    del texts[::_HELD_OUT_EVERY]
+    tokenizer = train_tokenizer(texts[:_TOKENIZER_DOCUMENTS], arguments.vocab_size)
+    limit = arguments.max_pairs
+    train = streams_of(texts, tokenizer, rng, max_pairs=limit, what="corpus")
+    held_out = streams_of(
+        held_out_texts, tokenizer, rng, max_pairs=limit, what=f"1 in {_HELD_OUT_EVERY} texts held out"
+    )
+    model = new_model(tokenizer.get_vocab_size(), arguments)
+    print(f"{len(train.text):,} tokens of text, {len(train.pairs):,} of pairs; {model.num_parameters():,} parameters")
+    pretrain(model, train, held_out, arguments)
+    save(model, tokenizer, arguments.out)
+    print(f"written to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The benchmarks run, and both sides of them compute what they say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import prefix_vs_peft, step_time
+from benchmarks.peft_prefix import PeftPrefix
+from benchmarks.training_steps import CONTENDERS
+from ptl_prefix import load_backbone
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
+from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.training.loss import target_loss
+
+
+def _batch() -> ModelInputs:
+    """Two rows, one of them padded on the right."""
+    ids = torch.randint(2, 8192, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
+    labels[:, :3] = IGNORED_LABEL
+    return ModelInputs(ids, mask, labels)
+
+
+def test_peft_s_loss_is_that_of_its_own_forward() -> None:
+    torch.manual_seed(0)
+    behind_peft = PeftPrefix(load_backbone(dtype="float32"), prefix_length=3, hidden_size=8)
+    batch = _batch()
+
+    loss = target_loss(behind_peft, NoAdaptation().attach(behind_peft), batch)
+    own = behind_peft._peft_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels)
+
+    torch.testing.assert_close(loss.nats / loss.num_tokens, own.loss)
+
+
+def test_lending_peft_our_head_changes_no_loss() -> None:
+    losses = []
+    for at_targets in (False, True):
+        torch.manual_seed(0)
+        behind_peft = PeftPrefix(
+            load_backbone(dtype="float32"), prefix_length=3, hidden_size=8, head_at_targets_only=at_targets
+        )
+        losses.append(target_loss(behind_peft, NoAdaptation().attach(behind_peft), _batch()).nats)
+
+    torch.testing.assert_close(*losses)
+
+
+def test_what_peft_trains_is_float32_on_a_bfloat16_backbone() -> None:
+    behind_peft = PeftPrefix(load_backbone(dtype="bfloat16"), prefix_length=3, hidden_size=8)
+
+    target_loss(behind_peft, NoAdaptation().attach(behind_peft), _batch()).nats.backward()  # type: ignore[no-untyped-call]
+
+    trained = behind_peft.trained_parameters().values()
+    assert trained
+    assert {parameter.dtype for parameter in trained} == {torch.float32}
+    assert all(parameter.grad is not None for parameter in trained)
+
+
+def test_both_sides_start_from_the_same_rows_and_write_every_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = ["--steps", "2", "--batch-size", "4", "--validation-rows", "8", "--val-check-interval", "1"]
+
+    prefix_vs_peft.main([*words, "--seeds", "0", "1", "--json", str(tmp_path / "out" / "losses.json")])
+
+    report = json.loads((tmp_path / "out" / "losses.json").read_text(encoding="utf-8"))
+    assert [(r["label"], r["seed"]) for r in report["results"]] == [
+        (label, seed)
+        for seed in (0, 1)
+        for label in (
+            "ours, reparam=mlp", "PEFT, with projection", "ours, reparam=none", "PEFT, without projection",
+        )
+    ]  # fmt: skip
+    for result in report["results"]:
+        losses = list(result["val_loss_by_step"].values())
+        assert list(result["val_loss_by_step"]) == ["0", "1", "2"]
+        assert len(set(losses)) == 3
+    ours, theirs = (r["num_trained"] for r in report["results"][:2])
+    assert ours == theirs
+
+
+@pytest.mark.slow
+def test_every_step_is_timed(tmp_path: Path) -> None:
+    words = ["--shape", "tiny", "--batch-size", "2", "--steps", "1", "--warmup", "1"]
+
+    step_time.main([*words, "--json", str(tmp_path / "times.json")])
+
+    measurements = json.loads((tmp_path / "times.json").read_text(encoding="utf-8"))["measurements"]
+    assert [m["label"] for m in measurements] == [contender.label for contender in CONTENDERS.values()]
+    assert all(m["step_s"] > 0 and m["peak_memory_bytes"] > 0 for m in measurements)

@@ -1,0 +1,10 @@
+"""A tiny backbone and plans on it."""
+
+import pytest
+from tiny_runs import TinyRuns
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama"])
+def tiny_runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
+    """Plans on a tiny backbone of each family."""
+    return TinyRuns(tmp_path_factory.mktemp("tiny"), request.param)

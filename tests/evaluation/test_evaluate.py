@@ -1,0 +1,124 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from tiny_runs import TinyRuns
+
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.evaluation import evaluate
+from ptl_prefix.evaluation.evaluate import EvaluationSettings, decode
+from ptl_prefix.evaluation.metric import Scored
+from ptl_prefix.methods.method import Method, NoAdaptation
+
+SOURCES = [
+    "name : The Eagle",
+    "name : The Old Compass | kind : theatre | city : Athens | near : lake | owner : James Baker",
+    "city : Rome",
+    "name : The Silver Falcon | kind : pub | city : Lisbon | built : 1943",
+    "kind : bar | city : Prague",
+]
+ROWS: list[Mapping[str, Any]] = [
+    {"source": source, "targets": ["one", "two"], "example_id": f"test-{index}", "values": [source.split()[-1]]}
+    for index, source in enumerate(SOURCES)
+]
+
+
+class Written:
+    """Decodes rows with the same attached method, a batch of a given size at a time."""
+
+    def __init__(self, runs: TinyRuns, **changes: Any) -> None:
+        self.plan, self.backbone = runs.attached(generation__max_new_tokens=12, **changes)
+        self.prompter = Prompter(self.backbone.tokenizer, self.plan.task.prompt)
+
+    def texts(self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None) -> list[str]:
+        return [output.hypothesis for output in self.outputs(rows, batch_size, method)]
+
+    def outputs(self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None) -> list[Scored]:
+        return decode(
+            self.backbone,
+            method or self.plan.method,
+            rows,
+            self.prompter,
+            self.plan.decoding,
+            batch_size=batch_size,
+            positions_left_free=self.plan.method.positions_taken(self.backbone),
+        )
+
+
+@pytest.fixture
+def written(tiny_runs: TinyRuns) -> Written:
+    return Written(tiny_runs)
+
+
+@pytest.mark.parametrize("changes", [{}, {"generation__num_beams": 3}], ids=["greedy", "beams"])
+def test_a_batch_writes_what_each_source_gets_alone(tiny_runs: TinyRuns, changes: dict[str, Any]) -> None:
+    written = Written(tiny_runs, **changes)
+    alone = [written.texts([row], batch_size=1)[0] for row in ROWS]
+    assert len(set(alone)) >= 4, "texts must differ, or order shows nothing"
+
+    assert written.texts(ROWS, batch_size=5) == alone
+    assert written.texts(ROWS, batch_size=2) == alone
+
+
+def test_outputs_come_in_the_order_of_the_rows_with_what_they_are_measured_against(written: Written) -> None:
+    outputs = written.outputs(ROWS, batch_size=2)
+
+    assert [output.source for output in outputs] == SOURCES
+    assert [output.example_id for output in outputs] == [f"test-{index}" for index in range(5)]
+    assert all(output.references == ("one", "two") for output in outputs)
+    assert outputs[0].values == ("Eagle",)
+
+
+def test_the_method_matters_and_the_bare_backbone_comes_back(written: Written) -> None:
+    adapted = written.texts(ROWS, batch_size=5)
+    bare = NoAdaptation().attach(written.backbone)
+
+    assert written.texts(ROWS, batch_size=5, method=bare) != adapted
+    assert written.texts(ROWS, batch_size=5) == adapted
+
+
+def test_dropout_is_off_while_decoding_and_on_again_afterwards(tiny_runs: TinyRuns) -> None:
+    written = Written(tiny_runs, method__prefix_dropout=0.9)
+    written.plan.method.train()
+
+    assert written.texts(ROWS, batch_size=5) == written.texts(ROWS, batch_size=5)
+    assert written.plan.method.training
+
+
+def test_a_prompt_leaves_room_for_the_method_and_for_the_text(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = []
+    usual = evaluate.generate
+
+    def generate(backbone: Backbone, inputs: Any, decoding: Decoding, stop_ids: Sequence[int]) -> list[list[int]]:
+        lengths.append(inputs.input_ids.shape[1])
+        return usual(backbone, inputs, decoding, stop_ids)
+
+    monkeypatch.setattr(evaluate, "generate", generate)
+
+    written.texts([{**ROWS[0], "source": "word " * 500}], batch_size=1)
+
+    # 160 positions, of which the prefix takes 3 and the text 12.
+    assert lengths == [145]
+
+
+def test_sampled_rows_are_the_same_in_every_run_and_spread_over_the_split() -> None:
+    rows = [{"example_id": index} for index in range(10)]
+
+    def sampled(number: int | None) -> list[int]:
+        settings = EvaluationSettings(num_examples=number, compare_bare=True)
+        return [row["example_id"] for row in settings.sample(rows)]
+
+    assert sampled(4) == [0, 2, 5, 7]
+    assert sampled(1) == [0]
+    assert sampled(10) == sampled(None) == sampled(99) == list(range(10))
+
+
+def test_no_row_is_sampled_twice() -> None:
+    for count in range(1, 40):
+        for number in range(1, count + 1):
+            rows = EvaluationSettings(num_examples=number, compare_bare=False).sample(range(count))
+            assert len(set(rows)) == number

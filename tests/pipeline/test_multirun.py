@@ -1,0 +1,41 @@
+from pathlib import Path
+
+from command_lines import CommandLine, Invoke
+
+from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.run_record import read_record
+
+
+def test_every_job_of_a_sweep_is_a_run_in_a_folder_of_its_own(command_line: CommandLine, invoke: Invoke) -> None:
+    result = invoke("train", "-m", *command_line.small, "seed=0,1", "hydra.sweep.dir=both")
+
+    assert result.exit_code == 0, result.output
+    records = [read_record(Path("both", job, "record.json")) for job in ("0", "1")]
+    assert [record.seed for record in records] == [0, 1]
+    assert [record.status for record in records] == ["finished", "finished"]
+    assert records[0].run_id != records[1].run_id
+    hashes = [read_bundle(Path("both", job, "bundle")).manifest.tensors_sha256 for job in ("0", "1")]
+    assert hashes[0] != hashes[1]
+    assert sorted(path.name for path in Path("both").iterdir() if path.is_dir()) == ["0", "1"]
+
+
+def test_a_job_is_the_run_that_its_settings_make_alone(
+    command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
+    invoke("train", "-m", *command_line.small, "seed=3,4", "hydra.sweep.dir=both")
+
+    invoke("train", *command_line.small, "seed=4", "hydra.run.dir=alone")
+
+    job, alone = (read_record(Path(folder, "record.json")).metrics for folder in ("both/1", "alone"))
+    assert job == alone
+
+
+def test_one_job_that_fails_does_not_stop_the_others(command_line: CommandLine, invoke: Invoke) -> None:
+    result = invoke(
+        "train", "-m", *command_line.small, "optimizer.warmup_steps=0", "optimizer.lr=1e30,1e-3", "hydra.sweep.dir=both"
+    )
+
+    assert result.exit_code == 1
+    assert "1 of 2 failed: 0" in result.stderr
+    assert read_record("both/0/record.json").status == "failed"
+    assert read_record("both/1/record.json").status == "finished"
