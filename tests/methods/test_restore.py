@@ -170,6 +170,7 @@ def test_adaptations_may_be_detached_in_any_order(backbone: Backbone, tmp_path: 
 def test_after_an_answer_the_slots_are_empty(bundle: Bundle, backbone: Backbone) -> None:
     bare = text_logits(backbone, unpadded())
     adaptation = restore(backbone, bundle)
+    assert not adaptation.method.training
 
     adaptation.generate(SOURCES)
 

@@ -25,7 +25,12 @@ def bare(tiny_runs: TinyRuns) -> tuple[Backbone, NoAdaptation]:
     return backbone, NoAdaptation().attach(backbone)
 
 
-@pytest.mark.parametrize("sizes", [[(5, 7)], [(5, 7), (9, 2), (1, 12)]], ids=["one example", "a padded batch"])
+@pytest.mark.parametrize(
+    "sizes",
+    # With a source of one id the first position already predicts a target.
+    [[(5, 7)], [(5, 7), (9, 2), (1, 12)], [(1, 12)]],
+    ids=["one example", "a padded batch", "a source of one id"],
+)
 def test_loss_equals_the_loss_of_transformers(
     bare: tuple[Backbone, NoAdaptation], sizes: list[tuple[int, int]]
 ) -> None:
