@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ptl_prefix.backbones.attention_sites import attention_modules
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.backbones.observation import attending_as
 from ptl_prefix.backbones.prefix_attention import explicit_mask, prefix_attention
 from ptl_prefix.backbones.prefix_states import LayerStates
 
@@ -61,20 +61,10 @@ def prefix_mass(backbone: Backbone, inputs: ModelInputs) -> dict[str, tuple[Laye
         backbone: Its slots are filled.
         inputs: Conditioned by the method that filled them.
     """
-    sites = attention_modules(backbone.model, backbone.config)
-    modules = list(itertools.chain(*sites.values()))
-    usual, mode = backbone.config._attn_implementation, backbone.model.training
-    backbone.model.set_attn_implementation(_IMPLEMENTATION)
-    backbone.model.eval()
-    try:
-        with _knowing_its_queries(backbone, modules):
+    with attending_as(backbone, _IMPLEMENTATION, leaving="observed_mass") as sites:
+        with _knowing_its_queries(backbone, list(itertools.chain(*sites.values()))):
             backbone.logits(inputs)
         return {site: tuple(vars(module).get("observed_mass") for module in sites[site]) for site in sites}
-    finally:
-        backbone.model.set_attn_implementation(usual)
-        backbone.model.train(mode)
-        for module in modules:
-            vars(module).pop("observed_mass", None)
 
 
 @contextmanager

@@ -104,8 +104,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": _LLAMA_LIKE,
     "t5": _T5_LIKE,
 }
-"""By transformers' own name for the type. An entry here and one in `linear_sites.py` are all that a new family needs,
-if it looks its attention up by name (`AttentionInterface`) and builds its masks through `AttentionMaskInterface`."""
+"""By transformers' own name for the type. An entry here and one each in `linear_sites.py` and `sublayers.py` are all
+that a new family needs, if it looks its attention up by name (`AttentionInterface`) and builds its masks through
+`AttentionMaskInterface`."""
 
 
 def family_of(config: Any) -> Family:

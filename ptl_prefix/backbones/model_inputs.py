@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -111,25 +111,22 @@ def prompt_batch(
     """
     if decoder_start_ids is None:
         return left_padded(prompts, pad_id)
-    texts = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
+    started = torch.tensor([list(decoder_start_ids)]).expand(len(prompts), -1)
     # An encoder's positions count from the left edge, so its padding must be on the right.
-    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    started = torch.tensor([list(decoder_start_ids)]).expand(len(texts), -1)
-    return ModelInputs(
-        input_ids=pad(texts, padding_value=pad_id),
-        attention_mask=pad([torch.ones_like(text) for text in texts], padding_value=0),
-        decoder_input_ids=started,
-        decoder_attention_mask=torch.ones_like(started),
+    return _padded(prompts, pad_id, side="right").replace(
+        decoder_input_ids=started, decoder_attention_mask=torch.ones_like(started)
     )
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> ModelInputs:
     """A batch of prompts that all end where generation begins."""
+    return _padded(prompts, pad_id, side="left")
+
+
+def _padded(prompts: Sequence[Sequence[int]], pad_id: int, *, side: Literal["left", "right"]) -> ModelInputs:
     texts = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
     return ModelInputs(
-        input_ids=_pad_left(texts, pad_id), attention_mask=_pad_left([torch.ones_like(text) for text in texts], 0)
+        input_ids=pad(texts, padding_value=pad_id),
+        attention_mask=pad([torch.ones_like(text) for text in texts], padding_value=0),
     )
-
-
-def _pad_left(rows: Sequence[Tensor], value: int) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side="left")

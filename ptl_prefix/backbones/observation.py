@@ -35,7 +35,7 @@ AttentionMaskInterface.register(_IMPLEMENTATION, explicit_mask)
 @torch.no_grad()
 def observed_keys_values(backbone: Backbone, inputs: ModelInputs) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """The keys and values of every layer at every site, each (batch, kv_heads, text, head_dim)."""
-    with _observing(backbone) as sites:
+    with attending_as(backbone, _IMPLEMENTATION, leaving="observed") as sites:
         backbone.logits(inputs)
         return {site: [module.observed for module in modules] for site, modules in sites.items()}  # type: ignore[misc]
 
@@ -47,7 +47,7 @@ def keys_values_of_embeddings(
 
     In float32; gradients reach the embeddings.
     """
-    with _observing(backbone) as sites:
+    with attending_as(backbone, _IMPLEMENTATION, leaving="observed") as sites:
         # The base model: of the head's logits nothing is wanted.
         base = getattr(backbone.model, backbone.model.base_model_prefix)
         rows = embeddings[None].to(backbone.device, backbone.dtype)
@@ -94,17 +94,28 @@ def observed_spreads(backbone: Backbone) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _observing(backbone: Backbone) -> Iterator[dict[str, tuple[nn.Module, ...]]]:
-    """Every attention module keeps its keys and values of a forward pass as `observed`; dropout is off."""
+def attending_as(
+    backbone: Backbone, implementation: str, *, leaving: str
+) -> Iterator[dict[str, tuple[nn.Module, ...]]]:
+    """Every attention module runs a registered function for a while, without dropout.
+
+    Args:
+        backbone: Its own attention and mode come back at the end.
+        implementation: The function's registered name.
+        leaving: The attribute in which that leaves what it saw; gone at the end.
+
+    Yields:
+        The attention modules, by site.
+    """
     usual, mode = backbone.config._attn_implementation, backbone.model.training
-    backbone.model.set_attn_implementation(_IMPLEMENTATION)
+    backbone.model.set_attn_implementation(implementation)
     backbone.model.eval()
     sites = attention_modules(backbone.model, backbone.config)
     try:
-        with backbone.no_checkpointing():  # the second forward would no longer be observed
+        with backbone.no_checkpointing():  # the second forward would run another function
             yield sites
     finally:
         backbone.model.set_attn_implementation(usual)
         backbone.model.train(mode)
         for module in itertools.chain(*sites.values()):
-            vars(module).pop("observed", None)
+            vars(module).pop(leaving, None)

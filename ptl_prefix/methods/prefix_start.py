@@ -14,7 +14,6 @@ from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.manifest import Manifest, read_manifest
 from ptl_prefix.backbones.attention_sites import Geometry
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.observation import observed_text
 from ptl_prefix.methods.prefix_table import KeyValueTable
 
 
@@ -36,11 +35,6 @@ def first_id(backbone: Backbone) -> int:
     """The token that texts begin with, or end with where none is kept for that: what attention sinks into."""
     tokenizer = backbone.tokenizer
     return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
-
-
-def word_tables(backbone: Backbone, ids: Sequence[int]) -> dict[str, KeyValueTable]:
-    """The keys and values that the backbone itself computes for a text's ids, by site."""
-    return observed_text(backbone, ids)
 
 
 def bundle_misfits(folder: str, geometry: Geometry, sites: Sequence[str], layers: Sequence[int] | None) -> list[str]:

@@ -20,11 +20,11 @@ from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.attention_sites import SiteGeometry
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.observation import observed_spreads
+from ptl_prefix.backbones.observation import observed_spreads, observed_text
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates, layers_of_table
 from ptl_prefix.errors import BundleError
 from ptl_prefix.methods.method import Method
-from ptl_prefix.methods.prefix_start import bundle_misfits, bundle_tables, first_id, rest_said, word_ids, word_tables
+from ptl_prefix.methods.prefix_start import bundle_misfits, bundle_tables, first_id, rest_said, word_ids
 from ptl_prefix.methods.prefix_table import EmbeddingTable, KeyValueTable, PrefixTable, make_table
 from ptl_prefix.settings import settings_from
 
@@ -293,7 +293,7 @@ class PrefixTuning(Method):
         """Give the tables, as they were drawn, the starting point that `init` names; freeze the sink."""
         chosen = self._chosen_layers(backbone)
         if self.frozen_sink:
-            sinks = word_tables(backbone, [first_id(backbone)])
+            sinks = observed_text(backbone, [first_id(backbone)])
             self._sinks = {site: sinks[site][layers] for site, layers in chosen.items()}
         if self.init in ("random", "zero_values"):
             for site, spread in observed_spreads(backbone).items():
@@ -319,7 +319,7 @@ class PrefixTuning(Method):
             table.start_from(ids)
             self.notes.append(said)
         else:
-            tables = word_tables(backbone, [*sink, *ids])
+            tables = observed_text(backbone, [*sink, *ids])
             self.notes.append(said + self._fit({site: tables[site][list(layers)] for site, layers in chosen.items()}))
 
     def _fit(self, targets: Mapping[str, KeyValueTable]) -> str:

@@ -13,7 +13,7 @@ from toy_batches import EQUAL, Side, padded, text_logits, texts, unpadded
 from toy_prefixes import logits_with, random_states
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, DynamicCache
 
-from ptl_prefix.backbones import attention_mass
+from ptl_prefix.backbones import attention_mass, observation
 from ptl_prefix.backbones.attention_mass import LayerMass, prefix_mass
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
@@ -263,7 +263,7 @@ class _Reader(Backbone):
     """An encoder-decoder that reads the same batch whatever it is given."""
 
     def __init__(self, model: Any, batch: dict[str, Tensor]) -> None:
-        self.model, self._batch = model, batch
+        self.model, self._batch, self._checkpointing = model, batch, None
 
     def logits(self, inputs: ModelInputs) -> Any:
         return self.model(**self._batch, use_cache=False).logits
@@ -285,7 +285,7 @@ def test_encoder_and_cross_attention_are_measured_alike(family: str, monkeypatch
     source_mask[1, 6:], target_mask[0, 4:] = 0, 0
     batch = {"input_ids": sources, "attention_mask": source_mask}
     batch |= {"decoder_input_ids": targets, "decoder_attention_mask": target_mask}
-    monkeypatch.setattr(attention_mass, "attention_modules", lambda *_: modules)
+    monkeypatch.setattr(observation, "attention_modules", lambda *_: modules)
     calls = _recorded_calls(monkeypatch)
     slots = PrefixSlots(model, modules)
     slots.take()
