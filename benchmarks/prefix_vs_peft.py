@@ -134,7 +134,7 @@ def run(contender: Contender, splits: Splits, seed: int, arguments: argparse.Nam
     losses = {0: mean_loss(trainee.backbone, trainee.method, splits.validation)}
     batches = TrainBatches(splits.train, batch_size=arguments.batch_size, pad_id=backbone.pad_id, seed=seed)
     optimization = _optimization(contender.lr, arguments.steps)
-    optimizer = optimization.optimizer(trainee.parameters.values(), default_lr=contender.lr)
+    optimizer = optimization.optimizer([(contender.lr, trainee.parameters.values())])
     scheduler = optimization.scheduler(optimizer, arguments.steps)
     for step, batch in zip(range(1, arguments.steps + 1), _without_end(batches), strict=False):
         loss = target_loss(trainee.backbone, trainee.method, batch.to(backbone.device))

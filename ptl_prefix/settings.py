@@ -39,10 +39,14 @@ def _shipped_dir(name: str) -> Path:
 def defaults_of(config: str) -> Mapping[str, Any]:
     """The defaults that `conf/<config>.yaml` states, less `_target_` and what comes from the rest of the config."""
     values = yaml.safe_load((conf_dir() / f"{config}.yaml").read_text(encoding="utf-8"))
+    # What stands below a list of defaults changes other configs, and is nothing without them.
+    is_whole = values.pop("defaults", None) is None
     return {
         key: value
         for key, value in values.items()
-        if not key.startswith("_") and not (isinstance(value, str) and ("${" in value or value == "???"))
+        if not key.startswith("_")
+        and not (isinstance(value, str) and ("${" in value or value == "???"))
+        and (is_whole or not isinstance(value, Mapping))
     }
 
 

@@ -27,6 +27,11 @@ def content(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def settings_in(path: Path) -> dict[str, Any]:
+    """What a config gives the constructor, less where Hydra takes the rest from."""
+    return {key: value for key, value in target_values(content(path)).items() if key != "defaults"}
+
+
 def target_of(path: Path) -> Callable[..., Any]:
     return import_target(content(path)["_target_"], path.parent.name)
 
@@ -48,7 +53,7 @@ def test_a_config_builds_one_thing(path: Path) -> None:
 
 @every_node
 def test_a_configs_other_keys_are_the_keywords_of_what_it_builds(path: Path) -> None:
-    keys = set(target_values(content(path)))
+    keys = set(settings_in(path))
     keywords = set(inspect.signature(target_of(path)).parameters)
 
     if content(path)["_target_"] == TRAINER:
@@ -69,7 +74,7 @@ def test_the_constructor_has_no_defaults_of_its_own(path: Path) -> None:
 
 @every_node
 def test_the_defaults_have_the_types_and_ranges_of_the_constructor(path: Path) -> None:
-    values = {key: value for key, value in target_values(content(path)).items() if not given_later(value)}
+    values = {key: value for key, value in settings_in(path).items() if not given_later(value)}
     to_be_given = {
         f"`{path.parent.name}.{key}` must be given." for key, value in content(path).items() if given_later(value)
     }

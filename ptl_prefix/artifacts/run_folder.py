@@ -91,6 +91,11 @@ class RunFolder:
         return self.path / "bundle"
 
     @property
+    def model(self) -> Path:
+        """The trained backbone as transformers keeps models, where all of it was trained."""
+        return self.path / "model"
+
+    @property
     def lock(self) -> Path:
         """An empty file, locked by the process that is at work in the folder."""
         return self.path / ".lock"

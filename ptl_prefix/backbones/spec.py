@@ -37,7 +37,8 @@ class BackboneSpec:
         path: An embedded backbone's name, a local folder, or a hub name.
         revision: A hub revision; `None` for the newest.
         dtype: What the backbone computes in; `auto` is bfloat16 where the processor multiplies it natively.
-        base_mode: `eval`: no dropout inside the frozen backbone (as Li & Liang trained) | `train`.
+        base_mode: `eval`: no dropout inside the frozen backbone | `train`; `None`: what the method's paper has, which a
+            plan fills in, and `eval` where there is none.
         gradient_checkpointing: Whether activations are computed again in the backward pass: less memory, more time.
         device: Where it is put; `auto` takes a GPU if there is one.
     """
@@ -50,7 +51,7 @@ class BackboneSpec:
         path: str,
         revision: str | None,
         dtype: Literal["auto", "float32", "bfloat16", "float16"],
-        base_mode: Literal["eval", "train"],
+        base_mode: Literal["eval", "train"] | None,
         gradient_checkpointing: bool,
         device: Literal["auto", "cpu", "cuda", "mps"],
     ) -> None:
@@ -58,7 +59,7 @@ class BackboneSpec:
         self.path = path
         self.revision = revision
         self.dtype = dtype
-        self.base_mode = base_mode
+        self.base_mode = base_mode or "eval"
         self.gradient_checkpointing = gradient_checkpointing
         self.device = device
 

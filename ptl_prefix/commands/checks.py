@@ -7,12 +7,13 @@ nothing, and asked for its `problems()`: files that are missing, for instance. W
 
 import importlib
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.run_folder import RunFolder, is_name
 from ptl_prefix.commands import catalog
-from ptl_prefix.commands.targets import TRAINER, import_target, target_values
+from ptl_prefix.commands.targets import TRAINER, build, import_target, is_node, parts_of, target_values
 from ptl_prefix.commands.verbs import Verb
 from ptl_prefix.errors import PtlPrefixError, RunError
 from ptl_prefix.settings import mistakes_in
@@ -31,7 +32,7 @@ def mistakes_of(
         groups: The groups of that config, with the choice it makes by default.
         doubtful: Groups whose choice was refused: what is in their place was not asked for, so it is not checked.
     """
-    nodes = {key: value for key, value in config.items() if _is_node(value)}
+    nodes = {key: value for key, value in config.items() if is_node(value)}
     mistakes = [
         f"`{group}` must be one of {_names(group)}, but is {_spoken(config.get(group))}."
         for group, choice in groups.items()
@@ -50,10 +51,6 @@ def _cross_mistakes(verb: Verb, config: Mapping[str, Any], sound: Collection[str
     return [] if check is None else list(check(config, sound))
 
 
-def _is_node(value: Any) -> bool:
-    return isinstance(value, Mapping) and "_target_" in value
-
-
 def _names(group: str) -> str:
     return ", ".join(choice.name for choice in catalog.choices(group)) or "none yet"
 
@@ -65,15 +62,21 @@ def _spoken(value: Any) -> str:
 def node_mistakes(where: str, node: Mapping[str, Any]) -> list[str]:
     """What is wrong with one `_target_` node, named `where`."""
     try:
-        target = import_target(node["_target_"], where)
+        target: Callable[..., Any] = import_target(node["_target_"], where)
     except ValueError as error:
         return [str(error)]
     values = target_values(node)
-    mistakes = mistakes_in(target, values, where)
+    mistakes = [
+        mistake
+        for key, parts in parts_of(node).items()
+        for name, part in parts.items()
+        for mistake in node_mistakes(f"{where}.{key}.{name}", part)
+    ]
+    mistakes += mistakes_in(target, values, where)
     # Lightning's Trainer starts up its accelerator when built: it is only compared with its signature.
     if mistakes or node["_target_"] == TRAINER:
         return mistakes
-    return _problems(target, values, where)
+    return _problems(partial(build, node), where)
 
 
 def _own_mistakes(verb: Verb, root: Mapping[str, Any]) -> list[str]:
@@ -85,13 +88,13 @@ def _own_mistakes(verb: Verb, root: Mapping[str, Any]) -> list[str]:
             RunFolder.open(root[verb.folder_key])
         except RunError as error:
             return [f"`{verb.folder_key}`: {error}"]
-    return mistakes or _problems(verb.settings, root, verb.name)
+    return mistakes or _problems(lambda: verb.settings(**root), verb.name)
 
 
-def _problems(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> list[str]:
+def _problems(make: Callable[[], Any], where: str) -> list[str]:
     """What only the object itself can tell."""
     try:
-        built = target(**values)
+        built = make()
     except (ValueError, PtlPrefixError) as error:
         return [f"`{where}`: {error}"]
     problems = getattr(built, "problems", None)
@@ -100,7 +103,7 @@ def _problems(target: Callable[..., Any], values: Mapping[str, Any], where: str)
 
 def folder_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """The names that the run's folder is made of, by their key."""
-    names = {f"{key}.name": value["name"] for key, value in config.items() if _is_node(value) and "name" in value}
+    names = {f"{key}.name": value["name"] for key, value in config.items() if is_node(value) and "name" in value}
     return {"run_id": config.get("run_id"), **names}
 
 

@@ -29,6 +29,8 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
         console.print()
     console.print(Text(f"run:    {folder.path}"), soft_wrap=True)
     console.print(Text(f"bundle: {folder.bundle}"), soft_wrap=True)
+    if folder.model.is_dir():
+        console.print(Text(f"model:  {folder.model}"), soft_wrap=True)
 
 
 def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console | None = None) -> None:
@@ -50,6 +52,8 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+    for note in estimate.notes:
+        console.print(Text(f"the {config['method']['name']} {note}"), soft_wrap=True)
 
 
 def _metrics_table(outcome: Outcome) -> Table:

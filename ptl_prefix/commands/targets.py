@@ -1,8 +1,8 @@
 """The one place where a config becomes an object.
 
-In: a node with `_target_` and plain values. Out: the object. Nothing nested is built, and a target can only be a
-class of this package or Lightning's Trainer: a config is data, and must not become a way to call anything that is
-importable.
+In: a node with `_target_` and plain values. Out: the object. Of what is nested, a mapping of nothing but nodes is
+built. A target can only be a class of this package or Lightning's Trainer: a config is data, and must not become a way
+to call anything that is importable.
 """
 
 import importlib
@@ -47,6 +47,17 @@ def target_values(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key != "_target_"}
 
 
+def is_node(value: Any) -> bool:
+    """Whether a value of a config describes an object."""
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def parts_of(node: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The keyword arguments of a node that are mappings of nodes: objects by their names."""
+    mappings = {key: value for key, value in target_values(node).items() if isinstance(value, Mapping)}
+    return {key: value for key, value in mappings.items() if value and all(map(is_node, value.values()))}
+
+
 def build(node: Mapping[str, Any], **more: Any) -> Any:
     """The object that a node describes.
 
@@ -54,4 +65,6 @@ def build(node: Mapping[str, Any], **more: Any) -> Any:
         node: `_target_` and the keyword arguments of its constructor, as plain values.
         more: Keyword arguments that no config can hold, such as the Trainer's callbacks.
     """
-    return import_target(node["_target_"], where="config")(**target_values(node), **more)
+    values = target_values(node)
+    values |= {key: {name: build(part) for name, part in parts.items()} for key, parts in parts_of(node).items()}
+    return import_target(node["_target_"], where="config")(**values, **more)

@@ -38,19 +38,23 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if problems := plan.problems():
         raise ConfigError(problems)
     if config["dry_run"]:
-        show_estimate(estimate(plan), config)
+        show_estimate(estimate(plan), dict(plan.config))
         return
     _train(plan, RunFolder(run_folder), console, resume=False)
 
 
 def plan_of(config: Mapping[str, Any]) -> Plan:
-    """The plan that a config describes."""
+    """The plan that a config describes; what that leaves to the method is decided, and written into the plan's own."""
+    method = build(config["method"])
+    backbone = config["backbone"] | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
+    chosen = method.fit_size(build(backbone).sketch()) if method.wants_size else {}
+    config = {**config, "backbone": backbone, "method": _changed(config["method"], chosen)}
     return Plan(
         seed=config["seed"],
         run_id=config["run_id"],
-        backbone=build(config["backbone"]),
+        backbone=build(backbone),
         task=build(config["task"]),
-        method=build(config["method"]),
+        method=method,
         batches=build(config["data"]),
         optimization=build(config["optimizer"]),
         trainer=target_values(config["trainer"]),
@@ -58,6 +62,14 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
         evaluation=build(config["evaluation"]),
         config=config,
     )
+
+
+def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A node with some of its values, at any depth, replaced."""
+    return {
+        key: _changed(value, changes[key]) if isinstance(changes.get(key), Mapping) else changes.get(key, value)
+        for key, value in node.items()
+    }
 
 
 def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
@@ -70,12 +82,16 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     if {"backbone", "method"} <= set(sound):
         try:
             method, backbone = build(config["method"]), build(config["backbone"]).sketch()
+            if method.wants_size:
+                method.fit_size(backbone)
             misfits = method.misfits(backbone)
             if not misfits and {"task", "generation"} <= set(sound):
                 misfits = room_problems(backbone, method, build(config["task"]), build(config["generation"]))
             mistakes += misfits
         except PtlPrefixError as error:
             mistakes.append(f"`backbone.path`: {error}")
+        except ValueError as error:
+            mistakes.append(str(error))
     return mistakes
 
 

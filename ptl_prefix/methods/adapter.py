@@ -23,7 +23,7 @@ from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.sublayers import FEED_FORWARD, sublayer_ends
-from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.method import Method, Resource
 from ptl_prefix.settings import settings_from
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -66,12 +66,14 @@ class Adapter(Method):
     Args:
         name: What runs and records call it.
         default_lr: The learning rate where a run chooses none.
+        match_parameters: Numbers to store, for which the bottleneck is chosen; `None`: `bottleneck_size` says.
         placement: `houlsby`: behind attention and feed-forward; `pfeiffer`: behind feed-forward alone.
         bottleneck_size: Numbers between the two projections.
         activation: What is between them.
     """
 
     kind = "adapter"
+    base_mode = "train"  # both papers fine-tune as usual but for what is frozen
 
     @settings_from("method/adapter")
     def __init__(
@@ -79,11 +81,12 @@ class Adapter(Method):
         *,
         name: str,
         default_lr: Annotated[float, Gt(0)],
+        match_parameters: Annotated[int, Ge(1)] | None,
         placement: Literal["houlsby", "pfeiffer"],
         bottleneck_size: Annotated[int, Ge(1)],
         activation: Literal["gelu", "relu", "silu", "tanh"],
     ) -> None:
-        super().__init__(name=name, default_lr=default_lr)
+        super().__init__(name=name, default_lr=default_lr, match_parameters=match_parameters)
         self.placement = placement
         self.bottleneck_size = bottleneck_size
         self.activation = activation
@@ -91,6 +94,15 @@ class Adapter(Method):
         self._undo: list[Callable[[], None]] = []
         self._at_work = False
         self._neutral = False
+
+    @property
+    def size_setting(self) -> str:
+        """The bottleneck's width."""
+        return "bottleneck_size"
+
+    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+        """What sublayers give."""
+        return frozenset({"sublayer outputs"})
 
     def _attach(self, backbone: Backbone) -> None:
         ends = {

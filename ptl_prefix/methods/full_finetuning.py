@@ -18,7 +18,7 @@ from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.weights import Choice, StandIns, chosen_weights
-from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.method import Method, Resource
 from ptl_prefix.settings import settings_from
 
 
@@ -28,6 +28,7 @@ class FullFinetuning(Method):
     Args:
         name: What runs and records call it.
         default_lr: The learning rate where a run chooses none.
+        match_parameters: Numbers to store, for which the number of top layers is chosen; `None`: as configured.
         trained: `all` weights, the `biases`, or the `top_layers` of the stack that writes, with the norm behind them.
         num_top_layers: How many layers those are.
     """
@@ -35,6 +36,7 @@ class FullFinetuning(Method):
     kind = "full_finetuning"
     can_be_merged = True
     is_exclusive = True
+    base_mode = "train"  # as models are fine-tuned: Li & Liang, Ben Zaken et al. by transformers' own training loop
 
     @settings_from("method/full_finetuning")
     def __init__(
@@ -42,16 +44,26 @@ class FullFinetuning(Method):
         *,
         name: str,
         default_lr: Annotated[float, Gt(0)],
+        match_parameters: Annotated[int, Ge(1)] | None,
         trained: Choice,
         num_top_layers: Annotated[int, Ge(1)],
     ) -> None:
-        super().__init__(name=name, default_lr=default_lr)
+        super().__init__(name=name, default_lr=default_lr, match_parameters=match_parameters)
         self.trained = trained
         self.num_top_layers = num_top_layers
         self._names: tuple[str, ...] = ()
         self._copies = nn.ParameterList()
         self._stand_ins: StandIns | None = None
         self._is_neutral = False
+
+    @property
+    def size_setting(self) -> str | None:
+        """The number of layers; all weights, or all biases, are no choice."""
+        return "num_top_layers" if self.trained == "top_layers" else None
+
+    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+        """The weights."""
+        return frozenset({"weights"})
 
     def misfits(self, backbone: Backbone) -> list[str]:
         """A choice that is nothing in this backbone, or more than it has."""
@@ -115,6 +127,11 @@ class FullFinetuning(Method):
     def trained_parameters(self) -> Mapping[str, nn.Parameter]:
         """The copies, by the weights' names in the model."""
         return dict(zip(self._names, self._copies, strict=True))
+
+    @property
+    def is_whole_model(self) -> bool:
+        """When every weight is trained."""
+        return self.trained == "all"
 
     @property
     def num_stored(self) -> int:

@@ -19,7 +19,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.linear_sites import LINEAR_NAMES, LinearNames, LinearSite, linear_sites, put, sites_called
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import BackboneError, RunError
-from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.method import Method, Resource
 
 ADAPTER = "default"
 """What PEFT's layers call the one set of numbers that each of them holds."""
@@ -32,16 +32,28 @@ class InjectedLayers(Method):
         name: What runs and records call it.
         default_lr: The learning rate where a run chooses none.
         target_modules: Names of the linear modules, each the end of one path or of several; `None` is the family's.
+        match_parameters: Numbers to store, for which a size is chosen; `None`: the size is as configured.
     """
 
     can_be_merged = True
     is_exclusive = True
 
-    def __init__(self, *, name: str, default_lr: float, target_modules: Sequence[str] | None) -> None:
-        super().__init__(name=name, default_lr=default_lr)
+    def __init__(
+        self,
+        *,
+        name: str,
+        default_lr: float,
+        target_modules: Sequence[str] | None,
+        match_parameters: int | None = None,
+    ) -> None:
+        super().__init__(name=name, default_lr=default_lr, match_parameters=match_parameters)
         self.target_modules = target_modules
         # Not registered: they are part of the model while attached, and hold a part of it.
         self._layers: dict[str, Any] = {}
+
+    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+        """The weights, also those that it does not stand around: of two such methods each would see the other's."""
+        return frozenset({"weights"})
 
     @abstractmethod
     def _usual_names(self, names: LinearNames) -> list[str]:

@@ -29,6 +29,7 @@ class LoRA(InjectedLayers):
     Args:
         name: What runs and records call it.
         default_lr: The learning rate where a run chooses none.
+        match_parameters: Numbers to store, for which the rank is chosen; `None`: `rank` says.
         rank: Rank of the change.
         alpha: The change is multiplied by alpha / rank.
         dropout: Dropout on what A reads, while training; the backbone's own is another setting.
@@ -46,6 +47,7 @@ class LoRA(InjectedLayers):
         *,
         name: str,
         default_lr: Annotated[float, Gt(0)],
+        match_parameters: Annotated[int, Ge(1)] | None,
         rank: Annotated[int, Ge(1)],
         alpha: Annotated[float, Gt(0)],
         dropout: Annotated[float, Ge(0), Lt(1)],
@@ -53,12 +55,19 @@ class LoRA(InjectedLayers):
         use_dora: bool,
         use_rslora: bool,
     ) -> None:
-        super().__init__(name=name, default_lr=default_lr, target_modules=target_modules)
+        super().__init__(
+            name=name, default_lr=default_lr, target_modules=target_modules, match_parameters=match_parameters
+        )
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout
         self.use_dora = use_dora
         self.use_rslora = use_rslora
+
+    @property
+    def size_setting(self) -> str:
+        """The rank."""
+        return "rank"
 
     def misfits(self, backbone: Backbone) -> list[str]:
         """Unknown modules, and a rank that is none in some of them."""

@@ -4,10 +4,11 @@ A method touches the backbone in two places only: once when it is attached, and 
 inputs. Whoever adds one writes a file here and a YAML in `conf/method/`; the contract tests find both by glob.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import BackboneError, RunError
 
+Resource = Literal["attention slots", "encoder input", "weights", "sublayer outputs"]
+"""A part of a backbone that one method at a time can have."""
+
 
 class Method(nn.Module, ABC):
     """A way of adapting.
@@ -24,6 +28,8 @@ class Method(nn.Module, ABC):
     Args:
         name: What runs and records call it.
         default_lr: The learning rate where a run chooses none.
+        match_parameters: Numbers that a bundle should hold: the size (a length, a rank, a width) is chosen that comes
+            closest, in place of the one that is configured; `None` keeps that.
     """
 
     kind: ClassVar[str]
@@ -33,14 +39,19 @@ class Method(nn.Module, ABC):
     is_exclusive: ClassVar[bool] = False
     """Whether it acts in every forward pass while attached, conditioned by it or not, so that no other adaptation can
     share its backbone."""
+    base_mode: Literal["eval", "train"] = "eval"
+    """The backbone's mode while this trains, where a run chooses none: `train` if its paper has the backbone's own
+    dropout on."""
 
-    def __init__(self, *, name: str, default_lr: float) -> None:
+    def __init__(self, *, name: str, default_lr: float, match_parameters: int | None = None) -> None:
         super().__init__()
         self.name = name
         self.default_lr = default_lr
+        self.match_parameters = match_parameters
         self.notes: list[str] = []
         """What a person should know of how it started, a sentence each; filled by `attach`."""
         self._backbone: Backbone | None = None
+        self._has_size = False
 
     @property
     def backbone(self) -> Backbone:
@@ -63,12 +74,74 @@ class Method(nn.Module, ABC):
         """What in these settings does not fit a backbone of this shape; asked before any weights load."""
         return []
 
+    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+        """What it has to itself while at work: methods work together if they share nothing. Unless it says: all."""
+        return frozenset(get_args(Resource))
+
+    @property
+    def size_setting(self) -> str | None:
+        """The setting that says how many numbers are stored; `None` if there is no such choice."""
+        return None
+
+    @property
+    def smallest_size(self) -> int:
+        """The least that setting can be."""
+        return 1
+
+    @property
+    def wants_size(self) -> bool:
+        """Whether a size is still to be chosen."""
+        return self.match_parameters is not None and not self._has_size
+
+    def fit_size(self, backbone: Backbone) -> dict[str, Any]:
+        """Choose the size that `match_parameters` asks for; the numbers stored grow evenly with it.
+
+        Args:
+            backbone: Its shapes alone are read.
+
+        Returns: The setting that was chosen; nothing where a budget was not asked for.
+
+        Raises:
+            ValueError: When the method has no size to choose.
+        """
+        if self.match_parameters is None or self._has_size:  # as in `wants_size`, which says less to a type checker
+            return {}
+        if self.size_setting is None:
+            raise ValueError(
+                f"`method.match_parameters` must be null where there is no size to choose, but is "
+                f"{self.match_parameters} and '{self.name}' has none."
+            )
+        least = self.smallest_size
+        at_least, one_more = (self._num_stored_at(size, backbone) for size in (least, least + 1))
+        step = one_more - at_least
+        size = least + max(0, round((self.match_parameters - at_least) / step))
+        setattr(self, self.size_setting, size)
+        self._has_size = True
+        numbers = at_least + (size - least) * step
+        self.notes.append(
+            f"has {self.size_setting} {size}: the {numbers:,} numbers that it stores come closest to the "
+            f"{self.match_parameters:,} of match_parameters"
+        )
+        return {self.size_setting: size}
+
+    def _num_stored_at(self, size: int, backbone: Backbone) -> int:
+        trial = copy.deepcopy(self)
+        setattr(trial, str(self.size_setting), size)
+        with torch.random.fork_rng():  # what the method itself will draw does not depend on its trials
+            trial._attach(backbone)
+        trial._backbone = backbone
+        try:
+            return trial.num_stored
+        finally:
+            trial.detach()
+
     def attach(self, backbone: Backbone) -> Self:
         """Make this method's parameters for `backbone`, from torch's random state, and take what it needs there."""
         if self.is_attached:
             raise BackboneError(
                 f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
             )
+        self.fit_size(backbone)
         if misfits := self.misfits(backbone):
             raise ValueError(" ".join(misfits))
         self._attach(backbone)
@@ -122,6 +195,11 @@ class Method(nn.Module, ABC):
             "export it as a bundle."
         )
 
+    @property
+    def is_whole_model(self) -> bool:
+        """Whether what is stored is as much as the backbone, so that it may as well be a model of its own."""
+        return False
+
     @classmethod
     @abstractmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
@@ -136,6 +214,10 @@ class Method(nn.Module, ABC):
     def trained_parameters(self) -> Mapping[str, nn.Parameter]:
         """What training changes, by name; nothing else has a gradient."""
         return dict(self.named_parameters())
+
+    def lr_groups(self) -> Iterable[tuple[float, Iterable[nn.Parameter]]]:
+        """The trained parameters with the learning rate of each, where a run chooses none."""
+        return [(self.default_lr, self.trained_parameters().values())]
 
     def load_trained(self, state: Mapping[str, Tensor]) -> None:
         """Put numbers into the trained parameters.

@@ -23,7 +23,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.observation import observed_spreads, observed_text
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates, layers_of_table
 from ptl_prefix.errors import BundleError
-from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.method import Method, Resource
 from ptl_prefix.methods.prefix_start import bundle_misfits, bundle_tables, first_id, rest_said, word_ids
 from ptl_prefix.methods.prefix_table import EmbeddingTable, KeyValueTable, PrefixTable, make_table
 from ptl_prefix.settings import settings_from
@@ -37,6 +37,7 @@ class PrefixTuning(Method):
     Args:
         name: What runs and records call it.
         default_lr: The learning rate where a run chooses none.
+        match_parameters: Numbers to store, for which the length is chosen; `None`: `prefix_length` says.
         prefix_length: Extra positions per attention layer.
         reparam: How keys and values are produced while training: `none`, `mlp`, `linear`, or `embedding` (the paper's
             embedding-only ablation, in decoder-only backbones); all fold into a plain table.
@@ -65,6 +66,7 @@ class PrefixTuning(Method):
         *,
         name: str,
         default_lr: Annotated[float, Gt(0)],
+        match_parameters: Length | None,
         prefix_length: Length,
         reparam: Literal["none", "mlp", "linear", "embedding"],
         reparam_hidden_size: Length,
@@ -78,7 +80,7 @@ class PrefixTuning(Method):
         sites: Sequence[str] | None,
         position_law: Literal["shifted", "unshifted", "infix"] | None,
     ) -> None:
-        super().__init__(name=name, default_lr=default_lr)
+        super().__init__(name=name, default_lr=default_lr, match_parameters=match_parameters)
         self.prefix_length = prefix_length
         self.reparam = reparam
         self.reparam_hidden_size = reparam_hidden_size
@@ -94,6 +96,20 @@ class PrefixTuning(Method):
         self.tables = nn.ModuleDict()
         self._sinks: dict[str, KeyValueTable] = {}
         self._visible = True
+
+    @property
+    def size_setting(self) -> str:
+        """Its length."""
+        return "prefix_length"
+
+    @property
+    def smallest_size(self) -> int:
+        """One position that is trained."""
+        return 1 + int(self.frozen_sink)
+
+    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+        """The slots."""
+        return frozenset({"attention slots"})
 
     def misfits(self, backbone: Backbone) -> list[str]:
         """Sites, layers and lengths that this backbone has not got."""

@@ -28,7 +28,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.observation import keys_values_of_embeddings
 from ptl_prefix.backbones.prefix_states import PrefixStates, layers_of_table
 from ptl_prefix.errors import DataError
-from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.method import Method, Resource
 from ptl_prefix.methods.prefix_start import word_ids
 from ptl_prefix.methods.prompt_start import label_embeddings, sampled_embeddings
 from ptl_prefix.settings import settings_from
@@ -40,6 +40,7 @@ class PromptTuning(Method):
     Args:
         name: What runs and records call it.
         default_lr: The learning rate where a run chooses none.
+        match_parameters: Numbers to store, for which the length is chosen; `None`: `prompt_length` says.
         prompt_length: Rows of the prompt.
         init: `vocabulary` draws the embeddings of tokens among the most common ones; `random` draws evenly from
             [-0.5, 0.5]; `text` takes the embeddings of words; `labels` those of a task's labels, and goes on as
@@ -56,12 +57,13 @@ class PromptTuning(Method):
         *,
         name: str,
         default_lr: Annotated[float, Gt(0)],
+        match_parameters: Annotated[int, Ge(1)] | None,
         prompt_length: Annotated[int, Ge(1)],
         init: Literal["vocabulary", "random", "text", "labels"],
         init_text: str | None,
         init_labels: Sequence[str] | None,
     ) -> None:
-        super().__init__(name=name, default_lr=default_lr)
+        super().__init__(name=name, default_lr=default_lr, match_parameters=match_parameters)
         self.prompt_length = prompt_length
         self.init = init
         self.init_text = init_text
@@ -74,6 +76,15 @@ class PromptTuning(Method):
     def expect_labels(self, label_set: Callable[[], Sequence[str] | None]) -> None:
         """Keep them for `init=labels`; a task may have to open its data for them."""
         self._task_labels = label_set
+
+    @property
+    def size_setting(self) -> str:
+        """Its length."""
+        return "prompt_length"
+
+    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+        """The slots, or what an encoder reads."""
+        return frozenset({"encoder input" if backbone.is_encoder_decoder else "attention slots"})
 
     def misfits(self, backbone: Backbone) -> list[str]:
         """Lengths that leave no room for text, and starts that lack their words or their labels."""

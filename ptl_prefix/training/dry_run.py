@@ -38,6 +38,7 @@ class Estimate:
         backbone_bytes: Memory of the backbone's weights.
         optimizer_bytes: Memory of the trained parameters, their gradients and Adam's moments.
         activation_bytes: What the backward of the longest batch needs kept.
+        notes: What a person should know of the method's start.
     """
 
     trained: int
@@ -50,6 +51,7 @@ class Estimate:
     backbone_bytes: int
     optimizer_bytes: int
     activation_bytes: int
+    notes: tuple[str, ...]
 
     @property
     def memory_bytes(self) -> int:
@@ -81,6 +83,7 @@ def estimate(plan: Plan) -> Estimate:
             activation_bytes=_activation_bytes(
                 backbone, method, *_longest_batch(prompter, encoded, plan.batches.batch_size)
             ),
+            notes=tuple(method.notes),
         )
     finally:
         backbone.slots.release()

@@ -70,13 +70,10 @@ def export_bundle(
 def export_merged(folder: Path, *, backbone: Backbone, method: Method) -> None:
     """Write the backbone with the method merged into its weights, whole or not at all; the backbone stays as it is.
 
-    The weights have the backbone's dtype, so that in bfloat16 a small change is rounded.
+    The weights have the backbone's dtype, so that in bfloat16 a small change is rounded. What was in `folder` is gone.
 
     Raises:
-        RunError: If there is anything in `folder`.
         ValueError: If the method is no change of weights.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"A merged model must be written to a new folder, but '{folder}' is there; choose another.")
     with method.merged(), folder_written_whole(folder) as unfinished:
         save_backbone(backbone, unfinished)

@@ -1,8 +1,8 @@
 """One training, from a plan to a run folder with a record and a bundle.
 
 In: a `Plan` and a folder. Out: `config.yaml`, `events.jsonl`, `checkpoints/`, `bundle/` and `record.json` in that
-folder. Stopped or killed at any moment, the same call with `resume` goes on from the last checkpoint to the same
-numbers.
+folder, and `model/` where the whole backbone was trained. Stopped or killed at any moment, the same call with `resume`
+goes on from the last checkpoint to the same numbers.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from ptl_prefix.evaluation.metric import Scored
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
-from ptl_prefix.training.export import export_bundle, load_trained_state
+from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.loss import mean_loss
 from ptl_prefix.training.material import Material, load_material
 from ptl_prefix.training.meter import Meter, ProgressBar
@@ -236,6 +236,8 @@ class _Session:
             decoding=plan.decoding,
             metrics=self.ledger.metrics,
         )
+        if plan.method.is_whole_model:
+            export_merged(self.folder.model, backbone=self.backbone, method=plan.method)
         return adapted
 
     def _say(self, what: str) -> None:

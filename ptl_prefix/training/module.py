@@ -94,9 +94,7 @@ class AdaptationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trained parameters, and a schedule that moves with every step."""
-        optimizer = self.optimization.optimizer(
-            self.method.trained_parameters().values(), default_lr=self.method.default_lr
-        )
+        optimizer = self.optimization.optimizer(self.method.lr_groups())
         scheduler = self.optimization.scheduler(optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -53,17 +53,18 @@ class Optimization:
             return [f"`optimizer.betas` must be two numbers, but is {list(self.betas)}."]
         return []
 
-    def optimizer(self, parameters: Iterable[nn.Parameter], *, default_lr: float) -> AdamW:
+    def optimizer(self, groups: Iterable[tuple[float, Iterable[nn.Parameter]]]) -> AdamW:
         """AdamW over the trained parameters.
 
         Args:
-            parameters: What moves.
-            default_lr: Used where no `lr` was chosen.
+            groups: What moves, with the learning rate of each group where no `lr` was chosen.
         """
         first, second = self.betas
         return AdamW(
-            parameters,
-            lr=default_lr if self.lr is None else self.lr,
+            [
+                {"params": list(parameters), "lr": default_lr if self.lr is None else self.lr}
+                for default_lr, parameters in groups
+            ],
             betas=(first, second),
             weight_decay=self.weight_decay,
         )

@@ -83,7 +83,7 @@ def test_each_script_is_correct_in_its_shell(shell: str, tmp_path: Path) -> None
     [
         ("ptl-prefix tra", "tra", "train"),
         ("ptl-prefix train generation=", "", "beam\ngreedy"),
-        ("ptl-prefix train method=pre", "pre", "prefix_tuning"),
+        ("ptl-prefix train method=prefix_t", "prefix_t", "prefix_tuning"),
         ("ptl-prefix train generation=b", "b", "beam"),
     ],
 )

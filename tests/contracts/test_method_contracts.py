@@ -5,14 +5,13 @@ method with several inner ways lists them in `VARIANTS`; every kind of method wr
 `FORMULAS`.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import method_nodes
 import pytest
 import torch
-import yaml
 from no_task import export_untasked
 from tiny_backbones import PAD
 from torch import Tensor, nn
@@ -26,13 +25,15 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BackboneError, RunError
+from ptl_prefix.methods.combination import Combination
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.restore import load_bundle
-from ptl_prefix.settings import conf_dir, defaults_of
+from ptl_prefix.settings import conf_dir
 from ptl_prefix.training.loss import target_loss
 
 VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "adapter": [{"bottleneck_size": 6}, {"bottleneck_size": 6, "placement": "pfeiffer", "activation": "relu"}],
+    "prefix_lora": [{"parts": {"prefix_tuning": {"prefix_length": 4, "reparam_hidden_size": 16}}}],
     "prefix_tuning": [
         {"prefix_length": 4, "reparam": "none"},
         {"prefix_length": 4, "reparam": "mlp", "reparam_hidden_size": 16},
@@ -64,13 +65,10 @@ def _label(name: str, variant: dict[str, Any]) -> str:
 def new_method(request: pytest.FixtureRequest) -> Callable[[], Method]:
     """Makes the same method, afresh at every call."""
     name, variant = request.param
-    target = yaml.safe_load((conf_dir() / f"method/{name}.yaml").read_text())["_target_"]
-    module, _, kind = target.rpartition(".")
 
     def make() -> Method:
         torch.manual_seed(0)
-        method: Method = getattr(importlib.import_module(module), kind)(**{**defaults_of(f"method/{name}"), **variant})
-        return method
+        return method_nodes.new_method(name, **variant)
 
     return make
 
@@ -244,8 +242,14 @@ def _full_finetuning_counts(settings: Mapping[str, Any], backbone: Backbone) -> 
     return count, count
 
 
+def _combination_counts(settings: Mapping[str, Any], backbone: Backbone) -> tuple[int, int]:
+    of_parts = [FORMULAS[part.kind](_settings_of(part), backbone) for part in settings["parts"].values()]
+    return sum(trained for trained, _ in of_parts), sum(stored for _, stored in of_parts)
+
+
 FORMULAS: Mapping[str, Callable[[Mapping[str, Any], Backbone], tuple[int, int]]] = {
     "adapter": _adapter_counts,
+    "combination": _combination_counts,
     "full_finetuning": _full_finetuning_counts,
     "ia3": _ia3_counts,
     "lora": _lora_counts,
@@ -256,10 +260,14 @@ FORMULAS: Mapping[str, Callable[[Mapping[str, Any], Backbone], tuple[int, int]]]
 
 
 def test_parameters_are_as_many_as_the_closed_form_says(method: Method, backbone: Backbone) -> None:
-    settings = {name: getattr(method, name) for name in vars(method) if not name.startswith("_")}
     assert method.kind in FORMULAS, f"Write down how many numbers '{method.kind}' trains and stores."
 
-    assert (method.num_trained, method.num_stored) == FORMULAS[method.kind](settings, backbone)
+    assert (method.num_trained, method.num_stored) == FORMULAS[method.kind](_settings_of(method), backbone)
+
+
+def _settings_of(method: Method) -> dict[str, Any]:
+    settings = {name: getattr(method, name) for name in vars(method) if not name.startswith("_")}
+    return settings | {"parts": dict(method.parts.items())} if isinstance(method, Combination) else settings
 
 
 def test_what_is_stored_is_what_is_exported(trained: Method) -> None:

@@ -7,7 +7,7 @@ from ptl_prefix.training.optimization import Optimization
 
 def learning_rates(optimization: Optimization, total_steps: int) -> list[float]:
     """The learning rate with which each step is taken, as an optimizer meets it."""
-    optimizer = optimization.optimizer([nn.Parameter(torch.ones(1))], default_lr=0.3)
+    optimizer = optimization.optimizer([(0.3, [nn.Parameter(torch.ones(1))])])
     scheduler = optimization.scheduler(optimizer, total_steps)
     rates = []
     for _ in range(total_steps):
@@ -48,7 +48,7 @@ def test_no_step_is_taken_in_vain() -> None:
 def test_the_optimizer_is_adamw_with_these_settings() -> None:
     optimization = Optimization(lr=0.1, weight_decay=0.5, betas=[0.8, 0.9], warmup_steps=0, schedule="constant")
 
-    optimizer = optimization.optimizer([nn.Parameter(torch.ones(1))], default_lr=0.3)
+    optimizer = optimization.optimizer([(0.3, [nn.Parameter(torch.ones(1))])])
 
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["betas"] == (0.8, 0.9)
@@ -64,7 +64,7 @@ def test_adam_has_two_moments(betas: list[float]) -> None:
 
 
 def test_where_no_rate_is_chosen_the_method_s_own_is_used() -> None:
-    (chosen,) = Optimization(lr=0.1).optimizer([nn.Parameter(torch.ones(1))], default_lr=0.3).param_groups
-    (default,) = Optimization().optimizer([nn.Parameter(torch.ones(1))], default_lr=0.3).param_groups
+    (chosen,) = Optimization(lr=0.1).optimizer([(0.3, [nn.Parameter(torch.ones(1))])]).param_groups
+    (default,) = Optimization().optimizer([(0.3, [nn.Parameter(torch.ones(1))])]).param_groups
 
     assert (chosen["lr"], default["lr"]) == (0.1, 0.3)
