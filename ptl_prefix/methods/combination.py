@@ -79,8 +79,8 @@ class Combination(Method):
     def misfits(self, backbone: Backbone) -> list[str]:
         """Parts that want the same of the backbone, and what is wrong with each."""
         misfits = [
-            f"`method.parts` must not share what they work on, but '{one}' and '{other}' both take the {resource} of "
-            f"{backbone.name}."
+            f"`method.parts` must not share what they work on, but '{one}' ({first.name}) and '{other}' "
+            f"({second.name}) both take the {resource} of {backbone.name}."
             for (one, first), (other, second) in combinations(self._parts().items(), 2)
             for resource in sorted(first.takes(backbone) & second.takes(backbone))
         ]
@@ -95,7 +95,7 @@ class Combination(Method):
             for name, part in self._parts().items():
                 part.attach(backbone)
                 attached.append(part)
-                self.notes += [f"in its part '{name}' {note}" for note in part.notes]
+                self.notes += [f"in its part '{name}' ({part.name}) {note}" for note in part.notes]
         except Exception:
             for part in reversed(attached):
                 part.detach()

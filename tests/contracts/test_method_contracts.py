@@ -33,7 +33,7 @@ from ptl_prefix.training.loss import target_loss
 
 VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "adapter": [{"bottleneck_size": 6}, {"bottleneck_size": 6, "placement": "pfeiffer", "activation": "relu"}],
-    "prefix_lora": [{"parts": {"prefix_tuning": {"prefix_length": 4, "reparam_hidden_size": 16}}}],
+    "prefix_lora": [{"parts": {"first": {"prefix_length": 4, "reparam_hidden_size": 16}}}],
     "prefix_tuning": [
         {"prefix_length": 4, "reparam": "none"},
         {"prefix_length": 4, "reparam": "mlp", "reparam_hidden_size": 16},

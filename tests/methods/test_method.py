@@ -86,12 +86,12 @@ def test_a_budget_beyond_what_fits_is_refused_with_the_size_it_asks_for(backbone
 
 def test_each_part_of_a_combination_has_a_budget_of_its_own(backbone: Backbone) -> None:
     budget = stored("lora", 3, backbone)
-    method = new_method("prefix_lora", parts={"lora": {"match_parameters": budget}})
+    method = new_method("prefix_lora", parts={"second": {"match_parameters": budget}})
     assert isinstance(method, Combination)
     assert method.wants_size
 
     chosen = method.fit_size(backbone)
 
-    assert chosen["parts"]["lora"] == {"rank": 3}
+    assert chosen["parts"]["second"] == {"rank": 3}
     assert not method.wants_size
-    assert not chosen["parts"]["prefix_tuning"]
+    assert not chosen["parts"]["first"]

@@ -5,27 +5,34 @@ from typing import Any
 
 import pytest
 import torch
+from method_nodes import method_node
 from same_runs import assert_same_run
 from tiny_runs import Family, TinyRuns
+from torch.testing import assert_close
+from toy_batches import EQUAL, text_logits, unpadded
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.commands.train import plan_of
 from ptl_prefix.methods.restore import load_bundle
-from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
 
 METHODS: dict[str, dict[str, Any]] = {
-    "prompt_tuning": {"_target_": "ptl_prefix.methods.prompt_tuning.PromptTuning", "prompt_length": 6},
-    "adapter": {"_target_": "ptl_prefix.methods.adapter.Adapter", "bottleneck_size": 5},
+    "prompt_tuning": {"prompt_length": 6},
+    "adapter": {"bottleneck_size": 5},
+    "lora": {"match_parameters": 1000},
+    "full_finetuning": {},
+    "prefix_lora": {"parts": {"first": {"prefix_length": 3, "reparam_hidden_size": 16}}},
 }
+LRS = {"full_finetuning": 0.005}
 LIMIT = 160
 """Positions of the tiny BART."""
 
 
-@pytest.fixture(scope="module", params=["gpt2", "bart", "t5"])
+@pytest.fixture(scope="module", params=["gpt2", "bart", pytest.param("t5", marks=pytest.mark.slow)])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
     family: Family = request.param
     return TinyRuns(tmp_path_factory.mktemp(family), family)
@@ -33,8 +40,8 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def plan_with(tiny: TinyRuns, method: str, method_settings: dict[str, Any] | None = None, **changes: Any) -> Plan:
     """A short run of another method."""
-    config = tiny.config(**{"trainer__max_steps": 12, "optimizer__lr": 0.05, **changes})
-    config["method"] = {**defaults_of(f"method/{method}"), **METHODS[method], **(method_settings or {})}
+    config = tiny.config(**{"trainer__max_steps": 12, "optimizer__lr": LRS.get(method, 0.05), **changes})
+    config["method"] = method_node(method, **{**METHODS[method], **(method_settings or {})})
     return plan_of(config)
 
 
@@ -111,3 +118,74 @@ def test_a_prompt_takes_room_from_what_an_encoder_reads_and_from_nothing_else(
 def _fixed(prompter: Any) -> int:
     number: int = prompter.num_fixed_tokens
     return number
+
+
+def test_full_fine_tuning_leaves_a_model_that_transformers_opens(tiny: TinyRuns, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    train(plan_with(tiny, "full_finetuning", trainer__max_steps=3), folder)
+    backbone = tiny.backbone()
+    inputs = unpadded(backbone=backbone)
+    bare = text_logits(backbone, inputs)
+
+    opened = load_backbone(str(folder.model), dtype="float32", device="cpu")
+
+    method = load_bundle(folder.bundle, backbone).method
+    expected = text_logits(backbone, method.condition(inputs))
+    assert_close(text_logits(opened, inputs), expected, **EQUAL)
+    assert any((a - b).abs().max() > 1e-2 for a, b in zip(expected, bare, strict=True))
+
+
+def test_other_methods_leave_none(tiny: TinyRuns, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    train(plan_with(tiny, "lora", trainer__max_steps=3), folder)
+
+    assert folder.bundle.is_dir()
+    assert not folder.model.exists()
+
+
+def test_a_resumed_run_writes_its_model_over_that_of_a_run_killed_at_its_very_end(
+    tiny: TinyRuns, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    train(plan_with(tiny, "full_finetuning", trainer__max_steps=3), folder)
+    folder.record.unlink()
+    before = (folder.model / "model.safetensors").read_bytes()
+
+    outcome = train(plan_with(tiny, "full_finetuning", trainer__max_steps=3), folder, resume=True)
+
+    assert outcome.record.status == "finished"
+    assert (folder.model / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "mode"),
+    [
+        ("full_finetuning", None, "train"),
+        ("adapter", None, "train"),
+        ("lora", None, "eval"),
+        ("prompt_tuning", None, "eval"),
+        ("prefix_lora", None, "eval"),
+        ("full_finetuning", "eval", "eval"),
+        ("prompt_tuning", "train", "train"),
+    ],
+)
+def test_the_backbones_mode_is_the_methods_where_a_run_chooses_none(
+    tiny: TinyRuns, method: str, asked: str | None, mode: str
+) -> None:
+    plan = plan_with(tiny, method, backbone__base_mode=asked)
+
+    assert plan.backbone.base_mode == mode
+    assert plan.config["backbone"]["base_mode"] == mode
+
+
+def test_a_plan_states_the_size_that_a_budget_chose(tiny: TinyRuns) -> None:
+    plan = plan_with(tiny, "prefix_lora", {"parts": {"second": {"match_parameters": 1000}}})
+
+    lora = plan.config["method"]["parts"]["second"]
+    again = plan_of(plan.config)
+    assert lora["rank"] == plan.method.parts["second"].rank != method_node("lora")["rank"]  # type: ignore[union-attr]
+    assert lora["match_parameters"] == 1000
+    assert again.config == plan.config
+    (note,) = plan.method.parts["second"].notes  # type: ignore[union-attr,misc]
+    assert "match_parameters" in str(note)
