@@ -1,0 +1,120 @@
+"""How likely a backbone finds each of a closed set of texts after a prompt.
+
+In: conditioned prompts, and the ids of every label with what ends it. Out: log-likelihoods, from which classification
+takes the greatest. The end is part of a label: without it "card" would always be as likely as "card_arrival", or more.
+
+A prompt is read once. All labels then go on from its cache, or, in an encoder-decoder, from its encoding.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs
+
+_ROWS_AT_ONCE = 128
+"""Labels times prompts in one forward; what bounds the memory of their logits."""
+
+Logits = Callable[[Int[Tensor, "labels text"]], Float[Tensor, "batch labels text vocabulary"]]
+"""What predicts each id of some labels, after every prompt."""
+
+
+@torch.no_grad()
+def label_log_likelihoods(
+    backbone: Backbone, inputs: ModelInputs, labels: Sequence[Sequence[int]]
+) -> Float[Tensor, "batch labels"]:
+    """The log-likelihood of each label after each prompt of a `prompt_batch`, in nats, in float32."""
+    inputs = inputs if inputs.position_ids is not None else inputs.with_positions()
+    mode = backbone.model.training
+    backbone.model.eval()
+    try:
+        with backbone.slots.exclusive():
+            after = _after_source(backbone, inputs) if backbone.is_encoder_decoder else _after_prompt(backbone, inputs)
+            found = [_log_likelihoods(after, ids, mask) for ids, mask in _chunks(labels, inputs)]
+    finally:
+        backbone.model.train(mode)
+    return torch.cat(found, dim=1)
+
+
+def _chunks(labels: Sequence[Sequence[int]], inputs: ModelInputs) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some labels at a time, padded: (labels, text) ids, and which of them are text."""
+    size = max(1, _ROWS_AT_ONCE // inputs.num_rows)
+    for start in range(0, len(labels), size):
+        texts = [torch.tensor(list(label)) for label in labels[start : start + size]]
+        ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True).to(inputs.input_ids.device)
+        lengths = torch.tensor([len(text) for text in texts], device=ids.device)
+        yield ids, torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+
+
+def _log_likelihoods(after: Logits, ids: Tensor, mask: Tensor) -> Tensor:
+    predicted = after(ids).float().log_softmax(-1)  # (batch, labels, text, vocabulary)
+    each = predicted.gather(-1, ids.expand(predicted.shape[0], -1, -1)[..., None])[..., 0]
+    return (each * mask).sum(-1)
+
+
+def _after_prompt(backbone: Backbone, inputs: ModelInputs) -> Logits:
+    """For a decoder-only backbone: the prompts' cache is repeated for every label."""
+    model: Any = backbone.model
+    assert inputs.position_ids is not None
+    position_ids = inputs.position_ids
+    prompt = model(
+        **backbone.read(inputs),
+        position_ids=position_ids,
+        use_cache=True,
+        past_key_values=DynamicCache(),
+        logits_to_keep=1,
+    )
+
+    def logits(ids: Tensor) -> Tensor:
+        (num_labels, width), batch = ids.shape, inputs.num_rows
+        first = prompt.logits[:, -1:].repeat_interleave(num_labels, 0)
+        if width == 1:
+            return first.unflatten(0, (batch, num_labels))
+        steps = torch.arange(1, width, device=ids.device)
+        text = torch.ones(batch * num_labels, width - 1, dtype=torch.long, device=ids.device)
+        rest = model(
+            input_ids=ids[:, :-1].repeat(batch, 1),  # a prompt's labels are neighbours
+            attention_mask=torch.cat([inputs.attention_mask.repeat_interleave(num_labels, 0), text], dim=1),
+            position_ids=position_ids[:, -1:].repeat_interleave(num_labels, 0) + steps,
+            past_key_values=_repeated(prompt.past_key_values, num_labels),
+            use_cache=True,
+        ).logits
+        return torch.cat([first, rest], dim=1).unflatten(0, (batch, num_labels))
+
+    return logits
+
+
+def _repeated(cache: DynamicCache, times: int) -> DynamicCache:
+    """A cache with each row several times over; the one that is given is not written to."""
+    repeated = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        repeated.update(layer.keys.repeat_interleave(times, 0), layer.values.repeat_interleave(times, 0), index)
+    return repeated
+
+
+def _after_source(backbone: Backbone, inputs: ModelInputs) -> Logits:
+    """For an encoder-decoder: sources are encoded once, and every label is written after each."""
+    model: Any = backbone.model
+    assert inputs.decoder_input_ids is not None
+    start = inputs.decoder_input_ids  # (batch, start)
+    read = backbone.read(inputs)
+    encoded = model.get_encoder()(**read).last_hidden_state
+
+    def logits(ids: Tensor) -> Tensor:
+        num_labels, batch = ids.shape[0], inputs.num_rows
+        written = torch.cat([start.repeat_interleave(num_labels, 0), ids[:, :-1].repeat(batch, 1)], dim=1)
+        output = model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.repeat_interleave(num_labels, 0)),
+            attention_mask=read["attention_mask"].repeat_interleave(num_labels, 0),
+            decoder_input_ids=written,
+            use_cache=False,
+        ).logits
+        return output[:, start.shape[1] - 1 :].unflatten(0, (batch, num_labels))
+
+    return logits

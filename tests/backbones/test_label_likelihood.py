@@ -1,0 +1,90 @@
+"""The likelihood of labels: equal to the training loss of each pair, whatever conditions the prompts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from method_nodes import new_method
+from tiny_backbones import PAD
+from torch.testing import assert_close
+from toy_batches import random_ids, texts, train
+
+from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.backbones import label_likelihood
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
+from ptl_prefix.backbones.model_inputs import prompt_batch
+from ptl_prefix.data.collation import EncodedRow, collate_training
+from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.training.loss import target_loss
+
+LABELS = [random_ids(length, seed=50 + length) for length in (1, 4, 2, 7)]
+FAMILIES = ["gpt2", "llama", "mistral", "gemma2", "bart", "t5"]
+METHODS = {
+    "none": NoAdaptation,
+    "prefix": lambda: new_method("prefix_tuning", prefix_length=4, reparam="none"),
+    "infix": lambda: new_method("prefix_tuning", prefix_length=4, reparam="none", position_law="infix"),
+    "prompt": lambda: new_method("prompt_tuning", prompt_length=4),
+    "lora": lambda: new_method("lora"),
+    "adapter": lambda: new_method("adapter", bottleneck_size=4),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def any_kind(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> Backbone:
+    """Backbones that differ in positions, windows, scores and stacks."""
+    from ptl_prefix.backbones.spec import load_backbone
+
+    return load_backbone(str(tiny_folders[request.param]), dtype="float32")
+
+
+def written_out(backbone: Backbone, method: Method) -> torch.Tensor:
+    """Minus the training loss of each (prompt, label), one pair at a time."""
+    start = backbone.prompter(PromptFormat()).decoder_start_ids
+
+    def one(prompt: list[int], label: list[int]) -> float:
+        row = EncodedRow(input_ids=[*prompt, *label], num_source_ids=len(prompt), example=0)
+        with torch.no_grad():
+            return -float(target_loss(backbone, method, collate_training([row], PAD, start)).nats)
+
+    return torch.tensor([[one(prompt, label) for label in LABELS] for prompt in texts()])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_labels_are_as_likely_as_training_finds_them(any_kind: Backbone, name: str) -> None:
+    if name == "infix" and any_kind.is_encoder_decoder:
+        return
+    torch.manual_seed(0)
+    method = METHODS[name]().attach(any_kind)
+    if name != "none":
+        train(any_kind, method, steps=2)
+    method.eval()
+    batch = prompt_batch(texts(), PAD, any_kind.prompter(PromptFormat()).decoder_start_ids)
+
+    found = label_log_likelihoods(any_kind, method.condition(batch), LABELS)
+
+    assert_close(found, written_out(any_kind, method), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 7])
+def test_how_many_labels_go_together_changes_nothing(
+    backbone: Backbone, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = prompt_batch(texts(), PAD)
+    together = label_log_likelihoods(backbone, batch, LABELS)
+
+    monkeypatch.setattr(label_likelihood, "_ROWS_AT_ONCE", rows_at_once)
+
+    assert_close(label_log_likelihoods(backbone, batch, LABELS), together, rtol=1e-5, atol=1e-5)
+
+
+def test_the_backbones_mode_comes_back_and_dropout_stays_off(tiny_folders: dict[str, Path]) -> None:
+    from ptl_prefix.backbones.spec import load_backbone
+
+    backbone = load_backbone(str(tiny_folders["gpt2"]), dtype="float32", base_mode="train")
+    batch = prompt_batch(texts(), PAD)
+
+    first, second = (label_log_likelihoods(backbone, batch, LABELS) for _ in range(2))
+
+    assert backbone.model.training
+    assert torch.equal(first, second)
