@@ -34,14 +34,14 @@ setup: $(READY)  ## Create .venv with the pinned dependencies and this package
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer must be installed, but none was found; name one: make PYTHON=..." >&2; exit 1; }
-	@echo "Setting up $(VENV) with $$($(PYTHON) --version); this downloads some 400 MB once."
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version); this downloads some 500 MB once."
 	@# Debian ships Python without ensurepip; the pip beside it can fill the environment just as well.
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install --quiet pip
 	@# torch alone and first: what is installed satisfies the rest, so nothing fetches another build of it. pip's own
 	@# variables (PIP_INDEX_URL, PIP_FIND_LINKS) choose the build where there are several.
 	$(PIP) install --constraint constraints.txt torch
-	$(PIP) install --constraint constraints.txt hatchling editables
+	$(PIP) install --constraint constraints.txt hatchling editables setuptools
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	@touch $(READY)
 

@@ -1,6 +1,6 @@
-"""Decode a split and score it, the same way for every method.
+"""Decode a split, the same way for every method.
 
-In: a backbone, a method and examples. Out: outputs beside their references, and the metrics of the task.
+In: a backbone, a method and examples. Out: outputs beside their references; `scoring` measures them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,13 +9,12 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import PromptBatches
 from ptl_prefix.data.encoding import encode_prompts
-from ptl_prefix.evaluation.metric import Scored, metric_named
 from ptl_prefix.methods.method import Method
 from ptl_prefix.settings import settings_from
 
@@ -49,7 +48,7 @@ def decode(
     *,
     batch_size: int,
     positions_left_free: int,
-) -> list[Scored]:
+) -> list[Prediction]:
     """What the backbone writes for each row under `method`, in the order of the rows.
 
     Args:
@@ -75,24 +74,16 @@ def decode(
         written.update(zip(indices, map(prompter.decode, ids), strict=True))
     backbone.slots.clear()
     method.train(was_training)
-    return list(_scored(rows, written))
+    return list(_predictions(rows, written))
 
 
-def _scored(rows: Sequence[Mapping[str, Any]], written: Mapping[int, str]) -> Iterator[Scored]:
+def _predictions(rows: Sequence[Mapping[str, Any]], written: Mapping[int, str]) -> Iterator[Prediction]:
     for index, row in enumerate(rows):
-        yield Scored(
-            example_id=row["example_id"],
+        yield Prediction(
+            id=row["example_id"],
             source=row["source"],
             references=tuple(row["targets"]),
             hypothesis=written[index],
             values=tuple(row["values"]),
+            group=row["group"],
         )
-
-
-def score(outputs: Sequence[Scored], names: Sequence[str]) -> tuple[dict[str, float], dict[str, MetricInfo]]:
-    """The named metrics of some outputs, and what each number means."""
-    metrics = {name: metric_named(name) for name in names}
-    return (
-        {name: metric.score(outputs) for name, metric in metrics.items()},
-        {name: metric.info for name, metric in metrics.items()},
-    )

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.event_log import EventLog, drop_events_after
+from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.evaluation.evaluate import decode
-from ptl_prefix.evaluation.metric import Scored
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
@@ -48,8 +48,8 @@ class Outcome:
     """
 
     record: RunRecord
-    bare: list[Scored]
-    adapted: list[Scored]
+    bare: list[Prediction]
+    adapted: list[Prediction]
     signal: str | None = None
 
 
@@ -125,6 +125,7 @@ class _Session:
         self.material, self.ledger, self.meter, self.signals = material, ledger, meter, signals
         self.backbone, self.device = material.backbone, material.backbone.device
         self.shows_progress = plan.trainer.get("enable_progress_bar") is not False
+        self.absent_metrics: dict[str, str] = {}
 
     def run(self, resumed_step: int | None) -> Outcome:
         """Measure the bare backbone, train, then evaluate and export the best checkpoint."""
@@ -141,7 +142,7 @@ class _Session:
         finally:
             self.plan.method.detach()
 
-    def _measure_bare(self) -> list[Scored]:
+    def _measure_bare(self) -> list[Prediction]:
         """What the backbone does without the method: the loss, and text if it is wanted."""
         self._say(f"measuring the bare {self.backbone.name} on {self.device}, {self.backbone.dtype}")
         bare = NoAdaptation().attach(self.backbone)
@@ -149,7 +150,7 @@ class _Session:
         if not self.plan.evaluation.compare_bare:
             return []
         outputs = self._decode(bare)
-        self.ledger.note_scores(self.material.decoded_split, outputs, suffix="_before")
+        self._note_scores(outputs, suffix="_before")
         return outputs
 
     def _log_start(self, resumed_step: int | None) -> None:
@@ -218,7 +219,7 @@ class _Session:
             callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta, check_finite=False))
         return [*callbacks, self.checkpoints]
 
-    def _evaluate_best(self) -> list[Scored]:
+    def _evaluate_best(self) -> list[Prediction]:
         """Test the checkpoint with the least validation loss, and export it."""
         plan = self.plan
         self._say(f"decoding with the best checkpoint, of step {self.checkpoints.best_step}")
@@ -226,7 +227,7 @@ class _Session:
         plan.method.eval()
         self.ledger.note_loss("val/loss", self.checkpoints.best_loss)
         adapted = self._decode(plan.method)
-        self.ledger.note_scores(self.material.decoded_split, adapted)
+        self._note_scores(adapted)
         export_bundle(
             self.folder.bundle,
             backbone=self.backbone,
@@ -240,11 +241,19 @@ class _Session:
             export_merged(self.folder.model, backbone=self.backbone, method=plan.method)
         return adapted
 
+    def _note_scores(self, outputs: list[Prediction], suffix: str = "") -> None:
+        """Score outputs, and say once which metrics the record will lack."""
+        absent = self.ledger.note_scores(self.material.decoded_split, outputs, suffix)
+        for name, reason in absent.items():
+            if name not in self.absent_metrics:
+                self._say(f"no {name}: {reason}")
+        self.absent_metrics.update(absent)
+
     def _say(self, what: str) -> None:
         if self.shows_progress:
             self.console.print(what, highlight=False)
 
-    def _decode(self, method: Method) -> list[Scored]:
+    def _decode(self, method: Method) -> list[Prediction]:
         return decode(
             self.backbone,
             method,

@@ -3,12 +3,12 @@
 import torch
 
 from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Status, write_record
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Split
-from ptl_prefix.evaluation.evaluate import score
-from ptl_prefix.evaluation.metric import Scored
+from ptl_prefix.evaluation.scoring import score
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.meter import Meter, peak_memory_bytes
 from ptl_prefix.training.plan import Plan
@@ -42,12 +42,17 @@ class Ledger:
         """Keep a loss in nats per target token."""
         self.metrics[name], self._metric_info[name] = nats, LOSS_INFO
 
-    def note_scores(self, split: Split, outputs: list[Scored], suffix: str = "") -> None:
-        """Score outputs by the task's metrics, and keep the numbers as `test/<metric>` or `val/<metric>`."""
-        values, info = score(outputs, self._plan.task.metrics)
-        for name, value in values.items():
+    def note_scores(self, split: Split, outputs: list[Prediction], suffix: str = "") -> dict[str, str]:
+        """Score outputs by the task's metrics, and keep the numbers as `test/<metric>` or `val/<metric>`.
+
+        Returns:
+            The metrics that there is no number of, and why.
+        """
+        scores = score(outputs, self._plan.task.metrics)
+        for name, value in scores.values.items():
             key = f"{_PREFIXES[split]}/{name}{suffix}"
-            self.metrics[key], self._metric_info[key] = value, info[name]
+            self.metrics[key], self._metric_info[key] = value, scores.infos[name]
+        return scores.absent
 
     def note_parameters(self, backbone: Backbone) -> None:
         """Count parameters, once the method is attached."""

@@ -5,11 +5,11 @@ import pytest
 from tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.evaluation import evaluate
 from ptl_prefix.evaluation.evaluate import EvaluationSettings, decode
-from ptl_prefix.evaluation.metric import Scored
 from ptl_prefix.methods.method import Method, NoAdaptation
 
 SOURCES = [
@@ -20,7 +20,13 @@ SOURCES = [
     "kind : bar | city : Prague",
 ]
 ROWS: list[Mapping[str, Any]] = [
-    {"source": source, "targets": ["one", "two"], "example_id": f"test-{index}", "values": [source.split()[-1]]}
+    {
+        "source": source,
+        "targets": ["one", "two"],
+        "example_id": f"test-{index}",
+        "values": [source.split()[-1]],
+        "group": "seen",
+    }
     for index, source in enumerate(SOURCES)
 ]
 
@@ -35,7 +41,9 @@ class Written:
     def texts(self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None) -> list[str]:
         return [output.hypothesis for output in self.outputs(rows, batch_size, method)]
 
-    def outputs(self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None) -> list[Scored]:
+    def outputs(
+        self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None
+    ) -> list[Prediction]:
         return decode(
             self.backbone,
             method or self.plan.method,
@@ -66,9 +74,9 @@ def test_outputs_come_in_the_order_of_the_rows_with_what_they_are_measured_again
     outputs = written.outputs(ROWS, batch_size=2)
 
     assert [output.source for output in outputs] == SOURCES
-    assert [output.example_id for output in outputs] == [f"test-{index}" for index in range(5)]
+    assert [output.id for output in outputs] == [f"test-{index}" for index in range(5)]
     assert all(output.references == ("one", "two") for output in outputs)
-    assert outputs[0].values == ("Eagle",)
+    assert (outputs[0].values, outputs[0].group) == (("Eagle",), "seen")
 
 
 def test_the_method_matters_and_the_bare_backbone_comes_back(written: Written) -> None:

@@ -15,7 +15,8 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.data.tasks.text_pairs import TextPairs
 from ptl_prefix.errors import NonFiniteLossError
-from ptl_prefix.evaluation.evaluate import decode, score
+from ptl_prefix.evaluation.evaluate import decode
+from ptl_prefix.evaluation.scoring import score
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.training.export import export_bundle, load_trained_state
 from ptl_prefix.training.fit import Outcome, train
@@ -156,7 +157,7 @@ def test_metrics_of_the_record_come_back_when_the_bundle_is_evaluated(tiny_runs:
     )
 
     assert outputs == outcome.adapted
-    values, _ = score(outputs, fresh.task.metrics)
+    values = score(outputs, fresh.task.metrics).values
     assert {f"test/{name}": value for name, value in values.items()}.items() <= outcome.record.metrics.items()
     assert mean_loss(material.backbone, adaptation.method, material.validation) == pytest.approx(
         outcome.record.metrics["val/loss"], rel=1e-5

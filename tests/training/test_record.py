@@ -7,9 +7,9 @@ import pytest
 from tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.event_log import EventLog, read_events
+from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Status, read_record
-from ptl_prefix.evaluation.metric import Scored
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.record import Ledger
@@ -35,8 +35,8 @@ def ledger_of(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream, **cou
 
 
 OUTPUTS = [
-    Scored(example_id="0", source="", references=("a b", "c"), hypothesis=" a  b ", values=("a", "z")),
-    Scored(example_id="1", source="", references=("d",), hypothesis="e", values=("e", "e")),
+    Prediction(id="0", source="", references=("a b", "c"), hypothesis=" a  b ", values=("a", "z")),
+    Prediction(id="1", source="", references=("d",), hypothesis="e", values=("e", "e")),
 ]
 
 

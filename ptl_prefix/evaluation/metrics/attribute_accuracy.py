@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
-from ptl_prefix.evaluation.metric import Metric, Scored
+from ptl_prefix.evaluation.metric import Metric, Statistics, UnfitDataError
 
 
 class AttributeAccuracy(Metric):
@@ -11,15 +14,24 @@ class AttributeAccuracy(Metric):
 
     info = MetricInfo(scale="0-1", direction="maximize", version="1", library="ptl_prefix")
 
-    def score(self, outputs: Sequence[Scored]) -> float:
-        """Values mentioned, over all values of all outputs.
+    def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
+        """Values mentioned, and values.
 
         Raises:
-            ValueError: When no output has a value to look for.
+            UnfitDataError: When no prediction has a value to look for.
         """
-        wanted = sum(len(output.values) for output in outputs)
-        if not wanted:
-            raise ValueError(
-                "`attribute_accuracy` needs a task that names each example's values, but this one names none."
+        if not any(prediction.values for prediction in predictions):
+            raise UnfitDataError(
+                "attribute_accuracy needs `values`, what each output should mention, but no prediction has any."
             )
-        return sum(value in output.hypothesis for output in outputs for value in output.values) / wanted
+        return np.array(
+            [
+                (sum(value in prediction.hypothesis for value in prediction.values), len(prediction.values))
+                for prediction in predictions
+            ],
+            dtype=np.float64,
+        )
+
+    def value(self, total: Statistics) -> float:
+        """Values mentioned, over all values; a resample without any counts as nothing mentioned."""
+        return float(total[0] / total[1]) if total[1] else 0.0

@@ -1,0 +1,90 @@
+"""NIST as the E2E challenge has it: n-grams count as much as they tell; mteval-v13a's tokens in lower case.
+
+Doddington, HLT 2002, as mteval-v13a.pl computes it: n-grams of all references count, and lengths are compared with the
+references' mean over the whole set. Nltk's `corpus_nist` takes the best reference alone for both: another number.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.evaluation.metric import Metric, Statistics, library
+
+_ORDERS = 5
+_PENALTY_RATE = math.log(2) / math.log(1.5) ** 2  # halves the score of outputs two thirds as long as the references
+
+Ngram = tuple[str, ...]
+
+
+class NIST(Metric):
+    """Information that is matched, in bits per n-gram, summed over lengths of 1 to 5.
+
+    An n-gram's information is that of its last word after the others, counted in all references of the set.
+    """
+
+    info = MetricInfo(
+        scale="bits, 0 and more", direction="maximize", version="1", library=f"ptl_prefix, {library('sacrebleu')}"
+    )
+    rows_depend_on_all = True
+
+    def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
+        """For each n the information matched, then the n-grams written; words written, of references, references, 1."""
+        tokenised: Callable[[str], str] = Tokenizer13a()  # type: ignore[no-untyped-call]
+
+        def words(text: str) -> list[str]:
+            return tokenised(text.lower().rstrip()).split()
+
+        references = [[words(text) for text in prediction.references] for prediction in predictions]
+        information = _information(reference for of_one in references for reference in of_one)
+        rows = []
+        for prediction, of_one in zip(predictions, references, strict=True):
+            hypothesis = words(prediction.hypothesis)
+            length = sum(map(len, of_one))
+            rows.append([*_matched(hypothesis, of_one, information), len(hypothesis), length, len(of_one), 1])
+        return np.array(rows, dtype=np.float64)
+
+    def value(self, total: Statistics) -> float:
+        """The sum over n of information per n-gram, less for what is shorter than the references on average."""
+        matched, written = total[:_ORDERS], total[_ORDERS : 2 * _ORDERS]
+        words, reference_words, num_references, segments = total[2 * _ORDERS :]
+        mean_length = reference_words * segments / num_references
+        if not words or not mean_length:
+            return 0.0
+        shortness = math.log(min(1.0, words / mean_length))
+        per_ngram = np.divide(matched, written, out=np.zeros(_ORDERS), where=written > 0)
+        return float(per_ngram.sum() * math.exp(-_PENALTY_RATE * shortness**2))
+
+
+def _ngrams(words: Sequence[str]) -> Counter[Ngram]:
+    return Counter(
+        tuple(words[start : start + n]) for n in range(1, _ORDERS + 1) for start in range(len(words) - n + 1)
+    )
+
+
+def _information(references: Iterable[Sequence[str]]) -> dict[Ngram, float]:
+    counts: Counter[Ngram] = Counter()
+    num_words = 0
+    for words in references:
+        counts.update(_ngrams(words))
+        num_words += len(words)
+    return {ngram: math.log2((counts[ngram[:-1]] or num_words) / count) for ngram, count in counts.items()}
+
+
+def _matched(
+    hypothesis: Sequence[str], references: Sequence[Sequence[str]], information: dict[Ngram, float]
+) -> list[float]:
+    """For each n the information of n-grams that a reference has as often, then the number of n-grams."""
+    written = _ngrams(hypothesis)
+    most: Counter[Ngram] = Counter()
+    for reference in references:
+        most |= _ngrams(reference)
+    matched, total = [0.0] * _ORDERS, [0.0] * _ORDERS
+    for ngram, count in written.items():
+        total[len(ngram) - 1] += count
+        matched[len(ngram) - 1] += min(count, most[ngram]) * information.get(ngram, 0.0)
+    return [*matched, *total]

@@ -1,0 +1,85 @@
+"""Predictions become numbers: the named metrics of all of them, and of each group by itself.
+
+In: predictions, names of metrics. Out: `Scores`. With groups there is also `<metric>_<group>`, such as
+`multi_bleu_unseen`: what the metric gives for that group alone. A metric that cannot be computed takes none of the
+others with it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.evaluation.bootstrap import interval
+from ptl_prefix.evaluation.metric import Metric, Statistics, UnfitDataError, metric_named
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured.
+
+    Args:
+        values: By metric, or `<metric>_<group>`.
+        infos: What each of them means.
+        intervals: Their 95% intervals; empty where none were asked for.
+        missing: The metrics that this machine cannot compute, and why.
+        unfit: Those that these predictions are not made for, and why.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    infos: dict[str, MetricInfo] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """All metrics that there is no number of, and why."""
+        return {**self.missing, **self.unfit}
+
+
+def score(predictions: Sequence[Prediction], names: Sequence[str], *, resamples: int = 0, seed: int = 0) -> Scores:
+    """Measure predictions; there is at least one.
+
+    Args:
+        predictions: What was written, beside its references.
+        names: Of metrics.
+        resamples: Draws for the intervals; 0 gives none.
+        seed: Of those draws.
+
+    Raises:
+        ValueError: A name is of no metric.
+    """
+    scores = Scores()
+    for name, metric in [(name, metric_named(name)) for name in names]:
+        if metric.lacks is not None:
+            scores.missing[name] = metric.lacks
+            continue
+        try:
+            _measure(scores, name, metric, predictions, resamples=resamples, seed=seed)
+        except UnfitDataError as error:
+            scores.unfit[name] = str(error)
+    return scores
+
+
+def _measure(
+    scores: Scores, name: str, metric: Metric, predictions: Sequence[Prediction], *, resamples: int, seed: int
+) -> None:
+    for suffix, rows in _rows_by_group(metric, predictions):
+        key = f"{name}{suffix}"
+        scores.values[key] = metric.value(rows.sum(axis=0))
+        scores.infos[key] = metric.info
+        if resamples:
+            scores.intervals[key] = interval(rows, metric.value, resamples=resamples, seed=seed)
+
+
+def _rows_by_group(metric: Metric, predictions: Sequence[Prediction]) -> Iterator[tuple[str, Statistics]]:
+    """The rows of all predictions, then of each group, with what ends its name."""
+    rows = metric.statistics(predictions)
+    yield "", rows
+    for group in sorted({prediction.group for prediction in predictions} - {""}):
+        places = [place for place, prediction in enumerate(predictions) if prediction.group == group]
+        if metric.rows_depend_on_all:
+            yield f"_{group}", metric.statistics([predictions[place] for place in places])
+        else:
+            yield f"_{group}", rows[places]

@@ -1,0 +1,39 @@
+"""Predictions made here: a few, or many at random from a small vocabulary, so that n-grams match now and then."""
+
+import random
+
+from ptl_prefix.artifacts.predictions import Prediction
+
+WORDS = (
+    "the a pub restaurant near river The Eagle in city centre serves £20 family-friendly isn't 3.5 , cheap food and it"
+).split()
+
+
+def prediction(hypothesis: str, *references: str, **more: object) -> Prediction:
+    """One of which only the texts matter."""
+    return Prediction(**{"id": "0", "source": "s", "references": references, "hypothesis": hypothesis, **more})  # type: ignore[arg-type]
+
+
+def random_predictions(count: int, *, seed: int = 0, num_references: tuple[int, int] = (1, 4)) -> list[Prediction]:
+    """Hypotheses that are their first reference with some words changed, of several lengths, one of them empty."""
+    rng = random.Random(seed)
+
+    def sentence(length: int) -> list[str]:
+        return [rng.choice(WORDS) for _ in range(length)]
+
+    made = []
+    for number in range(count):
+        references = [sentence(rng.randint(4, 14)) for _ in range(rng.randint(*num_references))]
+        hypothesis = [word if rng.random() < 0.7 else rng.choice(WORDS) for word in references[0]]
+        texts = [" ".join(words) + "." for words in references]
+        made.append(
+            Prediction(
+                id=str(number),
+                source=f"name : {number}",
+                references=tuple(texts),
+                hypothesis="" if number == count // 2 else " ".join(hypothesis[rng.randint(0, 2) :]) + ".",
+                values=(hypothesis[0], "absent"),
+                group=rng.choice(["seen", "unseen"]),
+            )
+        )
+    return made
