@@ -73,9 +73,9 @@ def _after_prompt(backbone: Backbone, inputs: ModelInputs) -> Logits:
 
     def logits(ids: Tensor) -> Tensor:
         (num_labels, width), batch = ids.shape, inputs.num_rows
-        first = prompt.logits[:, -1:].repeat_interleave(num_labels, 0)
+        first: Tensor = prompt.logits[:, -1:].repeat_interleave(num_labels, 0)
         if width == 1:
-            return first.unflatten(0, (batch, num_labels))
+            return _by_prompt(first, batch)
         steps = torch.arange(1, width, device=ids.device)
         text = torch.ones(batch * num_labels, width - 1, dtype=torch.long, device=ids.device)
         rest = model(
@@ -85,12 +85,17 @@ def _after_prompt(backbone: Backbone, inputs: ModelInputs) -> Logits:
             past_key_values=_repeated(prompt.past_key_values, num_labels),
             use_cache=True,
         ).logits
-        return torch.cat([first, rest], dim=1).unflatten(0, (batch, num_labels))
+        return _by_prompt(torch.cat([first, rest], dim=1), batch)
 
     return logits
 
 
-def _repeated(cache: DynamicCache, times: int) -> DynamicCache:
+def _by_prompt(logits: Tensor, batch: int) -> Tensor:
+    """(batch * labels, text, vocabulary) as (batch, labels, text, vocabulary)."""
+    return logits.view(batch, -1, *logits.shape[1:])
+
+
+def _repeated(cache: Any, times: int) -> DynamicCache:
     """A cache with each row several times over; the one that is given is not written to."""
     repeated = DynamicCache()
     for index, layer in enumerate(cache.layers):
@@ -115,6 +120,6 @@ def _after_source(backbone: Backbone, inputs: ModelInputs) -> Logits:
             decoder_input_ids=written,
             use_cache=False,
         ).logits
-        return output[:, start.shape[1] - 1 :].unflatten(0, (batch, num_labels))
+        return _by_prompt(output[:, start.shape[1] - 1 :], batch)
 
     return logits
