@@ -13,7 +13,7 @@ import yaml
 
 from ptl_prefix import settings
 
-CATALOGS = {"tasks": "task", "backbones": "backbone", "methods": "method"}
+CATALOGS = {"tasks": "task", "backbones": "backbone", "methods": "method", "experiments": "experiment"}
 """The verbs that list the choices of one group."""
 
 

@@ -21,6 +21,8 @@ _FLAGS = (
     ("--hydra-help", "Hydra's own help"),
     ("--", "what follows is an argument, even with an equal sign in it"),
 )
+_MOST_SHOWN = 20
+"""Choices of a group that the help names."""
 
 
 def write_verb_help(verb: Verb, formatter: click.HelpFormatter) -> None:
@@ -44,7 +46,12 @@ def _groups(verb: Verb) -> tuple[tuple[str, str], ...]:
 
 
 def _others(group: str) -> str:
-    return " | ".join(choice.name for choice in catalog.choices(group)) or "none yet"
+    """The choices, or the verb that lists them where they would fill the screen."""
+    names = [choice.name for choice in catalog.choices(group)]
+    lister = next((verb for verb, listed in catalog.CATALOGS.items() if listed == group), None)
+    if lister is not None and len(names) > _MOST_SHOWN:
+        return f"{len(names)} of them: ptl-prefix {lister}"
+    return " | ".join(names) or "none yet"
 
 
 def _root_settings(verb: Verb) -> tuple[tuple[str, str], ...]:
