@@ -33,7 +33,7 @@ def mistakes_of(
     """
     nodes = {key: value for key, value in config.items() if _is_node(value)}
     mistakes = [
-        f"`{group}` must be one of {_names(group)}, but is {_spoken(config.get(group))}."
+        f"`{group}` must be one of {catalog.offered(group)}, but is {_spoken(config.get(group))}."
         for group, choice in groups.items()
         if choice is not None and group not in nodes and group not in doubtful
     ]
@@ -52,10 +52,6 @@ def _cross_mistakes(verb: Verb, config: Mapping[str, Any], sound: Collection[str
 
 def _is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
-
-
-def _names(group: str) -> str:
-    return ", ".join(choice.name for choice in catalog.choices(group)) or "none yet"
 
 
 def _spoken(value: Any) -> str:

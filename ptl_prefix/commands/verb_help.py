@@ -21,8 +21,6 @@ _FLAGS = (
     ("--hydra-help", "Hydra's own help"),
     ("--", "what follows is an argument, even with an equal sign in it"),
 )
-_MOST_SHOWN = 20
-"""Choices of a group that the help names."""
 
 
 def write_verb_help(verb: Verb, formatter: click.HelpFormatter) -> None:
@@ -41,17 +39,9 @@ def _section(formatter: click.HelpFormatter, title: str, rows: tuple[tuple[str, 
 
 def _groups(verb: Verb) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (f"{group}={choice or 'null'}", _others(group)) for group, choice in catalog.groups_of(verb.name).items()
+        (f"{group}={choice or 'null'}", catalog.offered(group, separator=" | "))
+        for group, choice in catalog.groups_of(verb.name).items()
     )
-
-
-def _others(group: str) -> str:
-    """The choices, or the verb that lists them where they would fill the screen."""
-    names = [choice.name for choice in catalog.choices(group)]
-    lister = next((verb for verb, listed in catalog.CATALOGS.items() if listed == group), None)
-    if lister is not None and len(names) > _MOST_SHOWN:
-        return f"{len(names)} of them: ptl-prefix {lister}"
-    return " | ".join(names) or "none yet"
 
 
 def _root_settings(verb: Verb) -> tuple[tuple[str, str], ...]:
