@@ -165,3 +165,23 @@ def test_it_trains_a_step_and_decodes(path: Path, places: Mapping[str, Path], tm
     assert record.metrics["val/loss"] > 0
     assert any(name.startswith("test/") for name in record.metrics)
     assert read_bundle(folder.bundle).manifest.task == record.task
+
+
+def test_several_are_run_by_one_command(places: Mapping[str, Path], tmp_path: Path) -> None:
+    prefix, lora = (path for path in EXPERIMENTS if path.stem in ("e2e_gpt2_medium_lora", "e2e_gpt2_medium_prefix"))
+    others = tiny(prefix, places)[1:]
+
+    result = CliRunner().invoke(
+        cli,
+        [
+            "train",
+            "-m",
+            f"experiment={prefix.stem},{lora.stem}",
+            *others,
+            "dry_run=true",
+            f"hydra.sweep.dir={tmp_path}",
+        ],
+    )
+
+    assert result.exit_code == 0, result.output
+    assert re.findall(r"^  name: (prefix_tuning|lora)$", result.output, re.MULTILINE) == ["lora", "prefix_tuning"]

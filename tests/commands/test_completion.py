@@ -82,7 +82,7 @@ def test_each_script_is_correct_in_its_shell(shell: str, tmp_path: Path) -> None
     ("line", "current", "replies"),
     [
         ("ptl-prefix tra", "tra", "train"),
-        ("ptl-prefix train generation=", "", "beam\ngreedy"),
+        ("ptl-prefix train generation=", "", "beam\ngreedy\nxsum"),
         ("ptl-prefix train method=pre", "pre", "prefix_tuning"),
         ("ptl-prefix train generation=b", "b", "beam"),
     ],
