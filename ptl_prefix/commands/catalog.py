@@ -13,8 +13,11 @@ import yaml
 
 from ptl_prefix import settings
 
-CATALOGS = {"tasks": "task", "backbones": "backbone", "methods": "method"}
+CATALOGS = {"tasks": "task", "backbones": "backbone", "methods": "method", "experiments": "experiment"}
 """The verbs that list the choices of one group."""
+
+_MOST_NAMED = 20
+"""More choices than these are a wall of words in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ def choices(group: str, config_dir: str | None = None) -> list[Choice]:
     """The choices of a group in alphabetical order; empty when there is no such group."""
     files = {path.stem: path for folder in _folders(config_dir) for path in (folder / group).glob("*.yaml")}
     return [Choice(name, _first_comment(path)) for name, path in sorted(files.items())]
+
+
+def offered(group: str, config_dir: str | None = None, *, separator: str = ", ") -> str:
+    """What a group may be, as part of a sentence: the names, or the verb that lists them when they are many."""
+    names = [choice.name for choice in choices(group, config_dir)]
+    verb = next((verb for verb, listed in CATALOGS.items() if listed == group), None)
+    if verb is not None and len(names) > _MOST_NAMED:
+        return f"the {len(names)} that `ptl-prefix {verb}` lists"
+    return separator.join(names) or "none yet"
 
 
 def groups_of(config_name: str, config_dir: str | None = None) -> dict[str, str | None]:

@@ -34,7 +34,7 @@ def mistakes_of(
     """
     nodes = {key: value for key, value in config.items() if is_node(value)}
     mistakes = [
-        f"`{group}` must be one of {_names(group)}, but is {_spoken(config.get(group))}."
+        f"`{group}` must be one of {catalog.offered(group)}, but is {_spoken(config.get(group))}."
         for group, choice in groups.items()
         if choice is not None and group not in nodes and group not in doubtful
     ]
@@ -49,10 +49,6 @@ def _cross_mistakes(verb: Verb, config: Mapping[str, Any], sound: Collection[str
     """What the verb's own body finds in the nodes that are `sound` by themselves, side by side."""
     check = getattr(importlib.import_module(verb.module), "cross_mistakes", None)
     return [] if check is None else list(check(config, sound))
-
-
-def _names(group: str) -> str:
-    return ", ".join(choice.name for choice in catalog.choices(group)) or "none yet"
 
 
 def _spoken(value: Any) -> str:

@@ -23,6 +23,7 @@ Examples:
   ptl-prefix train method.prefix_length=20 seed=1   with other settings
   ptl-prefix train --help                           settings, groups and more examples
   ptl-prefix methods                                what `method=` may be
+  ptl-prefix experiments                            published runs, with their settings
 """
 
 

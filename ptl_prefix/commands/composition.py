@@ -20,13 +20,15 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from ptl_prefix import settings
 from ptl_prefix.commands import catalog
 from ptl_prefix.commands.checks import folder_mistakes, folder_names, mistakes_of
-from ptl_prefix.commands.diagnosis import arguments_of_target, explain, parsed_override
+from ptl_prefix.commands.diagnosis import arguments_of_target, explain, has_key, parsed_override
 from ptl_prefix.commands.resolvers import register_resolvers
 from ptl_prefix.commands.verbs import Verb
 from ptl_prefix.commands.words import HydraFlags, quoted
 from ptl_prefix.errors import ConfigError
 
 VERSION_BASE = "1.3"
+_EXPERIMENT = "experiment"
+"""The group whose choice decides what is in every other."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,10 @@ def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | 
     if mistakes:
         raise ConfigError(list(mistakes))
     composed, plain = results[0]
+    added = composed.added | (_absent_before_the_sweep(verb, overrides, flags) if flags.multirun else set())
     resumed = verb.folder_key and plain.values[verb.folder_key]
     folder = resumed or OmegaConf.select(composed.config, "hydra.run.dir")
-    return Checked(plain.values, _with_additions(overrides, composed.added), Path(folder))
+    return Checked(plain.values, _with_additions(overrides, added), Path(folder))
 
 
 def check_overrides(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
@@ -110,13 +113,29 @@ def _hydra_at_conf_dir() -> initialize_config_dir:
     return initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE)
 
 
+def _absent_before_the_sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> set[str]:
+    """Keys that a config has only by a choice that is swept over, such as one of several experiments.
+
+    Hydra first composes what the jobs have in common, without that choice, and would refuse them there.
+    """
+    parsed = {override: parsed_override(override) for override in overrides}
+    common = [text for text, read in parsed.items() if read and not read.is_sweep_override() and text[0] not in "+~"]
+    chosen = tuple(text for text in common if "." not in _key(text))
+    with _hydra_at_conf_dir():
+        start, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *chosen))
+    return set() if start is None else {_key(text) for text in common if not has_key(start, _key(text))}
+
+
+def _own_configs(config_dir: str | None) -> tuple[str, ...]:
+    """What makes Hydra look into the user's own folder of configs, too."""
+    return () if config_dir is None else (f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]",)
+
+
 def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | None) -> _Composed:
     """Compose with all overrides; if that fails, with one more at a time, to learn which of them are refused."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError([f"--config-dir must be a folder, but there is none at '{config_dir}'."])
-    own_configs = (
-        () if config_dir is None else (f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]",)
-    )
+    own_configs = _own_configs(config_dir)
     config, error = _attempt(config_name, (*own_configs, *overrides))
     if config is not None:
         return _Composed(config)
@@ -138,7 +157,7 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
             added |= {key}
         if config is not None or str(error) == str(error_before):
             kept, before, error_before = (*kept, accepted), config, error
-        elif key.split(".")[0] not in doubtful:
+        elif not doubtful & {key.split(".")[0], _EXPERIMENT}:
             assert error is not None
             mistakes.append(explain(override, error, before, config_dir))
             doubtful |= {key} & set(groups)

@@ -83,7 +83,7 @@ def _about_choice(group: str, value: Any, config_dir: str | None) -> str:
     likely = difflib.get_close_matches(str(value), names, n=1)
     way_out = f"; did you mean {likely[0]}?" if likely else "."
     fact = "null" if value is None else f"'{value}'"
-    return f"`{group}` must be one of {', '.join(names) or 'none yet'}, but is {fact}{way_out}"
+    return f"`{group}` must be one of {catalog.offered(group, config_dir)}, but is {fact}{way_out}"
 
 
 def _about_key(key: str, config: DictConfig, config_dir: str | None) -> str:

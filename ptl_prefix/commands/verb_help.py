@@ -39,12 +39,9 @@ def _section(formatter: click.HelpFormatter, title: str, rows: tuple[tuple[str, 
 
 def _groups(verb: Verb) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (f"{group}={choice or 'null'}", _others(group)) for group, choice in catalog.groups_of(verb.name).items()
+        (f"{group}={choice or 'null'}", catalog.offered(group, separator=" | "))
+        for group, choice in catalog.groups_of(verb.name).items()
     )
-
-
-def _others(group: str) -> str:
-    return " | ".join(choice.name for choice in catalog.choices(group)) or "none yet"
 
 
 def _root_settings(verb: Verb) -> tuple[tuple[str, str], ...]:

@@ -178,6 +178,7 @@ VERBS = {
                 ("ptl-prefix train method.prefix_length=20 trainer.max_steps=1000", "settings of two groups"),
                 ("ptl-prefix train backbone=local backbone.path=models/mine", "a backbone from a folder"),
                 ("ptl-prefix train -m optimizer.lr=1e-3,3e-3 seed=0,1,2", "six runs, one after another"),
+                ("ptl-prefix train experiment=e2e_gpt2_medium_prefix", "a published run, see ptl-prefix experiments"),
                 ("ptl-prefix train resume=<run folder>", "go on with a run that was stopped"),
                 ("ptl-prefix train --cfg job", "print the composed config and stop"),
             ),

@@ -14,6 +14,17 @@ def test_what_speaks_to_hydra_is_no_summary(small_conf: Path) -> None:
     assert catalog.choices("experiment") == [catalog.Choice("few", "Few letters.")]
 
 
+def test_a_sentence_names_few_choices_and_the_verb_that_lists_many(small_conf: Path) -> None:
+    assert catalog.offered("task") == "digits, letters"
+    assert catalog.offered("backbone", separator=" | ") == "local"
+    assert catalog.offered("experiment") == "none yet"
+
+    for number in range(21):
+        (small_conf / f"task/letters_{number}.yaml").write_text("# Letters.\n")
+
+    assert catalog.offered("task") == "the 23 that `ptl-prefix tasks` lists"
+
+
 def test_the_groups_of_a_primary_config_come_in_its_order_with_its_choices(small_conf: Path) -> None:
     assert catalog.groups_of("train") == {
         "task": "letters",

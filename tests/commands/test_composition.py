@@ -199,3 +199,21 @@ def test_a_folder_of_ones_own_configs_adds_choices(verb: Verb, tmp_path: Path) -
     assert checked.config["task"]["name"] == "mine"
     assert "own" in mistake(verb, "task=onw", flags=flags)
     assert "must be a folder" in mistake(verb, flags=HydraFlags((("--config-dir", "nowhere"),)))
+
+
+def test_nothing_is_said_of_keys_that_a_refused_experiment_would_have(small_conf: Path, verb: Verb) -> None:
+    assert mistake(verb, "experiment=fw", "task.only_there=1") == "`experiment` must be one of none yet, but is 'fw'."
+
+
+def test_a_key_that_only_the_swept_choices_have_can_be_set_for_all(small_conf: Path, verb: Verb) -> None:
+    (small_conf / "task/letters.yaml").write_text("# None.\n_target_: ptl_prefix.stand_ins.Letters\nname: letters\n")
+    for name in ("few", "many"):
+        (small_conf / f"experiment/{name}.yaml").write_text(
+            f"# @package _global_\n# {name}.\ndefaults:\n  - override /task: digits\n"
+        )
+    given = ["backbone.path=b", "task.count=3", "experiment=few,many", "seed=0,1"]
+
+    checked = compose_and_check(verb, given, SWEEP)
+
+    assert checked.overrides == ("backbone.path=b", "++task.count=3", "experiment=few,many", "seed=0,1")
+    assert checked.config["task"]["count"] == 3
