@@ -35,9 +35,9 @@ from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.data.task import Task
 from ptl_prefix.data.tasks.e2e_nlg import E2ENLG
 from ptl_prefix.data.tasks.table_to_text import TableToText
+from ptl_prefix.evaluation.loss import mean_loss, target_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
-from ptl_prefix.training.loss import mean_loss, target_loss
 from ptl_prefix.training.optimization import Optimization
 
 _WARMUP_SHARE, _MOST_WARMUP_STEPS = 0.1, 50

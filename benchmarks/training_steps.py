@@ -15,9 +15,9 @@ from benchmarks.peft_prefix import PeftPrefix
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
-from ptl_prefix.training.loss import target_loss
 
 Step = Callable[[], None]
 

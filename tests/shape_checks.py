@@ -15,7 +15,7 @@ random.getrandbits = _draw
 CHECKED_ROOMS = (
     "ptl_prefix.backbones",
     "ptl_prefix.methods",
-    "ptl_prefix.training.loss",
+    "ptl_prefix.evaluation.loss",
     "ptl_prefix.data.collation",
     "ptl_prefix.evaluation.inspection",
     "ptl_prefix.evaluation.nearest_words",

@@ -11,8 +11,8 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded, prompt_batch
 from ptl_prefix.data.collation import EncodedRow, collate_training
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import Method
-from ptl_prefix.training.loss import target_loss
 
 EQUAL: Mapping[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 """When two ways of computing the same logits in float32 agree."""

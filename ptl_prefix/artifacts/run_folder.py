@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def evaluation(self) -> Path:
+        """What was decoded, a folder for each way; see `evaluation_record.py`."""
+        return self.path / "evaluation"
+
+    @property
     def lock(self) -> Path:
         """An empty file, locked by the process that is at work in the folder."""
         return self.path / ".lock"

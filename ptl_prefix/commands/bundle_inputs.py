@@ -1,5 +1,6 @@
 """What the verbs that put a bundle to work have in common: which folder, which backbone, which sources."""
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.commands.verbs import DecodingChanges
 from ptl_prefix.errors import DataError
 
 
@@ -25,6 +27,12 @@ def backbone_of(manifest: Manifest, config: dict[str, Any]) -> Backbone:
         dtype=config["dtype"] or manifest.dtype,
         device=config["device"],
     )
+
+
+def decoding_changes(config: dict[str, Any]) -> dict[str, Any]:
+    """What a verb's config changes in a bundle's own decoding, by the names of `Decoding`."""
+    names = [field.name for field in dataclasses.fields(DecodingChanges)]
+    return {name: config[name] for name in names if config[name] is not None}
 
 
 def source_lines(source_file: str | None) -> Iterator[str]:

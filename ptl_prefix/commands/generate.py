@@ -7,21 +7,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
-from ptl_prefix.commands.bundle_inputs import backbone_of, bundle_folder, source_lines
+from ptl_prefix.commands.bundle_inputs import backbone_of, bundle_folder, decoding_changes, source_lines
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
-
-_DECODING = [
-    "max_new_tokens",
-    "min_new_tokens",
-    "num_beams",
-    "length_penalty",
-    "no_repeat_ngram_size",
-    "do_sample",
-    "temperature",
-    "top_p",
-    "seed",
-]
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -39,7 +27,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if not sources:
         raise ConfigError(["`generate` needs a source, as an argument or by input=<file>, but got none."])
     adaptation = restore(backbone_of(bundle.manifest, config), bundle)
-    changes = {name: config[name] for name in _DECODING if config[name] is not None}
+    changes = decoding_changes(config)
     with _opened(config["output"]) as out:
         for start in range(0, len(sources), config["batch_size"]):
             try:

@@ -21,11 +21,11 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
     console.print(_metrics_table(outcome))
     console.print(_cost_table(outcome))
     for index, adapted in enumerate(outcome.adapted[:_NUM_EXAMPLES]):
-        console.print(_row("source", adapted.source, "bold"))
+        console.print(example_row("source", adapted.source, "bold"))
         if outcome.bare:
-            console.print(_row("bare", outcome.bare[index].hypothesis, "dim"))
-        console.print(_row("adapted", adapted.hypothesis, "green"))
-        console.print(_row("reference", adapted.references[0], ""))
+            console.print(example_row("bare", outcome.bare[index].hypothesis, "dim"))
+        console.print(example_row("adapted", adapted.hypothesis, "green"))
+        console.print(example_row("reference", adapted.references[0], ""))
         console.print()
     console.print(Text(f"run:    {folder.path}"), soft_wrap=True)
     console.print(Text(f"bundle: {folder.bundle}"), soft_wrap=True)
@@ -61,7 +61,7 @@ def _metrics_table(outcome: Outcome) -> Table:
     table = Table(
         title=f"{record.method} on {record.backbone}, {record.task}, seed {record.seed}",
         title_justify="left",
-        caption=f"text metrics: {len(outcome.adapted)} inputs",
+        caption=_caption(len(outcome.adapted), outcome.num_in_split),
         caption_justify="left",
     )
     for heading in ("metric", "before", "after", "", "scale"):
@@ -75,6 +75,12 @@ def _metrics_table(outcome: Outcome) -> Table:
             better = "lower is better" if info.direction == "minimize" else "higher is better"
             table.add_row(name, "" if before is None else f"{before:.4f}", f"{value:.4f}", better, info.scale)
     return table
+
+
+def _caption(num_decoded: int, num_in_split: int) -> str:
+    if num_decoded == num_in_split:
+        return f"text metrics: all {num_in_split} inputs of the split"
+    return f"text metrics: {num_decoded} of the split's {num_in_split} inputs; all: evaluation.num_examples=null"
 
 
 def _cost_table(outcome: Outcome) -> Table:
@@ -95,7 +101,8 @@ def _cost_table(outcome: Outcome) -> Table:
     return table
 
 
-def _row(label: str, text: str, style: str) -> Text:
+def example_row(label: str, text: str, style: str) -> Text:
+    """One line of an example: what it is, and so much of it as can be read."""
     shown = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + " …"
     return Text(f"{label:>10}  ").append(shown or "(nothing)", style=style)
 

@@ -6,6 +6,7 @@ its types and ranges. The body of a verb is `ptl_prefix/commands/<verb>.py`, imp
 nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,26 +40,20 @@ def _input_problems(source_file: str | None) -> list[str]:
     return [f"`input` must be a file or - for standard input, but there is no file at '{source_file}'."]
 
 
+def _run_problems(run: str | None) -> list[str]:
+    if run is None:
+        return []
+    try:
+        RunFolder.open(run)
+    except RunError as error:
+        return [f"`run`: {error}"]
+    return []
+
+
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings:
-    """The keys at the root of `conf/generate.yaml`.
+class DecodingChanges:
+    """Changes to a bundle's own decoding; `None` leaves what it has. See `Decoding`."""
 
-    Args:
-        input: A file with one source per line; `-` is standard input.
-        output: A file for the texts; `None` prints them.
-        backbone_path: Where the backbone is; `None`: where it was when the bundle was made.
-        dtype: What the backbone computes in; `None`: as when the bundle was made.
-        device: Where the backbone is put.
-        batch_size: Sources decoded together.
-        max_new_tokens: This and what follows changes the bundle's own decoding, see `Decoding`; `None` leaves it.
-    """
-
-    input: str | None
-    output: str | None
-    backbone_path: str | None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    batch_size: Annotated[int, Ge(1)]
     max_new_tokens: Annotated[int, Ge(1)] | None
     min_new_tokens: Annotated[int, Ge(0)] | None
     num_beams: Annotated[int, Ge(1)] | None
@@ -69,9 +64,71 @@ class GenerateSettings:
     top_p: Annotated[float, Gt(0), Le(1)] | None
     seed: Annotated[int, Ge(0)] | None
 
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(DecodingChanges):
+    """The keys at the root of `conf/generate.yaml`.
+
+    Args:
+        input: A file with one source per line; `-` is standard input.
+        output: A file for the texts; `None` prints them.
+        backbone_path: Where the backbone is; `None`: where it was when the bundle was made.
+        dtype: What the backbone computes in; `None`: as when the bundle was made.
+        device: Where the backbone is put.
+        batch_size: Sources decoded together.
+    """
+
+    input: str | None
+    output: str | None
+    backbone_path: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    batch_size: Annotated[int, Ge(1)]
+
     def problems(self) -> list[str]:
         """A file of sources that is not there."""
         return _input_problems(self.input)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(DecodingChanges):
+    """The keys at the root of `conf/evaluate.yaml`.
+
+    Args:
+        run: A run folder.
+        bundle: A bundle, in its place.
+        split: What is decoded.
+        num_examples: Inputs, evenly spread over the split; `None` is all.
+        metrics: Names of metrics; `None`: those of the task.
+        resamples: Bootstrap draws for the intervals; 0 gives none.
+        resample_seed: Of those draws.
+        likelihood: Whether the references' likelihood is measured, too.
+        out: The folder to write to.
+        batch_size: Sources decoded together.
+        backbone_path: Where the bundle's backbone is; `None`: where it was when the bundle was made.
+        dtype: What the backbone computes in; `None`: as when the bundle was made, or as the backbone's config says.
+        device: Where the backbone is put.
+    """
+
+    run: str | None
+    bundle: str | None
+    split: Literal["test", "validation", "train"]
+    num_examples: Annotated[int, Ge(1)] | None
+    metrics: Sequence[str] | None
+    resamples: Annotated[int, Ge(0)]
+    resample_seed: Annotated[int, Ge(0)]
+    likelihood: bool
+    out: str | None
+    batch_size: Annotated[int, Ge(1)]
+    backbone_path: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
+    device: Literal["auto", "cpu", "cuda", "mps"]
+
+    def problems(self) -> list[str]:
+        """A run folder that is none, and both of what there may be one of."""
+        if self.run is not None and self.bundle is not None:
+            return ["`run` and `bundle` must not both be given; a run has its own bundle."]
+        return _run_problems(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +149,7 @@ class ExportSettings:
 
     def problems(self) -> list[str]:
         """A run folder that is none."""
-        try:
-            RunFolder.open(self.run)
-        except RunError as error:
-            return [f"`run`: {error}"]
-        return []
+        return _run_problems(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +242,17 @@ VERBS = {
             settings=GenerateSettings,
             arguments="[BUNDLE] [SOURCE]...",
             examples=(("ptl-prefix generate <run folder>/bundle 'name : The Eagle'", "text for one source"),),
+        ),
+        Verb(
+            name="evaluate",
+            summary="Decode a split and score it, by the measures that its papers use.",
+            settings=EvaluateSettings,
+            examples=(
+                ("ptl-prefix evaluate run=<run folder>", "the test split, decoded as the run was configured"),
+                ("ptl-prefix evaluate run=<run folder> num_beams=5 resamples=1000", "by beams, with 95% intervals"),
+                ("ptl-prefix evaluate bundle=<bundle> task=e2e_nlg task.data_dir=<folder>", "a bundle on a task"),
+                ("ptl-prefix evaluate backbone=gpt2 task=table_to_text", "a bare backbone"),
+            ),
         ),
         Verb(
             name="export",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from annotated_types import Ge
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
-from ptl_prefix.data.collation import batch_width, collate_training
+from ptl_prefix.data.collation import EncodedRow, batch_width, collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.settings import settings_from
 
@@ -192,6 +192,15 @@ class EvalBatches:
     def padding_share(self) -> float:
         """The share of padding among all positions."""
         return _padding_share(_text_lengths(self._encoded, self._decoder_start_ids), self._order)
+
+
+def pair_batches(
+    rows: Sequence[EncodedRow], *, batch_size: int, pad_id: int, decoder_start_ids: Sequence[int] | None = None
+) -> Iterator[ModelInputs]:
+    """Some pairs, each once, the longest first; arguments are those of `EvalBatches`."""
+    lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
+    for batch in _longest_first(lengths, batch_size):
+        yield collate_training([rows[index] for index in batch], pad_id, decoder_start_ids)
 
 
 class PromptBatches:

@@ -14,7 +14,7 @@ With `overlong: drop` a pair that would be cut is left out instead. Everything c
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,28 @@ def encode_split(
     if not len(encoded):
         raise DataError(_nothing_left(task, split, encoded.report))
     return encoded
+
+
+def encode_pairs(
+    rows: Sequence[Mapping[str, Any]], prompter: Prompter, *, max_tokens: int | None, taken: int = 0
+) -> list[tuple[EncodedRow, str]]:
+    """Every (source, target) pair of some examples that fits uncut, beside its target's text.
+
+    Args:
+        rows: Examples, as a task gives them.
+        prompter: Turns text into ids.
+        max_tokens: As in `encode_split`.
+        taken: As in `encode_split`.
+    """
+    room = None if max_tokens is None else _Room(max_tokens, taken)
+    settings = BatchSettings(overlong="drop", max_target_tokens=None)
+    pairs = []
+    for index, row in enumerate(rows):
+        for target in row["targets"]:
+            columns = {"source": [row["source"]], "targets": [[target]], "example_id": [row["example_id"]]}
+            encoded, _ = _encode_chunk(columns, index, prompter, room, settings)
+            pairs += [(pair, target) for pair in encoded]
+    return pairs
 
 
 def encode_prompts(sources: Sequence[str], prompter: Prompter, *, max_prompt_tokens: int | None) -> list[list[int]]:

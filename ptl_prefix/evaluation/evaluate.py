@@ -1,22 +1,42 @@
-"""Decode a split, the same way for every method.
+"""Decode a split, score it, and leave a record that is never changed.
 
-In: a backbone, a method and examples. Out: outputs beside their references; `scoring` measures them.
+In: a backbone with a method, and a task's split. Out: a folder named by all that the outputs depend on, with
+`predictions.jsonl` and `metrics.json`. Killed at any moment, the same call goes on from the last whole batch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge
 
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.evaluation_record import (
+    PREDICTIONS_FILE,
+    RECORD_FILE,
+    UNFINISHED_FILE,
+    EvaluationRecord,
+    Question,
+    read_evaluation_record,
+    write_evaluation_record,
+)
+from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.artifacts.predictions import Prediction, read_predictions, write_predictions
+from ptl_prefix.artifacts.unfinished_predictions import UnfinishedPredictions
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.data.batches import PromptBatches
-from ptl_prefix.data.encoding import encode_prompts
+from ptl_prefix.data.task import Split, Task
+from ptl_prefix.evaluation.decode import Rows, decode
+from ptl_prefix.evaluation.likelihood import INFOS, likelihood
+from ptl_prefix.evaluation.scoring import Scores
+from ptl_prefix.evaluation.scoring import score as scores_of
 from ptl_prefix.methods.method import Method
 from ptl_prefix.settings import settings_from
+
+SPLIT_NAMES: Mapping[Split, str] = {"train": "train", "validation": "val", "test": "test"}
+"""What splits are called in metrics' keys."""
 
 
 class EvaluationSettings:
@@ -34,56 +54,195 @@ class EvaluationSettings:
 
     def sample(self, examples: Any) -> list[Mapping[str, Any]]:
         """The rows of a split that are decoded: the same ones in every run."""
-        count = len(examples)
-        kept = count if self.num_examples is None else min(self.num_examples, count)
-        return [examples[index * count // kept] for index in range(kept)]
+        return sample(examples, self.num_examples)
 
 
-def decode(
-    backbone: Backbone,
-    method: Method,
-    rows: Sequence[Mapping[str, Any]],
-    prompter: Prompter,
-    decoding: Decoding,
-    *,
-    batch_size: int,
-    positions_left_free: int,
-) -> list[Prediction]:
-    """What the backbone writes for each row under `method`, in the order of the rows.
+def sample(examples: Any, number: int | None) -> list[Mapping[str, Any]]:
+    """So many rows of a split, evenly spread over it; `None` is all."""
+    count = len(examples)
+    kept = count if number is None else min(number, count)
+    return [examples[index * count // kept] for index in range(kept)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated.
 
     Args:
-        backbone: The frozen model.
-        method: Attached to it, or the bare backbone.
-        rows: Examples, as a task gives them.
-        prompter: Renders sources and decodes ids.
-        decoding: How text is decoded.
-        batch_size: Prompts decoded together.
-        positions_left_free: Positions that no prompt may take, so that every method reads the same prompts.
+        backbone: The model.
+        method: Attached to it; `NoAdaptation` for the bare one.
+        prompter: Renders sources as they were in training.
+        adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
     """
-    room = backbone.room_for_prompt(taken=positions_left_free, max_new_tokens=decoding.max_new_tokens)
-    prompts = encode_prompts([row["source"] for row in rows], prompter, max_prompt_tokens=room)
-    written: dict[int, str] = {}
-    batches = PromptBatches(
-        prompts, batch_size=batch_size, pad_id=backbone.pad_id, decoder_start_ids=prompter.decoder_start_ids
-    )
-    was_training = method.training
-    method.eval()
-    for inputs, indices in batches:
-        conditioned = method.condition(inputs.to(backbone.device))
-        ids = generate(backbone, conditioned, decoding, prompter.stop_ids)
-        written.update(zip(indices, map(prompter.decode, ids), strict=True))
-    backbone.slots.clear()
-    method.train(was_training)
-    return list(_predictions(rows, written))
 
+    backbone: Backbone
+    method: Method
+    prompter: Prompter
+    adaptation: str | None
 
-def _predictions(rows: Sequence[Mapping[str, Any]], written: Mapping[int, str]) -> Iterator[Prediction]:
-    for index, row in enumerate(rows):
-        yield Prediction(
-            id=row["example_id"],
-            source=row["source"],
-            references=tuple(row["targets"]),
-            hypothesis=written[index],
-            values=tuple(row["values"]),
-            group=row["group"],
+    def question(self, task: Task, split: Split, num_examples: int, decoding: Decoding) -> Question:
+        """All that this subject's outputs depend on."""
+        return Question(
+            method=self.method.kind,
+            adaptation=self.adaptation,
+            backbone=self.backbone.name,
+            backbone_weights=self.backbone.identity.weights_fingerprint,
+            dtype=str(self.backbone.dtype).removeprefix("torch."),
+            task=task.name,
+            task_version=task.version,
+            data=task.fingerprint(split),
+            split=split,
+            num_examples=num_examples,
+            decoding=decoding,
+            over_labels=task.label_set is not None,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is measured of the outputs.
+
+    Args:
+        metrics: Names of metrics.
+        resamples: Bootstrap draws for the intervals; 0 gives none.
+        seed: Of those draws.
+        likelihood: Whether the references' likelihood is measured, too.
+    """
+
+    metrics: Sequence[str]
+    resamples: int = 0
+    seed: int = 0
+    likelihood: bool = True
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation leaves behind.
+
+    Args:
+        folder: Where it lies.
+        record: As in `metrics.json`.
+        predictions: As in `predictions.jsonl`.
+        was_there: Whether all of it had been there before.
+    """
+
+    folder: Path
+    record: EvaluationRecord
+    predictions: list[Prediction]
+    was_there: bool = False
+
+
+def evaluate(
+    subject: Subject,
+    task: Task,
+    split: Split,
+    decoding: Decoding,
+    measures: Measures,
+    *,
+    num_examples: int | None,
+    batch_size: int,
+    out: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate, or go on with an evaluation, or find it finished.
+
+    Args:
+        subject: What is evaluated.
+        task: Whose examples.
+        split: Which of them.
+        decoding: How text is decoded.
+        measures: What is measured. A finished record keeps the measures that it was made with.
+        num_examples: Inputs, evenly spread over the split; `None` is all.
+        batch_size: Prompts decoded together.
+        out: Where the evaluation's folder is made.
+        on_progress: Told how many outputs there are, of how many.
+
+    Raises:
+        RunError: Another process is at work on it, or its record cannot be read.
+        DataError: The split, or what an earlier process wrote, cannot be read.
+    """
+    examples = task.examples(split)
+    rows = sample(examples, num_examples)
+    question = subject.question(task, split, len(rows), decoding)
+    folder = out / question.folder_name
+    if (folder / RECORD_FILE).is_file():
+        record = read_evaluation_record(folder / RECORD_FILE)
+        return Evaluation(folder, record, read_predictions(folder / PREDICTIONS_FILE), was_there=True)
+    started = time.monotonic()
+    with UnfinishedPredictions(folder / UNFINISHED_FILE) as unfinished:
+        known = {prediction.id: prediction.hypothesis for prediction in _known(folder, unfinished)}
+        num_done = len(known)
+        on_progress(num_done, len(rows))
+
+        def keep(batch: list[Prediction]) -> None:
+            nonlocal num_done
+            unfinished.add(batch)
+            num_done += len(batch)
+            on_progress(num_done, len(rows))
+
+        predictions = _decoded(subject, task, rows, decoding, batch_size, known, keep)
+        write_predictions(folder / PREDICTIONS_FILE, predictions)
+        seconds = time.monotonic() - started if len(known) < len(rows) else 0.0
+        likelihoods = _likelihood(subject, rows, batch_size) if measures.likelihood else {}
+        scores = scores_of(predictions, measures.metrics, resamples=measures.resamples, seed=measures.seed)
+        record = _record(question, scores, likelihoods, len(examples), seconds)
+        write_evaluation_record(folder / RECORD_FILE, record)
+        unfinished.remove()
+    return Evaluation(folder, record, predictions)
+
+
+def _known(folder: Path, unfinished: UnfinishedPredictions) -> list[Prediction]:
+    """What is there already: everything, from a training's end, or what a killed evaluation had come to."""
+    finished = folder / PREDICTIONS_FILE
+    return read_predictions(finished) if finished.is_file() else unfinished.read()
+
+
+def _record(
+    question: Question, scores: Scores, likelihoods: Mapping[str, float], num_in_split: int, seconds: float
+) -> EvaluationRecord:
+    name = SPLIT_NAMES[question.split]  # type: ignore[index]
+    values, infos = {**likelihoods, **scores.values}, {**INFOS, **scores.infos}
+    return EvaluationRecord(
+        question=question,
+        num_in_split=num_in_split,
+        metrics={f"{name}/{metric}": value for metric, value in values.items()},
+        intervals={f"{name}/{metric}": ends for metric, ends in scores.intervals.items()},
+        metric_info={f"{name}/{metric}": infos[metric] for metric in values},
+        missing=scores.absent,
+        decode_s=seconds,
+        environment=environment(),
+    )
+
+
+def _decoded(
+    subject: Subject,
+    task: Task,
+    rows: Rows,
+    decoding: Decoding,
+    batch_size: int,
+    known: Mapping[str, str],
+    keep: Callable[[list[Prediction]], None],
+) -> list[Prediction]:
+    return decode(
+        subject.backbone,
+        subject.method,
+        rows,
+        subject.prompter,
+        decoding,
+        batch_size=batch_size,
+        positions_left_free=subject.method.position_offset,
+        labels=task.label_set,
+        known=known,
+        on_batch=keep,
+    )
+
+
+def _likelihood(subject: Subject, rows: Rows, batch_size: int) -> dict[str, float]:
+    return likelihood(
+        subject.backbone,
+        subject.method,
+        rows,
+        subject.prompter,
+        batch_size=batch_size,
+        positions_left_free=subject.method.position_offset,
+    )

@@ -16,16 +16,19 @@ from pytorch_lightning.callbacks import EarlyStopping
 from rich.console import Console
 
 from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.bundle import Bundle
+from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.event_log import EventLog, drop_events_after
-from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.predictions import Prediction, write_predictions
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord
-from ptl_prefix.evaluation.evaluate import decode
+from ptl_prefix.evaluation.decode import decode
+from ptl_prefix.evaluation.evaluate import Subject
+from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
-from ptl_prefix.training.loss import mean_loss
 from ptl_prefix.training.material import Material, load_material
 from ptl_prefix.training.meter import Meter, ProgressBar
 from ptl_prefix.training.module import AdaptationModule
@@ -44,12 +47,14 @@ class Outcome:
         record: As in `record.json`.
         bare: Test outputs of the bare backbone; empty if they were not wanted.
         adapted: Test outputs of the best checkpoint, for the same inputs.
+        num_in_split: Inputs that the split has, of which those are a sample.
         signal: The signal that stopped the run, if one did; there are no outputs then.
     """
 
     record: RunRecord
     bare: list[Prediction]
     adapted: list[Prediction]
+    num_in_split: int = 0
     signal: str | None = None
 
 
@@ -82,7 +87,7 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
             session = _Session(plan, folder, events, console, load_material(plan), ledger, meter, signals)
             return session.run(resumed_step)
     except RunStopped as stop:
-        return Outcome(ledger.close("stopped"), [], [], stop.signal_name)
+        return Outcome(ledger.close("stopped"), [], [], signal=stop.signal_name)
     except Exception as error:
         events.write("error", step=meter.steps, error=f"{type(error).__name__}: {error}")
         ledger.close("failed")
@@ -138,7 +143,7 @@ class _Session:
             self.ledger.note_parameters(self.backbone)
             self._fit(resumes=resumed_step is not None)
             adapted = self._evaluate_best()
-            return Outcome(self.ledger.close("finished"), bare, adapted)
+            return Outcome(self.ledger.close("finished"), bare, adapted, self.material.num_in_decoded_split)
         finally:
             self.plan.method.detach()
 
@@ -228,7 +233,7 @@ class _Session:
         self.ledger.note_loss("val/loss", self.checkpoints.best_loss)
         adapted = self._decode(plan.method)
         self._note_scores(adapted)
-        export_bundle(
+        bundle = export_bundle(
             self.folder.bundle,
             backbone=self.backbone,
             method=plan.method,
@@ -237,9 +242,22 @@ class _Session:
             decoding=plan.decoding,
             metrics=self.ledger.metrics,
         )
+        self._keep(adapted, bundle)
         if plan.method.is_whole_model:
             export_merged(self.folder.model, backbone=self.backbone, method=plan.method)
         return adapted
+
+    def _keep(self, outputs: list[Prediction], bundle: Bundle) -> None:
+        """Write what was decoded to where `ptl-prefix evaluate` will look for it."""
+        plan = self.plan
+        subject = Subject(
+            backbone=self.backbone,
+            method=plan.method,
+            prompter=self.material.prompter,
+            adaptation=bundle.manifest.tensors_sha256,
+        )
+        question = subject.question(plan.task, self.material.decoded_split, len(outputs), plan.decoding)
+        write_predictions(self.folder.evaluation / question.folder_name / PREDICTIONS_FILE, outputs)
 
     def _note_scores(self, outputs: list[Prediction], suffix: str = "") -> None:
         """Score outputs, and say once which metrics the record will lack."""
@@ -262,4 +280,5 @@ class _Session:
             self.plan.decoding,
             batch_size=self.plan.batches.eval_batch_size,
             positions_left_free=self.plan.method.positions_taken(self.backbone),
+            labels=self.plan.task.label_set,
         )

@@ -25,6 +25,7 @@ class Material:
         train: Training batches, an epoch at each pass.
         validation: The validated rows, in a fixed order.
         decoded_split: The split that is decoded: the test split, or validation where a task has no other.
+        num_in_decoded_split: How many inputs that has.
         decoded_rows: The inputs of it that are decoded, as the task gives them.
         encoding: What encoding did to each split.
     """
@@ -34,6 +35,7 @@ class Material:
     train: TrainBatches
     validation: EvalBatches
     decoded_split: Split
+    num_in_decoded_split: int
     decoded_rows: Sequence[Mapping[str, Any]]
     encoding: Mapping[str, EncodingReport]
 
@@ -46,6 +48,7 @@ def load_material(plan: Plan) -> Material:
     validation = plan.encoded("validation", backbone, prompter)
     padding: dict[str, Any] = {"pad_id": backbone.pad_id, "decoder_start_ids": prompter.decoder_start_ids}
     decoded_split: Split = "test" if "test" in plan.task.splits else "validation"
+    decodable = plan.task.examples(decoded_split)
     return Material(
         backbone=backbone,
         prompter=prompter,
@@ -57,6 +60,7 @@ def load_material(plan: Plan) -> Material:
             **padding,
         ),
         decoded_split=decoded_split,
-        decoded_rows=plan.evaluation.sample(plan.task.examples(decoded_split)),
+        num_in_decoded_split=len(decodable),
+        decoded_rows=plan.evaluation.sample(decodable),
         encoding={"train": train.report, "validation": validation.report},
     )

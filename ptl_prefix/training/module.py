@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import NonFiniteLossError
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import Method
-from ptl_prefix.training.loss import target_loss
 from ptl_prefix.training.optimization import Optimization
 
 

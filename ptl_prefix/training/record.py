@@ -8,6 +8,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Status, write_record
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Split
+from ptl_prefix.evaluation.evaluate import SPLIT_NAMES
 from ptl_prefix.evaluation.scoring import score
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.meter import Meter, peak_memory_bytes
@@ -17,8 +18,6 @@ LOSS_INFO = MetricInfo(
     scale="nats per target token", direction="minimize", version="1", library=f"torch {torch.__version__}"
 )
 """What `val/loss` means: a sum over the targets of the split, each one's end included, divided by their number."""
-
-_PREFIXES: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
 
 
 class Ledger:
@@ -50,7 +49,7 @@ class Ledger:
         """
         scores = score(outputs, self._plan.task.metrics)
         for name, value in scores.values.items():
-            key = f"{_PREFIXES[split]}/{name}{suffix}"
+            key = f"{SPLIT_NAMES[split]}/{name}{suffix}"
             self.metrics[key], self._metric_info[key] = value, scores.infos[name]
         return scores.absent
 

@@ -23,7 +23,7 @@ from ptl_prefix import PrefixTuning
 from ptl_prefix.backbones.attention_sites import attention_modules
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.training.loss import target_loss
+from ptl_prefix.evaluation.loss import target_loss
 
 
 def _with_dropout(folder: Path, family: str, *, dropout: float) -> Path:

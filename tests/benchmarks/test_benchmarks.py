@@ -11,8 +11,8 @@ from benchmarks.peft_prefix import PeftPrefix
 from benchmarks.training_steps import CONTENDERS
 from ptl_prefix import load_backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import NoAdaptation
-from ptl_prefix.training.loss import target_loss
 
 
 def _batch() -> ModelInputs:

@@ -25,11 +25,11 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BackboneError, RunError
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.combination import Combination
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.restore import load_bundle
 from ptl_prefix.settings import conf_dir
-from ptl_prefix.training.loss import target_loss
 
 VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "adapter": [{"bottleneck_size": 6}, {"bottleneck_size": 6, "placement": "pfeiffer", "activation": "relu"}],

@@ -14,9 +14,9 @@ from ptl_prefix import PrefixTuning
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BackboneBusyError, BundleError
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.adapter import Adapter
 from ptl_prefix.methods.restore import load_bundle
-from ptl_prefix.training.loss import target_loss
 
 
 def attached(backbone: Backbone, *, seed: int = 0, **settings: Any) -> Adapter:

@@ -10,8 +10,8 @@ from toy_batches import text_logits, train, training_batch, unpadded
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.backbones.weights import StandIns, chosen_weights
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.full_finetuning import FullFinetuning
-from ptl_prefix.training.loss import target_loss
 
 
 def _library_losses(backbone: Backbone, *, steps: int, lr: float) -> list[float]:

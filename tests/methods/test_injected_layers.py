@@ -19,6 +19,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.linear_sites import linear_sites
 from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
 from ptl_prefix.errors import BackboneError, BundleError, RunError
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.ia3 import IA3
 from ptl_prefix.methods.injected_layers import InjectedLayers
 from ptl_prefix.methods.lora import LoRA
@@ -26,7 +27,6 @@ from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.export import export_merged
-from ptl_prefix.training.loss import target_loss
 
 WAYS: dict[str, Callable[[], InjectedLayers]] = {
     "lora": lambda: LoRA(rank=2, dropout=0.0),

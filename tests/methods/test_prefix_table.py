@@ -11,9 +11,9 @@ from toy_batches import EQUAL, random_ids
 from ptl_prefix.backbones.attention_sites import SiteGeometry
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.collation import EncodedRow, collate_training
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.prefix_table import LinearTable, MlpTable, PrefixTable, make_table
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
-from ptl_prefix.training.loss import target_loss
 
 GEOMETRY = SiteGeometry(num_layers=3, num_kv_heads=2, head_dim=12)
 REPARAMS = ("none", "mlp", "linear")

@@ -16,8 +16,8 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import left_padded
 from ptl_prefix.backbones.observation import observed_spreads
 from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.settings import defaults_of
-from ptl_prefix.training.loss import target_loss
 
 REPARAMS = ("none", "mlp", "linear")
 

@@ -19,10 +19,10 @@ from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
 from ptl_prefix.errors import BundleError, DataError
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.prompt_tuning import PromptTuning
 from ptl_prefix.methods.restore import load_bundle
 from ptl_prefix.settings import defaults_of
-from ptl_prefix.training.loss import target_loss
 
 LENGTH = 4
 

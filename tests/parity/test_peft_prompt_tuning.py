@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.prompt_tuning import PromptTuning
-from ptl_prefix.training.loss import target_loss
 
 # PEFT 0.21 asks transformers by a name that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -10,11 +10,11 @@ from ptl_prefix.backbones import spec
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import EvalBatches
 from ptl_prefix.data.encoding import encode_split
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.ia3 import IA3
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.dry_run import estimate
-from ptl_prefix.training.loss import target_loss
 from ptl_prefix.training.material import load_material
 from ptl_prefix.training.plan import Plan
 

@@ -15,12 +15,12 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.data.tasks.text_pairs import TextPairs
 from ptl_prefix.errors import NonFiniteLossError
-from ptl_prefix.evaluation.evaluate import decode
+from ptl_prefix.evaluation.decode import decode
+from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.evaluation.scoring import score
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.training.export import export_bundle, load_trained_state
 from ptl_prefix.training.fit import Outcome, train
-from ptl_prefix.training.loss import mean_loss
 from ptl_prefix.training.material import load_material
 from ptl_prefix.training.module import AdaptationModule
 

@@ -15,8 +15,8 @@ from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.collation import collate_training
 from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.errors import NonFiniteLossError, RunError
+from ptl_prefix.evaluation.loss import mean_loss, target_loss
 from ptl_prefix.methods.lora import LoRA
-from ptl_prefix.training.loss import mean_loss, target_loss
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.quiet import quiet_lightning

@@ -8,8 +8,9 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.evaluation import evaluate
-from ptl_prefix.evaluation.evaluate import EvaluationSettings, decode
+from ptl_prefix.evaluation import decode as decoding_room
+from ptl_prefix.evaluation.decode import decode
+from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method, NoAdaptation
 
 SOURCES = [
@@ -99,13 +100,13 @@ def test_a_prompt_leaves_room_for_the_method_and_for_the_text(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = []
-    usual = evaluate.generate
+    usual = decoding_room.generate
 
     def generate(backbone: Backbone, inputs: Any, decoding: Decoding, stop_ids: Sequence[int]) -> list[list[int]]:
         lengths.append(inputs.input_ids.shape[1])
         return usual(backbone, inputs, decoding, stop_ids)
 
-    monkeypatch.setattr(evaluate, "generate", generate)
+    monkeypatch.setattr(decoding_room, "generate", generate)
 
     written.texts([{**ROWS[0], "source": "word " * 500}], batch_size=1)
 

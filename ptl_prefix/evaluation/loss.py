@@ -50,9 +50,15 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     return TargetLoss(nats, num_tokens)
 
 
-@torch.no_grad()
 def mean_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInputs]) -> float:
     """Nats per target token over all of `batches`, without dropout."""
+    total = summed_loss(backbone, method, batches)
+    return float(total.nats) / total.num_tokens
+
+
+@torch.no_grad()
+def summed_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInputs]) -> TargetLoss:
+    """What all of `batches` cost, without dropout; in float64."""
     modes = [(module, module.training) for module in (backbone.model, method)]
     for module, _ in modes:
         module.eval()
@@ -61,4 +67,5 @@ def mean_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInputs]
     finally:
         for module, was_training in modes:
             module.train(was_training)
-    return float(sum(loss.nats.double() for loss in losses)) / sum(loss.num_tokens for loss in losses)
+    nats = torch.stack([loss.nats.double() for loss in losses]).sum()
+    return TargetLoss(nats, sum(loss.num_tokens for loss in losses))

@@ -1,0 +1,124 @@
+"""What an evaluation says of itself: `metrics.json`, beside the `predictions.jsonl` that it speaks of.
+
+In: an `EvaluationRecord` when all is measured. Out: the same record. It is written once, by an atomic rename, and never
+changed: its folder is named by all that the outputs depend on, so that other outputs lie elsewhere.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge
+from pydantic import ConfigDict
+
+from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.json_document import STRICT, DocumentError, from_values, read_values, to_text, to_values
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.errors import RunError
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+UNFINISHED_FILE = "predictions.unfinished.jsonl"
+_MAX_BYTES = 16 * 2**20
+
+Count = Annotated[int, Ge(0)]
+Amount = Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """All that the outputs of an evaluation depend on.
+
+    Args:
+        method: The method's kind; `none` for the bare backbone.
+        adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
+        backbone: The backbone's name.
+        backbone_weights: Fingerprint of its weights.
+        dtype: What it computed in.
+        task: The task's name.
+        task_version: Its version.
+        data: Fingerprint of the split's data.
+        split: Which split.
+        num_examples: How many of its inputs, evenly spread over it.
+        decoding: How text was decoded.
+        over_labels: Whether the most likely label was taken, in place of decoding.
+    """
+
+    method: str
+    adaptation: str | None
+    backbone: str
+    backbone_weights: str
+    dtype: str
+    task: str
+    task_version: str
+    data: str
+    split: str
+    num_examples: Count
+    decoding: Decoding
+    over_labels: bool
+
+    @property
+    def folder_name(self) -> str:
+        """The split, and a hash of the rest."""
+        content = json.dumps(asdict(self), sort_keys=True).encode()
+        return f"{self.split}-{hashlib.sha256(content).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """One evaluation, in full.
+
+    Args:
+        schema_version: Of this record's shape.
+        question: What the outputs depend on.
+        num_in_split: Inputs in the whole split.
+        metrics: Values by `split/name`. One that was not computed is absent: there is no NaN.
+        intervals: 95% bootstrap intervals over test items, by the same key; empty where none were asked for.
+        metric_info: What the values mean, by the same key.
+        missing: The metrics that there is no number of, and why.
+        decode_s: Seconds of decoding; of what was there already, none.
+        environment: See `fingerprint.environment`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    schema_version: int = SCHEMA_VERSION
+    question: Question
+    num_in_split: Count
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    metric_info: dict[str, MetricInfo]
+    missing: dict[str, str]
+    decode_s: Amount
+    environment: dict[str, Any]
+
+
+def write_evaluation_record(path: str | Path, record: EvaluationRecord) -> None:
+    """Write a record.
+
+    Raises:
+        ValueError: If it holds what cannot be read back, such as NaN.
+    """
+    try:
+        text = to_text(to_values(record))
+    except DocumentError as error:
+        law = "An evaluation's record must hold finite values of the stated types"
+        raise ValueError(f"{law}, but it {error}; leave out what was not computed.") from error
+    write_atomically(path, text)
+
+
+def read_evaluation_record(path: str | Path) -> EvaluationRecord:
+    """The record at `path`.
+
+    Raises:
+        RunError: If it is missing, damaged, or of another version.
+    """
+    try:
+        return from_values(read_values(Path(path), max_bytes=_MAX_BYTES), EvaluationRecord, version=SCHEMA_VERSION)
+    except DocumentError as error:
+        law = "An evaluation's record must be whole and of a version that is known here"
+        raise RunError(f"{law}, but {path} {error}; remove its folder, and evaluate again.") from error

@@ -1,0 +1,67 @@
+"""How well a backbone predicts references: loss, perplexity, bits per character.
+
+In: a backbone, a method and examples. Out: three ways of saying one sum of negative log-likelihoods. Nats per token and
+perplexity compare methods on one backbone; bits per character compare backbones, whose tokens differ.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.data.batches import pair_batches
+from ptl_prefix.data.encoding import encode_pairs
+from ptl_prefix.evaluation.decode import Rows
+from ptl_prefix.evaluation.loss import summed_loss
+from ptl_prefix.methods.method import Method
+
+_TORCH = f"torch {torch.__version__}"
+INFOS: Mapping[str, MetricInfo] = {
+    "loss": MetricInfo(scale="nats per target token", direction="minimize", version="1", library=_TORCH),
+    "perplexity": MetricInfo(scale="exp(nats per target token)", direction="minimize", version="1", library=_TORCH),
+    "bits_per_character": MetricInfo(
+        scale="bits per target character", direction="minimize", version="1", library=_TORCH
+    ),
+}
+"""What the numbers mean. The end of each target counts as a token, and as a character."""
+
+
+def likelihood(
+    backbone: Backbone,
+    method: Method,
+    rows: Rows,
+    prompter: Prompter,
+    *,
+    batch_size: int,
+    positions_left_free: int,
+) -> dict[str, float]:
+    """The numbers of `INFOS`, over every reference that fits the backbone uncut; none if none does.
+
+    Args:
+        backbone: The frozen model.
+        method: Attached to it, or the bare backbone.
+        rows: Examples, as a task gives them.
+        prompter: Turns text into ids.
+        batch_size: Pairs read together.
+        positions_left_free: Positions that no text may take.
+    """
+    pairs = encode_pairs(rows, prompter, max_tokens=backbone.max_positions, taken=positions_left_free)
+    if not pairs:
+        return {}
+    batches = pair_batches(
+        [row for row, _ in pairs],
+        batch_size=batch_size,
+        pad_id=backbone.pad_id,
+        decoder_start_ids=prompter.decoder_start_ids,
+    )
+    total = summed_loss(backbone, method, batches)
+    backbone.slots.clear()
+    nats, num_characters = float(total.nats), sum(len(target) + 1 for _, target in pairs)
+    return {
+        "loss": nats / total.num_tokens,
+        "perplexity": math.exp(nats / total.num_tokens),
+        "bits_per_character": nats / math.log(2) / num_characters,
+    }
