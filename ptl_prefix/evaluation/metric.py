@@ -85,8 +85,12 @@ def metric_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(metrics.__path__))
 
 
-def metric_named(name: str) -> Metric:
+def metric_named(name: str, **settings: object) -> Metric:
     """The metric that `metrics/<name>.py` defines.
+
+    Args:
+        name: The file's.
+        settings: What its constructor takes, if anything.
 
     Raises:
         ValueError: Naming those that there are.
@@ -100,7 +104,7 @@ def metric_named(name: str) -> Metric:
         for member in vars(module).values()
         if isinstance(member, type) and issubclass(member, Metric) and member.__module__ == module.__name__
     )
-    found: Metric = metric()
+    found: Metric = metric(**settings)
     return found
 
 

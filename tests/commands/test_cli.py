@@ -56,11 +56,13 @@ def test_help_names_every_verb_with_one_line() -> None:
     assert result.exit_code == 0
     for verb in VERBS.values():
         assert verb.summary in result.output
-    for name in ("tasks", "backbones", "methods", "completion"):
+    for name in ("tasks", "backbones", "methods", "metrics", "completion"):
         assert f"\n  {name}" in result.output
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["methods"], ["completion", "bash"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["methods"], ["metrics"], ["completion", "bash"]]
+)
 def test_what_only_reads_files_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\n"

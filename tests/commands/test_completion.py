@@ -27,9 +27,18 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_verbs_come_first() -> None:
     assert candidates(["t"]) == ["tasks", "train"]
-    assert {"backbones", "completion", "export", "generate", "inspect", "methods", "tasks", "train"} == set(
-        candidates([""])
-    )
+    assert {
+        "backbones",
+        "completion",
+        "export",
+        "generate",
+        "inspect",
+        "methods",
+        "metrics",
+        "score",
+        "tasks",
+        "train",
+    } == set(candidates([""]))
 
 
 def test_shells_flags_and_what_follows_a_flag_are_known() -> None:
