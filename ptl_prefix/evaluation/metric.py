@@ -27,6 +27,10 @@ class UnfitDataError(ValueError):
     """The predictions lack what a metric needs: values, labels, a form of source."""
 
 
+class NotComputedError(ValueError):
+    """This machine could not compute a metric, though it seemed to have what it takes."""
+
+
 class Metric(ABC):
     """A number for a list of predictions.
 
@@ -109,5 +113,8 @@ def metric_named(name: str, **settings: object) -> Metric:
 
 
 def library(distribution: str) -> str:
-    """A library as `MetricInfo` names it, with its version."""
-    return f"{distribution} {importlib.metadata.version(distribution)}"
+    """A library as `MetricInfo` names it, with its version if it is installed."""
+    try:
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    except importlib.metadata.PackageNotFoundError:
+        return distribution

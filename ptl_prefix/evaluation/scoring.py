@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.evaluation.bootstrap import interval
-from ptl_prefix.evaluation.metric import Metric, Statistics, UnfitDataError, metric_named
+from ptl_prefix.evaluation.metric import Metric, NotComputedError, Statistics, UnfitDataError, metric_named
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def score(
             continue
         try:
             _measure(scores, name, metric, predictions, resamples=resamples, seed=seed)
+        except NotComputedError as error:
+            scores.missing[name] = str(error)
         except UnfitDataError as error:
             scores.unfit[name] = str(error)
     return scores
