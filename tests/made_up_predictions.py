@@ -14,6 +14,22 @@ def prediction(hypothesis: str, *references: str, **more: object) -> Prediction:
     return Prediction(**{"id": "0", "source": "s", "references": references, "hypothesis": hypothesis, **more})  # type: ignore[arg-type]
 
 
+def fit_predictions(metric: str, count: int) -> list[Prediction]:
+    """Random predictions of the kind that a metric is made for."""
+    if metric in ("accuracy", "macro_f1"):
+        return random_labels(count)
+    return random_predictions(count)
+
+
+def random_labels(count: int, *, seed: int = 0) -> list[Prediction]:
+    """Labels of which most are right, and some are none."""
+    rng = random.Random(seed)
+    labels = ["card_arrival", "lost_card", "top_up", "fees"]
+    due = [rng.choice(labels) for _ in range(count)]
+    given = [label if rng.random() < 0.6 else rng.choice([*labels, "", "no such label"]) for label in due]
+    return [prediction(mine, theirs, id=str(n)) for n, (mine, theirs) in enumerate(zip(given, due, strict=True))]
+
+
 def random_predictions(count: int, *, seed: int = 0, num_references: tuple[int, int] = (1, 4)) -> list[Prediction]:
     """Hypotheses that are their first reference with some words changed, of several lengths, one of them empty."""
     rng = random.Random(seed)

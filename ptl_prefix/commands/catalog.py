@@ -1,10 +1,12 @@
 """What there is to choose from: the groups of conf/ and the choices in each.
 
 In: the folder of configs. Out: names and one line about each, read from the files alone, so that listing them imports
-neither Hydra nor torch. The line is the first comment of the YAML.
+neither Hydra nor torch. The line is the first comment of the YAML. Metrics have no YAML: theirs is the first line of
+the Python file.
 """
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ _MOST_NAMED = 20
 
 @dataclass(frozen=True)
 class Choice:
-    """One file of a group: `<group>=<name>` selects it."""
+    """One file of a group, which `<group>=<name>` selects; or one metric."""
 
     name: str
     summary: str
@@ -67,15 +69,27 @@ def settings_of(group: str, choice: str, config_dir: str | None = None) -> dict[
     return {key: value for key, value in (content or {}).items() if key not in ("_target_", "defaults")}
 
 
-def listing(group: str) -> str:
-    """The choices of a group, one line each."""
-    found = choices(group)
+def metrics() -> list[Choice]:
+    """The metrics in alphabetical order, each with the first line of its file."""
+    folder = Path(__file__).parents[1] / "evaluation/metrics"
+    files = {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
+    return [Choice(name, _first_line(path)) for name, path in sorted(files.items())]
+
+
+def listing(found: Iterable[Choice]) -> str:
+    """Choices, one line each."""
+    found = list(found)
     width = max((len(choice.name) for choice in found), default=0)
     return "\n".join(f"{choice.name:<{width}}  {choice.summary}".rstrip() for choice in found)
 
 
 def _folders(config_dir: str | None) -> list[Path]:
     return [settings.conf_dir(), *([Path(config_dir)] if config_dir and Path(config_dir).is_dir() else [])]
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a Python file's docstring, read without importing the file."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
 
 
 def _first_comment(path: Path) -> str:

@@ -99,7 +99,14 @@ class _CatalogCommand(click.Command):
 
     def __init__(self, name: str, group: str) -> None:
         summary = f"List what `{group}=` may be, one line each."
-        super().__init__(name, help=summary, short_help=summary, callback=lambda: click.echo(catalog.listing(group)))
+        super().__init__(
+            name, help=summary, short_help=summary, callback=lambda: click.echo(catalog.listing(catalog.choices(group)))
+        )
+
+
+@click.command("metrics", help="List the metrics that there are, one line each.")
+def _metrics() -> None:
+    click.echo(catalog.listing(catalog.metrics()))
 
 
 class _Door(click.Group):
@@ -142,6 +149,7 @@ cli = _Door(
     commands=[
         *(_VerbCommand(verb) for verb in VERBS.values()),
         *(_CatalogCommand(name, group) for name, group in catalog.CATALOGS.items()),
+        _metrics,
         _completion,
         _complete,
     ],

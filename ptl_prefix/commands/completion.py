@@ -78,7 +78,7 @@ def candidates(words: Sequence[str]) -> list[str]:
 
 def _candidates(before: list[str], unfinished: str) -> Sequence[str]:
     if not before:
-        return (*VERBS, *catalog.CATALOGS, "completion", *(("--help", "--version") if unfinished else ()))
+        return (*VERBS, *catalog.CATALOGS, "metrics", "completion", *(("--help", "--version") if unfinished else ()))
     if before[0] == "completion":
         return SHELLS
     if before[0] not in VERBS or "--" in before:

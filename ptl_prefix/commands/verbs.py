@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
@@ -192,6 +192,25 @@ class InspectSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """The keys at the root of `conf/score.yaml`.
+
+    Args:
+        metrics: Their names.
+        format: How the numbers are printed.
+        resamples: Draws for 95% bootstrap intervals; 0: none.
+        seed: Of those draws.
+        bertscore_model: A folder with an encoder, for `bertscore`.
+    """
+
+    metrics: Annotated[Sequence[str], MinLen(1)]
+    format: Literal["table", "json", "csv"]
+    resamples: Annotated[int, Ge(0)]
+    seed: Annotated[int, Ge(0)]
+    bertscore_model: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verb:
     """One verb of the command line.
 
@@ -272,6 +291,17 @@ VERBS = {
                 ("ptl-prefix inspect bundle=<run folder>", "over sources of the run's validation split"),
                 ("ptl-prefix inspect bundle=<run folder> 'name : The Eagle'", "over one source"),
                 ("ptl-prefix inspect bundle=<bundle> input=sources.txt layer=3 top_k=10", "over those of a file"),
+            ),
+        ),
+        Verb(
+            name="score",
+            summary="Measure a file of predictions, of any system's.",
+            settings=ScoreSettings,
+            arguments="FILE",
+            examples=(
+                ("ptl-prefix score predictions.jsonl", "the metrics of the E2E challenge, as a table"),
+                ("ptl-prefix score predictions.jsonl metrics=[bleu,nist] format=json", "one object {metric: value}"),
+                ("ptl-prefix score predictions.jsonl metrics=[rouge1,rouge2,rougeL] resamples=1000", "with intervals"),
             ),
         ),
     )

@@ -27,6 +27,10 @@ class UnfitDataError(ValueError):
     """The predictions lack what a metric needs: values, labels, a form of source."""
 
 
+class NotComputedError(ValueError):
+    """This machine could not compute a metric, though it seemed to have what it takes."""
+
+
 class Metric(ABC):
     """A number for a list of predictions.
 
@@ -85,8 +89,12 @@ def metric_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(metrics.__path__))
 
 
-def metric_named(name: str) -> Metric:
+def metric_named(name: str, **settings: object) -> Metric:
     """The metric that `metrics/<name>.py` defines.
+
+    Args:
+        name: The file's.
+        settings: What its constructor takes, if anything.
 
     Raises:
         ValueError: Naming those that there are.
@@ -100,10 +108,13 @@ def metric_named(name: str) -> Metric:
         for member in vars(module).values()
         if isinstance(member, type) and issubclass(member, Metric) and member.__module__ == module.__name__
     )
-    found: Metric = metric()
+    found: Metric = metric(**settings)
     return found
 
 
 def library(distribution: str) -> str:
-    """A library as `MetricInfo` names it, with its version."""
-    return f"{distribution} {importlib.metadata.version(distribution)}"
+    """A library as `MetricInfo` names it, with its version if it is installed."""
+    try:
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    except importlib.metadata.PackageNotFoundError:
+        return distribution

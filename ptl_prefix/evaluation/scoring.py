@@ -5,13 +5,13 @@ In: predictions, names of metrics. Out: `Scores`. With groups there is also `<me
 others with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.evaluation.bootstrap import interval
-from ptl_prefix.evaluation.metric import Metric, Statistics, UnfitDataError, metric_named
+from ptl_prefix.evaluation.metric import Metric, NotComputedError, Statistics, UnfitDataError, metric_named
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,14 @@ class Scores:
         return {**self.missing, **self.unfit}
 
 
-def score(predictions: Sequence[Prediction], names: Sequence[str], *, resamples: int = 0, seed: int = 0) -> Scores:
+def score(
+    predictions: Sequence[Prediction],
+    names: Sequence[str],
+    *,
+    resamples: int = 0,
+    seed: int = 0,
+    settings: Mapping[str, Mapping[str, object]] | None = None,
+) -> Scores:
     """Measure predictions; there is at least one.
 
     Args:
@@ -46,17 +53,21 @@ def score(predictions: Sequence[Prediction], names: Sequence[str], *, resamples:
         names: Of metrics.
         resamples: Draws for the intervals; 0 gives none.
         seed: Of those draws.
+        settings: What the constructors of some metrics take, by metric.
 
     Raises:
         ValueError: A name is of no metric.
     """
     scores = Scores()
-    for name, metric in [(name, metric_named(name)) for name in names]:
+    given = settings or {}
+    for name, metric in [(name, metric_named(name, **given.get(name, {}))) for name in names]:
         if metric.lacks is not None:
             scores.missing[name] = metric.lacks
             continue
         try:
             _measure(scores, name, metric, predictions, resamples=resamples, seed=seed)
+        except NotComputedError as error:
+            scores.missing[name] = str(error)
         except UnfitDataError as error:
             scores.unfit[name] = str(error)
     return scores

@@ -2,10 +2,14 @@ from pathlib import Path
 
 from ptl_prefix import settings
 from ptl_prefix.commands import catalog
+from ptl_prefix.evaluation.metric import metric_names
 
 
 def test_a_listing_has_one_line_a_choice_with_the_first_comment_of_its_file(small_conf: Path) -> None:
-    assert catalog.listing("task") == "digits   Digits, which are fewer.\nletters  Letters of the alphabet."
+    assert (
+        catalog.listing(catalog.choices("task"))
+        == "digits   Digits, which are fewer.\nletters  Letters of the alphabet."
+    )
 
 
 def test_what_speaks_to_hydra_is_no_summary(small_conf: Path) -> None:
@@ -44,6 +48,13 @@ def test_every_choice_of_the_package_says_what_it_is() -> None:
         for choice in catalog.choices(group):
             assert choice.summary, f"conf/{group}/{choice.name}.yaml"
             assert len(choice.summary) <= 120, f"conf/{group}/{choice.name}.yaml"
+
+
+def test_every_metric_has_one_line_read_without_importing_it() -> None:
+    found = {choice.name: choice.summary for choice in catalog.metrics()}
+
+    assert list(found) == metric_names()
+    assert found["exact_match"] == "The share of outputs that equal one of their references, white space apart."
 
 
 def test_hydras_own_settings_are_no_group(small_conf: Path) -> None:

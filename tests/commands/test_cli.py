@@ -56,12 +56,12 @@ def test_help_names_every_verb_with_one_line() -> None:
     assert result.exit_code == 0
     for verb in VERBS.values():
         assert verb.summary in result.output
-    for name in ("tasks", "backbones", "methods", "experiments", "completion"):
+    for name in ("tasks", "backbones", "methods", "experiments", "metrics", "completion"):
         assert f"\n  {name}" in result.output
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["methods"], ["experiments"], ["completion", "bash"]]
+    "arguments", [["--help"], ["train", "--help"], ["methods"], ["experiments"], ["metrics"], ["completion", "bash"]]
 )
 def test_what_only_reads_files_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (

@@ -1,4 +1,4 @@
-"""The share of an input's values that its output mentions word for word, for tasks that say what those are."""
+"""The share of an input's values that its output mentions word for word."""
 
 from collections.abc import Sequence
 

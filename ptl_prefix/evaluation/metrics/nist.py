@@ -27,9 +27,7 @@ class NIST(Metric):
     An n-gram's information is that of its last word after the others, counted in all references of the set.
     """
 
-    info = MetricInfo(
-        scale="bits, 0 and more", direction="maximize", version="1", library=f"ptl_prefix, {library('sacrebleu')}"
-    )
+    info = MetricInfo(scale="bits", direction="maximize", version="1", library=f"ptl_prefix, {library('sacrebleu')}")
     rows_depend_on_all = True
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:

@@ -1,0 +1,22 @@
+"""The share of labels that are right, where each input has one."""
+
+from collections.abc import Sequence
+
+from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.evaluation.labels import labels_of
+from ptl_prefix.evaluation.metric import MeanMetric
+
+
+class Accuracy(MeanMetric):
+    """Labels that are right, over all."""
+
+    info = MetricInfo(scale="0-1", direction="maximize", version="1", library="ptl_prefix")
+
+    def values(self, predictions: Sequence[Prediction]) -> list[float]:
+        """1 for a right label, else 0.
+
+        Raises:
+            UnfitDataError: When a prediction has several references.
+        """
+        return [float(expected == given) for expected, given in labels_of("accuracy", predictions)]

