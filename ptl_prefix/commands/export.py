@@ -37,8 +37,6 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             ]
         )
     out = Path(config["out"])
-    if config["merge"] and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"A merged model must be written to a new folder, but '{out}' is there; choose another.")
     backbone = plan.backbone.load()
     method = plan.method.attach(backbone)
     load_trained_state(method, checkpoint)

@@ -185,6 +185,8 @@ def evaluate(
         seconds = time.monotonic() - started if len(known) < len(rows) else 0.0
         likelihoods = _likelihood(subject, rows, batch_size) if measures.likelihood else {}
         scores = scores_of(predictions, measures.metrics, resamples=measures.resamples, seed=measures.seed)
+        if measures.likelihood and not likelihoods:
+            scores.unfit.update(dict.fromkeys(INFOS, "no reference fits the backbone's positions uncut"))
         record = _record(question, scores, likelihoods, len(examples), seconds)
         write_evaluation_record(folder / RECORD_FILE, record)
         unfinished.remove()

@@ -78,8 +78,12 @@ class PlainTable(PrefixTable):
 
     @torch.no_grad()
     def match(self, scale: Tensor) -> None:
-        """Scale the table."""
-        self.table.mul_(scale)
+        """Widen the table where the backbone spreads more than 1; a scale of 0 empties it.
+
+        Where it spreads less the table stays as drawn, from N(0, 1): every number moves by about a learning rate a
+        step, however small it began, and rows that begin close together are told apart late.
+        """
+        self.table.mul_(torch.where(scale > 0, scale.clamp(min=1.0), scale))
 
     @torch.no_grad()
     def fit(self, target: KeyValueTable) -> float:

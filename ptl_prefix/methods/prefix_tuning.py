@@ -44,8 +44,9 @@ class PrefixTuning(Method):
         reparam_hidden_size: Width of the MLP.
         reparam_embedding_size: Width of the MLP's input rows, or of P' in `linear`; `None` is the backbone's width.
         init: `random` draws keys and values from a normal distribution that spreads as the backbone's own do, layer by
-            layer; `zero_values` draws such keys and starts with values of zero, close to the bare backbone; `text`
-            takes the keys and values of real words; `bundle` those of an exported prefix.
+            layer (a plain table nowhere narrower than N(0, 1)); `zero_values` draws such keys and starts with values of
+            zero, close to the bare backbone; `text` takes the keys and values of real words; `bundle` those of an
+            exported prefix.
         init_text: The words of `text`; repeated where they are fewer than the prefix's positions.
         init_bundle: The folder of `bundle`, of the same geometry; cut or repeated to the length.
         frozen_sink: Whether the first position is kept at what the backbone makes of its first token, and not trained.

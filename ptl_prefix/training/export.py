@@ -67,13 +67,22 @@ def export_bundle(
     )
 
 
-def export_merged(folder: Path, *, backbone: Backbone, method: Method) -> None:
+def export_merged(folder: Path, *, backbone: Backbone, method: Method, replace: bool = False) -> None:
     """Write the backbone with the method merged into its weights, whole or not at all; the backbone stays as it is.
 
-    The weights have the backbone's dtype, so that in bfloat16 a small change is rounded. What was in `folder` is gone.
+    The weights have the backbone's dtype, so that in bfloat16 a small change is rounded.
+
+    Args:
+        folder: Where the model goes.
+        backbone: The model.
+        method: Attached to it.
+        replace: Whether it may stand in the place of what is there.
 
     Raises:
+        RunError: If there is anything in `folder`, and it may not be replaced.
         ValueError: If the method is no change of weights.
     """
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"A merged model must be written to a new folder, but '{folder}' is there; choose another.")
     with method.merged(), folder_written_whole(folder) as unfinished:
         save_backbone(backbone, unfinished)

@@ -244,7 +244,7 @@ class _Session:
         )
         self._keep(adapted, bundle)
         if plan.method.is_whole_model:
-            export_merged(self.folder.model, backbone=self.backbone, method=plan.method)
+            export_merged(self.folder.model, backbone=self.backbone, method=plan.method, replace=True)
         return adapted
 
     def _keep(self, outputs: list[Prediction], bundle: Bundle) -> None:

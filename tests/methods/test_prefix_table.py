@@ -12,7 +12,7 @@ from ptl_prefix.backbones.attention_sites import SiteGeometry
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import target_loss
-from ptl_prefix.methods.prefix_table import LinearTable, MlpTable, PrefixTable, make_table
+from ptl_prefix.methods.prefix_table import LinearTable, MlpTable, PlainTable, PrefixTable, make_table
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 GEOMETRY = SiteGeometry(num_layers=3, num_kv_heads=2, head_dim=12)
@@ -26,6 +26,11 @@ def table(request: pytest.FixtureRequest, backbone: Backbone) -> PrefixTable:
     """A table of enough positions for statistics."""
     torch.manual_seed(0)
     return make_table(request.param, GEOMETRY, backbone, prefix_length=40, embedding_size=24, hidden_size=48)
+
+
+def _asked(table: PrefixTable) -> Tensor:
+    """What a table makes of the scales: a plain one is never narrower than it was drawn."""
+    return SCALES.clamp(min=1.0) if isinstance(table, PlainTable) else SCALES
 
 
 def _root_mean_squares(numbers: Tensor) -> Tensor:
@@ -42,13 +47,13 @@ def test_a_table_has_the_shape_of_its_site(table: PrefixTable) -> None:
 def test_a_matched_table_is_as_large_as_was_asked_in_every_layer(table: PrefixTable) -> None:
     table.match(SCALES)
 
-    assert_close(_root_mean_squares(table()), SCALES, rtol=0.25, atol=0)
+    assert_close(_root_mean_squares(table()), _asked(table), rtol=0.25, atol=0)
 
 
 def test_a_matched_table_is_centred(table: PrefixTable) -> None:
     table.match(SCALES)
 
-    assert ((table() / SCALES).mean(dim=(2, 3, 4)).abs() < 0.15).all()
+    assert ((table() / _asked(table)).mean(dim=(2, 3, 4)).abs() < 0.15).all()
 
 
 def test_what_is_matched_to_zero_starts_at_zero_and_still_learns(table: PrefixTable) -> None:

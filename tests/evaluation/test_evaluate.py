@@ -1,0 +1,198 @@
+"""An evaluation: what it writes, where, that it is never changed, and that it can be killed."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import TinyRuns
+
+from ptl_prefix.artifacts.evaluation_record import Question, read_evaluation_record
+from ptl_prefix.artifacts.predictions import read_predictions, write_predictions
+from ptl_prefix.evaluation import decode as decoding_room
+from ptl_prefix.evaluation.evaluate import Evaluation, Measures, Subject, evaluate
+from ptl_prefix.evaluation.scoring import score
+from ptl_prefix.methods.method import NoAdaptation
+
+MEASURES = Measures(metrics=("exact_match", "attribute_accuracy"))
+
+
+class Exam:
+    """A tiny backbone, a method with some effect, and the built-in task; evaluated as often as one likes."""
+
+    def __init__(self, runs: TinyRuns, out: Path, **changes: Any) -> None:
+        self.plan, self.backbone = runs.attached(task__num_test=10, generation__max_new_tokens=6, **changes)
+        self.out = out
+        prompter = self.backbone.prompter(self.plan.task.prompt)
+        self.subject = Subject(
+            backbone=self.backbone, method=self.plan.method.eval(), prompter=prompter, adaptation="abc"
+        )
+        self.seen: list[tuple[int, int]] = []
+
+    def take(self, measures: Measures = MEASURES, number: int | None = 7, **decoding: Any) -> Evaluation:
+        """Evaluate, in batches of two."""
+        return evaluate(
+            self.subject,
+            self.plan.task,
+            "test",
+            dataclasses.replace(self.plan.decoding, **decoding),
+            measures,
+            num_examples=number,
+            batch_size=2,
+            out=self.out,
+            on_progress=lambda done, total: self.seen.append((done, total)),
+        )
+
+
+@pytest.fixture
+def exam(tiny_runs: TinyRuns, tmp_path: Path) -> Exam:
+    return Exam(tiny_runs, tmp_path / "evaluation")
+
+
+def test_it_leaves_predictions_and_a_record_and_nothing_else(exam: Exam) -> None:
+    found = exam.take()
+
+    assert sorted(path.name for path in found.folder.iterdir()) == ["metrics.json", "predictions.jsonl"]
+    assert found.folder.parent == exam.out
+    assert found.folder.name.startswith("test-")
+    assert read_predictions(found.folder / "predictions.jsonl") == found.predictions
+    assert read_evaluation_record(found.folder / "metrics.json") == found.record
+    assert exam.seen[0] == (0, 7)
+    assert exam.seen[-1] == (7, 7)
+
+
+def test_the_numbers_are_those_of_the_predictions_with_their_split(exam: Exam) -> None:
+    record = exam.take(Measures(metrics=("exact_match", "attribute_accuracy"), resamples=50, seed=3)).record
+
+    scores = score(exam.take().predictions, ["exact_match", "attribute_accuracy"], resamples=50, seed=3)
+    assert {name: record.metrics[f"test/{name}"] for name in scores.values} == scores.values
+    assert record.intervals == {f"test/{name}": ends for name, ends in scores.intervals.items()}
+    assert record.metric_info.keys() == record.metrics.keys()
+    assert (record.question.num_examples, record.num_in_split) == (7, 10)
+
+
+def test_a_metric_that_cannot_be_had_is_named(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ptl_prefix.evaluation.metrics.exact_match import ExactMatch
+
+    monkeypatch.setattr(ExactMatch, "lacks", "no luck today")
+
+    record = exam.take().record
+
+    assert record.missing == {"exact_match": "no luck today"}
+    assert "test/exact_match" not in record.metrics
+    assert "test/attribute_accuracy" in record.metrics
+
+
+def test_a_finished_one_is_found_and_not_changed(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = exam.take()
+    before = {path: path.read_bytes() for path in first.folder.iterdir()}
+    monkeypatch.setattr(decoding_room, "generate", lambda *_: 1 / 0)
+
+    again = exam.take(Measures(metrics=("exact_match",), resamples=10))
+
+    assert (first.was_there, again.was_there) == (False, True)
+    assert again.record == first.record
+    assert {path: path.read_bytes() for path in first.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 3])
+@pytest.mark.parametrize("decoding", [{}, {"do_sample": True, "temperature": 3.0}], ids=["greedy", "sampled"])
+def test_a_killed_one_goes_on_and_ends_with_the_same_outputs(
+    tiny_runs: TinyRuns, tmp_path: Path, killed_at: int, decoding: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Exam(tiny_runs, tmp_path / "whole").take(**decoding)
+    killed = Exam(tiny_runs, tmp_path / "killed")
+    usual, calls = decoding_room.generate, 0
+
+    def generate(*arguments: Any) -> Any:
+        nonlocal calls
+        if calls == killed_at:
+            raise KeyboardInterrupt
+        calls += 1
+        return usual(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding_room, "generate", generate)
+        with pytest.raises(KeyboardInterrupt):
+            killed.take(**decoding)
+    calls = -100
+    monkeypatch.setattr(decoding_room, "generate", generate)
+
+    found = killed.take(**decoding)
+
+    assert calls + 100 == 4 - killed_at  # four batches, and none of them twice
+    assert found.folder.name == whole.folder.name
+    predictions = [evaluation.folder / "predictions.jsonl" for evaluation in (found, whole)]
+    assert predictions[0].read_bytes() == predictions[1].read_bytes()
+    assert found.record.metrics == whole.record.metrics
+    assert len({prediction.hypothesis for prediction in found.predictions}) > 1
+
+
+def test_what_a_training_decoded_is_only_measured(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = exam.subject.question(exam.plan.task, "test", 7, exam.plan.decoding)
+    expected = exam.take()
+    folder = exam.out / question.folder_name
+    (folder / "metrics.json").unlink()
+    write_predictions(folder / "predictions.jsonl", expected.predictions)
+    monkeypatch.setattr(decoding_room, "generate", lambda *_: 1 / 0)
+
+    found = exam.take()
+
+    assert found.record.metrics == expected.record.metrics
+    assert found.record.decode_s == 0.0
+
+
+CHANGES: Sequence[Mapping[str, Any]] = [
+    {"method": "lora"},
+    {"adaptation": "abd"},
+    {"backbone_weights": "other"},
+    {"dtype": "bfloat16"},
+    {"task_version": "2"},
+    {"data": "other"},
+    {"num_examples": 8},
+    {"over_labels": True},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_whatever_outputs_depend_on_has_a_folder_of_its_own(exam: Exam, change: Mapping[str, Any]) -> None:
+    question = exam.subject.question(exam.plan.task, "test", 7, exam.plan.decoding)
+    other = dataclasses.replace(question, **change)
+    beams = dataclasses.replace(question, decoding=dataclasses.replace(question.decoding, num_beams=4))
+
+    assert len({question.folder_name, other.folder_name, beams.folder_name}) == 3
+    assert {name.partition("-")[0] for name in (question.folder_name, other.folder_name)} == {"test"}
+    assert set().union(*CHANGES) | {"backbone", "task", "split", "decoding"} == {
+        field.name for field in dataclasses.fields(Question)
+    }
+
+
+def test_a_bare_backbone_is_evaluated_too(exam: Exam) -> None:
+    bare = exam.take()
+    exam.plan.method.detach()
+    exam.subject = dataclasses.replace(exam.subject, method=NoAdaptation().attach(exam.backbone), adaptation=None)
+
+    other = exam.take()
+
+    assert other.record.question.method == "none"
+    assert other.record.metrics["test/loss"] != bare.record.metrics["test/loss"]
+
+
+def test_the_likelihood_is_left_out_where_it_is_not_wanted(exam: Exam) -> None:
+    record = exam.take(dataclasses.replace(MEASURES, likelihood=False)).record
+
+    assert set(record.metrics) == {"test/exact_match", "test/attribute_accuracy"}
+
+
+def test_a_record_is_plain_json(exam: Exam) -> None:
+    found = exam.take()
+
+    values = json.loads((found.folder / "metrics.json").read_text())
+
+    assert values["question"]["decoding"]["num_beams"] == 1
+    assert values["metrics"]["test/perplexity"] == pytest.approx(
+        float(torch.tensor(values["metrics"]["test/loss"], dtype=torch.float64).exp())
+    )
