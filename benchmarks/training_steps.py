@@ -69,18 +69,18 @@ class Contender:
     rival: str | None = None
 
 
-def _backbone(setting: Setting) -> Backbone:
-    """A GPT-2 of some shape with random weights: a step's time does not depend on them."""
+def random_backbone(shape: str, *, device: str, dtype: str) -> Backbone:
+    """A GPT-2 of some shape with random weights: no time depends on them."""
     torch.manual_seed(0)
     rest: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
-    config = GPT2Config(**SHAPES[setting.shape], **rest, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(**SHAPES[shape], **rest, bos_token_id=0, eos_token_id=0)
     model: Any = GPT2LMHeadModel(config)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED / "tiny_gpt2")  # never asked for anything
     return Backbone(
-        model=model.to(torch.device(setting.device), getattr(torch, setting.dtype)),
+        model=model.to(torch.device(device), getattr(torch, dtype)),
         tokenizer=tokenizer,
-        name=setting.shape,
-        path=setting.shape,
+        name=shape,
+        path=shape,
         base_mode="eval",
         fingerprints=None,
     )
@@ -129,7 +129,7 @@ def _step(parameters: list[nn.Parameter], loss: Callable[[], Tensor], batch: Mod
 
 def full_fine_tuning(setting: Setting) -> Step:
     """Every parameter trained, in the backbone's dtype; logits everywhere, as transformers computes them."""
-    backbone = _backbone(setting)
+    backbone = random_backbone(setting.shape, device=setting.device, dtype=setting.dtype)
     parameters = list(backbone.model.requires_grad_(True).parameters())
     bare = NoAdaptation().attach(backbone)
     batch = _batch(setting)
@@ -141,7 +141,7 @@ def ours(reparam: str, *, everywhere: bool = False) -> Callable[[Setting], Step]
     loss_of = _loss_everywhere if everywhere else _loss_at_targets
 
     def build(setting: Setting) -> Step:
-        backbone = _backbone(setting)
+        backbone = random_backbone(setting.shape, device=setting.device, dtype=setting.dtype)
         method = PrefixTuning(
             prefix_length=setting.prefix_length, reparam=reparam, reparam_hidden_size=setting.hidden_size
         ).attach(backbone)
@@ -157,7 +157,7 @@ def peft(*, projection: bool, at_targets: bool = False) -> Callable[[Setting], S
 
     def build(setting: Setting) -> Step:
         backbone = PeftPrefix(
-            _backbone(setting),
+            random_backbone(setting.shape, device=setting.device, dtype=setting.dtype),
             prefix_length=setting.prefix_length,
             hidden_size=setting.hidden_size if projection else None,
             head_at_targets_only=at_targets,

@@ -39,7 +39,7 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
             written = backbone.model.generate(  # type: ignore[operator]
                 **backbone.read(inputs),
                 generation_config=_generation_config(decoding, stop_ids, backbone),
-                **_start(inputs),
+                **_start(backbone, inputs),
             )
     finally:
         backbone.model.train(mode)
@@ -47,12 +47,13 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
     return [_up_to_stop(ids, stop_ids) for ids in written[:, given.shape[1] :].tolist()]
 
 
-def _start(inputs: ModelInputs) -> dict[str, Any]:
-    """Where writing begins: after the prompt, at its positions, or with an encoder-decoder's own start."""
+def _start(backbone: Backbone, inputs: ModelInputs) -> dict[str, Any]:
+    """Where writing begins: after the prompt, at its positions, or with an encoder-decoder's own start; and a cache."""
+    cache = backbone.slots.cache()
     if inputs.decoder_input_ids is None:
-        return {"position_ids": inputs.position_ids}
+        return {"position_ids": inputs.position_ids} | ({} if cache is None else {"past_key_values": cache})
     # The cache that transformers would make has as many layers as the encoder: too few for a deeper T5 decoder.
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if cache is None else cache
     return {"decoder_input_ids": inputs.decoder_input_ids, "past_key_values": cache}
 
 

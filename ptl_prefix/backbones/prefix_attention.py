@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ptl_prefix.backbones.prefix_cache import cache_for
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
 from ptl_prefix.errors import BackboneBusyError
 
@@ -41,7 +42,7 @@ def prefix_attention(
     Args:
         module: The attention module; its `prefix_slot` holds `LayerStates`, or `None`.
         query: (batch, heads, queries, head_dim).
-        key: (batch, kv_heads, keys, head_dim), cached text included.
+        key: (batch, kv_heads, keys, head_dim), cached text included; behind the prefix, from a `prefix_cache`.
         value: As `key`.
         attention_mask: (batch or 1, 1, queries, keys); True or 0.0 where a query sees a key. Never `None`: see
             `explicit_mask`.
@@ -55,10 +56,12 @@ def prefix_attention(
     slot: LayerStates | None = module.prefix_slot  # type: ignore[assignment]
     if slot is not None:
         batch, _, queries, _ = query.shape
-        visible = slot.visible(batch, queries, keys=key.shape[2])  # (batch, 1, queries, prefix)
-        slot = slot.for_rows(batch)  # one row serves all; several repeat for their beams
-        key = torch.cat([slot.key, key], dim=2)  # (batch, kv_heads, prefix + keys, head_dim)
-        value = torch.cat([slot.value, value], dim=2)
+        text_keys = attention_mask.shape[-1]
+        visible = slot.visible(batch, queries, keys=text_keys)  # (batch, 1, queries, prefix)
+        if key.shape[2] == text_keys:  # else a cache that began with the prefix has put it there
+            slot = slot.for_rows(batch)  # one row serves all; several repeat for their beams
+            key = torch.cat([slot.key, key], dim=2)  # (batch, kv_heads, prefix + keys, head_dim)
+            value = torch.cat([slot.value, value], dim=2)
         attention_mask = _with_prefix(attention_mask.expand(batch, -1, -1, -1), visible)
         if position_bias is not None:
             # A prefix has no place in the text, so a relative position bias is zero for it.
@@ -197,6 +200,10 @@ class PrefixSlots:
         """
         with self.exclusive():
             self._owner = threading.current_thread()
+
+    def cache(self) -> Cache | None:
+        """A cache for one text to write, that takes what is in the slots; `None` where the library's own will do."""
+        return cache_for(self._model, self._modules)
 
     def clear(self) -> None:
         """Empty every slot: the backbone computes as if there were no prefix, and nothing else of a method's."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import prefix_vs_peft, step_time
+from benchmarks import decode_time, prefix_vs_peft, step_time
 from benchmarks.peft_prefix import PeftPrefix
 from benchmarks.training_steps import CONTENDERS
 from ptl_prefix import load_backbone
@@ -92,3 +92,15 @@ def test_every_step_is_timed(tmp_path: Path) -> None:
     measurements = json.loads((tmp_path / "times.json").read_text(encoding="utf-8"))["measurements"]
     assert [m["label"] for m in measurements] == [contender.label for contender in CONTENDERS.values()]
     assert all(m["step_s"] > 0 and m["peak_memory_bytes"] > 0 for m in measurements)
+
+
+def test_decoding_is_timed_with_and_without_a_prefix(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    sizes = ["--shape", "tiny", "--rows", "2", "--prompt-tokens", "4", "--new-tokens", "3", "--rounds", "2"]
+
+    decode_time.main([*sizes, "--warmup", "0", "--json", str(report)])
+
+    found = json.loads(report.read_text())
+    assert found["times_bare"][decode_time.BARE] == 1.0
+    assert {len(seconds) for seconds in found["seconds"].values()} == {2}
+    assert len(found["seconds"]) == 5

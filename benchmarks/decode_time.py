@@ -1,0 +1,132 @@
+"""What a prefix costs while text is written, beside the bare backbone.
+
+    python -m benchmarks.decode_time                 # GPT-2-small shape, 32 rows, 64 prompt and 64 new tokens
+    python -m benchmarks.decode_time --device cuda --rounds 10
+
+In: a shape with random weights, prompts of random ids. Out: for each contender the median time of writing all rows'
+new tokens, and how many times the bare backbone's that is. All contenders share one model, and take turns, each round
+in another order, so that a slow minute of the machine slows everyone. `by way of the slots` has the prefix copied
+before the cached text in every step, as it was before a cache could begin with it.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.training_steps import SHAPES, random_backbone
+from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.backbones.attention_sites import has_native_bfloat16
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.generation import generate
+from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.prefix_attention import PrefixSlots
+from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.prefix_tuning import PrefixTuning
+from ptl_prefix.settings import defaults_of
+
+_LENGTHS = (16, 100)
+BARE = "bare backbone"
+
+
+def contenders(backbone: Backbone, prompts: ModelInputs, decoding: Decoding) -> dict[str, Callable[[], None]]:
+    """Ways to write: nobody's, and each prefix's with and without a cache of its own."""
+
+    def bare() -> None:
+        generate(backbone, NoAdaptation().attach(backbone).condition(prompts), decoding, ())
+
+    def with_prefix(length: int, *, caches: bool) -> Callable[[], None]:
+        def write() -> None:
+            method = PrefixTuning(prefix_length=length, reparam="none", init="random").attach(backbone).eval()
+            with patch.object(PrefixSlots, "cache", PrefixSlots.cache if caches else lambda _: None):
+                generate(backbone, method.condition(prompts), decoding, ())
+            method.detach()
+
+        return write
+
+    return {BARE: bare} | {
+        f"prefix of {length}, {way}": with_prefix(length, caches=caches)
+        for length in _LENGTHS
+        for way, caches in (("in the cache", True), ("by way of the slots", False))
+    }
+
+
+def interleaved_times(
+    ways: Mapping[str, Callable[[], None]], *, rounds: int, warmup: int, device: str
+) -> dict[str, list[float]]:
+    """Seconds of every contender, in rounds."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    shuffler = random.Random(0)
+    for number in range(warmup + rounds):
+        for name in shuffler.sample(list(ways), len(ways)):
+            start = time.perf_counter()
+            ways[name]()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            if number >= warmup:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def show(times: Mapping[str, Sequence[float]], title: str, console: Console) -> dict[str, float]:
+    """Print the medians; return them as multiples of the bare backbone's."""
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    ratios = {name: median / medians[BARE] for name, median in medians.items()}
+    table = Table(title=title)
+    for heading in ("who writes", "median s", "slowest s", "times the bare backbone's"):
+        table.add_column(heading, justify="left" if heading == "who writes" else "right")
+    for name, seconds in times.items():
+        table.add_row(name, f"{medians[name]:.2f}", f"{max(seconds):.2f}", f"{ratios[name]:.3f}")
+    console.print(table)
+    return ratios
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="gpt2")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 if native"
+    )
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--prompt-tokens", type=int, default=64)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that are measured")
+    parser.add_argument("--warmup", type=int, default=1, help="rounds before them")
+    parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/decode_time.json"))
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse(words)
+    dtype = arguments.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if has_native_bfloat16(torch.device(arguments.device)) else "float32"
+    backbone = random_backbone(arguments.shape, device=arguments.device, dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(8000, (arguments.rows, arguments.prompt_tokens), generator=generator)
+    prompts = prompt_batch(ids.tolist(), pad_id=0).to(arguments.device)
+    new = {"max_new_tokens": arguments.new_tokens, "min_new_tokens": arguments.new_tokens}
+    ways = contenders(backbone, prompts, Decoding(**{**defaults_of("generation/greedy"), **new}))
+    times = interleaved_times(ways, rounds=arguments.rounds, warmup=arguments.warmup, device=arguments.device)
+    setting = f"{arguments.shape} shape, {dtype}, {arguments.device}, {arguments.rows} rows"
+    title = f"writing {arguments.new_tokens} tokens after {arguments.prompt_tokens}: {setting}"
+    ratios = show(times, title, Console())
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {"title": title, "seconds": times, "times_bare": ratios, "environment": environment()}
+    write_atomically(arguments.json, json.dumps(report, indent=2))
+    print(f"written to {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

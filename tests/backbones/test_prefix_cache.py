@@ -1,0 +1,138 @@
+"""A cache that begins with the prefix: every step's logits are those of the slots, and no step copies the prefix."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from method_nodes import new_method
+from tiny_backbones import PAD
+from torch import Tensor
+from torch.testing import assert_close
+from toy_batches import EQUAL, texts, train
+from toy_prefixes import random_states
+from transformers import DynamicCache, EncoderDecoderCache
+
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.generation import generate
+from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.prefix_attention import PrefixSlots
+from ptl_prefix.backbones.prefix_cache import PrefixLayer
+from ptl_prefix.backbones.prefix_states import PrefixStates
+from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.settings import defaults_of
+
+FAMILIES = ["gpt2", "llama", "gpt_neox", "opt", "bart"]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "every layer": {"reparam": "none"},
+    "some layers": {"reparam": "none", "layers": [0, 2]},
+    "infix": {"reparam": "none", "position_law": "infix"},
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def any_kind(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> Backbone:
+    """Backbones of both kinds."""
+    return load_backbone(str(tiny_folders[request.param]), dtype="float32")
+
+
+def prompts(backbone: Backbone) -> ModelInputs:
+    return prompt_batch(texts(), PAD, backbone.prompter(PromptFormat()).decoder_start_ids)
+
+
+def step_logits(backbone: Backbone, inputs: ModelInputs, cache: Any, num_beams: int = 1) -> Tensor:
+    """The logits of six steps."""
+    start = {"position_ids": inputs.position_ids, "decoder_input_ids": inputs.decoder_input_ids}
+    output = backbone.model.generate(  # type: ignore[operator]
+        **backbone.read(inputs),
+        **{name: value for name, value in start.items() if value is not None},
+        past_key_values=cache,
+        max_new_tokens=6,
+        num_beams=num_beams,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=PAD,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(output.logits)
+
+
+def plain_cache(backbone: Backbone) -> Any:
+    both = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    return both if backbone.is_encoder_decoder else DynamicCache(config=backbone.config)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_step_has_the_logits_that_it_has_by_way_of_the_slots(
+    any_kind: Backbone, name: str, num_beams: int
+) -> None:
+    if name == "infix" and any_kind.is_encoder_decoder:
+        return
+    torch.manual_seed(0)
+    method = new_method("prefix_tuning", prefix_length=4, **SETTINGS[name]).attach(any_kind)
+    train(any_kind, method, steps=3)
+    inputs = method.eval().condition(prompts(any_kind))
+    cache = any_kind.slots.cache()
+    assert cache is not None
+
+    ours = step_logits(any_kind, inputs, cache, num_beams)
+
+    assert_close(ours, step_logits(any_kind, inputs, plain_cache(any_kind), num_beams), **EQUAL)
+    any_kind.slots.clear()
+    bare = step_logits(any_kind, inputs, plain_cache(any_kind), num_beams)
+    assert (ours[0] - bare[0]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_rows_with_prefixes_of_their_own_keep_them(any_kind: Backbone, num_beams: int) -> None:
+    method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
+    inputs = method.condition(prompts(any_kind))
+    each = [random_states(any_kind, length, seed=length) for length in (3, 5, 1)]
+    any_kind.slots.fill(PrefixStates.stack(each))
+
+    ours = step_logits(any_kind, inputs, any_kind.slots.cache(), num_beams)
+
+    assert_close(ours, step_logits(any_kind, inputs, plain_cache(any_kind), num_beams), **EQUAL)
+
+
+def test_no_step_copies_the_prefix(any_kind: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
+    decoding = Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 5})
+    usual, copies = PrefixLayer.lazy_initialization, 0
+
+    def counted(self: PrefixLayer, *arguments: Tensor) -> None:
+        nonlocal copies
+        copies += 1
+        usual(self, *arguments)
+
+    monkeypatch.setattr(PrefixLayer, "lazy_initialization", counted)
+
+    generate(any_kind, method.condition(prompts(any_kind)), decoding, ())
+
+    layers = [any_kind.geometry[site].num_layers for site in any_kind.geometry if site.startswith("decoder")]
+    assert copies == sum(layers)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "t5"])
+def test_layers_with_a_window_or_a_bias_go_by_way_of_the_slots(tiny_folders: dict[str, Path], family: str) -> None:
+    backbone = load_backbone(str(tiny_folders[family]), dtype="float32")
+    method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(backbone)
+
+    method.condition(prompts(backbone))
+
+    assert backbone.slots.cache() is None
+
+
+def test_without_a_prefix_the_librarys_own_cache_will_do(any_kind: Backbone) -> None:
+    assert any_kind.slots.cache() is None
+    method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
+    assert any_kind.slots.cache() is None
+    method.condition(prompts(any_kind))
+    assert isinstance(any_kind.slots, PrefixSlots)
+    assert any_kind.slots.cache() is not None
+    any_kind.slots.clear()
+    assert any_kind.slots.cache() is None
