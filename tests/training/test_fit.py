@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.predictions import read_predictions
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
@@ -237,9 +238,12 @@ def test_record_says_everything_of_the_run(tiny_runs: TinyRuns, folder: RunFolde
 
 
 def test_the_folder_holds_what_a_run_leaves_and_nothing_else(tiny_runs: TinyRuns, folder: RunFolder) -> None:
-    train(tiny_runs.plan(), folder)
+    outcome = train(tiny_runs.plan(), folder)
 
     left = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file())
+    (decoded,) = folder.evaluation.rglob("*.jsonl")
+    assert decoded.parent.name.startswith("test-")
+    assert read_predictions(decoded) == outcome.adapted
     assert left == [
         ".lock",
         "bundle/manifest.json",
@@ -247,6 +251,7 @@ def test_the_folder_holds_what_a_run_leaves_and_nothing_else(tiny_runs: TinyRuns
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "config.yaml",
+        str(decoded.relative_to(folder.path)),
         "events.jsonl",
         "record.json",
     ]
