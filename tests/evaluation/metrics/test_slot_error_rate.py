@@ -30,7 +30,7 @@ def test_another_source_is_refused_by_its_id() -> None:
 
 
 @pytest.mark.parametrize("system", ["tuda", "forge1"])
-def test_systems_that_fill_templates_make_no_error(system: str, data_folder: Path) -> None:
+def test_systems_whose_rules_were_written_by_hand_make_no_error(system: str, data_folder: Path) -> None:
     assert SlotErrorRate().score(predictions_of(system, data_folder / "data/e2e")) == 0.0
 
 
