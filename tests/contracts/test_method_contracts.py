@@ -451,9 +451,8 @@ def _gradients(method: Method, backbone: Backbone) -> dict[str, Tensor]:
     method.attach(backbone).eval()
     train(backbone, method, steps=1)
     target_loss(backbone, method, training_batch(backbone)).nats.backward()
-    return {
-        name: parameter.grad for name, parameter in method.trained_parameters().items() if parameter.grad is not None
-    }
+    gradients = {name: parameter.grad for name, parameter in method.trained_parameters().items()}
+    return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
 def test_a_bfloat16_backbone_trains_float32_numbers_and_stays_as_it_is(
