@@ -1,0 +1,75 @@
+"""What tells the rows of a table apart.
+
+In: the records of its runs. Out: for each the settings in which they differ. A method's own settings are compared with
+those of its namesakes alone: that LoRA has no prefix length is no difference worth a column.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ptl_prefix.artifacts.run_record import RunRecord
+
+_NO_DIFFERENCE = {
+    "run_id",
+    "seed",
+    "dry_run",
+    "resume",
+    "task.subset_seed",  # a seed, too
+    "method.name",  # the row says it
+    "data.cache_dir",
+    "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
+}
+_NO_DIFFERENT_GROUPS = ("tracking.", "hydra.")
+"""Groups that say who looks on, not what is done."""
+
+_ABSENT = "absent"
+
+
+def differing_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """For each record, those of its settings that not all have alike, by dotted key."""
+    flat = [dict(flat_settings(record.config)) for record in records]
+    values: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for record, settings in zip(records, flat, strict=True):
+        for key in _compared_keys(record, records, flat):
+            values[_scope(key, record), key].add(repr(settings.get(key, _ABSENT)))
+    return [
+        {key: value for key, value in settings.items() if len(values.get((_scope(key, record), key), ())) > 1}
+        for record, settings in zip(records, flat, strict=True)
+    ]
+
+
+def flat_settings(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a config, by dotted key; a list is one leaf."""
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat_settings(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def spoken(value: Any) -> str:
+    """A setting's value as a config writes it, short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _compared_keys(
+    record: RunRecord, records: Sequence[RunRecord], flat: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """The keys of a record and of those that it is compared with: one that it lacks is a difference."""
+    seen = set()
+    for other, settings in zip(records, flat, strict=True):
+        for key in settings:
+            is_shared = not key.startswith("method.") or other.method == record.method
+            if is_shared and key not in seen and key not in _NO_DIFFERENCE and not key.startswith(_NO_DIFFERENT_GROUPS):
+                seen.add(key)
+                yield key
+
+
+def _scope(key: str, record: RunRecord) -> str:
+    return record.method if key.startswith("method.") else ""
