@@ -40,7 +40,9 @@ def _pairs(rows: Sequence["Row"]) -> str:
     sets = {tuple(run.seed for run in row.runs) for row in rows if len(row.runs) > 1}
     if len(sets) < 2:
         return ""
-    return "Not all rows have the same seeds: pairs are made of those that two rows share, and Welch's test stands in where they share none."
+    unpaired = any(verdict.p is not None and not verdict.paired for row in rows for verdict in row.verdicts.values())
+    welch = "; where they share fewer than two, Welch's test stands in for the paired one" if unpaired else ""
+    return f"Not all rows have the same seeds: two rows are tested over those that they share{welch}."
 
 
 def _budgets(rows: Sequence["Row"]) -> str:

@@ -40,6 +40,7 @@ class RunLine:
         step: Optimiser steps done, as far as its record or its log says.
         metric: The name of its main metric; empty before there is one.
         value: That metric's number.
+        direction: Which way it is better, where the record says so; a loss is known to be better when it is less.
         age_s: Seconds since anything was last written of it.
         size_bytes: What its folder takes on disk.
     """
@@ -53,6 +54,7 @@ class RunLine:
     step: int
     metric: str
     value: float | None
+    direction: Literal["minimize", "maximize"] | None
     age_s: float
     size_bytes: int
 
@@ -90,9 +92,17 @@ def line_of(folder: RunFolder) -> RunLine:
         step=step,
         metric=main or "",
         value=metrics[main] if main else None,
+        direction=_direction(record, main),
         age_s=max(0.0, time.time() - _last_written(folder)),
         size_bytes=bytes_on_disk(folder.path),
     )
+
+
+def _direction(record: RunRecord | None, metric: str | None) -> Literal["minimize", "maximize"] | None:
+    info = None if record is None or metric is None else record.metric_info.get(metric)
+    if info is not None:
+        return info.direction
+    return "minimize" if metric == "val/loss" else None
 
 
 def main_metric(metrics: dict[str, float]) -> str | None:
