@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.commands.comparison_tables import show_table
 from ptl_prefix.commands.reproduction import command_for
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.reporting.compared_run import read_runs
-from ptl_prefix.reporting.comparison import Comparison, Row, Table, compare
-from ptl_prefix.reporting.grids import LEGEND, MARKS, Cell, Grid, cost_grid, quality_grid
+from ptl_prefix.reporting.comparison import Comparison, Row, compare
 page = lambda *a, **k: ""
 from ptl_prefix.reporting.run_search import find_runs
-from ptl_prefix.reporting.text_tables import Commands, as_csv, as_latex, as_markdown, bare_sentence
+from ptl_prefix.reporting.text_tables import Commands, as_csv, as_latex, as_markdown
 
 _NAME = "comparison"
 
@@ -36,7 +35,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     commands = commands_of(comparison)
     console = Console()
     for table in comparison.tables:
-        _show(table, console)
+        show_table(table, console)
     for run_left_out in comparison.left_out:
         console.print(Text(f"left out: {run_left_out.path} {run_left_out.reason}"), soft_wrap=True)
     for path in _written(comparison, commands, _out_folder(config["out"]), config["examples"]):
@@ -76,35 +75,3 @@ def _written(comparison: Comparison, commands: Commands, out: Path, num_examples
             f"`out` must be a folder that can be written, but '{out}' cannot ({error.strerror}); name another."
         ) from error
     return [out / f"{_NAME}.{suffix}" for suffix in files]
-
-
-def _show(table: Table, console: Console) -> None:
-    console.print(_rich(quality_grid(table), f"{table.task} on {table.backbone}"))
-    console.print(Text(f"{LEGEND}{bare_sentence(table)}"))
-    console.print(_rich(_without_labels(cost_grid(table)), ""))
-    for sentence in table.caveats:
-        console.print(Text(f"- {sentence}"))
-
-
-def _without_labels(grid: Grid) -> Grid:
-    """The first table on the screen has said what the numbers are."""
-    columns = [column for column in grid.columns if column.heading != "method"]
-    place = [column.heading for column in grid.columns].index("method")
-    return Grid(tuple(columns), tuple((*row[:place], *row[place + 1 :]) for row in grid.rows))
-
-
-def _rich(grid: Grid, title: str) -> RichTable:
-    shown = RichTable(title=title or None, title_justify="left")
-    for column, cells in zip(grid.columns, zip(*grid.rows, strict=True), strict=True):
-        heading = column.heading.replace("/", "/\n") if column.heading.count("/") and column.align == "right" else column.heading
-        # On a narrow screen lines are broken between words alone.
-        words = [word for text in (heading, *(cell.text for cell in cells)) for word in text.split()]
-        shown.add_column(heading, justify=column.align, min_width=max(map(len, words)))
-    for row in grid.rows:
-        shown.add_row(*map(_rich_cell, row))
-    return shown
-
-
-def _rich_cell(cell: Cell) -> Text:
-    text = cell.text + ("" if cell.standing is None else MARKS[cell.standing])
-    return Text(text, style="bold green" if cell.standing == "best" else "dim" if cell.standing == "worse" else "")

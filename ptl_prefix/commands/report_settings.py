@@ -30,16 +30,16 @@ class RunsSettings:
 
     Args:
         status: Only runs of this state.
-        task: Only runs of this task.
-        backbone: Only runs on this backbone.
-        method: Only runs of this method.
+        task_name: Only runs of this task.
+        backbone_name: Only runs on this backbone.
+        method_name: Only runs of this method.
         sort: What the list is ordered by.
         format: How it is printed.
     """
 
     status: Literal["finished", "stopped", "failed", "pruned", "running", "died", "damaged"] | None
-    task: str | None
-    backbone: str | None
-    method: str | None
+    task_name: str | None
+    backbone_name: str | None
+    method_name: str | None
     sort: Literal["age", "size", "metric", "status", "task", "method"]
     format: Literal["table", "json"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.reporting.grids import byte_count
@@ -25,7 +24,9 @@ _STYLES: dict[State, str] = {
     "damaged": "red",
     "pruned": "dim",
 }
-_FILTERS = {"status": "state", "task": "task", "backbone": "backbone", "method": "method"}
+_FILTERS = {"status": "state", "task_name": "task", "backbone_name": "backbone", "method_name": "method"}
+_HEADINGS = ("status", "method", "seed", "step", "metric", "value", "age", "size", "run")
+_NUMBERS = ("seed", "step", "value", "age", "size")
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -50,7 +51,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if not lines:
         print("No run is like that; ptl-prefix runs lists all of them.", file=sys.stderr)
         return
-    Console().print(_table(lines))
+    _show(lines, Console())
 
 
 def _ordered(lines: Sequence[RunLine], by: str) -> list[RunLine]:
@@ -73,25 +74,33 @@ def _values(line: RunLine) -> dict[str, Any]:
     return {**asdict(line), "path": str(line.path)}
 
 
-def _table(lines: Sequence[RunLine]) -> Table:
-    table = Table(caption=_caption(lines), caption_justify="left")
-    headings = ("status", "method", "seed", "step", "metric", "value", "age", "size", "run")
-    for heading in headings:
-        is_number = heading in ("seed", "step", "value", "age", "size")
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "run", overflow="fold")
-    for line in lines:
-        cells = (
-            line.method,
-            "" if line.seed is None else str(line.seed),
-            f"{line.step:,}",
-            line.metric,
-            "" if line.value is None else f"{line.value:.4f}",
-            age(line.age_s),
-            byte_count(line.size_bytes),
-            str(line.path),
-        )
-        table.add_row(Text(line.state, style=_STYLES[line.state]), *map(Text, cells))
-    return table
+def _show(lines: Sequence[RunLine], console: Console) -> None:
+    """A line for each run, however narrow the screen: the path comes last and is never cut."""
+    cells = [_HEADINGS, *map(_cells, lines)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(_HEADINGS))]
+    for row, line in zip(cells, (None, *lines), strict=True):
+        texts = [
+            text.rjust(width) if heading in _NUMBERS else text.ljust(width)
+            for heading, text, width in zip(_HEADINGS, row, widths, strict=True)
+        ]
+        shown = Text("  ".join(texts).rstrip())
+        shown.stylize("bold" if line is None else _STYLES[line.state], 0, shown.plain.find("  ") if line else None)
+        console.print(shown, soft_wrap=True)
+    console.print(Text(_caption(lines), style="dim"))
+
+
+def _cells(line: RunLine) -> tuple[str, ...]:
+    return (
+        line.state,
+        line.method,
+        "" if line.seed is None else str(line.seed),
+        f"{line.step:,}",
+        line.metric,
+        "" if line.value is None else f"{line.value:.4f}",
+        age(line.age_s),
+        byte_count(line.size_bytes),
+        str(line.path),
+    )
 
 
 def _caption(lines: Sequence[RunLine]) -> str:
