@@ -13,7 +13,7 @@ from ptl_prefix.commands.reproduction import command_for
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.reporting.compared_run import read_runs
 from ptl_prefix.reporting.comparison import Comparison, Row, compare
-page = lambda *a, **k: ""
+from ptl_prefix.reporting.page import page
 from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.text_tables import Commands, as_csv, as_latex, as_markdown
 

@@ -65,6 +65,12 @@ def quality_grid(table: Table) -> Grid:
     return Grid((*_NAMES, Column("seeds"), *map(Column, headings)), tuple(rows))
 
 
+def difference_grid(table: Table) -> Grid:
+    """The main metric of each row less that of the best, with how sure that is."""
+    columns = (*_NAMES, *map(Column, (f"{table.main}, less the best", "95% interval", "p (Holm)", "test")))
+    return Grid(columns, tuple((*_names(row), *_difference(row, table)) for row in table.rows))
+
+
 def cost_grid(table: Table) -> Grid:
     """Budget, parameters, bytes, speed and memory."""
     headings = ("steps", "tokens", "trained", "stored", "bundle", "tokens/s", "peak memory")
@@ -100,6 +106,19 @@ def _metric(row: Row, name: str, info: MetricInfo) -> Cell:
     half = summary.half_width
     spread = "" if half is None else f" ±{number(half, info)}"
     return Cell(f"{number(summary.mean, info)}{spread}", row.verdicts[name].standing)
+
+
+def _difference(row: Row, table: Table) -> list[Cell]:
+    verdict, info = row.verdicts.get(table.main), table.metrics[table.main]
+    if verdict is None or verdict.standing == "best" or verdict.difference is None:
+        return [Cell("the best" if verdict is not None and verdict.standing == "best" else "not tested"), *[Cell("")] * 3]
+    low_to_high = "" if verdict.interval is None else " to ".join(f"{_signed(end, info)}" for end in verdict.interval)
+    p = "" if verdict.p is None else "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}"
+    return [Cell(_signed(verdict.difference, info)), Cell(low_to_high), Cell(p), Cell("paired t" if verdict.paired else "Welch")]
+
+
+def _signed(value: float, info: MetricInfo) -> str:
+    return ("+" if value > 0 else "−" if value < 0 else "") + number(abs(value), info)
 
 
 def _costs(row: Row) -> list[Cell]:
