@@ -1,4 +1,4 @@
-"""What a person sees of a comparison on a screen of any width: how good the rows are, what they take, what must be said."""
+"""What a person sees of a comparison, on a screen of any width: quality, cost, and what must be said of them."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

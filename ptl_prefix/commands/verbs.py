@@ -313,7 +313,10 @@ VERBS = {
             examples=(
                 ("ptl-prefix runs", "all runs in outputs/"),
                 ("ptl-prefix runs status=died", "those that ended without a record; resume= goes on with them"),
-                ("ptl-prefix runs task_name=e2e_nlg sort=metric format=json", "those of a task, the best first, as JSON"),
+                (
+                    "ptl-prefix runs task_name=e2e_nlg sort=metric format=json",
+                    "those of a task, the best first, as JSON",
+                ),
             ),
         ),
         Verb(

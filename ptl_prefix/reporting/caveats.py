@@ -20,7 +20,9 @@ def caveats_of(rows: Sequence["Row"], numbers: Mapping[ComparedRun, Numbers]) ->
     found = [_seeds(rows), _pairs(rows), _budgets(rows), _forced(runs), _machines(runs), *_software(runs)]
     unread = [str(run.folder.path) for run in runs if not numbers[run].predictions()]
     if unread:
-        found.append(f"The outputs of some runs cannot be read, so that their test inputs are not known: {_listed(unread)}.")
+        found.append(
+            f"The outputs of some runs cannot be read, so that their test inputs are not known: {_listed(unread)}."
+        )
     return [sentence for sentence in found if sentence]
 
 

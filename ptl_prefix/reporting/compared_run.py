@@ -8,7 +8,6 @@ import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ptl_prefix.artifacts.evaluation_record import (
     PREDICTIONS_FILE,
@@ -107,8 +106,12 @@ class ComparedRun:
             events = read_events(self.folder.events)
         except PtlPrefixError:
             return []
-        points = {0: event["val/loss_before"] for event in events if _has_loss(event, "bare", "val/loss_before")}
-        points |= {event["step"]: event["val/loss"] for event in events if _has_loss(event, "validation", "val/loss")}
+        kinds = {"bare": "val/loss_before", "validation": "val/loss"}
+        points = {
+            event["step"]: event[kinds[event["kind"]]]
+            for event in events
+            if isinstance(event.get(kinds.get(event["kind"], "")), int | float)
+        }
         return sorted(points.items())
 
     @functools.cached_property
@@ -124,10 +127,6 @@ class ComparedRun:
 
 def _decodes_as(evaluation: EvaluationRecord, record: RunRecord) -> bool:
     return evaluation.question.decoding == record.decoding
-
-
-def _has_loss(event: dict[str, Any], kind: str, key: str) -> bool:
-    return event["kind"] == kind and isinstance(event.get(key), int | float)
 
 
 def outputs_in(folder: Path | None) -> list[Prediction]:

@@ -132,8 +132,8 @@ def compare(runs: Sequence[ComparedRun], left_out: Sequence[LeftOut] = (), *, me
     for run in runs:
         groups[run.record.task, run.record.backbone].append(run)
     if not groups:
-        reasons = "".join(f"\n  - {run.path} {run.reason}" for run in left_out)
-        raise ComparisonError(f"A comparison needs a finished run, but has none; train first.{reasons}")
+        why = "".join(f"\n  - {run.path} {run.reason}" for run in left_out)
+        raise ComparisonError(f"A comparison needs a finished run, but has none; train first.{why}")
     numbers = {names: measured(group) for names, group in groups.items()}
     reasons = [reason for names, group in groups.items() for reason in refusals(group, numbers[names].by_run)]
     unknown = [] if metric is None else [names for names in groups if metric not in _infos(numbers[names].by_run)]
@@ -174,9 +174,7 @@ def _infos(numbers: Sequence[Numbers]) -> dict[str, MetricInfo]:
     return {**first, **of_test, **infos}
 
 
-def _rows(
-    runs: Sequence[ComparedRun], numbers: Mapping[ComparedRun, Numbers], repeated: list[LeftOut]
-) -> list[Row]:
+def _rows(runs: Sequence[ComparedRun], numbers: Mapping[ComparedRun, Numbers], repeated: list[LeftOut]) -> list[Row]:
     """Runs that differ in nothing but their seeds, together; of two with one seed the newer."""
     settings = differing_settings([run.record for run in runs])
     by_row: defaultdict[tuple[str, str], dict[Any, ComparedRun]] = defaultdict(dict)
@@ -185,7 +183,9 @@ def _rows(
         key = (run.record.method, repr(sorted(own.items())))
         row_settings[key] = own
         if older := by_row[key].get(run.seed):
-            repeated.append(LeftOut(older.folder.path, f"has the settings and the seed of {run.folder.path}, a newer run"))
+            repeated.append(
+                LeftOut(older.folder.path, f"has the settings and the seed of {run.folder.path}, a newer run")
+            )
         by_row[key][run.seed] = run
     rows = []
     for key, by_seed in by_row.items():

@@ -58,9 +58,7 @@ def spoken(value: Any) -> str:
     return str(value)
 
 
-def _compared_keys(
-    record: RunRecord, records: Sequence[RunRecord], flat: Sequence[Mapping[str, Any]]
-) -> Iterator[str]:
+def _compared_keys(record: RunRecord, records: Sequence[RunRecord], flat: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The keys of a record and of those that it is compared with: one that it lacks is a difference."""
     seen = set()
     for other, settings in zip(records, flat, strict=True):

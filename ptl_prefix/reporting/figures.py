@@ -97,7 +97,12 @@ def _quality_plot(table: Table, metric: str, heading: str, cost: Callable[[Row],
         "hoverinfo": "skip",
         "meta": {"is_front": True},
     }
-    return _plot([line, *traces], _log_axis(heading, [x for x, _ in points.values()]), _metric_axis(table, metric), table.bare.get(metric))
+    return _plot(
+        [line, *traces],
+        _log_axis(heading, [x for x, _ in points.values()]),
+        _metric_axis(table, metric),
+        table.bare.get(metric),
+    )
 
 
 def _over_settings(table: Table) -> list[Figure]:
@@ -129,17 +134,25 @@ def _setting_plot(table: Table, key: str, series: Sequence[Sequence[Row]], metri
         x = [float(row.settings[key]) for row in measured]
         y = [row.summaries[metric].mean for row in measured]
         join = {"type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip", "meta": {"is_join": True}}
-        traces += [{**join, "line": {"width": 1.5}}, *(_point(row, float(row.settings[key]), metric) for row in measured)]
+        traces += [
+            {**join, "line": {"width": 1.5}},
+            *(_point(row, float(row.settings[key]), metric) for row in measured),
+        ]
     values = [float(row.settings[key]) for rows in series for row in rows]
     heading = key.removeprefix("method.")
     is_wide = min(values) > 0 and max(values) / min(values) > 8
-    return _plot(traces, _log_axis(heading, values) if is_wide else _axis(heading), _metric_axis(table, metric), table.bare.get(metric))
+    return _plot(
+        traces,
+        _log_axis(heading, values) if is_wide else _axis(heading),
+        _metric_axis(table, metric),
+        table.bare.get(metric),
+    )
 
 
 def _point(row: Row, x: float, metric: str) -> Json:
     summary = row.summaries[metric]
     trace = _trace(row, [x], [summary.mean], mode="markers+text", marker={"size": 11}, text=[str(row.number)])
-    trace |= {"textposition": "top center", "hovertemplate": "%{y:.4f} at %{x:,}", "cliponaxis": False}
+    trace |= {"textposition": "middle right", "hovertemplate": "%{y:.4f} at %{x:,}", "cliponaxis": False}
     if summary.half_width is not None:
         trace["error_y"] = {"type": "data", "array": [summary.half_width], "width": 4, "thickness": 1.2}
     return trace
@@ -153,10 +166,26 @@ def _plot(traces: Sequence[Json], x_axis: Json, y_axis: Json, bare: float | None
     layout: Json = {"xaxis": x_axis, "yaxis": y_axis, "showlegend": False, "hovermode": "closest"}
     if bare is not None:
         layout["shapes"] = [
-            {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": bare, "y1": bare, "line": {"dash": "dash", "width": 1}}
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": bare,
+                "y1": bare,
+                "line": {"dash": "dash", "width": 1},
+            }
         ]
         layout["annotations"] = [
-            {"xref": "paper", "x": 1, "xanchor": "right", "y": bare, "yanchor": "bottom", "text": "bare", "showarrow": False}
+            {
+                "xref": "paper",
+                "x": 1,
+                "xanchor": "right",
+                "y": bare,
+                "yanchor": "bottom",
+                "text": "bare",
+                "showarrow": False,
+            }
         ]
     return {"data": list(traces), "layout": layout}
 

@@ -111,10 +111,18 @@ def _metric(row: Row, name: str, info: MetricInfo) -> Cell:
 def _difference(row: Row, table: Table) -> list[Cell]:
     verdict, info = row.verdicts.get(table.main), table.metrics[table.main]
     if verdict is None or verdict.standing == "best" or verdict.difference is None:
-        return [Cell("the best" if verdict is not None and verdict.standing == "best" else "not tested"), *[Cell("")] * 3]
+        return [
+            Cell("the best" if verdict is not None and verdict.standing == "best" else "not tested"),
+            *[Cell("")] * 3,
+        ]
     low_to_high = "" if verdict.interval is None else " to ".join(f"{_signed(end, info)}" for end in verdict.interval)
     p = "" if verdict.p is None else "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}"
-    return [Cell(_signed(verdict.difference, info)), Cell(low_to_high), Cell(p), Cell("paired t" if verdict.paired else "Welch")]
+    return [
+        Cell(_signed(verdict.difference, info)),
+        Cell(low_to_high),
+        Cell(p),
+        Cell("paired t" if verdict.paired else "Welch"),
+    ]
 
 
 def _signed(value: float, info: MetricInfo) -> str:

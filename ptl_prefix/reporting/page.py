@@ -36,7 +36,11 @@ def page(comparison: Comparison, commands: Commands, *, num_examples: int) -> st
         num_examples: Test inputs whose outputs are shown side by side.
     """
     environment = Environment(
-        loader=FileSystemLoader(_PARTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_PARTS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     library, script = get_plotlyjs(), (_PARTS / "page.js").read_text(encoding="utf-8")
     sections = [_section(table, commands, num_examples) for table in comparison.tables]

@@ -26,7 +26,12 @@ def refusals(runs: Sequence[ComparedRun], numbers: Sequence[Numbers]) -> list[st
     reasons = [
         _mixed(f"Runs of {table} must be of one version of the task", versions, runs, _WAY_OUT),
         _mixed(f"Runs of {table} must have one backbone's weights", weights, runs, _WAY_OUT),
-        _mixed(f"Runs of {table} must be decoded alike", _decodings(numbers), runs, "evaluate them alike: ptl-prefix evaluate run=…"),
+        _mixed(
+            f"Runs of {table} must be decoded alike",
+            _decodings(numbers),
+            runs,
+            "evaluate them alike: ptl-prefix evaluate run=…",
+        ),
         _mixed(
             f"Runs of {table} must be tested on as many inputs",
             counts,
@@ -36,7 +41,9 @@ def refusals(runs: Sequence[ComparedRun], numbers: Sequence[Numbers]) -> list[st
     ]
     if not any(reasons):  # other inputs follow from most of the above, and say less
         tests = [_test_set(number) for number in numbers]
-        reasons.append(_mixed(f"Runs of {table} must be tested on the same inputs and references", tests, runs, _WAY_OUT))
+        reasons.append(
+            _mixed(f"Runs of {table} must be tested on the same inputs and references", tests, runs, _WAY_OUT)
+        )
     return [reason for reason in (*reasons, *_metric_reasons(table, runs, numbers)) if reason]
 
 

@@ -77,7 +77,8 @@ def line_of(folder: RunFolder) -> RunLine:
     record = _record(folder)
     if record is not None and state != "running":
         names = {"task": record.task, "backbone": record.backbone, "method": record.method}
-        seed, step, metrics = record.seed, record.cost.steps, record.metrics
+        seed: int | None = record.seed
+        step, metrics = record.cost.steps, record.metrics
     else:
         config = _config(folder)
         names = {key: _name(config.get(key)) for key in ("task", "backbone", "method")}

@@ -132,7 +132,15 @@ def _latex_grid(grid: Grid) -> str:
     rows = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in grid.rows]
     heading = " & ".join(_tex(column.heading) for column in grid.columns) + r" \\"
     return "\n".join(
-        [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", heading, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+        [
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            heading,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
     )
 
 

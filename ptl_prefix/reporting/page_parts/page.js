@@ -49,6 +49,7 @@
       font: { color: ink, family: "system-ui, sans-serif", size: narrow.matches ? 11 : 12 },
       hoverlabel: { bgcolor: css("--paper"), bordercolor: css("--line"), font: { color: ink } },
       margin: { l: 8, r: 12, t: 12, b: 8 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: ink },
       dragmode: narrow.matches ? false : "zoom",
     };
   }
@@ -63,7 +64,12 @@
     for (const trace of traces) {
       if (trace.hovertemplate) trace.hovertemplate = `${shortened(labels[trace.meta.row])}<br>${trace.hovertemplate}<extra>${trace.meta.row}</extra>`;
     }
-    return Plotly.react(plot, traces, themed(chosen.layout), { responsive: true, displaylogo: false, displayModeBar: "hover", scrollZoom: false });
+    return Plotly.react(plot, traces, themed(chosen.layout), {
+      responsive: true,
+      displaylogo: false,
+      displayModeBar: narrow.matches ? false : "hover",
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    });
   }
 
   /* Plotly reads a little markup in labels; a setting's text is none. */
