@@ -131,7 +131,7 @@ def _compared(values: Mapping[SeedKey, float], best: Mapping[SeedKey, float]) ->
         # Equal differences leave nothing to compare with, unless there is none at all.
         return Verdict("unknown", mean, None, 1.0 if mean == 0 else None, paired=True)
     mine, theirs = list(values.values()), list(best.values())
-    if min(len(mine), len(theirs)) > 1 and (_varies(mine) or _varies(theirs)):
+    if min(len(mine), len(theirs)) > 1 and _varies(mine) and _varies(theirs):
         test = stats.ttest_ind(mine, theirs, equal_var=False)
         return Verdict("unknown", float(np.mean(mine) - np.mean(theirs)), _ends(test), float(test.pvalue))
     return Verdict("unknown")
