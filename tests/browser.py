@@ -93,9 +93,13 @@ class Browser:
         self.complaints.clear()
         self.requests.clear()
         self.ask("Page.navigate", url=path.as_uri())
+        self.wait_for("document.documentElement?.dataset.drawn !== undefined")
+
+    def wait_for(self, condition: str) -> None:
+        """Until an expression in the page is true."""
         deadline = time.monotonic() + _PATIENCE_S
-        while self.evaluate("document.documentElement?.dataset.drawn") is None:
-            assert time.monotonic() < deadline, f"the page was not drawn: {self.complaints}"
+        while self.evaluate(f"Boolean({condition})") is not True:
+            assert time.monotonic() < deadline, f"it never came to `{condition}`: {self.complaints}"
             time.sleep(0.1)
 
     def evaluate(self, script: str) -> Any:

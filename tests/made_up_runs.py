@@ -32,6 +32,7 @@ GREEDY = Decoding(
 LOSS = MetricInfo(scale="nats per target token", direction="minimize", version="1", library="torch 2.13.0")
 BLEU = MetricInfo(scale="0-100", direction="maximize", version="1", library="sacrebleu 2.6.0")
 INFOS = {"val/loss": LOSS, "test/bleu": BLEU, "test/loss": LOSS, "val/loss_before": LOSS, "test/bleu_before": BLEU}
+BUNDLE_BYTES = 5_000
 ENVIRONMENT = {"cpu": "Abacus", "cores": 2, "devices": [], "package_version": "0.1.0", "libraries": {}, "git": None}
 
 
@@ -122,8 +123,9 @@ def make_run(path: Path, run: MadeUp | None = None, **changes: Any) -> RunFolder
             log.write("validation", step=step, **{"val/loss": run.loss * run.steps / step})
     write_predictions(folder.evaluation / "test-0000000000/predictions.jsonl", run.predictions())
     folder.bundle.mkdir()
-    (folder.bundle / "manifest.json").write_text(sealed_text(_manifest(run)))
-    (folder.bundle / "tensors.safetensors").write_bytes(b"0" * 1_000)
+    manifest = sealed_text(_manifest(run))
+    (folder.bundle / "manifest.json").write_text(manifest)
+    (folder.bundle / "tensors.safetensors").write_bytes(b"0" * (BUNDLE_BYTES - len(manifest)))
     write_record(folder.record, run.record(path.name))
     return folder
 

@@ -25,9 +25,9 @@ MARKDOWN = r"""## towns on tiny
 
 | # | method | steps | tokens | trained | stored | bundle | tokens/s | peak memory |
 | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| 1 | prefix\_tuning prefix\_length=20 | 40 | 4,000 | 1,000 | 200 | 2.2 kB | 400 | 200.0 MB |
-| 2 | prefix\_tuning prefix\_length=10 | 40 | 4,000 | 1,000 | 100 | 2.2 kB | 400 | 200.0 MB |
-| 3 | lora | 40 | 4,000 | 80 | 80 | 2.2 kB | 400 | 200.0 MB |
+| 1 | prefix\_tuning prefix\_length=20 | 40 | 4,000 | 1,000 | 200 | 5.0 kB | 400 | 200.0 MB |
+| 2 | prefix\_tuning prefix\_length=10 | 40 | 4,000 | 1,000 | 100 | 5.0 kB | 400 | 200.0 MB |
+| 3 | lora | 40 | 4,000 | 80 | 80 | 5.0 kB | 400 | 200.0 MB |
 
 - Test numbers are of the 3 inputs that training decoded at its end.
 - Every row has 3 seeds.
