@@ -19,6 +19,7 @@ from ptl_prefix.commands import catalog
 from ptl_prefix.commands.composition import VERSION_BASE, plain_values
 from ptl_prefix.commands.diagnosis import parsed_override
 from ptl_prefix.commands.resolvers import register_resolvers
+from ptl_prefix.commands.targets import is_node
 from ptl_prefix.commands.words import quoted
 
 _VERB = "train"
@@ -62,10 +63,29 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
     chosen = {group: _closest(group, config[group], default) for group, default in defaults.items() if group in config}
     choices = [f"{group}={choice}" for group, choice in chosen.items() if choice != defaults[group]]
     wanted = _own_leaves(config)
+    choices += _choices_of_parts(config, _composed(choices))
     overrides = [*choices, *_changes(_composed(choices), wanted)]
     if repr(sorted(_composed(overrides).items())) != repr(sorted(wanted.items())):
         raise ValueError("A run's config must be one that this version of ptl-prefix composes, but is not.")
     return overrides
+
+
+def _choices_of_parts(config: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Overrides for the nodes inside a group's node, such as the parts of a combination, that are not as composed."""
+    choices = []
+    for group in catalog.groups_of(_VERB):
+        for path, node in _inner_nodes(config.get(group), group):
+            composed = base.get(f"{path}._target_")
+            if composed != node["_target_"]:
+                choices.append(f"{'' if composed else '+'}{group}@{path}={_closest(group, node, default='')}")
+    return choices
+
+
+def _inner_nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for key, value in node.items() if isinstance(node, Mapping) else ():
+        if is_node(value):
+            yield f"{path}.{key}", value
+        yield from _inner_nodes(value, f"{path}.{key}")
 
 
 def _changes(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

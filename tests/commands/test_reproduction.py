@@ -2,14 +2,16 @@
 
 import dataclasses
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from made_up_runs import MadeUp
 
-from ptl_prefix.commands.composition import compose_and_check
+from ptl_prefix import settings
+from ptl_prefix.commands.composition import compose_and_check, plain_values
 from ptl_prefix.commands.reproduction import command_for, overrides_for
+from ptl_prefix.commands.resolvers import register_resolvers
 from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import split_command_line
 
@@ -61,12 +63,18 @@ def test_only_what_differs_from_the_defaults_is_named() -> None:
     ]
 
 
-def test_an_experiments_run_is_made_again_without_it(tmp_path: Path) -> None:
-    config = composed("experiment=xsum_bart_large_prefix")
+def test_an_experiments_run_is_made_again_without_it() -> None:
+    def values(*overrides: str) -> dict[str, Any]:
+        register_resolvers()
+        # Unchecked: its backbone and its data are not here.
+        with initialize_config_dir(str(settings.conf_dir()), version_base="1.3"):
+            return plain_values(compose("train", list(overrides))).values
+
+    config = values("experiment=xsum_bart_large_prefix")
 
     overrides = overrides_for(config)
 
-    assert own(composed(*overrides)) == own(config)
+    assert own(values(*overrides)) == own(config)
     assert {"backbone=bart_large", "task=xsum", "generation=xsum", "method.prefix_length=100"} <= set(overrides)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from made_up_runs import MadeUp
 
-from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.compared_run import LeftOut
+from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.page import page
 
 Compared = Callable[..., Comparison]

@@ -86,7 +86,8 @@ def test_a_row_can_be_hidden_and_a_metric_chosen(browser: Browser, file: Path) -
 
     browser.evaluate(f"{section}.querySelector('button[data-row=\"1\"]').click()")
     browser.wait_for(f"{traces} === {before - 2}")
-    choose = f"(() => {{ const s = {section}.querySelector('select'); s.value = 'val/loss'; s.dispatchEvent(new Event('change')); }})()"
+    select = f"{section}.querySelector('select')"
+    choose = f"{select}.value = 'val/loss'; {select}.dispatchEvent(new Event('change'))"
     browser.evaluate(choose)
     browser.wait_for(f"{axis} === 'val/loss ↓'")
 
