@@ -307,7 +307,7 @@ VERBS = {
         ),
         Verb(
             name="runs",
-            summary="List runs: what has become of them, their main metric, age and size.",
+            summary="List runs, with what has become of them.",
             settings=RunsSettings,
             arguments="[FOLDER]...",
             examples=(
@@ -321,7 +321,7 @@ VERBS = {
         ),
         Verb(
             name="compare",
-            summary="Compare runs: tables over seeds, and one page with curves, costs and outputs.",
+            summary="Compare runs over seeds, as tables and one page.",
             settings=CompareSettings,
             arguments="RUN...",
             examples=(
