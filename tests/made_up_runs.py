@@ -60,6 +60,7 @@ class MadeUp:
     references: Sequence[str] = ("a town", "a city", "a lake")
     num_examples: int | None = None
     environment: Mapping[str, Any] = field(default_factory=lambda: ENVIRONMENT)
+    more_metrics: Mapping[str, float] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self, run_id: str = "run") -> RunRecord:
@@ -84,6 +85,7 @@ class MadeUp:
                 "test/bleu_before": 5.0,
                 "val/loss": self.loss,
                 "test/bleu": self.bleu,
+                **self.more_metrics,
             },
             metric_info={**self.infos},
             environment=dict(self.environment),

@@ -30,12 +30,13 @@ _ABSENT = "absent"
 def differing_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """For each record, those of its settings that not all have alike, by dotted key."""
     flat = [dict(flat_settings(record.config)) for record in records]
+    keys = [key for key in dict.fromkeys(key for settings in flat for key in settings) if _may_differ(key)]
     values: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for record, settings in zip(records, flat, strict=True):
-        for key in _compared_keys(record, records, flat):
+        for key in keys:
             values[_scope(key, record), key].add(repr(settings.get(key, _ABSENT)))
     return [
-        {key: value for key, value in settings.items() if len(values.get((_scope(key, record), key), ())) > 1}
+        {key: settings[key] for key in keys if key in settings and len(values[_scope(key, record), key]) > 1}
         for record, settings in zip(records, flat, strict=True)
     ]
 
@@ -58,15 +59,8 @@ def spoken(value: Any) -> str:
     return str(value)
 
 
-def _compared_keys(record: RunRecord, records: Sequence[RunRecord], flat: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The keys of a record and of those that it is compared with: one that it lacks is a difference."""
-    seen = set()
-    for other, settings in zip(records, flat, strict=True):
-        for key in settings:
-            is_shared = not key.startswith("method.") or other.method == record.method
-            if is_shared and key not in seen and key not in _NO_DIFFERENCE and not key.startswith(_NO_DIFFERENT_GROUPS):
-                seen.add(key)
-                yield key
+def _may_differ(key: str) -> bool:
+    return key not in _NO_DIFFERENCE and not key.startswith(_NO_DIFFERENT_GROUPS)
 
 
 def _scope(key: str, record: RunRecord) -> str:

@@ -28,15 +28,14 @@ class ExampleOutput:
 
 
 def example_outputs(table: Table, count: int) -> list[ExampleOutput]:
-    """So many inputs that every row with readable outputs has an output for."""
+    """So many inputs, of every row with readable outputs: those are all of the same inputs, or it were no table."""
     written = {row.number: {one.id: one for one in row.numbers[0].predictions()} for row in table.rows}
     written = {number: outputs for number, outputs in written.items() if outputs}
     if not written or count == 0:
         return []
-    first = next(iter(written.values()))
-    shared = [one for one in first.values() if all(one.id in outputs for outputs in written.values())]
-    kept = min(count, len(shared))
-    chosen = [shared[index * len(shared) // kept] for index in range(kept)]
+    inputs = list(next(iter(written.values())).values())
+    kept = min(count, len(inputs))
+    chosen = [inputs[index * len(inputs) // kept] for index in range(kept)]
     return [_example(one, written) for one in chosen]
 
 

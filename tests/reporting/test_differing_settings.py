@@ -21,6 +21,12 @@ def test_a_methods_own_settings_are_compared_among_its_namesakes() -> None:
     assert differing_settings([run.record() for run in runs]) == [{}, {"method.rank": 4}, {"method.rank": 8}]
 
 
+def test_a_setting_that_two_methods_have_by_one_name_is_no_difference() -> None:
+    runs = [MadeUp(settings={"dropout": 0.1}), MadeUp(method="lora", settings={"dropout": 0.2})]
+
+    assert differing_settings([run.record() for run in runs]) == [{}, {}]
+
+
 def test_a_key_that_a_namesake_lacks_is_a_difference() -> None:
     runs = [MadeUp(settings={}), MadeUp(settings={"new": None})]
 
