@@ -39,6 +39,14 @@ def test_whole_splits_decoded_otherwise_than_at_the_end_are_taken_if_all_are(fol
     assert found.by_run[0].outputs in made[0].evaluation.iterdir()
 
 
+def test_a_number_of_the_sample_never_stands_among_those_of_the_whole_split(folders: Runs) -> None:
+    run = MadeUp(more_metrics={"test/chrf": 30.0})
+    made = folders(run)
+    evaluate_run(made[0], run, bleu=61.0)
+
+    assert "test/chrf" not in measured(read(made)).by_run[0].metrics
+
+
 def test_of_two_ways_of_decoding_that_of_the_runs_own_record_counts(folders: Runs) -> None:
     run = MadeUp()
     made = folders(run)
