@@ -32,13 +32,14 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError(["`compare` needs runs, but got none: run folders, a folder above them, or a pattern."])
     runs, left_out = read_runs(find_runs(words), config["include"])
     comparison = compare(runs, left_out, metric=config["metric"])
-    commands = commands_of(comparison)
+    # Before anything is shown: a pager that is left early would end this process.
+    paths = _written(comparison, commands_of(comparison), _out_folder(config["out"]), config["examples"])
     console = Console()
     for table in comparison.tables:
         show_table(table, console)
     for run_left_out in comparison.left_out:
         console.print(Text(f"left out: {run_left_out.path} {run_left_out.reason}"), soft_wrap=True)
-    for path in _written(comparison, commands, _out_folder(config["out"]), config["examples"]):
+    for path in paths:
         console.print(Text(f"{path.suffix[1:]:>4}: {path}"), soft_wrap=True)
 
 

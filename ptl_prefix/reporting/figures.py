@@ -101,7 +101,7 @@ def _quality_plot(table: Table, metric: str, heading: str, cost: Callable[[Row],
         [line, *traces],
         _log_axis(heading, [x for x, _ in points.values()]),
         _metric_axis(table, metric),
-        table.bare.get(metric),
+        _bare_in_sight(table, metric),
     )
 
 
@@ -145,7 +145,7 @@ def _setting_plot(table: Table, key: str, series: Sequence[Sequence[Row]], metri
         traces,
         _log_axis(heading, values) if is_wide else _axis(heading),
         _metric_axis(table, metric),
-        table.bare.get(metric),
+        _bare_in_sight(table, metric),
     )
 
 
@@ -199,6 +199,16 @@ def _log_axis(title: str, values: Sequence[float]) -> Json:
     powers = [math.log10(value) for value in values] or [0.0]
     ends = [math.floor(min(powers) - 0.05), math.ceil(max(powers) + 0.05)]
     return {**_axis(title, kind="log"), "range": ends, "dtick": 1, "exponentformat": "SI"}
+
+
+def _bare_in_sight(table: Table, metric: str) -> float | None:
+    """The bare backbone's number, unless it is so far off that the rows would fall together beside it."""
+    bare = table.bare.get(metric)
+    means = [row.summaries[metric].mean for row in table.rows if metric in row.summaries]
+    if bare is None or not means:
+        return None
+    off = max(min(means) - bare, bare - max(means))
+    return bare if off <= max(means) - min(means) or len(means) == 1 else None
 
 
 def _metric_axis(table: Table, metric: str) -> Json:
