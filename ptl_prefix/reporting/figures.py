@@ -143,7 +143,7 @@ def _setting_plot(table: Table, key: str, series: Sequence[Sequence[Row]], metri
     is_wide = min(values) > 0 and max(values) / min(values) > 8
     return _plot(
         traces,
-        _log_axis(heading, values) if is_wide else _axis(heading),
+        {**_axis(heading), **_ticks(sorted(set(values)), is_log=is_wide)},
         _metric_axis(table, metric),
         _bare_in_sight(table, metric),
     )
@@ -209,6 +209,13 @@ def _bare_in_sight(table: Table, metric: str) -> float | None:
         return None
     off = max(min(means) - bare, bare - max(means))
     return bare if off <= max(means) - min(means) or len(means) == 1 else None
+
+
+def _ticks(values: Sequence[float], *, is_log: bool) -> Json:
+    """A tick at each value that there is, on an axis with some room at both ends."""
+    ends = [math.log10(values[0]), math.log10(values[-1])] if is_log else [values[0], values[-1]]
+    room = max(0.08 * (ends[1] - ends[0]), 1e-9)
+    return {"type": "log" if is_log else "linear", "range": [ends[0] - room, ends[1] + room], "tickvals": list(values)}
 
 
 def _metric_axis(table: Table, metric: str) -> Json:

@@ -87,7 +87,9 @@ def test_only_rows_that_differ_in_nothing_else_are_joined(compared: Compared) ->
 
     joins = [trace for trace in figure.variants["test/bleu"]["data"] if trace["meta"].get("is_join")]
     assert [join["x"] for join in joins] == [[5.0, 100.0], [5.0, 100.0]]
-    assert figure.variants["test/bleu"]["layout"]["xaxis"]["type"] == "log"
+    axis = figure.variants["test/bleu"]["layout"]["xaxis"]
+    assert (axis["type"], axis["tickvals"]) == ("log", [5.0, 100.0])
+    assert 10 ** axis["range"][0] < 5 < 100 < 10 ** axis["range"][1]
     assert not any("reparam" in figure.title for figure in figures_of(table))
 
 
