@@ -13,6 +13,8 @@ from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.reporting.compared_run import ComparedRun, outputs_in
 
+_MOST_NAMED = 3
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -65,10 +67,11 @@ def measured(runs: Sequence[ComparedRun]) -> Measured:
     if counts := {number.num_examples for number in numbers if number.num_examples is not None}:
         notes.append(f"Test numbers are of the {max(counts):,} inputs that training decoded at its end.")
     if 0 < len(with_whole) < len(runs):
-        missing = ", ".join(str(run.folder.path) for run in runs if not run.whole_tests)
+        missing = [str(run.folder.path) for run in runs if not run.whole_tests]
+        named = ", ".join(missing[:_MOST_NAMED]) + (" and more" if len(missing) > _MOST_NAMED else "")
         notes.append(
             f"{len(with_whole)} of {len(runs)} runs have an evaluation of the whole test split, which is not used: "
-            f"the others have none (ptl-prefix evaluate run=…): {missing}."
+            f"the others have none (ptl-prefix evaluate run=…): {named}."
         )
     elif with_whole:
         notes.append("Evaluations of the whole test split are not used: the runs have none that is decoded alike.")
