@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.report_settings import CompareSettings, RunsSettings
 from ptl_prefix.errors import RunError
 
 
@@ -302,6 +303,31 @@ VERBS = {
                 ("ptl-prefix score predictions.jsonl", "the metrics of the E2E challenge, as a table"),
                 ("ptl-prefix score predictions.jsonl metrics=[bleu,nist] format=json", "one object {metric: value}"),
                 ("ptl-prefix score predictions.jsonl metrics=[rouge1,rouge2,rougeL] resamples=1000", "with intervals"),
+            ),
+        ),
+        Verb(
+            name="runs",
+            summary="List runs, with what has become of them.",
+            settings=RunsSettings,
+            arguments="[FOLDER]...",
+            examples=(
+                ("ptl-prefix runs", "all runs in outputs/"),
+                ("ptl-prefix runs status=died", "those that ended without a record; resume= goes on with them"),
+                (
+                    "ptl-prefix runs task_name=e2e_nlg sort=metric format=json",
+                    "those of a task, the best first, as JSON",
+                ),
+            ),
+        ),
+        Verb(
+            name="compare",
+            summary="Compare runs over seeds, as tables and one page.",
+            settings=CompareSettings,
+            arguments="RUN...",
+            examples=(
+                ("ptl-prefix compare outputs/e2e_nlg", "every finished run below a folder"),
+                ("ptl-prefix compare 'outputs/*/gpt2_medium/lora/*' outputs/e2e_nlg/gpt2_medium/prefix_tuning", "some"),
+                ("ptl-prefix compare outputs metric=test/bleu out=comparisons/e2e", "by BLEU, into a folder"),
             ),
         ),
     )
