@@ -18,6 +18,8 @@ def fit_predictions(metric: str, count: int) -> list[Prediction]:
     """Random predictions of the kind that a metric is made for."""
     if metric in ("accuracy", "macro_f1"):
         return random_labels(count)
+    if metric == "slot_error_rate":
+        return random_restaurants(count)
     return random_predictions(count)
 
 
@@ -28,6 +30,26 @@ def random_labels(count: int, *, seed: int = 0) -> list[Prediction]:
     due = [rng.choice(labels) for _ in range(count)]
     given = [label if rng.random() < 0.6 else rng.choice([*labels, "", "no such label"]) for label in due]
     return [prediction(mine, theirs, id=str(n)) for n, (mine, theirs) in enumerate(zip(given, due, strict=True))]
+
+
+def random_restaurants(count: int, *, seed: int = 0) -> list[Prediction]:
+    """Inputs of E2E, with outputs that leave out, add or repeat something now and then."""
+    rng = random.Random(seed)
+    made = []
+    for number in range(count):
+        food, area = rng.choice(["French", "Italian", "Chinese"]), rng.choice(["riverside", "city centre"])
+        said = rng.choice(
+            [f"serving {food} food", "", f"serving {food} and Indian food", f"with {food} and {food} food"]
+        )
+        made.append(
+            prediction(
+                f"The Mill is a pub in the {area} {said}.",
+                f"The Mill is a pub serving {food} food in the {area}.",
+                source=f"name : The Mill | Type : pub | food : {food} | area : {area}",
+                id=str(number),
+            )
+        )
+    return made
 
 
 def random_predictions(count: int, *, seed: int = 0, num_references: tuple[int, int] = (1, 4)) -> list[Prediction]:

@@ -20,7 +20,7 @@ from ptl_prefix.commands.train import config_of_run
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.evaluation.evaluate import Measures, Subject, evaluate
-from ptl_prefix.evaluation.metric import metric_names
+from ptl_prefix.evaluation.metric import name_mistakes
 from ptl_prefix.methods.method import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
@@ -86,13 +86,7 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         mistakes.append("`task` must be given where there is no run that says it, but is not; add task=<name>.")
     if "backbone" in given and config.get("backbone_path") is not None:
         mistakes.append("`backbone_path` must be null for a bare backbone, which is at `backbone.path`.")
-    known = metric_names()
-    mistakes += [
-        f"`metrics` must be among {', '.join(known)}, but '{name}' is not."
-        for name in config.get("metrics") or ()
-        if name not in known
-    ]
-    return mistakes
+    return mistakes + name_mistakes(config.get("metrics") or (), "metrics")
 
 
 def _run_of(config: Mapping[str, Any]) -> RunFolder | None:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ptl_prefix.artifacts.predictions import read_predictions
 from ptl_prefix.errors import ConfigError, DataError
-from ptl_prefix.evaluation.metric import metric_names
+from ptl_prefix.evaluation.metric import name_mistakes
 from ptl_prefix.evaluation.scoring import Scores, score
 
 
@@ -24,11 +24,7 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     """Names of no metric, and an encoder that is missing or that nobody asked for."""
     given, model = config.get("metrics"), config.get("bertscore_model")
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
-    mistakes = [
-        f"`metrics` must be some of {', '.join(metric_names())}, but one is '{name}'."
-        for name in dict.fromkeys(names)
-        if name not in metric_names()
-    ]
+    mistakes = name_mistakes(names, "metrics")
     if isinstance(model, str):
         if not Path(model).is_dir():
             mistakes.append(f"`bertscore_model` must be a folder, but there is none at '{model}'.")
@@ -99,4 +95,6 @@ def _table(scores: Scores, title: str) -> Table:
         low_to_high = [" to ".join(f"{end:.2f}" for end in scores.intervals[name])] if scores.intervals else []
         better = "lower" if info.direction == "minimize" else "higher"
         table.add_row(name, f"{value:.4f}", *low_to_high, better, info.scale, info.library)
+        for part, number in scores.parts.get(name, {}).items():
+            table.add_row(f"  {part}", f"{number:,.0f}", style="dim")
     return table

@@ -14,6 +14,7 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.outcome import show_estimate, show_outcome
 from ptl_prefix.commands.targets import build, target_values
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
+from ptl_prefix.evaluation.metric import name_mistakes
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
 from ptl_prefix.training.plan import Plan, accelerator_problems, room_problems, split_problems, trainer_problems
@@ -78,7 +79,8 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     if {"trainer", "backbone", "method"} <= set(sound):
         mistakes += accelerator_problems(target_values(config["trainer"]), build(config["backbone"]))
     if "task" in sound:
-        mistakes += split_problems(build(config["task"]))
+        task = build(config["task"])
+        mistakes += split_problems(task) + name_mistakes(task.metrics, "task.metrics")
     if {"backbone", "method"} <= set(sound):
         try:
             method, backbone = build(config["method"]), build(config["backbone"]).sketch()

@@ -9,7 +9,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -60,6 +60,10 @@ class Metric(ABC):
     def value(self, total: Statistics) -> float:
         """The number, from the sum of the rows."""
 
+    def parts(self, total: Statistics) -> Mapping[str, float]:
+        """What the number is made of, where that is worth seeing; most metrics have nothing to say."""
+        return {}
+
     def score(self, predictions: Sequence[Prediction]) -> float:
         """The number for these predictions."""
         return self.value(self.statistics(predictions).sum(axis=0))
@@ -87,6 +91,21 @@ class MeanMetric(Metric):
 def metric_names() -> list[str]:
     """Every metric that there is."""
     return sorted(module.name for module in pkgutil.iter_modules(metrics.__path__))
+
+
+def name_mistakes(names: Iterable[str], setting: str) -> list[str]:
+    """A sentence for each name of no metric.
+
+    Args:
+        names: As a config has them.
+        setting: Where.
+    """
+    known = metric_names()
+    return [
+        f"`{setting}` must be some of {', '.join(known)}, but one is '{name}'."
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
 
 
 def metric_named(name: str, **settings: object) -> Metric:

@@ -159,4 +159,5 @@ def _tokens(text: str) -> Iterator[str]:
         rule, match = max(matches, key=lambda found: found[1].end())
         token = rule.said or _SAID.get(match[1], match[1])
         place = match.end(1) - rule.ends_sentence
-        yield (token.translate(_STRAIGHT) if rule.straight else token).lower()
+        # A space inside a token (4 1/2) is hard, as tokens are joined with spaces and split again.
+        yield (token.translate(_STRAIGHT) if rule.straight else token).lower().replace(" ", "\xa0")

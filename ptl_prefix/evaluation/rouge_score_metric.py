@@ -4,13 +4,20 @@ In: predictions. Out: the mean F-measure of one of its scores. Of several refere
 counts, as `RougeScorer.score_multi` has it, for each score by itself.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
+from absl import logging as absl_logging
 from rouge_score.rouge_scorer import RougeScorer
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.evaluation.metric import MeanMetric
+
+# rouge-score logs through absl, which keeps whatever standard error is when it is imported, and closes it when
+# logging is configured anew, as Hydra does: another's, if it was replaced for a while. It never closes the process's
+# own.
+absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 class RougeScoreMetric(MeanMetric):

@@ -21,6 +21,7 @@ class Scores:
     Args:
         values: By metric, or `<metric>_<group>`.
         infos: What each of them means.
+        parts: What some of them are made of, such as kinds of errors.
         intervals: Their 95% intervals; empty where none were asked for.
         missing: The metrics that this machine cannot compute, and why.
         unfit: Those that these predictions are not made for, and why.
@@ -28,6 +29,7 @@ class Scores:
 
     values: dict[str, float] = field(default_factory=dict)
     infos: dict[str, MetricInfo] = field(default_factory=dict)
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
@@ -78,8 +80,10 @@ def _measure(
 ) -> None:
     for suffix, rows in _rows_by_group(metric, predictions):
         key = f"{name}{suffix}"
-        scores.values[key] = metric.value(rows.sum(axis=0))
-        scores.infos[key] = metric.info
+        total = rows.sum(axis=0)
+        scores.values[key], scores.infos[key] = metric.value(total), metric.info
+        if parts := metric.parts(total):
+            scores.parts[key] = dict(parts)
         if resamples:
             scores.intervals[key] = interval(rows, metric.value, resamples=resamples, seed=seed)
 

@@ -32,6 +32,7 @@ class Letters:
     """Stands for a task: cheap to build, and able to say what is missing."""
 
     splits = ("train", "validation", "test")
+    metrics = ("exact_match",)
 
     def __init__(self, *, name: str, count: Annotated[int, Ge(1)], data_dir: str | None) -> None:
         if name == "forbidden":

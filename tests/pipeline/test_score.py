@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_lines import Invoke, run
+from command_lines import CommandLine, Invoke, run
 from made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.artifacts.predictions import write_predictions
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.data.tasks.table_to_text import TableToText
 from ptl_prefix.evaluation.scoring import score
 
 
@@ -65,7 +67,7 @@ def test_every_mistake_is_reported_at_once_and_before_the_file_is_read(invoke: I
     assert result.exit_code == 2
     assert "The config has 4 mistakes" in result.stderr
     for name in ("blue", "nits"):
-        assert "`metrics` must be some of attribute_accuracy, bleu, " in result.stderr
+        assert "`metrics` must be some of accuracy, attribute_accuracy, " in result.stderr
         assert f"but one is '{name}'." in result.stderr
     assert "nowhere" not in result.stderr
 
@@ -110,3 +112,30 @@ def test_it_imports_no_torch(file: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_a_training_with_a_metric_that_there_is_not_is_refused_before_it_begins(tmp_path: Path, invoke: Invoke) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"source": "a", "target": "b"}\n' * 4)
+
+    result = invoke("train", "task=text_pairs", f"task.data_file={pairs}", "task.metrics=[blue,bleu]")
+
+    assert result.exit_code == 2
+    assert "The config has 1 mistake; nothing was loaded" in result.stderr
+    assert "`task.metrics` must be some of accuracy, " in result.stderr
+    assert "but one is 'blue'." in result.stderr
+
+
+def test_a_metric_that_a_training_cannot_compute_is_named_once_and_absent_from_its_record(
+    command_line: CommandLine, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TableToText, "metrics", ("exact_match", "bertscore", "slot_error_rate"))
+
+    result = invoke("train", *command_line.small, "hydra.run.dir=run")
+
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert said.count("no bertscore: it needs an encoder") == 1
+    assert said.count("no slot_error_rate: slot_error_rate needs inputs of E2E") == 1
+    metrics = read_record("run/record.json").metrics
+    assert {name for name in metrics if name.startswith("test/")} == {"test/exact_match", "test/exact_match_before"}

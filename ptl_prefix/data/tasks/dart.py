@@ -8,7 +8,7 @@ between them, the bos between source and target. Their code puts a space before 
 eos, ours none. Texts that are empty are no references here; a record without any other is left out. Records with the
 same triples stay apart, as the official test counts each of them.
 
-Measured by BLEU (multi-bleu), METEOR and TER over all references.
+Measured as WebNLG is: BLEU (multi-bleu), METEOR and TER over up to three references, and chrF++.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ class DART(ReleasedTask):
 
     version = "1"
     licence = "MIT"
-    metrics = ("exact_match",)
+    metrics = ("multi_bleu", "meteor_webnlg", "ter_webnlg", "chrf_pp")
     released_files = ("dart-v1.1.1-full-train.json", "dart-v1.1.1-full-dev.json", "dart-v1.1.1-full-test.json")
 
     __init__ = settings_from("task/dart")(ReleasedTask.__init__)

@@ -22,7 +22,7 @@ class DialogSum(ReleasedTask):
 
     version = "1"
     licence = "CC BY-NC-SA 4.0"
-    metrics = ("exact_match",)
+    metrics = ("rouge1", "rouge2", "rougeL")
     released_files = ("dialogsum.train.jsonl", "dialogsum.dev.jsonl", "dialogsum.test.jsonl")
 
     __init__ = settings_from("task/dialogsum")(ReleasedTask.__init__)

@@ -9,7 +9,7 @@ and ` | `, the bos between source and target, one prompt per distinct input when
 texts was tokenised further (`more than £ 30`), ours keeps the released text; their code puts a space before the source
 and one before the closing eos, ours none.
 
-Measured by BLEU, NIST, METEOR, ROUGE-L and CIDEr over all references.
+Measured by BLEU, NIST, METEOR, ROUGE-L and CIDEr over all references, and by slot errors.
 """
 
 import re
@@ -40,7 +40,7 @@ class E2ENLG(ReleasedTask):
 
     version = "1"
     licence = "CC BY-SA 4.0"
-    metrics = ("exact_match",)
+    metrics = ("bleu", "nist", "meteor", "rouge_l", "cider", "slot_error_rate")
     released_files = ("trainset.csv", "devset.csv", "testset_w_refs.csv")
 
     __init__ = settings_from("task/e2e_nlg")(ReleasedTask.__init__)

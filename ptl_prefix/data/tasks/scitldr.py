@@ -19,7 +19,7 @@ class SciTLDR(ReleasedTask):
 
     version = "1"
     licence = "Apache-2.0"
-    metrics = ("exact_match",)
+    metrics = ("rouge1", "rouge2", "rougeL")
     released_files = ("train.jsonl", "dev.jsonl", "test.jsonl")
 
     __init__ = settings_from("task/scitldr")(ReleasedTask.__init__)

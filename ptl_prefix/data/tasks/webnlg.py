@@ -11,7 +11,7 @@ ours none.
 The test keeps every text of an entry, good or not, in the order of the release, as their code and the challenge's own
 evaluation do; the latter's BLEU then takes the first three. It counts the seen categories, the unseen ones and all.
 
-Measured by BLEU (multi-bleu on seen, unseen and all), METEOR and TER.
+Measured by BLEU (multi-bleu), METEOR, TER and chrF++, on seen, unseen and all.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,7 +42,7 @@ class WebNLG(ReleasedTask):
 
     version = "1"
     licence = "CC BY-NC-SA 4.0"
-    metrics = ("exact_match",)
+    metrics = ("multi_bleu", "meteor_webnlg", "ter_webnlg", "chrf_pp")
     released_files = ("train.json", "dev.json", "test.json")
     other_files = "XML file below it with the split in its path"
     hub_splits = ("train", "dev", "test")

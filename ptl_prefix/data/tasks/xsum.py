@@ -19,7 +19,7 @@ class XSum(ReleasedTask):
 
     version = "1"
     licence = "MIT for the release; the articles are the BBC's"
-    metrics = ("exact_match",)
+    metrics = ("rouge1", "rouge2", "rougeL")
     released_files = ("train.source", "val.source", "test.source")
 
     __init__ = settings_from("task/xsum")(ReleasedTask.__init__)

@@ -1,9 +1,22 @@
 import math
 
 import pytest
-from made_up_predictions import prediction
+from made_up_predictions import prediction, random_predictions
+from nltk.translate.bleu_score import corpus_bleu
 
 from ptl_prefix.evaluation.metrics.multi_bleu import MultiBLEU
+from ptl_prefix.evaluation.webnlg_text import challenge_texts
+
+
+def test_it_is_nltks_corpus_score_of_the_challenges_text() -> None:
+    # Nltk counts an n-gram of each length even where a text has none.
+    some = [one for one in random_predictions(60) if len(one.hypothesis.split()) >= 4]
+    texts = [challenge_texts(one) for one in some]
+    references = [[text.split() for text in (*of_one, "", "")[:3]] for _, of_one in texts]
+
+    expected = corpus_bleu(references, [hypothesis.split() for hypothesis, _ in texts])
+
+    assert MultiBLEU().score(some) == pytest.approx(100 * expected)
 
 
 def test_nothing_is_smoothed() -> None:

@@ -1,11 +1,15 @@
 """ROUGE-1, ROUGE-2 and ROUGE-L beside rouge-score itself."""
 
+import subprocess
+import sys
+
 import pytest
 from made_up_predictions import prediction, random_predictions
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import BootstrapAggregator
 
 from ptl_prefix.evaluation.metric import metric_named
+from ptl_prefix.evaluation.rouge_score_metric import RougeScoreMetric
 
 NAMES = ["rouge1", "rouge2", "rougeL"]
 
@@ -29,8 +33,26 @@ def test_of_several_references_the_best_counts(name: str) -> None:
 
     best = metric_named(name).score([prediction(hypothesis, far, near)])
 
+    assert isinstance(metric_named(name), RougeScoreMetric)
     assert best == metric_named(name).score([prediction(hypothesis, near)]) > 0
 
 
 def test_words_are_stemmed() -> None:
     assert metric_named("rouge1").score([prediction("cats sitting", "cat sit")]) == pytest.approx(100)
+
+
+def test_a_log_that_is_configured_anew_closes_nobodys_standard_error() -> None:
+    code = (
+        "import io, logging.config, sys\n"
+        "own, sys.stderr = sys.stderr, io.StringIO()\n"
+        "replaced = sys.stderr\n"
+        "from ptl_prefix.evaluation.metric import metric_named\n"
+        "metric_named('rouge1')\n"
+        "sys.stderr = own\n"
+        "logging.config.dictConfig({'version': 1})\n"
+        "assert not replaced.closed\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
