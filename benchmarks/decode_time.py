@@ -3,10 +3,10 @@
     python -m benchmarks.decode_time                 # GPT-2-small shape, 32 rows, 64 prompt and 64 new tokens
     python -m benchmarks.decode_time --device cuda --rounds 10
 
-In: a shape with random weights, prompts of random ids. Out: for each contender the median time of writing all rows'
-new tokens, and how many times the bare backbone's that is. All contenders share one model, and take turns, each round
-in another order, so that a slow minute of the machine slows everyone. `by way of the slots` has the prefix copied
-before the cached text in every step, as it was before a cache could begin with it.
+In: a shape with random weights, prompts of random ids. Out: for each contender the median time of writing all rows' new
+tokens, and how many times the bare backbone's that is, which has the library's cache. All contenders share one model and
+take turns, each round in another order, so that a slow minute of the machine slows everyone. `by way of the slots` has
+the library's cache, and the prefix copied before the cached text in every step.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Contender:
 
     Args:
         method: Attached before each of its turns and detached after it, off the clock.
-        caches: Whether the prefix goes into the cache.
+        caches: Whether the cache is ours, with room for all columns and the prefix in front; else the library's.
     """
 
     method: Method
@@ -65,7 +65,7 @@ def contenders() -> dict[str, Contender]:
 def writing_s(contender: Contender, backbone: Backbone, prompts: ModelInputs, decoding: Decoding) -> float:
     """Seconds of writing all rows."""
     contender.method.attach(backbone)
-    with patch.object(PrefixSlots, "cache", PrefixSlots.cache if contender.caches else lambda _: None):
+    with patch.object(PrefixSlots, "cache", PrefixSlots.cache if contender.caches else lambda *_, **__: None):
         start = time.perf_counter()
         generate(backbone, contender.method.condition(prompts), decoding, ())
         if backbone.device.type == "cuda":
