@@ -4,9 +4,9 @@
     python -m benchmarks.decode_time --device cuda --rounds 10
 
 In: a shape with random weights, prompts of random ids. Out: for each contender the median time of writing all rows' new
-tokens, and how many times the bare backbone's that is, which has the library's cache. All contenders share one model and
-take turns, each round in another order, so that a slow minute of the machine slows everyone. `by way of the slots` has
-the library's cache, and the prefix copied before the cached text in every step.
+tokens, and how many times the bare backbone's that is, which has the library's cache. All contenders share one model
+and take turns, each round in another order, so that a slow minute of the machine slows everyone. `by way of the slots`
+has the library's cache, and the prefix copied before the cached text in every step.
 """
 
 import argparse
