@@ -1,7 +1,7 @@
 """Contracts hold for every family; all variants of a method meet four families, of every kind, the others one.
 
-Of the methods, only prefix-tuning meets all families in the fast tests; the others meet one of either kind there, and the
-rest in the slow ones.
+Of the methods, only prefix-tuning meets all families in the fast tests; the others meet one of either kind there, and
+the rest in the slow ones.
 """
 
 from typing import TYPE_CHECKING, Any
