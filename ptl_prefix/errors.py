@@ -51,3 +51,7 @@ class ComparisonError(PtlPrefixError):
 
 class NonFiniteLossError(PtlPrefixError):
     """Training met a loss that is not a number; the last good checkpoint is kept."""
+
+
+class SweepError(PtlPrefixError):
+    """A study that cannot begin or go on, or that did not end as it should."""

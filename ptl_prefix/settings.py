@@ -10,7 +10,8 @@ In: a callable and values. Out: the values, complete; or every mistake as one se
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,14 +20,28 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 
+_kept_configs: Path | None = None
+
+
 def conf_dir() -> Path:
     """The folder of configs: inside the package when installed from a wheel, beside it in a checkout."""
-    return _shipped_dir("conf")
+    return (_kept_configs / "conf") if _kept_configs else _shipped_dir("conf")
 
 
 def sweeps_dir() -> Path:
     """The folder of sweeps, found like `conf_dir`."""
-    return _shipped_dir("sweeps")
+    return (_kept_configs / "sweeps") if _kept_configs else _shipped_dir("sweeps")
+
+
+@contextmanager
+def configs_kept_in(folder: Path) -> Iterator[None]:
+    """Read configs from `conf` and `sweeps` in this folder, where a study has put them when it began."""
+    global _kept_configs
+    usual, _kept_configs = _kept_configs, folder
+    try:
+        yield
+    finally:
+        _kept_configs = usual
 
 
 def _shipped_dir(name: str) -> Path:

@@ -26,8 +26,7 @@ class EventLog:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _cut_torn_line(path)
+        cut_torn_line(path)
         self._file = path.open("ab")
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
@@ -118,8 +117,14 @@ def _damaged(path: Path, number: int, fact: str) -> RunError:
     return RunError(f"{law}, but line {number} of {path} is none: {fact}; remove that line, or repeat the run.")
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Shorten a log to its last end of line. In place: the bytes that stay are not touched."""
+def cut_torn_line(path: Path) -> None:
+    """Shorten a log to its last end of line. In place: the bytes that stay are not touched; a whole log is not written."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
     with path.open("r+b") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:

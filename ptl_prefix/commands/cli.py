@@ -73,7 +73,11 @@ class _VerbCommand(click.Command):
             return importlib.import_module(self.verb.module).run(config, line.words, run_folder)
 
         try:
-            run_with_hydra(self.verb, line.overrides, line.flags, body)
+            if self.verb.name == "sweep" and line.words[:1] in (("plan",), ("run",)):
+                # What is given is of the trials, not of this verb.
+                importlib.import_module(self.verb.module).run_asking(line.words, line.overrides, line.flags)
+            else:
+                run_with_hydra(self.verb, line.overrides, line.flags, body)
         except ConfigError as error:
             raise _Mistake(str(error)) from error
         except PtlPrefixError as error:

@@ -1,5 +1,6 @@
 """`ptl-prefix compare`: runs become tables, files and one page; nothing is loaded but what they left behind."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     """
     if not words:
         raise ConfigError(["`compare` needs runs, but got none: run folders, a folder above them, or a pattern."])
-    runs, left_out = read_runs(find_runs(words), config["include"])
-    comparison = compare(runs, left_out, metric=config["metric"])
     # Before anything is shown: a pager that is left early would end this process.
-    paths = _written(comparison, commands_of(comparison), _out_folder(config["out"]), config["examples"])
+    comparison, paths = write_comparison(
+        words, config["include"], config["metric"], _out_folder(config["out"]), config["examples"]
+    )
     console = Console()
     for table in comparison.tables:
         show_table(table, console)
@@ -41,6 +42,23 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         console.print(Text(f"left out: {run_left_out.path} {run_left_out.reason}"), soft_wrap=True)
     for path in paths:
         console.print(Text(f"{path.suffix[1:]:>4}: {path}"), soft_wrap=True)
+
+
+def write_comparison(
+    words: Sequence[str], include: Sequence[str], metric: str | None, out: Path, num_examples: int
+) -> tuple[Comparison, list[Path]]:
+    """Compare the runs that are meant, and write tables and the page.
+
+    Args:
+        words: Run folders, folders above them, or patterns.
+        include: States of runs that are taken in beside the finished ones.
+        metric: What rows are ordered by; `None`: the first of each task's own.
+        out: The folder to write to.
+        num_examples: Test inputs whose outputs are shown side by side.
+    """
+    runs, left_out = read_runs(find_runs(words), include)
+    comparison = compare(runs, left_out, metric=metric)
+    return comparison, _written(comparison, commands_of(comparison), out, num_examples)
 
 
 def commands_of(comparison: Comparison) -> Commands:

@@ -21,6 +21,7 @@ from ptl_prefix import settings
 from ptl_prefix.commands import catalog
 from ptl_prefix.commands.checks import folder_mistakes, folder_names, mistakes_of
 from ptl_prefix.commands.diagnosis import arguments_of_target, explain, has_key, parsed_override
+from ptl_prefix.commands.plugins import make_plugins_known
 from ptl_prefix.commands.resolvers import register_resolvers
 from ptl_prefix.commands.verbs import Verb
 from ptl_prefix.commands.words import HydraFlags, quoted
@@ -96,6 +97,20 @@ def check_overrides(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> 
     return _with_additions(overrides, composed.added)
 
 
+def composed_for_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> DictConfig | None:
+    """Hydra's own node of a config; `None` if the config does not compose."""
+    with _hydra_at_conf_dir():
+        composed, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *overrides))
+        # Resolved while there is a Hydra: its folders are made of the rest of the config.
+        if composed is None:
+            return None
+        hydra = composed.hydra
+        folder = OmegaConf.select(composed, "hydra.sweep.dir")
+    OmegaConf.set_readonly(hydra, False)
+    hydra.sweep.dir = str(folder)
+    return hydra
+
+
 def checked_job(verb: Verb, config: DictConfig, flags: HydraFlags) -> dict[str, Any]:
     """One job of a sweep as plain values; only here its values meet each other.
 
@@ -110,6 +125,7 @@ def checked_job(verb: Verb, config: DictConfig, flags: HydraFlags) -> dict[str, 
 
 def _hydra_at_conf_dir() -> initialize_config_dir:
     register_resolvers()
+    make_plugins_known()
     return initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE)
 
 

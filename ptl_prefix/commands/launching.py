@@ -9,7 +9,7 @@ end.
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from omegaconf import DictConfig
 
 from ptl_prefix import settings
 from ptl_prefix.commands.composition import VERSION_BASE, check_overrides, checked_job, compose_and_check, plain_values
+from ptl_prefix.commands.plugins import make_plugins_known
 from ptl_prefix.commands.resolvers import forget_run_ids, register_resolvers
 from ptl_prefix.commands.verbs import Verb
 from ptl_prefix.commands.words import HydraFlags, quoted
-from ptl_prefix.errors import PtlPrefixError, RunError
+from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 
 Body = Callable[[dict[str, Any], Path], Any]
 """What a verb does with its config and its run folder."""
@@ -40,13 +41,82 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
     if flags.only_show:
         _enter_hydra(verb, check_overrides(verb, overrides, flags), flags, lambda config: None)
         return
+    if flags.multirun and verb.name == _STUDIED and _is_study(verb, overrides, flags):
+        _run_study(verb, overrides, flags)
+        return
     checked = compose_and_check(verb, overrides, flags)
     if flags.multirun:
+        _refuse_ranks(checked.config)
         _sweep(verb, checked.overrides, flags, function)
     else:
         in_folder = f"hydra.run.dir={quoted(str(checked.run_folder))}"
         with _absent_unless_filled(checked.run_folder):
             _run(verb, (*checked.overrides, in_folder), flags, function)
+
+
+def _is_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> bool:
+    """Whether our own sweeper runs the jobs; if nothing composes, the check that follows says why."""
+    from ptl_prefix.commands.sweep_question import OUR_SWEEPER, sweeper_of
+
+    hydra_node, _ = sweeper_of(verb, overrides, flags)
+    if hydra_node is None or hydra_node.sweeper.get("_target_") != OUR_SWEEPER:
+        return False
+    # Another launcher is a wish for jobs elsewhere, which ours would not be.
+    return str(hydra_node.launcher._target_).endswith("BasicLauncher")
+
+
+def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> None:
+    """Ask and check first; then through Hydra, as any sweeper's jobs are."""
+    from ptl_prefix.commands.sweep import run_asked
+    from ptl_prefix.commands.sweep_question import ask
+
+    asked = ask(verb, overrides, flags)
+    errors: list[BaseException] = []
+
+    def study(config: DictConfig, arguments: Sequence[str]) -> None:
+        try:
+            run_asked(asked, flags)
+        except BaseException as error:
+            errors.append(error)  # Hydra would catch it, too, and print less
+
+    _studies.append(study)
+    try:
+        in_folder = f"hydra.sweep.dir={quoted(str(asked.folder))}"
+        _enter_hydra(verb, (*asked.question.overrides, *asked.ours, in_folder), flags, lambda config: None)
+    finally:
+        _studies.remove(study)
+    if errors:
+        raise errors[0]
+
+
+_STUDIED = "train"
+_studies: list[Callable[[DictConfig, Sequence[str]], None]] = []
+"""The study that Hydra was entered for."""
+
+
+def run_study(config: DictConfig, arguments: Sequence[str]) -> None:
+    """What our sweeper calls when Hydra calls it.
+
+    Raises:
+        RunError: If Hydra was entered by another door, which has checked nothing.
+    """
+    if not _studies:
+        raise RunError("A study must be started by `ptl-prefix train -m` or `ptl-prefix sweep`, which check it first.")
+    _studies[-1](config, arguments)
+
+
+def _refuse_ranks(config: Mapping[str, Any]) -> None:
+    """Another sweeper's or launcher's jobs run in its process: each rank would start the whole sweep again."""
+    trainer = config.get("trainer", {})
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    if devices in (None, 1, "1", "auto") and nodes in (None, 1):
+        return
+    raise ConfigError(
+        [
+            f"A job on {devices} devices needs ranks that see none of the sweep, which only our own sweeper starts; leave "
+            "hydra/sweeper and hydra/launcher out, or write: ptl-prefix train -m hydra/sweeper=optuna ..."
+        ]
+    )
 
 
 def print_hydra_completion(verb: Verb, overrides: Sequence[str], unfinished: str) -> None:
@@ -114,6 +184,7 @@ def _print_failure(number: int, error: Exception) -> None:
 
 def _enter_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, job: Callable[[DictConfig], Any]) -> None:
     """Hydra's own main, which reads the command line from `sys.argv` alone."""
+    make_plugins_known()
     main = hydra.main(version_base=VERSION_BASE, config_path=str(settings.conf_dir()), config_name=verb.name)
     register_resolvers()
     typed = sys.argv

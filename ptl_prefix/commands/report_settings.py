@@ -43,3 +43,18 @@ class RunsSettings:
     method_name: str | None
     sort: Literal["age", "size", "metric", "status", "task", "method"]
     format: Literal["table", "json"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepActionSettings:
+    """The keys at the root of `conf/sweep.yaml`.
+
+    Args:
+        now: Stop what runs, too.
+        watch: Show the status until nothing runs.
+        workers: Trials at once.
+    """
+
+    now: bool
+    watch: bool
+    workers: Annotated[int, Ge(1)] | None

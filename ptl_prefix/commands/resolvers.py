@@ -1,4 +1,4 @@
-"""The words that a config may use in `${...}`: `run_id` and `label`.
+"""The words that a config may use in `${...}`: `run_id`, `study` and `label`.
 
 In: what stands in the YAML. Out: a name that is fit for a folder.
 """
@@ -15,14 +15,22 @@ _run_ids: dict[int | None, str] = {}
 
 
 def register_resolvers() -> None:
-    """Make `${run_id:}` and `${label:<path>}` known."""
+    """Make `${run_id:}`, `${study:<name>}` and `${label:<path>}` known."""
     OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
+    OmegaConf.register_new_resolver("study", _study_folder, replace=True)
     OmegaConf.register_new_resolver("label", lambda path: as_name(str(path)), replace=True)
 
 
 def forget_run_ids() -> None:
     """Start anew: what follows is another run."""
     _run_ids.clear()
+
+
+def _study_folder(name: str | None) -> str:
+    """A study's name, or the time; that one is always the same within a command, as a run's id is."""
+    if name is None and -1 not in _run_ids:
+        _run_ids[-1] = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    return name or _run_ids[-1]
 
 
 def _run_id() -> str:

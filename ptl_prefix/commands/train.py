@@ -65,6 +65,15 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
     )
 
 
+def run_frozen(folder: Path) -> None:
+    """What a trial of a sweep runs: the config in a folder, from the start or from where it stopped.
+
+    Args:
+        folder: A run's folder with a checked config.
+    """
+    _resume(RunFolder.open(folder), Console(stderr=True))
+
+
 def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A node with some of its values, at any depth, replaced."""
     return {

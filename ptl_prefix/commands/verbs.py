@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.report_settings import CompareSettings, RunsSettings
+from ptl_prefix.commands.report_settings import CompareSettings, RunsSettings, SweepActionSettings
 from ptl_prefix.errors import RunError
 
 
@@ -27,12 +27,16 @@ class TrainSettings:
         run_id: Names the run's folder.
         dry_run: Show what would run, then stop.
         resume: A run folder to go on with.
+        study: The sweep that the run is a trial of.
+        trial: Its number there.
     """
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)]
     run_id: str
     dry_run: bool
     resume: str | None
+    study: str | None
+    trial: Annotated[int, Ge(0)] | None
 
 
 def _input_problems(source_file: str | None) -> list[str]:
@@ -303,6 +307,21 @@ VERBS = {
                 ("ptl-prefix score predictions.jsonl", "the metrics of the E2E challenge, as a table"),
                 ("ptl-prefix score predictions.jsonl metrics=[bleu,nist] format=json", "one object {metric: value}"),
                 ("ptl-prefix score predictions.jsonl metrics=[rouge1,rouge2,rougeL] resamples=1000", "with intervals"),
+            ),
+        ),
+        Verb(
+            name="sweep",
+            summary="Search settings: plan, run, watch and go on with a study.",
+            settings=SweepActionSettings,
+            arguments="ACTION STUDY",
+            examples=(
+                ("ptl-prefix sweep plan prefix_length", "what a question of sweeps/ will take, measured"),
+                ("ptl-prefix sweep run prefix_length hydra.sweeper.n_trials=8", "ask it"),
+                ("ptl-prefix sweep status prefix_length watch=true", "how far it is"),
+                ("ptl-prefix sweep stop prefix_length now=true", "stop it, saved"),
+                ("ptl-prefix sweep resume prefix_length", "go on with it, also after a crash"),
+                ("ptl-prefix sweep worker outputs/sweeps/prefix_length", "join it, from any machine that sees the folder"),
+                ("ptl-prefix sweep export prefix_length slurm", "a job array of workers"),
             ),
         ),
         Verb(

@@ -62,6 +62,10 @@ class HydraFlags:
         """A folder of configs beside the package's own."""
         return dict(self.given).get("--config-dir")
 
+    def without_multirun(self) -> "HydraFlags":
+        """Those of one of a sweep's jobs."""
+        return HydraFlags(tuple((name, value) for name, value in self.given if name != "--multirun"))
+
     def arguments(self) -> list[str]:
         """As Hydra reads them. `--info=all`, as a bare `--info` would swallow the override behind it."""
         return [name if value is None else f"{name}={value}" for name, value in self.given]

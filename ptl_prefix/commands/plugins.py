@@ -1,0 +1,37 @@
+"""Hydra's way to our plugins, and past another's.
+
+In: nothing. Out: Hydra finds `ptl_prefix/_plugins/hydra_plugins`, installed or in a checkout.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from ptl_prefix.errors import ConfigError
+
+_FOLDER = str(Path(__file__).resolve().parents[1] / "_plugins")
+_OTHER = "hydra_plugins.hydra_optuna_sweeper"
+
+
+def make_plugins_known() -> None:
+    """Let Hydra find our sweeper.
+
+    Raises:
+        ConfigError: Beside the stock plugin, which takes the same name: the last one that Hydra reads would win.
+    """
+    if _FOLDER not in sys.path:
+        sys.path.append(_FOLDER)
+    if _is_there(_OTHER):
+        raise ConfigError(
+            [
+                "One plugin must answer to hydra/sweeper=optuna, but hydra-optuna-sweeper is installed beside ours, which "
+                "takes its keys; run pip uninstall hydra-optuna-sweeper."
+            ]
+        )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,173 @@
+"""Studies on disk: begun, opened again, and run by the workers of this process.
+
+In: a question, or the folder of a study. Out: a desk over what is written down, and a controller's work at it. The
+configs that trials are made of are copied into the study's folder when it begins: who edits `conf/` meanwhile changes
+nothing, and whoever joins from another machine composes the same.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptl_prefix import settings
+from ptl_prefix.artifacts.atomic import folder_written_whole, write_atomically
+from ptl_prefix.commands.composition import compose_and_check
+from ptl_prefix.commands.sweep_question import Asked
+from ptl_prefix.commands.targets import build
+from ptl_prefix.commands.verbs import VERBS
+from ptl_prefix.commands.words import HydraFlags
+from ptl_prefix.errors import SweepError
+from ptl_prefix.sweeping.controller import Controller
+from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.question import QUESTION_FILE, Question
+from ptl_prefix.sweeping.results import KnownResults, code_fingerprint
+from ptl_prefix.sweeping.storage import StudyStorage
+
+CONFIGS = "configs"
+"""The copy of the configs, in a study's folder."""
+
+_WHERE = "where.yaml"
+_OWN_CONFIGS = "own"
+_HOST_LOG = "host.log"
+_MAY_CHANGE = ("token", "workers", "threads", "devices", "warm", "reuse", "code", "budget", "max_failure_rate")
+"""What a study may go on with, though it began with something else."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that has begun.
+
+    Args:
+        folder: Where it lies.
+        question: What it asks.
+        storage: A URL, or `None` for a journal in the folder.
+    """
+
+    folder: Path
+    question: Question
+    storage: str | None
+
+    def desk(self) -> Desk:
+        """What is written down of it, and what is next."""
+        question = self.question
+        known = KnownResults(self.folder.parent) if question.reuse else None
+        freeze = _freezing(self.folder, question)
+        return Desk(
+            self.folder,
+            question,
+            StudyStorage(self.folder, self.storage),
+            build(question.sampler),
+            build(question.pruner),
+            freeze,
+            known,
+            self.max_steps,
+        )
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of a trial's training, as far as the question says."""
+        config = yaml.safe_load((self.folder / CONFIGS / "first.yaml").read_text(encoding="utf-8"))
+        steps = int(config["trainer"].get("max_steps") or -1)
+        return steps if steps > 0 else 10**9
+
+    def controller(self, desk: Desk, say: Callable[[str], None], workers: int | None = None) -> Controller:
+        """The workers of this process."""
+        question = self.question
+        return Controller(
+            desk,
+            self.folder / _HOST_LOG,
+            workers=workers or question.workers,
+            threads=question.threads,
+            devices=question.devices,
+            warm=question.warm,
+            say=say,
+        )
+
+
+def begin(asked: Asked, flags: HydraFlags) -> tuple[Study, bool]:
+    """The study of a question: a new one, or the one of the same question that has begun.
+
+    Returns:
+        The study, and whether it is new.
+
+    Raises:
+        SweepError: If a study of that name asks something else.
+    """
+    folder = asked.folder
+    if not (folder / QUESTION_FILE).exists():
+        _keep_configs(folder, flags, asked.config)
+        where = {"storage": asked.storage, "config_dir": flags.config_dir is not None}
+        write_atomically(folder / _WHERE, yaml.safe_dump(where))
+        asked.question.write(folder)
+        return Study(folder, asked.question, asked.storage), True
+    study = open_study(folder)
+    differing = [
+        key
+        for key in vars(asked.question)
+        if key not in _MAY_CHANGE and _plain(asked.question, key) != _plain(study.question, key)
+    ]
+    if differing:
+        raise SweepError(
+            f"A study goes on with the question it began with, but {folder} has another {', '.join(differing)}; "
+            "give another hydra.sweeper.study_name, or remove that folder."
+        )
+    # More trials, or other machines, are no other question.
+    changed = {key: getattr(asked.question, key) for key in _MAY_CHANGE if key not in ("token", "code")}
+    question = replace(study.question, **changed)
+    question.write(folder)
+    return Study(folder, question, study.storage), False
+
+
+def open_study(folder: Path) -> Study:
+    """A study that has begun.
+
+    Raises:
+        SweepError: If there is none.
+    """
+    question = Question.read(folder)
+    where = yaml.safe_load((folder / _WHERE).read_text(encoding="utf-8"))
+    return Study(folder, question, where["storage"])
+
+
+def has_other_code(study: Study) -> bool:
+    """Whether the package is not the one that the study began with."""
+    return study.question.code != code_fingerprint()
+
+
+def _plain(question: Question, key: str) -> Any:
+    value = getattr(question, key)
+    if key == "arms":
+        return [(arm.name, list(arm.overrides), arm.space.as_document()) for arm in value]
+    if key == "confirmation":
+        return None if value is None else (value.top_k, list(value.seeds))
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def _keep_configs(folder: Path, flags: HydraFlags, first: Mapping[str, Any]) -> None:
+    with folder_written_whole(folder / CONFIGS) as kept:
+        shutil.copytree(settings.conf_dir(), kept / "conf")
+        shutil.copytree(settings.sweeps_dir(), kept / "sweeps")
+        if flags.config_dir is not None:
+            shutil.copytree(flags.config_dir, kept / _OWN_CONFIGS)
+        (kept / "first.yaml").write_text(yaml.safe_dump(dict(first), sort_keys=False), encoding="utf-8")
+
+
+def _freezing(folder: Path, question: Question) -> Callable[[Sequence[str]], dict[str, Any]]:
+    """From overrides to a trial's config, composed of the study's own copy of the configs."""
+    kept = (folder / CONFIGS).resolve()
+    given: list[tuple[str, str | None]] = [("--config-name", question.config_name)]
+    if (kept / _OWN_CONFIGS).is_dir():
+        given.append(("--config-dir", str(kept / _OWN_CONFIGS)))
+    flags = HydraFlags(tuple(given))
+
+    def freeze(overrides: Sequence[str]) -> dict[str, Any]:
+        with settings.configs_kept_in(kept):
+            return compose_and_check(VERBS["train"], tuple(overrides), flags).config
+
+    return freeze
+
+

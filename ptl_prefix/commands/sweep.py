@@ -1,0 +1,165 @@
+"""`ptl-prefix sweep` and `train -m`: a study is planned, run, watched, stopped, gone on with.
+
+In: a question of `sweeps/`, or the name of a study. Out: its trials, a table while they run, and at the end what they
+say.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from ptl_prefix import settings
+from ptl_prefix.commands.slurm import write_slurm_script
+from ptl_prefix.commands.studies import Study, begin, has_other_code, open_study
+from ptl_prefix.commands.sweep_plan import make_plan, show_plan
+from ptl_prefix.commands.sweep_question import Asked, ask
+from ptl_prefix.commands.sweep_tables import Progress, show_result, status_table
+from ptl_prefix.commands.verbs import VERBS
+from ptl_prefix.commands.words import HydraFlags
+from ptl_prefix.errors import ConfigError, SweepError
+from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.question import QUESTION_FILE
+from ptl_prefix.sweeping.summary import summarize
+
+ASKING = ("plan", "run")
+"""The actions whose settings are those of the trials."""
+
+_ACTIONS = (*ASKING, "status", "resume", "stop", "export", "worker")
+_STUDIES = Path("outputs/sweeps")
+_EVERY_S = 2.0
+
+
+def run_asking(words: Sequence[str], overrides: Sequence[str], flags: HydraFlags) -> None:
+    """`plan` and `run`: what is asked is a file of `sweeps/`, and what else is given changes it.
+
+    Raises:
+        ConfigError: With every mistake, before anything is trained.
+    """
+    action, *names = words
+    if len(names) != 1:
+        raise ConfigError([f"`sweep {action}` needs one question: {', '.join(questions()) or 'there is none yet'}."])
+    asked = ask(VERBS["train"], (f"sweeps={names[0]}", *overrides), HydraFlags((*flags.given, ("--multirun", None))))
+    if action == "run":
+        run_asked(asked, flags)
+        return
+    console = Console(stderr=True)
+    show_plan(asked, make_plan(asked, flags, console), Console())
+
+
+def questions() -> list[str]:
+    """What may be asked."""
+    return sorted(path.stem for path in settings.sweeps_dir().glob("*.yaml"))
+
+
+def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
+    """The actions on a study that has begun.
+
+    Args:
+        config: `now`, `watch`, `workers`.
+        words: The action, a study, and what the action needs.
+        run_folder: Not used; a study's is its own.
+    """
+    action, names = (words[0] if words else ""), words[1:]
+    if action not in _ACTIONS:
+        raise ConfigError([f"`sweep` needs one of {', '.join(_ACTIONS)}, but got {action!r}."])
+    wanted = 2 if action == "export" else 1
+    if len(names) != wanted:
+        behind = "a study and `slurm`" if action == "export" else "one study"
+        raise ConfigError([f"`sweep {action}` needs {behind}, but got {' '.join(names) or 'nothing'}."])
+    study = open_study(_folder_of(names[0]))
+    if action in ("resume", "worker"):
+        work(study, Console(stderr=True), workers=config["workers"] or (1 if action == "worker" else None), joins=action)
+    elif action == "status":
+        _show_status(study, watch=config["watch"])
+    elif action == "stop":
+        how = "now" if config["now"] else "new"
+        study.desk().ask_to_stop("now" if config["now"] else "new")
+        print({"now": "What runs is stopped and saved.", "new": "What runs is finished, and nothing new begins."}[how])
+    elif names[1] == "slurm":
+        path = write_slurm_script(study)
+        Console().print(Text(f"sbatch {path}"), soft_wrap=True)
+    else:
+        raise ConfigError([f"`sweep export` writes for slurm, but got {names[1]!r}."])
+
+
+def run_asked(asked: Asked, flags: HydraFlags) -> None:
+    """Run a question's study, or go on with it.
+
+    Raises:
+        SweepError: If it asks something else than before, or did not end as it should.
+    """
+    study, is_new = begin(asked, flags)
+    console = Console(stderr=True)
+    if not is_new:
+        console.print(f"going on with {study.folder}", highlight=False, soft_wrap=True)
+    work(study, console)
+
+
+def work(study: Study, console: Console, *, workers: int | None = None, joins: str = "resume") -> None:
+    """Work at a study with the workers of this process, until it is done or they are stopped.
+
+    Args:
+        study: Which.
+        console: Where progress is shown.
+        workers: How many; `None`: what the question says.
+        joins: `worker`: others are at work, too, and one of them shows the result; a stop holds for all.
+
+    Raises:
+        SweepError: When trials failed.
+    """
+    if has_other_code(study):
+        console.print("the code is not the one that this study began with", style="yellow", highlight=False)
+    desk = study.desk()
+    if joins != "worker":
+        desk.ask_to_stop(None)
+    shown: list[Progress] = []
+    controller = study.controller(desk, lambda text: shown[0].say(text), workers)
+    shown.append(Progress(study, desk, controller, console))
+    with shown[0]:
+        controller.run(shown[0].refresh)
+    if controller.interrupted is not None or desk.stop is not None:
+        console.print(Text(f"Stopped. Go on with:\n  ptl-prefix sweep resume {study.folder}"), soft_wrap=True)
+        raise SystemExit(130 if controller.interrupted == "SIGINT" else 143)
+    if joins != "worker":
+        show_result(study, desk, Console(file=sys.stdout))
+        _refuse_failures(study, desk)
+
+
+def _refuse_failures(study: Study, desk: Desk) -> None:
+    """The exit code says whether every trial ended well."""
+    failed = [trial for trial in desk.all_trials() if trial.state == "failed"]
+    if not failed:
+        return
+    total = sum(trial.state in ("finished", "pruned", "failed") for trial in desk.all_trials())
+    lines = [
+        f"\n  {trial.folder(study.folder)}: {' '.join(trial.overrides)}: {trial.notes.get('failure')}: "
+        f"{trial.notes.get('error')}"
+        for trial in failed
+    ]
+    raise SweepError(f"Every trial of a sweep must end well, but {len(failed)} of {total} failed:{''.join(lines)}")
+
+
+def _show_status(study: Study, *, watch: bool) -> None:
+    desk, console = study.desk(), Console()
+    if not watch:
+        console.print(status_table(study, summarize(desk), study.question.workers))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            summary = summarize(desk)
+            live.update(status_table(study, summary, study.question.workers), refresh=True)
+            if not any(arm.states["running"] for arm in summary.arms):
+                return
+            time.sleep(_EVERY_S)
+
+
+def _folder_of(name: str) -> Path:
+    """A study by its folder, or by its name in `outputs/sweeps`."""
+    folder = Path(name)
+    return folder if (folder / QUESTION_FILE).exists() else _STUDIES / name

@@ -1,0 +1,203 @@
+"""`ptl-prefix sweep plan`: what a study will take, from its smallest and largest points and a few measured steps.
+
+In: a question. Out: `Plan`, kept in the study's folder, so that the end can lay what it took beside it. The steps are
+measured by short trainings of the same configs in processes of their own, one at a time, in a folder that is removed.
+"""
+
+import dataclasses
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.composition import compose_and_check
+from ptl_prefix.commands.sweep_question import Asked
+from ptl_prefix.commands.sweep_tables import duration
+from ptl_prefix.commands.verbs import VERBS
+from ptl_prefix.commands.words import HydraFlags
+from ptl_prefix.errors import SweepError
+from ptl_prefix.sweeping.controller import num_cores
+from ptl_prefix.sweeping.host import TrialHost
+from ptl_prefix.sweeping.question import Arm
+
+_FILE = "plan.json"
+_STEPS = 6
+_SLACK = 1.3
+"""Steps in a long run are slower than a few in a fresh process: other rows are longer, other processes run."""
+_PER_NUMBER_BYTES = 4
+_CHECKPOINT_COPIES = 2 * 3
+"""The best and the last, each with what AdamW keeps of every parameter."""
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will take, each from the least to the most.
+
+    Args:
+        jobs: Trials, the confirmation's included; `None` if the budget is not in trials.
+        trained: Parameters.
+        stored: Parameters.
+        disk_bytes: Of all trials.
+        step_s: One step of training.
+        train_s: Training of all trials, added up.
+        wall_s: From begin to end, with this machine's workers.
+    """
+
+    jobs: int | None
+    trained: Range
+    stored: Range
+    disk_bytes: Range
+    step_s: Range
+    train_s: Range
+    wall_s: Range
+
+
+@dataclass(frozen=True)
+class _Corner:
+    """One measured point: what it trains, and what it takes."""
+
+    trained: int
+    stored: int
+    steps: int
+    step_s: float
+    fixed_s: float
+
+
+def make_plan(asked: Asked, flags: HydraFlags, console: Console) -> Plan:
+    """Measure the corners of the search, and keep the plan."""
+    with tempfile.TemporaryDirectory(prefix="ptl-prefix-plan-") as scratch:
+        host = TrialHost(Path(scratch) / "host.log", warm=asked.question.warm)
+        try:
+            corners = [
+                _measure(config, Path(scratch) / str(number), host, asked, console)
+                for number, config in enumerate(_corner_configs(asked, flags))
+            ]
+        finally:
+            host.close()
+    plan = _plan(asked, corners)
+    write_atomically(asked.folder / _FILE, json.dumps(dataclasses.asdict(plan), indent=1) + "\n")
+    return plan
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """The plan that was made before a study; `None` if none was."""
+    try:
+        values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def show_plan(asked: Asked, plan: Plan, console: Console) -> None:
+    """The plan as a table."""
+    question = asked.question
+    table = Table(title=f"study {question.name}: nothing is trained yet", title_justify="left", show_header=False)
+    for arm in question.arms:
+        for key, dimension in arm.space.dimensions.items():
+            listed = dimension.listed()
+            many = listed is None or len(listed) > 12
+            shown = " to ".join(dimension.ends()) if many else ", ".join(dimension.text(one) for one in listed or [])
+            table.add_row(f"{arm.name} {key}".strip(), shown)
+    trials = "as many as the budget allows" if plan.jobs is None else f"{plan.jobs:,}"
+    table.add_row("trials", trials + (f", {question.workers} at once" if question.workers > 1 else ""))
+    table.add_row("parameters trained", _span(plan.trained, lambda number: f"{number:,.0f}"))
+    table.add_row("parameters stored", _span(plan.stored, lambda number: f"{number:,.0f}"))
+    table.add_row("disk", _span(plan.disk_bytes, lambda number: f"{number / 1e6:,.1f} MB"))
+    table.add_row("a step, measured", _span(plan.step_s, lambda number: f"{number * 1e3:,.0f} ms"))
+    table.add_row("training in all", _span(plan.train_s, duration))
+    table.add_row("from begin to end", _span(plan.wall_s, duration))
+    console.print(table)
+    console.print(Text(f"plan:  {asked.folder / _FILE}"), soft_wrap=True)
+
+
+def _span(ends: Range, spoken: Any) -> str:
+    low, high = spoken(ends[0]), spoken(ends[1])
+    return low if low == high else f"{low} to {high}"
+
+
+def _corner_configs(asked: Asked, flags: HydraFlags) -> list[Mapping[str, Any]]:
+    """The least and the greatest point of each arm: of numbers the ends, of lists the first and the last."""
+    configs = []
+    for arm in asked.question.arms:
+        for place in (0, -1):
+            point = _corner(arm, place)
+            overrides = (*asked.question.overrides, *arm.overrides, *point)
+            configs.append(compose_and_check(VERBS["train"], overrides, flags.without_multirun()).config)
+            if not point:
+                break
+    return configs
+
+
+def _corner(arm: Arm, place: int) -> Sequence[str]:
+    return [f"{key}={dimension.ends()[place]}" for key, dimension in arm.space.dimensions.items()]
+
+
+def _measure(config: Mapping[str, Any], folder: Path, host: TrialHost, asked: Asked, console: Console) -> _Corner:
+    """Train a few steps of a config."""
+    from ptl_prefix.commands.train import plan_of
+    from ptl_prefix.training.dry_run import estimate
+
+    estimated = estimate(plan_of(config))
+    steps = min(_STEPS, estimated.steps)
+    trainer = {**config["trainer"], "max_steps": steps, "log_every_n_steps": 1, "val_check_interval": steps}
+    short = {**config, "trainer": trainer}
+    run = RunFolder(folder)
+    write_atomically(run.config, yaml.safe_dump(dict(short), sort_keys=False))
+    question = asked.question
+    console.print(f"measuring {steps} steps with {estimated.trained:,} trained parameters", highlight=False)
+    began = time.monotonic()
+    threads = question.threads or max(1, num_cores() // question.workers)
+    code = host.start(folder, threads=threads, device=question.devices[0] if question.devices else None).wait(3600.0)
+    took = time.monotonic() - began
+    if code != 0:
+        last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        raise SweepError(f"A study's first steps must run, but they ended with exit code {code}: {''.join(last)}")
+    times = [event["time_s"] for event in read_events(run.events) if event["kind"] == "train"]
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    record = read_record(run.record)
+    step_s = statistics.median(gaps) if gaps else record.cost.train_s / steps
+    shutil.rmtree(folder)
+    return _Corner(estimated.trained, estimated.stored, estimated.steps, step_s, max(0.0, took - steps * step_s))
+
+
+def _plan(asked: Asked, corners: Sequence[_Corner]) -> Plan:
+    question = asked.question
+    per_arm = [question.trials_of(arm) for arm in question.arms]
+    confirmed = question.confirmation
+    extra = len(question.arms) * confirmed.top_k * len(confirmed.seeds) if confirmed else 0
+    jobs = None if None in per_arm else sum(number for number in per_arm if number is not None) + extra
+    training = [corner.steps * corner.step_s for corner in corners]
+    whole = [seconds + corner.fixed_s for seconds, corner in zip(training, corners, strict=True)]
+    sizes = [
+        _PER_NUMBER_BYTES * (corner.stored + _CHECKPOINT_COPIES * corner.trained) + 200_000 for corner in corners
+    ]
+    count = jobs if jobs is not None else 1
+    return Plan(
+        jobs=jobs,
+        trained=_ends([corner.trained for corner in corners]),
+        stored=_ends([corner.stored for corner in corners]),
+        disk_bytes=_ends([count * size for size in sizes]),
+        step_s=_ends([corner.step_s for corner in corners]),
+        train_s=_ends([count * seconds for seconds in training], slack=_SLACK),
+        wall_s=_ends([count * seconds / question.workers for seconds in whole], slack=_SLACK),
+    )
+
+
+def _ends(values: Sequence[float], slack: float = 1.0) -> Range:
+    return float(min(values)), float(max(values) * slack)

@@ -1,0 +1,270 @@
+"""What a command line asks of a sweep, read with Hydra's grammar and checked whole.
+
+In: overrides, some of which are several values, and `hydra.sweeper`. Out: a `Question` whose every listed value, and
+both ends of every range, make a config without a mistake; or all mistakes at once.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, OmegaConf
+
+from ptl_prefix.commands.checks import node_mistakes
+from ptl_prefix.commands.composition import compose_and_check, composed_for_study
+from ptl_prefix.commands.diagnosis import parsed_override
+from ptl_prefix.commands.targets import build, target_values
+from ptl_prefix.commands.verbs import Verb
+from ptl_prefix.commands.words import HydraFlags, quoted_override
+from ptl_prefix.errors import ConfigError
+from ptl_prefix.settings import mistakes_in
+from ptl_prefix.sweeping.question import Arm, Budget, Confirmation, Question
+from ptl_prefix.sweeping.results import code_fingerprint
+from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers, Scalar, SearchSpace
+from ptl_prefix.sweeping.settings import SweepSettings
+
+OUR_SWEEPER = "hydra_plugins.ptl_prefix_sweeper.StudySweeper"
+_HYDRAS_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_GROUP = "hydra/sweeper"
+_WHERE = "hydra.sweeper"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and where its study lies.
+
+    Args:
+        question: Checked.
+        folder: Of the study.
+        storage: A URL, or `None` for a journal in the folder.
+        config: That of the first trial, for what has to be known of all of them.
+        ours: Overrides that make Hydra take our sweeper.
+    """
+
+    question: Question
+    folder: Path
+    storage: str | None
+    config: Mapping[str, Any]
+    ours: tuple[str, ...]
+
+
+def sweeper_of(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[DictConfig | None, tuple[str, ...]]:
+    """`hydra` of the composed config, without what is swept over; `None` if it does not compose.
+
+    Hydra's own sweeper, unless it is asked for, gives way to ours: its jobs share one process.
+
+    Returns:
+        The node, and overrides that make Hydra itself see the same.
+    """
+    single = _single(overrides)
+    hydra = composed_for_study(verb, single, flags)
+    if hydra is None or hydra.sweeper._target_ != _HYDRAS_SWEEPER or f"{_GROUP}=basic" in overrides:
+        return hydra, ()
+    ours = (f"{_GROUP}=grid",)
+    return composed_for_study(verb, (*ours, *single), flags), ours
+
+
+def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
+    """The question of a command line.
+
+    Raises:
+        ConfigError: With every mistake, before anything is trained.
+    """
+    hydra, ours = sweeper_of(verb, overrides, flags)
+    if hydra is None:
+        compose_and_check(verb, overrides, flags)  # which says why
+        raise AssertionError("a config that does not compose has mistakes")
+    node = OmegaConf.to_container(hydra.sweeper, resolve=True)
+    assert isinstance(node, dict)
+    mistakes: list[str] = []
+    settings = _settings(node, mistakes)
+    swept = [text for text in overrides if _is_swept(text)]
+    single = _single(overrides)
+    if settings is None:
+        raise ConfigError(mistakes)
+    arms = list(_arms(settings, swept, mistakes))
+    if mistakes:
+        raise ConfigError(mistakes)
+    folder = Path(str(hydra.sweep.dir))
+    config = _checked(verb, single, arms, flags)
+    question = _question(settings, node, arms, single, folder.name, flags.config_name or verb.name)
+    if problems := _problems(question, settings, config):
+        raise ConfigError(problems)
+    return Asked(question, folder, settings.storage, config, ours)
+
+
+def _settings(node: Mapping[str, Any], mistakes: list[str]) -> SweepSettings | None:
+    values = {key: value for key, value in target_values(node).items() if key != "_recursive_"}
+    mistakes += mistakes_in(SweepSettings, values, _WHERE)
+    for part in ("sampler", "pruner"):
+        if isinstance(values.get(part), Mapping) and "_target_" in values[part]:
+            mistakes += node_mistakes(f"{_WHERE}.{part}", values[part])
+        else:
+            mistakes.append(f"`{_WHERE}.{part}` must be chosen by hydra/sweeper/{part}=, but is {values.get(part)!r}.")
+    if mistakes:
+        return None
+    settings = SweepSettings(**values)
+    mistakes += settings.problems()
+    return settings
+
+
+def _question(
+    settings: SweepSettings, node: Mapping[str, Any], arms: Sequence[Arm], single: Sequence[str], name: str, config: str
+) -> Question:
+    confirmed = settings.confirm_top_k
+    return Question(
+        name=settings.study_name or name,
+        token=secrets.token_hex(3),
+        config_name=config,
+        overrides=list(single),
+        arms=list(arms),
+        direction=settings.direction,
+        objective=settings.objective,
+        budget=Budget(trials=settings.n_trials, seconds=settings.budget_s, tokens=settings.budget_tokens),
+        confirmation=Confirmation(top_k=confirmed, seeds=list(settings.confirm_seeds)) if confirmed else None,
+        sampler=node["sampler"],
+        pruner=node["pruner"],
+        max_failure_rate=settings.max_failure_rate,
+        workers=settings.n_jobs,
+        threads=settings.threads,
+        devices=list(settings.devices),
+        warm=settings.warm,
+        reuse=settings.reuse,
+        code=code_fingerprint(),
+    )
+
+
+def _problems(question: Question, settings: SweepSettings, config: Mapping[str, Any]) -> list[str]:
+    """What only shows when all of it is there."""
+    problems = []
+    sampler, pruner = build(question.sampler), build(question.pruner)
+    budget = question.budget
+    for arm in question.arms:
+        where = f" of arm {arm.name}" if arm.name else ""
+        if not arm.space.dimensions and len(question.arms) == 1:
+            problems.append(
+                "A sweep must have something to search, but nothing has several values; write -m key=1,2 or "
+                "`hydra.sweeper.params`."
+            )
+        if sampler.lists_points and arm.space.size is None:
+            problems.append(f"The sampler takes points in turn, but the space{where} has an interval; take tpe or random.")
+        if arm.space.size is None and budget.trials is None and budget.seconds is None and budget.tokens is None:
+            problems.append(f"The search{where} must end, but has an interval and neither n_trials nor a budget.")
+    if pruner.prunes and question.objective != "val/loss":
+        problems.append(
+            f"Pruning needs `hydra.sweeper.objective` to be val/loss, the one number that a run has on its way, but it is "
+            f"{question.objective}."
+        )
+    known = ["val/loss", *(f"{split}/{name}" for split in ("test", "val") for name in config["task"].get("metrics", []))]
+    if question.objective not in known:
+        problems.append(
+            f"`hydra.sweeper.objective` must be a number that a run has at its end ({', '.join(known)}), but is "
+            f"{question.objective!r}."
+        )
+    return problems
+
+
+# What is several
+
+
+def _is_swept(text: str) -> bool:
+    parsed = parsed_override(text)
+    return parsed is not None and parsed.is_sweep_override()
+
+
+def _single(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(text for text in overrides if not _is_swept(text))
+
+
+def _arms(settings: SweepSettings, swept: Sequence[str], mistakes: list[str]) -> Iterator[Arm]:
+    """The arms, and in each what the command line searches as well."""
+    common = {parsed.key_or_group: _dimension(parsed, mistakes) for text in swept if (parsed := parsed_override(text))}
+    for name, arm in (settings.arms or {"": {"params": settings.params}}).items():
+        texts = [quoted_override(f"{key}={value}", sweeping=True) for key, value in (arm.get("params") or {}).items()]
+        own: dict[str, Dimension | None] = {}
+        for text in texts:
+            parsed = parsed_override(text)
+            if parsed is None or not parsed.is_sweep_override():
+                mistakes.append(
+                    f"A parameter of a sweep must be choice(...), interval(...), range(...) or a,b, but is {text}."
+                )
+            else:
+                own[parsed.key_or_group] = _dimension(parsed, mistakes)
+        dimensions = {key: one for key, one in {**own, **common}.items() if one is not None}
+        yield Arm(name=name, overrides=list(arm.get("overrides") or []), space=SearchSpace(dimensions))
+
+
+def _dimension(parsed: Override, mistakes: list[str]) -> Dimension | None:
+    """One override that is several, as a dimension."""
+    value = parsed.value()
+    tags = getattr(value, "tags", set())
+    if unknown := tags - {"log"}:
+        mistakes.append(f"`{parsed.key_or_group}`: a tag must be log, but is {', '.join(sorted(unknown))}.")
+        return None
+    is_log = "log" in tags
+    if isinstance(value, IntervalSweep):
+        is_int = isinstance(value.start, int) and isinstance(value.end, int)
+        assert value.start is not None and value.end is not None
+        return _numbers(parsed, value.start, value.end, None, is_log, is_int, mistakes)
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        numbers = [*value.range()]
+        if not numbers:
+            mistakes.append(f"`{parsed.key_or_group}`: a range must hold a number, but {parsed.input_line} is empty.")
+            return None
+        is_int = all(isinstance(number, int) for number in numbers)
+        step = None if is_log else abs(value.step)
+        return _numbers(parsed, min(numbers), max(numbers), step, is_log, is_int, mistakes)
+    texts = [str(text) for text in parsed.sweep_string_iterator()]
+    values = [_scalar(text) for text in texts]
+    if is_log:
+        mistakes.append(f"`{parsed.key_or_group}`: log is for interval(...) and range(...), not for values in a list.")
+    assert isinstance(value, (ChoiceSweep, RangeSweep))
+    return Choice(values=values, texts=texts)
+
+
+def _numbers(
+    parsed: Override, low: float, high: float, step: float | None, log: bool, is_int: bool, mistakes: list[str]
+) -> Numbers | None:
+    key = parsed.key_or_group
+    if low > high:
+        mistakes.append(f"`{key}`: a range must go from the less to the greater, but goes from {low} to {high}.")
+        return None
+    if log and low <= 0:
+        mistakes.append(f"`{key}`: log needs numbers above 0, but the least is {low}.")
+        return None
+    return Numbers(low=low, high=high, step=step, log=log, is_int=is_int)
+
+
+def _scalar(text: str) -> Scalar:
+    """A text of the grammar as Optuna keeps it: what is no number, boolean or null is the text."""
+    parsed = parsed_override(f"key={text}")
+    value = parsed.value() if parsed is not None else text
+    return value if isinstance(value, (bool, int, float)) or value is None else str(text)
+
+
+# Whether all of it is legal
+
+
+def _checked(verb: Verb, single: Sequence[str], arms: Sequence[Arm], flags: HydraFlags) -> Mapping[str, Any]:
+    """The config of the first trial, while every value of every arm is checked: their sum, not their product."""
+    mistakes: dict[str, None] = {}
+    first: Mapping[str, Any] | None = None
+    for arm in arms:
+        ends = {key: dimension.ends() for key, dimension in arm.space.dimensions.items()}
+        start = {key: values[0] for key, values in ends.items()}
+        for changed in [{}, *({key: value} for key, values in ends.items() for value in values[1:])]:
+            point = [f"{key}={value}" for key, value in {**start, **changed}.items()]
+            try:
+                config = compose_and_check(verb, (*single, *arm.overrides, *point), flags.without_multirun()).config
+                first = first or config
+            except ConfigError as error:
+                mistakes.update(dict.fromkeys(error.mistakes))
+    if mistakes:
+        raise ConfigError(list(mistakes))
+    assert first is not None
+    return first
+
+

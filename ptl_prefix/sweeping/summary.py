@@ -1,0 +1,155 @@
+"""What a study has come to: counted, ordered and put into a few numbers, for whoever shows it.
+
+In: a desk. Out: `Summary`. Nothing is decided here, and nothing is changed.
+"""
+
+import math
+import statistics
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ptl_prefix.sweeping.desk import CONFIRM, Desk
+from ptl_prefix.sweeping.trials import State, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """One of the best, on the seeds of the confirmation.
+
+    Args:
+        candidate: `arm/number` of the trial that found it.
+        values: One for each seed that has finished.
+        mean: Of those.
+        deviation: Their standard deviation; `None` of a single one.
+    """
+
+    candidate: str
+    values: Sequence[float]
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSummary:
+    """One arm.
+
+    Args:
+        name: Empty if it is the only one.
+        wanted: Trials that it shall have; `None` if its budget is no number of trials.
+        states: How many trials are in which state.
+        best: The best finished ones, the best first.
+        failures: How many failed of which kind.
+        surrender: Why its search was given up, if it was.
+        importance: Of each key for the objective, adding up to 1; empty before there is enough to tell.
+        train_s: Seconds of training.
+        tokens: Tokens trained on.
+    """
+
+    name: str
+    wanted: int | None
+    states: Counter[State]
+    best: Sequence[Trial]
+    failures: Counter[str]
+    surrender: str | None
+    importance: dict[str, float]
+    train_s: float
+    tokens: float
+
+    @property
+    def num_done(self) -> int:
+        """Trials that count."""
+        return self.states["finished"] + self.states["pruned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A whole study.
+
+    Args:
+        arms: In the order of the question, the confirmation's last.
+        confirmed: The confirmed ones, the best first.
+        reused: Trials whose result was known.
+    """
+
+    arms: Sequence[ArmSummary]
+    confirmed: Sequence[Confirmed]
+    reused: int
+
+    @property
+    def best(self) -> Trial | None:
+        """The best trial found by the search."""
+        first = [arm.best[0] for arm in self.arms if arm.best and arm.name != CONFIRM]
+        return first[0] if len(first) == 1 else None
+
+
+def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
+    """What a study has come to by now.
+
+    Args:
+        desk: Of the study.
+        with_importance: Whether the keys' importance is computed, which takes a moment.
+    """
+    confirming = desk.confirming()
+    arms = [*desk.question.arms, *confirming]
+    parts = []
+    for arm in arms:
+        trials = desk.trials(arm.name)
+        failed = [trial for trial in trials if trial.state == "failed"]
+        parts.append(
+            ArmSummary(
+                name=arm.name,
+                wanted=arm.space.size if arm.name == CONFIRM else desk.question.trials_of(arm),
+                states=Counter(trial.state for trial in trials),
+                best=desk.best(arm.name, 10),
+                failures=Counter(str(trial.notes.get("failure")) for trial in failed),
+                surrender=desk.surrender(arm, trials),
+                importance=_importance(desk, arm.name) if with_importance and arm.name != CONFIRM else {},
+                train_s=sum(trial.train_s for trial in trials if "reused_from" not in trial.notes),
+                tokens=sum(trial.tokens for trial in trials if "reused_from" not in trial.notes),
+            )
+        )
+    reused = sum("reused_from" in trial.notes for arm in arms for trial in desk.trials(arm.name))
+    return Summary(arms=parts, confirmed=_confirmed(desk) if confirming else [], reused=reused)
+
+
+def best_of_arms(summary: Summary, sign: int) -> list[Trial]:
+    """The best of each arm, the best first."""
+    found = [arm.best[0] for arm in summary.arms if arm.best and arm.name != CONFIRM]
+    return sorted(found, key=lambda trial: sign * (trial.value or 0.0))
+
+
+def _confirmed(desk: Desk) -> list[Confirmed]:
+    values: dict[str, list[float]] = {}
+    for trial in desk.trials(CONFIRM):
+        if trial.state == "finished" and trial.value is not None:
+            values.setdefault(str(trial.frozen.params["candidate"]), []).append(trial.value)
+    found = [
+        Confirmed(
+            candidate=candidate,
+            values=of_seeds,
+            mean=statistics.fmean(of_seeds),
+            deviation=statistics.stdev(of_seeds) if len(of_seeds) > 1 else None,
+        )
+        for candidate, of_seeds in values.items()
+    ]
+    return sorted(found, key=lambda one: desk.question.sign * one.mean)
+
+
+def _importance(desk: Desk, arm: str) -> dict[str, float]:
+    """PED-ANOVA (Watanabe et al., 2023), which needs neither a forest nor the pruned trials' ends."""
+    import optuna
+    from optuna.importance import PedAnovaImportanceEvaluator
+
+    study = desk.study(arm)
+    finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len(finished) < 4 or len({trial.value for trial in finished}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        except (ValueError, RuntimeError):  # every trial has the same value of each key
+            return {}
+    return {} if any(math.isnan(share) for share in found.values()) else dict(found)

@@ -1,0 +1,231 @@
+"""One worker: takes a job, starts its trial, watches it, and writes down what came of it.
+
+In: a desk and a host for processes. Out: trials that have ended, one after the other, until the desk has no more. A
+worker knows of training only what lies in the run's folder: the validations in its log, and its record.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
+from ptl_prefix.errors import PtlPrefixError
+from ptl_prefix.sweeping.desk import Desk, Job, Outcome
+from ptl_prefix.sweeping.host import LOST, Running, TrialHost
+from ptl_prefix.sweeping.owner import BEAT_S
+from ptl_prefix.sweeping.pruners import SuccessiveHalving, is_promoted
+from ptl_prefix.sweeping.results import notes_of
+
+_GLANCE_S = 0.2
+_IDLE_S = 0.5
+_STOPPED = 143
+_PRUNED_EVENT = "validation"
+_EVENT_VALUE = "val/loss"
+_MOST_STOPPING_S = 120.0
+
+
+class Worker:
+    """Runs trials one at a time.
+
+    Args:
+        desk: Hands out jobs.
+        host: Starts processes.
+        threads: CPU threads of each trial.
+        device: The accelerator that its trials see.
+        say: Told in a sentence what happened.
+    """
+
+    def __init__(
+        self, desk: Desk, host: TrialHost, *, threads: int, device: int | None, say: Callable[[str], None]
+    ) -> None:
+        self._desk, self._host, self._threads, self._device, self._say = desk, host, threads, device, say
+        self.job: Job | None = None
+        self.stopping = threading.Event()
+        """Set: take nothing new."""
+        self.stopping_now = threading.Event()
+        """Set: stop what runs, too."""
+
+    def run(self) -> None:
+        """Until the desk has nothing more, or this worker is stopped."""
+        while not self.stopping.is_set():
+            job = self._desk.next()
+            if job == "done":
+                return
+            if job is None:
+                self.stopping.wait(_IDLE_S)
+                continue
+            self.job = job
+            try:
+                outcome = self._run(job)
+            except BaseException:
+                self._desk.close(job, Outcome("released"))
+                raise
+            finally:
+                self.job = None
+            self._desk.close(job, outcome)
+            if outcome.kind == "pruned":
+                _mark_pruned(job.folder)
+            self._say_what_came(job, outcome)
+
+    def _run(self, job: Job) -> Outcome:
+        running = self._host.start(job.folder.path, threads=self._threads, device=self._device)
+        watch = _Watch(self._desk, job)
+        verdict: str | None = None
+        beat_at, stop_by = time.monotonic() + BEAT_S, float("inf")
+        while (code := running.wait(_GLANCE_S)) is None:
+            now = time.monotonic()
+            if now >= beat_at:
+                self._desk.beat(job.trial)
+                beat_at = now + BEAT_S
+                if self._desk.stop is not None:
+                    self.stopping.set()
+                    if self._desk.stop == "now":
+                        self.stopping_now.set()
+            if verdict is None:
+                verdict = "released" if self.stopping_now.is_set() else watch.verdict()
+                if verdict is not None:
+                    running.signal("SIGTERM")
+                    stop_by = now + _MOST_STOPPING_S
+            elif now >= stop_by:
+                running.signal("SIGKILL")
+        # What it logged after the last glance counts as well: a trial that ended by itself has ended.
+        if verdict is None:
+            watch.verdict()
+        return _outcome(job, code, verdict, watch, self._desk.question.objective)
+
+    def _say_what_came(self, job: Job, outcome: Outcome) -> None:
+        arm = f"{job.trial.arm} " if job.trial.arm else ""
+        what = " ".join(job.trial.overrides)
+        fact = {
+            "finished": f"{self._desk.question.objective} {outcome.value:.4g}" if outcome.value is not None else "",
+            "failed": f"failed ({outcome.failure}): {outcome.error}; see {job.folder.path / 'log.txt'}",
+        }.get(outcome.kind, outcome.kind)
+        self._say(f"{arm}{job.trial.number}: {what}: {fact}")
+
+
+class _Watch:
+    """Reads a trial's log as it grows, tells the study of each validation, and judges.
+
+    Args:
+        desk: Told.
+        job: What is watched.
+    """
+
+    def __init__(self, desk: Desk, job: Job) -> None:
+        self._desk, self._job = desk, job
+        self._known = set(job.trial.frozen.intermediate_values)
+        self._rungs = desk.pruner.rungs(job.max_steps)
+        self._size = -1
+        self.paused_at: int | None = None
+        self._is_searched = desk.question.objective == _EVENT_VALUE
+
+    def verdict(self) -> str | None:
+        """Whether the trial shall stop: `paused` or `pruned`; `None`: it goes on."""
+        for step, value in self._new_values():
+            self._known.add(step)
+            if self._is_searched and (verdict := self._judge(step, value)) is not None:
+                return verdict
+        return None
+
+    def _new_values(self) -> Iterator[tuple[int, float]]:
+        path = self._job.folder.events
+        try:
+            size = path.stat().st_size
+            if size == self._size:
+                return
+            self._size = size
+            events = read_events(path)
+        except (OSError, PtlPrefixError):
+            return
+        for event in events:
+            if event["kind"] == _PRUNED_EVENT and event["step"] not in self._known and _EVENT_VALUE in event:
+                yield event["step"], float(event[_EVENT_VALUE])
+
+    def _judge(self, step: int, value: float) -> str | None:
+        desk, trial = self._desk, self._job.trial
+        desk.report(trial, step, value)
+        if step >= self._job.max_steps:
+            return None
+        if isinstance(desk.pruner, SuccessiveHalving):
+            return self._at_rungs(step, value, desk.pruner.reduction_factor)
+        return "pruned" if desk.should_prune(trial, self._job.max_steps) else None
+
+    def _at_rungs(self, step: int, value: float, reduction_factor: int) -> str | None:
+        """Pause at the highest rung that was newly reached, unless the trial is among the best there."""
+        desk, trial = self._desk, self._job.trial
+        reached = [rung for rung in self._rungs if rung <= step and rung not in desk.rungs(trial)]
+        for rung in reached:
+            desk.note(trial, **{f"rung_{rung}": desk.question.sign * value})
+        if not reached:
+            return None
+        rung = reached[-1]
+        others = [values[rung] for one, values in desk.rungs_of_arm(trial).items() if rung in values and one != trial.number]
+        if is_promoted(desk.question.sign * value, others, reduction_factor):
+            return None
+        self.paused_at = rung
+        return "paused"
+
+
+def _outcome(job: Job, code: int, verdict: str | None, watch: _Watch, objective: str) -> Outcome:
+    """What an exit code means, together with what the trial left in its folder."""
+    record = _record(job.folder)
+    notes: dict[str, Any] = notes_of(record) if record is not None else {}
+    if code == 0 and record is not None and record.status == "finished":
+        if objective not in record.metrics:
+            there = ", ".join(sorted(record.metrics))
+            return Outcome("failed", failure="no objective", error=f"there is no {objective}, only {there}", notes=notes)
+        return Outcome("finished", value=record.metrics[objective], notes=notes)
+    if code == _STOPPED:
+        if verdict == "paused":
+            return Outcome("paused", notes={**notes, "paused_at": watch.paused_at})
+        return Outcome("pruned" if verdict == "pruned" else "released", notes=notes)
+    if code < 0:
+        if verdict in ("paused", "pruned") and code != LOST:  # it did not stop in time, which changes nothing
+            return Outcome("pruned", notes=notes)
+        return Outcome("killed" if code != LOST else "released", notes=notes)
+    error = _error(job.folder) or _last_line(job.folder.path / "log.txt") or f"exit code {code}"
+    return Outcome("failed", failure=_kind(error, code), error=error[:500], notes=notes)
+
+
+def _kind(error: str, code: int) -> str:
+    """Which of `FAILURES` it is."""
+    name = error.partition(":")[0].strip()
+    if name.endswith("NonFiniteLossError"):
+        return "not a number"
+    if name.endswith(("OutOfMemoryError", "MemoryError")) or "out of memory" in error:
+        return "out of memory"
+    return "config" if code == 2 or name.endswith("ConfigError") else "crash"
+
+
+def _record(folder: RunFolder) -> RunRecord | None:
+    try:
+        return read_record(folder.record)
+    except PtlPrefixError:
+        return None
+
+
+def _error(folder: RunFolder) -> str | None:
+    try:
+        errors = [event["error"] for event in read_events(folder.events) if event["kind"] == "error"]
+    except PtlPrefixError:
+        return None
+    return str(errors[-1]) if errors else None
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
+
+
+def _mark_pruned(folder: RunFolder) -> None:
+    """Say so in the run's own record, which only knows that it was stopped."""
+    record = _record(folder)
+    if record is not None and record.status == "stopped":
+        write_record(folder.record, RunRecord(**{**vars(record), "status": "pruned"}))
