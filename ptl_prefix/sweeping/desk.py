@@ -33,6 +33,7 @@ CONFIRM = "confirm"
 """The arm in which the best of the others are run again."""
 
 _MOST_ATTEMPTS = 3
+_ARMS_APART = 100_003
 _SAME_ERROR = 3
 """So many first trials with the same exception show that the next would have it, too."""
 
@@ -338,7 +339,9 @@ class Desk:
         if arm.name == CONFIRM or self._sampler.lists_points or is_stuck:
             study.enqueue_trial(dict(next(self._untried(arm, trials))))
             return study
-        study.sampler = self._sampler.make(len(trials))
+        # Arms side by side must not draw the same numbers.
+        place = [one.name for one in self.question.arms].index(arm.name)
+        study.sampler = self._sampler.make(len(trials) + _ARMS_APART * place)
         return optuna.load_study(
             study_name=study.study_name, storage=self._storage.trials, sampler=study.sampler, pruner=self.pruner.make(self._max_steps)
         )
