@@ -19,7 +19,7 @@ from ptl_prefix.commands.slurm import write_slurm_script
 from ptl_prefix.commands.studies import Study, begin, has_other_code, open_study
 from ptl_prefix.commands.sweep_plan import make_plan, show_plan
 from ptl_prefix.commands.sweep_question import Asked, ask
-from ptl_prefix.commands.sweep_tables import Progress, show_result, status_table
+from ptl_prefix.commands.sweep_tables import Progress, show_result, status_table, trial_name
 from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import ConfigError, SweepError
@@ -142,7 +142,8 @@ def _refuse_failures(study: Study, desk: Desk) -> None:
         f"{trial.notes.get('error')}"
         for trial in failed
     ]
-    raise SweepError(f"Every trial of a sweep must end well, but {len(failed)} of {total} failed:{''.join(lines)}")
+    names = ", ".join(trial_name(trial) for trial in failed)
+    raise SweepError(f"Every trial of a sweep must end well, but {len(failed)} of {total} failed: {names}{''.join(lines)}")
 
 
 def _show_status(study: Study, *, watch: bool) -> None:

@@ -95,14 +95,15 @@ class TrialHost:
 def _listen(process: "subprocess.Popen[bytes]", waiting: dict[int, "Running"]) -> None:
     """Hand exit codes to those who wait, until the host is gone."""
     assert process.stdout is not None
-    for line in process.stdout:
-        try:
-            message = json.loads(line)
-            number, code = message["number"], message["exit"]
-        except (ValueError, KeyError, TypeError):
-            continue  # something that a library printed
-        if (running := waiting.pop(number, None)) is not None:
-            running.exits.put(code)
+    with process.stdout as said:
+        for line in said:
+            try:
+                message = json.loads(line)
+                number, code = message["number"], message["exit"]
+            except (ValueError, KeyError, TypeError):
+                continue  # something that a library printed
+            if (running := waiting.pop(number, None)) is not None:
+                running.exits.put(code)
     for running in list(waiting.values()):
         running.exits.put(LOST)
 
