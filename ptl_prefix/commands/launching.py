@@ -72,8 +72,10 @@ def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> None:
 
     asked = ask(verb, overrides, flags)
     errors: list[BaseException] = []
+    was_entered: list[bool] = []
 
     def study(config: DictConfig, arguments: Sequence[str]) -> None:
+        was_entered.append(True)
         try:
             run_asked(asked, flags)
         except BaseException as error:
@@ -87,6 +89,7 @@ def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> None:
         _studies.remove(study)
     if errors:
         raise errors[0]
+    assert was_entered, "Hydra took the sweeper that the check had seen"
 
 
 _STUDIED = "train"

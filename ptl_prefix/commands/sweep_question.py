@@ -86,6 +86,7 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
     swept = [text for text in overrides if _is_swept(text)]
     # Where Hydra puts the sweep and how it is searched is settled now, and nothing of a trial.
     single = [text for text in _single(overrides) if not text.startswith(("hydra.sweep", "hydra/sweeper"))]
+    ours = (*ours, *(text for text in _single(overrides) if text.startswith(("hydra.sweeper", "hydra/sweeper"))))
     arms = list(_arms(settings, swept, mistakes))
     if mistakes:
         raise ConfigError(mistakes)

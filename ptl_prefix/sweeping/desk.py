@@ -20,7 +20,7 @@ from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.owner import this_process
 from ptl_prefix.sweeping.pruners import Pruner, SuccessiveHalving, is_promoted
 from ptl_prefix.sweeping.question import Arm, Question
-from ptl_prefix.sweeping.results import KnownResults, content_of
+from ptl_prefix.sweeping.results import KnownResults, content_of, mark_pruned
 from ptl_prefix.sweeping.samplers import Sampler
 from ptl_prefix.sweeping.search_space import Choice, Point, SearchSpace
 from ptl_prefix.sweeping.storage import StudyStorage
@@ -238,9 +238,14 @@ class Desk:
             trials = self.trials(arm.name)
         if any(trial.state == "running" for trial in trials):
             return "wait"
-        for trial in trials:
-            if trial.state == "paused":
-                self._end(trial, "PRUNED", paused_at=None)
+        paused = [trial for trial in trials if trial.state == "paused"]
+        if paused and not any(trial.state == "finished" for trial in trials):
+            # So few trials that none was among the best of enough: the best of those that got farthest is.
+            farthest = max(int(trial.notes["paused_at"]) for trial in paused)
+            left = [trial for trial in paused if trial.notes["paused_at"] == farthest]
+            return self._taken_over(min(left, key=lambda trial: trial.rungs[farthest]), "promoted")
+        for trial in paused:
+            self._end(trial, "PRUNED", paused_at=None)
         return "done"
 
     def _taken_over(self, trial: Trial, origin: Literal["interrupted", "promoted"]) -> Job:
@@ -398,6 +403,8 @@ class Desk:
 
         self.note(trial, **notes)
         self.study(trial.arm).tell(trial.number, state=TrialState[state])
+        if state == "PRUNED":
+            mark_pruned(RunFolder(trial_folder(self.folder, trial.arm, trial.number)))
 
 
 def _tried(trials: Sequence[Trial]) -> set[tuple[str, ...]]:

@@ -68,8 +68,8 @@ class TrialHost:
     def _begin(self) -> None:
         words = [sys.executable, "-m", HOST_MODULE, *(["--warm"] if self._warm else [])]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-        # Its background thread would not be there in a copy of the host.
-        environment |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+        # Threads would not be there in a copy of the host; how many a trial may have is said when it starts.
+        environment |= {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             # A session of its own: Ctrl-C at the terminal is ours to hear, and ours to hand on.

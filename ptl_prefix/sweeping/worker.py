@@ -12,7 +12,7 @@ from typing import Any
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
+from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.sweeping.desk import Desk, Job, Outcome
 from ptl_prefix.sweeping.host import LOST, Running, TrialHost
@@ -67,8 +67,6 @@ class Worker:
             finally:
                 self.job = None
             self._desk.close(job, outcome)
-            if outcome.kind == "pruned":
-                _mark_pruned(job.folder)
             self._say_what_came(job, outcome)
 
     def _run(self, job: Job) -> Outcome:
@@ -182,10 +180,11 @@ def _outcome(job: Job, code: int, verdict: str | None, watch: _Watch, objective:
     if code == _STOPPED:
         if verdict == "paused":
             return Outcome("paused", notes={**notes, "paused_at": watch.paused_at})
-        return Outcome("pruned" if verdict == "pruned" else "released", notes=notes)
-    if code < 0:
-        if verdict in ("paused", "pruned") and code != LOST:  # it did not stop in time, which changes nothing
+        if verdict == "pruned":
             return Outcome("pruned", notes=notes)
+        # Somebody else stopped it; who does so again and again means it.
+        return Outcome("released" if verdict == "released" else "killed", notes=notes)
+    if code < 0:
         return Outcome("killed" if code != LOST else "released", notes=notes)
     error = _error(job.folder) or _last_line(job.folder.path / "log.txt") or f"exit code {code}"
     return Outcome("failed", failure=_kind(error, code), error=error[:500], notes=notes)
@@ -222,10 +221,3 @@ def _last_line(path: Path) -> str:
     except OSError:
         return ""
     return lines[-1] if lines else ""
-
-
-def _mark_pruned(folder: RunFolder) -> None:
-    """Say so in the run's own record, which only knows that it was stopped."""
-    record = _record(folder)
-    if record is not None and record.status == "stopped":
-        write_record(folder.record, RunRecord(**{**vars(record), "status": "pruned"}))
