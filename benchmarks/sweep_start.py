@@ -108,7 +108,9 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
             "a process each": fresh(settings, options.trials, options.workers, folder),
         }
     ratio = seconds["a study"] / seconds["a process each"]
-    table = Table(title=f"{options.trials} trainings of {_STEPS} steps, {options.workers} at a time", title_justify="left")
+    table = Table(
+        title=f"{options.trials} trainings of {_STEPS} steps, {options.workers} at a time", title_justify="left"
+    )
     for heading in ("", "seconds", "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("a study", f"{seconds['a study']:.1f}", f"{ratio:.3f}")

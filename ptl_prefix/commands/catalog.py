@@ -15,7 +15,13 @@ import yaml
 
 from ptl_prefix import settings
 
-CATALOGS = {"tasks": "task", "backbones": "backbone", "methods": "method", "experiments": "experiment", "sweeps": "sweeps"}
+CATALOGS = {
+    "tasks": "task",
+    "backbones": "backbone",
+    "methods": "method",
+    "experiments": "experiment",
+    "sweeps": "sweeps",
+}
 """The verbs that list the choices of one group."""
 
 _MOST_NAMED = 20

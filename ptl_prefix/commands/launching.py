@@ -116,8 +116,8 @@ def _refuse_ranks(config: Mapping[str, Any]) -> None:
         return
     raise ConfigError(
         [
-            f"A job on {devices} devices needs ranks that see none of the sweep, which only our own sweeper starts; leave "
-            "hydra/sweeper and hydra/launcher out, or write: ptl-prefix train -m hydra/sweeper=optuna ..."
+            f"A job on {devices} devices needs ranks that see none of the sweep, which only our own sweeper starts; "
+            "leave hydra/sweeper and hydra/launcher out, or write: ptl-prefix train -m hydra/sweeper=optuna ..."
         ]
     )
 

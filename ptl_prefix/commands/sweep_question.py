@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
@@ -77,8 +77,8 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
     if hydra is None:
         compose_and_check(verb, overrides, flags)  # which says why
         raise AssertionError("a config that does not compose has mistakes")
-    node = OmegaConf.to_container(hydra.sweeper, resolve=True)
-    assert isinstance(node, dict)
+    plain = cast(dict[Any, Any], OmegaConf.to_container(hydra.sweeper, resolve=True))
+    node = {str(key): value for key, value in plain.items()}
     mistakes: list[str] = []
     settings = _settings(node, mistakes)
     if settings is None:
@@ -152,15 +152,20 @@ def _problems(question: Question, settings: SweepSettings, config: Mapping[str, 
                 "`hydra.sweeper.params`."
             )
         if sampler.lists_points and arm.space.size is None:
-            problems.append(f"The sampler takes points in turn, but the space{where} has an interval; take tpe or random.")
+            problems.append(
+                f"The sampler takes points in turn, but the space{where} has an interval; take tpe or random."
+            )
         if arm.space.size is None and budget.trials is None and budget.seconds is None and budget.tokens is None:
             problems.append(f"The search{where} must end, but has an interval and neither n_trials nor a budget.")
     if pruner.prunes and question.objective != "val/loss":
         problems.append(
-            f"Pruning needs `hydra.sweeper.objective` to be val/loss, the one number that a run has on its way, but it is "
-            f"{question.objective}."
+            f"Pruning needs `hydra.sweeper.objective` to be val/loss, the one number that a run has on its way, but "
+            f"it is {question.objective}."
         )
-    known = ["val/loss", *(f"{split}/{name}" for split in ("test", "val") for name in config["task"].get("metrics", []))]
+    known = [
+        "val/loss",
+        *(f"{split}/{name}" for split in ("test", "val") for name in config["task"].get("metrics", [])),
+    ]
     if question.objective not in known:
         problems.append(
             f"`hydra.sweeper.objective` must be a number that a run has at its end ({', '.join(known)}), but is "
@@ -202,13 +207,13 @@ def _arms(settings: SweepSettings, swept: Sequence[str], mistakes: list[str]) ->
 def _dimension(parsed: Override, mistakes: list[str]) -> Dimension | None:
     """One override that is several, as a dimension."""
     value = parsed.value()
-    tags = getattr(value, "tags", set())
+    tags: set[str] = getattr(value, "tags", set())
     if unknown := tags - {"log"}:
         mistakes.append(f"`{parsed.key_or_group}`: a tag must be log, but is {', '.join(sorted(unknown))}.")
         return None
     is_log = "log" in tags
     if isinstance(value, IntervalSweep):
-        is_int = isinstance(value.start, int) and isinstance(value.end, int)
+        is_int = all(type(end) is int for end in (value.start, value.end))
         assert value.start is not None and value.end is not None
         return _numbers(parsed, value.start, value.end, None, is_log, is_int, mistakes)
     if isinstance(value, RangeSweep) and not value.shuffle:
@@ -268,5 +273,3 @@ def _checked(verb: Verb, single: Sequence[str], arms: Sequence[Arm], flags: Hydr
         raise ConfigError(list(mistakes))
     assert first is not None
     return first
-
-

@@ -44,7 +44,7 @@ class StudyStorage:
             from optuna.storages.journal import JournalFileBackend
 
             path = self._folder / JOURNAL_FILE
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
         try:
             # Workers of one machine write to one file, and wait for each other.
             waiting = {"connect_args": {"timeout": 60}} if self._url.startswith("sqlite") else None

@@ -15,7 +15,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.sweeping.desk import Desk, Job, Outcome
-from ptl_prefix.sweeping.host import LOST, Running, TrialHost
+from ptl_prefix.sweeping.host import LOST, TrialHost
 from ptl_prefix.sweeping.owner import BEAT_S
 from ptl_prefix.sweeping.pruners import SuccessiveHalving, is_promoted
 from ptl_prefix.sweeping.results import notes_of
@@ -55,7 +55,7 @@ class Worker:
             job = self._desk.next()
             if job == "done":
                 return
-            if job is None:
+            if job == "wait":
                 self.stopping.wait(_IDLE_S)
                 continue
             self.job = job
@@ -77,11 +77,11 @@ class Worker:
         while (code := running.wait(_GLANCE_S)) is None:
             now = time.monotonic()
             if now >= beat_at:
-                self._desk.beat(job.trial)
+                self._desk.register.beat(job.trial)
                 beat_at = now + BEAT_S
-                if self._desk.stop is not None:
+                if self._desk.register.stop is not None:
                     self.stopping.set()
-                    if self._desk.stop == "now":
+                    if self._desk.register.stop == "now":
                         self.stopping_now.set()
             if verdict is None:
                 verdict = "released" if self.stopping_now.is_set() else watch.verdict()
@@ -145,24 +145,27 @@ class _Watch:
 
     def _judge(self, step: int, value: float) -> str | None:
         desk, trial = self._desk, self._job.trial
-        desk.report(trial, step, value)
+        desk.register.report(trial, step, value)
         if step >= self._job.max_steps:
             return None
         if isinstance(desk.pruner, SuccessiveHalving):
             return self._at_rungs(step, value, desk.pruner.reduction_factor)
-        return "pruned" if desk.should_prune(trial, self._job.max_steps) else None
+        pruner = desk.pruner.make(self._job.max_steps)
+        should_stop = pruner.prune(desk.register.study(trial.arm), desk.register.again(trial).frozen)
+        return "pruned" if should_stop else None
 
     def _at_rungs(self, step: int, value: float, reduction_factor: int) -> str | None:
         """Pause at the highest rung that was newly reached, unless the trial is among the best there."""
-        desk, trial = self._desk, self._job.trial
-        reached = [rung for rung in self._rungs if rung <= step and rung not in desk.rungs(trial)]
-        for rung in reached:
-            desk.note(trial, **{f"rung_{rung}": desk.question.sign * value})
+        question, register, trial = self._desk.question, self._desk.register, self._job.trial
+        trials = {one.number: one.rungs for one in register.trials(trial.arm)}
+        own = trials.pop(trial.number)
+        reached = [rung for rung in self._rungs if rung <= step and rung not in own]
+        register.note(trial, **{f"rung_{rung}": question.sign * value for rung in reached})
         if not reached:
             return None
         rung = reached[-1]
-        others = [values[rung] for one, values in desk.rungs_of_arm(trial).items() if rung in values and one != trial.number]
-        if is_promoted(desk.question.sign * value, others, reduction_factor):
+        others = [values[rung] for values in trials.values() if rung in values]
+        if is_promoted(question.sign * value, others, reduction_factor):
             return None
         self.paused_at = rung
         return "paused"
@@ -175,7 +178,9 @@ def _outcome(job: Job, code: int, verdict: str | None, watch: _Watch, objective:
     if code == 0 and record is not None and record.status == "finished":
         if objective not in record.metrics:
             there = ", ".join(sorted(record.metrics))
-            return Outcome("failed", failure="no objective", error=f"there is no {objective}, only {there}", notes=notes)
+            return Outcome(
+                "failed", failure="no objective", error=f"there is no {objective}, only {there}", notes=notes
+            )
         return Outcome("finished", value=record.metrics[objective], notes=notes)
     if code == _STOPPED:
         if verdict == "paused":

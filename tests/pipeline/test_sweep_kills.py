@@ -37,7 +37,7 @@ def assert_gone(processes: list[psutil.Process], within_s: float = 90.0) -> None
 
 
 def trials_of(folder: Path) -> list[Trial]:
-    return open_study(folder).desk().trials("")
+    return open_study(folder).desk().register.trials("")
 
 
 def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
