@@ -36,6 +36,13 @@ def assert_gone(processes: list[psutil.Process], within_s: float = 90.0) -> None
     assert not [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
+def wait_until_begun(study: Path, controller: subprocess.Popen[str]) -> None:
+    """Before that there is nothing to go on with."""
+    while not (study / "study.yaml").exists():
+        assert controller.poll() is None
+        time.sleep(0.1)
+
+
 def trials_of(folder: Path) -> list[Trial]:
     return open_study(folder).desk().register.trials("")
 
@@ -56,10 +63,11 @@ def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
     words = ["train", "-m", *command_line.small, "trainer.max_steps=30", "evaluation.num_examples=2", *search]
     draw = random.Random(0)
     controller = start(*words, cwd=tmp_path)
+    wait_until_begun(tmp_path / STUDY, controller)
     kills: Counter[str] = Counter()
 
     while sum(kills.values()) < NUM_KILLS and controller.poll() is None:
-        time.sleep(draw.uniform(2.0, 9.0))
+        time.sleep(draw.uniform(1.0, 12.0))
         members = family(controller)
         if not members:
             break
@@ -104,9 +112,7 @@ def test_two_controllers_of_one_study_share_its_trials(command_line: CommandLine
     ]
     controllers = [start(*words, cwd=tmp_path)]
     folder = tmp_path / "outputs/sweeps/shared"
-    while not (folder / "study.yaml").exists():
-        assert controllers[0].poll() is None
-        time.sleep(0.1)
+    wait_until_begun(folder, controllers[0])
     controllers += [start("sweep", action, "shared", cwd=tmp_path) for action in ("resume", "worker")]
 
     ends = [(one.communicate(timeout=600)[1], one.returncode) for one in controllers]
