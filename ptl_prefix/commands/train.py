@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from rich.console import Console
 
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -15,6 +17,7 @@ from ptl_prefix.commands.outcome import show_estimate, show_outcome
 from ptl_prefix.commands.targets import build, target_values
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.evaluation.metric import name_mistakes
+from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
 from ptl_prefix.training.plan import Plan, accelerator_problems, room_problems, split_problems, trainer_problems
@@ -35,7 +38,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if config["resume"] is not None:
         _resume(RunFolder.open(config["resume"]), console)
         return
-    plan = plan_of(config)
+    plan = plan_of(_grouped(config))
     if problems := plan.problems():
         raise ConfigError(problems)
     if config["dry_run"]:
@@ -61,8 +64,17 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
         trainer=target_values(config["trainer"]),
         decoding=build(config["generation"]),
         evaluation=build(config["evaluation"]),
+        tracking=build(config["tracking"]) if "tracking" in config else Tracking(),
         config=config,
     )
+
+
+def _grouped(config: dict[str, Any]) -> dict[str, Any]:
+    """The config, in which the runs of a sweep belong together; also when one of them is resumed alone."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or config["tracking"]["group"] is not None:
+        return config
+    return {**config, "tracking": {**config["tracking"], "group": Path(hydra.sweep.dir).name}}
 
 
 def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

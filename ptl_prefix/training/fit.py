@@ -6,6 +6,7 @@ goes on from the last checkpoint to the same numbers.
 """
 
 import dataclasses
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.console import Console
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
-from ptl_prefix.artifacts.event_log import EventLog, drop_events_after
+from ptl_prefix.artifacts.event_log import drop_events_after
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord
@@ -26,7 +27,8 @@ from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
-from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.tracking.disk_sink import DiskSink
+from ptl_prefix.tracking.events import EventStream, RunFacts
 from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.material import Material, load_material
@@ -35,6 +37,7 @@ from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.quiet import quiet_lightning
 from ptl_prefix.training.record import Ledger
+from ptl_prefix.training.samples import Samples
 from ptl_prefix.training.stopping import RunStopped, StopSignals
 from ptl_prefix.training.stream import BatchStream
 
@@ -77,23 +80,42 @@ def train(plan: Plan, folder: RunFolder, *, resume: bool = False, console: Conso
 
 def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | None) -> Outcome:
     resumed_step = _prepare(plan, folder, resume=resume)
-    events = EventStream([EventLog(folder.events)])
-    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
-    ledger = Ledger(plan, folder, events, meter)
     console = console or Console(stderr=True)
     signals = StopSignals(console)
+    facts = _facts(plan, folder, resumed_step, console, signals)
+    events = EventStream([DiskSink(), *plan.tracking.sinks()], facts.say)
+    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
+    ledger = Ledger(plan, folder, events, meter)
+    exit_code = 1
     try:
         with signals:
+            events.open(facts)
             session = _Session(plan, folder, events, console, load_material(plan), ledger, meter, signals)
-            return session.run(resumed_step)
+            outcome = session.run(resumed_step)
+        exit_code = 0
+        return outcome
     except RunStopped as stop:
+        exit_code = 128 + signal.Signals[stop.signal_name]
         return Outcome(ledger.close("stopped"), [], [], signal=stop.signal_name)
     except Exception as error:
         events.write("error", step=meter.steps, error=f"{type(error).__name__}: {error}")
         ledger.close("failed")
         raise
     finally:
-        events.close()
+        events.close(exit_code)
+
+
+def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Console, signals: StopSignals) -> RunFacts:
+    """What the run's sinks know of it."""
+    is_talkative = plan.trainer.get("enable_progress_bar") is not False
+    return RunFacts(
+        run_id=plan.run_id,
+        folder=folder,
+        config=plan.config,
+        resumed_step=resumed_step,
+        say=lambda what: console.print(what, highlight=False, soft_wrap=True) if is_talkative else None,
+        request_stop=signals.request_stop,
+    )
 
 
 def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
@@ -135,12 +157,12 @@ class _Session:
     def run(self, resumed_step: int | None) -> Outcome:
         """Measure the bare backbone, train, then evaluate and export the best checkpoint."""
         bare = self._measure_bare()
-        self._log_start(resumed_step)
+        if resumed_step is None:
+            self._log_material()
         pl.seed_everything(self.plan.seed, verbose=False)
         self.plan.method.attach(self.backbone)
-        self._report_start(is_new=resumed_step is None)
         try:
-            self.ledger.note_parameters(self.backbone)
+            self._report_start(resumed_step)
             self._fit(resumes=resumed_step is not None)
             adapted = self._evaluate_best()
             return Outcome(self.ledger.close("finished"), bare, adapted, self.material.num_in_decoded_split)
@@ -158,17 +180,18 @@ class _Session:
         self._note_scores(outputs, suffix="_before")
         return outputs
 
-    def _log_start(self, resumed_step: int | None) -> None:
-        """Log what a run does before its first step; a resumed one has that in its log already."""
-        if resumed_step is not None:
-            self.events.write("resumed", step=resumed_step)
-            return
+    def _log_material(self) -> None:
+        """Log what a run finds before its first step; a resumed one has that in its log already."""
         for split, report in self.material.encoding.items():
             self.events.write("encoded", step=0, split=split, **dataclasses.asdict(report))
         self.events.write("bare", step=0, **self.ledger.metrics)
 
-    def _report_start(self, *, is_new: bool) -> None:
-        """Say what is worth knowing of the method's start, and log it once."""
+    def _report_start(self, resumed_step: int | None) -> None:
+        """Say and log what there is to train, and what is worth knowing of its start."""
+        parameters = self.ledger.note_parameters(self.backbone)
+        counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
+        is_new = resumed_step is None
+        self.events.write("attached" if is_new else "resumed", step=resumed_step or 0, **counts)
         for note in self.plan.method.notes:
             self._say(f"the {self.plan.method.name} {note}")
             if is_new:
@@ -218,6 +241,8 @@ class _Session:
         callbacks = [self.signals, RandomState(), LastStepIsValidated(), self.meter]
         if self.shows_progress:
             callbacks.append(ProgressBar(self.meter, self.console))
+        if self.plan.tracking.num_samples:
+            callbacks.append(Samples(self.plan, self.material, self.events))
         if optimization.early_stopping_patience is not None:
             patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
             # What is not finite is an error here, never a reason to end well.

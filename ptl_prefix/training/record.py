@@ -53,13 +53,14 @@ class Ledger:
             self.metrics[key], self._metric_info[key] = value, scores.infos[name]
         return scores.absent
 
-    def note_parameters(self, backbone: Backbone) -> None:
+    def note_parameters(self, backbone: Backbone) -> Parameters:
         """Count parameters, once the method is attached."""
         method = self._plan.method
         self._device = backbone.device
         self._parameters = Parameters(
             trained=method.num_trained, stored=method.num_stored, backbone=backbone.num_parameters
         )
+        return self._parameters
 
     def close(self, status: Status) -> RunRecord:
         """Write the record of a run that ends so."""

@@ -5,6 +5,7 @@ and after that there is nothing to save, and it comes at once.
 """
 
 import contextlib
+import os
 import signal
 import threading
 from types import FrameType
@@ -59,6 +60,13 @@ class StopSignals(pl.Callback):
     def on_train_end(self, *_: Any) -> None:
         """Stops need not wait any more."""
         self._is_training = False
+
+    def request_stop(self) -> None:
+        """Stop as SIGTERM does, asked for by a thread. Without a main thread that listens, at the next step's end."""
+        if self._usual:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.requested = signal.SIGTERM.name
 
     def _listen(self) -> None:
         for number in SIGNALS:

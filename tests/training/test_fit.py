@@ -103,13 +103,14 @@ def test_events_tell_the_run_in_order_one_line_a_point(tiny_runs: TinyRuns, fold
         ("encoded", 0),
         ("encoded", 0),
         ("bare", 0),
+        ("attached", 0),
         ("train", 2),
         ("validation", 2),
         ("train", 4),
         ("validation", 4),
         ("finished", 4),
     ]
-    assert len(folder.events.read_text().splitlines()) == 8
+    assert len(folder.events.read_text().splitlines()) == 9
     (first, _) = events_of(folder, "train")
     assert first.keys() == {"time_s", "kind", "step", "train/loss", "train/grad_norm", "lr", "tokens_per_s"}
 

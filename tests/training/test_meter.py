@@ -42,7 +42,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 BATCH = ModelInputs(torch.ones(2, 6, dtype=torch.long), torch.tensor([[1] * 6, [1] * 4 + [0] * 2]))
-MODULE: Any = SimpleNamespace(last_step={"train/loss": 2.0, "lr": 0.1})
+METHOD = SimpleNamespace(trained_parameters=lambda: {"w": torch.tensor([3.0, 4.0])}, modules=list)
+MODULE: Any = SimpleNamespace(last_step={"train/loss": 2.0, "lr": 0.1}, method=METHOD)
 
 
 def trainer_at(batch: int, *, accumulation: int = 1, max_steps: int = 10) -> Any:
@@ -102,14 +103,14 @@ def test_with_accumulation_a_point_is_logged_once_a_step(clock: Clock) -> None:
     assert [event["step"] for event in sink.events] == [1, 2]
 
 
-def test_a_validation_is_logged_in_full_precision() -> None:
+def test_a_validation_is_logged_in_full_precision_with_the_norm_of_what_is_trained() -> None:
     sink = ListSink()
     trainer = trainer_at(3)
     trainer.callback_metrics["val/loss"] = torch.tensor(1 / 3, dtype=torch.float64)
 
     Meter(EventStream([sink]), log_every_n_steps=1).on_validation_end(trainer, MODULE)
 
-    assert sink.events == [{"kind": "validation", "step": 3, "val/loss": 1 / 3}]
+    assert sink.events == [{"kind": "validation", "step": 3, "val/loss": 1 / 3, "norm/trained": 5.0}]
 
 
 def test_a_resumed_run_goes_on_counting(clock: Clock) -> None:

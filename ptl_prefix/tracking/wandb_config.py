@@ -1,0 +1,37 @@
+"""A resolved config becomes one flat list of names, as W&B groups and filters runs by them.
+
+In: groups with their settings. Out: `method`, `backbone`, `task`, `seed` and the like as words, every setting as
+`group/key`, and the method's own by their bare names: one groups by `prefix_length`, not by where it stands.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_NOT_OF_THE_RUN = ("tracking", "dry_run", "resume")
+
+
+def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The names and values of a config."""
+    flat: dict[str, Any] = {}
+    for group, node in config.items():
+        if group in _NOT_OF_THE_RUN:
+            continue
+        if not isinstance(node, Mapping):
+            flat[group] = node
+            continue
+        if "name" in node:
+            flat[group] = node["name"]
+        flat.update(_leaves(node, f"{group}/"))
+    method = config.get("method")
+    own = dict(_leaves(method, "")) if isinstance(method, Mapping) else {}
+    return {**{name: value for name, value in own.items() if name != "name"}, **flat}
+
+
+def _leaves(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{where}{key}/")
+        else:
+            yield f"{where}{key}", value

@@ -1,0 +1,190 @@
+"""W&B: the users' dashboard. The only file that knows its library.
+
+In: events. Out: one run of W&B's for each run of ours, by the run's own id, sent at once or kept in the run's folder to
+be sent later. The library runs a process of its own and loses what it has not written when that dies; `events.jsonl`
+does not. It is imported when a run begins, as it takes half a second.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ptl_prefix.tracking.events import RunFacts
+from ptl_prefix.tracking.numbers import CURVES, numbers_in
+from ptl_prefix.tracking.wandb_config import flat_config
+from ptl_prefix.tracking.wandb_mode import answers
+
+if TYPE_CHECKING:
+    import wandb
+
+STEP = "trainer/global_step"
+"""The step of every curve. W&B's own would start again at 0 when a run is resumed."""
+
+SENT_SUFFIX = ".synced"
+"""W&B's own mark beside a run's file: all of it is on the server."""
+
+_INIT_TIMEOUT_S = 30.0
+_SAMPLE_COLUMNS = ("step", "source", "reference", "hypothesis")
+_ENDS = ("finished", "stopped", "failed", "pruned")
+
+
+class WandbSink:
+    """Tells W&B what happens.
+
+    Args:
+        mode: Over the network or not; `auto`: if there is a key and a server.
+        project: W&B's project.
+        entity: W&B's user or team.
+        group: Runs that belong together.
+        job_type: What kind of run it is.
+        tags: W&B's.
+        finish_timeout_s: How long the end waits for the server.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: Literal["auto", "online", "offline"],
+        project: str,
+        entity: str | None,
+        group: str | None,
+        job_type: str,
+        tags: Sequence[str],
+        finish_timeout_s: float,
+    ) -> None:
+        self._mode = mode
+        self._place: dict[str, Any] = {"project": project, "entity": entity, "group": group}
+        self._place |= {"job_type": job_type, "tags": list(tags)}
+        self._finish_timeout_s = finish_timeout_s
+        self._run: wandb.Run | None = None
+        self._samples: wandb.Table | None = None
+
+    def open(self, facts: RunFacts) -> None:
+        """Begin W&B's run, or go on with it, and say in one line where it is."""
+        # What the library reports of its own failures goes out even offline.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        self._facts, self._wandb = facts, wandb
+        # What it looks for and asks for is not asked of whoever sits at the terminal.
+        url = wandb.setup(wandb.Settings(silent=True)).settings.base_url
+        is_online, why = self._decide(url)
+        if is_online:
+            try:
+                self._begin("online")
+            except Exception as error:
+                why = f"as {url} refused: {error}".splitlines()[0]
+        if self._run is None:
+            self._begin("offline")
+            later = f"ptl-prefix wandb sync {facts.folder.path}"
+            facts.say(f"W&B: offline, {why}; to send it later: {later}")
+        elif self._run.url:
+            facts.say(f"W&B: {self._run.url}")
+
+    def _decide(self, url: str) -> tuple[bool, str]:
+        """Whether to go online, and if not, why."""
+        if self._mode != "auto":
+            return self._mode == "online", "as configured"
+        if not _has_key(url):
+            return False, "as there is no key"
+        return answers(url), f"as {url} does not answer"
+
+    def _begin(self, mode: Literal["online", "offline"]) -> None:
+        facts, folder = self._facts, self._facts.folder.path
+        settings = self._wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=_INIT_TIMEOUT_S,
+            finish_timeout=self._finish_timeout_s,
+            finish_timeout_raises=True,
+            stop_fn=lambda: self._stop(),  # a bound method would be copied with all that hangs on it
+            disable_job_creation=True,
+        )
+        names = flat_config(facts.config)
+        run = self._wandb.init(
+            **self._place,
+            id=self._id(),
+            name="-".join(str(names[key]) for key in ("method", "task", "backbone", "seed") if key in names),
+            config=names,
+            dir=str(folder),
+            mode=mode,
+            resume="allow",
+            # One run never becomes part of another, whoever has one open in this process.
+            reinit="create_new",
+            settings=settings,
+        )
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP)
+        self._run, self._file = run, Path(run.settings.sync_file)
+
+    def _id(self) -> str:
+        """The run's own. The jobs of a sweep that was given one name for all are told apart by their folders."""
+        run_id, folder = self._facts.run_id, self._facts.folder.path.name
+        return run_id if self._place["group"] is None or folder == run_id else f"{run_id}-{folder}"
+
+    def _stop(self) -> None:
+        self._facts.say("W&B: the Stop button was pressed")
+        self._facts.request_stop()
+
+    def write(self, kind: str, *, step: int, **values: Any) -> None:
+        """Draw numbers over steps, keep sizes among the settings, samples in a table, and the end in the summary."""
+        run = self._run
+        assert run is not None, "the run is open"
+        if kind in CURVES:
+            run.log({STEP: step, **numbers_in(values)})
+        elif kind in ("attached", "resumed"):
+            run.config.update(numbers_in(values), allow_val_change=True)
+        elif kind == "samples":
+            self._add_samples(step, values["samples"])
+        elif kind in ("bare", "error") or kind in _ENDS:
+            ended = {"status": kind} if kind in _ENDS else {}
+            run.summary.update({**ended, **values})
+            if kind == "finished":
+                self._keep_bundle(numbers_in(values))
+
+    def _add_samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        """Let the table of samples grow."""
+        if self._samples is None:
+            self._samples = self._wandb.Table(columns=list(_SAMPLE_COLUMNS), log_mode="INCREMENTAL")
+        for sample in samples:
+            self._samples.add_data(step, *(sample[name] for name in _SAMPLE_COLUMNS[1:]))
+        assert self._run is not None
+        self._run.log({STEP: step, "samples": self._samples})
+
+    def _keep_bundle(self, metrics: Mapping[str, float]) -> None:
+        """The bundle as an artifact: it is of the best checkpoint, and the latest of its run."""
+        folder = self._facts.folder.bundle
+        if self._run is None or not folder.is_dir():
+            return
+        artifact = self._wandb.Artifact(f"bundle-{self._facts.run_id}", type="bundle", metadata=dict(metrics))
+        artifact.add_dir(str(folder))
+        self._run.log_artifact(artifact, aliases=["best", "latest"])
+
+    def close(self, exit_code: int) -> None:
+        """End W&B's run with the process's exit code; what could not be sent in time stays in the folder."""
+        if self._run is None:
+            return
+        run, self._run = self._run, None
+        try:
+            run.finish(exit_code=exit_code)
+        except TimeoutError:
+            self._facts.say(
+                f"W&B: not all was sent within {self._finish_timeout_s:g} s; "
+                f"to send the rest: ptl-prefix wandb sync {self._facts.folder.path}"
+            )
+            return
+        if not run.offline:
+            self._file.with_name(self._file.name + SENT_SUFFIX).touch()
+
+
+def _has_key(url: str) -> bool:
+    """Whether W&B would find a key for its server, in the environment or in a netrc file."""
+    from wandb.errors import AuthenticationError
+    from wandb.sdk.lib import wbauth
+
+    try:
+        found = wbauth.authenticate_session(host=url, source="ptl-prefix", prompt=False, update_session=False)
+    except AuthenticationError:
+        return False
+    return found is not None
