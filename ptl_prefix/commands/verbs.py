@@ -211,6 +211,17 @@ class ScoreSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WandbSettings:
+    """The keys at the root of `conf/wandb.yaml`.
+
+    Args:
+        yes: Whether to send; otherwise what would be sent is shown.
+    """
+
+    yes: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verb:
     """One verb of the command line.
 
@@ -302,6 +313,16 @@ VERBS = {
                 ("ptl-prefix score predictions.jsonl", "the metrics of the E2E challenge, as a table"),
                 ("ptl-prefix score predictions.jsonl metrics=[bleu,nist] format=json", "one object {metric: value}"),
                 ("ptl-prefix score predictions.jsonl metrics=[rouge1,rouge2,rougeL] resamples=1000", "with intervals"),
+            ),
+        ),
+        Verb(
+            name="wandb",
+            summary="Send what was tracked offline to W&B, after showing it.",
+            settings=WandbSettings,
+            arguments="sync [FOLDER]...",
+            examples=(
+                ("ptl-prefix wandb sync", "what of outputs/ W&B does not have; sends nothing"),
+                ("ptl-prefix wandb sync <run folder> yes=true", "send one run"),
             ),
         ),
     )

@@ -57,6 +57,11 @@ class Tracking:
         self.num_samples = num_samples
         self.csv, self.tensorboard = csv, tensorboard
 
+    @property
+    def patience_s(self) -> float:
+        """How long a run's end waits for all sinks: W&B's own time, and a little for what is not its server."""
+        return self.finish_timeout_s + 15.0
+
     def problems(self) -> list[str]:
         """What a run would trip over later."""
         problems = []

@@ -6,10 +6,11 @@ does not. It is imported when a run begins, as it takes half a second.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.tracking.events import RunFacts
 from ptl_prefix.tracking.numbers import CURVES, numbers_in
 from ptl_prefix.tracking.wandb_config import flat_config
@@ -58,17 +59,18 @@ class WandbSink:
         self._place |= {"job_type": job_type, "tags": list(tags)}
         self._finish_timeout_s = finish_timeout_s
         self._run: wandb.Run | None = None
-        self._samples: wandb.Table | None = None
+        self._samples: list[list[Any]] = []
+        self._missing: set[str] = set()
 
     def open(self, facts: RunFacts) -> None:
         """Begin W&B's run, or go on with it, and say in one line where it is."""
-        # What the library reports of its own failures goes out even offline.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        url = server_url()
         import wandb
 
         self._facts, self._wandb = facts, wandb
-        # What it looks for and asks for is not asked of whoever sits at the terminal.
-        url = wandb.setup(wandb.Settings(silent=True)).settings.base_url
+        if facts.resumed_step is not None:
+            told = (event for event in read_events(facts.folder.events) if event["kind"] == "samples")
+            self._samples = [row for event in told for row in _sample_rows(event["step"], event["samples"])]
         is_online, why = self._decide(url)
         if is_online:
             try:
@@ -86,7 +88,7 @@ class WandbSink:
         """Whether to go online, and if not, why."""
         if self._mode != "auto":
             return self._mode == "online", "as configured"
-        if not _has_key(url):
+        if not has_key(url):
             return False, "as there is no key"
         return answers(url), f"as {url} does not answer"
 
@@ -136,21 +138,28 @@ class WandbSink:
         elif kind in ("attached", "resumed"):
             run.config.update(numbers_in(values), allow_val_change=True)
         elif kind == "samples":
-            self._add_samples(step, values["samples"])
+            self._attempt("table of samples", lambda: self._add_samples(step, values["samples"]))
         elif kind in ("bare", "error") or kind in _ENDS:
             ended = {"status": kind} if kind in _ENDS else {}
             run.summary.update({**ended, **values})
             if kind == "finished":
-                self._keep_bundle(numbers_in(values))
+                self._attempt("bundle", lambda: self._keep_bundle(numbers_in(values)))
+
+    def _attempt(self, what: str, log: Callable[[], None]) -> None:
+        """Log what asks the server first: the curves go on without it. That it failed is said once."""
+        try:
+            log()
+        except Exception as error:
+            if what not in self._missing:
+                fact = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._facts.say(f"W&B: a {what} could not be logged ({fact})")
+            self._missing.add(what)
 
     def _add_samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
-        """Let the table of samples grow."""
-        if self._samples is None:
-            self._samples = self._wandb.Table(columns=list(_SAMPLE_COLUMNS), log_mode="INCREMENTAL")
-        for sample in samples:
-            self._samples.add_data(step, *(sample[name] for name in _SAMPLE_COLUMNS[1:]))
+        """Let the table of samples grow. Always a new table: one that grows by itself asks the server, and waits."""
         assert self._run is not None
-        self._run.log({STEP: step, "samples": self._samples})
+        self._samples += _sample_rows(step, samples)
+        self._run.log({STEP: step, "samples": self._wandb.Table(list(_SAMPLE_COLUMNS), list(self._samples))})
 
     def _keep_bundle(self, metrics: Mapping[str, float]) -> None:
         """The bundle as an artifact: it is of the best checkpoint, and the latest of its run."""
@@ -178,7 +187,22 @@ class WandbSink:
             self._file.with_name(self._file.name + SENT_SUFFIX).touch()
 
 
-def _has_key(url: str) -> bool:
+def _sample_rows(step: int, samples: Sequence[Mapping[str, str]]) -> list[list[Any]]:
+    return [[step, *(sample[name] for name in _SAMPLE_COLUMNS[1:])] for sample in samples]
+
+
+def server_url() -> str:
+    """Where W&B's server is: its own, or the one that the environment or a settings file names."""
+    # What the library reports of its own failures goes out even offline.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if os.environ.get("WANDB_MODE") == "":  # a shell's way to unset a variable, but none of the library's modes
+        del os.environ["WANDB_MODE"]
+    import wandb
+
+    return str(wandb.setup(wandb.Settings(silent=True)).settings.base_url)
+
+
+def has_key(url: str) -> bool:
     """Whether W&B would find a key for its server, in the environment or in a netrc file."""
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth

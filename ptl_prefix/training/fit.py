@@ -83,7 +83,7 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
     console = console or Console(stderr=True)
     signals = StopSignals(console)
     facts = _facts(plan, folder, resumed_step, console, signals)
-    events = EventStream([DiskSink(), *plan.tracking.sinks()], facts.say)
+    events = EventStream(DiskSink(), plan.tracking.sinks(), facts.say, plan.tracking.patience_s)
     meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
     ledger = Ledger(plan, folder, events, meter)
     exit_code = 1

@@ -50,6 +50,7 @@ class StopSignals(pl.Callback):
     def __exit__(self, *_: object) -> None:
         for number, usual in self._usual.items():
             signal.signal(number, usual)
+        self._usual = {}
 
     def on_train_start(self, *_: Any) -> None:
         """Stops wait from here on. Lightning has put a handler of its own, which would end the run inside a window."""

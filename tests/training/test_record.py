@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def events(folder: RunFolder) -> Iterator[EventStream]:
-    stream = EventStream([DiskSink()])
+    stream = EventStream(DiskSink())
     stream.open(facts_of(folder.path))
     yield stream
     stream.close()
