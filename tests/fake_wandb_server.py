@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 KEY = "local-" + "0123456789abcdef" * 2 + "01234567"
 """A key as W&B's client wants one to look."""
 
@@ -58,7 +60,9 @@ class FakeWandb:
         questions: The names of the GraphQL operations, in the order of arrival.
         artifacts: The variables of each `CreateArtifact`.
         status: What every request is answered with, if it is not 200.
-        stops: Whether the Stop button was pressed.
+        unknown: Questions that it has no answer to.
+        requests: How many there were, of any kind.
+        stops_after_rows: The Stop button is pressed when so many rows of a run have arrived; `None`: never.
     """
 
     url: str = ""
@@ -67,7 +71,7 @@ class FakeWandb:
     unknown: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     status: int = 200
-    stops: bool = False
+    stops_after_rows: int | None = None
     requests: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -78,7 +82,29 @@ class FakeWandb:
     @property
     def environment(self) -> dict[str, str]:
         """What makes W&B's client come here."""
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
+        return {
+            "WANDB_BASE_URL": self.url,
+            "WANDB_API_KEY": KEY,
+            "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.1",
+        }
+
+
+@contextmanager
+def wandb_at_fake_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    """A server, to which W&B's client goes that is used in this process and in its children."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    # The Stop button is heard within a moment, not within a quarter of a minute.
+    run_stopping = pytest.importorskip("wandb.sdk.lib.run_stopping")
+    monkeypatch.setitem(run_stopping.RunStopChecker.__init__.__kwdefaults__, "poll_interval", 0.1)
+    with fake_wandb() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()  # what it knew of another test's server
+        try:
+            yield server
+        finally:
+            wandb.teardown()
 
 
 @contextmanager
@@ -271,4 +297,5 @@ class _Handler(BaseHTTPRequestHandler):
                 run.summary = rows[-1]
         if body.get("complete"):
             run.exit_codes.append(body.get("exitcode", -1))
-        return {"stopped": True} if self.server_state.stops else {}
+        limit = self.server_state.stops_after_rows
+        return {"stopped": True} if limit is not None and len(run.history) >= limit else {}

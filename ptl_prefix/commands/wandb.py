@@ -58,9 +58,7 @@ def _send(runs: list[UnsentRun], url: str) -> None:
         raise RunError(f"W&B's server must answer, but {url} does not; nothing was sent. Try again later.")
     if missing := send(runs):
         folders = "\n".join(f"  {one.folder.path}" for one in missing)
-        raise RunError(
-            f"All runs should arrive, but {len(missing)} did not; the same line sends them again:\n{folders}"
-        )
+        raise RunError(f"All runs must arrive, but {len(missing)} did not; the same line tries again:\n{folders}")
 
 
 def _table(runs: list[UnsentRun], url: str) -> Table:

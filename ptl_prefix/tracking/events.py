@@ -68,7 +68,7 @@ class EventStream:
         patience_s: float = 60.0,
     ) -> None:
         self._disk, self._say, self._patience_s = disk, say, patience_s
-        self._has_failed = {sink: False for sink in others}
+        self._has_failed = dict.fromkeys(others, False)
         self._waiting: SimpleQueue[_Telling | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._tell_others, name="tracking", daemon=True)
         if others:

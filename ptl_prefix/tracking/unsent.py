@@ -1,7 +1,7 @@
 """W&B runs that lie on disk and that the server does not have, or not whole: begun offline, or cut off.
 
-In: folders. Out: what would be sent; and, when asked, W&B's own `sync`, as a process, as it is no library. A run that is
-at work now is left alone.
+In: folders. Out: what would be sent; and, when asked, W&B's own `sync`, as a process, as it is no library. A run
+that is at work now is left alone.
 """
 
 import os
