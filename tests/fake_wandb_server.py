@@ -62,6 +62,7 @@ class FakeWandb:
         status: What every request is answered with, if it is not 200.
         unknown: Questions that it has no answer to.
         requests: How many there were, of any kind.
+        breaks_after_requests: From then on everything is answered with 500; `None`: never.
         stops_after_rows: The Stop button is pressed when so many rows of a run have arrived; `None`: never.
     """
 
@@ -71,6 +72,7 @@ class FakeWandb:
     unknown: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     status: int = 200
+    breaks_after_requests: int | None = None
     stops_after_rows: int | None = None
     requests: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -136,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.server_state
         with state.lock:
             state.requests += 1
+            if state.breaks_after_requests is not None and state.requests > state.breaks_after_requests:
+                state.status = 500
             if state.status != 200:
                 answer: Any = {"error": "made up"}
             elif self.path.endswith("/graphql"):

@@ -25,7 +25,7 @@ STEP = "trainer/global_step"
 SENT_SUFFIX = ".synced"
 """W&B's own mark beside a run's file: all of it is on the server."""
 
-_INIT_TIMEOUT_S = 30.0
+_INIT_TIMEOUT_S = 20.0
 _SAMPLE_COLUMNS = ("step", "source", "reference", "hypothesis")
 _ENDS = ("finished", "stopped", "failed", "pruned")
 
@@ -72,17 +72,10 @@ class WandbSink:
             told = (event for event in read_events(facts.folder.events) if event["kind"] == "samples")
             self._samples = [row for event in told for row in _sample_rows(event["step"], event["samples"])]
         is_online, why = self._decide(url)
-        if is_online:
-            try:
-                self._begin("online")
-            except Exception as error:
-                why = f"as {url} refused: {error}".splitlines()[0]
-        if self._run is None:
-            self._begin("offline")
-            later = f"ptl-prefix wandb sync {facts.folder.path}"
-            facts.say(f"W&B: offline, {why}; to send it later: {later}")
-        elif self._run.url:
-            facts.say(f"W&B: {self._run.url}")
+        # If a server that is there refuses the run, W&B is left out: its process keeps the id, and offline would wait.
+        run = self._begin("online" if is_online else "offline")
+        later = f"ptl-prefix wandb sync {facts.folder.path}"
+        facts.say(f"W&B: {run.url}" if is_online else f"W&B: offline, {why}; to send it later: {later}")
 
     def _decide(self, url: str) -> tuple[bool, str]:
         """Whether to go online, and if not, why."""
@@ -92,7 +85,7 @@ class WandbSink:
             return False, "as there is no key"
         return answers(url), f"as {url} does not answer"
 
-    def _begin(self, mode: Literal["online", "offline"]) -> None:
+    def _begin(self, mode: Literal["online", "offline"]) -> "wandb.Run":
         facts, folder = self._facts, self._facts.folder.path
         settings = self._wandb.Settings(
             silent=True,
@@ -119,6 +112,7 @@ class WandbSink:
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         self._run, self._file = run, Path(run.settings.sync_file)
+        return run
 
     def _id(self) -> str:
         """The run's own. The jobs of a sweep that was given one name for all are told apart by their folders."""

@@ -1,6 +1,7 @@
 """The sink with W&B's own client, against a server on this machine."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from fake_wandb_server import FakeWandb, wandb_at_fake_server
 from sink_facts import facts_of
 
+import wandb
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX, STEP, WandbSink
 
@@ -151,6 +153,7 @@ def test_offline_nobody_hears_of_the_run_but_the_disk(server: FakeWandb, tmp_pat
     log_some(sink)
     sink.write("samples", step=2, samples=[SAMPLE])
     sink.close(0)
+    wandb.teardown()  # the library's own process writes the file, and is not waited for before
 
     assert server.requests == 0
     (file,) = files_of(tmp_path)
@@ -177,7 +180,9 @@ def test_without_a_key_the_run_is_offline_and_the_server_not_asked(
 
 def test_a_key_in_a_netrc_file_is_a_key(server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
-    netrc.write_text(f"machine 127.0.0.1\n  login user\n  password {server.environment['WANDB_API_KEY']}\n")
+    netrc.write_text(
+        f"machine {server.url.removeprefix('http://')}\n  login user\n  password {server.environment['WANDB_API_KEY']}\n"
+    )
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.delenv("WANDB_API_KEY")
@@ -229,9 +234,8 @@ def test_what_was_sent_whole_is_marked_so(server: FakeWandb, tmp_path: Path) -> 
     assert file.with_name(file.name + SENT_SUFFIX).exists()
 
 
+@pytest.mark.slow
 def test_the_stop_button_asks_the_run_to_stop(server: FakeWandb, tmp_path: Path) -> None:
-    import threading
-
     stopped = threading.Event()
     said: list[str] = []
     sink = sink_with()

@@ -1,0 +1,176 @@
+"""Whole runs that W&B's own client tells of, against a server on this machine."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_lines import CommandLine, Invoke, start
+from fake_wandb_server import FakeRun, FakeWandb, wandb_at_fake_server
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.tracking.wandb_sink import STEP
+
+LONG = ("trainer.max_steps=100000", "trainer.val_check_interval=100000", "evaluation.num_examples=2")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    with wandb_at_fake_server(monkeypatch) as fake:
+        yield fake
+
+
+def runs_of(server: FakeWandb) -> dict[str, FakeRun]:
+    return {run_id: run for run_id, run in server.runs.items() if run_id != "artifacts"}
+
+
+def test_a_run_is_on_the_server_as_it_is_on_disk(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    result = invoke("train", *command_line.small, f"hydra.run.dir={folder.path}")
+
+    assert result.exit_code == 0, result.output
+    record = read_record(folder.record)
+    (run,) = runs_of(server).values()
+    assert run is server.runs[record.run_id]
+    assert run.exit_codes == [0]
+    assert [row[STEP] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert run.summary["test/exact_match"] == record.metrics["test/exact_match"]
+    assert run.config["parameters_stored"] == record.parameters.stored
+    assert {"train/grad_norm", "lr", "tokens_per_s"} <= run.history[0].keys()
+
+
+def test_the_runs_of_a_sweep_are_a_group_and_none_is_merged_with_another(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
+    result = invoke("train", "-m", *command_line.small, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'my-sweep'}")
+
+    assert result.exit_code == 0, result.output
+    runs = runs_of(server).values()
+    assert sorted(run.config["seed"] for run in runs) == [0, 1]
+    assert {run.told("groupName") for run in runs} == {"my-sweep"}
+    assert [run.exit_codes for run in runs] == [[0], [0]]
+    assert [len([row for row in run.history if "train/loss" in row]) for run in runs] == [6, 6]
+
+
+@pytest.mark.slow
+def test_the_stop_button_stops_a_run_as_sigterm_does_and_it_goes_on_as_the_same_run(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    server.stops_after_rows = 3
+
+    stopped = invoke("train", *command_line.small, *LONG, f"hydra.run.dir={folder.path}")
+
+    assert stopped.exit_code == 128 + signal.SIGTERM, stopped.output
+    assert "Stop button" in stopped.output
+    assert read_record(folder.record).status == "stopped"
+    (run,) = runs_of(server).values()
+    assert run.exit_codes == [143] and run.summary["status"] == "stopped"
+    rows = len(run.history)
+    folder.config.write_text(folder.config.read_text().replace("100000", str(run.history[-1][STEP] + 2)))
+    server.stops_after_rows = None
+
+    resumed = invoke("train", f"resume={folder.path}")
+
+    assert resumed.exit_code == 0, resumed.output
+    assert list(runs_of(server).values()) == [run]
+    assert run.exit_codes == [143, 0] and run.summary["status"] == "finished"
+    assert [row[STEP] for row in run.history[rows:]][0] == run.history[rows - 1][STEP] + 1
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_the_server_as_an_exit_code(
+    server: FakeWandb, command_line: CommandLine, tmp_path: Path
+) -> None:
+    process = start("train", *command_line.small, *LONG, "hydra.run.dir=run", cwd=tmp_path)
+    assert process.stderr is not None
+    log = tmp_path / "run/events.jsonl"
+    while process.poll() is None and (not log.exists() or '"train"' not in log.read_text()):
+        time.sleep(0.1)
+
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+
+    assert process.returncode == 143, error
+    (run,) = runs_of(server).values()
+    assert run.exit_codes == [143]
+
+
+@pytest.mark.slow
+def test_what_was_tracked_offline_is_shown_and_then_sent(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (0, 1):
+        invoke("train", *command_line.small, f"seed={seed}", "tracking.wandb=offline", f"hydra.run.dir=out/{seed}")
+    assert server.requests == 0
+
+    shown = invoke("wandb", "sync", "out")
+    assert shown.exit_code == 0, shown.output
+    assert "out/0" in shown.output and "out/1" in shown.output and "yes=true" in shown.output
+    assert server.requests == 0
+
+    sent = invoke("wandb", "sync", "out", "yes=true")
+    assert sent.exit_code == 0, sent.output
+    runs = runs_of(server).values()
+    assert sorted(run.config["seed"] for run in runs) == [0, 1]
+    assert all(run.exit_codes == [0] and run.summary["status"] == "finished" for run in runs)
+    assert all([row[STEP] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5, 6] for run in runs)
+
+    assert "Nothing is left to send" in invoke("wandb", "sync", "out").output
+
+
+@pytest.mark.slow
+def test_a_server_that_fails_during_a_run_fails_nothing_but_itself(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
+    server.breaks_after_requests = 4
+
+    result = invoke("train", *command_line.small, "tracking.finish_timeout_s=1.0", f"hydra.run.dir={tmp_path / 'run'}")
+
+    assert result.exit_code == 0, result.output
+    assert read_record(RunFolder(tmp_path / "run").record).status == "finished"
+    assert "ptl-prefix wandb sync" in result.output
+    shown = invoke("wandb", "sync", tmp_path)
+    assert "finished" in shown.output
+
+
+def test_a_server_that_is_not_there_is_said_in_one_line(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+
+    result = invoke("train", *command_line.small, f"hydra.run.dir={tmp_path / 'run'}")
+
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("W&B")]
+    assert "offline, as http://127.0.0.1:9 does not answer" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "law"), [(["send"], "needs one of sync"), (["sync", "nowhere"], "none at 'nowhere'")]
+)
+def test_a_wrong_word_behind_wandb_is_refused(invoke: Invoke, words: list[str], law: str) -> None:
+    result = invoke("wandb", *words)
+
+    assert result.exit_code == 2
+    assert law in result.output
+
+
+def test_sending_without_a_key_is_refused_with_how_to_get_one(
+    server: FakeWandb, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    part = tmp_path / "run/wandb/offline-run-1-a"
+    part.mkdir(parents=True)
+    (part / "run-a.wandb").write_bytes(b"x")
+
+    result = invoke("wandb", "sync", tmp_path / "run", "yes=true")
+
+    assert result.exit_code == 1
+    assert "WANDB_API_KEY" in result.output and "cut off" in result.output
