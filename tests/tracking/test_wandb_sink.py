@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_wandb_server import FakeWandb, wandb_at_fake_server
+from fake_wandb_server import KEY, FakeWandb, wandb_at_fake_server
 from sink_facts import facts_of
 
 import wandb
@@ -180,9 +180,7 @@ def test_without_a_key_the_run_is_offline_and_the_server_not_asked(
 
 def test_a_key_in_a_netrc_file_is_a_key(server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
-    netrc.write_text(
-        f"machine {server.url.removeprefix('http://')}\n  login user\n  password {server.environment['WANDB_API_KEY']}\n"
-    )
+    netrc.write_text(f"machine {server.url.removeprefix('http://')}\n  login user\n  password {KEY}\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.delenv("WANDB_API_KEY")
