@@ -193,7 +193,9 @@ def server_url() -> str:
         del os.environ["WANDB_MODE"]
     import wandb
 
-    return str(wandb.setup(wandb.Settings(silent=True)).settings.base_url)
+    # By itself it repeats each question for many minutes, and a process that ends waits for that.
+    impatient = wandb.Settings(silent=True, x_graphql_retry_max=2, x_graphql_retry_wait_max_seconds=2.0)
+    return str(wandb.setup(impatient).settings.base_url)
 
 
 def has_key(url: str) -> bool:
