@@ -27,8 +27,11 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_verbs_come_first() -> None:
     assert candidates(["t"]) == ["tasks", "train"]
-    assert set(candidates([""])) == set(
-        "backbones completion evaluate experiments export generate inspect methods metrics score tasks train wandb".split()
+    assert (
+        sorted(candidates([""]))
+        == (
+            "backbones completion evaluate experiments export generate inspect methods metrics score tasks train wandb"
+        ).split()
     )
 
 

@@ -125,7 +125,7 @@ def test_what_was_tracked_offline_is_shown_and_then_sent(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("requests", "said"), [(2, "not waited for any longer"), (6, "ptl-prefix wandb sync")])
+@pytest.mark.parametrize(("requests", "said"), [(2, "left out from here on"), (6, "ptl-prefix wandb sync")])
 def test_a_server_that_fails_during_a_run_fails_nothing_but_itself(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, requests: int, said: str
 ) -> None:
