@@ -7,6 +7,7 @@ that is at work now is left alone.
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +62,15 @@ def send(runs: Sequence[UnsentRun]) -> list[UnsentRun]:
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
     # Runs begun online and cut off count, too; a resumed run's parts go in the order in which they began.
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", *(str(run.file.parent) for run in runs)]
-    subprocess.run(
-        command,
-        env={**environment, "WANDB_ERROR_REPORTING": "false"},
-        stdin=subprocess.DEVNULL,
-        timeout=_SYNC_TIMEOUT_S,
-        check=False,
-    )
+    # It leaves a log of its own, which is nothing for the working directory.
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            command,
+            env={**environment, "WANDB_ERROR_REPORTING": "false", "WANDB_DIR": folder},
+            stdin=subprocess.DEVNULL,
+            timeout=_SYNC_TIMEOUT_S,
+            check=False,
+        )
     return [run for run in runs if not run.file.with_name(run.file.name + SENT_SUFFIX).exists()]
 
 

@@ -121,6 +121,7 @@ def test_what_was_tracked_offline_is_shown_and_then_sent(
     assert all(run.exit_codes == [0] and run.summary["status"] == "finished" for run in runs)
     assert all([row[STEP] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5, 6] for run in runs)
 
+    assert [path.name for path in Path().iterdir()] == ["out"], "nothing was left in the working directory"
     assert "Nothing is left to send" in invoke("wandb", "sync", "out").output
 
 
