@@ -1,16 +1,19 @@
 """The sink with W&B's own client, against a server on this machine."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from fake_wandb_server import KEY, FakeWandb, wandb_at_fake_server
 from sink_facts import facts_of
 
-import wandb
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX, STEP, WandbSink
 
@@ -267,3 +270,24 @@ def test_a_resumed_run_is_the_same_run_and_its_table_has_what_it_had(server: Fak
     assert run.exit_codes == [143, 0]
     (table,) = [json.loads(content) for name, content in run.files.items() if "/samples_" in name]
     assert [row[0] for row in table["data"]] == [2, 4]
+
+
+@pytest.mark.slow
+def test_a_whole_process_that_is_offline_reports_nothing_to_anybody_at_its_end(
+    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
+    code = (
+        "import sys; from pathlib import Path; from sink_facts import facts_of\n"
+        "from ptl_prefix.tracking.wandb_sink import WandbSink\n"
+        "sink = WandbSink(mode='offline', project='p', entity=None, group=None, job_type='j', tags=[],"
+        " finish_timeout_s=5.0)\n"
+        "sink.open(facts_of(Path(sys.argv[1]))); sink.write('train', step=1, loss=1.0); sink.close(0)\n"
+    )
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+
+    assert server.requests == 0
+    assert files_of(tmp_path)

@@ -45,3 +45,13 @@ def test_a_run_that_wants_no_samples_decodes_none(tiny_runs: TinyRuns, tmp_path:
     train(tiny_runs.plan(tracking__num_samples=0), folder)
 
     assert "samples" not in {event["kind"] for event in read_events(folder.events)}
+
+
+def test_samples_are_what_is_most_likely_however_the_run_decodes(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    written = []
+    for name, decoding in (("greedy", {}), ("drawn", {"generation__do_sample": True, "generation__temperature": 5.0})):
+        folder = RunFolder(tmp_path / name)
+        train(tiny_runs.plan(tracking__num_samples=2, **decoding), folder)
+        written.append([event["samples"] for event in read_events(folder.events) if event["kind"] == "samples"])
+
+    assert written[0] == written[1]
