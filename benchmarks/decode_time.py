@@ -3,10 +3,10 @@
     python -m benchmarks.decode_time                 # GPT-2-small shape, 32 rows, 64 prompt and 64 new tokens
     python -m benchmarks.decode_time --device cuda --rounds 10
 
-In: a shape with random weights, prompts of random ids. Out: for each contender the median time of writing all rows'
-new tokens, and how many times the bare backbone's that is. All contenders share one model, and take turns, each round
-in another order, so that a slow minute of the machine slows everyone. `by way of the slots` has the prefix copied
-before the cached text in every step, as it was before a cache could begin with it.
+In: a shape with random weights, prompts of random ids. Out: for each contender the median time of writing all rows' new
+tokens, and how many times the bare backbone's that is, which has the library's cache. All contenders share one model
+and take turns, each round in another order, so that a slow minute of the machine slows everyone. `by way of the slots`
+has the library's cache, and the prefix copied before the cached text in every step.
 """
 
 import argparse
@@ -14,7 +14,8 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,7 +32,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.settings import defaults_of
 
@@ -39,42 +40,53 @@ _LENGTHS = (16, 100)
 BARE = "bare backbone"
 
 
-def contenders(backbone: Backbone, prompts: ModelInputs, decoding: Decoding) -> dict[str, Callable[[], None]]:
-    """Ways to write: nobody's, and each prefix's with and without a cache of its own."""
+@dataclass(frozen=True)
+class Contender:
+    """One who writes.
 
-    def bare() -> None:
-        generate(backbone, NoAdaptation().attach(backbone).condition(prompts), decoding, ())
+    Args:
+        method: Attached before each of its turns and detached after it, off the clock.
+        caches: Whether the cache is ours, with room for all columns and the prefix in front; else the library's.
+    """
 
-    def with_prefix(length: int, *, caches: bool) -> Callable[[], None]:
-        def write() -> None:
-            method = PrefixTuning(prefix_length=length, reparam="none", init="random").attach(backbone).eval()
-            with patch.object(PrefixSlots, "cache", PrefixSlots.cache if caches else lambda _: None):
-                generate(backbone, method.condition(prompts), decoding, ())
-            method.detach()
+    method: Method
+    caches: bool = True
 
-        return write
 
-    return {BARE: bare} | {
-        f"prefix of {length}, {way}": with_prefix(length, caches=caches)
+def contenders() -> dict[str, Contender]:
+    """Nobody, and each prefix with and without a cache of its own."""
+    return {BARE: Contender(NoAdaptation())} | {
+        f"prefix of {length}, {way}": Contender(PrefixTuning(prefix_length=length, reparam="none").eval(), caches)
         for length in _LENGTHS
         for way, caches in (("in the cache", True), ("by way of the slots", False))
     }
 
 
+def writing_s(contender: Contender, backbone: Backbone, prompts: ModelInputs, decoding: Decoding) -> float:
+    """Seconds of writing all rows."""
+    contender.method.attach(backbone)
+    with patch.object(PrefixSlots, "cache", PrefixSlots.cache if contender.caches else lambda *_, **__: None):
+        start = time.perf_counter()
+        generate(backbone, contender.method.condition(prompts), decoding, ())
+        if backbone.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    contender.method.detach()
+    return seconds
+
+
 def interleaved_times(
-    ways: Mapping[str, Callable[[], None]], *, rounds: int, warmup: int, device: str
+    backbone: Backbone, prompts: ModelInputs, decoding: Decoding, *, rounds: int, warmup: int
 ) -> dict[str, list[float]]:
     """Seconds of every contender, in rounds."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    everyone = contenders()
+    times: dict[str, list[float]] = {name: [] for name in everyone}
     shuffler = random.Random(0)
     for number in range(warmup + rounds):
-        for name in shuffler.sample(list(ways), len(ways)):
-            start = time.perf_counter()
-            ways[name]()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
+        for name in shuffler.sample(list(everyone), len(everyone)):
+            seconds = writing_s(everyone[name], backbone, prompts, decoding)
             if number >= warmup:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(seconds)
     return times
 
 
@@ -117,8 +129,8 @@ def main(words: Sequence[str] | None = None) -> None:
     ids = torch.randint(8000, (arguments.rows, arguments.prompt_tokens), generator=generator)
     prompts = prompt_batch(ids.tolist(), pad_id=0).to(arguments.device)
     new = {"max_new_tokens": arguments.new_tokens, "min_new_tokens": arguments.new_tokens}
-    ways = contenders(backbone, prompts, Decoding(**{**defaults_of("generation/greedy"), **new}))
-    times = interleaved_times(ways, rounds=arguments.rounds, warmup=arguments.warmup, device=arguments.device)
+    decoding = Decoding(**{**defaults_of("generation/greedy"), **new})
+    times = interleaved_times(backbone, prompts, decoding, rounds=arguments.rounds, warmup=arguments.warmup)
     setting = f"{arguments.shape} shape, {dtype}, {arguments.device}, {arguments.rows} rows"
     title = f"writing {arguments.new_tokens} tokens after {arguments.prompt_tokens}: {setting}"
     ratios = show(times, title, Console())

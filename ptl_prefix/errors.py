@@ -45,5 +45,9 @@ class RunError(PtlPrefixError):
     """A run folder that cannot be read, resumed or exported."""
 
 
+class ComparisonError(PtlPrefixError):
+    """Runs that may not stand in one table: what they say does not mean the same."""
+
+
 class NonFiniteLossError(PtlPrefixError):
     """Training met a loss that is not a number; the last good checkpoint is kept."""

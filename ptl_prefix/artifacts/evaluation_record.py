@@ -7,15 +7,14 @@ changed: its folder is named by all that the outputs depend on, so that other ou
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 from pydantic import ConfigDict
 
-from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.json_document import STRICT, DocumentError, from_values, read_values, to_text, to_values
+from ptl_prefix.artifacts.document_file import DocumentFile
+from ptl_prefix.artifacts.json_document import STRICT
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.errors import RunError
 
@@ -23,7 +22,6 @@ SCHEMA_VERSION = 1
 RECORD_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 UNFINISHED_FILE = "predictions.unfinished.jsonl"
-_MAX_BYTES = 16 * 2**20
 
 Count = Annotated[int, Ge(0)]
 Amount = Annotated[float, Ge(0)]
@@ -97,28 +95,13 @@ class EvaluationRecord:
     environment: dict[str, Any]
 
 
-def write_evaluation_record(path: str | Path, record: EvaluationRecord) -> None:
-    """Write a record.
-
-    Raises:
-        ValueError: If it holds what cannot be read back, such as NaN.
-    """
-    try:
-        text = to_text(to_values(record))
-    except DocumentError as error:
-        law = "An evaluation's record must hold finite values of the stated types"
-        raise ValueError(f"{law}, but it {error}; leave out what was not computed.") from error
-    write_atomically(path, text)
-
-
-def read_evaluation_record(path: str | Path) -> EvaluationRecord:
-    """The record at `path`.
-
-    Raises:
-        RunError: If it is missing, damaged, or of another version.
-    """
-    try:
-        return from_values(read_values(Path(path), max_bytes=_MAX_BYTES), EvaluationRecord, version=SCHEMA_VERSION)
-    except DocumentError as error:
-        law = "An evaluation's record must be whole and of a version that is known here"
-        raise RunError(f"{law}, but {path} {error}; remove its folder, and evaluate again.") from error
+_FILE = DocumentFile(
+    kind=EvaluationRecord,
+    version=SCHEMA_VERSION,
+    max_bytes=16 * 2**20,
+    name="An evaluation's record",
+    error=RunError,
+    when_unfit="leave out what was not computed.",
+    when_unread="remove its folder, and evaluate again.",
+)
+write_evaluation_record, read_evaluation_record = _FILE.write, _FILE.read

@@ -5,18 +5,16 @@ every key is known and of its type. Each number's meaning is stated in the file 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 from pydantic import ConfigDict
 
-from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.json_document import STRICT, DocumentError, from_values, read_values, to_text, to_values
+from ptl_prefix.artifacts.document_file import DocumentFile
+from ptl_prefix.artifacts.json_document import STRICT
 from ptl_prefix.errors import BundleError
 
 SCHEMA_VERSION = 1
-_MAX_BYTES = 256 * 2**20
 
 Count = Annotated[int, Ge(0)]
 Amount = Annotated[float, Ge(0)]
@@ -126,28 +124,13 @@ class Inspection:
     definitions: dict[str, str]
 
 
-def write_inspection(path: str | Path, inspection: Inspection) -> None:
-    """Write an inspection, or leave the old one.
-
-    Raises:
-        ValueError: If it holds what cannot be read back, such as NaN.
-    """
-    try:
-        text = to_text(to_values(inspection))
-    except DocumentError as error:
-        law = "An inspection must hold finite values of the stated types"
-        raise ValueError(f"{law}, but it {error}; look at the bundle's tensors.") from error
-    write_atomically(path, text)
-
-
-def read_inspection(path: str | Path) -> Inspection:
-    """The inspection at `path`.
-
-    Raises:
-        BundleError: If it is missing, damaged, or of another version.
-    """
-    try:
-        return from_values(read_values(Path(path), max_bytes=_MAX_BYTES), Inspection, version=SCHEMA_VERSION)
-    except DocumentError as error:
-        law = "An inspection must be whole and of a version that is known here"
-        raise BundleError(f"{law}, but {path} {error}; inspect the bundle again.") from error
+_FILE = DocumentFile(
+    kind=Inspection,
+    version=SCHEMA_VERSION,
+    max_bytes=256 * 2**20,
+    name="An inspection",
+    error=BundleError,
+    when_unfit="look at the bundle's tensors.",
+    when_unread="inspect the bundle again.",
+)
+write_inspection, read_inspection = _FILE.write, _FILE.read

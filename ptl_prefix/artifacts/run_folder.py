@@ -5,10 +5,11 @@ In: the path of a run's folder. Out: the paths inside it. What lies there is the
 
 import fcntl
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from ptl_prefix.errors import RunError
 
@@ -16,6 +17,8 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]+")
 """What a task, backbone, method or run may be called: each is the name of a folder."""
 
 _LONGEST_LABEL = 64
+_PATIENCE_S = 0.2
+"""How long a lock may be taken by somebody who only looks whether it is."""
 
 
 def is_name(text: str) -> bool:
@@ -115,16 +118,35 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         # A file of its own: the folder itself is locked by whoever writes a file in it, for a moment.
         with self.lock.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(lock, fcntl.LOCK_EX, patience_s=_PATIENCE_S):
                 raise RunError(
                     f"A run is the work of one process at a time, but another is at work in {self.path}; "
                     "wait for it, or stop it."
-                ) from None
-            except OSError:  # a network file system without locks: then nobody is kept out
-                pass
+                )
             yield
+
+    def is_held(self) -> bool:
+        """Whether a process is at work in the folder; nothing is made or changed by asking."""
+        try:
+            with self.lock.open("r") as lock:
+                return not _lock(lock, fcntl.LOCK_SH, patience_s=0.0)
+        except OSError:  # nobody ever held it, or we may not look
+            return False
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
+
+
+def _lock(file: IO[str], how: int, *, patience_s: float) -> bool:
+    """Lock an open file until it is closed; False when another process has it for longer than one's patience."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        except OSError:  # a network file system without locks: then nobody is kept out
+            return True

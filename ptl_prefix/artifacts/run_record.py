@@ -5,19 +5,17 @@ rename, and refused on reading unless every key is known and of its type.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 from pydantic import ConfigDict
 
-from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.json_document import STRICT, DocumentError, from_values, read_values, to_text, to_values
+from ptl_prefix.artifacts.document_file import DocumentFile
+from ptl_prefix.artifacts.json_document import STRICT
 from ptl_prefix.errors import RunError
 
 SCHEMA_VERSION = 1
-_MAX_BYTES = 64 * 2**20
 
 Status = Literal["finished", "stopped", "failed", "pruned"]
 Count = Annotated[int, Ge(0)]
@@ -122,28 +120,13 @@ class RunRecord:
     environment: dict[str, Any]
 
 
-def write_record(path: str | Path, record: RunRecord) -> None:
-    """Write a record, or leave the old one.
-
-    Raises:
-        ValueError: If the record holds what cannot be read back, such as NaN.
-    """
-    try:
-        text = to_text(to_values(record))
-    except DocumentError as error:
-        law = "A run's record must hold finite values of the stated types"
-        raise ValueError(f"{law}, but it {error}; leave out what was not computed.") from error
-    write_atomically(path, text)
-
-
-def read_record(path: str | Path) -> RunRecord:
-    """The record at `path`.
-
-    Raises:
-        RunError: If it is missing, damaged, or of another version.
-    """
-    try:
-        return from_values(read_values(Path(path), max_bytes=_MAX_BYTES), RunRecord, version=SCHEMA_VERSION)
-    except DocumentError as error:
-        law = "A run's record must be whole and of a version that is known here"
-        raise RunError(f"{law}, but {path} {error}; leave this run out, or repeat it.") from error
+_FILE = DocumentFile(
+    kind=RunRecord,
+    version=SCHEMA_VERSION,
+    max_bytes=64 * 2**20,
+    name="A run's record",
+    error=RunError,
+    when_unfit="leave out what was not computed.",
+    when_unread="leave this run out, or repeat it.",
+)
+write_record, read_record = _FILE.write, _FILE.read

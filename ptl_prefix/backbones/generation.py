@@ -39,7 +39,7 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
             written = backbone.model.generate(  # type: ignore[operator]
                 **backbone.read(inputs),
                 generation_config=_generation_config(decoding, stop_ids, backbone),
-                **_start(backbone, inputs),
+                **_start(backbone, inputs, decoding.max_new_tokens),
             )
     finally:
         backbone.model.train(mode)
@@ -47,9 +47,11 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
     return [_up_to_stop(ids, stop_ids) for ids in written[:, given.shape[1] :].tolist()]
 
 
-def _start(backbone: Backbone, inputs: ModelInputs) -> dict[str, Any]:
+def _start(backbone: Backbone, inputs: ModelInputs, max_new_tokens: int) -> dict[str, Any]:
     """Where writing begins: after the prompt, at its positions, or with an encoder-decoder's own start; and a cache."""
-    cache = backbone.slots.cache()
+    begun = inputs.input_ids if inputs.decoder_input_ids is None else inputs.decoder_input_ids
+    written = begun.shape[1] + max_new_tokens
+    cache = backbone.slots.cache(read=inputs.num_columns_read, written=written)
     if inputs.decoder_input_ids is None:
         return {"position_ids": inputs.position_ids} | ({} if cache is None else {"past_key_values": cache})
     # The cache that transformers would make has as many layers as the encoder: too few for a deeper T5 decoder.

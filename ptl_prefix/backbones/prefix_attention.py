@@ -201,9 +201,9 @@ class PrefixSlots:
         with self.exclusive():
             self._owner = threading.current_thread()
 
-    def cache(self) -> Cache | None:
-        """A cache for one text to write, that takes what is in the slots; `None` where the library's own will do."""
-        return cache_for(self._model, self._modules)
+    def cache(self, *, read: int, written: int) -> Cache | None:
+        """A cache for a text to write, that takes what is in the slots; see `cache_for`."""
+        return cache_for(self._model, self._modules, read=read, written=written)
 
     def clear(self) -> None:
         """Empty every slot: the backbone computes as if there were no prefix, and nothing else of a method's."""

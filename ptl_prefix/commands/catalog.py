@@ -64,9 +64,18 @@ def groups_of(config_name: str, config_dir: str | None = None) -> dict[str, str 
 
 def settings_of(group: str, choice: str, config_dir: str | None = None) -> dict[str, Any]:
     """The keys of one choice, as its file states them."""
+    content = _content(group, choice, config_dir)
+    return {key: value for key, value in content.items() if key not in ("_target_", "defaults")}
+
+
+def target_of(group: str, choice: str, config_dir: str | None = None) -> str | None:
+    """What one choice builds; `None` if its file does not say."""
+    return _content(group, choice, config_dir).get("_target_")
+
+
+def _content(group: str, choice: str, config_dir: str | None) -> dict[str, Any]:
     path = next((p for folder in _folders(config_dir) if (p := folder / group / f"{choice}.yaml").is_file()), None)
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
-    return {key: value for key, value in (content or {}).items() if key not in ("_target_", "defaults")}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) if path else None) or {}
 
 
 def metrics() -> list[Choice]:

@@ -159,7 +159,7 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
             kept, before, error_before = (*kept, accepted), config, error
         elif not doubtful & {key.split(".")[0], _EXPERIMENT}:
             assert error is not None
-            mistakes.append(explain(override, error, before, config_dir))
+            mistakes.append(explain(override, error, before, config_name, config_dir))
             doubtful |= {key} & set(groups)
     if before is None:
         raise ConfigError(

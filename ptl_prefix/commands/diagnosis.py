@@ -19,13 +19,16 @@ from ptl_prefix.commands.targets import import_target
 from ptl_prefix.commands.words import equal_sign, quoted
 
 
-def explain(override: str, error: Exception, config: DictConfig | None, config_dir: str | None) -> str:
+def explain(
+    override: str, error: Exception, config: DictConfig | None, config_name: str, config_dir: str | None
+) -> str:
     """One sentence about an override that could not be applied.
 
     Args:
         override: As the user gave it.
         error: What Hydra said.
         config: The config without it, if it can be composed at all.
+        config_name: The primary config.
         config_dir: The user's own folder of configs.
     """
     parsed = parsed_override(override)
@@ -40,7 +43,7 @@ def explain(override: str, error: Exception, config: DictConfig | None, config_d
             f"`{key}` must have one value, but '{value}' is several; add -m to run each of them, "
             f"write {key}=[{value}] for a list, or quote a text that holds a comma."
         )
-    if key in catalog.group_names(config_dir):
+    if key in catalog.groups_of(config_name, config_dir):
         return _about_choice(key, parsed.value(), config_dir)
     if config is not None and "/" not in key and not has_key(config, key):
         return _about_key(key, config, config_dir)

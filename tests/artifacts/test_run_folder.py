@@ -1,7 +1,9 @@
 """Names that are safe as folders, and what is where in a run."""
 
+import fcntl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,27 @@ def test_whoever_holds_a_folder_can_write_files_in_it(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)  # it would wait for itself
 
     assert folder.config.read_text() == "seed: 0"
+
+
+def test_one_can_look_whether_a_folder_is_held(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    look = f"from ptl_prefix.artifacts.run_folder import RunFolder\nprint(RunFolder({str(folder.path)!r}).is_held())"
+    never = folder.is_held()
+    looked_only = folder.path.exists()
+
+    with folder.held():
+        held = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+
+    assert (never, looked_only, held.stdout.strip(), folder.is_held()) == (False, False, "True", False)
+
+
+def test_a_moments_look_keeps_nobody_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.lock.touch()
+    with folder.lock.open("r") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.05, lambda: fcntl.flock(look, fcntl.LOCK_UN)).start()
+
+        with folder.held():
+            assert folder.is_held()

@@ -18,8 +18,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
-from ptl_prefix.backbones.prefix_attention import PrefixSlots
-from ptl_prefix.backbones.prefix_cache import PrefixLayer
+from ptl_prefix.backbones.prefix_cache import RoomyLayer
 from ptl_prefix.backbones.prefix_states import PrefixStates
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.settings import defaults_of
@@ -60,6 +59,10 @@ def step_logits(backbone: Backbone, inputs: ModelInputs, cache: Any, num_beams: 
     return torch.stack(output.logits)
 
 
+def room_in(backbone: Backbone, written: int = 20) -> Any:
+    return backbone.slots.cache(read=12, written=written)
+
+
 def plain_cache(backbone: Backbone) -> Any:
     both = EncoderDecoderCache(DynamicCache(), DynamicCache())
     return both if backbone.is_encoder_decoder else DynamicCache(config=backbone.config)
@@ -76,7 +79,7 @@ def test_every_step_has_the_logits_that_it_has_by_way_of_the_slots(
     method = new_method("prefix_tuning", prefix_length=4, **SETTINGS[name]).attach(any_kind)
     train(any_kind, method, steps=3)
     inputs = method.eval().condition(prompts(any_kind))
-    cache = any_kind.slots.cache()
+    cache = room_in(any_kind)
     assert cache is not None
 
     ours = step_logits(any_kind, inputs, cache, num_beams)
@@ -94,27 +97,50 @@ def test_rows_with_prefixes_of_their_own_keep_them(any_kind: Backbone, num_beams
     each = [random_states(any_kind, length, seed=length) for length in (3, 5, 1)]
     any_kind.slots.fill(PrefixStates.stack(each))
 
-    ours = step_logits(any_kind, inputs, any_kind.slots.cache(), num_beams)
+    ours = step_logits(any_kind, inputs, room_in(any_kind), num_beams)
 
     assert_close(ours, step_logits(any_kind, inputs, plain_cache(any_kind), num_beams), **EQUAL)
 
 
-def test_no_step_copies_the_prefix(any_kind: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("written", [1, 10, 20])
+def test_room_that_is_too_small_grows(any_kind: Backbone, num_beams: int, written: int) -> None:
+    method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
+    inputs = method.condition(prompts(any_kind))
+
+    ours = step_logits(any_kind, inputs, room_in(any_kind, written), num_beams)
+
+    assert_close(ours, step_logits(any_kind, inputs, plain_cache(any_kind), num_beams), **EQUAL)
+
+
+def test_without_a_prefix_the_librarys_own_will_do(any_kind: Backbone) -> None:
+    assert room_in(any_kind) is None
+    method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
+    assert room_in(any_kind) is None
+    method.condition(prompts(any_kind))
+    assert room_in(any_kind) is not None
+    any_kind.slots.clear()
+    assert room_in(any_kind) is None
+
+
+def test_the_prefix_is_taken_once_and_no_step_makes_another_place(
+    any_kind: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
     decoding = Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 5})
-    usual, copies = PrefixLayer.lazy_initialization, 0
+    usual, made = RoomyLayer.lazy_initialization, []
 
-    def counted(self: PrefixLayer, *arguments: Tensor) -> None:
-        nonlocal copies
-        copies += 1
+    def counted(self: RoomyLayer, *arguments: Tensor) -> None:
         usual(self, *arguments)
+        made.append((self, self._places[0]))
 
-    monkeypatch.setattr(PrefixLayer, "lazy_initialization", counted)
+    monkeypatch.setattr(RoomyLayer, "lazy_initialization", counted)
 
     generate(any_kind, method.condition(prompts(any_kind)), decoding, ())
 
     layers = [any_kind.geometry[site].num_layers for site in any_kind.geometry if site.startswith("decoder")]
-    assert copies == sum(layers)
+    assert len(made) == sum(layers)
+    assert all(layer._places[0] is place for layer, place in made)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "t5"])
@@ -124,15 +150,4 @@ def test_layers_with_a_window_or_a_bias_go_by_way_of_the_slots(tiny_folders: dic
 
     method.condition(prompts(backbone))
 
-    assert backbone.slots.cache() is None
-
-
-def test_without_a_prefix_the_librarys_own_cache_will_do(any_kind: Backbone) -> None:
-    assert any_kind.slots.cache() is None
-    method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
-    assert any_kind.slots.cache() is None
-    method.condition(prompts(any_kind))
-    assert isinstance(any_kind.slots, PrefixSlots)
-    assert any_kind.slots.cache() is not None
-    any_kind.slots.clear()
-    assert any_kind.slots.cache() is None
+    assert room_in(backbone) is None

@@ -431,3 +431,43 @@ def test_the_same_seed_gives_the_same_start(
     _, second = new_method().attach(twin).export()
 
     assert_close(first, second, rtol=0, atol=0)
+
+
+def test_gradient_checkpointing_changes_no_gradient(
+    new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
+) -> None:
+    plain = _gradients(new_method(), backbone)
+    checkpointed = load_backbone(str(tiny_folders[backbone.family]), dtype="float32", gradient_checkpointing=True)
+
+    again = _gradients(new_method(), checkpointed)
+
+    assert plain.keys() == again.keys()
+    assert any(gradient.any() for gradient in plain.values())
+    assert_close(again, plain, **EQUAL)
+
+
+def _gradients(method: Method, backbone: Backbone) -> dict[str, Tensor]:
+    """Those of one batch, away from the start, where some of them are zero; without dropout."""
+    method.attach(backbone).eval()
+    train(backbone, method, steps=1)
+    target_loss(backbone, method, training_batch(backbone)).nats.backward()
+    gradients = {name: parameter.grad for name, parameter in method.trained_parameters().items()}
+    return {name: gradient for name, gradient in gradients.items() if gradient is not None}
+
+
+def test_a_bfloat16_backbone_trains_float32_numbers_and_stays_as_it_is(
+    new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
+) -> None:
+    halved = load_backbone(str(tiny_folders[backbone.family]), dtype="bfloat16")
+    method = new_method().attach(halved)
+    before = {name: tensor.clone() for name, tensor in _frozen(halved, method).items()}
+
+    losses = train(halved, method, steps=20, lr=3e-2)
+
+    assert losses[-1] < losses[0] - 0.1
+    assert {parameter.dtype for parameter in method.trained_parameters().values()} == {torch.float32}
+    assert {parameter.grad is None for parameter in method.trained_parameters().values()} == {True}
+    after = _frozen(halved, method)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    _, tensors = method.export()
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}

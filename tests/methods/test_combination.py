@@ -58,7 +58,7 @@ def together(*names: str) -> Combination:
     return Combination(name="both", parts={name: PARTS[name]() for name in names})
 
 
-@pytest.fixture(params=["gpt2", "bart"])
+@pytest.fixture(params=["gpt2", pytest.param("bart", marks=pytest.mark.slow)])
 def either(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> Backbone:
     """A tiny decoder-only backbone, and an encoder-decoder."""
     return load_backbone(str(tiny_folders[request.param]), dtype="float32")

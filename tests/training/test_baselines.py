@@ -32,7 +32,9 @@ LIMIT = 160
 """Positions of the tiny BART."""
 
 
-@pytest.fixture(scope="module", params=["gpt2", "bart", pytest.param("t5", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=["gpt2", *(pytest.param(family, marks=pytest.mark.slow) for family in ("bart", "t5"))]
+)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
     family: Family = request.param
     return TinyRuns(tmp_path_factory.mktemp(family), family)

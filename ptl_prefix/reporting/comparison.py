@@ -1,0 +1,242 @@
+"""Runs become tables: one for each task and backbone, one row for each method and its settings, seeds taken together.
+
+In: runs. Out: a `Comparison`; or `ComparisonError` where what would stand side by side does not mean the same.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.errors import ComparisonError
+from ptl_prefix.reporting.caveats import caveats_of
+from ptl_prefix.reporting.compared_run import ComparedRun, LeftOut
+from ptl_prefix.reporting.differing_settings import differing_settings, spoken
+from ptl_prefix.reporting.measured import Measured, Numbers, measured
+from ptl_prefix.reporting.refusals import refusals
+from ptl_prefix.reporting.run_state import main_metric
+from ptl_prefix.reporting.statistics import Summary, Verdict, beside_the_best, summarize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method with its settings, over its seeds.
+
+    Args:
+        number: Its place in the table, from 1; the best by the main metric comes first.
+        method: The method's name.
+        settings: What tells it from the other rows, by the keys of its config.
+        runs: One for each seed.
+        numbers: What was measured, in the order of the runs.
+        summaries: By metric; one that no run has is absent.
+        verdicts: By metric; beside the other rows of the table.
+    """
+
+    number: int
+    method: str
+    settings: Mapping[str, Any]
+    runs: tuple[ComparedRun, ...]
+    numbers: tuple[Numbers, ...]
+    summaries: Mapping[str, Summary]
+    verdicts: Mapping[str, Verdict]
+
+    @property
+    def label(self) -> str:
+        """The method and its settings, as a person would say them."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.spoken_settings.items())])
+
+    @property
+    def spoken_settings(self) -> dict[str, str]:
+        """The settings as text; those of the method without their group."""
+        return {key.removeprefix("method."): spoken(value) for key, value in self.settings.items()}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of its runs."""
+        return tuple(run.record.seed for run in self.runs)
+
+    @property
+    def cost(self) -> "RowCost":
+        """What it takes."""
+        records = [run.record for run in self.runs]
+        peaks = [record.cost.peak_memory_bytes for record in records if record.cost.peak_memory_bytes is not None]
+        sizes = [run.bundle_bytes for run in self.runs if run.bundle_bytes is not None]
+        return RowCost(
+            trained=max(record.parameters.trained for record in records),
+            stored=max(record.parameters.stored for record in records),
+            bundle_bytes=max(sizes, default=None),
+            steps=_mean([record.cost.steps for record in records]),
+            tokens=_mean([record.cost.tokens for record in records]),
+            tokens_per_s=_mean([record.cost.tokens_per_s for record in records]),
+            peak_memory_bytes=max(peaks, default=None),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCost:
+    """What a row takes: of its runs the most numbers, bytes and memory; of the rest the mean."""
+
+    trained: int
+    stored: int
+    bundle_bytes: int | None
+    steps: float
+    tokens: float
+    tokens_per_s: float
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What may stand side by side.
+
+    Args:
+        task: The task's name.
+        backbone: The backbone's name.
+        rows: The best by the main metric first.
+        metrics: What the numbers mean, by `split/name`, in the order of the columns.
+        main: The metric that rows are ordered by.
+        bare: The backbone's own numbers without any method.
+        caveats: What must be said of the table, a sentence each.
+    """
+
+    task: str
+    backbone: str
+    rows: tuple[Row, ...]
+    metrics: Mapping[str, MetricInfo]
+    main: str
+    bare: Mapping[str, float]
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All tables, and what is in none."""
+
+    tables: tuple[Table, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def compare(runs: Sequence[ComparedRun], left_out: Sequence[LeftOut] = (), *, metric: str | None = None) -> Comparison:
+    """The tables of some runs.
+
+    Args:
+        runs: What is compared.
+        left_out: What was found, too, but cannot be.
+        metric: What rows are ordered by; `None`: each task's own.
+
+    Raises:
+        ComparisonError: With everything that may not stand side by side.
+    """
+    groups: defaultdict[tuple[str, str], list[ComparedRun]] = defaultdict(list)
+    for run in runs:
+        groups[run.record.task, run.record.backbone].append(run)
+    if not groups:
+        why = "".join(f"\n  - {run.path} {run.reason}" for run in left_out)
+        raise ComparisonError(f"A comparison needs a finished run, but has none; train first.{why}")
+    numbers = {names: measured(group) for names, group in groups.items()}
+    reasons = [reason for names, group in groups.items() for reason in refusals(group, numbers[names].by_run)]
+    unknown = [] if metric is None else [names for names in groups if metric not in _infos(numbers[names].by_run)]
+    for task, backbone in unknown:
+        known = ", ".join(_infos(numbers[task, backbone].by_run))
+        reasons.append(f"`metric` must be one of {task} on {backbone} ({known}), but is {metric}.")
+    if reasons:
+        raise ComparisonError("\n".join(reasons))
+    repeated: list[LeftOut] = []
+    tables = [_table(group, numbers[names], metric, repeated) for names, group in sorted(groups.items())]
+    return Comparison(tuple(tables), (*left_out, *repeated))
+
+
+def _table(runs: Sequence[ComparedRun], found: Measured, metric: str | None, repeated: list[LeftOut]) -> Table:
+    numbers = dict(zip(runs, found.by_run, strict=True))
+    infos = _infos(found.by_run)
+    main = metric or main_metric(dict.fromkeys(infos, 0.0)) or ""
+    rows = _rows(runs, numbers, repeated)
+    rows = _ordered(_judged(rows, infos), main, infos)
+    first = runs[0].record
+    return Table(
+        task=first.task,
+        backbone=first.backbone,
+        rows=tuple(rows),
+        metrics=infos,
+        main=main,
+        bare={key.removesuffix("_before"): first.metrics[key] for key in first.metrics if key.endswith("_before")},
+        caveats=(*found.notes, *caveats_of(rows, numbers)),
+    )
+
+
+def _infos(numbers: Sequence[Numbers]) -> dict[str, MetricInfo]:
+    """Every metric that any run has; the losses behind what the task is about."""
+    infos = {key: info for number in numbers for key, info in number.infos.items()}
+    of_test = {key: infos[key] for key in infos if key.startswith("test/")}
+    main = main_metric(dict.fromkeys(of_test, 0.0))
+    first = {main: infos[main]} if main else {}
+    return {**first, **of_test, **infos}
+
+
+def _rows(runs: Sequence[ComparedRun], numbers: Mapping[ComparedRun, Numbers], repeated: list[LeftOut]) -> list[Row]:
+    """Runs that differ in nothing but their seeds, together; of two with one seed the newer."""
+    settings = differing_settings([run.record for run in runs])
+    by_row: defaultdict[tuple[str, str], dict[Any, ComparedRun]] = defaultdict(dict)
+    row_settings = {}
+    for run, own in sorted(zip(runs, settings, strict=True), key=lambda pair: _written(pair[0])):
+        key = (run.record.method, repr(sorted(own.items())))
+        row_settings[key] = own
+        if older := by_row[key].get(run.seed):
+            repeated.append(
+                LeftOut(older.folder.path, f"has the settings and the seed of {run.folder.path}, a newer run")
+            )
+        by_row[key][run.seed] = run
+    rows = []
+    for key, by_seed in by_row.items():
+        own_runs = tuple(by_seed[seed] for seed in sorted(by_seed, key=str))
+        rows.append(
+            Row(
+                number=0,
+                method=key[0],
+                settings=row_settings[key],
+                runs=own_runs,
+                numbers=tuple(numbers[run] for run in own_runs),
+                summaries={},
+                verdicts={},
+            )
+        )
+    return rows
+
+
+def _judged(rows: Sequence[Row], infos: Mapping[str, MetricInfo]) -> list[Row]:
+    """The rows with their numbers over seeds, and each beside the best."""
+    summaries: list[dict[str, Summary]] = [{} for _ in rows]
+    verdicts: list[dict[str, Verdict]] = [{} for _ in rows]
+    for metric, info in infos.items():
+        samples = {index: _sample(row, metric) for index, row in enumerate(rows) if _sample(row, metric)}
+        for index, verdict in beside_the_best(samples, info.direction).items():
+            summaries[index][metric] = summarize(list(samples[index].values()))
+            verdicts[index][metric] = verdict
+    return [
+        replace(row, summaries=summary, verdicts=verdict)
+        for row, summary, verdict in zip(rows, summaries, verdicts, strict=True)
+    ]
+
+
+def _sample(row: Row, metric: str) -> dict[Any, float]:
+    pairs = zip(row.runs, row.numbers, strict=True)
+    return {run.seed: number.metrics[metric] for run, number in pairs if metric in number.metrics}
+
+
+def _ordered(rows: Sequence[Row], main: str, infos: Mapping[str, MetricInfo]) -> list[Row]:
+    sign = -1 if infos[main].direction == "maximize" else 1
+
+    def place(row: Row) -> tuple[bool, float, str]:
+        summary = row.summaries.get(main)
+        return summary is None, 0.0 if summary is None else sign * summary.mean, row.label
+
+    return [replace(row, number=number) for number, row in enumerate(sorted(rows, key=place), start=1)]
+
+
+def _written(run: ComparedRun) -> tuple[float, str]:
+    return run.folder.record.stat().st_mtime, str(run.folder.path)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

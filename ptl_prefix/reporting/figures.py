@@ -1,0 +1,226 @@
+"""The plots of a comparison's page, as Plotly's own figures: data and layout, without colours of the page.
+
+In: a `Table`. Out: `Figure`s as JSON values. Traces carry the number of their row, by which the page shows, hides and
+colours them.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from ptl_prefix.reporting.comparison import Row, Table
+from ptl_prefix.reporting.grids import arrow
+from ptl_prefix.reporting.statistics import pareto_front
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot.
+
+    Args:
+        title: What it shows, as a heading.
+        note: What must be known to read it.
+        variants: Plotly's `data` and `layout`, by metric; where there is one alone, it does not depend on the metric.
+    """
+
+    title: str
+    note: str
+    variants: Mapping[str, Json]
+
+
+def figures_of(table: Table) -> list[Figure]:
+    """Learning curves; quality over parameters; quality over each number that rows differ in."""
+    return [*_curves(table), *_over_parameters(table), *_over_settings(table)]
+
+
+def _curves(table: Table) -> list[Figure]:
+    """Validation loss by step and by tokens; none where no run has logged any."""
+    if not any(run.curve for row in table.rows for run in row.runs):
+        return []
+    note = "Mean over seeds; the band goes from the least to the greatest of them. Step 0 is the bare backbone."
+    by_step = [trace for row in table.rows for trace in _curve_traces(row, 1.0)]
+    by_tokens = [trace for row in table.rows for trace in _curve_traces(row, row.cost.tokens / max(row.cost.steps, 1))]
+    return [
+        Figure("Learning curves by step", note, {"": _plot(by_step, _axis("step"), _axis("val/loss ↓", kind="log"))}),
+        Figure(
+            "Learning curves by tokens",
+            f"{note} Tokens of prompts and targets, as many in each step as in the mean.",
+            {"": _plot(by_tokens, _axis("tokens"), _axis("val/loss ↓", kind="log"))},
+        ),
+    ]
+
+
+def _curve_traces(row: Row, per_step: float) -> list[Json]:
+    """A line through the means of the steps that all seeds have validated, and the band around it."""
+    curves = [dict(run.curve) for run in row.runs if run.curve]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    at = [[curve[step] for curve in curves] for step in steps]
+    x = [step * per_step for step in steps]
+    line = _trace(row, x, [fmean(values) for values in at], mode="lines+markers", marker={"size": 5})
+    line["hovertemplate"] = "%{y:.4f} at %{x:,.0f}"
+    if len(curves) < 2:
+        return [line]
+    lows, highs = [min(values) for values in at], [max(values) for values in at]
+    band = _trace(row, [*x, *reversed(x)], [*highs, *reversed(lows)], mode="lines", fill="toself", hoverinfo="skip")
+    return [{**band, "line": {"width": 0}, "meta": {"row": row.number, "is_band": True}}, line]
+
+
+def _over_parameters(table: Table) -> list[Figure]:
+    figures = []
+    costs: tuple[tuple[str, Callable[[Row], int]], ...] = (
+        ("trained", lambda row: row.cost.trained),
+        ("stored", lambda row: row.cost.stored),
+    )
+    for name, cost in costs:
+        variants = {metric: _quality_plot(table, metric, f"parameters {name}", cost) for metric in table.metrics}
+        note = "Bars: 95% intervals. The line joins what nothing cheaper reaches (Pareto); it is about the means alone."
+        figures.append(Figure(f"Quality over parameters {name}", note, variants))
+    return figures
+
+
+def _quality_plot(table: Table, metric: str, heading: str, cost: Callable[[Row], int]) -> Json:
+    rows = [row for row in table.rows if metric in row.summaries and cost(row) > 0]
+    points = {row.number: (float(cost(row)), row.summaries[metric].mean) for row in rows}
+    front = [points[number] for number in pareto_front(points, table.metrics[metric].direction)]
+    traces = [_point(row, float(cost(row)), metric) for row in rows]
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [x for x, _ in front],
+        "y": [y for _, y in front],
+        "line": {"shape": "hv", "dash": "dot", "width": 1.5},
+        "hoverinfo": "skip",
+        "meta": {"is_front": True},
+    }
+    return _plot(
+        [line, *traces],
+        _log_axis(heading, [x for x, _ in points.values()]),
+        _metric_axis(table, metric),
+        _bare_in_sight(table, metric),
+    )
+
+
+def _over_settings(table: Table) -> list[Figure]:
+    """A plot for each number that two rows differ in, all else being equal."""
+    figures = []
+    for key in dict.fromkeys(key for row in table.rows for key, value in row.settings.items() if _is_number(value)):
+        series = _series(table.rows, key)
+        if series:
+            variants = {metric: _setting_plot(table, key, series, metric) for metric in table.metrics}
+            note = "Rows that differ in nothing else are joined. Bars: 95% intervals."
+            figures.append(Figure(f"Quality over {key.removeprefix('method.')}", note, variants))
+    return figures
+
+
+def _series(rows: Sequence[Row], key: str) -> list[list[Row]]:
+    """Rows that differ in one setting alone, by that setting; those without a partner are left out."""
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if _is_number(row.settings.get(key)):
+            others = sorted((name, repr(value)) for name, value in row.settings.items() if name != key)
+            groups[repr((row.method, others))].append(row)
+    return [sorted(group, key=lambda row: float(row.settings[key])) for group in groups.values() if len(group) > 1]
+
+
+def _setting_plot(table: Table, key: str, series: Sequence[Sequence[Row]], metric: str) -> Json:
+    traces = []
+    for rows in series:
+        measured = [row for row in rows if metric in row.summaries]
+        x = [float(row.settings[key]) for row in measured]
+        y = [row.summaries[metric].mean for row in measured]
+        join = {"type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip", "meta": {"is_join": True}}
+        traces += [
+            {**join, "line": {"width": 1.5}},
+            *(_point(row, float(row.settings[key]), metric) for row in measured),
+        ]
+    values = [float(row.settings[key]) for rows in series for row in rows]
+    heading = key.removeprefix("method.")
+    is_wide = min(values) > 0 and max(values) / min(values) > 8
+    return _plot(
+        traces,
+        {**_axis(heading), **_ticks(sorted(set(values)), is_log=is_wide)},
+        _metric_axis(table, metric),
+        _bare_in_sight(table, metric),
+    )
+
+
+def _point(row: Row, x: float, metric: str) -> Json:
+    summary = row.summaries[metric]
+    trace = _trace(row, [x], [summary.mean], mode="markers+text", marker={"size": 11}, text=[str(row.number)])
+    trace |= {"textposition": "middle right", "hovertemplate": "%{y:.4f} at %{x:,}", "cliponaxis": False}
+    if summary.half_width is not None:
+        trace["error_y"] = {"type": "data", "array": [summary.half_width], "width": 4, "thickness": 1.2}
+    return trace
+
+
+def _trace(row: Row, x: Sequence[float], y: Sequence[float], **more: Any) -> Json:
+    return {"type": "scatter", "name": f"{row.number}", "x": list(x), "y": list(y), "meta": {"row": row.number}, **more}
+
+
+def _plot(traces: Sequence[Json], x_axis: Json, y_axis: Json, bare: float | None = None) -> Json:
+    layout: Json = {"xaxis": x_axis, "yaxis": y_axis, "showlegend": False, "hovermode": "closest"}
+    if bare is not None:
+        layout["shapes"] = [
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": bare,
+                "y1": bare,
+                "line": {"dash": "dash", "width": 1},
+            }
+        ]
+        layout["annotations"] = [
+            {
+                "xref": "paper",
+                "x": 1,
+                "xanchor": "right",
+                "y": bare,
+                "yanchor": "bottom",
+                "text": "bare",
+                "showarrow": False,
+            }
+        ]
+    return {"data": list(traces), "layout": layout}
+
+
+def _axis(title: str, *, kind: str = "linear") -> Json:
+    return {"title": {"text": title}, "type": kind, "automargin": True, "zeroline": False}
+
+
+def _log_axis(title: str, values: Sequence[float]) -> Json:
+    """A logarithmic axis that reaches whole powers of ten, so that it always has two ticks."""
+    powers = [math.log10(value) for value in values] or [0.0]
+    ends = [math.floor(min(powers) - 0.05), math.ceil(max(powers) + 0.05)]
+    return {**_axis(title, kind="log"), "range": ends, "dtick": 1, "exponentformat": "SI"}
+
+
+def _bare_in_sight(table: Table, metric: str) -> float | None:
+    """The bare backbone's number, unless it is so far off that the rows would fall together beside it."""
+    bare = table.bare.get(metric)
+    means = [row.summaries[metric].mean for row in table.rows if metric in row.summaries]
+    if bare is None or not means:
+        return None
+    off = max(min(means) - bare, bare - max(means))
+    return bare if off <= max(means) - min(means) or len(means) == 1 else None
+
+
+def _ticks(values: Sequence[float], *, is_log: bool) -> Json:
+    """A tick at each value that there is, on an axis with some room at both ends."""
+    ends = [math.log10(values[0]), math.log10(values[-1])] if is_log else [values[0], values[-1]]
+    room = max(0.08 * (ends[1] - ends[0]), 1e-9)
+    return {"type": "log" if is_log else "linear", "range": [ends[0] - room, ends[1] + room], "tickvals": list(values)}
+
+
+def _metric_axis(table: Table, metric: str) -> Json:
+    return _axis(f"{metric} {arrow(table.metrics[metric])}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,89 @@
+"""A comparison as one page that needs nothing else: no network, no server, no other file.
+
+In: a `Comparison`, and the command that makes each row again. Out: HTML with its styles, its plots and the library that
+draws them. Whatever a model or a user wrote is text to the page, never markup; and the page's own policy lets no
+script run but the two that it was made with, and nothing be fetched.
+"""
+
+import base64
+import gzip
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from ptl_prefix.reporting.comparison import Comparison, Table
+from ptl_prefix.reporting.example_outputs import example_outputs
+from ptl_prefix.reporting.figures import figures_of
+from ptl_prefix.reporting.grids import LEGEND, MARKS, cost_grid, difference_grid, quality_grid
+from ptl_prefix.reporting.text_tables import Commands, bare_sentence
+
+_PARTS = Path(__file__).parent / "page_parts"
+_NUM_COLOURS = 10
+
+
+def page(comparison: Comparison, commands: Commands, *, num_examples: int) -> str:
+    """The page.
+
+    Args:
+        comparison: What it shows.
+        commands: What makes each row again.
+        num_examples: Test inputs whose outputs are shown side by side.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_PARTS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    library, script = get_plotlyjs(), (_PARTS / "page.js").read_text(encoding="utf-8")
+    sections = [_section(table, commands, num_examples) for table in comparison.tables]
+    plots = list(itertools.chain.from_iterable(section["figures"] for section in sections))
+    return environment.get_template("page.html.jinja").render(
+        sections=sections,
+        left_out=comparison.left_out,
+        legend=LEGEND,
+        marks=MARKS,
+        num_colours=_NUM_COLOURS,
+        policy=f"default-src 'none'; script-src {_hash(library)} {_hash(script)}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'",
+        style=Markup((_PARTS / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        library=_packed(library),
+        figures=_json([figure.variants for figure in plots]),
+    )
+
+
+def _section(table: Table, commands: Commands, num_examples: int) -> dict[str, Any]:
+    return {
+        "table": table,
+        "quality": quality_grid(table),
+        "differences": difference_grid(table),
+        "cost": cost_grid(table),
+        "bare": bare_sentence(table),
+        "figures": figures_of(table),
+        "examples": example_outputs(table, num_examples),
+        "commands": {row.number: commands[table.task, table.backbone, row.number] for row in table.rows},
+    }
+
+
+def _hash(script: str) -> str:
+    """How a policy names a script that may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _packed(library: str) -> str:
+    """The library at a third of its size, which browsers unpack by themselves; always the same text."""
+    return base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
+
+
+def _json(values: Any) -> Markup:
+    """Values inside a script element, which no text in them can end."""
+    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,0 +1,175 @@
+"""A comparison as CSV, Markdown and LaTeX.
+
+In: a `Comparison`, and the command that makes each row again. Out: the text of a file. CSV has a line for each number,
+for programs; the other two have a table for each task and backbone, for people.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from ptl_prefix.reporting.comparison import Comparison, Row, Table
+from ptl_prefix.reporting.grids import LEGEND, MARKS, Cell, Grid, cost_grid, number, quality_grid
+
+Commands = Mapping[tuple[str, str, int], str]
+"""What makes a row again, by task, backbone and the row's number."""
+
+CSV_COLUMNS = (
+    "task,backbone,row,method,settings,metric,mean,low,high,seeds,standing,difference,difference_low,difference_high,"
+    "p,paired,scale,direction,version,steps,tokens,trained,stored,bundle_bytes,tokens_per_s,peak_memory_bytes,runs"
+).split(",")
+
+
+def as_csv(comparison: Comparison) -> str:
+    """A line for each row and metric; what is not known is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for table in comparison.tables:
+        for row in table.rows:
+            writer.writerows(_csv_lines(table, row))
+    return text.getvalue()
+
+
+def _csv_lines(table: Table, row: Row) -> Iterator[dict[str, object]]:
+    for metric, summary in row.summaries.items():
+        info, verdict = table.metrics[metric], row.verdicts[metric]
+        low, high = summary.interval or (None, None)
+        difference_low, difference_high = verdict.interval or (None, None)
+        yield {
+            "task": table.task,
+            "backbone": table.backbone,
+            "row": row.number,
+            "method": row.method,
+            "settings": json.dumps(row.settings),
+            "metric": metric,
+            "mean": summary.mean,
+            "low": low,
+            "high": high,
+            "seeds": " ".join(map(str, row.seeds)),
+            "standing": verdict.standing,
+            "difference": verdict.difference,
+            "difference_low": difference_low,
+            "difference_high": difference_high,
+            "p": verdict.p,
+            "paired": str(verdict.paired).lower(),
+            "scale": info.scale,
+            "direction": info.direction,
+            "version": info.version,
+            **vars(row.cost),
+            "runs": " ".join(str(run.folder.path) for run in row.runs),
+        }
+
+
+def as_markdown(comparison: Comparison, commands: Commands) -> str:
+    """A section for each table: quality, cost, what must be said, and how each row is made again."""
+    sections = [part for table in comparison.tables for part in _markdown_section(table, commands)]
+    if comparison.left_out:
+        sections.append("## Left out")
+        sections.append("\n".join(f"- {_md(str(run.path))} {_md(run.reason)}" for run in comparison.left_out))
+    return "\n\n".join(sections) + "\n"
+
+
+def _markdown_section(table: Table, commands: Commands) -> list[str]:
+    rows = [f"{row.number}. {_md(row.label)}\n\n{_code(commands[_key(table, row)])}" for row in table.rows]
+    return [
+        f"## {_md(table.task)} on {_md(table.backbone)}",
+        _markdown_grid(quality_grid(table)),
+        f"{LEGEND} The best is bold.{bare_sentence(table)}",
+        _markdown_grid(cost_grid(table)),
+        "\n".join(f"- {_md(sentence)}" for sentence in table.caveats),
+        "### Each row again",
+        *rows,
+    ]
+
+
+def _markdown_grid(grid: Grid) -> str:
+    lines = [
+        [_md(column.heading) for column in grid.columns],
+        ["---" if column.align == "left" else "---:" for column in grid.columns],
+        *([_markdown_cell(cell) for cell in row] for row in grid.rows),
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = _md(cell.text)
+    if cell.standing == "best":
+        mean, *spread = text.split(" ")
+        return " ".join([f"**{mean}**", *spread])
+    return text if cell.standing is None else text + MARKS[cell.standing]
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is, and that cannot leave its cell."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def bare_sentence(table: Table) -> str:
+    """What the backbone does by itself, as one more sentence; nothing where it was not measured."""
+    named = [f"{key} {number(value, table.metrics[key])}" for key, value in table.bare.items() if key in table.metrics]
+    return f" The bare backbone: {', '.join(named)}." if named else ""
+
+
+def as_latex(comparison: Comparison) -> str:
+    r"""Two `tabular`s for each table, to be `\input` into a document that has booktabs."""
+    parts = ["% Needs \\usepackage{booktabs}."]
+    for table in comparison.tables:
+        parts.append(f"% {_one_line(table.task)} on {_one_line(table.backbone)}")
+        parts += [_latex_grid(quality_grid(table)), _latex_grid(cost_grid(table))]
+        parts += [f"% {_one_line(sentence)}" for sentence in (LEGEND, *table.caveats)]
+    return "\n".join(parts) + "\n"
+
+
+def _latex_grid(grid: Grid) -> str:
+    alignment = "".join("l" if column.align == "left" else "r" for column in grid.columns)
+    rows = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in grid.rows]
+    heading = " & ".join(_tex(column.heading) for column in grid.columns) + r" \\"
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            heading,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def _latex_cell(cell: Cell) -> str:
+    if cell.standing == "best":
+        mean, *spread = cell.text.split(" ")
+        return " ".join([rf"\textbf{{{_tex(mean)}}}", *map(_tex, spread)])
+    return _tex(cell.text + ("" if cell.standing is None else MARKS[cell.standing]))
+
+
+_TEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _key(table: Table, row: Row) -> tuple[str, str, int]:
+    return table.task, table.backbone, row.number

@@ -1,0 +1,150 @@
+"""A real browser without a window, spoken to over two pipes: Chromium's own protocol, and nothing to install for it."""
+
+import base64
+import fcntl
+import itertools
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--remote-debugging-pipe",
+)
+# The protocol is spoken over the descriptors 3 and 4, which subprocess cannot choose.
+_LAUNCH = """\
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+_PATIENCE_S = 60
+
+
+def chromium() -> str | None:
+    """The browser's command, if there is one."""
+    return next((found for name in _NAMES if (found := shutil.which(name))), None)
+
+
+class Browser:
+    """One page in a browser of its own.
+
+    Args:
+        command: The browser.
+        profile: An empty folder for it.
+    """
+
+    def __init__(self, command: str, profile: Path) -> None:
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        words = [command, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _LAUNCH, str(theirs_in), str(theirs_out), *words],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(profile)},
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        fcntl.fcntl(self._in, fcntl.F_SETFL, os.O_NONBLOCK)
+        self._numbers = itertools.count(1)
+        self._unread = b""
+        self._session: str | None = None
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+
+    def __enter__(self) -> Self:
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(_PATIENCE_S)
+        os.close(self._in)
+        os.close(self._out)
+
+    def show(self, path: Path, *, width: int, dark: bool = False) -> None:
+        """Open a file on a screen of a width, and wait until its plots are drawn."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.complaints.clear()
+        self.requests.clear()
+        self.ask("Page.navigate", url=path.as_uri())
+        self.wait_for("document.documentElement?.dataset.drawn !== undefined")
+
+    def wait_for(self, condition: str) -> None:
+        """Until an expression in the page is true."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while self.evaluate(f"Boolean({condition})") is not True:
+            assert time.monotonic() < deadline, f"it never came to `{condition}`: {self.complaints}"
+            time.sleep(0.1)
+
+    def evaluate(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def screenshot(self, path: Path) -> None:
+        """A picture of the whole page."""
+        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send one command, and wait for its answer; what the page complains of meanwhile is kept."""
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+            self._note(answer)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        method, values = event.get("method"), event.get("params", {})
+        if method == "Runtime.exceptionThrown":
+            self.complaints.append(str(values["exceptionDetails"]))
+        elif method == "Runtime.consoleAPICalled" and values["type"] in ("error", "warning", "assert"):
+            self.complaints.append(str([one.get("value") for one in values["args"]]))
+        elif method == "Log.entryAdded" and values["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(values["entry"]["text"])
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(values["request"]["url"])
+
+    def _read(self) -> dict[str, Any]:
+        deadline = time.monotonic() + _PATIENCE_S
+        while b"\0" not in self._unread:
+            ready, _, _ = select.select([self._in], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, "the browser does not answer"
+            part = os.read(self._in, 1 << 20)
+            assert part, f"the browser is gone, with {self._process.poll()}"
+            self._unread += part
+        message, _, self._unread = self._unread.partition(b"\0")
+        return dict(json.loads(message))

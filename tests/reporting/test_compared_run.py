@@ -1,0 +1,78 @@
+"""What a comparison reads of one run."""
+
+from collections.abc import Callable
+
+import pytest
+from made_up_runs import MadeUp, evaluate_run
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.reporting.compared_run import outputs_in, read_runs
+
+Runs = Callable[..., list[RunFolder]]
+
+
+def test_the_curve_begins_with_the_bare_backbone(folders: Runs) -> None:
+    (run,) = read_runs(folders(MadeUp(loss=1.0)), ())[0]
+
+    assert run.curve == [(0, 3.0), (20, 2.0), (40, 1.0)]
+
+
+def test_a_run_without_a_log_has_no_curve_and_one_without_a_bundle_no_size(folders: Runs) -> None:
+    (folder,) = folders(MadeUp())
+    folder.events.unlink()
+    for path in folder.bundle.iterdir():
+        path.unlink()
+    folder.bundle.rmdir()
+
+    (run,) = read_runs([folder], ())[0]
+
+    assert (run.curve, run.bundle_bytes, run.manifest) == ([], None, None)
+
+
+def test_a_subset_of_the_training_data_has_a_seed_only_where_there_is_one(folders: Runs) -> None:
+    runs, _ = read_runs(
+        folders(MadeUp(seed=4), MadeUp(seed=4, task_settings={"num_train_examples": 50, "subset_seed": 3})), ()
+    )
+
+    assert [run.seed for run in runs] == [(4, None), (4, 3)]
+
+
+def test_what_training_decoded_is_told_from_what_was_evaluated_later(folders: Runs) -> None:
+    run = MadeUp()
+    (folder,) = folders(run)
+    evaluate_run(folder, run, bleu=1.0)
+
+    (read,) = read_runs([folder], ())[0]
+
+    assert read.last_outputs == folder.evaluation / "test-0000000000"
+    assert len(outputs_in(read.last_outputs)) == 3
+
+
+def test_outputs_of_which_nobody_knows_whose_they_are_are_not_shown(folders: Runs) -> None:
+    (folder,) = folders(MadeUp())
+    stray = folder.evaluation / "test-1111111111"
+    stray.mkdir()
+    (stray / "predictions.jsonl").write_bytes((folder.evaluation / "test-0000000000/predictions.jsonl").read_bytes())
+
+    (read,) = read_runs([folder], ())[0]
+
+    assert read.last_outputs is None
+    assert outputs_in(None) == []
+
+
+@pytest.mark.parametrize("state", ["running", "died", "damaged", "stopped", "failed", "pruned"])
+def test_what_did_not_finish_is_left_out_with_the_reason(folders: Runs, state: str) -> None:
+    (folder,) = folders(MadeUp(status=state if state in ("stopped", "failed", "pruned") else "finished"))
+    if state == "died":
+        folder.record.unlink()
+    if state == "damaged":
+        folder.record.write_text("{}")
+    if state == "running":
+        with folder.held():
+            runs, left_out = read_runs([folder], ())
+    else:
+        runs, left_out = read_runs([folder], ())
+
+    assert runs == []
+    words = {"running": "still running", "damaged": "cannot be read", "pruned": "given up by its study"}
+    assert words.get(state, state) in left_out[0].reason

@@ -1,0 +1,105 @@
+"""What has become of a run, whatever is left of it."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from made_up_runs import make_run
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.reporting.run_state import bytes_on_disk, line_of, main_metric, state_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return make_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped", "failed", "pruned"])
+def test_a_run_that_ended_is_what_its_record_says(tmp_path: Path, status: str) -> None:
+    assert state_of(make_run(tmp_path / "run", status=status)) == status
+
+
+def test_a_run_without_a_record_died(folder: RunFolder) -> None:
+    folder.record.unlink()
+
+    assert state_of(folder) == "died"
+
+
+def test_a_run_that_is_held_is_running_even_with_an_older_record(folder: RunFolder) -> None:
+    with folder.held():
+        assert state_of(folder) == "running"
+
+    assert state_of(folder) == "finished"
+
+
+def test_looking_leaves_no_trace(folder: RunFolder) -> None:
+    before = sorted(folder.path.rglob("*"))
+
+    line_of(folder)
+
+    assert sorted(folder.path.rglob("*")) == before
+
+
+def test_a_record_that_cannot_be_read_is_damaged(folder: RunFolder) -> None:
+    folder.record.write_text("{")
+
+    line = line_of(folder)
+
+    assert (line.state, line.method, line.step) == ("damaged", "prefix_tuning", 40)
+
+
+def test_a_line_says_what_the_record_says(folder: RunFolder) -> None:
+    line = line_of(folder)
+
+    assert (line.task, line.backbone, line.method, line.seed, line.step) == ("towns", "tiny", "prefix_tuning", 0, 40)
+    assert (line.metric, line.value, line.direction) == ("test/bleu", 50.0, "maximize")
+    assert line.size_bytes == sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
+
+
+def test_of_a_dead_run_config_and_log_tell_what_they_can(folder: RunFolder) -> None:
+    folder.record.unlink()
+    with folder.events.open("ab") as log:
+        log.write(b'{"time_s": 1.0, "kind": "train", "ste')
+
+    line = line_of(folder)
+
+    assert (line.task, line.method, line.seed, line.step) == ("towns", "prefix_tuning", 0, 40)
+    assert (line.metric, line.value, line.direction) == ("val/loss", 1.0, "minimize")
+
+
+def test_nothing_that_is_damaged_keeps_a_run_from_being_listed(folder: RunFolder) -> None:
+    folder.record.write_bytes(b"\xff")
+    folder.config.write_text("{: [")
+    folder.events.write_text("nonsense\n")
+
+    line = line_of(folder)
+
+    assert (line.state, line.method, line.seed, line.metric, line.value) == ("damaged", "", None, "", None)
+
+
+def test_age_counts_from_the_last_sign_of_life(folder: RunFolder) -> None:
+    now = time.time()
+    for path in (folder.config, folder.events, folder.record):
+        os.utime(path, (now - 5000, now - 5000))
+    os.utime(folder.events, (now - 100, now - 100))
+
+    assert line_of(folder).age_s == pytest.approx(100, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "main"),
+    [
+        (["val/loss_before", "test/bleu_before", "val/loss", "test/loss", "test/bleu", "test/nist"], "test/bleu"),
+        (["val/loss", "test/loss"], "val/loss"),
+        (["val/x_before", "val/x"], "val/x"),
+        (["val/loss_before"], None),
+    ],
+)
+def test_a_run_is_known_by_what_its_task_is_about(metrics: list[str], main: str | None) -> None:
+    assert main_metric(dict.fromkeys(metrics, 1.0)) == main
+
+
+def test_a_folder_that_is_gone_takes_nothing(tmp_path: Path) -> None:
+    assert bytes_on_disk(tmp_path / "gone") == 0
