@@ -1,7 +1,7 @@
 """What each verb that makes, reads or sends something has at the root of its YAML, with types and ranges.
 
-In: nothing. Out: a dataclass a verb, `<Verb>Settings` for `conf/<verb>.yaml`. Those of the verbs that read records are in
-`report_settings.py`.
+In: nothing. Out: a dataclass a verb, `<Verb>Settings` for `conf/<verb>.yaml`. Those of the verbs that read records are
+in `report_settings.py`.
 """
 
 from collections.abc import Sequence

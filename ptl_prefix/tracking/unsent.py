@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.errors import RunError
 from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX
 
 _SYNC_TIMEOUT_S = 3600.0
@@ -44,7 +43,7 @@ class UnsentRun:
 def unsent_runs(folders: Iterable[Path]) -> list[UnsentRun]:
     """What lies in the folders, at any depth, and was not sent; the oldest first."""
     found = {
-        file.resolve(): UnsentRun(file, folder, _is_at_work(folder))
+        file.resolve(): UnsentRun(file, folder, folder.is_held())
         for start in folders
         for file in start.rglob("wandb/*run-*/run-*.wandb")
         if not file.parent.is_symlink() and not file.with_name(file.name + SENT_SUFFIX).exists()
@@ -72,13 +71,3 @@ def send(runs: Sequence[UnsentRun]) -> list[UnsentRun]:
             check=False,
         )
     return [run for run in runs if not run.file.with_name(run.file.name + SENT_SUFFIX).exists()]
-
-
-def _is_at_work(folder: RunFolder) -> bool:
-    if not folder.lock.exists():
-        return False
-    try:
-        with folder.held():
-            return False
-    except RunError:
-        return True
