@@ -245,6 +245,13 @@ class _Handler(BaseHTTPRequestHandler):
         }
         return {"model": {"id": "1", "name": "p", "entity": {"id": "1", "name": "someone"}, "bucket": bucket}}
 
+    def _answer_run_history_tail(self, variables: dict[str, Any]) -> Any:
+        run = self.server_state.runs.get(variables["name"])
+        if run is None:
+            return {"model": {"bucket": None}}
+        tail = json.dumps([json.dumps(row) for row in run.history[-1:]])
+        return {"model": {"bucket": {"historyLineCount": len(run.history), "historyTail": tail}}}
+
     def _answer_create_run_files(self, variables: dict[str, Any]) -> Any:
         run_id = variables["run"]
         files = [

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.bundle_inputs import backbone_of, bundle_folder, decoding_changes
 from ptl_prefix.commands.evaluation_tables import show_evaluation
 from ptl_prefix.commands.targets import build
-from ptl_prefix.commands.train import config_of_run
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.evaluation.evaluate import Measures, Subject, evaluate
@@ -98,7 +98,7 @@ def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
 
 def _task(config: dict[str, Any]) -> Task:
     folder = _run_of(config)
-    task: Task = build(config["task"] if "task" in config or folder is None else config_of_run(folder)["task"])
+    task: Task = build(config["task"] if "task" in config or folder is None else read_config(folder)["task"])
     return task
 
 

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from rich.console import Console
 
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.outcome import show_estimate, show_outcome
@@ -109,26 +109,12 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     return mistakes
 
 
-def config_of_run(folder: RunFolder) -> dict[str, Any]:
-    """The resolved config that a run was started with.
-
-    Raises:
-        RunError: When it cannot be read.
-    """
-    try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-    except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
-        raise RunError(f"A run's config must be readable, but '{folder.config}' is not: {error}") from error
-    return config
-
-
 def _resume(folder: RunFolder, console: Console) -> None:
     """Go on inside the run's folder, with the config it was started with."""
     if folder.record.exists() and (record := read_record(folder.record)).status == "finished":
         console.print(f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}")
         return
-    plan = plan_of(config_of_run(folder))
+    plan = plan_of(read_config(folder))
     if problems := plan.problems():
         raise ConfigError(problems)
     _train(plan, folder, console, resume=True)

@@ -6,10 +6,10 @@ In: folders with runs. Out: a table of what W&B's server does not have; with `ye
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
@@ -63,10 +63,12 @@ def _send(runs: list[UnsentRun], url: str) -> None:
 
 def _table(runs: list[UnsentRun], url: str) -> Table:
     table = Table(title=f"Not on {url} yet", title_justify="left")
-    for heading in ("run", "status", "method", "task", "size"):
+    for heading in ("run", "status", "method", "task", "from", "size"):
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
     for one in runs:
-        table.add_row(str(one.folder.path), _status(one.folder), *_names(one.folder), f"{one.num_bytes / 1e6:,.1f} MB")
+        source = "W&B's file" if one.is_whole else one.folder.events.name
+        size = f"{one.num_bytes / 1e6:,.1f} MB"
+        table.add_row(str(one.folder.path), _status(one.folder), *_names(one.folder), source, size)
     return table
 
 
@@ -80,7 +82,7 @@ def _status(folder: RunFolder) -> str:
 
 def _names(folder: RunFolder) -> tuple[str, str]:
     try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        config = read_config(folder)
         return str(config["method"]["name"]), str(config["task"]["name"])
-    except (OSError, TypeError, KeyError, yaml.YAMLError):
+    except (RunError, TypeError, KeyError):
         return "", ""

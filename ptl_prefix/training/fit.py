@@ -85,6 +85,8 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
     try:
         with signals:
             events.open(facts)
+            if resumed_step is None:
+                ledger.begin()
             session = _Session(plan, folder, events, console, load_material(plan), ledger, meter, signals)
             outcome = session.run(resumed_step)
         exit_code = 0
@@ -119,6 +121,7 @@ def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
         The step that the run goes on from; `None` if it begins.
     """
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    folder.record.unlink(missing_ok=True)  # how a run ended that goes on is no longer true
     if resume and folder.last.exists():
         step = int(torch.load(folder.last, map_location="cpu", weights_only=True)["global_step"])
         drop_events_after(folder.events, step)
@@ -183,6 +186,7 @@ class _Session:
         """Say and log what there is to train, and what is worth knowing of its start."""
         parameters = self.ledger.note_parameters(self.backbone)
         counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
+        counts["planned_steps"] = self.plan.num_steps(len(self.material.train))
         is_new = resumed_step is None
         self.events.write("attached" if is_new else "resumed", step=resumed_step or 0, **counts)
         for note in self.plan.method.notes:

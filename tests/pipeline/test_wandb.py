@@ -1,5 +1,7 @@
 """Whole runs that W&B's own client tells of, against a server on this machine."""
 
+import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ import pytest
 from command_lines import CommandLine, Invoke, start
 from fake_wandb_server import FakeRun, FakeWandb, wandb_at_fake_server
 
+from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.tracking.wandb_sink import STEP
@@ -123,6 +126,86 @@ def test_what_was_tracked_offline_is_shown_and_then_sent(
 
     assert [path.name for path in Path().iterdir()] == ["out"], "nothing was left in the working directory"
     assert "Nothing is left to send" in invoke("wandb", "sync", "out").output
+
+
+def kill_behind(step: int, words: list[str], cwd: Path, server: FakeWandb, *, num_sent: int = 0) -> RunFolder:
+    """A run whose process, and W&B's with it, was killed when a step was in its log, and some rows at the server."""
+    process = start("train", *words, "hydra.run.dir=run", cwd=cwd, start_new_session=True)
+    log = cwd / "run/events.jsonl"
+    while process.poll() is None:
+        sent = sum(len(run.history) for run in runs_of(server).values())
+        if sent >= num_sent and log.exists() and f'"step": {step}' in log.read_text():
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, error
+    return RunFolder(cwd / "run")
+
+
+def rows_in(folder: RunFolder) -> list[tuple[int, float | None, float | None]]:
+    """What the whole lines of a log say of curves."""
+    events = [event for event in read_events(folder.events) if event["kind"] in ("train", "validation")]
+    return [(event["step"], event.get("train/loss"), event.get("val/loss")) for event in events]
+
+
+def rows_at(run: FakeRun) -> list[tuple[int, float | None, float | None]]:
+    """The same, as it arrived."""
+    return [(row[STEP], row.get("train/loss"), row.get("val/loss")) for row in run.history if "samples" not in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["offline", "online", "none"])
+def test_every_whole_line_of_a_killed_run_arrives_once(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, mode: str
+) -> None:
+    long = ["trainer.max_steps=100000", "trainer.val_check_interval=20"]
+    words = [*command_line.small, *long, f"tracking.wandb={mode}"]
+    folder = kill_behind(47, words, tmp_path, server, num_sent=30 if mode == "online" else 0)
+    with folder.events.open("a") as file:
+        file.write('{"time_s": 1.0, "kind": "train", "st')
+    assert bool(runs_of(server)) == (mode == "online")
+
+    shown = invoke("wandb", "sync", folder.path)
+    assert "events.jsonl" in shown.output and "cut off" in shown.output
+    sent = invoke("wandb", "sync", folder.path, "yes=true")
+
+    assert sent.exit_code == 0, sent.output
+    (run,) = runs_of(server).values()
+    assert rows_at(run) == rows_in(folder)
+    assert run.summary["status"] == "died" and run.exit_codes == [1]
+    tables = [json.loads(content) for name, content in run.files.items() if "/samples_" in name]
+    assert len(tables) >= (1 if mode == "online" else 2) and run.config["parameters_stored"] > 0
+    assert "Nothing is left to send" in invoke("wandb", "sync", folder.path).output
+
+    # It goes on, offline, and is sent once more.
+    at = rows_in(folder)[-1][0]
+    folder.config.write_text(
+        folder.config.read_text().replace("100000", str(at + 3)).replace(f"wandb: {mode}", "wandb: offline")
+    )
+    resumed = invoke("train", f"resume={folder.path}")
+    assert resumed.exit_code == 0, resumed.output
+    assert invoke("wandb", "sync", folder.path, "yes=true").exit_code == 0
+
+    arrived = rows_at(run)
+    assert len(arrived) == len(set(arrived)) and sorted(arrived, key=str) == sorted(rows_in(folder), key=str)
+    assert run.summary["status"] == "finished" and run.exit_codes == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_killed_run_that_goes_on_online_tells_no_step_twice(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
+    long = ["trainer.max_steps=100000", "trainer.val_check_interval=20"]
+    folder = kill_behind(55, [*command_line.small, *long], tmp_path, server, num_sent=55)
+    (run,) = runs_of(server).values()
+    known = run.history[-1][STEP]
+    folder.config.write_text(folder.config.read_text().replace("100000", str(known + 3)))
+
+    assert invoke("train", f"resume={folder.path}").exit_code == 0
+
+    steps = [row[STEP] for row in run.history if "train/loss" in row]
+    assert steps == list(range(1, known + 4))
 
 
 @pytest.mark.slow
