@@ -187,8 +187,9 @@ def test_every_whole_line_of_a_killed_run_arrives_once(
     assert resumed.exit_code == 0, resumed.output
     assert invoke("wandb", "sync", folder.path, "yes=true").exit_code == 0
 
-    arrived = rows_at(run)
-    assert len(arrived) == len(set(arrived)) and sorted(arrived, key=str) == sorted(rows_in(folder), key=str)
+    # Which rows, not their values: fewer steps are another schedule.
+    arrived, logged = ([(step, loss is None) for step, loss, _ in rows] for rows in (rows_at(run), rows_in(folder)))
+    assert sorted(arrived) == sorted(logged)
     assert run.summary["status"] == "finished" and run.exit_codes == [1, 0]
 
 
