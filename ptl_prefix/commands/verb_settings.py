@@ -213,7 +213,15 @@ class WandbSettings:
     """The keys at the root of `conf/wandb.yaml`.
 
     Args:
-        yes: Whether to send; otherwise what would be sent is shown.
+        yes: Whether `sync` sends; otherwise it shows what it would send.
+        out: The file that `dashboard` writes; `None`: `outputs/wandb-workspace.json`.
+        project: W&B's project that `dashboard` is for; `None`: that of the runs.
+        entity: W&B's user or team that it belongs to; `None`: that of the runs, else the key's own.
+        metric: What it judges settings by, such as test/bleu; `None`: what the runs were measured by.
     """
 
     yes: bool
+    out: str | None
+    project: Annotated[str, MinLen(1)] | None
+    entity: Annotated[str, MinLen(1)] | None
+    metric: Annotated[str, MinLen(1)] | None

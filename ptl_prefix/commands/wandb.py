@@ -1,6 +1,7 @@
-"""`ptl-prefix wandb sync`: what was tracked offline, shown, and sent when asked.
+"""`ptl-prefix wandb`: what was tracked offline, shown, and sent when asked; and the dashboard that compares methods.
 
-In: folders with runs. Out: a table of what W&B's server does not have; with `yes=true`, it has it.
+In: `sync` or `dashboard`, and folders with runs. Out: a table of what W&B's server does not have, which it has with
+`yes=true`; or a workspace as a file, pushed where a server answers.
 """
 
 from pathlib import Path
@@ -12,28 +13,45 @@ from rich.table import Table
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.wandb_dashboard import show_dashboard
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.tracking.unsent import UnsentRun, send, unsent_runs
 from ptl_prefix.tracking.wandb_mode import answers
 from ptl_prefix.tracking.wandb_sink import has_key, server_url
 
-_ACTIONS = ("sync",)
+_SETTINGS = {"sync": ("yes",), "dashboard": ("out", "project", "entity", "metric")}
+"""What may be done, and the settings that it reads."""
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
-    """Show or send.
+    """Show, send, or build.
 
     Args:
-        config: `yes`.
-        words: `sync`, and folders; none: `outputs`.
-        run_folder: Not used; sending is no run.
+        config: See `WandbSettings`.
+        words: What to do, and folders; none: `outputs`.
+        run_folder: Not used; this is no run.
     """
     action, folders = (words[0] if words else ""), [Path(word) for word in words[1:] or ("outputs",)]
-    mistakes = [f"`wandb` needs one of {', '.join(_ACTIONS)}, but got {action!r}."] if action not in _ACTIONS else []
-    mistakes += [f"Runs must lie in a folder, but there is none at '{path}'." for path in folders if not path.is_dir()]
-    if mistakes:
-        raise ConfigError(mistakes)
     console = Console()
+    if mistakes := _mistakes(action, folders, config):
+        raise ConfigError(mistakes)
+    if action == "dashboard":
+        show_dashboard(config, folders, console)
+    else:
+        _show_unsent(folders, console, sends=config["yes"])
+
+
+def _mistakes(action: str, folders: list[Path], config: dict[str, Any]) -> list[str]:
+    if action not in _SETTINGS:
+        return [f"`wandb` needs one of {', '.join(_SETTINGS)}, but got {action!r}."]
+    unread = [key for keys in _SETTINGS.values() for key in keys if config[key] and key not in _SETTINGS[action]]
+    return [
+        *(f"`{key}` is not read by `wandb {action}`; leave it out." for key in unread),
+        *(f"Runs must lie in a folder, but there is none at '{path}'." for path in folders if not path.is_dir()),
+    ]
+
+
+def _show_unsent(folders: list[Path], console: Console, *, sends: bool) -> None:
     found = unsent_runs(folders)
     ready = [one for one in found if not one.is_at_work]
     if len(ready) < len(found):
@@ -44,7 +62,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     url = server_url()
     console.print(_table(ready, url))
     console.print("Each is sent with its settings, curves, samples of text, bundle, git commit and machine.")
-    if not config["yes"]:
+    if not sends:
         console.print("Nothing was sent yet; the same line with yes=true sends this.")
         return
     _send(ready, url)

@@ -24,7 +24,16 @@ def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
         flat.update(_leaves(node, f"{group}/"))
     method = config.get("method")
     own = dict(_leaves(method, "")) if isinstance(method, Mapping) else {}
-    return {**{name: value for name, value in own.items() if name != "name"}, **flat}
+    return {**{name: value for name, value in own.items() if name != "name"}, **_learning_rate(config), **flat}
+
+
+def _learning_rate(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The one that training uses: the optimizer's, or the method's own where that leaves it open."""
+    method, optimizer = config.get("method"), config.get("optimizer")
+    if not isinstance(method, Mapping) or not isinstance(optimizer, Mapping):
+        return {}
+    chosen = optimizer.get("lr")
+    return {"learning_rate": method.get("default_lr") if chosen is None else chosen}
 
 
 def _leaves(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:

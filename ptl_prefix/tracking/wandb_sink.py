@@ -274,14 +274,18 @@ query RunHistoryTail($project: String!, $entity: String, $name: String!) {
 
 def rows_on_server(project: str, entity: str | None, run_id: str) -> ServerRows | None:
     """What the server has of a run's history; `None`: nothing. W&B's client would append all of it once more."""
-    import wandb
-
-    # As wandb-workspaces asks; the public way to one run asks for everything that there is of it.
-    variables = {"project": project, "entity": entity, "name": run_id}
-    answer: dict[str, Any] = wandb.Api()._service_api.execute_graphql(_HISTORY_QUESTION, variables)
+    answer = ask_server(_HISTORY_QUESTION, {"project": project, "entity": entity, "name": run_id})
     bucket = (answer.get("model") or {}).get("bucket")
     tail = json.loads((bucket or {}).get("historyTail") or "[]")
     if not bucket or not bucket["historyLineCount"] or not tail:
         return None
     row = json.loads(tail[-1])
     return ServerRows(int(row.get(STEP, -1)), frozenset(name for name in row if not name.startswith("_")))
+
+
+def ask_server(question: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a question of one's own, asked as wandb-workspaces does: the public API asks for far more."""
+    import wandb
+
+    answer: dict[str, Any] = wandb.Api()._service_api.execute_graphql(question, variables)
+    return answer

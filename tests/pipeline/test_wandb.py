@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command_lines import CommandLine, Invoke, start
 from fake_wandb_server import FakeRun, FakeWandb, wandb_at_fake_server
+from made_up_runs import make_run
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -237,8 +238,50 @@ def test_a_server_that_is_not_there_is_said_in_one_line(
     assert "offline, as http://127.0.0.1:9 does not answer" in line
 
 
+def test_a_dashboard_is_written_without_a_server_and_pushed_and_replaced_with_one(
+    server: FakeWandb, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(Path("outputs/a"), more={"tracking": {"project": "p", "entity": None}})
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    offline = invoke("wandb", "dashboard", "outputs")
+
+    assert offline.exit_code == 0, offline.output
+    assert "not pushed, as WANDB_MODE is offline" in offline.output and server.requests == 0
+    document = json.loads(Path("outputs/wandb-workspace.json").read_text())
+    assert (document["project"], document["pushed"]) == ("p", {})
+    assert "summary:test/bleu" in json.dumps(document["spec"])
+
+    monkeypatch.delenv("WANDB_MODE")
+    online = [invoke("wandb", "dashboard", "outputs") for _ in range(2)]
+
+    assert all(result.exit_code == 0 for result in online), online[0].output
+    assert f"workspace: {server.url}/someone/p?nw=" in online[0].output
+    assert f"report: {server.url}/someone/p/reports/" in online[0].output
+    assert online[0].output == online[1].output, "the same places"
+    assert [view.get("id") for view in server.views] == [None, None, "view-1", "view-2"]
+
+
+def test_a_dashboard_for_a_server_that_does_not_take_it_is_in_the_file_at_least(
+    server: FakeWandb, invoke: Invoke, tmp_path: Path
+) -> None:
+    server.refuses = ("UpsertView2",)
+
+    result = invoke("wandb", "dashboard", ".", "out=some.json", "metric=test/x", "project=other")
+
+    assert result.exit_code == 1
+    assert "must take the dashboard" in result.output
+    assert json.loads(Path("some.json").read_text())["project"] == "other"
+
+
 @pytest.mark.parametrize(
-    ("words", "law"), [(["send"], "needs one of sync"), (["sync", "nowhere"], "none at 'nowhere'")]
+    ("words", "law"),
+    [
+        (["send"], "needs one of sync, dashboard"),
+        (["sync", "nowhere"], "none at 'nowhere'"),
+        (["sync", ".", "metric=x"], "`metric` is not read by `wandb sync`"),
+        (["dashboard", ".", "yes=true"], "`yes` is not read by `wandb dashboard`"),
+    ],
 )
 def test_a_wrong_word_behind_wandb_is_refused(invoke: Invoke, words: list[str], law: str) -> None:
     result = invoke("wandb", *words)
