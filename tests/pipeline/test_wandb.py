@@ -166,6 +166,8 @@ def test_every_whole_line_of_a_killed_run_arrives_once(
     with folder.events.open("a") as file:
         file.write('{"time_s": 1.0, "kind": "train", "st')
     assert bool(runs_of(server)) == (mode == "online")
+    compared = invoke("compare", folder.path, "include=[died]", "out=mine")
+    assert compared.exit_code == 0 and "(died)" in compared.output, compared.output
 
     shown = invoke("wandb", "sync", folder.path)
     assert "events.jsonl" in shown.output and "cut off" in shown.output
