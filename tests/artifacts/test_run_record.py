@@ -136,7 +136,7 @@ def test_a_missing_record_is_refused(tmp_path: Path) -> None:
     [
         ({"metrics": {"val/loss": float("nan")}}, "`metrics.val/loss` is nan"),
         ({"config": {"path": Path("x")}}, "`config.path` is a PosixPath"),
-        ({"status": "died"}, "has 'died' as `status`"),
+        ({"status": "vanished"}, "has 'vanished' as `status`"),
         ({"config": {"layers": {1: 2}}}, "`config.layers` has the key 1"),
     ],
 )
