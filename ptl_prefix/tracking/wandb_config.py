@@ -1,11 +1,14 @@
 """A resolved config becomes one flat list of names, as W&B groups and filters runs by them.
 
 In: groups with their settings. Out: `method`, `backbone`, `task`, `seed` and the like as words, every setting as
-`group/key`, and the method's own by their bare names: one groups by `prefix_length`, not by where it stands.
+`group/key`, and the method's own by their bare names: one groups by `prefix_length`, not by where it stands. What a
+run learns of itself when it begins, such as how many parameters it trains, comes as events and is added.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ptl_prefix.tracking.numbers import numbers_in
 
 _NOT_OF_THE_RUN = ("tracking", "dry_run", "resume")
 
@@ -44,3 +47,17 @@ def _leaves(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{where}{key}/")
         else:
             yield f"{where}{key}", value
+
+
+def settings_told(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What an event says of what the run is; nothing, if it is of another kind."""
+    if kind in ("attached", "resumed"):
+        return dict(numbers_in(values))
+    if kind == "encoded":
+        return {f"encoded/{values.get('split')}/{name}": value for name, value in numbers_in(values).items()}
+    if kind == "begun":
+        # W&B's own git state is that of the working directory.
+        environment = values.get("environment", {})
+        git = {f"git_{name}": value for name, value in (environment.get("git") or {}).items()}
+        return {"package_version": environment.get("package_version"), **git}
+    return {}

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.fingerprint import uncommitted_changes
 from ptl_prefix.tracking.events import RunFacts
 from ptl_prefix.tracking.numbers import CURVES, numbers_in
 from ptl_prefix.tracking.server_rows import ServerRows
-from ptl_prefix.tracking.wandb_config import flat_config
+from ptl_prefix.tracking.wandb_config import flat_config, settings_told
 from ptl_prefix.tracking.wandb_mode import answers
 
 if TYPE_CHECKING:
@@ -156,8 +157,10 @@ class WandbSink:
         self._at = {"_timestamp": values.pop("time_s")} if "time_s" in values else {}
         if kind in CURVES:
             self._log(step, numbers_in(values))
-        elif kind in _SETTINGS_OF:
-            run.config.update(_SETTINGS_OF[kind](values), allow_val_change=True)
+        elif settings := settings_told(kind, values):
+            run.config.update(settings, allow_val_change=True)
+            if settings.get("git_dirty") and not self._is_replay:  # no commit has this code
+                self._attempt("patch of the code", self._keep_patch)
         elif kind == "samples":
             self._attempt("table of samples", lambda: self._add_samples(step, values["samples"]))
         elif kind in ("bare", "note", "error") or kind in _ENDS:
@@ -188,13 +191,22 @@ class WandbSink:
         if self._known is None or not self._known.has(step, {STEP, *row}):
             self._run.log({STEP: step, **row, **self._at})
 
+    def _keep_patch(self) -> None:
+        """Beside the commit what it lacks. W&B's own would be of the working directory's repository."""
+        patch = uncommitted_changes()
+        if self._run is None or not patch:
+            return
+        file = Path(self._run.dir, "diff.patch")
+        file.write_text(patch, encoding="utf-8")
+        self._run.save(str(file), base_path=self._run.dir, policy="now")
+
     def _keep_bundle(self, metrics: Mapping[str, float]) -> None:
         """The bundle as an artifact: it is of the best checkpoint, and the latest of its run."""
         folder = self._facts.folder.bundle
         if self._run is None or not folder.is_dir():
             return
         artifact = self._wandb.Artifact(f"bundle-{self._facts.run_id}", type="bundle", metadata=dict(metrics))
-        artifact.add_dir(str(folder))
+        artifact.add_dir(str(folder), policy="immutable")  # sent from where it lies; else copied to the home folder
         self._run.log_artifact(artifact, aliases=["best", "latest"])
 
     def close(self, exit_code: int) -> None:
@@ -212,26 +224,6 @@ class WandbSink:
             return
         if not run.offline:
             self._file.with_name(self._file.name + SENT_SUFFIX).touch()
-
-
-def _code_state(begun: Mapping[str, Any]) -> dict[str, Any]:
-    """What code this was, for who filters by it; W&B's own git state is that of the working directory."""
-    environment = begun.get("environment", {})
-    state = {"package_version": environment.get("package_version")}
-    return {**state, **{f"git_{name}": value for name, value in (environment.get("git") or {}).items()}}
-
-
-def _encoding(encoded: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"encoded/{encoded.get('split')}/{name}": value for name, value in numbers_in(encoded).items()}
-
-
-_SETTINGS_OF: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    "begun": _code_state,
-    "encoded": _encoding,
-    "attached": numbers_in,
-    "resumed": numbers_in,
-}
-"""Events that say what a run is, and what of them one groups and filters runs by."""
 
 
 def _sample_rows(step: int, samples: Sequence[Mapping[str, str]]) -> list[list[Any]]:
