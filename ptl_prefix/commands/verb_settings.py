@@ -98,6 +98,7 @@ class EvaluateSettings(DecodingChanges):
         split: What is decoded.
         num_examples: Inputs, evenly spread over the split; `None` is all.
         metrics: Names of metrics; `None`: those of the task.
+        bertscore_model: A folder with an encoder, for `bertscore`.
         resamples: Bootstrap draws for the intervals; 0 gives none.
         resample_seed: Of those draws.
         likelihood: Whether the references' likelihood is measured, too.
@@ -113,6 +114,7 @@ class EvaluateSettings(DecodingChanges):
     split: Literal["test", "validation", "train"]
     num_examples: Annotated[int, Ge(1)] | None
     metrics: Sequence[str] | None
+    bertscore_model: str | None
     resamples: Annotated[int, Ge(0)]
     resample_seed: Annotated[int, Ge(0)]
     likelihood: bool
