@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
@@ -92,17 +93,18 @@ def _parts_to_send(run: UnsentRun) -> tuple[Path, ...]:
     """W&B's own files, if they are whole and the server knows nothing of the run; else one with what is missing."""
     try:
         config = read_config(run.folder)
-        settings = _place(config)
-        run_id = WandbSink(**settings).run_id(facts_of(run.folder, config))
-        known = rows_on_server(settings["project"], settings["entity"], run_id)
-        if run.is_whole and known is None:
-            return run.parts
-        sink = WandbSink(**settings, is_replay=True, known=known)
-        replay(run.folder, sink, config)
+        read_events(run.folder.events)
     except RunError:
         if run.parts:  # without config or log, W&B's files are all there is
             return run.parts
         raise
+    settings = _place(config)
+    run_id = WandbSink(**settings).run_id(facts_of(run.folder, config))
+    known = rows_on_server(settings["project"], settings["entity"], run_id)
+    if run.is_whole and known is None:
+        return run.parts
+    sink = WandbSink(**settings, is_replay=True, known=known)
+    replay(run.folder, sink, config)
     deadline = time.monotonic() + _WRITE_TIMEOUT_S
     while not is_whole(sink.file):  # W&B's process writes it
         if time.monotonic() > deadline:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import uncommitted_changes
+from ptl_prefix.errors import RunError
 from ptl_prefix.tracking.events import RunFacts
 from ptl_prefix.tracking.numbers import CURVES, numbers_in
 from ptl_prefix.tracking.server_rows import ServerRows
@@ -276,8 +277,16 @@ def rows_on_server(project: str, entity: str | None, run_id: str) -> ServerRows 
 
 
 def ask_server(question: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to a question of one's own, asked as wandb-workspaces does: the public API asks for far more."""
+    """The answer to a question of one's own, asked as wandb-workspaces does: the public API asks for far more.
+
+    Raises:
+        RunError: When the server does not answer it.
+    """
     import wandb
 
-    answer: dict[str, Any] = wandb.Api()._service_api.execute_graphql(question, variables)
+    try:
+        answer: dict[str, Any] = wandb.Api()._service_api.execute_graphql(question, variables)
+    except Exception as error:  # whatever the client raises
+        fact = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RunError(f"W&B's server must say what it has, but does not ({fact}); try again later.") from error
     return answer

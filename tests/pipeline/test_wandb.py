@@ -12,7 +12,7 @@ from command_lines import CommandLine, Invoke, start
 from fake_wandb_server import FakeRun, FakeWandb, wandb_at_fake_server
 from made_up_runs import make_run
 
-from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.event_log import EventLog, read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.tracking.wandb_sink import STEP
@@ -238,6 +238,34 @@ def test_a_server_that_is_not_there_is_said_in_one_line(
     assert result.exit_code == 0, result.output
     (line,) = [line for line in result.output.splitlines() if line.startswith("W&B")]
     assert "offline, as http://127.0.0.1:9 does not answer" in line
+
+
+def test_without_knowing_what_the_server_has_nothing_is_sent(server: FakeWandb, invoke: Invoke, tmp_path: Path) -> None:
+    server.refuses = ("RunHistoryTail",)
+    make_run(tmp_path / "a")
+
+    result = invoke("wandb", "sync", tmp_path / "a", "yes=true")
+
+    assert result.exit_code == 1 and "must say what it has" in result.output
+    assert server.runs == {} and not (tmp_path / "a/wandb").exists()
+
+
+def test_a_run_that_was_never_tracked_is_sent_from_its_log_when_it_is_named(
+    server: FakeWandb, invoke: Invoke, tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "a")
+    with EventLog(folder.events) as log:
+        log.write("finished", step=40, **{"test/bleu": 50.0})
+    times = [event["time_s"] for event in read_events(folder.events) if event["kind"] == "validation"]
+
+    result = invoke("wandb", "sync", folder.path, "yes=true")
+
+    assert result.exit_code == 0, result.output
+    run = server.runs["a"]
+    assert rows_at(run) == rows_in(folder) and len(run.history) == 2
+    assert [row["_timestamp"] for row in run.history] == times
+    assert (run.exit_codes, run.summary["status"], run.summary["test/bleu"]) == ([0], "finished", 50.0)
+    assert (run.config["prefix_length"], run.config["parameters_stored"]) == (10, 100)
 
 
 def test_a_dashboard_is_written_without_a_server_and_pushed_and_replaced_with_one(
