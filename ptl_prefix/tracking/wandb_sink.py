@@ -130,9 +130,10 @@ class WandbSink:
         return run
 
     def run_id(self, facts: RunFacts) -> str:
-        """The run's own. The jobs of a sweep that was given one name for all are told apart by their folders."""
+        """The run's own. Jobs of a foreign sweep that was given one name for all are told apart by their folders."""
         run_id, folder = facts.run_id, facts.folder.path.name
-        return run_id if self._place["group"] is None or folder == run_id else f"{run_id}-{folder}"
+        is_its_own = self._place["group"] is None or facts.config.get("study") is not None or folder == run_id
+        return run_id if is_its_own else f"{run_id}-{folder}"
 
     @property
     def file(self) -> Path:
@@ -162,6 +163,8 @@ class WandbSink:
             run.config.update(settings, allow_val_change=True)
             if settings.get("git_dirty") and not self._is_replay:  # no commit has this code
                 self._attempt("patch of the code", self._keep_patch)
+        elif kind == "trials":
+            self._attempt("table of trials", lambda: self._log_trials(step, values["columns"], values["rows"]))
         elif kind == "samples":
             self._attempt("table of samples", lambda: self._add_samples(step, values["samples"]))
         elif kind in ("bare", "note", "error") or kind in _ENDS:
@@ -185,6 +188,11 @@ class WandbSink:
         assert self._run is not None
         self._samples += _sample_rows(step, samples)
         self._log(step, {"samples": self._wandb.Table(list(_SAMPLE_COLUMNS), list(self._samples))})
+
+    def _log_trials(self, step: int, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A study's trials. Columns hold numbers and words alike, and nothing where a key is another arm's."""
+        table = self._wandb.Table(list(columns), [list(row) for row in rows], allow_mixed_types=True)
+        self._log(step, {"trials": table})
 
     def _log(self, step: int, row: Mapping[str, Any]) -> None:
         """Log one row of the history, unless the server has it."""
