@@ -148,8 +148,9 @@ def _best_table(arm: ArmSummary, question: Question) -> Table:
     title = f"best found{f', {arm.name}' if arm.name else ''}: {question.objective}, {question.direction}d"
     table = Table(title=title, title_justify="left")
     keys = list(question.arm(arm.name).space.dimensions)
-    for heading in ("trial", *keys, question.objective, "trained", "stored", "seconds"):
-        table.add_column(heading, justify="right")
+    # What stands before the last dot says itself; numbers are never cut.
+    for heading in ("trial", *(key.rpartition(".")[2] for key in keys), question.objective, "trained", "stored", "s"):
+        table.add_column(heading, justify="right", overflow="fold")
     for trial in arm.best:
         values = [_short(trial.frozen.params.get(key)) for key in keys]
         sizes = [f"{trial.notes.get(f'parameters_{what}', 0):,}" for what in ("trained", "stored")]
