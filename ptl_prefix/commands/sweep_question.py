@@ -25,6 +25,7 @@ from ptl_prefix.sweeping.question import Arm, Budget, Confirmation, Question
 from ptl_prefix.sweeping.results import code_fingerprint
 from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers, Scalar, SearchSpace
 from ptl_prefix.sweeping.settings import SweepSettings
+from ptl_prefix.sweeping.storage import absolute_url
 
 OUR_SWEEPER = "hydra_plugins.ptl_prefix_sweeper.StudySweeper"
 _HYDRAS_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -93,7 +94,7 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
     question = _question(settings, node, arms, single, folder.name, flags.config_name or verb.name)
     if problems := _problems(question, settings, config):
         raise ConfigError(problems)
-    return Asked(question, folder, settings.storage, config, ours)
+    return Asked(question, folder, absolute_url(settings.storage), config, ours)
 
 
 def _settings(node: Mapping[str, Any], mistakes: list[str]) -> SweepSettings | None:
