@@ -6,6 +6,7 @@ without it.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,18 @@ def checked_job(verb: Verb, config: DictConfig, flags: HydraFlags) -> dict[str, 
     return plain.values
 
 
-def _hydra_at_conf_dir() -> initialize_config_dir:
+@contextmanager
+def _hydra_at_conf_dir() -> Iterator[None]:
+    """Hydra at our configs; a Hydra that runs already, as in a sweep, is as it was afterwards."""
     register_resolvers()
     make_plugins_known()
-    return initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE)
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _absent_before_the_sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> set[str]:
@@ -136,6 +145,7 @@ def _absent_before_the_sweep(verb: Verb, overrides: Sequence[str], flags: HydraF
     """
     parsed = {override: parsed_override(override) for override in overrides}
     common = [text for text, read in parsed.items() if read and not read.is_sweep_override() and text[0] not in "+~"]
+    common = [text for text in common if "/" not in _key(text)]  # Hydra's own groups are there without any choice
     chosen = tuple(text for text in common if "." not in _key(text))
     with _hydra_at_conf_dir():
         start, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *chosen))

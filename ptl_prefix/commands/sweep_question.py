@@ -82,10 +82,11 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
     assert isinstance(node, dict)
     mistakes: list[str] = []
     settings = _settings(node, mistakes)
-    swept = [text for text in overrides if _is_swept(text)]
-    single = _single(overrides)
     if settings is None:
         raise ConfigError(mistakes)
+    swept = [text for text in overrides if _is_swept(text)]
+    # Where Hydra puts the sweep and how it is searched is settled now, and nothing of a trial.
+    single = [text for text in _single(overrides) if not text.startswith(("hydra.sweep", "hydra/sweeper"))]
     arms = list(_arms(settings, swept, mistakes))
     if mistakes:
         raise ConfigError(mistakes)
@@ -145,7 +146,7 @@ def _problems(question: Question, settings: SweepSettings, config: Mapping[str, 
     budget = question.budget
     for arm in question.arms:
         where = f" of arm {arm.name}" if arm.name else ""
-        if not arm.space.dimensions and len(question.arms) == 1:
+        if not arm.space.dimensions and len(question.arms) == 1 and not sampler.lists_points:
             problems.append(
                 "A sweep must have something to search, but nothing has several values; write -m key=1,2 or "
                 "`hydra.sweeper.params`."

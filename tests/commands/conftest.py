@@ -25,6 +25,8 @@ seed: 0                  # of everything
 run_id: ${run_id:}
 dry_run: false
 resume: null
+study: null
+trial: null
 """
 
 
