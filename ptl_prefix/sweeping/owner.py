@@ -50,7 +50,7 @@ def is_alive(owner: Mapping[str, Any] | None) -> bool:
     if owner is None:
         return False
     if owner["machine"] == _machine():
-        return _born(owner["pid"]) == owner["born"]
+        return bool(_born(owner["pid"]) == owner["born"])
     return bool(time.time() - owner["beat"] < _SILENCE_S)
 
 

@@ -89,9 +89,7 @@ class SweepSettings:
                 f"{without_password(str(self.storage))!r}."
             )
         if scheme == "postgresql" and importlib.util.find_spec("psycopg") is None:
-            problems.append(
-                "PostgreSQL needs psycopg, which is not installed; run pip install 'ptl-prefix[postgres]'."
-            )
+            problems.append("PostgreSQL needs psycopg, which is not installed; run pip install 'ptl-prefix[postgres]'.")
         for name, arm in self.arms.items():
             problems += _arm_problems(name, arm)
         if self.arms and self.params:

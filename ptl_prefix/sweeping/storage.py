@@ -49,7 +49,8 @@ class StudyStorage:
             from optuna.storages.journal import JournalFileBackend
 
             path = self._folder / JOURNAL_FILE
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+            lock: Any = _JournalLock(path)  # not of Optuna's class, which would have to be imported with this file
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         try:
             # Workers of one machine write to one file, and wait for each other.
             waiting = {"connect_args": {"timeout": 60}} if not self._is_served else None

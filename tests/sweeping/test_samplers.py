@@ -52,7 +52,9 @@ def test_every_point_is_a_legal_one(sampler: Sampler) -> None:
     for point in points(sampler, 6):
         assert 1e-5 <= point["optimizer.lr"] <= 1e-2  # type: ignore[operator]
         assert point["method.prefix_length"] in range(1, 41)
-        assert SPACE.dimensions["method.prefix_dropout"].text(point["method.prefix_dropout"]) in "0.0 0.1 0.2 0.3 0.4 0.5"
+        assert (
+            SPACE.dimensions["method.prefix_dropout"].text(point["method.prefix_dropout"]) in "0.0 0.1 0.2 0.3 0.4 0.5"
+        )
         assert point["method.reparam"] in ("none", "mlp", None, True)
         assert len(SPACE.overrides(point)) == 4
 
@@ -81,7 +83,9 @@ def test_each_choice_of_the_config_builds_its_sampler(name: str) -> None:
         for _, one in inspect.getmembers(samplers, inspect.isclass)
         if one.__module__ == samplers.__name__ and one.__name__.lower().removesuffix("points") == name
     )
-    sampler: Sampler = build({"_target_": f"{kind.__module__}.{kind.__name__}", **defaults_of(f"hydra/sweeper/sampler/{name}")})
+    sampler: Sampler = build(
+        {"_target_": f"{kind.__module__}.{kind.__name__}", **defaults_of(f"hydra/sweeper/sampler/{name}")}
+    )
 
     assert sampler.lists_points == (name in ("grid", "exhaustive"))
     assert sampler.shuffles() == (name == "exhaustive")
@@ -97,7 +101,11 @@ def test_what_is_listed_has_no_sampler_of_optunas() -> None:
     ("sampler", "module", "sentence"),
     [
         (Gp(), "scipy", "The sampler gp needs scipy, which is not installed; run pip install 'ptl-prefix[gp]'."),
-        (CmaEs(), "cmaes", "The sampler cmaes needs cmaes, which is not installed; run pip install 'ptl-prefix[cmaes]'."),
+        (
+            CmaEs(),
+            "cmaes",
+            "The sampler cmaes needs cmaes, which is not installed; run pip install 'ptl-prefix[cmaes]'.",
+        ),
     ],
 )
 def test_a_library_that_is_missing_is_named_with_its_extra(
