@@ -63,6 +63,12 @@ class StudyStorage:
                 f"A study's storage must open, but {without_password(self._url)} does not: {fact}"
             ) from error
 
+    def close(self) -> None:
+        """Let go of a database's connections; a journal has none."""
+        if self._url is not None:
+            self.trials.remove_session()
+            self.trials.engine.dispose()
+
     @property
     def _is_served(self) -> bool:
         """Whether a server keeps the trials, which then has the locks, too."""
