@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-
 _kept_configs: Path | None = None
 
 

@@ -138,7 +138,14 @@ class TinyRuns:
 
     def config(self, **changes: Any) -> dict[str, Any]:
         """A resolved config as the command line composes it; `trainer__max_steps` changes `trainer.max_steps`."""
-        config: dict[str, Any] = {"seed": 0, "run_id": "tiny", "dry_run": False, "resume": None}
+        config: dict[str, Any] = {
+            "seed": 0,
+            "run_id": "tiny",
+            "dry_run": False,
+            "resume": None,
+            "study": None,
+            "trial": None,
+        }
         for group, (defaults, target) in _TARGETS.items():
             config[group] = {"_target_": target, **defaults_of(defaults)}
         places = {"backbone__path": str(self.backbone_folder), "data__cache_dir": str(self.cache)}

@@ -118,7 +118,7 @@ def _damaged(path: Path, number: int, fact: str) -> RunError:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Shorten a log to its last end of line. In place: the bytes that stay are not touched; a whole log is not written."""
+    """Shorten a log to its last end of line. In place: the bytes that stay are not touched, nor is a whole log."""
     if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb") as file:

@@ -15,7 +15,13 @@ import yaml
 
 from ptl_prefix import settings
 
-CATALOGS = {"tasks": "task", "backbones": "backbone", "methods": "method", "experiments": "experiment"}
+CATALOGS = {
+    "tasks": "task",
+    "backbones": "backbone",
+    "methods": "method",
+    "experiments": "experiment",
+    "sweeps": "sweeps",
+}
 """The verbs that list the choices of one group."""
 
 _MOST_NAMED = 20
@@ -32,14 +38,13 @@ class Choice:
 
 def group_names(config_dir: str | None = None) -> list[str]:
     """The groups, Hydra's own settings left out. A folder of the user's adds to the package's."""
-    return sorted(
-        {path.name for folder in _folders(config_dir) for path in folder.iterdir() if path.is_dir()} - {"hydra"}
-    )
+    found = {path.name for folder in _folders(config_dir) for path in folder.iterdir() if path.is_dir()}
+    return sorted((found | {settings.sweeps_dir().name}) - {"hydra"})
 
 
 def choices(group: str, config_dir: str | None = None) -> list[Choice]:
     """The choices of a group in alphabetical order; empty when there is no such group."""
-    files = {path.stem: path for folder in _folders(config_dir) for path in (folder / group).glob("*.yaml")}
+    files = {path.stem: path for folder in _folders_of(group, config_dir) for path in folder.glob("*.yaml")}
     return [Choice(name, _first_comment(path)) for name, path in sorted(files.items())]
 
 
@@ -74,7 +79,7 @@ def target_of(group: str, choice: str, config_dir: str | None = None) -> str | N
 
 
 def _content(group: str, choice: str, config_dir: str | None) -> dict[str, Any]:
-    path = next((p for folder in _folders(config_dir) if (p := folder / group / f"{choice}.yaml").is_file()), None)
+    path = next((p for folder in _folders_of(group, config_dir) if (p := folder / f"{choice}.yaml").is_file()), None)
     return (yaml.safe_load(path.read_text(encoding="utf-8")) if path else None) or {}
 
 
@@ -94,6 +99,12 @@ def listing(found: Iterable[Choice]) -> str:
 
 def _folders(config_dir: str | None) -> list[Path]:
     return [settings.conf_dir(), *([Path(config_dir)] if config_dir and Path(config_dir).is_dir() else [])]
+
+
+def _folders_of(group: str, config_dir: str | None) -> list[Path]:
+    """Where a group's choices are. Sweeps stand beside the configs, not among them."""
+    shipped = [settings.sweeps_dir()] if group == settings.sweeps_dir().name else []
+    return [*shipped, *(folder / group for folder in _folders(config_dir))]
 
 
 def _first_line(path: Path) -> str:

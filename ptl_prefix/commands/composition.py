@@ -105,7 +105,7 @@ def composed_for_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) 
         # Resolved while there is a Hydra: its folders are made of the rest of the config.
         if composed is None:
             return None
-        hydra = composed.hydra
+        hydra: DictConfig = composed.hydra
         folder = OmegaConf.select(composed, "hydra.sweep.dir")
     OmegaConf.set_readonly(hydra, False)
     hydra.sweep.dir = str(folder)

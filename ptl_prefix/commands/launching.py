@@ -72,8 +72,10 @@ def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> None:
 
     asked = ask(verb, overrides, flags)
     errors: list[BaseException] = []
+    was_entered: list[bool] = []
 
     def study(config: DictConfig, arguments: Sequence[str]) -> None:
+        was_entered.append(True)
         try:
             run_asked(asked, flags)
         except BaseException as error:
@@ -87,6 +89,7 @@ def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> None:
         _studies.remove(study)
     if errors:
         raise errors[0]
+    assert was_entered, "Hydra took the sweeper that the check had seen"
 
 
 _STUDIED = "train"
@@ -113,8 +116,8 @@ def _refuse_ranks(config: Mapping[str, Any]) -> None:
         return
     raise ConfigError(
         [
-            f"A job on {devices} devices needs ranks that see none of the sweep, which only our own sweeper starts; leave "
-            "hydra/sweeper and hydra/launcher out, or write: ptl-prefix train -m hydra/sweeper=optuna ..."
+            f"A job on {devices} devices needs ranks that see none of the sweep, which only our own sweeper starts; "
+            "leave hydra/sweeper and hydra/launcher out, or write: ptl-prefix train -m hydra/sweeper=optuna ..."
         ]
     )
 

@@ -24,7 +24,7 @@ def make_plugins_known() -> None:
     if _is_there(_OTHER):
         raise ConfigError(
             [
-                "One plugin must answer to hydra/sweeper=optuna, but hydra-optuna-sweeper is installed beside ours, which "
+                "One plugin must answer to hydra/sweeper=optuna, but hydra-optuna-sweeper is installed beside ours and "
                 "takes its keys; run pip uninstall hydra-optuna-sweeper."
             ]
         )

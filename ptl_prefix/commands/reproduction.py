@@ -23,7 +23,7 @@ from ptl_prefix.commands.targets import is_node
 from ptl_prefix.commands.words import quoted
 
 _VERB = "train"
-_OF_THE_RUN = ("run_id", "dry_run", "resume")
+_OF_THE_RUN = ("run_id", "dry_run", "resume", "study", "trial")
 """What says which run it is, not what it does."""
 
 

@@ -23,7 +23,9 @@ from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.controller import Controller
 from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.points import Points
 from ptl_prefix.sweeping.question import QUESTION_FILE, Question
+from ptl_prefix.sweeping.register import Register
 from ptl_prefix.sweeping.results import KnownResults, code_fingerprint
 from ptl_prefix.sweeping.storage import StudyStorage
 
@@ -54,18 +56,11 @@ class Study:
     def desk(self) -> Desk:
         """What is written down of it, and what is next."""
         question = self.question
+        register = Register(self.folder, question, StudyStorage(self.folder, self.storage))
+        pruner = build(question.pruner)
+        points = Points(register, build(question.sampler), pruner, self.max_steps)
         known = KnownResults(self.folder.parent) if question.reuse else None
-        freeze = _freezing(self.folder, question)
-        return Desk(
-            self.folder,
-            question,
-            StudyStorage(self.folder, self.storage),
-            build(question.sampler),
-            build(question.pruner),
-            freeze,
-            known,
-            self.max_steps,
-        )
+        return Desk(register, points, pruner, _freezing(self.folder, question), known)
 
     @property
     def max_steps(self) -> int:
@@ -169,5 +164,3 @@ def _freezing(folder: Path, question: Question) -> Callable[[Sequence[str]], dic
             return compose_and_check(VERBS["train"], tuple(overrides), flags).config
 
     return freeze
-
-

@@ -19,7 +19,7 @@ from ptl_prefix.commands.slurm import write_slurm_script
 from ptl_prefix.commands.studies import Study, begin, has_other_code, open_study
 from ptl_prefix.commands.sweep_plan import make_plan, show_plan
 from ptl_prefix.commands.sweep_question import Asked, ask
-from ptl_prefix.commands.sweep_tables import Progress, show_result, status_table
+from ptl_prefix.commands.sweep_tables import Progress, show_result, status_table, trial_name
 from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import ConfigError, SweepError
@@ -74,12 +74,14 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError([f"`sweep {action}` needs {behind}, but got {' '.join(names) or 'nothing'}."])
     study = open_study(_folder_of(names[0]))
     if action in ("resume", "worker"):
-        work(study, Console(stderr=True), workers=config["workers"] or (1 if action == "worker" else None), joins=action)
+        work(
+            study, Console(stderr=True), workers=config["workers"] or (1 if action == "worker" else None), joins=action
+        )
     elif action == "status":
         _show_status(study, watch=config["watch"])
     elif action == "stop":
         how = "now" if config["now"] else "new"
-        study.desk().ask_to_stop("now" if config["now"] else "new")
+        study.desk().register.tell_to_stop("now" if config["now"] else "new")
         print({"now": "What runs is stopped and saved.", "new": "What runs is finished, and nothing new begins."}[how])
     elif names[1] == "slurm":
         path = write_slurm_script(study)
@@ -117,13 +119,13 @@ def work(study: Study, console: Console, *, workers: int | None = None, joins: s
         console.print("the code is not the one that this study began with", style="yellow", highlight=False)
     desk = study.desk()
     if joins != "worker":
-        desk.ask_to_stop(None)
+        desk.register.tell_to_stop(None)
     shown: list[Progress] = []
     controller = study.controller(desk, lambda text: shown[0].say(text), workers)
     shown.append(Progress(study, desk, controller, console))
     with shown[0]:
         controller.run(shown[0].refresh)
-    if controller.interrupted is not None or desk.stop is not None:
+    if controller.interrupted is not None or desk.register.stop is not None:
         console.print(Text(f"Stopped. Go on with:\n  ptl-prefix sweep resume {study.folder}"), soft_wrap=True)
         raise SystemExit(130 if controller.interrupted == "SIGINT" else 143)
     if joins != "worker":
@@ -142,7 +144,10 @@ def _refuse_failures(study: Study, desk: Desk) -> None:
         f"{trial.notes.get('error')}"
         for trial in failed
     ]
-    raise SweepError(f"Every trial of a sweep must end well, but {len(failed)} of {total} failed:{''.join(lines)}")
+    names = ", ".join(trial_name(trial) for trial in failed)
+    raise SweepError(
+        f"Every trial of a sweep must end well, but {len(failed)} of {total} failed: {names}{''.join(lines)}"
+    )
 
 
 def _show_status(study: Study, *, watch: bool) -> None:

@@ -5,6 +5,7 @@ measured by short trainings of the same configs in processes of their own, one a
 """
 
 import dataclasses
+import itertools
 import json
 import shutil
 import statistics
@@ -99,8 +100,9 @@ def read_plan(folder: Path) -> Plan | None:
     """The plan that was made before a study; `None` if none was."""
     try:
         values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    except (OSError, ValueError, TypeError):
+        ranges = {key: (value[0], value[1]) for key, value in values.items() if key != "jobs"}
+        return Plan(jobs=values["jobs"], **ranges)
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
 
 
@@ -133,7 +135,7 @@ def _span(ends: Range, spoken: Any) -> str:
 
 def _corner_configs(asked: Asked, flags: HydraFlags) -> list[Mapping[str, Any]]:
     """The least and the greatest point of each arm: of numbers the ends, of lists the first and the last."""
-    configs = []
+    configs: list[Mapping[str, Any]] = []
     for arm in asked.question.arms:
         for place in (0, -1):
             point = _corner(arm, place)
@@ -169,7 +171,7 @@ def _measure(config: Mapping[str, Any], folder: Path, host: TrialHost, asked: As
         last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise SweepError(f"A study's first steps must run, but they ended with exit code {code}: {''.join(last)}")
     times = [event["time_s"] for event in read_events(run.events) if event["kind"] == "train"]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     record = read_record(run.record)
     step_s = statistics.median(gaps) if gaps else record.cost.train_s / steps
     shutil.rmtree(folder)
@@ -184,9 +186,7 @@ def _plan(asked: Asked, corners: Sequence[_Corner]) -> Plan:
     jobs = None if None in per_arm else sum(number for number in per_arm if number is not None) + extra
     training = [corner.steps * corner.step_s for corner in corners]
     whole = [seconds + corner.fixed_s for seconds, corner in zip(training, corners, strict=True)]
-    sizes = [
-        _PER_NUMBER_BYTES * (corner.stored + _CHECKPOINT_COPIES * corner.trained) + 200_000 for corner in corners
-    ]
+    sizes = [_PER_NUMBER_BYTES * (corner.stored + _CHECKPOINT_COPIES * corner.trained) + 200_000 for corner in corners]
     count = jobs if jobs is not None else 1
     return Plan(
         jobs=jobs,

@@ -22,8 +22,8 @@ from ptl_prefix.commands.compare import write_comparison
 from ptl_prefix.commands.studies import Study
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.sweeping.controller import Controller
-from ptl_prefix.sweeping.desk import CONFIRM, Desk
-from ptl_prefix.sweeping.question import Question
+from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.question import CONFIRM, Question
 from ptl_prefix.sweeping.summary import ArmSummary, Summary, best_of_arms, summarize
 from ptl_prefix.sweeping.trials import FAILURES, Trial
 
@@ -74,7 +74,9 @@ class Progress:
             if job is not None:
                 running.add_row(str(number), trial_name(job.trial), " ".join(job.trial.overrides), *_so_far(job.folder))
         summary = summarize(self._desk)
-        self._live.update(Group(status_table(self._study, summary, len(self._controller.workers)), running), refresh=True)
+        self._live.update(
+            Group(status_table(self._study, summary, len(self._controller.workers)), running), refresh=True
+        )
 
 
 def trial_name(trial: Trial) -> str:
@@ -218,5 +220,3 @@ def _write_page(study: Study, desk: Desk, console: Console) -> None:
     for path in paths:
         if path.suffix == ".html":
             console.print(Text(f"page:  {path}"), soft_wrap=True)
-
-

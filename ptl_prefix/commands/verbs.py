@@ -320,7 +320,10 @@ VERBS = {
                 ("ptl-prefix sweep status prefix_length watch=true", "how far it is"),
                 ("ptl-prefix sweep stop prefix_length now=true", "stop it, saved"),
                 ("ptl-prefix sweep resume prefix_length", "go on with it, also after a crash"),
-                ("ptl-prefix sweep worker outputs/sweeps/prefix_length", "join it, from any machine that sees the folder"),
+                (
+                    "ptl-prefix sweep worker outputs/sweeps/prefix_length",
+                    "join it, from any machine that sees the folder",
+                ),
                 ("ptl-prefix sweep export prefix_length slurm", "a job array of workers"),
             ),
         ),

@@ -150,6 +150,11 @@ def compare(runs: Sequence[ComparedRun], left_out: Sequence[LeftOut] = (), *, me
 def _table(runs: Sequence[ComparedRun], found: Measured, metric: str | None, repeated: list[LeftOut]) -> Table:
     numbers = dict(zip(runs, found.by_run, strict=True))
     infos = _infos(found.by_run)
+    if not infos:
+        places = ", ".join(str(run.folder.path) for run in runs[:3])
+        raise ComparisonError(
+            f"A comparison needs a number, but none of these runs got as far as one: {places}; leave them out."
+        )
     main = metric or main_metric(dict.fromkeys(infos, 0.0)) or ""
     rows = _rows(runs, numbers, repeated)
     rows = _ordered(_judged(rows, infos), main, infos)

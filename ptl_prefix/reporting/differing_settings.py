@@ -14,6 +14,8 @@ _NO_DIFFERENCE = {
     "run_id",
     "seed",
     "dry_run",
+    "study",
+    "trial",
     "resume",
     "task.subset_seed",  # a seed, too
     "method.name",  # the row says it

@@ -68,13 +68,22 @@ class TrialHost:
     def _begin(self) -> None:
         words = [sys.executable, "-m", HOST_MODULE, *(["--warm"] if self._warm else [])]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-        # Its background thread would not be there in a copy of the host.
-        environment |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+        # Threads would not be there in a copy of the host; how many a trial may have is said when it starts.
+        environment |= {
+            "JE_ARROW_MALLOC_CONF": "background_thread:false",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             # A session of its own: Ctrl-C at the terminal is ours to hear, and ours to hand on.
             self._process = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
             )
         # Each host has waiters of its own: those of one that died must not be mixed with those of the next.
         self._waiting = {}
@@ -95,14 +104,15 @@ class TrialHost:
 def _listen(process: "subprocess.Popen[bytes]", waiting: dict[int, "Running"]) -> None:
     """Hand exit codes to those who wait, until the host is gone."""
     assert process.stdout is not None
-    for line in process.stdout:
-        try:
-            message = json.loads(line)
-            number, code = message["number"], message["exit"]
-        except (ValueError, KeyError, TypeError):
-            continue  # something that a library printed
-        if (running := waiting.pop(number, None)) is not None:
-            running.exits.put(code)
+    with process.stdout as said:
+        for line in said:
+            try:
+                message = json.loads(line)
+                number, code = message["number"], message["exit"]
+            except (ValueError, KeyError, TypeError):
+                continue  # something that a library printed
+            if (running := waiting.pop(number, None)) is not None:
+                running.exits.put(code)
     for running in list(waiting.values()):
         running.exits.put(LOST)
 

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import yaml
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import fingerprint_text
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.artifacts.run_record import RunRecord, read_record
+from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
 from ptl_prefix.errors import PtlPrefixError
 
 INDEX_FOLDER = ".results"
@@ -84,6 +84,16 @@ def notes_of(record: RunRecord) -> dict[str, Any]:
         "parameters_trained": record.parameters.trained,
         "parameters_stored": record.parameters.stored,
     }
+
+
+def mark_pruned(folder: RunFolder) -> None:
+    """Say so in a run's own record, which only knows that it was stopped."""
+    try:
+        record = read_record(folder.record)
+    except PtlPrefixError:
+        return
+    if record.status == "stopped":
+        write_record(folder.record, replace(record, status="pruned"))
 
 
 def content_of(config: Mapping[str, Any]) -> str:

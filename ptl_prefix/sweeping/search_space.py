@@ -1,8 +1,8 @@
 """What a sweep may choose from: for each override's key, a list of values or a range of numbers.
 
-In: what was written as `choice(1,2)`, `interval(1e-5,1e-2)`, `range(1,9,2)` or `tag(log,…)`, read by the door that knows
-that grammar. Out: Optuna's distributions, the number of points, the points themselves where they can be listed, and a
-point as overrides again. All of it is plain data that goes into a study's file and comes back.
+In: what was written as `choice(1,2)`, `interval(1e-5,1e-2)`, `range(1,9,2)` or `tag(log,…)`, read by the door that
+knows that grammar. Out: Optuna's distributions, the number of points, the points themselves where they can be listed,
+and a point as overrides again. All of it is plain data that goes into a study's file and comes back.
 """
 
 import itertools
@@ -49,9 +49,7 @@ class Choice:
         """One value in the grammar of overrides. `True` is not 1, nor 1 the same word as 1.0."""
         is_it = [text for one, text in zip(self.values, self.texts, strict=True) if one == value]
         exact = [
-            text
-            for one, text in zip(self.values, self.texts, strict=True)
-            if one == value and type(one) is type(value)
+            text for one, text in zip(self.values, self.texts, strict=True) if one == value and type(one) is type(value)
         ]
         return (exact or is_it)[0]
 

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ptl_prefix.sweeping.desk import CONFIRM, Desk
+from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.question import CONFIRM
 from ptl_prefix.sweeping.trials import State, Trial
 
 
@@ -95,14 +96,14 @@ def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
     arms = [*desk.question.arms, *confirming]
     parts = []
     for arm in arms:
-        trials = desk.trials(arm.name)
+        trials = desk.register.trials(arm.name)
         failed = [trial for trial in trials if trial.state == "failed"]
         parts.append(
             ArmSummary(
                 name=arm.name,
                 wanted=arm.space.size if arm.name == CONFIRM else desk.question.trials_of(arm),
                 states=Counter(trial.state for trial in trials),
-                best=desk.best(arm.name, 10),
+                best=desk.register.best(arm.name, 10),
                 failures=Counter(str(trial.notes.get("failure")) for trial in failed),
                 surrender=desk.surrender(arm, trials),
                 importance=_importance(desk, arm.name) if with_importance and arm.name != CONFIRM else {},
@@ -110,7 +111,7 @@ def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
                 tokens=sum(trial.tokens for trial in trials if "reused_from" not in trial.notes),
             )
         )
-    reused = sum("reused_from" in trial.notes for arm in arms for trial in desk.trials(arm.name))
+    reused = sum("reused_from" in trial.notes for arm in arms for trial in desk.register.trials(arm.name))
     return Summary(arms=parts, confirmed=_confirmed(desk) if confirming else [], reused=reused)
 
 
@@ -122,7 +123,7 @@ def best_of_arms(summary: Summary, sign: int) -> list[Trial]:
 
 def _confirmed(desk: Desk) -> list[Confirmed]:
     values: dict[str, list[float]] = {}
-    for trial in desk.trials(CONFIRM):
+    for trial in desk.register.trials(CONFIRM):
         if trial.state == "finished" and trial.value is not None:
             values.setdefault(str(trial.frozen.params["candidate"]), []).append(trial.value)
     found = [
@@ -142,7 +143,7 @@ def _importance(desk: Desk, arm: str) -> dict[str, float]:
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator
 
-    study = desk.study(arm)
+    study = desk.register.study(arm)
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(finished) < 4 or len({trial.value for trial in finished}) < 2:
         return {}

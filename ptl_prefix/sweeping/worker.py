@@ -12,10 +12,10 @@ from typing import Any
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
+from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.sweeping.desk import Desk, Job, Outcome
-from ptl_prefix.sweeping.host import LOST, Running, TrialHost
+from ptl_prefix.sweeping.host import LOST, TrialHost
 from ptl_prefix.sweeping.owner import BEAT_S
 from ptl_prefix.sweeping.pruners import SuccessiveHalving, is_promoted
 from ptl_prefix.sweeping.results import notes_of
@@ -55,7 +55,7 @@ class Worker:
             job = self._desk.next()
             if job == "done":
                 return
-            if job is None:
+            if job == "wait":
                 self.stopping.wait(_IDLE_S)
                 continue
             self.job = job
@@ -67,8 +67,6 @@ class Worker:
             finally:
                 self.job = None
             self._desk.close(job, outcome)
-            if outcome.kind == "pruned":
-                _mark_pruned(job.folder)
             self._say_what_came(job, outcome)
 
     def _run(self, job: Job) -> Outcome:
@@ -79,11 +77,11 @@ class Worker:
         while (code := running.wait(_GLANCE_S)) is None:
             now = time.monotonic()
             if now >= beat_at:
-                self._desk.beat(job.trial)
+                self._desk.register.beat(job.trial)
                 beat_at = now + BEAT_S
-                if self._desk.stop is not None:
+                if self._desk.register.stop is not None:
                     self.stopping.set()
-                    if self._desk.stop == "now":
+                    if self._desk.register.stop == "now":
                         self.stopping_now.set()
             if verdict is None:
                 verdict = "released" if self.stopping_now.is_set() else watch.verdict()
@@ -147,24 +145,27 @@ class _Watch:
 
     def _judge(self, step: int, value: float) -> str | None:
         desk, trial = self._desk, self._job.trial
-        desk.report(trial, step, value)
+        desk.register.report(trial, step, value)
         if step >= self._job.max_steps:
             return None
         if isinstance(desk.pruner, SuccessiveHalving):
             return self._at_rungs(step, value, desk.pruner.reduction_factor)
-        return "pruned" if desk.should_prune(trial, self._job.max_steps) else None
+        pruner = desk.pruner.make(self._job.max_steps)
+        should_stop = pruner.prune(desk.register.study(trial.arm), desk.register.again(trial).frozen)
+        return "pruned" if should_stop else None
 
     def _at_rungs(self, step: int, value: float, reduction_factor: int) -> str | None:
         """Pause at the highest rung that was newly reached, unless the trial is among the best there."""
-        desk, trial = self._desk, self._job.trial
-        reached = [rung for rung in self._rungs if rung <= step and rung not in desk.rungs(trial)]
-        for rung in reached:
-            desk.note(trial, **{f"rung_{rung}": desk.question.sign * value})
+        question, register, trial = self._desk.question, self._desk.register, self._job.trial
+        trials = {one.number: one.rungs for one in register.trials(trial.arm)}
+        own = trials.pop(trial.number)
+        reached = [rung for rung in self._rungs if rung <= step and rung not in own]
+        register.note(trial, **{f"rung_{rung}": question.sign * value for rung in reached})
         if not reached:
             return None
         rung = reached[-1]
-        others = [values[rung] for one, values in desk.rungs_of_arm(trial).items() if rung in values and one != trial.number]
-        if is_promoted(desk.question.sign * value, others, reduction_factor):
+        others = [values[rung] for values in trials.values() if rung in values]
+        if is_promoted(question.sign * value, others, reduction_factor):
             return None
         self.paused_at = rung
         return "paused"
@@ -177,15 +178,18 @@ def _outcome(job: Job, code: int, verdict: str | None, watch: _Watch, objective:
     if code == 0 and record is not None and record.status == "finished":
         if objective not in record.metrics:
             there = ", ".join(sorted(record.metrics))
-            return Outcome("failed", failure="no objective", error=f"there is no {objective}, only {there}", notes=notes)
+            return Outcome(
+                "failed", failure="no objective", error=f"there is no {objective}, only {there}", notes=notes
+            )
         return Outcome("finished", value=record.metrics[objective], notes=notes)
     if code == _STOPPED:
         if verdict == "paused":
             return Outcome("paused", notes={**notes, "paused_at": watch.paused_at})
-        return Outcome("pruned" if verdict == "pruned" else "released", notes=notes)
-    if code < 0:
-        if verdict in ("paused", "pruned") and code != LOST:  # it did not stop in time, which changes nothing
+        if verdict == "pruned":
             return Outcome("pruned", notes=notes)
+        # Somebody else stopped it; who does so again and again means it.
+        return Outcome("released" if verdict == "released" else "killed", notes=notes)
+    if code < 0:
         return Outcome("killed" if code != LOST else "released", notes=notes)
     error = _error(job.folder) or _last_line(job.folder.path / "log.txt") or f"exit code {code}"
     return Outcome("failed", failure=_kind(error, code), error=error[:500], notes=notes)
@@ -222,10 +226,3 @@ def _last_line(path: Path) -> str:
     except OSError:
         return ""
     return lines[-1] if lines else ""
-
-
-def _mark_pruned(folder: RunFolder) -> None:
-    """Say so in the run's own record, which only knows that it was stopped."""
-    record = _record(folder)
-    if record is not None and record.status == "stopped":
-        write_record(folder.record, RunRecord(**{**vars(record), "status": "pruned"}))

@@ -73,8 +73,8 @@ class Ledger:
             method=plan.method.name,
             seed=plan.seed,
             config=dict(plan.config),
-            study=None,
-            trial=None,
+            study=plan.config.get("study"),
+            trial=plan.config.get("trial"),
             budget={"steps": meter.planned_steps} if meter.planned_steps else None,
             parameters=self._parameters,
             cost=Cost(

@@ -27,7 +27,17 @@ def mistake(verb: Verb, *overrides: str, flags: HydraFlags | None = None) -> str
 def test_a_correct_config_becomes_plain_values_without_hydra(verb: Verb) -> None:
     checked = compose_and_check(verb, ["backbone.path=models/my base", "task.count=3"])
 
-    assert set(checked.config) == {"seed", "run_id", "dry_run", "resume", "task", "backbone", "decoding"}
+    assert set(checked.config) == {
+        "seed",
+        "run_id",
+        "dry_run",
+        "resume",
+        "study",
+        "trial",
+        "task",
+        "backbone",
+        "decoding",
+    }
     assert type(checked.config["task"]) is dict
     assert checked.config["task"]["count"] == 3
     assert checked.config["backbone"]["name"] == "my-base"
@@ -71,9 +81,12 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
         ("task.name=(x", "the value of `task.name` must follow Hydra's grammar, but '(x' does not"),
         ("a b=c", "a setting must be key=value with a key such as optimizer.lr, but 'a b' is no key"),
         ("seed.x=1", "`seed.x` is not a setting"),
-        ("zzz=1", "`zzz` is not a setting; those are: backbone, decoding, dry_run, resume, run_id, seed, task."),
+        (
+            "zzz=1",
+            "`zzz` is not a setting; those are: backbone, decoding, dry_run, resume, run_id, seed, study, task, trial.",
+        ),
         ("task.zzz=1", "`task.zzz` is not a setting; those of `task` are: count, data_dir, name."),
-        ("+zzz=1", "`zzz` is not a setting of `train`; those are: dry_run, resume, run_id, seed."),
+        ("+zzz=1", "`zzz` is not a setting of `train`; those are: dry_run, resume, run_id, seed, study, trial."),
         ("+task.zzz=1", "`task.zzz` is not a setting of Letters"),
         ("task.name=a/b", "`task.name` must be a folder's name of the characters"),
         ("run_id=a b", "`run_id` must be a folder's name of the characters"),

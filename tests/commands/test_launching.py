@@ -13,6 +13,7 @@ from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import ConfigError, DataError, RunError
 
 SWEEP = HydraFlags((("--multirun", None),))
+HYDRAS_OWN = "hydra/sweeper=basic"
 
 pytestmark = pytest.mark.usefixtures("small_conf", "root_logger")
 
@@ -107,7 +108,7 @@ def test_a_resumed_run_goes_on_in_its_own_folder(verb: Verb, small_conf: Path) -
 def test_each_job_of_a_sweep_has_a_folder_and_a_run_id_of_its_own(verb: Verb) -> None:
     body = Body()
 
-    run_with_hydra(verb, ["backbone.path=b", "task.count=1,2", "hydra.sweep.dir=s"], SWEEP, body)
+    run_with_hydra(verb, [HYDRAS_OWN, "backbone.path=b", "task.count=1,2", "hydra.sweep.dir=s"], SWEEP, body)
 
     assert [config["task"]["count"] for config, _ in body.calls] == [1, 2]
     assert [folder for _, folder in body.calls] == [Path.cwd() / "s/0", Path.cwd() / "s/1"]
@@ -118,7 +119,7 @@ def test_jobs_that_fail_are_all_told_of_and_stop_no_other(verb: Verb, capsys: py
     body = Body({1: DataError("The file must exist."), 2: ZeroDivisionError("unexpected")})
 
     with pytest.raises(RunError, match=r"2 of 3 failed: 0, 1"):
-        run_with_hydra(verb, ["backbone.path=b", "task.count=1,2,3"], SWEEP, body)
+        run_with_hydra(verb, [HYDRAS_OWN, "backbone.path=b", "task.count=1,2,3"], SWEEP, body)
 
     told = capsys.readouterr().err
     assert len(body.calls) == 3
@@ -143,7 +144,7 @@ def test_values_that_only_clash_together_stop_their_job_before_its_body(
     body = Body()
 
     with pytest.raises(RunError, match="1 of 4 failed: 3"):
-        run_with_hydra(verb, ["backbone.path=b", "task.name=a,b", "task.count=1,2"], SWEEP, body)
+        run_with_hydra(verb, [HYDRAS_OWN, "backbone.path=b", "task.name=a,b", "task.count=1,2"], SWEEP, body)
 
     assert len(body.calls) == 3
     assert "must not be 2" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from ptl_prefix.commands.resolvers import register_resolvers
 from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import split_command_line
 
-OF_THE_RUN = ("run_id", "dry_run", "resume")
+OF_THE_RUN = ("run_id", "dry_run", "resume", "study", "trial")
 
 
 def composed(*words: str) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""What a sweep's trials cost beside a fresh process each.
+
+    python -m benchmarks.sweep_start                  # 24 trials of 20 steps, two at a time on both sides
+    python -m benchmarks.sweep_start --trials 6 --workers 1
+
+In: a small random backbone, so that starting is most of the work. Out: seconds of the whole study, from the command's
+start to its end, of the same trainings by `ptl-prefix train` in a process each, and their ratio. Both sides make the
+same runs with as many at once; they take turns, nothing is shared between them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.backbones.spec import EMBEDDED
+
+_STEPS = 20
+
+
+@contextmanager
+def small_backbone() -> Iterator[Path]:
+    """A random GPT-2 of two narrow layers with the embedded tokenizer, in a folder that is removed."""
+    with tempfile.TemporaryDirectory(prefix="ptl-prefix-bench-") as scratch:
+        folder = Path(scratch) / "small"
+        folder.mkdir()
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).write_bytes((EMBEDDED / "tiny_gpt2" / name).read_bytes())
+        vocabulary = len(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
+        torch.manual_seed(0)
+        config = GPT2Config(vocab_size=vocabulary + 64, n_embd=32, n_layer=2, n_head=4, n_positions=256)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+        yield Path(scratch)
+
+
+def settings_of(backbone: Path) -> list[str]:
+    """What all trainings of both sides have."""
+    return [
+        "backbone=local",
+        f"backbone.path={backbone / 'small'}",
+        "backbone.name=small",
+        "backbone.dtype=float32",
+        "backbone.device=cpu",
+        "task.num_train=64",
+        "task.num_validation=8",
+        "task.num_test=4",
+        "data.batch_size=4",
+        "method.reparam_hidden_size=16",
+        "generation.max_new_tokens=4",
+        "evaluation.num_examples=2",
+        f"trainer.max_steps={_STEPS}",
+        f"trainer.val_check_interval={_STEPS}",
+    ]
+
+
+def swept(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> float:
+    """Seconds of a study of so many trials."""
+    words = ["-m", *settings, f"seed=range(0,{trials})", f"hydra.sweeper.n_jobs={workers}", "hydra.sweep.dir=study"]
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "ptl_prefix", "train", *words], cwd=cwd, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
+def fresh(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> float:
+    """Seconds of as many commands, so many at a time."""
+    began = time.monotonic()
+    running: list[subprocess.Popen[bytes]] = []
+    for seed in range(trials):
+        if len(running) == workers:
+            _end(running.pop(0))
+        words = [*settings, f"seed={seed}", f"hydra.run.dir=fresh/{seed}"]
+        command = [sys.executable, "-m", "ptl_prefix", "train", *words]
+        running.append(subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    for process in running:
+        _end(process)
+    return time.monotonic() - began
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    _, error = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"A training must end well, but: {error.decode()}")
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, float]:
+    """Measure, show, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/sweep_start.json"))
+    options = parser.parse_args(words)
+    with small_backbone() as folder:
+        settings = settings_of(folder)
+        seconds = {
+            "a study": swept(settings, options.trials, options.workers, folder),
+            "a process each": fresh(settings, options.trials, options.workers, folder),
+        }
+    ratio = seconds["a study"] / seconds["a process each"]
+    table = Table(
+        title=f"{options.trials} trainings of {_STEPS} steps, {options.workers} at a time", title_justify="left"
+    )
+    for heading in ("", "seconds", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row("a study", f"{seconds['a study']:.1f}", f"{ratio:.3f}")
+    table.add_row("a process each", f"{seconds['a process each']:.1f}", "1")
+    Console().print(table)
+    result = {**seconds, "ratio": ratio}
+    about = {"trials": options.trials, "workers": options.workers, "steps": _STEPS, "environment": environment()}
+    write_atomically(options.out, json.dumps({**about, **result}, indent=1) + "\n")
+    return result
+
+
+if __name__ == "__main__":
+    main()

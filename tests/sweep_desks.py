@@ -1,0 +1,88 @@
+"""Studies without trainings: a desk over a real journal, whose jobs are ended by hand."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptl_prefix.sweeping.desk import Desk, Job, Outcome
+from ptl_prefix.sweeping.points import Points
+from ptl_prefix.sweeping.pruners import NoPruner, Pruner
+from ptl_prefix.sweeping.question import Arm, Budget, Question
+from ptl_prefix.sweeping.register import Register
+from ptl_prefix.sweeping.results import KnownResults
+from ptl_prefix.sweeping.samplers import Exhaustive, Sampler
+from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
+from ptl_prefix.sweeping.storage import StudyStorage
+
+LENGTHS = SearchSpace({"method.prefix_length": Numbers(low=1, high=8, is_int=True)})
+RATES = SearchSpace({"optimizer.lr": Numbers(low=1e-4, high=1e-2, log=True)})
+WORDS = SearchSpace({"method.reparam": Choice(values=["none", "mlp"], texts=["none", "mlp"])})
+
+
+def question(**changes: Any) -> Question:
+    """A small one: eight lengths, in an order that is drawn."""
+    arms = changes.pop("arms", [Arm(name="", overrides=(), space=changes.pop("space", LENGTHS))])
+    values: dict[str, Any] = {
+        "name": "small",
+        "token": "abc123",
+        "config_name": "train",
+        "overrides": ["task.num_train=8"],
+        "arms": arms,
+        "direction": "minimize",
+        "objective": "val/loss",
+        "budget": Budget(trials=4),
+        "confirmation": None,
+        "sampler": {},
+        "pruner": {},
+        "max_failure_rate": 0.5,
+        "workers": 1,
+        "threads": None,
+        "devices": [],
+        "warm": True,
+        "reuse": False,
+        "code": "",
+    }
+    return Question(**{**values, **changes})
+
+
+def freeze(overrides: Sequence[str]) -> dict[str, Any]:
+    """What composition would do, as far as a desk looks into it."""
+    settings = dict(text.split("=", 1) for text in overrides)
+    return {"settings": settings, "trainer": {"max_steps": 90}}
+
+
+def desk(
+    folder: Path,
+    asked: Question,
+    *,
+    sampler: Sampler | None = None,
+    pruner: Pruner | None = None,
+    known: KnownResults | None = None,
+) -> Desk:
+    """One worker's view of a study; another's is another call with the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    register = Register(folder, asked, StudyStorage(folder, None))
+    pruner = pruner or NoPruner()
+    points = Points(register, sampler or Exhaustive(seed=0), pruner, 90)
+    return Desk(register, points, pruner, freeze, known)
+
+
+def job_of(one: Desk) -> Job:
+    """The next job, where there must be one."""
+    job = one.next()
+    assert isinstance(job, Job), job
+    return job
+
+
+def finish(one: Desk, job: Job, value: float, **notes: Any) -> None:
+    """End a job well."""
+    one.close(job, Outcome("finished", value=value, notes=notes))
+
+
+def run_all(one: Desk, values: Mapping[tuple[str, ...], float] | None = None) -> list[Job]:
+    """End every job well; a point's value is its place unless it is given."""
+    jobs = []
+    while isinstance(job := one.next(), Job):
+        jobs.append(job)
+        finish(one, job, (values or {}).get(job.trial.overrides, float(len(jobs))), train_s=10.0, tokens=100)
+    return jobs
