@@ -84,8 +84,8 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
         raise ConfigError(mistakes)
     swept = [text for text in overrides if is_swept(text)]
     given = _single(verb, overrides, flags)
-    # Where Hydra puts the sweep and how it is searched is settled now, and nothing of a trial. The sweeper's name stays:
-    # files may set keys that only this one has.
+    # Where Hydra puts the sweep and how it is searched is settled now, and nothing of a trial. The sweeper's name
+    # stays: files may set keys that only this one has.
     settled = [text for text in given if text.lstrip("+").startswith(("hydra.sweep", "hydra/sweeper/"))]
     single = [text for text in given if text not in settled]
     ours = (*ours, *(text for text in settled if not text.lstrip("+").startswith("hydra.sweep.")))
