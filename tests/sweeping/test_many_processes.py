@@ -1,4 +1,4 @@
-"""Several processes ask and tell at once, in every kind of storage: no point twice, none lost, exactly as many as asked."""
+"""Several processes ask and tell at once, in every kind of storage: no point twice, none lost, as many as asked."""
 
 import importlib.util
 import json
