@@ -22,7 +22,7 @@ from ptl_prefix.errors import ConfigError
 from ptl_prefix.settings import mistakes_in
 from ptl_prefix.sweeping.question import Arm, Budget, Confirmation, Question
 from ptl_prefix.sweeping.results import code_fingerprint
-from ptl_prefix.sweeping.search_space import SearchSpace
+from ptl_prefix.sweeping.search_space import MOST_LISTED, SearchSpace
 from ptl_prefix.sweeping.settings import SweepSettings
 from ptl_prefix.sweeping.storage import absolute_url
 
@@ -155,9 +155,10 @@ def _problems(question: Question, settings: SweepSettings, config: Mapping[str, 
             )
         if sampler.lists_points and arm.space.size is None:
             law = "The sampler takes points in turn"
-            problems.append(f"{law}, but the space{where} has an interval; take tpe or random.")
+            fact = f"but the space{where} has an interval, or more than {MOST_LISTED:,} points"
+            problems.append(f"{law}, {fact}; take tpe or random.")
         if arm.space.size is None and budget.trials is None and budget.seconds is None and budget.tokens is None:
-            problems.append(f"The search{where} must end, but has an interval and neither n_trials nor a budget.")
+            problems.append(f"The search{where} must end, but has neither n_trials nor a budget.")
     if pruner.prunes and question.objective != "val/loss":
         problems.append(
             "Pruning needs `hydra.sweeper.objective` to be val/loss, the one number that a run has on its way, "

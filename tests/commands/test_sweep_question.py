@@ -132,8 +132,9 @@ def test_points_of_an_interval_cannot_be_taken_in_turn(verb: Verb) -> None:
 
 def test_a_grid_over_an_interval_never_ends_and_is_refused(verb: Verb, weighed: None) -> None:
     assert mistakes(verb, "hydra/sweeper=grid", "weight=interval(0,1)") == (
-        "The sampler takes points in turn, but the space has an interval; take tpe or random.",
-        "The search must end, but has an interval and neither n_trials nor a budget.",
+        "The sampler takes points in turn, but the space has an interval, or more than 10,000 points; take "
+        "tpe or random.",
+        "The search must end, but has neither n_trials nor a budget.",
     )
 
 

@@ -76,6 +76,16 @@ def test_a_space_with_an_interval_has_no_size_and_no_list_of_points() -> None:
     assert list(space.points()) == []
 
 
+def test_what_is_too_much_is_never_listed() -> None:
+    seeds, lengths = Numbers(low=0, high=2**32 - 1, is_int=True), Numbers(low=1, high=200, is_int=True)
+
+    assert seeds.listed() is None
+    assert SearchSpace({"seed": seeds}).size is None
+    assert SearchSpace({"a": lengths}).size == 200
+    assert SearchSpace({"a": lengths, "b": lengths}).size is None
+    assert list(SearchSpace({"a": lengths, "b": lengths}).points()) == []
+
+
 def test_a_space_of_nothing_has_one_point() -> None:
     assert SearchSpace({}).size == 1
     assert list(SearchSpace({}).points()) == [{}]
