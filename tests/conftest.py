@@ -18,6 +18,8 @@ _NO_NETWORK = Path(__file__).parent / "no_network"
 
 forbid_network()
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_NO_NETWORK), os.environ.get("PYTHONPATH")]))
+# What is tested of W&B says so itself.
+os.environ["WANDB_MODE"] = "disabled"
 # Libraries that ask a hub before they look at the disk would only be refused.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Sums over several threads differ in their last bits from one machine to the next.

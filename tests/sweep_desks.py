@@ -48,7 +48,7 @@ def question(**changes: Any) -> Question:
 def freeze(overrides: Sequence[str]) -> dict[str, Any]:
     """What composition would do, as far as a desk looks into it."""
     settings = dict(text.split("=", 1) for text in overrides)
-    return {"settings": settings, "trainer": {"max_steps": 90}}
+    return {"settings": settings, "trainer": {"max_steps": 90}, "tracking": {"group": None}}
 
 
 def desk(

@@ -38,6 +38,7 @@ _TARGETS = {
     "trainer": ("trainer/default", "pytorch_lightning.Trainer"),
     "generation": ("generation/greedy", "ptl_prefix.artifacts.decoding.Decoding"),
     "evaluation": ("evaluation/default", "ptl_prefix.evaluation.evaluate.EvaluationSettings"),
+    "tracking": ("tracking/none", "ptl_prefix.tracking.tracking.Tracking"),
 }
 
 _SMALL = {

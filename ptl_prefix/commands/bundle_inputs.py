@@ -10,7 +10,7 @@ from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.commands.verbs import DecodingChanges
+from ptl_prefix.commands.verb_settings import DecodingChanges
 from ptl_prefix.errors import DataError
 
 

@@ -62,11 +62,16 @@ class Study:
         known = KnownResults(self.folder.parent) if question.reuse else None
         return Desk(register, points, pruner, _freezing(self.folder, question), known)
 
+    def first_config(self) -> dict[str, Any]:
+        """The config of the first point that was checked: what all trials have, they have from here."""
+        config = yaml.safe_load((self.folder / CONFIGS / "first.yaml").read_text(encoding="utf-8"))
+        assert isinstance(config, dict)
+        return config
+
     @property
     def max_steps(self) -> int:
         """Steps of a trial's training, as far as the question says."""
-        config = yaml.safe_load((self.folder / CONFIGS / "first.yaml").read_text(encoding="utf-8"))
-        steps = int(config["trainer"].get("max_steps") or -1)
+        steps = int(self.first_config()["trainer"].get("max_steps") or -1)
         return steps if steps > 0 else 10**9
 
     def controller(self, desk: Desk, say: Callable[[str], None], workers: int | None = None) -> Controller:

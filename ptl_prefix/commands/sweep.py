@@ -20,12 +20,15 @@ from ptl_prefix.commands.studies import Study, begin, has_other_code, open_study
 from ptl_prefix.commands.sweep_plan import make_plan, show_plan
 from ptl_prefix.commands.sweep_question import Asked, ask
 from ptl_prefix.commands.sweep_tables import Progress, show_result, status_table, trial_name
+from ptl_prefix.commands.targets import build
 from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import ConfigError, SweepError
 from ptl_prefix.sweeping.desk import Desk
 from ptl_prefix.sweeping.question import QUESTION_FILE
 from ptl_prefix.sweeping.summary import summarize
+from ptl_prefix.sweeping.telling import tell
+from ptl_prefix.tracking.tracking import Tracking
 
 ASKING = ("plan", "run")
 """The actions whose settings are those of the trials."""
@@ -129,8 +132,18 @@ def work(study: Study, console: Console, *, workers: int | None = None, joins: s
         console.print(Text(f"Stopped. Go on with:\n  ptl-prefix sweep resume {study.folder}"), soft_wrap=True)
         raise SystemExit(130 if controller.interrupted == "SIGINT" else 143)
     if joins != "worker":
+        tell(desk, _tracking_of(study), lambda text: console.print(Text(text), soft_wrap=True))
         show_result(study, desk, Console(file=sys.stdout))
         _refuse_failures(study, desk)
+
+
+def _tracking_of(study: Study) -> Tracking:
+    """Who is told of the study's trials is told of the study; its curves are theirs."""
+    node = study.first_config()["tracking"]
+    own = {"job_type": "sweep", "csv": False, "tensorboard": False, "group": node["group"] or study.question.name}
+    tracking = build({**node, **own})
+    assert isinstance(tracking, Tracking)
+    return tracking
 
 
 def _refuse_failures(study: Study, desk: Desk) -> None:

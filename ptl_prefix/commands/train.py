@@ -6,15 +6,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.outcome import show_estimate, show_outcome
 from ptl_prefix.commands.targets import build, target_values
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.evaluation.metric import name_mistakes
+from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
 from ptl_prefix.training.plan import Plan, accelerator_problems, room_problems, split_problems, trainer_problems
@@ -35,7 +36,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if config["resume"] is not None:
         _resume(RunFolder.open(config["resume"]), console)
         return
-    plan = plan_of(config)
+    plan = plan_of(_grouped(config))
     if problems := plan.problems():
         raise ConfigError(problems)
     if config["dry_run"]:
@@ -61,6 +62,7 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
         trainer=target_values(config["trainer"]),
         decoding=build(config["generation"]),
         evaluation=build(config["evaluation"]),
+        tracking=build(config["tracking"]) if "tracking" in config else Tracking(),
         config=config,
     )
 
@@ -72,6 +74,18 @@ def run_frozen(folder: Path) -> None:
         folder: A run's folder with a checked config.
     """
     _resume(RunFolder.open(folder), Console(stderr=True))
+
+
+def _grouped(config: dict[str, Any]) -> dict[str, Any]:
+    """The config, in which the runs of a foreign sweep belong together; also when one of them is resumed alone."""
+    # Here, as a trial of ours knows nothing of Hydra.
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or config["tracking"]["group"] is not None:
+        return config
+    return {**config, "tracking": {**config["tracking"], "group": Path(hydra.sweep.dir).name}}
 
 
 def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,26 +120,12 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     return mistakes
 
 
-def config_of_run(folder: RunFolder) -> dict[str, Any]:
-    """The resolved config that a run was started with.
-
-    Raises:
-        RunError: When it cannot be read.
-    """
-    try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-    except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
-        raise RunError(f"A run's config must be readable, but '{folder.config}' is not: {error}") from error
-    return config
-
-
 def _resume(folder: RunFolder, console: Console) -> None:
     """Go on inside the run's folder, with the config it was started with."""
     if folder.record.exists() and (record := read_record(folder.record)).status == "finished":
         console.print(f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}")
         return
-    plan = plan_of(config_of_run(folder))
+    plan = plan_of(read_config(folder))
     if problems := plan.problems():
         raise ConfigError(problems)
     _train(plan, folder, console, resume=True)

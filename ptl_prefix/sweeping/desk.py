@@ -246,7 +246,9 @@ class Desk:
         fixed = () if arm == CONFIRM else self.question.arm(arm).overrides
         config = self._freeze((*self.question.overrides, *fixed, *overrides))
         name = "-".join(filter(None, (self.question.name, self.question.token, arm, str(number))))
-        return {**config, "run_id": name, "study": self.question.name, "trial": number}
+        # In W&B, too, they belong together.
+        tracking = {**config["tracking"], "group": config["tracking"]["group"] or self.question.name}
+        return {**config, "run_id": name, "study": self.question.name, "trial": number, "tracking": tracking}
 
     def close(self, job: Job, outcome: Outcome) -> None:
         """Write down how a worker's part of a trial ended."""

@@ -6,19 +6,18 @@ goes on from the last checkpoint to the same numbers.
 """
 
 import dataclasses
+import signal
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import EarlyStopping
 from rich.console import Console
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
-from ptl_prefix.artifacts.event_log import EventLog, drop_events_after
+from ptl_prefix.artifacts.event_log import drop_events_after
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord
@@ -26,17 +25,16 @@ from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
-from ptl_prefix.tracking.events import EventStream
-from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
+from ptl_prefix.tracking.disk_sink import DiskSink
+from ptl_prefix.tracking.events import EventStream, RunFacts
+from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
+from ptl_prefix.training.loop import Loop
 from ptl_prefix.training.material import Material, load_material
-from ptl_prefix.training.meter import Meter, ProgressBar
-from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.quiet import quiet_lightning
 from ptl_prefix.training.record import Ledger
 from ptl_prefix.training.stopping import RunStopped, StopSignals
-from ptl_prefix.training.stream import BatchStream
 
 
 @dataclass(frozen=True)
@@ -77,23 +75,43 @@ def train(plan: Plan, folder: RunFolder, *, resume: bool = False, console: Conso
 
 def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | None) -> Outcome:
     resumed_step = _prepare(plan, folder, resume=resume)
-    events = EventStream([EventLog(folder.events)])
-    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
-    ledger = Ledger(plan, folder, events, meter)
     console = console or Console(stderr=True)
     signals = StopSignals(console)
+    facts = _facts(plan, folder, resumed_step, console, signals)
+    events = EventStream(DiskSink(), plan.tracking.sinks(), facts.say, plan.tracking.patience_s)
+    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
+    ledger = Ledger(plan, folder, events, meter)
+    exit_code = 1
     try:
         with signals:
+            events.open(facts)
+            if resumed_step is None:
+                ledger.begin()
             session = _Session(plan, folder, events, console, load_material(plan), ledger, meter, signals)
-            return session.run(resumed_step)
+            outcome = session.run(resumed_step)
+        exit_code = 0
+        return outcome
     except RunStopped as stop:
+        exit_code = 128 + signal.Signals[stop.signal_name]
         return Outcome(ledger.close("stopped"), [], [], signal=stop.signal_name)
     except Exception as error:
         events.write("error", step=meter.steps, error=f"{type(error).__name__}: {error}")
         ledger.close("failed")
         raise
     finally:
-        events.close()
+        events.close(exit_code)
+
+
+def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Console, signals: StopSignals) -> RunFacts:
+    """What the run's sinks know of it."""
+    return RunFacts(
+        run_id=plan.run_id,
+        folder=folder,
+        config=plan.config,
+        resumed_step=resumed_step,
+        say=lambda what: console.print(what, highlight=False, soft_wrap=True) if plan.shows_progress else None,
+        request_stop=signals.request_stop,
+    )
 
 
 def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
@@ -103,6 +121,7 @@ def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
         The step that the run goes on from; `None` if it begins.
     """
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    folder.record.unlink(missing_ok=True)  # how a run ended that goes on is no longer true
     if resume and folder.last.exists():
         step = int(torch.load(folder.last, map_location="cpu", weights_only=True)["global_step"])
         drop_events_after(folder.events, step)
@@ -128,28 +147,27 @@ class _Session:
     ) -> None:
         self.plan, self.folder, self.events, self.console = plan, folder, events, console
         self.material, self.ledger, self.meter, self.signals = material, ledger, meter, signals
-        self.backbone, self.device = material.backbone, material.backbone.device
-        self.shows_progress = plan.trainer.get("enable_progress_bar") is not False
+        self.backbone = material.backbone
         self.absent_metrics: dict[str, str] = {}
 
     def run(self, resumed_step: int | None) -> Outcome:
         """Measure the bare backbone, train, then evaluate and export the best checkpoint."""
         bare = self._measure_bare()
-        self._log_start(resumed_step)
+        if resumed_step is None:
+            self._log_material()
         pl.seed_everything(self.plan.seed, verbose=False)
         self.plan.method.attach(self.backbone)
-        self._report_start(is_new=resumed_step is None)
         try:
-            self.ledger.note_parameters(self.backbone)
-            self._fit(resumes=resumed_step is not None)
-            adapted = self._evaluate_best()
+            self._report_start(resumed_step)
+            loop = Loop(self.plan, self.folder, self.events, self.console, self.material, self.meter, self.signals)
+            adapted = self._evaluate_best(loop.fit(resumes=resumed_step is not None))
             return Outcome(self.ledger.close("finished"), bare, adapted, self.material.num_in_decoded_split)
         finally:
             self.plan.method.detach()
 
     def _measure_bare(self) -> list[Prediction]:
         """What the backbone does without the method: the loss, and text if it is wanted."""
-        self._say(f"measuring the bare {self.backbone.name} on {self.device}, {self.backbone.dtype}")
+        self._say(f"measuring the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.dtype}")
         bare = NoAdaptation().attach(self.backbone)
         self.ledger.note_loss("val/loss_before", mean_loss(self.backbone, bare, self.material.validation))
         if not self.plan.evaluation.compare_bare:
@@ -158,79 +176,31 @@ class _Session:
         self._note_scores(outputs, suffix="_before")
         return outputs
 
-    def _log_start(self, resumed_step: int | None) -> None:
-        """Log what a run does before its first step; a resumed one has that in its log already."""
-        if resumed_step is not None:
-            self.events.write("resumed", step=resumed_step)
-            return
+    def _log_material(self) -> None:
+        """Log what a run finds before its first step; a resumed one has that in its log already."""
         for split, report in self.material.encoding.items():
             self.events.write("encoded", step=0, split=split, **dataclasses.asdict(report))
         self.events.write("bare", step=0, **self.ledger.metrics)
 
-    def _report_start(self, *, is_new: bool) -> None:
-        """Say what is worth knowing of the method's start, and log it once."""
+    def _report_start(self, resumed_step: int | None) -> None:
+        """Say and log what there is to train, and what is worth knowing of its start."""
+        parameters = self.ledger.note_parameters(self.backbone)
+        counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
+        counts["planned_steps"] = self.plan.num_steps(len(self.material.train))
+        is_new = resumed_step is None
+        self.events.write("attached" if is_new else "resumed", step=resumed_step or 0, **counts)
         for note in self.plan.method.notes:
             self._say(f"the {self.plan.method.name} {note}")
             if is_new:
                 self.events.write("note", step=0, note=note)
 
-    def _fit(self, *, resumes: bool) -> None:
-        plan, batches = self.plan, self.material.train
-        num_steps = plan.num_steps(len(batches))
-        interval = plan.val_check_interval(len(batches))
-        module = AdaptationModule(self.backbone, plan.method, plan.optimization, total_steps=num_steps)
-        self.checkpoints = Checkpoints(self.folder, val_check_interval=interval, signals=self.signals)
-        with quiet_lightning():
-            pl.Trainer(**self._trainer_arguments(num_steps, interval)).fit(
-                module,
-                train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
-                val_dataloaders=self.material.validation,
-                ckpt_path=self.folder.last if resumes else None,
-                weights_only=True,
-            )
-        # Lightning leaves a model on the CPU when it is done.
-        self.backbone.model.to(self.device)  # type: ignore[arg-type]
-        plan.method.to(self.device)
-
-    def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:
-        return {
-            **self.plan.trainer,
-            "accelerator": {"cuda": "gpu"}.get(self.device.type, self.device.type),
-            "max_steps": num_steps,
-            "max_epochs": -1,
-            "min_epochs": 0,
-            "val_check_interval": interval,
-            "check_val_every_n_epoch": None,
-            "callbacks": self._callbacks(),
-            "default_root_dir": str(self.folder.path),
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "limit_val_batches": 1.0,  # the batches are limited already, to rows from all over the split
-            "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
-        }
-
-    def _callbacks(self) -> list[pl.Callback]:
-        """In this order: what is saved, last, is what the others have settled."""
-        optimization = self.plan.optimization
-        callbacks = [self.signals, RandomState(), LastStepIsValidated(), self.meter]
-        if self.shows_progress:
-            callbacks.append(ProgressBar(self.meter, self.console))
-        if optimization.early_stopping_patience is not None:
-            patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
-            # What is not finite is an error here, never a reason to end well.
-            callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta, check_finite=False))
-        return [*callbacks, self.checkpoints]
-
-    def _evaluate_best(self) -> list[Prediction]:
+    def _evaluate_best(self, checkpoints: Checkpoints) -> list[Prediction]:
         """Test the checkpoint with the least validation loss, and export it."""
         plan = self.plan
-        self._say(f"decoding with the best checkpoint, of step {self.checkpoints.best_step}")
+        self._say(f"decoding with the best checkpoint, of step {checkpoints.best_step}")
         load_trained_state(plan.method, self.folder.best)
         plan.method.eval()
-        self.ledger.note_loss("val/loss", self.checkpoints.best_loss)
+        self.ledger.note_loss("val/loss", checkpoints.best_loss)
         adapted = self._decode(plan.method)
         self._note_scores(adapted)
         bundle = export_bundle(
@@ -268,7 +238,7 @@ class _Session:
         self.absent_metrics.update(absent)
 
     def _say(self, what: str) -> None:
-        if self.shows_progress:
+        if self.plan.shows_progress:
             self.console.print(what, highlight=False)
 
     def _decode(self, method: Method) -> list[Prediction]:

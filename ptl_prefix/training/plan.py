@@ -19,6 +19,7 @@ from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.data.task import Split, Task
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method
+from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.optimization import Optimization
 
 
@@ -37,6 +38,7 @@ class Plan:
         trainer: Arguments of Lightning's `Trainer`, by its own names.
         decoding: How text is generated.
         evaluation: What is decoded at the end.
+        tracking: Who is told what happens, besides the disk.
         config: The resolved config all of this was built from, for the record.
     """
 
@@ -50,6 +52,7 @@ class Plan:
     trainer: Mapping[str, Any]
     decoding: Decoding
     evaluation: EvaluationSettings
+    tracking: Tracking
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -76,6 +79,11 @@ class Plan:
             taken=self.method.positions_taken(backbone),
             settings=self.batches,
         )
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a person is told how it goes."""
+        return self.trainer.get("enable_progress_bar") is not False
 
     @property
     def accumulation(self) -> int:

@@ -1,9 +1,13 @@
 """What a training says of itself when it ends, however it ends."""
 
+from dataclasses import asdict
+
 import torch
 
+from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.rebuilt_record import losses_in
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Status, write_record
 from ptl_prefix.backbones.backbone import Backbone
@@ -37,6 +41,17 @@ class Ledger:
         self._parameters = Parameters(trained=0, stored=0, backbone=0)
         self._device = torch.device("cpu")
 
+    def begin(self) -> None:
+        """Log what a record of the run would need, should it be killed before it writes one."""
+        self._events.write(
+            "begun",
+            step=0,
+            task_version=self._plan.task.version,
+            decoding=asdict(self._plan.decoding),
+            metric_info=dict.fromkeys(("val/loss_before", "val/loss"), asdict(LOSS_INFO)),
+            environment=environment(),
+        )
+
     def note_loss(self, name: str, nats: float) -> None:
         """Keep a loss in nats per target token."""
         self.metrics[name], self._metric_info[name] = nats, LOSS_INFO
@@ -53,17 +68,21 @@ class Ledger:
             self.metrics[key], self._metric_info[key] = value, scores.infos[name]
         return scores.absent
 
-    def note_parameters(self, backbone: Backbone) -> None:
+    def note_parameters(self, backbone: Backbone) -> Parameters:
         """Count parameters, once the method is attached."""
         method = self._plan.method
         self._device = backbone.device
         self._parameters = Parameters(
             trained=method.num_trained, stored=method.num_stored, backbone=backbone.num_parameters
         )
+        return self._parameters
 
     def close(self, status: Status) -> RunRecord:
         """Write the record of a run that ends so."""
         plan, meter = self._plan, self._meter
+        if status != "finished":
+            for name, nats in losses_in(read_events(self._folder.events)).items():
+                self.note_loss(name, nats)
         record = RunRecord(
             run_id=plan.run_id,
             status=status,

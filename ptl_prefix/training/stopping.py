@@ -5,6 +5,7 @@ and after that there is nothing to save, and it comes at once.
 """
 
 import contextlib
+import os
 import signal
 import threading
 from types import FrameType
@@ -49,6 +50,7 @@ class StopSignals(pl.Callback):
     def __exit__(self, *_: object) -> None:
         for number, usual in self._usual.items():
             signal.signal(number, usual)
+        self._usual = {}
 
     def on_train_start(self, *_: Any) -> None:
         """Stops wait from here on. Lightning has put a handler of its own, which would end the run inside a window."""
@@ -59,6 +61,13 @@ class StopSignals(pl.Callback):
     def on_train_end(self, *_: Any) -> None:
         """Stops need not wait any more."""
         self._is_training = False
+
+    def request_stop(self) -> None:
+        """Stop as SIGTERM does, asked for by a thread. Without a main thread that listens, at the next step's end."""
+        if self._usual:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.requested = signal.SIGTERM.name
 
     def _listen(self) -> None:
         for number in SIGNALS:

@@ -10,7 +10,8 @@ from annotated_types import Ge
 
 from ptl_prefix import settings
 from ptl_prefix.commands import targets
-from ptl_prefix.commands.verbs import TrainSettings, Verb
+from ptl_prefix.commands.verb_settings import TrainSettings
+from ptl_prefix.commands.verbs import Verb
 
 PRIMARY = """
 defaults:

@@ -11,6 +11,7 @@ from ptl_prefix.sweeping.desk import Desk, Outcome
 from ptl_prefix.sweeping.pruners import SuccessiveHalving
 from ptl_prefix.sweeping.question import CONFIRM, Arm, Budget, Confirmation
 from ptl_prefix.sweeping.samplers import RandomPoints
+from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 
 TWO = [Arm(name="a", overrides=("method=a",), space=LENGTHS), Arm(name="b", overrides=("method=b",), space=LENGTHS)]
 
@@ -58,6 +59,7 @@ class TestNewTrials:
 
         assert len({job.trial.overrides for job in jobs}) == len(jobs) == 8
         assert "set aside" in states(one), "eight draws of eight numbers without a repetition would be a wonder"
+        assert "set aside set aside" not in " ".join(states(one)), "it is not asked twice for one new point"
 
     def test_two_desks_share_a_study_and_ask_nothing_twice(self, tmp_path: Path) -> None:
         desks = [desk(tmp_path, question(budget=Budget(trials=8)), sampler=RandomPoints(seed=0)) for _ in range(2)]
@@ -254,9 +256,15 @@ class TestConfirming:
         first, second = job_of(one), job_of(one)
         finish(one, first, 1.0)
 
-        assert one.next() == "wait"
+        assert one.next() == "wait" and one.confirming() == []
         finish(one, second, 1.0)
         assert job_of(one).trial.arm == CONFIRM
+
+    def test_the_seed_of_the_search_gives_way(self, tmp_path: Path) -> None:
+        seeds = SearchSpace({"seed": Choice(values=[5], texts=["5"])})
+        one = desk(tmp_path, question(space=seeds, confirmation=Confirmation(top_k=1, seeds=[1])))
+
+        assert run_all(one)[-1].trial.overrides == ("seed=1",)
 
     def test_maximising_confirms_the_greatest(self, tmp_path: Path) -> None:
         asked = question(direction="maximize", space=WORDS, confirmation=Confirmation(top_k=1, seeds=[7]))

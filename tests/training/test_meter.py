@@ -42,7 +42,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 BATCH = ModelInputs(torch.ones(2, 6, dtype=torch.long), torch.tensor([[1] * 6, [1] * 4 + [0] * 2]))
-MODULE: Any = SimpleNamespace(last_step={"train/loss": 2.0, "lr": 0.1})
+METHOD = SimpleNamespace(trained_parameters=lambda: {"w": torch.tensor([3.0, 4.0])}, modules=list)
+MODULE: Any = SimpleNamespace(last_step={"train/loss": 2.0, "lr": 0.1}, method=METHOD)
 
 
 def trainer_at(batch: int, *, accumulation: int = 1, max_steps: int = 10) -> Any:
@@ -64,7 +65,7 @@ def train_batches(meter: Meter, clock: Clock, batches: range, *, seconds: float,
 
 
 def test_tokens_are_those_of_text_and_seconds_those_of_training(clock: Clock) -> None:
-    meter = Meter(EventStream([]), log_every_n_steps=100)
+    meter = Meter(EventStream(ListSink()), log_every_n_steps=100)
 
     train_batches(meter, clock, range(1, 3), seconds=0.5)
     clock.now += 60  # a validation
@@ -77,46 +78,47 @@ def test_tokens_are_those_of_text_and_seconds_those_of_training(clock: Clock) ->
 
 
 def test_nothing_trained_is_no_division_by_zero() -> None:
-    assert Meter(EventStream([]), log_every_n_steps=1).tokens_per_s == 0.0
+    assert Meter(EventStream(ListSink()), log_every_n_steps=1).tokens_per_s == 0.0
 
 
 def test_a_point_is_logged_every_few_steps_with_the_rate_since_the_last(clock: Clock) -> None:
     sink = ListSink()
-    meter = Meter(EventStream([sink]), log_every_n_steps=2)
+    meter = Meter(EventStream(sink), log_every_n_steps=2)
 
     train_batches(meter, clock, range(1, 3), seconds=1.0)
     train_batches(meter, clock, range(3, 6), seconds=0.5)
 
     assert sink.events == [
-        {"kind": "train", "step": 2, "train/loss": 2.0, "lr": 0.1, "tokens_per_s": 10.0},
-        {"kind": "train", "step": 4, "train/loss": 2.0, "lr": 0.1, "tokens_per_s": 20.0},
+        {"kind": "train", "step": 2, "train/loss": 2.0, "lr": 0.1, "tokens_per_s": 10.0, "train_s": 2.0, "tokens": 20},
+        {"kind": "train", "step": 4, "train/loss": 2.0, "lr": 0.1, "tokens_per_s": 20.0, "train_s": 3.0, "tokens": 40},
     ]
 
 
 def test_with_accumulation_a_point_is_logged_once_a_step(clock: Clock) -> None:
     sink = ListSink()
-    meter = Meter(EventStream([sink]), log_every_n_steps=1)
+    meter = Meter(EventStream(sink), log_every_n_steps=1)
 
     train_batches(meter, clock, range(1, 9), seconds=1.0, accumulation=4)
 
     assert [event["step"] for event in sink.events] == [1, 2]
 
 
-def test_a_validation_is_logged_in_full_precision() -> None:
+def test_a_validation_is_logged_in_full_precision_with_the_norm_of_what_is_trained() -> None:
     sink = ListSink()
     trainer = trainer_at(3)
     trainer.callback_metrics["val/loss"] = torch.tensor(1 / 3, dtype=torch.float64)
 
-    Meter(EventStream([sink]), log_every_n_steps=1).on_validation_end(trainer, MODULE)
+    Meter(EventStream(sink), log_every_n_steps=1).on_validation_end(trainer, MODULE)
 
-    assert sink.events == [{"kind": "validation", "step": 3, "val/loss": 1 / 3}]
+    costs = {"train_s": 0.0, "tokens": 0}
+    assert sink.events == [{"kind": "validation", "step": 3, "val/loss": 1 / 3, "norm/trained": 5.0, **costs}]
 
 
 def test_a_resumed_run_goes_on_counting(clock: Clock) -> None:
-    first = Meter(EventStream([]), log_every_n_steps=100)
+    first = Meter(EventStream(ListSink()), log_every_n_steps=100)
     train_batches(first, clock, range(1, 5), seconds=0.5)
     sink = ListSink()
-    resumed = Meter(EventStream([sink]), log_every_n_steps=5)
+    resumed = Meter(EventStream(sink), log_every_n_steps=5)
 
     resumed.load_state_dict(first.state_dict())
     assert resumed.steps == 4, "also when nothing is left to train"
@@ -129,7 +131,7 @@ def test_a_resumed_run_goes_on_counting(clock: Clock) -> None:
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_has_step_loss_rate_and_time_left(is_terminal: bool, clock: Clock) -> None:
     text = io.StringIO()
-    meter = Meter(EventStream([]), log_every_n_steps=1)
+    meter = Meter(EventStream(ListSink()), log_every_n_steps=1)
     bar = ProgressBar(meter, Console(file=text, force_terminal=is_terminal, width=160))
     bar.on_train_start(trainer_at(0), MODULE)
     train_batches(meter, clock, range(1, 5), seconds=0.5)
@@ -151,7 +153,7 @@ def test_progress_has_step_loss_rate_and_time_left(is_terminal: bool, clock: Clo
 
 def test_a_failure_leaves_the_terminal_in_order() -> None:
     text = io.StringIO()
-    bar = ProgressBar(Meter(EventStream([]), log_every_n_steps=1), Console(file=text, force_terminal=True))
+    bar = ProgressBar(Meter(EventStream(ListSink()), log_every_n_steps=1), Console(file=text, force_terminal=True))
     bar.on_train_start(trainer_at(0), MODULE)
 
     bar.on_exception()

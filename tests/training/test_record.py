@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sink_facts import facts_of
 from tiny_runs import TinyRuns
 
-from ptl_prefix.artifacts.event_log import EventLog, read_events
+from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Status, read_record
+from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.record import Ledger
@@ -22,7 +24,8 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def events(folder: RunFolder) -> Iterator[EventStream]:
-    stream = EventStream([EventLog(folder.events)])
+    stream = EventStream(DiskSink())
+    stream.open(facts_of(folder.path))
     yield stream
     stream.close()
 

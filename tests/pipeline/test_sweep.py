@@ -1,0 +1,194 @@
+"""Sweeps through the command line, with real trials."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from command_lines import CommandLine, Invoke, run
+from fake_wandb_server import FakeWandb, wandb_at_fake_server
+
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.studies import open_study
+
+SEARCH = ("hydra/sweeper=optuna", "hydra.sweeper.study_name=small")
+STUDY = Path("outputs/sweeps/small")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    with wandb_at_fake_server(monkeypatch) as fake:
+        yield fake
+
+
+def small(command_line: CommandLine) -> list[str]:
+    return [*command_line.small, "evaluation.num_examples=2", "evaluation.compare_bare=false"]
+
+
+@pytest.mark.slow
+def test_a_search_ends_with_its_trials_a_table_a_command_and_a_page(
+    command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
+    words = [*small(command_line), *SEARCH, "hydra.sweeper.n_trials=3", "method.prefix_length=range(1,30)"]
+
+    result = invoke("train", "-m", *words)
+
+    assert result.exit_code == 0, result.output
+    study = open_study(STUDY)
+    trials = study.desk().register.trials("")
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    for trial in trials:
+        record = read_record(STUDY / str(trial.number) / "record.json")
+        assert record.metrics["val/loss"] == trial.value
+        assert (record.study, record.trial) == ("small", trial.number)
+        assert record.config["method"]["prefix_length"] == trial.frozen.params["method.prefix_length"]
+        assert record.config["tracking"]["group"] == "small"
+    best = min(trials, key=lambda trial: trial.value or 0.0)
+    assert f"best found, on the seed of the search: {best.number}, val/loss {best.value:.4f}" in result.output
+    assert "hydra" not in next(line for line in result.output.splitlines() if line.startswith("  ptl-prefix train"))
+    assert (STUDY / "comparison/comparison.html").is_file()
+
+    more = invoke("train", "-m", *words[:-2], "hydra.sweeper.n_trials=4", words[-1])
+    assert more.exit_code == 0, more.output
+    assert [trial.state for trial in study.desk().register.trials("")] == ["finished"] * 4
+
+    other = invoke("train", "-m", *words[:-1], "method.prefix_length=range(1,9)")
+    assert other.exit_code == 1
+    assert "goes on with the question it began with" in other.stderr and "arms" in other.stderr
+
+
+@pytest.mark.slow
+def test_edits_of_configs_during_a_sweep_change_nothing(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    (own / "optimizer").mkdir(parents=True)
+    source = Path(__file__).parents[2] / "conf/optimizer/adamw.yaml"
+    mine = own / "optimizer/mine.yaml"
+    mine.write_text(source.read_text())
+    words = [*small(command_line), "optimizer=mine", *SEARCH, "hydra.sweeper.n_trials=2"]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "ptl_prefix",
+            "train",
+            "-m",
+            "--config-dir",
+            str(own),
+            *words,
+            "method.prefix_length=1,2",
+        ],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not (tmp_path / STUDY / "0/config.yaml").exists():
+        pass
+    mine.write_text("this is no config any more: [")
+
+    _, error = process.communicate(timeout=300)
+
+    assert process.returncode == 0, error
+    configs = [yaml.safe_load((tmp_path / STUDY / str(number) / "config.yaml").read_text()) for number in (0, 1)]
+    assert configs[0]["optimizer"] == configs[1]["optimizer"]
+
+
+@pytest.mark.slow
+def test_what_was_trained_once_is_not_trained_again(command_line: CommandLine, invoke: Invoke, tmp_path: Path) -> None:
+    words = [*small(command_line), "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid"]
+    invoke("train", "-m", *words, "seed=0,1", "hydra.sweeper.study_name=first")
+
+    result = invoke("train", "-m", *words, "seed=1,2", "hydra.sweeper.study_name=second")
+
+    assert result.exit_code == 0, result.output
+    assert "1 result(s) were known already" in result.output
+    first, second = (
+        open_study(Path("outputs/sweeps", name)).desk().register.trials("") for name in ("first", "second")
+    )
+    assert second[0].value == first[1].value and second[0].folder(Path()) == Path("outputs/sweeps/first/1").resolve()
+    assert not Path("outputs/sweeps/second/0").exists()
+
+
+@pytest.mark.slow
+def test_a_study_is_a_run_of_w_and_b_beside_those_of_its_trials(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke
+) -> None:
+    result = invoke("train", "-m", *small(command_line), *SEARCH, "hydra.sweeper.n_trials=2", "method.reparam=none,mlp")
+
+    assert result.exit_code == 0, result.output
+    runs = {run_id: one for run_id, one in server.runs.items() if run_id != "artifacts"}
+    assert {one.told("groupName") for one in runs.values()} == {"small"}
+    assert sorted(one.told("jobType") for one in runs.values()) == ["sweep", "train", "train"]
+    (study,) = (one for one in runs.values() if one.told("jobType") == "sweep")
+    assert study.exit_codes == [0]
+    table = next(content for name, content in study.files.items() if name.startswith("media/table/trials"))
+    assert b"method.reparam" in table and b"mlp" in table and b"val/loss" in table
+
+
+@pytest.mark.slow
+def test_the_same_exception_in_the_first_trials_stops_a_sweep(command_line: CommandLine, tmp_path: Path) -> None:
+    words = [*small(command_line), *SEARCH, "hydra.sweeper.max_failure_rate=1.0", "hydra.sweeper.n_trials=20"]
+    words += ["optimizer.warmup_steps=0", "optimizer.lr=interval(1e30,1e31)"]
+
+    result = run("train", "-m", *words, cwd=tmp_path)
+
+    assert result.returncode == 1
+    trials = open_study(tmp_path / STUDY).desk().register.trials("")
+    assert {trial.notes["failure"] for trial in trials} == {"not a number"}
+    assert len(trials) < 20 or "failed" in result.stderr
+    assert "NonFiniteLossError" in (tmp_path / STUDY / "0/log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "law"),
+    [
+        (["plan"], "`sweep plan` needs one question: init, learning_rate, methods"),
+        (["fly", "x"], "`sweep` needs one of plan, run, status, resume, stop, export, worker, but got 'fly'"),
+        (["status"], "`sweep status` needs one study, but got nothing"),
+        (["run", "nothing"], "`sweeps` must be one of"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_those_that_there_are(invoke: Invoke, words: list[str], law: str) -> None:
+    result = invoke("sweep", *words)
+
+    assert result.exit_code == 2
+    assert law in result.stderr
+
+
+def test_a_study_that_is_not_there_is_said_to_be_so(invoke: Invoke) -> None:
+    result = invoke("sweep", "status", "nothing")
+
+    assert result.exit_code == 1
+    assert "but outputs/sweeps/nothing has none" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "question", ["init", "learning_rate", "methods", "prefix_length", "prefix_length_x_reparam", "reparam"]
+)
+def test_every_question_composes_without_a_mistake(invoke: Invoke, question: str) -> None:
+    from ptl_prefix.commands.sweep_question import ask
+    from ptl_prefix.commands.verbs import VERBS
+    from ptl_prefix.commands.words import HydraFlags
+
+    asked = ask(VERBS["train"], (f"sweeps={question}",), HydraFlags((("--multirun", None),)))
+
+    assert asked.question.name == question
+    assert asked.folder == Path("outputs/sweeps", question)
+
+
+def test_all_mistakes_in_a_search_are_told_at_once(invoke: Invoke) -> None:
+    result = invoke(
+        "train",
+        "-m",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=0",
+        "hydra.sweeper.direction=up",
+        "method.prefix_length=range(1,9)",
+    )
+
+    assert result.exit_code == 2
+    assert "`hydra.sweeper.n_trials` must be >= 1, but is 0." in result.stderr
+    assert "`hydra.sweeper.direction` must be 'minimize' or 'maximize', but is 'up'." in result.stderr

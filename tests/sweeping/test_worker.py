@@ -1,0 +1,201 @@
+"""A worker beside a host whose trials are played by functions."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up_runs import MadeUp
+from sweep_desks import desk, question
+
+from ptl_prefix.artifacts.event_log import EventLog
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record, write_record
+from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.host import LOST
+from ptl_prefix.sweeping.pruners import Percentile, SuccessiveHalving
+from ptl_prefix.sweeping.question import Budget
+from ptl_prefix.sweeping.worker import Worker
+
+Play = Callable[[RunFolder, "Played"], int]
+
+
+class Played:
+    """A process that is none: its part is played to the end when it is first waited for."""
+
+    def __init__(self, folder: RunFolder, play: Play) -> None:
+        self._folder, self._play = folder, play
+        self.signals: list[str] = []
+        self.glances = 0
+
+    def wait(self, timeout_s: float) -> int | None:
+        self.glances += 1
+        code = self._play(self._folder, self)
+        return None if code == STILL else code
+
+    def signal(self, name: str) -> None:
+        self.signals.append(name)
+
+
+class PlayedHost:
+    def __init__(self, play: Play) -> None:
+        self._play = play
+        self.started: list[Path] = []
+
+    def start(self, folder: Path, *, threads: int, device: int | None) -> Played:
+        self.started.append(folder)
+        return Played(RunFolder(folder), self._play)
+
+
+record = MadeUp().record
+
+STILL = 1000
+"""Not an exit code: it is at work."""
+
+
+def work(one: Desk, play: Play) -> list[str]:
+    said: list[str] = []
+    Worker(one, PlayedHost(play), threads=1, device=None, say=said.append).run()  # type: ignore[arg-type]
+    return said
+
+
+def ends(code: int, *, status: str | None = None, error: str | None = None, loss: float = 1.5) -> Play:
+    """A trial that ends so."""
+
+    def play(folder: RunFolder, process: Played) -> int:
+        with EventLog(folder.events) as log:
+            if error is not None:
+                log.write("error", step=3, error=error)
+        if status is not None:
+            metrics = {"val/loss": loss} if status == "finished" else {}
+            write_record(folder.record, replace(record(), status=status, metrics=metrics))
+        return code
+
+    return play
+
+
+def validates(*losses: float, every: int = 10) -> Play:
+    """A trial that logs a validation at each glance, and saves when it is told to stop."""
+
+    def play(folder: RunFolder, process: Played) -> int:
+        if "SIGTERM" in process.signals:
+            write_record(folder.record, replace(record(), status="stopped", metrics={}))
+            return 143
+        number = process.glances
+        if number > len(losses):
+            write_record(folder.record, replace(record(), status="finished", metrics={"val/loss": losses[-1]}))
+            return 0
+        with EventLog(folder.events) as log:
+            log.write("validation", step=every * number, **{"val/loss": losses[number - 1]})
+        return STILL
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("play", "state", "failure"),
+    [
+        (ends(0, status="finished"), "finished", None),
+        (ends(1, status="failed", error="NonFiniteLossError: nan"), "failed", "not a number"),
+        (ends(1, status="failed", error="OutOfMemoryError: CUDA out of memory"), "failed", "out of memory"),
+        (ends(1, status="failed", error="MemoryError: "), "failed", "out of memory"),
+        (ends(1, status="failed", error="KeyError: 'x'"), "failed", "crash"),
+        (ends(1), "failed", "crash"),
+        (ends(2), "failed", "config"),
+        (ends(-9), "failed", "killed"),
+        (ends(143, status="stopped"), "failed", "killed"),
+    ],
+)
+def test_how_a_process_ends_is_how_its_trial_does(tmp_path: Path, play: Play, state: str, failure: str | None) -> None:
+    one = desk(tmp_path, question(budget=Budget(trials=1), max_failure_rate=0.0))
+
+    said = work(one, play)
+
+    trial = one.register.trials("")[0]
+    assert (trial.state, trial.notes.get("failure")) == (state, failure)
+    assert ("failed" in said[-1]) == (failure not in (None, "killed"))
+
+
+def test_a_host_that_is_lost_is_not_the_trials_fault(tmp_path: Path) -> None:
+    one = desk(tmp_path, question(budget=Budget(trials=1)))
+    codes = iter([LOST] * 5)
+
+    def play(folder: RunFolder, process: Played) -> int:
+        code = next(codes, 0)
+        return ends(code, status="finished" if code == 0 else None)(folder, process)
+
+    work(one, play)
+
+    assert [trial.state for trial in one.register.trials("")] == ["finished"]
+
+
+def test_a_record_without_the_objective_is_a_failure_that_names_what_is_there(tmp_path: Path) -> None:
+    one = desk(tmp_path, question(budget=Budget(trials=1), objective="test/bleu", max_failure_rate=0.0))
+
+    work(one, ends(0, status="finished"))
+
+    trial = one.register.trials("")[0]
+    assert trial.notes["failure"] == "no objective"
+    assert trial.notes["error"] == "there is no test/bleu, only val/loss"
+
+
+def test_every_validation_is_told_and_what_a_trial_cost_is_kept(tmp_path: Path) -> None:
+    one = desk(tmp_path, question(budget=Budget(trials=1)))
+
+    work(one, validates(3.0, 2.0, 1.0))
+
+    trial = one.register.trials("")[0]
+    assert trial.frozen.intermediate_values == {10: 3.0, 20: 2.0, 30: 1.0}
+    assert trial.value == 1.0
+    assert trial.notes["parameters_trained"] == record().parameters.trained and trial.train_s > 0
+
+
+def test_what_is_worse_than_the_others_is_pruned_and_its_record_says_so(tmp_path: Path) -> None:
+    pruner = Percentile(percentile=50.0, n_startup_trials=1, n_warmup_steps=0)
+    one = desk(tmp_path, question(budget=Budget(trials=2)), pruner=pruner)
+    plays = iter([validates(1.0, 0.5), validates(5.0, 4.0, 3.0)])
+    of_folder: dict[Path, Play] = {}
+
+    def play(folder: RunFolder, process: Played) -> int:
+        if folder.path not in of_folder:
+            of_folder[folder.path] = next(plays)
+        return of_folder[folder.path](folder, process)
+
+    work(one, play)
+
+    trials = one.register.trials("")
+    assert [trial.state for trial in trials] == ["finished", "pruned"]
+    assert trials[1].frozen.intermediate_values == {10: 5.0}
+    assert read_record(tmp_path / "1/record.json").status == "pruned"
+
+
+def test_a_rung_pauses_all_but_the_best_and_the_best_come_to_the_end(tmp_path: Path) -> None:
+    one = desk(tmp_path, question(budget=Budget(trials=4)), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2))
+
+    def play(folder: RunFolder, process: Played) -> int:
+        loss = 1.0 + int(folder.path.name)
+        so_far = len(folder.events.read_text().splitlines()) if folder.events.exists() else 0
+        process.glances = so_far + 1  # it goes on from where it stopped
+        return validates(*[loss] * 9)(folder, process)
+
+    work(one, play)
+
+    trials = one.register.trials("")
+    assert trials[0].state == "finished" and trials[3].state == "pruned"
+    assert all(10 in trial.rungs for trial in trials)
+    assert max(trials[3].frozen.intermediate_values) < 90
+
+
+def test_a_worker_that_is_stopped_now_leaves_its_trial_to_be_gone_on_with(tmp_path: Path) -> None:
+    one = desk(tmp_path, question())
+    workers: list[Worker] = []
+
+    def play(folder: RunFolder, process: Played) -> int:
+        workers[0].stopping.set()
+        workers[0].stopping_now.set()
+        return validates(*[1.0] * 50)(folder, process)
+
+    workers.append(Worker(one, PlayedHost(play), threads=1, device=None, say=lambda _: None))  # type: ignore[arg-type]
+    workers[0].run()
+
+    assert [trial.state for trial in one.register.trials("")] == ["interrupted"]

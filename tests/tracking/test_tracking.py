@@ -1,0 +1,70 @@
+import importlib.util
+from typing import Any
+
+import pytest
+
+from ptl_prefix.settings import defaults_of
+from ptl_prefix.tracking.tracking import Tracking
+
+
+@pytest.fixture(autouse=True)
+def no_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+def names(**settings: Any) -> list[str]:
+    return [type(sink).__name__ for sink in Tracking(**settings).sinks()]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("auto", ["WandbSink"]), ("none", []), ("csv", ["CsvSink"]), ("tensorboard", ["TensorBoardSink"])],
+)
+def test_each_choice_has_its_sinks(choice: str, expected: list[str]) -> None:
+    assert names(**defaults_of(f"tracking/{choice}")) == expected
+
+
+def test_sinks_can_be_had_together() -> None:
+    assert names(csv=True, tensorboard=True) == ["CsvSink", "TensorBoardSink", "WandbSink"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "mode", "has_wandb"),
+    [
+        ("auto", "disabled", False),
+        ("online", "disabled", False),
+        ("offline", "online", True),
+        ("none", "online", False),
+        ("auto", "dryrun", True),
+    ],
+)
+def test_wandb_mode_wins_over_all_but_none(
+    setting: str, mode: str, has_wandb: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+
+    assert names(wandb=setting) == (["WandbSink"] if has_wandb else [])
+
+
+def test_a_word_in_wandb_mode_that_means_nothing_is_refused_with_those_that_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "of")
+
+    (problem,) = Tracking().problems()
+
+    assert "'of'" in problem and "offline" in problem and "disabled" in problem
+
+
+def test_only_the_first_process_of_a_run_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+
+    assert names(csv=True) == []
+
+
+def test_tensorboard_without_its_library_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    (problem,) = Tracking(tensorboard=True).problems()
+
+    assert "pip install 'ptl-prefix[tensorboard]'" in problem

@@ -1,0 +1,54 @@
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from ptl_prefix.tracking.wandb_mode import answers
+
+
+@contextmanager
+def server(status: int, *, after_s: float = 0.0) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            time.sleep(after_s)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, True), (400, True), (401, True), (500, False), (503, False)])
+def test_any_answer_shows_a_server_but_one_that_says_it_is_broken(status: int, expected: bool) -> None:
+    with server(status) as url:
+        assert answers(url, within_s=5) is expected
+
+
+def test_a_server_that_thinks_too_long_is_not_waited_for() -> None:
+    with server(200, after_s=1.0) as url:
+        began = time.monotonic()
+        assert not answers(url, within_s=0.2)
+        assert time.monotonic() - began < 0.9
+
+
+def test_nobody_at_the_address_is_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    assert not answers(f"http://127.0.0.1:{port}")
+
+
+def test_a_host_that_cannot_be_reached_is_no_answer() -> None:
+    assert not answers("https://api.example.org")
