@@ -153,8 +153,7 @@ def _refuse_failures(study: Study, desk: Desk) -> None:
         return
     total = sum(trial.state in ("finished", "pruned", "failed") for trial in desk.all_trials())
     lines = [
-        f"\n  {trial.folder(study.folder)}: {' '.join(trial.overrides)}: {trial.notes.get('failure')}: "
-        f"{trial.notes.get('error')}"
+        f"\n  {trial.folder(study.folder)}: {trial.label}: {trial.notes.get('failure')}: {trial.notes.get('error')}"
         for trial in failed
     ]
     names = ", ".join(trial_name(trial) for trial in failed)

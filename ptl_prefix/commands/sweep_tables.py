@@ -72,7 +72,7 @@ class Progress:
             running.add_column(heading)
         for number, job in enumerate(jobs):
             if job is not None:
-                running.add_row(str(number), trial_name(job.trial), " ".join(job.trial.overrides), *_so_far(job.folder))
+                running.add_row(str(number), trial_name(job.trial), job.trial.label, *_so_far(job.folder))
         summary = summarize(self._desk)
         self._live.update(
             Group(status_table(self._study, summary, len(self._controller.workers)), running), refresh=True

@@ -70,6 +70,14 @@ class Trial:
         return tuple(self.frozen.user_attrs.get("overrides", ()))
 
     @property
+    def label(self) -> str:
+        """Its point as a person reads it; `overrides` has every digit."""
+        return " ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in self.frozen.params.items()
+        )
+
+    @property
     def is_written(self) -> bool:
         """Whether its worker lived long enough to write down what it is."""
         return "overrides" in self.frozen.user_attrs

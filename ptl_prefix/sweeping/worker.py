@@ -97,12 +97,11 @@ class Worker:
 
     def _say_what_came(self, job: Job, outcome: Outcome) -> None:
         arm = f"{job.trial.arm} " if job.trial.arm else ""
-        what = " ".join(job.trial.overrides)
         fact = {
             "finished": f"{self._desk.question.objective} {outcome.value:.4g}" if outcome.value is not None else "",
             "failed": f"failed ({outcome.failure}): {outcome.error}; see {job.folder.path / 'log.txt'}",
         }.get(outcome.kind, outcome.kind)
-        self._say(f"{arm}{job.trial.number}: {what}: {fact}")
+        self._say(f"{arm}{job.trial.number}: {job.trial.label}: {fact}")
 
 
 class _Watch:
