@@ -27,28 +27,30 @@ import json, os, signal, sys, time
 from pathlib import Path
 from ptl_prefix.commands.targets import build
 from ptl_prefix.sweeping.desk import Desk, Outcome
+from ptl_prefix.sweeping.points import Points
 from ptl_prefix.sweeping.question import Question
+from ptl_prefix.sweeping.register import Register
 from ptl_prefix.sweeping.storage import StudyStorage
 
 folder, url, dies_at = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
 question = Question.read(folder)
-freeze = lambda overrides: {"trainer": {"max_steps": 5}, "overrides": list(overrides)}
+freeze = lambda overrides: {"trainer": {"max_steps": 5}, "tracking": {"group": None}, "overrides": list(overrides)}
 print("ready", flush=True)
 sys.stdin.readline()
 storage = StudyStorage(folder, url)
-desk = Desk(
-    folder, question, storage, build(question.sampler), build(question.pruner), freeze, None, 5
-)
+register = Register(folder, question, storage)
+pruner = build(question.pruner)
+desk = Desk(register, Points(register, build(question.sampler), pruner, 5), pruner, freeze, None)
 count = 0
 while (job := desk.next()) != "done":
-    if job is None:
+    if job == "wait":
         time.sleep(0.05)
         continue
     print(json.dumps([job.trial.number, job.origin, list(job.trial.overrides)]), flush=True)
     count += 1
     if count == dies_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    desk.report(job.trial, 3, 1.0)
+    register.report(job.trial, 3, 1.0)
     desk.close(job, Outcome("finished", value=float(job.trial.number), notes={"train_s": 1.0, "tokens": 10}))
 storage.close()
 """
