@@ -53,8 +53,24 @@ class SweepActionSettings:
         now: Stop what runs, too.
         watch: Show the status until nothing runs.
         workers: Trials at once.
+        slurm_time: How long a job may take.
+        slurm_partition: Where jobs run.
+        slurm_mem: A job's memory.
+        slurm_extra: Other options of sbatch.
     """
 
     now: bool
     watch: bool
     workers: Annotated[int, Ge(1)] | None
+    slurm_time: str | int | None
+    slurm_partition: str | None
+    slurm_mem: str | int | None
+    slurm_extra: Sequence[str]
+
+    def problems(self) -> list[str]:
+        """What would be no option."""
+        return [
+            f"`slurm_extra` must be options of sbatch, such as --account=nlp, but one is {option!r}."
+            for option in self.slurm_extra
+            if not option.startswith("-") or "\n" in option
+        ]

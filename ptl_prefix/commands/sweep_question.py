@@ -8,14 +8,13 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from ptl_prefix.commands.checks import node_mistakes
 from ptl_prefix.commands.composition import compose_and_check, composed_for_study
-from ptl_prefix.commands.diagnosis import parsed_override
+from ptl_prefix.commands.sweep_grammar import as_choice, dimension_of, is_swept
 from ptl_prefix.commands.targets import build, target_values
 from ptl_prefix.commands.verbs import Verb
 from ptl_prefix.commands.words import HydraFlags, quoted_override
@@ -23,8 +22,9 @@ from ptl_prefix.errors import ConfigError
 from ptl_prefix.settings import mistakes_in
 from ptl_prefix.sweeping.question import Arm, Budget, Confirmation, Question
 from ptl_prefix.sweeping.results import code_fingerprint
-from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers, Scalar, SearchSpace
+from ptl_prefix.sweeping.search_space import MOST_LISTED, SearchSpace
 from ptl_prefix.sweeping.settings import SweepSettings
+from ptl_prefix.sweeping.storage import absolute_url
 
 OUR_SWEEPER = "hydra_plugins.ptl_prefix_sweeper.StudySweeper"
 _HYDRAS_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -59,7 +59,7 @@ def sweeper_of(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple
     Returns:
         The node, and overrides that make Hydra itself see the same.
     """
-    single = _single(overrides)
+    single = _single(verb, overrides, flags)
     hydra = composed_for_study(verb, single, flags)
     if hydra is None or hydra.sweeper._target_ != _HYDRAS_SWEEPER or f"{_GROUP}=basic" in overrides:
         return hydra, ()
@@ -77,17 +77,19 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
     if hydra is None:
         compose_and_check(verb, overrides, flags)  # which says why
         raise AssertionError("a config that does not compose has mistakes")
-    plain = cast(dict[Any, Any], OmegaConf.to_container(hydra.sweeper, resolve=True))
-    node = {str(key): value for key, value in plain.items()}
+    node: dict[str, Any] = OmegaConf.to_container(hydra.sweeper, resolve=True)  # type: ignore[assignment]
     mistakes: list[str] = []
     settings = _settings(node, mistakes)
     if settings is None:
         raise ConfigError(mistakes)
-    swept = [text for text in overrides if _is_swept(text)]
-    # Where Hydra puts the sweep and how it is searched is settled now, and nothing of a trial.
-    single = [text for text in _single(overrides) if not text.startswith(("hydra.sweep", "hydra/sweeper"))]
-    ours = (*ours, *(text for text in _single(overrides) if text.startswith(("hydra.sweeper", "hydra/sweeper"))))
-    arms = list(_arms(settings, swept, mistakes))
+    swept = [text for text in overrides if is_swept(text)]
+    given = _single(verb, overrides, flags)
+    # Where Hydra puts the sweep and how it is searched is settled now, and nothing of a trial. The sweeper's name
+    # stays: files may set keys that only this one has.
+    settled = [text for text in given if text.lstrip("+").startswith(("hydra.sweep", "hydra/sweeper/"))]
+    single = [text for text in given if text not in settled]
+    ours = (*ours, *(text for text in settled if not text.lstrip("+").startswith("hydra.sweep.")))
+    arms = list(_arms(settings, swept, flags.config_dir, mistakes))
     if mistakes:
         raise ConfigError(mistakes)
     folder = Path(str(hydra.sweep.dir))
@@ -95,7 +97,7 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
     question = _question(settings, node, arms, single, folder.name, flags.config_name or verb.name)
     if problems := _problems(question, settings, config):
         raise ConfigError(problems)
-    return Asked(question, folder, settings.storage, config, ours)
+    return Asked(question, folder, absolute_url(settings.storage), config, ours)
 
 
 def _settings(node: Mapping[str, Any], mistakes: list[str]) -> SweepSettings | None:
@@ -141,7 +143,7 @@ def _question(
 
 def _problems(question: Question, settings: SweepSettings, config: Mapping[str, Any]) -> list[str]:
     """What only shows when all of it is there."""
-    problems = []
+    problems = _misplaced(question, config)
     sampler, pruner = build(question.sampler), build(question.pruner)
     budget = question.budget
     for arm in question.arms:
@@ -152,20 +154,18 @@ def _problems(question: Question, settings: SweepSettings, config: Mapping[str, 
                 "`hydra.sweeper.params`."
             )
         if sampler.lists_points and arm.space.size is None:
-            problems.append(
-                f"The sampler takes points in turn, but the space{where} has an interval; take tpe or random."
-            )
+            law = "The sampler takes points in turn"
+            fact = f"but the space{where} has an interval, or more than {MOST_LISTED:,} points"
+            problems.append(f"{law}, {fact}; take tpe or random.")
         if arm.space.size is None and budget.trials is None and budget.seconds is None and budget.tokens is None:
-            problems.append(f"The search{where} must end, but has an interval and neither n_trials nor a budget.")
+            problems.append(f"The search{where} must end, but has neither n_trials nor a budget.")
     if pruner.prunes and question.objective != "val/loss":
         problems.append(
-            f"Pruning needs `hydra.sweeper.objective` to be val/loss, the one number that a run has on its way, but "
-            f"it is {question.objective}."
+            "Pruning needs `hydra.sweeper.objective` to be val/loss, the one number that a run has on its way, "
+            f"but it is {question.objective}."
         )
-    known = [
-        "val/loss",
-        *(f"{split}/{name}" for split in ("test", "val") for name in config["task"].get("metrics", [])),
-    ]
+    metrics = build(config["task"]).metrics
+    known = ["val/loss", *(f"{split}/{name}" for split in ("test", "val") for name in metrics)]
     if question.objective not in known:
         problems.append(
             f"`hydra.sweeper.objective` must be a number that a run has at its end ({', '.join(known)}), but is "
@@ -174,82 +174,48 @@ def _problems(question: Question, settings: SweepSettings, config: Mapping[str, 
     return problems
 
 
+def _misplaced(question: Question, config: Mapping[str, Any]) -> list[str]:
+    """What belongs to a single run."""
+    problems = []
+    if config.get("dry_run"):
+        problems.append("`dry_run` shows a single run; `ptl-prefix sweep plan` shows what a study will take.")
+    if any(text.lstrip("+").startswith("hydra.run.dir=") for text in question.overrides):
+        problems.append("`hydra.run.dir` is not read with -m; the jobs of a sweep are in `hydra.sweep.dir`.")
+    return problems
+
+
 # What is several
 
 
-def _is_swept(text: str) -> bool:
-    parsed = parsed_override(text)
-    return parsed is not None and parsed.is_sweep_override()
+def _single(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
+    """Overrides of one value, as Hydra accepts them before anything that is searched is chosen.
+
+    Raises:
+        ConfigError: If there is no such way.
+    """
+    single = tuple(text for text in overrides if not is_swept(text))
+    if len(single) == len(overrides) or composed_for_study(verb, single, flags) is not None:
+        return single
+    # Some key may be there only by a choice that is searched, such as one of several experiments.
+    listed = tuple(as_choice(text, flags.config_dir) if is_swept(text) else text for text in overrides)
+    checked = compose_and_check(verb, listed, flags).overrides
+    return tuple(text for text, given in zip(checked, overrides, strict=True) if not is_swept(given))
 
 
-def _single(overrides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text for text in overrides if not _is_swept(text))
-
-
-def _arms(settings: SweepSettings, swept: Sequence[str], mistakes: list[str]) -> Iterator[Arm]:
+def _arms(settings: SweepSettings, swept: Sequence[str], config_dir: str | None, mistakes: list[str]) -> Iterator[Arm]:
     """The arms, and in each what the command line searches as well."""
-    common = {parsed.key_or_group: _dimension(parsed, mistakes) for text in swept if (parsed := parsed_override(text))}
+    common = dict(dimension_of(text, mistakes, config_dir) for text in swept)
     for name, arm in (settings.arms or {"": {"params": settings.params}}).items():
         texts = [quoted_override(f"{key}={value}", sweeping=True) for key, value in (arm.get("params") or {}).items()]
-        own: dict[str, Dimension | None] = {}
-        for text in texts:
-            parsed = parsed_override(text)
-            if parsed is None or not parsed.is_sweep_override():
-                mistakes.append(
-                    f"A parameter of a sweep must be choice(...), interval(...), range(...) or a,b, but is {text}."
-                )
-            else:
-                own[parsed.key_or_group] = _dimension(parsed, mistakes)
-        dimensions = {key: one for key, one in {**own, **common}.items() if one is not None}
-        yield Arm(name=name, overrides=list(arm.get("overrides") or []), space=SearchSpace(dimensions))
-
-
-def _dimension(parsed: Override, mistakes: list[str]) -> Dimension | None:
-    """One override that is several, as a dimension."""
-    value = parsed.value()
-    tags: set[str] = getattr(value, "tags", set())
-    if unknown := tags - {"log"}:
-        mistakes.append(f"`{parsed.key_or_group}`: a tag must be log, but is {', '.join(sorted(unknown))}.")
-        return None
-    is_log = "log" in tags
-    if isinstance(value, IntervalSweep):
-        is_int = all(type(end) is int for end in (value.start, value.end))
-        assert value.start is not None and value.end is not None
-        return _numbers(parsed, value.start, value.end, None, is_log, is_int, mistakes)
-    if isinstance(value, RangeSweep) and not value.shuffle:
-        numbers = [*value.range()]
-        if not numbers:
-            mistakes.append(f"`{parsed.key_or_group}`: a range must hold a number, but {parsed.input_line} is empty.")
-            return None
-        is_int = all(isinstance(number, int) for number in numbers)
-        step = None if is_log else abs(value.step)
-        return _numbers(parsed, min(numbers), max(numbers), step, is_log, is_int, mistakes)
-    texts = [str(text) for text in parsed.sweep_string_iterator()]
-    values = [_scalar(text) for text in texts]
-    if is_log:
-        mistakes.append(f"`{parsed.key_or_group}`: log is for interval(...) and range(...), not for values in a list.")
-    assert isinstance(value, (ChoiceSweep, RangeSweep))
-    return Choice(values=values, texts=texts)
-
-
-def _numbers(
-    parsed: Override, low: float, high: float, step: float | None, log: bool, is_int: bool, mistakes: list[str]
-) -> Numbers | None:
-    key = parsed.key_or_group
-    if low > high:
-        mistakes.append(f"`{key}`: a range must go from the less to the greater, but goes from {low} to {high}.")
-        return None
-    if log and low <= 0:
-        mistakes.append(f"`{key}`: log needs numbers above 0, but the least is {low}.")
-        return None
-    return Numbers(low=low, high=high, step=step, log=log, is_int=is_int)
-
-
-def _scalar(text: str) -> Scalar:
-    """A text of the grammar as Optuna keeps it: what is no number, boolean or null is the text."""
-    parsed = parsed_override(f"key={text}")
-    value = parsed.value() if parsed is not None else text
-    return value if isinstance(value, (bool, int, float)) or value is None else str(text)
+        own = [text for text in texts if is_swept(text)]
+        mistakes += [
+            f"A parameter of a sweep must be choice(...), interval(...), range(...) or a,b, but is {text}."
+            for text in texts
+            if text not in own
+        ]
+        dimensions = dict(dimension_of(text, mistakes, config_dir) for text in own) | common
+        found = {key: one for key, one in dimensions.items() if one is not None}
+        yield Arm(name=name, overrides=list(arm.get("overrides") or []), space=SearchSpace(found))
 
 
 # Whether all of it is legal

@@ -125,7 +125,7 @@ def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) 
         threading.Thread(target=_stop_when_cut, args=(lifeline,), daemon=True).start()
         os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         if device is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
         import torch
 
         torch.set_num_threads(threads)
@@ -140,6 +140,12 @@ def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def visible_device(device: int, visible: str | None) -> str:
+    """The name of a device among those that this machine's owner, such as Slurm, has left us."""
+    names = [name for name in (visible or "").split(",") if name]
+    return names[device % len(names)] if names else str(device)
 
 
 def _stop_when_cut(lifeline: int) -> None:

@@ -23,6 +23,7 @@ from ptl_prefix.errors import PtlPrefixError
 
 INDEX_FOLDER = ".results"
 _NOT_THE_CONTENT = ("run_id", "dry_run", "resume", "study", "trial", "tracking")
+_NOT_IN_GROUPS = {"data": ("cache_dir",)}
 _LIBRARIES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "datasets", "peft", "numpy")
 _READ_WHOLE_BYTES = 64 * 2**20
 """Larger files are told apart by size and time: to read a backbone's weights for each trial would cost too much."""
@@ -57,7 +58,10 @@ class KnownResults:
         """The run of this content (see `content_of`); `None` if there is none, or it was changed or removed."""
         path = self._index / f"{content}.json"
         try:
-            folder = RunFolder(json.loads(path.read_text(encoding="utf-8"))["folder"])
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            folder = RunFolder(entry["folder"])
+            if _state_of(folder) != entry["state"]:
+                return None
             record = read_record(folder.record)
         except (OSError, ValueError, KeyError, TypeError, PtlPrefixError):
             return None
@@ -67,7 +71,7 @@ class KnownResults:
 
     def keep(self, folder: RunFolder, content: str) -> None:
         """Remember a run that has finished."""
-        entry = json.dumps({"folder": str(folder.path.resolve())})
+        entry = json.dumps({"folder": str(folder.path.resolve()), "state": _state_of(folder)})
         write_atomically(self._index / f"{content}.json", entry)
 
 
@@ -94,8 +98,14 @@ def mark_pruned(folder: RunFolder) -> None:
 
 def content_of(config: Mapping[str, Any]) -> str:
     """A fingerprint of everything that a run's numbers follow from."""
-    content = {key: value for key, value in config.items() if key not in _NOT_THE_CONTENT}
-    files = sorted({text for text in _texts(content) if text and Path(text).exists()})
+    content = {
+        key: {name: one for name, one in value.items() if name not in _NOT_IN_GROUPS[key]}
+        if key in _NOT_IN_GROUPS
+        else value
+        for key, value in config.items()
+        if key not in _NOT_THE_CONTENT
+    }
+    files = sorted({text for text in _texts(content) if _is_path(text)})
     return fingerprint_text(
         yaml.safe_dump(content, sort_keys=True), code_fingerprint(), *(part for path in files for part in _data(path))
     )
@@ -111,6 +121,18 @@ def code_fingerprint() -> str:
     for name in _LIBRARIES:
         digest.update(f"{name} {importlib.metadata.version(name)}".encode())
     return digest.hexdigest()
+
+
+def _state_of(folder: RunFolder) -> str:
+    """What a run says of itself, and by which config. Who goes on with it, or edits it, changes that."""
+    return fingerprint_text(*(path.read_text(encoding="utf-8") for path in (folder.config, folder.record)))
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return text != "" and Path(text).exists()
+    except OSError:  # longer than a name can be, for instance
+        return False
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+MOST_LISTED = 10_000
+"""Of more points than these a list would only cost time: no study has as many trials."""
+
 Scalar = bool | int | float | str | None
 Point = Mapping[str, Scalar]
 """A value for each key of a space."""
@@ -82,11 +85,13 @@ class Numbers:
         return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
 
     def listed(self) -> list[Scalar] | None:
-        """Every number, if they can be listed."""
+        """Every number, if they can be listed: there are steps, and not very many."""
         step = 1 if self.is_int and self.step is None else self.step
         if step is None:
             return None
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        if count > MOST_LISTED:
+            return None
         numbers = [self.low + index * step for index in range(count)]
         return [int(number) if self.is_int else float(number) for number in numbers]
 
@@ -122,13 +127,14 @@ class SearchSpace:
     def size(self) -> int | None:
         """The number of points; `None` if they cannot be listed."""
         listed = [dimension.listed() for dimension in self.dimensions.values()]
-        return math.prod(len(values) for values in listed if values is not None) if None not in listed else None
+        size = math.prod(len(values) for values in listed if values is not None)
+        return None if None in listed or size > MOST_LISTED else size
 
     def points(self) -> Iterator[Point]:
         """Every point, the last key's values changing fastest; nothing if they cannot be listed."""
-        listed = [dimension.listed() for dimension in self.dimensions.values()]
-        if any(values is None for values in listed):
+        if self.size is None:
             return
+        listed = [dimension.listed() for dimension in self.dimensions.values()]
         for values in itertools.product(*(values for values in listed if values is not None)):
             yield dict(zip(self.dimensions, values, strict=True))
 

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le
 from ptl_prefix.artifacts.run_folder import is_name
 from ptl_prefix.settings import settings_from
 from ptl_prefix.sweeping.question import Direction
+from ptl_prefix.sweeping.storage import without_password
 
 Count = Annotated[int, Ge(1)]
 
@@ -84,7 +85,8 @@ class SweepSettings:
         scheme = (self.storage or "sqlite:").partition(":")[0]
         if scheme not in ("sqlite", "postgresql"):
             problems.append(
-                f"`hydra.sweeper.storage` must be null, sqlite:///PATH or postgresql://..., but is {self.storage!r}."
+                f"`hydra.sweeper.storage` must be null, sqlite:///PATH or postgresql://..., but is "
+                f"{without_password(str(self.storage))!r}."
             )
         if scheme == "postgresql" and importlib.util.find_spec("psycopg") is None:
             problems.append("PostgreSQL needs psycopg, which is not installed; run pip install 'ptl-prefix[postgres]'.")

@@ -6,14 +6,18 @@ the study respect, on one machine or many: beside a file it is a file's, in Post
 
 import fcntl
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ptl_prefix.artifacts.event_log import cut_torn_line
 from ptl_prefix.errors import SweepError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 JOURNAL_FILE = "journal.log"
 _HERE = threading.RLock()
@@ -33,6 +37,7 @@ class StudyStorage:
 
     def __init__(self, folder: Path, url: str | None) -> None:
         self._folder, self._url = folder, url
+        self._file_lock = _FileLock(folder / ".lock")
         self.trials = self._open()
 
     def _open(self) -> Any:
@@ -44,41 +49,92 @@ class StudyStorage:
             from optuna.storages.journal import JournalFileBackend
 
             path = self._folder / JOURNAL_FILE
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
+            lock: Any = _JournalLock(path)  # not of Optuna's class, which would have to be imported with this file
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         try:
             # Workers of one machine write to one file, and wait for each other.
-            waiting = {"connect_args": {"timeout": 60}} if self._url.startswith("sqlite") else None
-            return optuna.storages.RDBStorage(url_of_driver(self._url), engine_kwargs=waiting)
+            waiting = {"connect_args": {"timeout": 60}} if not self._is_served else None
+            # Who comes first makes the tables; two who did would each find the other's half.
+            with self._first_lock():
+                return optuna.storages.RDBStorage(url_of_driver(self._url), engine_kwargs=waiting)
         except Exception as error:
-            fact = str(error).strip().splitlines()[0]
+            fact = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SweepError(
                 f"A study's storage must open, but {without_password(self._url)} does not: {fact}"
             ) from error
+
+    def close(self) -> None:
+        """Let go of a database's connections; a journal has none."""
+        if self._url is not None:
+            self.trials.remove_session()
+            self.trials.engine.dispose()
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether a server keeps the trials, which then has the locks, too."""
+        return self._url is not None and self._url.startswith("postgresql")
+
+    @contextmanager
+    def _first_lock(self) -> Iterator[None]:
+        """The lock before there is a storage."""
+        if not self._is_served:
+            with self._file_lock:
+                yield
+            return
+        import sqlalchemy
+
+        assert self._url is not None
+        engine = sqlalchemy.create_engine(url_of_driver(self._url), poolclass=sqlalchemy.NullPool)
+        with self._server_lock(engine):
+            yield
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep every other worker from deciding; whoever dies, however it does, lets go."""
         with _HERE:
-            if self._url is not None and self._url.startswith("postgresql"):
-                with self._server_lock():
+            if self._is_served:
+                with self._server_lock(self.trials.engine):
                     yield
-                return
-            with (self._folder / ".lock").open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
+            else:
+                with self._file_lock:
+                    yield
 
     @contextmanager
-    def _server_lock(self) -> Iterator[None]:
+    def _server_lock(self, engine: "Engine") -> Iterator[None]:
         import sqlalchemy
 
         # The same number on every machine; the server lets go when the connection ends.
-        number = int.from_bytes(hashlib.sha256(str(self._folder.name).encode()).digest()[:7])
-        with self.trials.engine.connect() as connection:
+        number = int.from_bytes(hashlib.sha256(self._folder.resolve().name.encode()).digest()[:7])
+        # No transaction: one that is open for as long as a lock is held would keep the server from tidying up.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:number)"), {"number": number})
             try:
                 yield
             finally:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:number)"), {"number": number})
+
+
+class _FileLock:
+    """A lock of one process at a time on this file; the system lets go of it when that process ends.
+
+    Args:
+        path: The file, which stays empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        file = self._path.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._held = file
+
+    def __exit__(self, *error: object) -> None:
+        # Forgotten before it is let go: the next to hold it may be another thread of this process.
+        file, self._held = self._held, None
+        if file is not None:
+            file.close()
 
 
 class _JournalLock:
@@ -93,21 +149,17 @@ class _JournalLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._held: IO[bytes] | None = None
+        self._lock = _FileLock(path.with_name(path.name + ".lock"))
 
     def acquire(self) -> bool:
         """Wait for the lock."""
-        file = self._path.with_name(self._path.name + ".lock").open("wb")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        self._held = file
+        self._lock.__enter__()
         cut_torn_line(self._path)
         return True
 
     def release(self) -> None:
         """Let go."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        self._lock.__exit__()
 
 
 def url_of_driver(url: str) -> str:
@@ -115,8 +167,15 @@ def url_of_driver(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
+def absolute_url(url: str | None) -> str | None:
+    """A URL that means the same from every working directory."""
+    scheme, mark, path = (url or "").partition("sqlite:///")
+    return url if not mark or scheme else f"{mark}{Path(path).absolute()}"
+
+
 def without_password(url: str) -> str:
     """A URL that may be shown."""
-    before, at, behind = url.rpartition("@")
+    shown = re.sub(r"([?&]password=)[^&]*", r"\1***", url)
+    before, at, behind = shown.rpartition("@")
     scheme, slashes, login = before.partition("://")
-    return f"{scheme}{slashes}{login.split(':')[0]}:***@{behind}" if at and ":" in login else url
+    return f"{scheme}{slashes}{login.split(':')[0]}:***@{behind}" if at and ":" in login else shown

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptl_prefix.artifacts.event_log import EventLog, drop_events_after, read_events
+from ptl_prefix.artifacts.event_log import EventLog, cut_torn_line, drop_events_after, read_events
 from ptl_prefix.errors import RunError
 
 
@@ -110,6 +110,24 @@ def test_a_log_of_one_torn_line_begins_anew(tmp_path: Path) -> None:
     log_of(path, [3])
 
     assert steps_in(path) == [3]
+
+
+def test_cutting_touches_neither_a_whole_log_nor_an_empty_or_absent_one(tmp_path: Path) -> None:
+    whole, empty, absent = tmp_path / "whole", tmp_path / "empty", tmp_path / "absent"
+    log_of(whole, [1, 2])
+    empty.touch()
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (whole, empty)}
+    opened: list[str] = []
+    usual = Path.open
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode="r", *more: (opened.append(mode), usual(path, mode, *more))[1])
+        for path in (whole, empty, absent):
+            cut_torn_line(path)
+
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (whole, empty)} == before
+    assert opened == ["rb"]
+    assert not absent.exists()
 
 
 @pytest.mark.parametrize(

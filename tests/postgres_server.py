@@ -1,0 +1,77 @@
+"""A real PostgreSQL for as long as a test needs one: its own folder, a Unix socket, nobody else's data."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_DEBIANS = Path("/usr/lib/postgresql")
+_PATIENCE_S = 60
+_ADMINISTRATOR = "postgres"
+
+
+def postgres_bin() -> Path | None:
+    """Where `initdb` and `pg_ctl` are: on the path, or where Debian keeps them, the newest first."""
+    if found := shutil.which("initdb"):
+        return Path(found).parent
+    versions = _DEBIANS.iterdir() if _DEBIANS.is_dir() else ()
+    there = [path / "bin" for path in versions if (path / "bin/initdb").exists()]
+    return max(there, key=lambda path: int(path.parent.name), default=None)
+
+
+@contextmanager
+def postgres_server(programs: Path) -> Iterator[str]:
+    """Start a server, and stop it in the end.
+
+    Args:
+        programs: See `postgres_bin`.
+
+    Yields:
+        The URL of an empty database.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    # PostgreSQL refuses to be root.
+    as_user: dict[str, Any] = {}
+    if os.getuid() == 0:
+        as_user = {"user": _ADMINISTRATOR, "group": _ADMINISTRATOR, "extra_groups": []}
+        shutil.chown(folder, _ADMINISTRATOR, _ADMINISTRATOR)
+    data, control = folder / "data", programs / "pg_ctl"
+
+    def run(program: Path, *words: str | Path) -> None:
+        done = subprocess.run(
+            [program, *words],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_PATIENCE_S,
+            **as_user,
+        )
+        if done.returncode:
+            log = folder / "log"
+            raise RuntimeError(done.stderr.decode() + (log.read_text() if log.exists() else ""))
+
+    try:
+        run(
+            programs / "initdb",
+            "-D",
+            data,
+            "-U",
+            _ADMINISTRATOR,
+            "--auth=trust",
+            "--no-sync",
+            "--no-locale",
+            "-E",
+            "UTF8",
+        )
+        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=50"
+        run(control, "-D", data, "-l", folder / "log", "-w", "-o", options, "start")
+        try:
+            yield f"postgresql://{_ADMINISTRATOR}@/postgres?host={folder}"
+        finally:
+            run(control, "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,202 @@
+"""Several processes ask and tell at once, in every kind of storage: no point twice, none lost, as many as asked."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+from postgres_server import postgres_bin, postgres_server
+
+from ptl_prefix.errors import SweepError
+from ptl_prefix.sweeping.question import Arm, Budget, Question
+from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
+from ptl_prefix.sweeping.storage import StudyStorage
+
+pytestmark = pytest.mark.slow
+
+WORKER = """
+import json, os, signal, sys, time
+from pathlib import Path
+from ptl_prefix.commands.targets import build
+from ptl_prefix.sweeping.desk import Desk, Outcome
+from ptl_prefix.sweeping.points import Points
+from ptl_prefix.sweeping.question import Question
+from ptl_prefix.sweeping.register import Register
+from ptl_prefix.sweeping.storage import StudyStorage
+
+folder, url, dies_at = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
+question = Question.read(folder)
+freeze = lambda overrides: {"trainer": {"max_steps": 5}, "tracking": {"group": None}, "overrides": list(overrides)}
+print("ready", flush=True)
+sys.stdin.readline()
+storage = StudyStorage(folder, url)
+register = Register(folder, question, storage)
+pruner = build(question.pruner)
+desk = Desk(register, Points(register, build(question.sampler), pruner, 5), pruner, freeze, None)
+count = 0
+while (job := desk.next()) != "done":
+    if job == "wait":
+        time.sleep(0.05)
+        continue
+    print(json.dumps([job.trial.number, job.origin, list(job.trial.overrides)]), flush=True)
+    count += 1
+    if count == dies_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    register.report(job.trial, 3, 1.0)
+    desk.close(job, Outcome("finished", value=float(job.trial.number), notes={"train_s": 1.0, "tokens": 10}))
+storage.close()
+"""
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ptl_prefix.sweeping.storage import StudyStorage
+with StudyStorage(Path(sys.argv[1]), sys.argv[2]).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+needs_postgres = [
+    pytest.mark.skipif(postgres_bin() is None, reason="needs PostgreSQL's initdb and pg_ctl"),
+    pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs psycopg: pip install .[postgres]"),
+]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    programs = postgres_bin()
+    assert programs is not None
+    with postgres_server(programs) as url:
+        yield url
+
+
+@pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=needs_postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """A storage that nobody has used."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres"))
+    return f"sqlite:///{tmp_path}/trials.db" if request.param == "sqlite" else None
+
+
+GRID = {
+    "a": Choice(values=[1, 2, 3, 4], texts=["1", "2", "3", "4"]),
+    "b": Choice(values=["x", "y", "z"], texts=["x", "y", "z"]),
+    "c": Numbers(low=0, high=1, step=1, is_int=True),
+}
+LINE = {"lr": Numbers(low=1e-5, high=1e-2, log=True), "b": Choice(values=["x", "y"], texts=["x", "y"])}
+
+
+def ask(folder: Path, space: dict[str, Choice | Numbers], trials: int, sampler: str) -> None:
+    options = {"Tpe": {"seed": 0, "n_startup_trials": 5, "multivariate": False}}.get(sampler, {"seed": 0})
+    question = Question(
+        name=folder.name,
+        token="abc123",
+        config_name="train",
+        overrides=[],
+        arms=[Arm(name="", overrides=[], space=SearchSpace(space))],
+        direction="minimize",
+        objective="val/loss",
+        budget=Budget(trials=trials),
+        confirmation=None,
+        sampler={"_target_": f"ptl_prefix.sweeping.samplers.{sampler}", **options},
+        pruner={"_target_": "ptl_prefix.sweeping.pruners.NoPruner"},
+        max_failure_rate=0.5,
+        workers=4,
+        threads=1,
+        devices=[],
+        warm=False,
+        reuse=False,
+        code="",
+    )
+    folder.mkdir(exist_ok=True)
+    question.write(folder)
+
+
+def start(folder: Path, url: str | None, dies_at: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", WORKER, str(folder), url or "", str(dies_at)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def written_down(folder: Path, url: str | None) -> list[optuna.trial.FrozenTrial]:
+    with closing(StudyStorage(folder, url)) as storage:
+        return optuna.load_study(study_name=folder.name, storage=storage.trials).trials
+
+
+@pytest.mark.parametrize(
+    ("space", "trials", "sampler"),
+    [(GRID, 24, "Exhaustive"), (GRID, 24, "RandomPoints"), (LINE, 18, "Tpe")],
+    ids=["every point", "drawn from few", "an interval"],
+)
+def test_exactly_the_asked_number_of_distinct_points_though_one_process_is_killed(
+    tmp_path: Path, url: str | None, space: dict[str, Choice | Numbers], trials: int, sampler: str
+) -> None:
+    folder = tmp_path / f"study-{sampler}"  # one database holds several studies
+    ask(folder, space, trials, sampler)
+    workers = [start(folder, url, dies_at) for dies_at in (0, 0, 0, 3)]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    said = [worker.communicate(timeout=300) for worker in workers]
+
+    assert [worker.returncode for worker in workers[:3]] == [0, 0, 0], [error for _, error in said]
+    assert workers[3].returncode in (-signal.SIGKILL, 0)  # others may have taken everything before its third
+    jobs = [json.loads(line) for out, _ in said for line in out.splitlines()]
+    new = [number for number, origin, _ in jobs if origin == "new"]
+    assert max(Counter(new).values()) == 1
+    # What the killed one had was handed out once more.
+    again = [number for number, origin, _ in jobs if origin == "interrupted"]
+    assert len(again) == (workers[3].returncode != 0)
+
+    trials_of_study = written_down(folder, url)
+    finished = [trial for trial in trials_of_study if trial.state.name == "COMPLETE"]
+    assert len(finished) == trials
+    assert len({tuple(trial.user_attrs["overrides"]) for trial in finished}) == trials
+    assert all(trial.state.is_finished() for trial in trials_of_study)
+    assert all("set_aside" in trial.user_attrs for trial in trials_of_study if trial.state.name == "FAIL")
+    assert all(trial.intermediate_values == {3: 1.0} for trial in finished)
+    configs = sorted(folder.glob("*/config.yaml"))
+    assert len(configs) == trials
+
+
+@pytest.mark.parametrize("url", [pytest.param("postgresql", marks=needs_postgres)], indirect=True)
+def test_the_server_lets_go_of_a_killed_process_lock(tmp_path: Path, url: str) -> None:
+    words = [sys.executable, "-c", HOLD, str(tmp_path), url]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        waiting = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert waiting.stdout is not None
+        time.sleep(1.0)
+        assert waiting.poll() is None
+
+        holder.send_signal(signal.SIGKILL)
+
+        assert waiting.stdout.readline() == "held\n"
+        waiting.kill()
+        waiting.communicate()
+
+
+@pytest.mark.parametrize("url", [pytest.param("postgresql", marks=needs_postgres)], indirect=True)
+def test_a_server_that_is_not_there_is_named_without_the_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SweepError) as refusal:
+        StudyStorage(tmp_path, f"postgresql://me:secret@/postgres?host={tmp_path}&connect_timeout=5")
+
+    assert "me:***@/postgres" in str(refusal.value)
+    assert "secret" not in str(refusal.value)
