@@ -150,14 +150,17 @@ def _run(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body
 def _sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body) -> None:
     failed: list[int] = []
     done: list[int] = []
+    here = os.getpid()
 
     def job(config: DictConfig) -> Any:
         number = HydraConfig.get().job.num
         try:
             result = function(checked_job(verb, config, flags), _run_folder())
         except Exception as error:
-            failed.append(number)
             _print_failure(number, error)
+            if os.getpid() != here:
+                raise  # in a process of a launcher's, whose failures only Hydra can count
+            failed.append(number)
             return None
         done.append(number)
         return result

@@ -5,6 +5,7 @@ configs that trials are made of are copied into the study's folder when it begin
 nothing, and whoever joins from another machine composes the same.
 """
 
+import fcntl
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ CONFIGS = "configs"
 
 _WHERE = "where.yaml"
 _OWN_CONFIGS = "own"
+_BEGINNING = ".begin.lock"
 _HOST_LOG = "host.log"
 _MAY_CHANGE = ("token", "workers", "threads", "devices", "warm", "reuse", "code", "budget", "max_failure_rate")
 """What a study may go on with, though it began with something else."""
@@ -98,12 +100,15 @@ def begin(asked: Asked, flags: HydraFlags) -> tuple[Study, bool]:
         SweepError: If a study of that name asks something else.
     """
     folder = asked.folder
-    if not (folder / QUESTION_FILE).exists():
-        _keep_configs(folder, flags, asked.config)
-        where = {"storage": asked.storage, "config_dir": flags.config_dir is not None}
-        write_atomically(folder / _WHERE, yaml.safe_dump(where))
-        asked.question.write(folder)
-        return Study(folder, asked.question, asked.storage), True
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _BEGINNING).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two that ask the same at once begin one study
+        if not (folder / QUESTION_FILE).exists():
+            _keep_configs(folder, flags, asked.config)
+            where = {"storage": asked.storage, "config_dir": flags.config_dir is not None}
+            write_atomically(folder / _WHERE, yaml.safe_dump(where))
+            asked.question.write(folder)
+            return Study(folder, asked.question, asked.storage), True
     study = open_study(folder)
     differing = [
         key

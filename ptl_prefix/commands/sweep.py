@@ -87,7 +87,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         study.desk().register.tell_to_stop("now" if config["now"] else "new")
         print({"now": "What runs is stopped and saved.", "new": "What runs is finished, and nothing new begins."}[how])
     elif names[1] == "slurm":
-        path = write_slurm_script(study)
+        path = write_slurm_script(study, config)
         Console().print(Text(f"sbatch {path}"), soft_wrap=True)
     else:
         raise ConfigError([f"`sweep export` writes for slurm, but got {names[1]!r}."])
