@@ -28,10 +28,14 @@ class Ledger:
         folder: Where `record.json` goes.
         events: Told how the run ended.
         meter: Seconds and tokens of training.
+        writes: Whether there shall be a `record.json`: of several ranks, the first one's.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, events: EventStream, meter: Meter) -> None:
+    def __init__(
+        self, plan: Plan, folder: RunFolder, events: EventStream, meter: Meter, *, writes: bool = True
+    ) -> None:
         self._plan, self._folder, self._events, self._meter = plan, folder, events, meter
+        self._writes = writes
         self.metrics: dict[str, float] = {}
         self._metric_info: dict[str, MetricInfo] = {}
         self._parameters = Parameters(trained=0, stored=0, backbone=0)
@@ -90,6 +94,7 @@ class Ledger:
             metric_info=self._metric_info,
             environment=environment(),
         )
-        write_record(self._folder.record, record)
+        if self._writes:
+            write_record(self._folder.record, record)
         self._events.write(status, step=meter.steps, **self.metrics)
         return record
