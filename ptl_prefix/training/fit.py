@@ -13,12 +13,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import EarlyStopping
 from rich.console import Console
 
-from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.event_log import drop_events_after
@@ -40,7 +38,7 @@ from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.quiet import quiet_lightning
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
-from ptl_prefix.training.record import Ledger
+from ptl_prefix.training.record import Ledger, keep_config
 from ptl_prefix.training.samples import Samples
 from ptl_prefix.training.stopping import RunStopped, StopSignals
 from ptl_prefix.training.stream import BatchStream
@@ -149,7 +147,7 @@ def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
         step = int(torch.load(folder.last, map_location="cpu", weights_only=True)["global_step"])
         drop_events_after(folder.events, step)
         return step
-    write_atomically(folder.config, yaml.safe_dump(dict(plan.config), sort_keys=False, allow_unicode=True))
+    keep_config(plan, folder)
     drop_events_after(folder.events, -1)
     return None
 

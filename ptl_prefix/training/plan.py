@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -170,6 +172,19 @@ def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> 
         f"`trainer.accelerator` must be auto or where the backbone is ({device}), but is {accelerator!r}; "
         "`backbone.device` decides."
     ]
+
+
+def start_problems(plan: Plan, num_devices: int) -> list[str]:
+    """What keeps this machine from starting a plan, by itself, on so many devices."""
+    if int(plan.trainer.get("num_nodes") or 1) > 1:
+        return [
+            "`trainer.num_nodes` must be 1 where ptl-prefix starts the processes itself; on several machines, torchrun "
+            "or Slurm's srun starts it once for each device."
+        ]
+    num_gpus = torch.cuda.device_count()
+    if plan.backbone.torch_device.type == "cuda" and num_devices > num_gpus:
+        return [f"`trainer.devices` must be at most the {num_gpus} GPUs of this machine, but is {num_devices}."]
+    return []
 
 
 def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:

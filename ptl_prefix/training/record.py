@@ -1,7 +1,10 @@
 """What a training says of itself when it ends, however it ends."""
 
 import torch
+import yaml
 
+from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -10,7 +13,8 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Split
 from ptl_prefix.evaluation.evaluate import SPLIT_NAMES
 from ptl_prefix.evaluation.scoring import score
-from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.tracking.disk_sink import DiskSink
+from ptl_prefix.tracking.events import EventStream, RunFacts
 from ptl_prefix.training.meter import Meter, peak_memory_bytes
 from ptl_prefix.training.plan import Plan
 
@@ -18,6 +22,11 @@ LOSS_INFO = MetricInfo(
     scale="nats per target token", direction="minimize", version="1", library=f"torch {torch.__version__}"
 )
 """What `val/loss` means: a sum over the targets of the split, each one's end included, divided by their number."""
+
+
+def keep_config(plan: Plan, folder: RunFolder) -> None:
+    """Write the resolved config, which makes the folder a run's, and from which the run goes on."""
+    write_atomically(folder.config, yaml.safe_dump(dict(plan.config), sort_keys=False, allow_unicode=True))
 
 
 class Ledger:
@@ -98,3 +107,30 @@ class Ledger:
             write_record(self._folder.record, record)
         self._events.write(status, step=meter.steps, **self.metrics)
         return record
+
+
+def record_death(plan: Plan, folder: RunFolder, how: str) -> None:
+    """Write the record of a run whose own process was killed, and could not.
+
+    Args:
+        plan: What was trained.
+        folder: Where it was trained.
+        how: What happened, for the log.
+    """
+    with folder.held():
+        events = EventStream(DiskSink())
+        events.open(
+            RunFacts(
+                run_id=plan.run_id,
+                folder=folder,
+                config=plan.config,
+                resumed_step=None,
+                say=lambda _: None,
+                request_stop=lambda: None,
+            )
+        )
+        meter = Meter(events, log_every_n_steps=1)
+        meter.steps = max((event["step"] for event in read_events(folder.events)), default=0)
+        events.write("error", step=meter.steps, error=how)
+        Ledger(plan, folder, events, meter).close("failed")
+        events.close(1)
