@@ -26,6 +26,8 @@ from ptl_prefix.training.place import Place
 
 T = TypeVar("T")
 
+_MEETING = datetime.timedelta(minutes=10)
+"""How long a rank waits for the others to come."""
 _PATIENCE = datetime.timedelta(hours=2)
 """How long a rank waits for another one that lives: the first may encode a large split. A death is heard at once."""
 
@@ -157,17 +159,30 @@ def joined(place: Place, device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(place.local_rank)
     if place.is_slurms:
-        slurm = SLURMEnvironment()
-        os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
+        for name, value in _slurms_meeting_point(os.environ).items():
+            os.environ.setdefault(name, value)
     rank, number = place.share.rank, place.share.num_ranks
     with _together():
+        store, _, _ = next(dist.rendezvous("env://", rank, number, timeout=_MEETING))  # type: ignore[attr-defined]
+        store.set(f"here/{rank}", "")
+        store.wait([f"here/{other}" for other in range(number)], _MEETING)
         # Sums of losses and all that is no gradient are on the CPU, wherever the backbone is.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_PATIENCE, rank=rank, world_size=number)
+        dist.init_process_group(backend, store=store, timeout=_PATIENCE, rank=rank, world_size=number)
     try:
         yield Ranks(place.share, local_rank=place.local_rank)
     finally:
         dist.destroy_process_group()
+
+
+def _slurms_meeting_point(environment: Mapping[str, str]) -> dict[str, str]:
+    """The first machine of the step, and a port that two steps are unlikely to have in common."""
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "127.0.0.1")
+    number = 31 * int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID", "0"))
+    return {
+        "MASTER_ADDR": SLURMEnvironment.resolve_root_node_address(nodes),
+        "MASTER_PORT": str(15000 + number % 10000),
+    }
 
 
 @contextmanager
