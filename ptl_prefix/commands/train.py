@@ -195,11 +195,11 @@ def _start(
     if ranks.first_failure is None:
         return
     rank, code = ranks.first_failure
-    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed"
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed, as it says above"
     if ranks.first_was_killed and _written_at(folder.record) == before:
         record_death(plan, folder, f"rank {rank} {ended}")
     raise RunError(
-        f"All {number} ranks of a run must work to the end, but rank {rank} {ended}; what it said is above. "
+        f"All {number} ranks of a run must work to the end, but rank {rank} {ended}. "
         f"Go on with: ptl-prefix train resume={folder.path}"
     )
 
