@@ -90,12 +90,11 @@ def test_ranks_and_accumulated_batches_see_at_each_step_what_one_sees_with_a_lar
     lengths: list[int], batch_size: int, num_ranks: int, accumulation: int, seed: int, epoch: int
 ) -> None:
     arguments: dict[str, Any] = {"encoded": of_lengths(lengths), "pad_id": 0, "seed": seed}
-    at_once = TrainBatches(**arguments, batch_size=batch_size * num_ranks * accumulation).order(epoch)
+    together = batch_size * num_ranks
+    at_once = TrainBatches(**arguments, batch_size=together * accumulation).order(epoch)
 
     divided = [
-        TrainBatches(**arguments, batch_size=batch_size * num_ranks, accumulation=accumulation, share=share).order(
-            epoch
-        )
+        TrainBatches(**arguments, batch_size=together, accumulation=accumulation, share=share).order(epoch)
         for share in shares(num_ranks)
     ]
 
