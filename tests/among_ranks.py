@@ -7,6 +7,7 @@ that has imported everything, and nothing else: it has no threads.
 import contextlib
 import multiprocessing
 import os
+import pickle
 import traceback
 import warnings
 from collections.abc import Callable
@@ -65,7 +66,7 @@ def ends_of_ranks(number: int, body: Callable[..., Any], *arguments: Any) -> lis
 def _received(receiver: Connection, rank: Any) -> Any:
     with receiver, contextlib.suppress(EOFError):
         if receiver.poll(_LONGEST_S):
-            return receiver.recv()
+            return pickle.loads(receiver.recv_bytes())
     return RankFailedError(f"{rank.name} said nothing")
 
 
@@ -79,4 +80,4 @@ def _rank(share: Share, port: int, sender: Connection, body: Callable[..., Any],
             end = body(ranks, *arguments)
     except BaseException as error:
         end = RankFailedError(f"rank {share.rank}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
-    sender.send(end)
+    sender.send_bytes(pickle.dumps(end))  # `send` would leave tensors in the memory of a process that ends

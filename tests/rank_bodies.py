@@ -85,7 +85,7 @@ def trained(
 
 
 def trained_with_accident(
-    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], *, rank: int, step: int, accident: str
+    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], rank: int, step: int, accident: str
 ) -> dict[str, Any]:
     """A run in which something happens to one rank at a step."""
     usual = AdaptationModule.training_step
