@@ -24,7 +24,7 @@ import torch.distributed as dist
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 _STOPS = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
-_GRACE_S = 20.0
+_GRACE_S = 15.0
 """How long the others may take to write down that one has failed, before they are killed."""
 _LOOPBACK = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
 

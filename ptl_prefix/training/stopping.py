@@ -69,7 +69,9 @@ class StopSignals(pl.Callback):
     def agreed(self) -> str | None:
         """The signal that stops all ranks now, if one of them was asked; all of them must call this."""
         number = self._ranks.largest(signal.Signals[self.requested].value if self.requested else 0)
-        self.requested = signal.Signals(number).name if number else None
+        if not number:
+            return None  # a signal that has come since is heard the next time
+        self.requested = signal.Signals(number).name
         return self.requested
 
     def request_stop(self) -> None:
