@@ -1,7 +1,7 @@
 """One rank of a run on several devices: `python -m ptl_prefix.commands.rank <run folder>`.
 
 In: a run folder with its config, and the environment that `rank_processes` has made; nothing of Hydra. Out: this rank
-has taken part to the end, or says why not. The exit code is 0, 1, or 128 and the signal's number after a stop.
+has taken part to the end, or says why not. The exit code is 0, 1, 3 if another rank is gone, or 128 and the signal's number after a stop.
 """
 
 import os
@@ -18,6 +18,7 @@ def main() -> None:
         signal.signal(number, _leave)
     threading.Thread(target=_follow_the_starter, name="starter", daemon=True).start()
     # Imported here: a signal must be heard while this takes seconds.
+    from ptl_prefix.commands.rank_processes import LEFT_ALONE
     from ptl_prefix.commands.train import take_part_in_run
     from ptl_prefix.errors import NonFiniteLossError, PtlPrefixError, RankError
     from ptl_prefix.training.place import is_later_rank
@@ -25,7 +26,7 @@ def main() -> None:
     try:
         take_part_in_run(sys.argv[1])
     except RankError:
-        sys.exit(1)  # who is gone has said why, or the process that started all does
+        sys.exit(LEFT_ALONE)  # who is gone has said why, or the process that started all does
     except NonFiniteLossError as error:
         sys.exit(1 if is_later_rank() else str(error))  # it is a sum, and so not finite in any rank
     except PtlPrefixError as error:

@@ -24,6 +24,8 @@ import torch.distributed as dist
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 _STOPS = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
+LEFT_ALONE = 3
+"""The exit code of a rank that ends because another one is gone."""
 _GRACE_S = 15.0
 """How long the others may take to write down that one has failed, before they are killed."""
 _LOOPBACK = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
@@ -42,8 +44,8 @@ class RankProcesses:
         self._number = number
         self._processes: list[subprocess.Popen[bytes]] = []
         self._asked: int | None = None
-        self.first_failure: tuple[int, int] | None = None
-        """The rank that failed first, and its exit code; of a killed one that is the signal's number, negative."""
+        self.failure: tuple[int, int] | None = None
+        """A rank that failed by itself, and its exit code; of a killed one that is the signal's number, negative."""
 
     @property
     def stop(self) -> int | None:
@@ -101,14 +103,14 @@ class RankProcesses:
         deadline = float("inf")
         while any(process.poll() is None for process in self._processes) and time.monotonic() < deadline:
             time.sleep(0.05)
-            if self.first_failure is None and (failed := self._failed()):
-                self.first_failure = failed
+            if self._failed() and deadline == float("inf"):
                 deadline = time.monotonic() + _GRACE_S
-        self.first_failure = self.first_failure or self._failed()
+        self.failure = self._failed()
 
     def _failed(self) -> tuple[int, int] | None:
         codes = [(rank, process.poll()) for rank, process in enumerate(self._processes)]
-        return next(((rank, code) for rank, code in codes if code and code not in _STOPS), None)
+        failed = [(rank, code) for rank, code in codes if code and code not in _STOPS]
+        return min(failed, key=lambda one: one[1] == LEFT_ALONE, default=None)
 
     @contextmanager
     def _signals_handed_on(self) -> Iterator[None]:

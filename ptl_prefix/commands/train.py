@@ -192,9 +192,9 @@ def _start(
     ranks.run()
     if ranks.stop is not None:
         raise SystemExit(ranks.stop)
-    if ranks.first_failure is None:
+    if ranks.failure is None:
         return
-    rank, code = ranks.first_failure
+    rank, code = ranks.failure
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed, as it says above"
     if ranks.first_was_killed and _written_at(folder.record) == before:
         record_death(plan, folder, f"rank {rank} {ended}")
