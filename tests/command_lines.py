@@ -50,7 +50,7 @@ class CommandLine:
         ]
 
 
-def start(*words: str | Path, cwd: Path) -> subprocess.Popen[str]:
+def start(*words: str | Path, cwd: Path, start_new_session: bool = False) -> subprocess.Popen[str]:
     """Start `ptl-prefix`; a warning is an error there, too."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "ptl_prefix", *map(str, words)],
@@ -58,6 +58,7 @@ def start(*words: str | Path, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=start_new_session,
     )
 
 

@@ -59,6 +59,8 @@ class FakeWandb:
         runs: By the runs' ids.
         questions: The names of the GraphQL operations, in the order of arrival.
         artifacts: The variables of each `CreateArtifact`.
+        views: The variables of each workspace and report that was saved.
+        refuses: Questions that are answered with an error.
         status: What every request is answered with, if it is not 200.
         unknown: Questions that it has no answer to.
         requests: How many there were, of any kind.
@@ -71,6 +73,8 @@ class FakeWandb:
     questions: list[str] = field(default_factory=list)
     unknown: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    refuses: tuple[str, ...] = ()
     status: int = 200
     breaks_after_requests: int | None = None
     stops_after_rows: int | None = None
@@ -185,6 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
         match = re.search(r"(?:query|mutation)\s+(\w+)", body.get("query", ""))
         name, variables = match[1] if match else "", body.get("variables") or {}
         self.server_state.questions.append(name)
+        if name in self.server_state.refuses:
+            return {"errors": [{"message": "made up"}], "data": None}
         answer = getattr(self, "_answer_" + re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", name).lower(), None)
         if answer is None:
             self.server_state.unknown.append(body)
@@ -245,6 +251,13 @@ class _Handler(BaseHTTPRequestHandler):
         }
         return {"model": {"id": "1", "name": "p", "entity": {"id": "1", "name": "someone"}, "bucket": bucket}}
 
+    def _answer_run_history_tail(self, variables: dict[str, Any]) -> Any:
+        run = self.server_state.runs.get(variables["name"])
+        if run is None:
+            return {"model": {"bucket": None}}
+        tail = json.dumps([json.dumps(row) for row in run.history[-1:]])
+        return {"model": {"bucket": {"historyLineCount": len(run.history), "historyTail": tail}}}
+
     def _answer_create_run_files(self, variables: dict[str, Any]) -> Any:
         run_id = variables["run"]
         files = [
@@ -252,6 +265,29 @@ class _Handler(BaseHTTPRequestHandler):
             for name in variables["files"]
         ]
         return {"createRunFiles": {"runID": run_id, "uploadHeaders": [], "files": files}}
+
+    def _answer_upsert_view2(self, variables: dict[str, Any]) -> Any:
+        self.server_state.views.append(variables)
+        known = variables.get("id")
+        view = {"id": known or f"view-{len(self.server_state.views)}", "name": variables["name"]}
+        return {"upsertView": {"view": view, "inserted": known is None}}
+
+    def _answer_upsert_view(self, variables: dict[str, Any]) -> Any:
+        answer = self._answer_upsert_view2(variables)
+        project = {"id": "1", "name": variables["projectName"], "entityName": variables["entityName"]}
+        told = {name: variables[name] for name in ("type", "displayName", "description", "spec")}
+        answer["upsertView"]["view"] |= {**told, "project": project, "updatedAt": "2024-05-06T07:08:09Z"}
+        return answer
+
+    def _answer_project_internal_id(self, _: Any) -> Any:
+        return {"project": {"id": "1", "internalId": "1"}}
+
+    def _answer_get_projects(self, _: Any) -> Any:
+        told = {"id": "1", "entityName": "someone", "createdAt": "2024-05-06T07:08:09Z", "isBenchmark": False}
+        nodes = [
+            {"node": {"__typename": "Project", "name": name, "user": None, **told}} for name in ("p", "ptl_prefix")
+        ]
+        return {"models": {"edges": nodes, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
 
     def _answer_create_artifact(self, variables: dict[str, Any]) -> Any:
         self.server_state.artifacts.append(variables)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,14 @@ def make_run(path: Path, run: MadeUp | None = None, **changes: Any) -> RunFolder
     path.mkdir(parents=True)
     folder.config.write_text(yaml.safe_dump(run.config(path.name)))
     with EventLog(folder.events) as log:
+        begun = {"task_version": run.task_version, "decoding": asdict(run.decoding), "environment": run.environment}
+        log.write("begun", step=0, metric_info={key: asdict(info) for key, info in run.infos.items()}, **begun)
         log.write("bare", step=0, **{"val/loss_before": 3.0})
+        counts = {"parameters_trained": run.trained, "parameters_stored": run.stored, "parameters_backbone": 10**6}
+        log.write("attached", step=0, planned_steps=run.steps, **counts)
         for step in (run.steps // 2, run.steps):
-            log.write("validation", step=step, **{"val/loss": run.loss * run.steps / step})
+            cost = {"train_s": 10.0 * step / run.steps, "tokens": 4_000 * step // run.steps}
+            log.write("validation", step=step, **{"val/loss": run.loss * run.steps / step}, **cost)
     write_predictions(folder.evaluation / "test-0000000000/predictions.jsonl", run.predictions())
     folder.bundle.mkdir()
     manifest = sealed_text(_manifest(run))

@@ -35,4 +35,5 @@ def told(folder: RunFolder) -> list[dict[str, Any]]:
     events = [event for event in read_events(folder.events) if event["kind"] not in interruptions]
     if [event["kind"] for event in events].count("finished") == 2:  # it was evaluated again
         events.pop()
-    return [{key: value for key, value in event.items() if key not in ("time_s", "tokens_per_s")} for event in events]
+    of_the_moment = ("time_s", "tokens_per_s", "train_s", "environment")
+    return [{key: value for key, value in event.items() if key not in of_the_moment} for event in events]

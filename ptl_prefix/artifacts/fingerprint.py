@@ -98,6 +98,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+def uncommitted_changes() -> str | None:
+    """What this package's checkout has beside its commit, as a patch of files that git tracks; `None` without git."""
+    folder = Path(__file__).resolve().parent
+    return _answer("git", "-C", str(folder), "diff", "HEAD", "--no-ext-diff", "--no-color") if _git(folder) else None
+
+
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)

@@ -17,7 +17,7 @@ from ptl_prefix.errors import RunError
 
 SCHEMA_VERSION = 1
 
-Status = Literal["finished", "stopped", "failed", "pruned"]
+Status = Literal["finished", "stopped", "failed", "pruned", "died"]
 Count = Annotated[int, Ge(0)]
 Amount = Annotated[float, Ge(0)]
 
@@ -80,7 +80,8 @@ class RunRecord:
     Args:
         schema_version: Of this record's shape.
         run_id: The name of the run's folder.
-        status: How it ended: by itself, by the user, by an error, or by a study that saw no point in going on.
+        status: How it ended: by itself, by the user, by an error, by a study that saw no point in going on; or it
+            was killed, and this was rebuilt from its log.
         task: The task's name.
         task_version: Its version; runs of two versions are never compared.
         backbone: The backbone's name.

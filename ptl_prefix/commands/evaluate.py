@@ -12,11 +12,12 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.bundle_inputs import backbone_of, bundle_folder, decoding_changes
+from ptl_prefix.commands.encoder_setting import encoder_mistakes
 from ptl_prefix.commands.evaluation_tables import show_evaluation
 from ptl_prefix.commands.targets import build
-from ptl_prefix.commands.train import config_of_run
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.evaluation.evaluate import Measures, Subject, evaluate
@@ -39,7 +40,9 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if words:
         raise ConfigError([f"`evaluate` takes no arguments, but got {' '.join(words)!r}; write run=<folder>."])
     task = _task(config)
-    if problems := [*task.problems(), *_split_problems(config["split"], task)]:
+    metrics = config["metrics"] or task.metrics
+    encoder = encoder_mistakes(config["bertscore_model"], metrics)
+    if problems := [*task.problems(), *_split_problems(config["split"], task), *encoder]:
         raise ConfigError(problems)
     subject, decoding = _bare(config, task) if "backbone" in config else _adapted(config)
     console = Console(stderr=True)
@@ -50,10 +53,11 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             config["split"],
             dataclasses.replace(decoding, **decoding_changes(config)),
             Measures(
-                metrics=config["metrics"] or task.metrics,
+                metrics=metrics,
                 resamples=config["resamples"],
                 seed=config["resample_seed"],
                 likelihood=config["likelihood"],
+                settings={"bertscore": {"model": config["bertscore_model"]}},
             ),
             num_examples=config["num_examples"],
             batch_size=config["batch_size"],
@@ -98,7 +102,7 @@ def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
 
 def _task(config: dict[str, Any]) -> Task:
     folder = _run_of(config)
-    task: Task = build(config["task"] if "task" in config or folder is None else config_of_run(folder)["task"])
+    task: Task = build(config["task"] if "task" in config or folder is None else read_config(folder)["task"])
     return task
 
 

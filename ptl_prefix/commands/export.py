@@ -7,9 +7,10 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.commands.train import config_of_run, plan_of
+from ptl_prefix.commands.train import plan_of
 from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 
@@ -28,7 +29,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         )
     folder = RunFolder.open(config["run"])
     checkpoint = _checkpoint(folder, config["checkpoint"])
-    plan = plan_of(config_of_run(folder))
+    plan = plan_of(read_config(folder))
     if config["merge"] and not plan.method.can_be_merged:
         raise ConfigError(
             [

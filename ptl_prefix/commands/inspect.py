@@ -10,11 +10,11 @@ from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.inspection import Inspection, write_inspection
 from ptl_prefix.artifacts.manifest import Manifest
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.bundle_inputs import backbone_of, bundle_folder, source_lines
 from ptl_prefix.commands.inspection_tables import show_inspection
 from ptl_prefix.commands.targets import build
-from ptl_prefix.commands.train import config_of_run
 from ptl_prefix.errors import ConfigError, DataError, PtlPrefixError
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.evaluation.inspection import InspectionSettings, inspect_prefix, require_prefix
@@ -92,7 +92,7 @@ def _texts(config: dict[str, Any], words: tuple[str, ...], bundle: Path, manifes
 
 def _validation_sources(run: RunFolder, manifest: Manifest, number: int) -> tuple[list[str], str]:
     """Sources of the task that the bundle was trained for, evenly spread over a split it was not trained on."""
-    task = build(config_of_run(run)["task"])
+    task = build(read_config(run)["task"])
     if problems := task.problems():
         raise DataError(" ".join(problems))
     split = next(name for name in ("validation", "test", "train") if name in task.splits)

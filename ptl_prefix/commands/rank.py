@@ -1,7 +1,8 @@
 """One rank of a run on several devices: `python -m ptl_prefix.commands.rank <run folder>`.
 
 In: a run folder with its config, and the environment that `rank_processes` has made; nothing of Hydra. Out: this rank
-has taken part to the end, or says why not. The exit code is 0, 1, 3 if another rank is gone, or 128 and the signal's number after a stop.
+has taken part to the end, or says why not. The exit code is 0, 1, 3 if another rank is gone, or 128 and the signal's
+number after a stop.
 """
 
 import os

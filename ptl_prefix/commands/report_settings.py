@@ -20,7 +20,7 @@ class CompareSettings:
 
     out: str | None
     metric: str | None
-    include: Sequence[Literal["stopped", "failed", "pruned"]]
+    include: Sequence[Literal["stopped", "failed", "pruned", "died"]]
     examples: Annotated[int, Ge(0)]
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ptl_prefix.artifacts.predictions import read_predictions
+from ptl_prefix.commands.encoder_setting import encoder_mistakes
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.evaluation.metric import name_mistakes
 from ptl_prefix.evaluation.scoring import Scores, score
@@ -24,13 +25,7 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     """Names of no metric, and an encoder that is missing or that nobody asked for."""
     given, model = config.get("metrics"), config.get("bertscore_model")
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
-    mistakes = name_mistakes(names, "metrics")
-    if isinstance(model, str):
-        if not Path(model).is_dir():
-            mistakes.append(f"`bertscore_model` must be a folder, but there is none at '{model}'.")
-        if "bertscore" not in names:
-            mistakes.append("`bertscore_model` is read by bertscore alone; add that to `metrics`, or leave it out.")
-    return mistakes
+    return name_mistakes(names, "metrics") + encoder_mistakes(model, names)
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:

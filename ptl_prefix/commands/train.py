@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from rich.console import Console
 
+from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.outcome import show_estimate, show_outcome
@@ -32,7 +32,7 @@ from ptl_prefix.training.plan import (
     trainer_problems,
 )
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, joined
-from ptl_prefix.training.record import keep_config, record_death
+from ptl_prefix.training.record import record_death
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -136,20 +136,6 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     return mistakes
 
 
-def config_of_run(folder: RunFolder) -> dict[str, Any]:
-    """The resolved config that a run was started with.
-
-    Raises:
-        RunError: When it cannot be read.
-    """
-    try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-    except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
-        raise RunError(f"A run's config must be readable, but '{folder.config}' is not: {error}") from error
-    return config
-
-
 def _given_devices(config: Mapping[str, Any]) -> int | None:
     """How many devices a run is to go on with, where that was said."""
     given = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
@@ -164,7 +150,7 @@ def _resume(folder: RunFolder, console: Console, *, devices: int | None) -> None
             done = f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}"
             console.print(done)
         return
-    plan = plan_of(config_of_run(folder))
+    plan = plan_of(read_config(folder))
     if problems := plan.problems():
         raise ConfigError(problems)
     if place is None:
@@ -186,8 +172,7 @@ def _start(
     if problems := start_problems(plan, number):
         raise ConfigError(problems)
     if not resume:
-        keep_config(plan, folder)
-    before = _written_at(folder.record)
+        write_config(folder, plan.config)
     ranks = RankProcesses(folder, number)
     ranks.run()
     if ranks.stop is not None:
@@ -196,7 +181,7 @@ def _start(
         return
     rank, code = ranks.failure
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed, as it says above"
-    if ranks.first_was_killed and _written_at(folder.record) == before:
+    if ranks.first_was_killed and not folder.record.exists():
         record_death(plan, folder, f"rank {rank} {ended}")
     raise RunError(
         f"All {number} ranks of a run must work to the end, but rank {rank} {ended}. "
@@ -204,16 +189,12 @@ def _start(
     )
 
 
-def _written_at(file: Path) -> int | None:
-    return file.stat().st_mtime_ns if file.exists() else None
-
-
 def take_part_in_run(folder: str) -> None:
     """Take part, as one of the ranks that `_start` starts, in the run that lies in a folder."""
     place = place_here()
     assert place is not None, "a rank is told which it is"
     run_folder = RunFolder.open(folder)
-    _take_part(plan_of(config_of_run(run_folder)), run_folder, Console(stderr=True), place, resume=True)
+    _take_part(plan_of(read_config(run_folder)), run_folder, Console(stderr=True), place, resume=True)
 
 
 def _take_part(plan: Plan, folder: RunFolder, console: Console, place: Place, *, resume: bool = False) -> None:

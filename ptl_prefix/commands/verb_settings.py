@@ -1,7 +1,7 @@
 """What each verb that makes, reads or sends something has at the root of its YAML, with types and ranges.
 
-In: nothing. Out: a dataclass a verb, `<Verb>Settings` for `conf/<verb>.yaml`. Those of the verbs that read records are in
-`report_settings.py`.
+In: nothing. Out: a dataclass a verb, `<Verb>Settings` for `conf/<verb>.yaml`. Those of the verbs that read records are
+in `report_settings.py`.
 """
 
 from collections.abc import Sequence
@@ -98,6 +98,7 @@ class EvaluateSettings(DecodingChanges):
         split: What is decoded.
         num_examples: Inputs, evenly spread over the split; `None` is all.
         metrics: Names of metrics; `None`: those of the task.
+        bertscore_model: A folder with an encoder, for `bertscore`.
         resamples: Bootstrap draws for the intervals; 0 gives none.
         resample_seed: Of those draws.
         likelihood: Whether the references' likelihood is measured, too.
@@ -113,6 +114,7 @@ class EvaluateSettings(DecodingChanges):
     split: Literal["test", "validation", "train"]
     num_examples: Annotated[int, Ge(1)] | None
     metrics: Sequence[str] | None
+    bertscore_model: str | None
     resamples: Annotated[int, Ge(0)]
     resample_seed: Annotated[int, Ge(0)]
     likelihood: bool
@@ -213,7 +215,15 @@ class WandbSettings:
     """The keys at the root of `conf/wandb.yaml`.
 
     Args:
-        yes: Whether to send; otherwise what would be sent is shown.
+        yes: Whether `sync` sends; otherwise it shows what it would send.
+        out: The file that `dashboard` writes; `None`: `outputs/wandb-workspace.json`.
+        project: W&B's project that `dashboard` is for; `None`: that of the runs.
+        entity: W&B's user or team that it belongs to; `None`: that of the runs, else the key's own.
+        metric: What it judges settings by, such as test/bleu; `None`: what the runs were measured by.
     """
 
     yes: bool
+    out: str | None
+    project: Annotated[str, MinLen(1)] | None
+    entity: Annotated[str, MinLen(1)] | None
+    metric: Annotated[str, MinLen(1)] | None

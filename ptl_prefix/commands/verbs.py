@@ -148,12 +148,13 @@ VERBS = {
         ),
         Verb(
             name="wandb",
-            summary="Send what was tracked offline to W&B, after showing it.",
+            summary="Send to W&B what was tracked offline, or build its dashboard.",
             settings=WandbSettings,
-            arguments="sync [FOLDER]...",
+            arguments="sync|dashboard [FOLDER]...",
             examples=(
                 ("ptl-prefix wandb sync", "what of outputs/ W&B does not have; sends nothing"),
-                ("ptl-prefix wandb sync <run folder> yes=true", "send one run"),
+                ("ptl-prefix wandb sync <run folder> yes=true", "send one run, also one that was not tracked"),
+                ("ptl-prefix wandb dashboard", "a workspace that compares methods; pushed if a server answers"),
             ),
         ),
     )

@@ -1,39 +1,57 @@
-"""`ptl-prefix wandb sync`: what was tracked offline, shown, and sent when asked.
+"""`ptl-prefix wandb`: what was tracked offline, shown, and sent when asked; and the dashboard that compares methods.
 
-In: folders with runs. Out: a table of what W&B's server does not have; with `yes=true`, it has it.
+In: `sync` or `dashboard`, and folders with runs. Out: a table of what W&B's server does not have, which it has with
+`yes=true`; or a workspace as a file, pushed where a server answers.
 """
 
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.wandb_dashboard import show_dashboard
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.tracking.unsent import UnsentRun, send, unsent_runs
 from ptl_prefix.tracking.wandb_mode import answers
 from ptl_prefix.tracking.wandb_sink import has_key, server_url
 
-_ACTIONS = ("sync",)
+_SETTINGS = {"sync": ("yes",), "dashboard": ("out", "project", "entity", "metric")}
+"""What may be done, and the settings that it reads."""
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
-    """Show or send.
+    """Show, send, or build.
 
     Args:
-        config: `yes`.
-        words: `sync`, and folders; none: `outputs`.
-        run_folder: Not used; sending is no run.
+        config: See `WandbSettings`.
+        words: What to do, and folders; none: `outputs`.
+        run_folder: Not used; this is no run.
     """
     action, folders = (words[0] if words else ""), [Path(word) for word in words[1:] or ("outputs",)]
-    mistakes = [f"`wandb` needs one of {', '.join(_ACTIONS)}, but got {action!r}."] if action not in _ACTIONS else []
-    mistakes += [f"Runs must lie in a folder, but there is none at '{path}'." for path in folders if not path.is_dir()]
-    if mistakes:
-        raise ConfigError(mistakes)
     console = Console()
+    if mistakes := _mistakes(action, folders, config):
+        raise ConfigError(mistakes)
+    if action == "dashboard":
+        show_dashboard(config, folders, console)
+    else:
+        _show_unsent(folders, console, sends=config["yes"])
+
+
+def _mistakes(action: str, folders: list[Path], config: dict[str, Any]) -> list[str]:
+    if action not in _SETTINGS:
+        return [f"`wandb` needs one of {', '.join(_SETTINGS)}, but got {action!r}."]
+    unread = [key for keys in _SETTINGS.values() for key in keys if config[key] and key not in _SETTINGS[action]]
+    return [
+        *(f"`{key}` is not read by `wandb {action}`; leave it out." for key in unread),
+        *(f"Runs must lie in a folder, but there is none at '{path}'." for path in folders if not path.is_dir()),
+    ]
+
+
+def _show_unsent(folders: list[Path], console: Console, *, sends: bool) -> None:
     found = unsent_runs(folders)
     ready = [one for one in found if not one.is_at_work]
     if len(ready) < len(found):
@@ -44,7 +62,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     url = server_url()
     console.print(_table(ready, url))
     console.print("Each is sent with its settings, curves, samples of text, bundle, git commit and machine.")
-    if not config["yes"]:
+    if not sends:
         console.print("Nothing was sent yet; the same line with yes=true sends this.")
         return
     _send(ready, url)
@@ -63,10 +81,12 @@ def _send(runs: list[UnsentRun], url: str) -> None:
 
 def _table(runs: list[UnsentRun], url: str) -> Table:
     table = Table(title=f"Not on {url} yet", title_justify="left")
-    for heading in ("run", "status", "method", "task", "size"):
+    for heading in ("run", "status", "method", "task", "from", "size"):
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
     for one in runs:
-        table.add_row(str(one.folder.path), _status(one.folder), *_names(one.folder), f"{one.num_bytes / 1e6:,.1f} MB")
+        source = "W&B's file" if one.is_whole else one.folder.events.name
+        size = f"{one.num_bytes / 1e6:,.1f} MB"
+        table.add_row(str(one.folder.path), _status(one.folder), *_names(one.folder), source, size)
     return table
 
 
@@ -80,7 +100,7 @@ def _status(folder: RunFolder) -> str:
 
 def _names(folder: RunFolder) -> tuple[str, str]:
     try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        config = read_config(folder)
         return str(config["method"]["name"]), str(config["task"]["name"])
-    except (OSError, TypeError, KeyError, yaml.YAMLError):
+    except (RunError, TypeError, KeyError):
         return "", ""

@@ -6,7 +6,7 @@ In: a backbone with a method, and a task's split. Out: a folder named by all tha
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,12 +107,14 @@ class Measures:
         resamples: Bootstrap draws for the intervals; 0 gives none.
         seed: Of those draws.
         likelihood: Whether the references' likelihood is measured, too.
+        settings: What the constructors of some metrics take, by metric.
     """
 
     metrics: Sequence[str]
     resamples: int = 0
     seed: int = 0
     likelihood: bool = True
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,13 @@ def evaluate(
         write_predictions(folder / PREDICTIONS_FILE, predictions)
         seconds = time.monotonic() - started if len(known) < len(rows) else 0.0
         likelihoods = _likelihood(subject, rows, batch_size) if measures.likelihood else {}
-        scores = scores_of(predictions, measures.metrics, resamples=measures.resamples, seed=measures.seed)
+        scores = scores_of(
+            predictions,
+            measures.metrics,
+            resamples=measures.resamples,
+            seed=measures.seed,
+            settings=measures.settings,
+        )
         if measures.likelihood and not likelihoods:
             scores.unfit.update(dict.fromkeys(INFOS, "no reference fits the backbone's positions uncut"))
         record = _record(question, scores, likelihoods, len(examples), seconds)

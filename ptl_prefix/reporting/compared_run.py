@@ -18,6 +18,7 @@ from ptl_prefix.artifacts.evaluation_record import (
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.manifest import Manifest, read_manifest
 from ptl_prefix.artifacts.predictions import Prediction, read_predictions
+from ptl_prefix.artifacts.rebuilt_record import rebuilt_record
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import BundleError, PtlPrefixError
@@ -147,7 +148,8 @@ def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[l
             left_out.append(LeftOut(folder.path, _REASONS[state]))
             continue
         try:
-            runs.append(ComparedRun(folder, read_record(folder.record)))
+            record = rebuilt_record(folder) if state == "died" else read_record(folder.record)
+            runs.append(ComparedRun(folder, record))
         except PtlPrefixError as error:
             left_out.append(LeftOut(folder.path, f"cannot be read: {error}"))
     return runs, left_out
@@ -158,6 +160,6 @@ _REASONS = {
     "failed": "failed (include=[failed] takes it in)",
     "pruned": "was given up by its study (include=[pruned] takes it in)",
     "running": "is still running",
-    "died": "died without a record",
+    "died": "died without a record (include=[died] takes in what its log tells)",
     "damaged": "has a record that cannot be read",
 }

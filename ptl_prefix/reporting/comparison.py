@@ -235,7 +235,8 @@ def _ordered(rows: Sequence[Row], main: str, infos: Mapping[str, MetricInfo]) ->
 
 
 def _written(run: ComparedRun) -> tuple[float, str]:
-    return run.folder.record.stat().st_mtime, str(run.folder.path)
+    written = run.folder.record if run.folder.record.exists() else run.folder.events
+    return written.stat().st_mtime, str(run.folder.path)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,18 +9,16 @@ import dataclasses
 import signal
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import EarlyStopping
 from rich.console import Console
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.event_log import drop_events_after
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
+from ptl_prefix.artifacts.run_config import write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.errors import RankError
@@ -30,18 +28,15 @@ from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream, NoSink, RunFacts
-from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
+from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
+from ptl_prefix.training.loop import Loop
 from ptl_prefix.training.material import Material, load_material
-from ptl_prefix.training.meter import Meter, ProgressBar
-from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.quiet import quiet_lightning
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
-from ptl_prefix.training.record import Ledger, keep_config
-from ptl_prefix.training.samples import Samples
+from ptl_prefix.training.record import Ledger
 from ptl_prefix.training.stopping import RunStopped, StopSignals
-from ptl_prefix.training.stream import BatchStream
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,8 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
     try:
         with signals:
             events.open(facts)
+            if resumed_step is None:
+                ledger.begin()
             material = load_material(plan, ranks)
             session = _Session(plan, folder, events, console, material, ledger, meter, signals, ranks)
             outcome = session.run(resumed_step)
@@ -125,13 +122,12 @@ def _events(plan: Plan, facts: RunFacts, ranks: Ranks) -> EventStream:
 
 def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Console, signals: StopSignals) -> RunFacts:
     """What the run's sinks know of it."""
-    is_talkative = plan.trainer.get("enable_progress_bar") is not False
     return RunFacts(
         run_id=plan.run_id,
         folder=folder,
         config=plan.config,
         resumed_step=resumed_step,
-        say=lambda what: console.print(what, highlight=False, soft_wrap=True) if is_talkative else None,
+        say=lambda what: console.print(what, highlight=False, soft_wrap=True) if plan.shows_progress else None,
         request_stop=signals.request_stop,
     )
 
@@ -143,11 +139,12 @@ def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
         The step that the run goes on from; `None` if it begins.
     """
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    folder.record.unlink(missing_ok=True)  # how a run ended that goes on is no longer true
     if resume and folder.last.exists():
         step = int(torch.load(folder.last, map_location="cpu", weights_only=True)["global_step"])
         drop_events_after(folder.events, step)
         return step
-    keep_config(plan, folder)
+    write_config(folder, plan.config)
     drop_events_after(folder.events, -1)
     return None
 
@@ -169,9 +166,7 @@ class _Session:
     ) -> None:
         self.plan, self.folder, self.events, self.console = plan, folder, events, console
         self.material, self.ledger, self.meter, self.signals = material, ledger, meter, signals
-        self.ranks = ranks
-        self.backbone, self.device = material.backbone, material.backbone.device
-        self.shows_progress = ranks.is_first and plan.trainer.get("enable_progress_bar") is not False
+        self.backbone, self.ranks = material.backbone, ranks
         self.absent_metrics: dict[str, str] = {}
 
     def run(self, resumed_step: int | None) -> Outcome:
@@ -183,15 +178,17 @@ class _Session:
         self.plan.method.attach(self.backbone)
         try:
             self._report_start(resumed_step)
-            self._fit(resumes=resumed_step is not None)
-            adapted = self._evaluate_best()
+            loop = Loop(
+                self.plan, self.folder, self.events, self.console, self.material, self.meter, self.signals, self.ranks
+            )
+            adapted = self._evaluate_best(loop.fit(resumes=resumed_step is not None))
             return Outcome(self.ledger.close("finished"), bare, adapted, self.material.num_in_decoded_split)
         finally:
             self.plan.method.detach()
 
     def _measure_bare(self) -> list[Prediction]:
         """What the backbone does without the method: the loss, and text if it is wanted."""
-        self._say(f"measuring the bare {self.backbone.name} on {self.device}, {self.backbone.dtype}")
+        self._say(f"measuring the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.dtype}")
         bare = NoAdaptation().attach(self.backbone)
         loss = mean_loss(self.backbone, bare, self.material.validation, add_up=self.ranks.sum)
         self.ledger.note_loss("val/loss_before", loss)
@@ -212,6 +209,7 @@ class _Session:
         """Say and log what there is to train, and what is worth knowing of its start."""
         parameters = self.ledger.note_parameters(self.backbone)
         counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
+        counts["planned_steps"] = self.plan.num_steps(len(self.material.train))
         is_new = resumed_step is None
         self.events.write("attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._of_ranks())
         for note in self.plan.method.notes:
@@ -233,82 +231,15 @@ class _Session:
             )
         return {"num_ranks": ranks.number, "synchronised_bytes_per_step": num_bytes}
 
-    def _fit(self, *, resumes: bool) -> None:
-        plan, batches = self.plan, self.material.train
-        num_steps = plan.num_steps(len(batches))
-        interval = plan.val_check_interval(len(batches))
-        self.ranks.copy_first(plan.method.trained_parameters().values())
-        module = AdaptationModule(
-            self.backbone, plan.method, plan.optimization, total_steps=num_steps, ranks=self.ranks
-        )
-        self.random_state = RandomState(self.ranks)
-        self.checkpoints = Checkpoints(
-            self.folder,
-            val_check_interval=interval,
-            signals=self.signals,
-            random_state=self.random_state,
-            ranks=self.ranks,
-        )
-        with quiet_lightning():
-            pl.Trainer(**self._trainer_arguments(num_steps, interval)).fit(
-                module,
-                train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
-                val_dataloaders=self.material.validation,
-                ckpt_path=self.folder.last if resumes else None,
-                weights_only=True,
-            )
-        # Lightning leaves a model on the CPU when it is done.
-        self.backbone.model.to(self.device)  # type: ignore[arg-type]
-        plan.method.to(self.device)
-
-    def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:
-        return {
-            **self.plan.trainer,
-            "accelerator": {"cuda": "gpu"}.get(self.device.type, self.device.type),
-            # Each rank trains on its own device as if alone; what ranks share is in `ranks.py`.
-            "devices": [self.ranks.local_rank] if self.device.type == "cuda" else 1,
-            "num_nodes": 1,
-            "strategy": "auto",
-            "plugins": [LightningEnvironment()],
-            "max_steps": num_steps,
-            "max_epochs": -1,
-            "min_epochs": 0,
-            "val_check_interval": interval,
-            "check_val_every_n_epoch": None,
-            "callbacks": self._callbacks(),
-            "default_root_dir": str(self.folder.path),
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "limit_val_batches": 1.0,  # the batches are limited already, to rows from all over the split
-            "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
-        }
-
-    def _callbacks(self) -> list[pl.Callback]:
-        """In this order: what is saved, last, is what the others have settled."""
-        optimization = self.plan.optimization
-        callbacks = [self.signals, self.random_state, LastStepIsValidated(), self.meter]
-        if self.shows_progress:
-            callbacks.append(ProgressBar(self.meter, self.console))
-        if self.plan.tracking.num_samples and self.ranks.is_first:
-            callbacks.append(Samples(self.plan, self.material, self.events))
-        if optimization.early_stopping_patience is not None:
-            patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
-            # What is not finite is an error here, never a reason to end well.
-            callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta, check_finite=False))
-        return [*callbacks, self.checkpoints]
-
-    def _evaluate_best(self) -> list[Prediction]:
+    def _evaluate_best(self, checkpoints: Checkpoints) -> list[Prediction]:
         """Test the checkpoint with the least validation loss, and export it."""
         plan = self.plan
-        self._say(f"decoding with the best checkpoint, of step {self.checkpoints.best_step}")
+        self._say(f"decoding with the best checkpoint, of step {checkpoints.best_step}")
         if self.ranks.is_first:
             load_trained_state(plan.method, self.folder.best)
         self.ranks.copy_first(plan.method.trained_parameters().values())
         plan.method.eval()
-        self.ledger.note_loss("val/loss", self.checkpoints.best_loss)
+        self.ledger.note_loss("val/loss", checkpoints.best_loss)
         adapted = self._decode(plan.method)
         if self.ranks.is_first:
             self._note_scores(adapted)
@@ -352,7 +283,7 @@ class _Session:
         self.absent_metrics.update(absent)
 
     def _say(self, what: str) -> None:
-        if self.shows_progress:
+        if self.plan.shows_progress:
             self.console.print(what, highlight=False)
 
     def _decode(self, method: Method) -> list[Prediction]:

@@ -56,7 +56,7 @@ class Meter(pl.Callback):
         if stepped and trainer.global_step % self.log_every_n_steps == 0:
             seconds, tokens = self.train_s - self._logged[0], self.num_tokens - self._logged[1]
             self._logged = (self.train_s, self.num_tokens)
-            values = {**pl_module.last_step, "tokens_per_s": round(tokens / seconds, 1)}
+            values = {**pl_module.last_step, "tokens_per_s": round(tokens / seconds, 1), **self._so_far()}
             self.events.write("train", step=trainer.global_step, **values)
 
     def on_validation_end(  # type: ignore[override]
@@ -64,7 +64,11 @@ class Meter(pl.Callback):
     ) -> None:
         """Log the loss of the split, and how large what is trained has become."""
         values = {"val/loss": float(trainer.callback_metrics["val/loss"]), **norms(pl_module.method)}
-        self.events.write("validation", step=trainer.global_step, **values)
+        self.events.write("validation", step=trainer.global_step, **values, **self._so_far())
+
+    def _so_far(self) -> dict[str, float]:
+        """What a run that is killed later is known to have cost."""
+        return {"train_s": round(self.train_s, 3), "tokens": self.num_tokens}
 
     @property
     def tokens_per_s(self) -> float:

@@ -83,6 +83,11 @@ class Plan:
         )
 
     @property
+    def shows_progress(self) -> bool:
+        """Whether a person is told how it goes."""
+        return self.trainer.get("enable_progress_bar") is not False
+
+    @property
     def accumulation(self) -> int:
         """Batches in one optimizer step."""
         return int(self.trainer.get("accumulate_grad_batches") or 1)

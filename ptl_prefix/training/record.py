@@ -1,12 +1,13 @@
 """What a training says of itself when it ends, however it ends."""
 
-import torch
-import yaml
+from dataclasses import asdict
 
-from ptl_prefix.artifacts.atomic import write_atomically
+import torch
+
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.rebuilt_record import losses_in
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Status, write_record
 from ptl_prefix.backbones.backbone import Backbone
@@ -22,11 +23,6 @@ LOSS_INFO = MetricInfo(
     scale="nats per target token", direction="minimize", version="1", library=f"torch {torch.__version__}"
 )
 """What `val/loss` means: a sum over the targets of the split, each one's end included, divided by their number."""
-
-
-def keep_config(plan: Plan, folder: RunFolder) -> None:
-    """Write the resolved config, which makes the folder a run's, and from which the run goes on."""
-    write_atomically(folder.config, yaml.safe_dump(dict(plan.config), sort_keys=False, allow_unicode=True))
 
 
 class Ledger:
@@ -49,6 +45,17 @@ class Ledger:
         self._metric_info: dict[str, MetricInfo] = {}
         self._parameters = Parameters(trained=0, stored=0, backbone=0)
         self._device = torch.device("cpu")
+
+    def begin(self) -> None:
+        """Log what a record of the run would need, should it be killed before it writes one."""
+        self._events.write(
+            "begun",
+            step=0,
+            task_version=self._plan.task.version,
+            decoding=asdict(self._plan.decoding),
+            metric_info=dict.fromkeys(("val/loss_before", "val/loss"), asdict(LOSS_INFO)),
+            environment=environment(),
+        )
 
     def note_loss(self, name: str, nats: float) -> None:
         """Keep a loss in nats per target token."""
@@ -78,6 +85,9 @@ class Ledger:
     def close(self, status: Status) -> RunRecord:
         """Write the record of a run that ends so."""
         plan, meter = self._plan, self._meter
+        if status != "finished":
+            for name, nats in losses_in(read_events(self._folder.events)).items():
+                self.note_loss(name, nats)
         record = RunRecord(
             run_id=plan.run_id,
             status=status,

@@ -192,6 +192,16 @@ def test_a_package_that_is_installed_inside_somebody_elses_checkout_has_no_commi
     assert fingerprint._git(installed) is None
 
 
+def test_what_a_checkout_has_beside_its_commit_is_a_patch(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = checkout.glob("*.py")
+    monkeypatch.setattr(fingerprint, "__file__", str(file))
+    assert fingerprint.uncommitted_changes() == ""
+
+    file.write_text("another line")
+
+    assert "+another line" in (fingerprint.uncommitted_changes() or "")
+
+
 def test_the_variables_of_a_git_hook_do_not_mislead(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", "/nowhere")

@@ -91,7 +91,10 @@ def test_a_record_is_read_as_it_was_written(
     [
         ({"schema_version": SCHEMA_VERSION + 1}, "has the schema_version 2, and this ptl-prefix reads 1"),
         ({"schema_version": 0}, "has the schema_version 0"),
-        ({"status": "died"}, "has 'died' as `status`, which should be 'finished', 'stopped', 'failed' or 'pruned'"),
+        (
+            {"status": "vanished"},
+            "has 'vanished' as `status`, which should be 'finished', 'stopped', 'failed', 'pruned' or 'died'",
+        ),
         ({"mood": "good"}, "has the unknown key `mood`"),
         ({"seed": "0"}, "has '0' as `seed`"),
         ({"metrics": {"val/loss": None}}, "has None as `metrics.val/loss`"),
@@ -133,7 +136,7 @@ def test_a_missing_record_is_refused(tmp_path: Path) -> None:
     [
         ({"metrics": {"val/loss": float("nan")}}, "`metrics.val/loss` is nan"),
         ({"config": {"path": Path("x")}}, "`config.path` is a PosixPath"),
-        ({"status": "died"}, "has 'died' as `status`"),
+        ({"status": "vanished"}, "has 'vanished' as `status`"),
         ({"config": {"layers": {1: 2}}}, "`config.layers` has the key 1"),
     ],
 )

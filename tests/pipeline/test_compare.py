@@ -79,7 +79,7 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     [
         ([], 2, "`compare` needs runs, but got none"),
         (["nowhere"], 1, "but there is none at nowhere"),
-        (["nowhere", "include=[died]", "examples=-1", "metrics=x"], 2, "The config has 3 mistakes"),
+        (["nowhere", "include=[running]", "examples=-1", "metrics=x"], 2, "The config has 3 mistakes"),
     ],
 )
 def test_mistakes_are_named(invoke: Invoke, words: list[str], code: int, fact: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import Invoke
+from tiny_encoder import write_tiny_encoder
 from tiny_runs import write_tiny_backbone
 
 from ptl_prefix.artifacts.evaluation_record import read_evaluation_record
@@ -104,6 +105,24 @@ def test_mistakes_are_named_before_anything_loads(invoke: Invoke, words: list[st
 
     assert result.exit_code == 2, result.output
     assert fact in result.stderr
+
+
+def test_bertscore_has_the_encoder_that_is_named(run_copy: RunFolder, invoke: Invoke, tmp_path: Path) -> None:
+    encoder = write_tiny_encoder(tmp_path / "encoder")
+
+    result = invoke("evaluate", f"run={run_copy.path}", "metrics=[bertscore]", f"bertscore_model={encoder}", "out=mine")
+
+    assert result.exit_code == 0, result.output
+    (folder,) = Path("mine").iterdir()
+    assert -1 <= read_evaluation_record(folder / "metrics.json").metrics["test/bertscore"] <= 1
+
+
+def test_an_encoder_that_no_metric_reads_is_refused(run_copy: RunFolder, invoke: Invoke) -> None:
+    result = invoke("evaluate", f"run={run_copy.path}", "bertscore_model=nowhere")
+
+    assert result.exit_code == 2, result.output
+    assert "`bertscore_model` must be a folder" in result.stderr
+    assert "`bertscore_model` is read by bertscore alone" in result.stderr
 
 
 def test_a_split_that_the_task_lacks_is_named(run_copy: RunFolder, invoke: Invoke, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Whole runs that W&B's own client tells of, against a server on this machine."""
 
+import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -8,7 +10,9 @@ from pathlib import Path
 import pytest
 from command_lines import CommandLine, Invoke, start
 from fake_wandb_server import FakeRun, FakeWandb, wandb_at_fake_server
+from made_up_runs import make_run
 
+from ptl_prefix.artifacts.event_log import EventLog, read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.tracking.wandb_sink import STEP
@@ -125,6 +129,89 @@ def test_what_was_tracked_offline_is_shown_and_then_sent(
     assert "Nothing is left to send" in invoke("wandb", "sync", "out").output
 
 
+def kill_behind(step: int, words: list[str], cwd: Path, server: FakeWandb, *, num_sent: int = 0) -> RunFolder:
+    """A run whose process, and W&B's with it, was killed when a step was in its log, and some rows at the server."""
+    process = start("train", *words, "hydra.run.dir=run", cwd=cwd, start_new_session=True)
+    log = cwd / "run/events.jsonl"
+    while process.poll() is None:
+        sent = sum(len(run.history) for run in runs_of(server).values())
+        if sent >= num_sent and log.exists() and f'"step": {step}' in log.read_text():
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, error
+    return RunFolder(cwd / "run")
+
+
+def rows_in(folder: RunFolder) -> list[tuple[int, float | None, float | None]]:
+    """What the whole lines of a log say of curves."""
+    events = [event for event in read_events(folder.events) if event["kind"] in ("train", "validation")]
+    return [(event["step"], event.get("train/loss"), event.get("val/loss")) for event in events]
+
+
+def rows_at(run: FakeRun) -> list[tuple[int, float | None, float | None]]:
+    """The same, as it arrived."""
+    return [(row[STEP], row.get("train/loss"), row.get("val/loss")) for row in run.history if "samples" not in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["offline", "online", "none"])
+def test_every_whole_line_of_a_killed_run_arrives_once(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, mode: str
+) -> None:
+    long = ["trainer.max_steps=100000", "trainer.val_check_interval=20"]
+    words = [*command_line.small, *long, f"tracking.wandb={mode}"]
+    folder = kill_behind(47, words, tmp_path, server, num_sent=30 if mode == "online" else 0)
+    with folder.events.open("a") as file:
+        file.write('{"time_s": 1.0, "kind": "train", "st')
+    assert bool(runs_of(server)) == (mode == "online")
+    compared = invoke("compare", folder.path, "include=[died]", "out=mine")
+    assert compared.exit_code == 0 and "(died)" in compared.output, compared.output
+
+    shown = invoke("wandb", "sync", folder.path)
+    assert "events.jsonl" in shown.output and "cut off" in shown.output
+    sent = invoke("wandb", "sync", folder.path, "yes=true")
+
+    assert sent.exit_code == 0, sent.output
+    (run,) = runs_of(server).values()
+    assert rows_at(run) == rows_in(folder)
+    assert run.summary["status"] == "died" and run.exit_codes == [1]
+    tables = [json.loads(content) for name, content in run.files.items() if "/samples_" in name]
+    assert len(tables) >= (1 if mode == "online" else 2) and run.config["parameters_stored"] > 0
+    assert "Nothing is left to send" in invoke("wandb", "sync", folder.path).output
+
+    # It goes on, offline, and is sent once more.
+    at = rows_in(folder)[-1][0]
+    folder.config.write_text(
+        folder.config.read_text().replace("100000", str(at + 3)).replace(f"wandb: {mode}", "wandb: offline")
+    )
+    resumed = invoke("train", f"resume={folder.path}")
+    assert resumed.exit_code == 0, resumed.output
+    assert invoke("wandb", "sync", folder.path, "yes=true").exit_code == 0
+
+    # Which rows, not their values: fewer steps are another schedule.
+    arrived, logged = ([(step, loss is None) for step, loss, _ in rows] for rows in (rows_at(run), rows_in(folder)))
+    assert sorted(arrived) == sorted(logged)
+    assert run.summary["status"] == "finished" and run.exit_codes == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_killed_run_that_goes_on_online_tells_no_step_twice(
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
+    long = ["trainer.max_steps=100000", "trainer.val_check_interval=20"]
+    folder = kill_behind(55, [*command_line.small, *long], tmp_path, server, num_sent=55)
+    (run,) = runs_of(server).values()
+    known = run.history[-1][STEP]
+    folder.config.write_text(folder.config.read_text().replace("100000", str(known + 3)))
+
+    assert invoke("train", f"resume={folder.path}").exit_code == 0
+
+    steps = [row[STEP] for row in run.history if "train/loss" in row]
+    assert steps == list(range(1, known + 4))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("requests", "said"), [(2, "left out from here on"), (6, "ptl-prefix wandb sync")])
 def test_a_server_that_fails_during_a_run_fails_nothing_but_itself(
@@ -153,8 +240,78 @@ def test_a_server_that_is_not_there_is_said_in_one_line(
     assert "offline, as http://127.0.0.1:9 does not answer" in line
 
 
+def test_without_knowing_what_the_server_has_nothing_is_sent(server: FakeWandb, invoke: Invoke, tmp_path: Path) -> None:
+    server.refuses = ("RunHistoryTail",)
+    make_run(tmp_path / "a")
+
+    result = invoke("wandb", "sync", tmp_path / "a", "yes=true")
+
+    assert result.exit_code == 1 and "must say what it has" in result.output
+    assert server.runs == {} and not (tmp_path / "a/wandb").exists()
+
+
+def test_a_run_that_was_never_tracked_is_sent_from_its_log_when_it_is_named(
+    server: FakeWandb, invoke: Invoke, tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "a")
+    with EventLog(folder.events) as log:
+        log.write("finished", step=40, **{"test/bleu": 50.0})
+    times = [event["time_s"] for event in read_events(folder.events) if event["kind"] == "validation"]
+
+    result = invoke("wandb", "sync", folder.path, "yes=true")
+
+    assert result.exit_code == 0, result.output
+    run = server.runs["a"]
+    assert rows_at(run) == rows_in(folder) and len(run.history) == 2
+    assert [row["_timestamp"] for row in run.history] == times
+    assert (run.exit_codes, run.summary["status"], run.summary["test/bleu"]) == ([0], "finished", 50.0)
+    assert (run.config["prefix_length"], run.config["parameters_stored"]) == (10, 100)
+
+
+def test_a_dashboard_is_written_without_a_server_and_pushed_and_replaced_with_one(
+    server: FakeWandb, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(Path("outputs/a"), more={"tracking": {"project": "p", "entity": None}})
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    offline = invoke("wandb", "dashboard", "outputs")
+
+    assert offline.exit_code == 0, offline.output
+    assert "not pushed, as WANDB_MODE is offline" in offline.output and server.requests == 0
+    document = json.loads(Path("outputs/wandb-workspace.json").read_text())
+    assert (document["project"], document["pushed"]) == ("p", {})
+    assert "summary:test/bleu" in json.dumps(document["spec"])
+
+    monkeypatch.delenv("WANDB_MODE")
+    online = [invoke("wandb", "dashboard", "outputs") for _ in range(2)]
+
+    assert all(result.exit_code == 0 for result in online), online[0].output
+    assert f"workspace: {server.url}/someone/p?nw=" in online[0].output
+    assert f"report: {server.url}/someone/p/reports/" in online[0].output
+    assert online[0].output == online[1].output, "the same places"
+    assert [view.get("id") for view in server.views] == [None, None, "view-1", "view-2"]
+
+
+def test_a_dashboard_for_a_server_that_does_not_take_it_is_in_the_file_at_least(
+    server: FakeWandb, invoke: Invoke, tmp_path: Path
+) -> None:
+    server.refuses = ("UpsertView2",)
+
+    result = invoke("wandb", "dashboard", ".", "out=some.json", "metric=test/x", "project=other")
+
+    assert result.exit_code == 1
+    assert "must take the dashboard" in result.output
+    assert json.loads(Path("some.json").read_text())["project"] == "other"
+
+
 @pytest.mark.parametrize(
-    ("words", "law"), [(["send"], "needs one of sync"), (["sync", "nowhere"], "none at 'nowhere'")]
+    ("words", "law"),
+    [
+        (["send"], "needs one of sync, dashboard"),
+        (["sync", "nowhere"], "none at 'nowhere'"),
+        (["sync", ".", "metric=x"], "`metric` is not read by `wandb sync`"),
+        (["dashboard", ".", "yes=true"], "`yes` is not read by `wandb dashboard`"),
+    ],
 )
 def test_a_wrong_word_behind_wandb_is_refused(invoke: Invoke, words: list[str], law: str) -> None:
     result = invoke("wandb", *words)

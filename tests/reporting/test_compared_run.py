@@ -7,6 +7,7 @@ from made_up_runs import MadeUp, evaluate_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.reporting.compared_run import outputs_in, read_runs
+from ptl_prefix.reporting.comparison import compare
 
 Runs = Callable[..., list[RunFolder]]
 
@@ -58,6 +59,32 @@ def test_outputs_of_which_nobody_knows_whose_they_are_are_not_shown(folders: Run
 
     assert read.last_outputs is None
     assert outputs_in(None) == []
+
+
+def test_a_run_that_died_is_taken_in_with_what_its_log_tells(folders: Runs) -> None:
+    died, finished = folders(MadeUp(), MadeUp(seed=1))
+    died.record.unlink()
+    lines = died.events.read_bytes().splitlines(keepends=True)
+    died.events.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+
+    (ours, theirs), left_out = read_runs([died, finished], ("died",))
+
+    assert left_out == []
+    assert ours.record.status == "died" and ours.record.metrics == {"val/loss_before": 3.0, "val/loss": 2.0}
+    assert (ours.record.cost.steps, ours.record.cost.tokens, ours.record.cost.tokens_per_s) == (20, 2000, 400.0)
+    assert ours.record.parameters == theirs.record.parameters
+    (table,) = compare([ours, theirs], metric="val/loss").tables
+    assert any("(died)" in caveat for caveat in table.caveats)
+
+
+def test_a_run_that_died_before_its_log_says_what_it_was_is_left_out(folders: Runs) -> None:
+    (folder,) = folders(MadeUp())
+    folder.record.unlink()
+    folder.events.write_text("")
+
+    runs, (left,) = read_runs([folder], ("died",))
+
+    assert runs == [] and "ends before that" in left.reason
 
 
 @pytest.mark.parametrize("state", ["running", "died", "damaged", "stopped", "failed", "pruned"])

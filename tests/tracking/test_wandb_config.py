@@ -1,4 +1,4 @@
-from ptl_prefix.tracking.wandb_config import flat_config
+from ptl_prefix.tracking.wandb_config import flat_config, settings_told
 
 CONFIG = {
     "seed": 3,
@@ -30,3 +30,26 @@ def test_a_setting_of_the_method_never_hides_a_name_of_the_runs() -> None:
     flat = flat_config({**CONFIG, "method": {"name": "m", "seed": 99, "task": "other"}})
 
     assert (flat["seed"], flat["task"], flat["method/seed"]) == (3, "e2e_nlg", 99)
+
+
+def test_the_learning_rate_is_the_one_that_is_used() -> None:
+    method = {"name": "m", "default_lr": 0.5}
+
+    assert flat_config({"method": method, "optimizer": {"lr": None}})["learning_rate"] == 0.5
+    assert flat_config({"method": method, "optimizer": {"lr": 0.25}})["learning_rate"] == 0.25
+
+
+def test_what_a_run_learns_of_itself_is_a_setting_and_what_happens_later_is_none() -> None:
+    environment = {"package_version": "1.2", "git": {"commit": "abc", "dirty": True}, "cpu": "Abacus"}
+
+    assert settings_told("begun", {"task_version": "1", "environment": environment}) == {
+        "package_version": "1.2",
+        "git_commit": "abc",
+        "git_dirty": True,
+    }
+    assert settings_told("begun", {"environment": {"package_version": "1.2", "git": None}}) == {
+        "package_version": "1.2"
+    }
+    assert settings_told("encoded", {"split": "train", "num_pairs": 3}) == {"encoded/train/num_pairs": 3}
+    assert settings_told("attached", {"parameters_stored": 5}) == {"parameters_stored": 5}
+    assert settings_told("train", {"train/loss": 5.0}) == {}

@@ -15,6 +15,7 @@ from fake_wandb_server import KEY, FakeWandb, wandb_at_fake_server
 from sink_facts import facts_of
 
 from ptl_prefix.artifacts.event_log import EventLog
+from ptl_prefix.tracking import wandb_sink
 from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX, STEP, WandbSink
 
 SAMPLE = {"source": "a table", "reference": "a text", "hypothesis": "some text"}
@@ -113,6 +114,21 @@ def test_the_samples_are_a_table_that_grows_and_the_bundle_an_artifact(server: F
     assert {alias["alias"] for alias in bundle["aliases"]} == {"best", "latest"}
     assert json.loads(bundle["metadata"]) == {"val/loss": 0.25}
     assert any(name.endswith("manifest.json") for name in server.runs["artifacts"].files)
+
+
+def test_code_that_no_commit_has_is_beside_the_commit_as_a_patch(
+    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_sink, "uncommitted_changes", lambda: "+ a line\n")
+    sink = sink_with()
+
+    sink.open(facts_of(tmp_path))
+    sink.write("begun", step=0, environment={"package_version": "1", "git": {"commit": "abc", "dirty": True}})
+    sink.close(0)
+
+    run = server.runs["some-run"]
+    assert (run.config["git_commit"], run.config["git_dirty"]) == ("abc", True)
+    assert run.files["diff.patch"] == b"+ a line\n"
 
 
 @pytest.mark.parametrize("exit_code", [1, 143])

@@ -100,6 +100,7 @@ def test_events_tell_the_run_in_order_one_line_a_point(tiny_runs: TinyRuns, fold
     train(tiny_runs.plan(trainer__max_steps=4, trainer__val_check_interval=2, trainer__log_every_n_steps=2), folder)
 
     assert [(event["kind"], event["step"]) for event in read_events(folder.events)] == [
+        ("begun", 0),
         ("encoded", 0),
         ("encoded", 0),
         ("bare", 0),
@@ -110,9 +111,10 @@ def test_events_tell_the_run_in_order_one_line_a_point(tiny_runs: TinyRuns, fold
         ("validation", 4),
         ("finished", 4),
     ]
-    assert len(folder.events.read_text().splitlines()) == 9
+    assert len(folder.events.read_text().splitlines()) == 10
     (first, _) = events_of(folder, "train")
-    assert first.keys() == {"time_s", "kind", "step", "train/loss", "train/grad_norm", "lr", "tokens_per_s"}
+    costs = {"tokens_per_s", "train_s", "tokens"}
+    assert first.keys() == {"time_s", "kind", "step", "train/loss", "train/grad_norm", "lr"} | costs
 
 
 def test_the_learning_rate_of_each_step_is_that_of_the_schedule(tiny_runs: TinyRuns, folder: RunFolder) -> None:

@@ -89,8 +89,8 @@ def test_a_point_is_logged_every_few_steps_with_the_rate_since_the_last(clock: C
     train_batches(meter, clock, range(3, 6), seconds=0.5)
 
     assert sink.events == [
-        {"kind": "train", "step": 2, "train/loss": 2.0, "lr": 0.1, "tokens_per_s": 10.0},
-        {"kind": "train", "step": 4, "train/loss": 2.0, "lr": 0.1, "tokens_per_s": 20.0},
+        {"kind": "train", "step": 2, "train/loss": 2.0, "lr": 0.1, "tokens_per_s": 10.0, "train_s": 2.0, "tokens": 20},
+        {"kind": "train", "step": 4, "train/loss": 2.0, "lr": 0.1, "tokens_per_s": 20.0, "train_s": 3.0, "tokens": 40},
     ]
 
 
@@ -110,7 +110,8 @@ def test_a_validation_is_logged_in_full_precision_with_the_norm_of_what_is_train
 
     Meter(EventStream(sink), log_every_n_steps=1).on_validation_end(trainer, MODULE)
 
-    assert sink.events == [{"kind": "validation", "step": 3, "val/loss": 1 / 3, "norm/trained": 5.0}]
+    costs = {"train_s": 0.0, "tokens": 0}
+    assert sink.events == [{"kind": "validation", "step": 3, "val/loss": 1 / 3, "norm/trained": 5.0, **costs}]
 
 
 def test_a_resumed_run_goes_on_counting(clock: Clock) -> None:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_predictions import WORDS, prediction, random_predictions
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from made_up_predictions import prediction, random_predictions
+from tiny_encoder import write_tiny_encoder
+from transformers import BertModel, PreTrainedTokenizerFast
 
 from ptl_prefix.errors import BackboneError
 from ptl_prefix.evaluation.metrics.bertscore import BERTScore
@@ -14,19 +14,7 @@ from ptl_prefix.evaluation.scoring import score
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random BERT and its tokenizer, one token a word."""
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", ",", *dict.fromkeys(WORDS)]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return write_tiny_encoder(tmp_path_factory.mktemp("bert"))
 
 
 def test_it_is_the_greedy_matching_of_the_paper(encoder: Path) -> None:

@@ -1,0 +1,87 @@
+"""The record of a run that could write none, as far as its config and its log tell.
+
+In: the folder of a run that was killed. Out: a `RunRecord` with the status `died`: the counts, costs and losses up to
+the last whole line of `events.jsonl`. What only the end of a run measures is absent.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.run_config import read_config
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
+from ptl_prefix.errors import RunError
+
+Event = dict[str, Any]
+
+
+def rebuilt_record(folder: RunFolder) -> RunRecord:
+    """What the run would have said of itself where it was cut off.
+
+    Raises:
+        RunError: When config or log cannot be read, or the log ends before it says what the run was.
+    """
+    config, events = read_config(folder), read_events(folder.events)
+    begun, attached = _newest(events, "begun"), _newest(events, "attached", "resumed")
+    if begun is None or attached is None:
+        raise RunError(
+            f"A run's log must say what was trained, but {folder.events} ends before that; resume the run, or leave "
+            "it out."
+        )
+    try:
+        return RunRecord(
+            run_id=str(config["run_id"]),
+            status="died",
+            task=config["task"]["name"],
+            task_version=begun["task_version"],
+            backbone=config["backbone"]["name"],
+            method=config["method"]["name"],
+            seed=config["seed"],
+            config=config,
+            study=None,
+            trial=None,
+            budget={"steps": attached["planned_steps"]},
+            parameters=Parameters(
+                **{name: attached[f"parameters_{name}"] for name in ("trained", "stored", "backbone")}
+            ),
+            cost=_cost(events),
+            decoding=TypeAdapter(Decoding).validate_python(begun["decoding"]),
+            metrics=losses_in(events),
+            metric_info=TypeAdapter(dict[str, MetricInfo]).validate_python(begun["metric_info"]),
+            environment=begun["environment"],
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise RunError(
+            f"A run's record must be rebuilt from its config and its log, but {folder.path} lacks what it takes "
+            f"({type(error).__name__}: {error}); resume the run, or leave it out."
+        ) from error
+
+
+def losses_in(events: Sequence[Event]) -> dict[str, float]:
+    """The bare backbone's validation loss, and the least that the run had, where they were measured."""
+    before = [event["val/loss_before"] for event in events if "val/loss_before" in event]
+    after = [event["val/loss"] for event in events if event["kind"] == "validation"]
+    return {
+        **({"val/loss_before": before[0]} if before else {}),
+        **({"val/loss": min(after)} if after else {}),
+    }
+
+
+def _newest(events: Sequence[Event], *kinds: str) -> Event | None:
+    return next((event for event in reversed(events) if event["kind"] in kinds), None)
+
+
+def _cost(events: Sequence[Event]) -> Cost:
+    point = _newest(events, "train", "validation") or {}
+    seconds, tokens = point.get("train_s", 0.0), point.get("tokens", 0)
+    return Cost(
+        train_s=seconds,
+        steps=max((event["step"] for event in events), default=0),
+        tokens=tokens,
+        tokens_per_s=tokens / seconds if seconds else 0.0,
+        peak_memory_bytes=None,
+    )

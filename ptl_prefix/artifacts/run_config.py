@@ -1,0 +1,31 @@
+"""The config that a run was started with: `config.yaml`, resolved, written before anything else."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.errors import RunError
+
+
+def write_config(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """Keep a config: it makes the folder a run's."""
+    write_atomically(folder.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """The config.
+
+    Raises:
+        RunError: When it cannot be read.
+    """
+    fact = "is no mapping"
+    try:
+        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        config, fact = None, f"is not: {error}"
+    if not isinstance(config, dict):
+        raise RunError(f"A run's config must be readable, but '{folder.config}' {fact}")
+    return config
