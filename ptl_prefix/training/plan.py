@@ -186,8 +186,10 @@ def start_problems(plan: Plan, num_devices: int) -> list[str]:
             "`trainer.num_nodes` must be 1 where ptl-prefix starts the processes itself; on several machines, torchrun "
             "or Slurm's srun starts it once for each device."
         ]
-    num_gpus = torch.cuda.device_count()
-    if plan.backbone.torch_device.type == "cuda" and num_devices > num_gpus:
+    device, num_gpus = plan.backbone.torch_device.type, torch.cuda.device_count()
+    if device == "mps":
+        return [f"`trainer.devices` must be 1 where the backbone is on mps, but is {num_devices}."]
+    if device == "cuda" and num_devices > num_gpus:
         return [f"`trainer.devices` must be at most the {num_gpus} GPUs of this machine, but is {num_devices}."]
     return []
 
