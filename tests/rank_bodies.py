@@ -6,6 +6,7 @@ Each takes the `Ranks` that it is one of, and what the test hands over, and retu
 import os
 import random
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def trained_with_accident(
 
     AdaptationModule.training_step = hit  # type: ignore[method-assign]
     return trained(ranks, tiny, folder, changes)
+
+
+def touched_in_a_run(ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any]) -> list[str]:
+    """What this rank wrote, made, renamed or removed in the run's folder."""
+    touched: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if writes or event in ("os.mkdir", "os.rename", "os.remove"):
+            touched.extend(str(path) for path in arguments[:2] if str(path).startswith(str(folder)))
+
+    sys.addaudithook(watch)
+    trained(ranks, tiny, folder, changes)
+    return touched
 
 
 class SentBytes(TorchDispatchMode):

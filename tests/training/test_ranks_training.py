@@ -114,6 +114,13 @@ def test_ranks_that_accumulate_train_the_same_too(tiny_runs: TinyRuns, whole: Ru
     assert_equal_but_for_rounding(folder, whole)
 
 
+def test_the_other_ranks_touch_nothing_in_the_folder(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+    first, second = among_ranks(2, rank_bodies.touched_in_a_run, tiny_runs, folder.path, TWO)
+
+    assert {str(folder.last), str(folder.events)} <= set(first)
+    assert second == []
+
+
 def test_one_rank_writes(tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder) -> None:
     among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO)
 
