@@ -45,6 +45,10 @@ class RunError(PtlPrefixError):
     """A run folder that cannot be read, resumed or exported."""
 
 
+class RankError(RunError):
+    """One of the processes that train together is gone; the others end with this."""
+
+
 class ComparisonError(PtlPrefixError):
     """Runs that may not stand in one table: what they say does not mean the same."""
 

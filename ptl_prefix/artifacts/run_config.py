@@ -1,11 +1,18 @@
 """The config that a run was started with: `config.yaml`, resolved, written before anything else."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
+
+
+def write_config(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """Keep a config: it makes the folder a run's."""
+    write_atomically(folder.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def read_config(folder: RunFolder) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def _misplaced(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], 
     if not flags.multirun and "hydra.sweep.dir" in given:
         mistakes.append("`hydra.sweep.dir` is not read without -m; a single run is in `hydra.run.dir`.")
     if verb.folder_key and values.get(verb.folder_key) is not None:
-        others = [*sorted(given - {verb.folder_key}), *(["-m"] if flags.multirun else [])]
+        others = [*sorted(given - {verb.folder_key, *verb.beside_folder}), *(["-m"] if flags.multirun else [])]
         if others:
             law = f"`{verb.folder_key}` must be given alone, as the run has its config"
             mistakes.append(f"{law}, but there is also {', '.join(others)}.")

@@ -25,6 +25,7 @@ from ptl_prefix.commands.resolvers import forget_run_ids, register_resolvers
 from ptl_prefix.commands.verbs import Verb
 from ptl_prefix.commands.words import HydraFlags, quoted
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
+from ptl_prefix.training.place import is_later_rank, place_here
 
 Body = Callable[[dict[str, Any], Path], Any]
 """What a verb does with its config and its run folder."""
@@ -41,6 +42,10 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
     if flags.only_show:
         _enter_hydra(verb, check_overrides(verb, overrides, flags), flags, lambda config: None)
         return
+    if flags.multirun and place_here() is not None:
+        raise ConfigError(
+            ["-m must be started without torchrun or srun: each job of a sweep starts its own processes, one a device."]
+        )
     if flags.multirun and verb.name == _STUDIED and _is_study(verb, overrides, flags):
         _run_study(verb, overrides, flags)
         return
@@ -49,8 +54,10 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
         _refuse_ranks(checked.config)
         _sweep(verb, checked.overrides, flags, function)
     else:
-        in_folder = f"hydra.run.dir={quoted(str(checked.run_folder))}"
-        with _absent_unless_filled(checked.run_folder):
+        # Hydra makes a folder in each process; one that another process speaks for works in that one's.
+        run_folder = Path.cwd() if is_later_rank() else checked.run_folder
+        in_folder = f"hydra.run.dir={quoted(str(run_folder))}"
+        with _absent_unless_filled(run_folder):
             _run(verb, (*checked.overrides, in_folder), flags, function)
 
 

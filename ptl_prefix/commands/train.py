@@ -1,5 +1,6 @@
 """`ptl-prefix train`: a config becomes a plan, a plan becomes a run folder, and a person sees what came of it."""
 
+import dataclasses
 import os
 import signal
 from collections.abc import Collection, Mapping
@@ -8,17 +9,28 @@ from typing import Any
 
 from rich.console import Console
 
-from ptl_prefix.artifacts.run_config import read_config
+from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.outcome import show_estimate, show_outcome
+from ptl_prefix.commands.rank_processes import RankProcesses
 from ptl_prefix.commands.targets import build, target_values
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.evaluation.metric import name_mistakes
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
-from ptl_prefix.training.plan import Plan, accelerator_problems, room_problems, split_problems, trainer_problems
+from ptl_prefix.training.place import Place, place_here
+from ptl_prefix.training.plan import (
+    Plan,
+    accelerator_problems,
+    room_problems,
+    split_problems,
+    start_problems,
+    trainer_problems,
+)
+from ptl_prefix.training.ranks import ONE_RANK, Ranks, joined
+from ptl_prefix.training.record import record_death
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -34,7 +46,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or the library warns when a process forks
     console = Console(stderr=True)
     if config["resume"] is not None:
-        _resume(RunFolder.open(config["resume"]), console)
+        _resume(RunFolder.open(config["resume"]), console, devices=_given_devices(config))
         return
     plan = plan_of(_grouped(config))
     if problems := plan.problems():
@@ -42,13 +54,17 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if config["dry_run"]:
         show_estimate(estimate(plan), dict(plan.config))
         return
-    _train(plan, RunFolder(run_folder), console, resume=False)
+    place = place_here()
+    if place is None:
+        _start(plan, RunFolder(run_folder), console)
+    else:
+        _take_part(plan, RunFolder(run_folder), console, place)
 
 
 def plan_of(config: Mapping[str, Any]) -> Plan:
     """The plan that a config describes; what that leaves to the method is decided, and written into the plan's own."""
     method = build(config["method"])
-    backbone = config["backbone"] | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
+    backbone = _placed(config) | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
     chosen = method.fit_size(build(backbone).sketch()) if method.wants_size else {}
     config = {**config, "backbone": backbone, "method": _changed(config["method"], chosen)}
     return Plan(
@@ -73,7 +89,18 @@ def run_frozen(folder: Path) -> None:
     Args:
         folder: A run's folder with a checked config.
     """
-    _resume(RunFolder.open(folder), Console(stderr=True))
+    _resume(RunFolder.open(folder), Console(stderr=True), devices=None)
+
+
+def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone's node; where it says nothing of a device, the trainer's accelerator decides."""
+    device = _DEVICES.get(config["trainer"].get("accelerator"))
+    wanted = {"device": device} if device and config["backbone"]["device"] == "auto" else {}
+    return {**config["backbone"], **wanted}
+
+
+_DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
+"""What Lightning's accelerators are to torch."""
 
 
 def _grouped(config: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +127,7 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
     mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
     if {"trainer", "backbone", "method"} <= set(sound):
-        mistakes += accelerator_problems(target_values(config["trainer"]), build(config["backbone"]))
+        mistakes += accelerator_problems(target_values(config["trainer"]), build(_placed(config)))
     if "task" in sound:
         task = build(config["task"])
         mistakes += split_problems(task) + name_mistakes(task.metrics, "task.metrics")
@@ -120,29 +147,104 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     return mistakes
 
 
-def _resume(folder: RunFolder, console: Console) -> None:
-    """Go on inside the run's folder, with the config it was started with."""
+def _given_devices(config: Mapping[str, Any]) -> int | None:
+    """How many devices a run is to go on with, where that was said."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
+    return int(config["trainer"]["devices"]) if "trainer.devices" in given else None
+
+
+def _resume(folder: RunFolder, console: Console, *, devices: int | None) -> None:
+    """Go on inside the run's folder, with the config it was started with, on as many devices or on others."""
+    place = place_here()
     if folder.record.exists() and (record := read_record(folder.record)).status == "finished":
-        console.print(f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}")
+        if place is None or place.share.is_first:
+            done = f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}"
+            console.print(done)
         return
     plan = plan_of(read_config(folder))
     if problems := plan.problems():
         raise ConfigError(problems)
-    _train(plan, folder, console, resume=True)
+    if place is None:
+        _start(plan, folder, console, resume=True, devices=devices)
+    else:
+        _take_part(plan, folder, console, place, resume=True)
 
 
-def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool) -> None:
-    if not resume and folder.config.exists():
+def _start(
+    plan: Plan, folder: RunFolder, console: Console, *, resume: bool = False, devices: int | None = None
+) -> None:
+    """Train in this process, or, on several devices, in a process for each."""
+    if not resume:
+        _refuse_used(folder)
+    number = plan.num_ranks if devices is None else devices
+    if number == 1:
+        _train(plan, folder, console, resume=resume)
+        return
+    if problems := start_problems(plan, number):
+        raise ConfigError(problems)
+    if not resume:
+        write_config(folder, plan.config)
+    ranks = RankProcesses(folder, number)
+    ranks.run()
+    if ranks.stop is not None:
+        raise SystemExit(ranks.stop)
+    if ranks.failure is None:
+        return
+    rank, code = ranks.failure
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed, as it says above"
+    if ranks.first_was_killed and not folder.record.exists():
+        record_death(plan, folder, f"rank {rank} {ended}")
+    raise RunError(
+        f"All {number} ranks of a run must work to the end, but rank {rank} {ended}. "
+        f"Go on with: ptl-prefix train resume={folder.path}"
+    )
+
+
+def take_part_in_run(folder: str) -> None:
+    """Take part, as one of the ranks that `_start` starts, in the run that lies in a folder."""
+    place = place_here()
+    assert place is not None, "a rank is told which it is"
+    run_folder = RunFolder.open(folder)
+    _take_part(plan_of(read_config(run_folder)), run_folder, Console(stderr=True), place, resume=True)
+
+
+def _take_part(plan: Plan, folder: RunFolder, console: Console, place: Place, *, resume: bool = False) -> None:
+    """Train as one of several processes, whoever has started them: one folder and one name, the first one's."""
+    if not resume and place.share.num_ranks != plan.num_ranks:
+        raise ConfigError(
+            [
+                f"`trainer.devices` times `trainer.num_nodes` must be the number of processes that were started, but "
+                f"is {plan.num_ranks}, and there are {place.share.num_ranks}."
+            ]
+        )
+    with joined(place, plan.backbone.torch_device) as ranks:
+        if not resume:
+            run_id, path = ranks.of_first(lambda: (plan.run_id, str(folder.path)))
+            plan = dataclasses.replace(plan, run_id=run_id, config={**plan.config, "run_id": run_id})
+            folder = RunFolder(path)
+            ranks.of_first(lambda: _refuse_used(folder))
+        _train(plan, folder, console, resume=resume, ranks=ranks)
+
+
+def _refuse_used(folder: RunFolder) -> None:
+    if folder.config.exists():
         raise RunError(
             f"A new run must have a folder of its own, but '{folder.path}' holds a run; "
             f"go on with it by resume={folder.path}, or give another hydra.run.dir."
         )
-    outcome = train(plan, folder, resume=resume, console=console)
+
+
+def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool, ranks: Ranks = ONE_RANK) -> None:
+    outcome = train(plan, folder, resume=resume, console=console, ranks=ranks)
     if outcome.signal is not None:
-        console.print(
-            f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        if ranks.is_first:
+            console.print(
+                f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}",
+                highlight=False,
+                soft_wrap=True,
+            )
         raise SystemExit(128 + signal.Signals[outcome.signal])
-    show_outcome(outcome, folder)
+    if ranks.is_first:
+        show_outcome(outcome, folder)

@@ -31,6 +31,7 @@ class Verb:
         arguments: How its arguments are written in `--help`; empty: it takes none.
         examples: Command lines that work, each with what it does.
         folder_key: A setting that names an existing run folder to work in; given alone, as that folder has a config.
+        beside_folder: Settings that may be given with it, as they do not change what the run does.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Verb:
     examples: tuple[tuple[str, str], ...]
     arguments: str = ""
     folder_key: str | None = None
+    beside_folder: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -54,6 +56,7 @@ VERBS = {
             summary="Train a method on a frozen backbone and evaluate it.",
             settings=TrainSettings,
             folder_key="resume",
+            beside_folder=("trainer.devices",),
             examples=(
                 ("ptl-prefix train", "the embedded backbone on the built-in task"),
                 ("ptl-prefix train dry_run=true", "the resolved config, parameters, steps and memory; trains nothing"),
@@ -62,6 +65,10 @@ VERBS = {
                 ("ptl-prefix train -m optimizer.lr=1e-3,3e-3 seed=0,1,2", "six runs, one after another"),
                 ("ptl-prefix train experiment=e2e_gpt2_medium_prefix", "a published run, see ptl-prefix experiments"),
                 ("ptl-prefix train resume=<run folder>", "go on with a run that was stopped"),
+                (
+                    "ptl-prefix train trainer=ddp trainer.devices=4",
+                    "on four GPUs; ddp_cpu: four processes",
+                ),
                 ("ptl-prefix train --cfg job", "print the composed config and stop"),
             ),
         ),

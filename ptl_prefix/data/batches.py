@@ -9,19 +9,17 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from annotated_types import Ge
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.data.collation import EncodedRow, batch_width, collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
+from ptl_prefix.data.share import ALONE, Indices, Share
 from ptl_prefix.settings import settings_from
 
 _POOL_BATCHES = 50
 """Batches whose rows are sorted by length together: enough for little padding, few enough that an epoch stays
 shuffled."""
-
-Indices = npt.NDArray[np.int64]
 
 
 class BatchSettings:
@@ -58,21 +56,21 @@ class TrainBatches:
     One pass of `iter` yields what is left of the current epoch; the next pass starts the next epoch. A pass that is
     left early goes on where it stopped, so limits on the number of batches never show a row twice.
 
-    With several ranks, batches of `batch_size * world_size` rows are built first and each rank takes its share of every
-    one: two ranks with batches of B see at each step the rows that one rank with batches of 2B sees. (Except where the
-    last batch of an epoch would have fewer rows than there are ranks: its rows then join the batch before.)
+    The rows of an optimizer step are drawn at once, and only then divided among its batches, and each batch among the
+    ranks: two ranks with batches of B, one rank with batches of 2B and one that takes two batches of B for a step see
+    the same rows at every step. At the end of an epoch, where rows are few, a batch can be without any.
 
     Args:
         encoded: The rows.
-        batch_size: Rows in a batch of one rank.
+        batch_size: Rows in a batch, of all ranks together.
         pad_id: The id that fills rows up; masked, so any id would do.
         decoder_start_ids: As in `collate_training`.
         seed: With the epoch, decides the order.
-        rank: Which share of every batch this process takes.
-        world_size: How many processes share.
+        accumulation: Batches in an optimizer step.
+        share: Which rows of every batch this process takes.
 
     Raises:
-        ValueError: There are fewer rows than ranks, or none.
+        ValueError: There are no rows.
     """
 
     def __init__(
@@ -83,22 +81,19 @@ class TrainBatches:
         pad_id: int,
         decoder_start_ids: Sequence[int] | None = None,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        accumulation: int = 1,
+        share: Share = ALONE,
     ) -> None:
-        if len(encoded) < world_size:
-            raise ValueError(f"Every rank needs a row to train on, but there are {len(encoded)} for {world_size}.")
+        if not len(encoded):
+            raise ValueError("There must be rows to train on, but there are none.")
         self._encoded, self._pad_id, self._seed = encoded, pad_id, seed
         self._decoder_start_ids = decoder_start_ids
-        self._rank, self._world_size = rank, world_size
-        self._batch_size = batch_size
+        self._batch_size, self._accumulation, self._share = batch_size, accumulation, share
         self._epoch, self._num_handed_out = 0, 0
 
     def __len__(self) -> int:
-        """Batches of one epoch, for each rank."""
-        per_batch = self._batch_size * self._world_size
-        whole, rest = divmod(len(self._encoded), per_batch)
-        return whole + (rest >= self._world_size)
+        """Batches of one epoch, the same for each rank."""
+        return num_batches(len(self._encoded), batch_size=self._batch_size, accumulation=self._accumulation)
 
     def __iter__(self) -> Iterator[ModelInputs]:
         if self._num_handed_out >= len(self):
@@ -112,20 +107,21 @@ class TrainBatches:
 
     def order(self, epoch: int) -> list[Indices]:
         """The rows of each of this rank's batches in an epoch: a pure function of the seed and the epoch."""
-        return [batch[self._rank :: self._world_size] for batch in self._shared_order(epoch)]
+        starts = [number * self._batch_size for number in range(self._accumulation)]
+        batches = [step[start : start + self._batch_size] for step in self._steps(epoch) for start in starts]
+        return [self._share.of_rows(batch) for batch in batches]
 
-    def _shared_order(self, epoch: int) -> list[Indices]:
-        per_batch = self._batch_size * self._world_size
+    def _steps(self, epoch: int) -> list[Indices]:
+        """The rows of each optimizer step of an epoch."""
+        per_step = self._batch_size * self._accumulation
         generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
         rows = generator.permutation(len(self._encoded))
-        batches = []
-        for start in range(0, len(rows), per_batch * _POOL_BATCHES):
-            pool = rows[start : start + per_batch * _POOL_BATCHES]
+        steps = []
+        for start in range(0, len(rows), per_step * _POOL_BATCHES):
+            pool = rows[start : start + per_step * _POOL_BATCHES]
             pool = pool[np.argsort(self._encoded.lengths[pool], kind="stable")]
-            batches += [pool[first : first + per_batch] for first in range(0, len(pool), per_batch)]
-        if len(batches) > 1 and len(batches[-1]) < self._world_size:
-            batches[-2:] = [np.concatenate(batches[-2:])]
-        return [batches[place] for place in generator.permutation(len(batches))]
+            steps += [pool[first : first + per_step] for first in range(0, len(pool), per_step)]
+        return [steps[place] for place in generator.permutation(len(steps))]
 
     def padding_share(self) -> float:
         """The share of padding among the positions of this rank's current epoch."""
@@ -139,7 +135,7 @@ class TrainBatches:
         """Go on from a position.
 
         Raises:
-            ValueError: The position is one in another order: other rows, seed, batch size or number of ranks.
+            ValueError: The position is one in another order: other rows, another seed or batch size.
         """
         if state["order_of"] != self._identity():
             raise ValueError(
@@ -152,9 +148,14 @@ class TrainBatches:
         return {
             "num_rows": len(self._encoded),
             "batch_size": self._batch_size,
+            "accumulation": self._accumulation,
             "seed": self._seed,
-            "world_size": self._world_size,
         }
+
+
+def num_batches(num_rows: int, *, batch_size: int, accumulation: int) -> int:
+    """Batches of one epoch of `TrainBatches`: of whole steps, the last of which may have fewer rows."""
+    return -(-num_rows // (batch_size * accumulation)) * accumulation
 
 
 class EvalBatches:
@@ -166,6 +167,7 @@ class EvalBatches:
         pad_id: The id that fills rows up; masked, so any id would do.
         decoder_start_ids: As in `collate_training`.
         num_rows: Only so many rows, evenly spread over the split; `None` means all.
+        share: Which of the batches this process takes.
     """
 
     def __init__(
@@ -176,11 +178,12 @@ class EvalBatches:
         pad_id: int,
         decoder_start_ids: Sequence[int] | None = None,
         num_rows: int | None = None,
+        share: Share = ALONE,
     ) -> None:
         self._encoded, self._pad_id, self._decoder_start_ids = encoded, pad_id, decoder_start_ids
         kept = len(encoded) if num_rows is None else min(num_rows, len(encoded))
         rows = np.arange(kept, dtype=np.int64) * len(encoded) // kept
-        self._order = [rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)]
+        self._order = share.of_batches([rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)])
 
     def __len__(self) -> int:
         return len(self._order)
@@ -249,5 +252,6 @@ def _text_lengths(encoded: EncodedSplit, decoder_start_ids: Sequence[int] | None
 
 
 def _padding_share(texts: Sequence[Indices], batches: Sequence[Indices]) -> float:
+    batches = [batch for batch in batches if len(batch)]
     positions = sum(len(batch) * batch_width(int(lengths[batch].max())) for lengths in texts for batch in batches)
     return 1.0 - int(sum(lengths[batch].sum() for lengths in texts for batch in batches)) / positions

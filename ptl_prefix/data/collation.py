@@ -36,7 +36,7 @@ def collate_training(
     """A right-padded batch with labels: the target and its end; neither the prompt nor padding is trained on.
 
     Args:
-        rows: Prompts with their targets.
+        rows: Prompts with their targets; none make a batch without rows or columns.
         pad_id: Fills the gaps; masked.
         decoder_start_ids: What an encoder-decoder's text starts with; its prompts and targets are parted. `None` for a
             decoder-only backbone.
@@ -79,6 +79,8 @@ def batch_width(longest: int) -> int:
 
 
 def _padded(rows: list[Tensor], value: int) -> Tensor:
+    if not rows:
+        return torch.zeros(0, 0, dtype=torch.long)
     batch = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
     longest = batch.shape[1]
     return nn.functional.pad(batch, (0, batch_width(longest) - longest), value=value)

@@ -17,10 +17,13 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import PromptBatches
 from ptl_prefix.data.encoding import encode_prompts
+from ptl_prefix.data.share import ALONE, Share
 from ptl_prefix.methods.method import Method
 
 Rows = Sequence[Mapping[str, Any]]
 """Examples, as a task gives them."""
+Written = dict[int, str]
+"""Outputs by the place of their row."""
 
 
 def decode(
@@ -35,6 +38,8 @@ def decode(
     labels: Sequence[str] | None = None,
     known: Mapping[str, str] | None = None,
     on_batch: Callable[[list[Prediction]], None] = lambda _: None,
+    share: Share = ALONE,
+    join: Callable[[Written], Written] = lambda written: written,
 ) -> list[Prediction]:
     """What the backbone writes for each row under `method`, in the order of the rows.
 
@@ -49,6 +54,8 @@ def decode(
         labels: The legal outputs, if there are only so many: the most likely one is written.
         known: What was written before, by the id of the row; a batch whose rows are all known is not decoded again.
         on_batch: Told of each batch that is decoded.
+        share: Which of the batches this process decodes; they are the same batches, however many share them.
+        join: Puts together what all of them have written.
     """
     write = _writer(backbone, method, prompter, decoding, labels)
     longest = decoding.max_new_tokens if labels is None else max(len(prompter.encode_target(one)) for one in labels)
@@ -60,11 +67,13 @@ def decode(
         decoder_start_ids=prompter.decoder_start_ids,
     )
     known = known or {}
-    written: dict[int, str] = {}
+    written: Written = {}
     was_training = method.training
     method.eval()
     # Batches are the same whatever is known, so that an evaluation that was killed ends with the same outputs.
     for number, (inputs, indices) in enumerate(batches):
+        if not share.has(number):
+            continue
         if all(rows[index]["example_id"] in known for index in indices):
             written.update((index, known[rows[index]["example_id"]]) for index in indices)
             continue
@@ -73,6 +82,7 @@ def decode(
         on_batch([_prediction(rows[index], text) for index, text in zip(indices, texts, strict=True)])
     backbone.slots.clear()
     method.train(was_training)
+    written = join(written)
     return [_prediction(row, written[index]) for index, row in enumerate(rows)]
 
 

@@ -5,7 +5,7 @@ In: a backbone, a method and a batch. Out: the sum over target tokens and their 
 number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,10 +50,24 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     return TargetLoss(nats, num_tokens)
 
 
-def mean_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInputs]) -> float:
-    """Nats per target token over all of `batches`, without dropout."""
+def mean_loss(
+    backbone: Backbone,
+    method: Method,
+    batches: Iterable[ModelInputs],
+    *,
+    add_up: Callable[[float, float], Sequence[float]] = lambda nats, tokens: (nats, tokens),
+) -> float:
+    """Nats per target token over all of `batches`, without dropout.
+
+    Args:
+        backbone: The frozen model.
+        method: Attached to it.
+        batches: What is predicted.
+        add_up: Adds the nats and tokens of other processes, if these are only some of the batches.
+    """
     total = summed_loss(backbone, method, batches)
-    return float(total.nats) / total.num_tokens
+    nats, tokens = add_up(float(total.nats), total.num_tokens)
+    return nats / tokens
 
 
 @torch.no_grad()
@@ -63,9 +77,9 @@ def summed_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInput
     for module, _ in modes:
         module.eval()
     try:
-        losses = [target_loss(backbone, method, batch.to(backbone.device)) for batch in batches]
+        losses = [target_loss(backbone, method, batch.to(backbone.device)) for batch in batches if batch.num_rows]
     finally:
         for module, was_training in modes:
             module.train(was_training)
-    nats = torch.stack([loss.nats.double() for loss in losses]).sum()
-    return TargetLoss(nats, sum(loss.num_tokens for loss in losses))
+    nats = [loss.nats.double() for loss in losses] or [torch.zeros((), dtype=torch.float64)]
+    return TargetLoss(torch.stack(nats).sum(), sum(loss.num_tokens for loss in losses))

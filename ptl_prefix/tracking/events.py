@@ -47,6 +47,19 @@ class EventSink(Protocol):
         """Take no more; the run's process will end with this code."""
 
 
+class NoSink:
+    """Takes events nowhere: those of a process that another one speaks for."""
+
+    def open(self, facts: RunFacts) -> None:
+        """There is nothing to make ready."""
+
+    def write(self, kind: str, *, step: int, **values: Any) -> None:
+        """Forget an event."""
+
+    def close(self, exit_code: int) -> None:
+        """There is nothing to close."""
+
+
 class EventStream:
     """Hands each event to every sink, in order.
 

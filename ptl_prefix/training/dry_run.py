@@ -5,7 +5,6 @@ from them; of the backbone only its config and tokenizer are read, and a forward
 activations a backward would need.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +63,7 @@ def estimate(plan: Plan) -> Estimate:
     backbone = plan.backbone.sketch()
     prompter = backbone.prompter(plan.task.prompt)
     encoded = plan.encoded("train", backbone, prompter)
-    batches_per_epoch = math.ceil(len(encoded) / plan.batches.batch_size)
+    batches_per_epoch = plan.batches_per_epoch(len(encoded))
     steps = plan.num_steps(batches_per_epoch)
     method = plan.method.attach(backbone)
     # The library's own masks look at numbers, which the meta device has not.

@@ -7,32 +7,34 @@ goes on from the last checkpoint to the same numbers.
 
 import dataclasses
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from rich.console import Console
 
-from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.event_log import drop_events_after
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
+from ptl_prefix.artifacts.run_config import write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord
+from ptl_prefix.errors import RankError
 from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.tracking.disk_sink import DiskSink
-from ptl_prefix.tracking.events import EventStream, RunFacts
+from ptl_prefix.tracking.events import EventStream, NoSink, RunFacts
 from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.loop import Loop
 from ptl_prefix.training.material import Material, load_material
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.ranks import ONE_RANK, Ranks
 from ptl_prefix.training.record import Ledger
 from ptl_prefix.training.stopping import RunStopped, StopSignals
 
@@ -56,38 +58,44 @@ class Outcome:
     signal: str | None = None
 
 
-def train(plan: Plan, folder: RunFolder, *, resume: bool = False, console: Console | None = None) -> Outcome:
-    """Run a training, or go on with one.
+def train(
+    plan: Plan, folder: RunFolder, *, resume: bool = False, console: Console | None = None, ranks: Ranks = ONE_RANK
+) -> Outcome:
+    """Run a training, or go on with one. Of several ranks each calls this, and the first writes to the folder.
 
     Args:
         plan: What is trained.
         folder: The run's folder.
         resume: Go on from `checkpoints/last.ckpt`; without one, start from the beginning.
         console: Where progress is shown.
+        ranks: Who trains together.
 
     Raises:
         NonFiniteLossError: When a loss is not a number; the last good checkpoint is kept.
-        RunError: When another process is at work in the folder.
+        RunError: When another process is at work in the folder, or the ranks have different configs.
+        RankError: When another rank is gone.
     """
-    with folder.held():
-        return _train(plan, folder, resume=resume, console=console)
+    ranks.must_agree(plan.config)
+    with folder.held() if ranks.is_first else nullcontext():
+        return _train(plan, folder, resume=resume, console=console, ranks=ranks)
 
 
-def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | None) -> Outcome:
-    resumed_step = _prepare(plan, folder, resume=resume)
-    console = console or Console(stderr=True)
-    signals = StopSignals(console)
+def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | None, ranks: Ranks) -> Outcome:
+    resumed_step = ranks.of_first(lambda: _prepare(plan, folder, resume=resume))
+    console = console if console and ranks.is_first else Console(stderr=True, quiet=not ranks.is_first)
+    signals = StopSignals(console, ranks)
     facts = _facts(plan, folder, resumed_step, console, signals)
-    events = EventStream(DiskSink(), plan.tracking.sinks(), facts.say, plan.tracking.patience_s)
-    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50))
-    ledger = Ledger(plan, folder, events, meter)
+    events = _events(plan, facts, ranks)
+    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50), ranks=ranks)
+    ledger = Ledger(plan, folder, events, meter, writes=ranks.is_first)
     exit_code = 1
     try:
         with signals:
             events.open(facts)
             if resumed_step is None:
                 ledger.begin()
-            session = _Session(plan, folder, events, console, load_material(plan), ledger, meter, signals)
+            material = load_material(plan, ranks)
+            session = _Session(plan, folder, events, console, material, ledger, meter, signals, ranks)
             outcome = session.run(resumed_step)
         exit_code = 0
         return outcome
@@ -95,11 +103,21 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
         exit_code = 128 + signal.Signals[stop.signal_name]
         return Outcome(ledger.close("stopped"), [], [], signal=stop.signal_name)
     except Exception as error:
+        if isinstance(error, RankError) and signals.requested:  # the others have heard the signal first, and are gone
+            exit_code = 128 + signal.Signals[signals.requested]
+            return Outcome(ledger.close("stopped"), [], [], signal=signals.requested)
         events.write("error", step=meter.steps, error=f"{type(error).__name__}: {error}")
         ledger.close("failed")
         raise
     finally:
         events.close(exit_code)
+
+
+def _events(plan: Plan, facts: RunFacts, ranks: Ranks) -> EventStream:
+    """Where events go; those of later ranks go nowhere, as the first one's are those of all."""
+    if not ranks.is_first:
+        return EventStream(NoSink())
+    return EventStream(DiskSink(), plan.tracking.sinks(), facts.say, plan.tracking.patience_s)
 
 
 def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Console, signals: StopSignals) -> RunFacts:
@@ -126,7 +144,7 @@ def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
         step = int(torch.load(folder.last, map_location="cpu", weights_only=True)["global_step"])
         drop_events_after(folder.events, step)
         return step
-    write_atomically(folder.config, yaml.safe_dump(dict(plan.config), sort_keys=False, allow_unicode=True))
+    write_config(folder, plan.config)
     drop_events_after(folder.events, -1)
     return None
 
@@ -144,10 +162,11 @@ class _Session:
         ledger: Ledger,
         meter: Meter,
         signals: StopSignals,
+        ranks: Ranks,
     ) -> None:
         self.plan, self.folder, self.events, self.console = plan, folder, events, console
         self.material, self.ledger, self.meter, self.signals = material, ledger, meter, signals
-        self.backbone = material.backbone
+        self.backbone, self.ranks = material.backbone, ranks
         self.absent_metrics: dict[str, str] = {}
 
     def run(self, resumed_step: int | None) -> Outcome:
@@ -159,7 +178,9 @@ class _Session:
         self.plan.method.attach(self.backbone)
         try:
             self._report_start(resumed_step)
-            loop = Loop(self.plan, self.folder, self.events, self.console, self.material, self.meter, self.signals)
+            loop = Loop(
+                self.plan, self.folder, self.events, self.console, self.material, self.meter, self.signals, self.ranks
+            )
             adapted = self._evaluate_best(loop.fit(resumes=resumed_step is not None))
             return Outcome(self.ledger.close("finished"), bare, adapted, self.material.num_in_decoded_split)
         finally:
@@ -169,11 +190,13 @@ class _Session:
         """What the backbone does without the method: the loss, and text if it is wanted."""
         self._say(f"measuring the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.dtype}")
         bare = NoAdaptation().attach(self.backbone)
-        self.ledger.note_loss("val/loss_before", mean_loss(self.backbone, bare, self.material.validation))
+        loss = mean_loss(self.backbone, bare, self.material.validation, add_up=self.ranks.sum)
+        self.ledger.note_loss("val/loss_before", loss)
         if not self.plan.evaluation.compare_bare:
             return []
         outputs = self._decode(bare)
-        self._note_scores(outputs, suffix="_before")
+        if self.ranks.is_first:
+            self._note_scores(outputs, suffix="_before")
         return outputs
 
     def _log_material(self) -> None:
@@ -188,21 +211,44 @@ class _Session:
         counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
         counts["planned_steps"] = self.plan.num_steps(len(self.material.train))
         is_new = resumed_step is None
-        self.events.write("attached" if is_new else "resumed", step=resumed_step or 0, **counts)
+        self.events.write("attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._of_ranks())
         for note in self.plan.method.notes:
             self._say(f"the {self.plan.method.name} {note}")
             if is_new:
                 self.events.write("note", step=0, note=note)
 
+    def _of_ranks(self) -> dict[str, int]:
+        """How many train together and what each of them sends in a step, said and for the log."""
+        ranks, plan = self.ranks, self.plan
+        if (ranks.number, plan.num_ranks) == (1, 1):
+            return {}
+        num_bytes = ranks.gradient_bytes(plan.method.trained_parameters().values())
+        self._say(f"ranks: {ranks.number}; in a step each sends {num_bytes:,} bytes of gradients")
+        if ranks.number != plan.num_ranks:
+            self._say(
+                f"the run was begun for {plan.num_ranks}: the rows of each step stay the same, a rank has more or "
+                "fewer of them, and dropout draws other numbers"
+            )
+        return {"num_ranks": ranks.number, "synchronised_bytes_per_step": num_bytes}
+
     def _evaluate_best(self, checkpoints: Checkpoints) -> list[Prediction]:
         """Test the checkpoint with the least validation loss, and export it."""
         plan = self.plan
         self._say(f"decoding with the best checkpoint, of step {checkpoints.best_step}")
-        load_trained_state(plan.method, self.folder.best)
+        if self.ranks.is_first:
+            load_trained_state(plan.method, self.folder.best)
+        self.ranks.copy_first(plan.method.trained_parameters().values())
         plan.method.eval()
         self.ledger.note_loss("val/loss", checkpoints.best_loss)
         adapted = self._decode(plan.method)
-        self._note_scores(adapted)
+        if self.ranks.is_first:
+            self._note_scores(adapted)
+            self._export(adapted)
+        return adapted
+
+    def _export(self, adapted: list[Prediction]) -> None:
+        """Write the bundle, the outputs, and the model where all of it was trained."""
+        plan = self.plan
         bundle = export_bundle(
             self.folder.bundle,
             backbone=self.backbone,
@@ -215,7 +261,6 @@ class _Session:
         self._keep(adapted, bundle)
         if plan.method.is_whole_model:
             export_merged(self.folder.model, backbone=self.backbone, method=plan.method, replace=True)
-        return adapted
 
     def _keep(self, outputs: list[Prediction], bundle: Bundle) -> None:
         """Write what was decoded to where `ptl-prefix evaluate` will look for it."""
@@ -251,4 +296,6 @@ class _Session:
             batch_size=self.plan.batches.eval_batch_size,
             positions_left_free=self.plan.method.positions_taken(self.backbone),
             labels=self.plan.task.label_set,
+            share=self.ranks.share,
+            join=self.ranks.join,
         )

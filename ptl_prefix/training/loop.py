@@ -7,6 +7,7 @@ best. What may be configured of the trainer is in the plan; the rest is decided 
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import EarlyStopping
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from ptl_prefix.training.meter import Meter, ProgressBar
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.quiet import quiet_lightning
+from ptl_prefix.training.ranks import Ranks
 from ptl_prefix.training.samples import Samples
 from ptl_prefix.training.stopping import StopSignals
 from ptl_prefix.training.stream import BatchStream
@@ -34,6 +36,7 @@ class Loop:
         material: What it is trained on.
         meter: Counts seconds and tokens.
         signals: Knows whether the user asked for a stop.
+        ranks: Who trains together.
     """
 
     def __init__(
@@ -45,17 +48,26 @@ class Loop:
         material: Material,
         meter: Meter,
         signals: StopSignals,
+        ranks: Ranks,
     ) -> None:
         self._plan, self._folder, self._events, self._console = plan, folder, events, console
-        self._material, self._meter, self._signals = material, meter, signals
+        self._material, self._meter, self._signals, self._ranks = material, meter, signals, ranks
+        self._random_state = RandomState(ranks)
 
     def fit(self, *, resumes: bool) -> Checkpoints:
         """Train the attached method, from its start or from the last checkpoint."""
         plan, batches, backbone = self._plan, self._material.train, self._material.backbone
         num_steps = plan.num_steps(len(batches))
         interval = plan.val_check_interval(len(batches))
-        module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=num_steps)
-        checkpoints = Checkpoints(self._folder, val_check_interval=interval, signals=self._signals)
+        self._ranks.copy_first(plan.method.trained_parameters().values())
+        module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=num_steps, ranks=self._ranks)
+        checkpoints = Checkpoints(
+            self._folder,
+            val_check_interval=interval,
+            signals=self._signals,
+            random_state=self._random_state,
+            ranks=self._ranks,
+        )
         with quiet_lightning():
             pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
                 module,
@@ -74,6 +86,11 @@ class Loop:
         return {
             **self._plan.trainer,
             "accelerator": {"cuda": "gpu"}.get(device, device),
+            # Each rank trains on its own device as if alone; what ranks share is in `ranks.py`.
+            "devices": [self._ranks.local_rank] if device == "cuda" else 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "plugins": [LightningEnvironment()],
             "max_steps": num_steps,
             "max_epochs": -1,
             "min_epochs": 0,
@@ -92,10 +109,10 @@ class Loop:
     def _callbacks(self, checkpoints: Checkpoints) -> list[pl.Callback]:
         """In this order: what is saved, last, is what the others have settled."""
         optimization = self._plan.optimization
-        callbacks = [self._signals, RandomState(), LastStepIsValidated(), self._meter]
-        if self._plan.shows_progress:
+        callbacks = [self._signals, self._random_state, LastStepIsValidated(), self._meter]
+        if self._plan.shows_progress and self._ranks.is_first:
             callbacks.append(ProgressBar(self._meter, self._console))
-        if self._plan.tracking.num_samples:
+        if self._plan.tracking.num_samples and self._ranks.is_first:
             callbacks.append(Samples(self._plan, self._material, self._events))
         if optimization.early_stopping_patience is not None:
             patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta

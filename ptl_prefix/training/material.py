@@ -13,6 +13,7 @@ from ptl_prefix.data.batches import EvalBatches, TrainBatches
 from ptl_prefix.data.encoded_split import EncodingReport
 from ptl_prefix.data.task import Split
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.ranks import ONE_RANK, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,8 @@ class Material:
     Args:
         backbone: The frozen model.
         prompter: Turns its task's text into ids.
-        train: Training batches, an epoch at each pass.
-        validation: The validated rows, in a fixed order.
+        train: Training batches, an epoch at each pass; of each batch this rank's rows.
+        validation: The validated rows, in a fixed order; this rank's batches.
         decoded_split: The split that is decoded: the test split, or validation where a task has no other.
         num_in_decoded_split: How many inputs that has.
         decoded_rows: The inputs of it that are decoded, as the task gives them.
@@ -40,23 +41,32 @@ class Material:
     encoding: Mapping[str, EncodingReport]
 
 
-def load_material(plan: Plan) -> Material:
+def load_material(plan: Plan, ranks: Ranks = ONE_RANK) -> Material:
     """Load the backbone, and encode the splits or find them encoded."""
     backbone = plan.backbone.load()
     prompter = backbone.prompter(plan.task.prompt)
-    train = plan.encoded("train", backbone, prompter)
-    validation = plan.encoded("validation", backbone, prompter)
+    with ranks.first_goes_first():
+        train = plan.encoded("train", backbone, prompter)
+        validation = plan.encoded("validation", backbone, prompter)
     padding: dict[str, Any] = {"pad_id": backbone.pad_id, "decoder_start_ids": prompter.decoder_start_ids}
     decoded_split: Split = "test" if "test" in plan.task.splits else "validation"
     decodable = plan.task.examples(decoded_split)
     return Material(
         backbone=backbone,
         prompter=prompter,
-        train=TrainBatches(train, batch_size=plan.batches.batch_size, seed=plan.seed, **padding),
+        train=TrainBatches(
+            train,
+            batch_size=plan.rows_per_batch,
+            seed=plan.seed,
+            accumulation=plan.accumulation,
+            share=ranks.share,
+            **padding,
+        ),
         validation=EvalBatches(
             validation,
             batch_size=plan.batches.eval_batch_size,
             num_rows=plan.num_validation_rows(len(validation)),
+            share=ranks.share,
             **padding,
         ),
         decoded_split=decoded_split,

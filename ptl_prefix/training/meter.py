@@ -14,6 +14,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.norms import norms
+from ptl_prefix.training.ranks import ONE_RANK, Ranks
 
 
 class Meter(pl.Callback):
@@ -22,11 +23,13 @@ class Meter(pl.Callback):
     Args:
         events: Takes `train` and `validation` events.
         log_every_n_steps: Optimizer steps between `train` events.
+        ranks: Whose tokens are counted; the seconds are those of each.
     """
 
-    def __init__(self, events: EventStream, *, log_every_n_steps: int) -> None:
+    def __init__(self, events: EventStream, *, log_every_n_steps: int, ranks: Ranks = ONE_RANK) -> None:
         self.events = events
         self.log_every_n_steps = log_every_n_steps
+        self._ranks = ranks
         self.train_s = 0.0
         self.num_tokens = 0
         self.steps = 0
@@ -47,7 +50,7 @@ class Meter(pl.Callback):
     ) -> None:
         """Stop the clock, count the batch's text, and log if it is time."""
         self.train_s += time.perf_counter() - self._began
-        self.num_tokens += batch.num_tokens
+        self.num_tokens += int(*self._ranks.sum(batch.num_tokens))
         self.steps = trainer.global_step
         stepped = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step % self.log_every_n_steps == 0:

@@ -18,6 +18,7 @@ from ptl_prefix.errors import NonFiniteLossError
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.optimization import Optimization
+from ptl_prefix.training.ranks import ONE_RANK, Ranks
 
 
 class AdaptationModule(pl.LightningModule):
@@ -31,37 +32,53 @@ class AdaptationModule(pl.LightningModule):
         method: Attached to it.
         optimization: Optimizer, schedule and smoothing.
         total_steps: Optimizer steps of the whole run, which the schedule needs.
+        ranks: Who trains together, each on its share of every batch.
     """
 
-    def __init__(self, backbone: Backbone, method: Method, optimization: Optimization, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        optimization: Optimization,
+        *,
+        total_steps: int,
+        ranks: Ranks = ONE_RANK,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.model = backbone.model  # a submodule, so that Lightning moves it with the rest
         self.method = method
         self.optimization = optimization
         self.total_steps = total_steps
+        self.ranks = ranks
         self.last_step: dict[str, float] = {}
         self.num_trained_tokens = 0
         self._window = _Sum()
         self._validation = _Sum()
 
     def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
-        """Nats of one micro-batch, not yet divided by anything."""
+        """Nats of one micro-batch, not yet divided by anything; 0 of one without rows."""
+        if not batch.num_rows:
+            return torch.zeros((), device=self.device, requires_grad=True)
         loss = target_loss(self.backbone, self.method, batch, label_smoothing=self.optimization.label_smoothing)
         self._window.add(loss.nats.detach(), loss.num_tokens)
         # Lightning divides by the micro-batches of the window; the division by tokens comes before the step.
         return loss.nats * self.trainer.accumulate_grad_batches
 
+    def on_after_backward(self) -> None:
+        """Add up the gradients of all ranks when the window is whole, before anybody scales or looks at them."""
+        if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.ranks.sum_gradients(self.method.trained_parameters().values())
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn summed gradients into those of the mean over the step's target tokens."""
-        nats, tokens = self._over_ranks(self._window.take())
+        nats, tokens = self.ranks.sum(*self._window.take())
         loss = nats / tokens
         self._refuse_non_finite(loss)
         self.num_trained_tokens += int(tokens)
         for parameter in self.method.trained_parameters().values():
             if parameter.grad is not None:
-                # Ranks have averaged their gradients, hence the world size.
-                parameter.grad.mul_(self.trainer.world_size / tokens)
+                parameter.grad.mul_(1 / tokens)
         self.last_step = {"train/loss": loss, "lr": optimizer.param_groups[0]["lr"]}
 
     def configure_gradient_clipping(
@@ -83,12 +100,14 @@ class AdaptationModule(pl.LightningModule):
 
     def validation_step(self, batch: ModelInputs, batch_idx: int) -> None:
         """Add one batch to the sum."""
+        if not batch.num_rows:
+            return
         loss = target_loss(self.backbone, self.method, batch)
         self._validation.add(loss.nats.detach(), loss.num_tokens)
 
     def on_validation_epoch_end(self) -> None:
         """`val/loss`: nats per target token of the whole split."""
-        nats, tokens = self._over_ranks(self._validation.take())
+        nats, tokens = self.ranks.sum(*self._validation.take())
         self._refuse_non_finite(nats / tokens, "the validation after step")
         self.log("val/loss", torch.tensor(nats / tokens, dtype=torch.float64))
 
@@ -123,15 +142,6 @@ class AdaptationModule(pl.LightningModule):
         """Batches are of our own type."""
         return batch.to(device)
 
-    def _over_ranks(self, sums: tuple[float, float]) -> tuple[float, float]:
-        if self.trainer.world_size == 1:
-            return sums
-        total = self.trainer.strategy.reduce(
-            torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum"
-        )
-        nats, tokens = total.tolist()
-        return nats, tokens
-
     def _refuse_non_finite(self, value: float, what: str = "step") -> None:
         if not math.isfinite(value):
             step = self.global_step + (what == "step")  # the one that is being made is not counted yet
@@ -153,7 +163,7 @@ class _Sum:
         self._tokens += num_tokens
 
     def take(self) -> tuple[float, float]:
-        nats = float(torch.stack(self._nats).double().sum())
+        nats = float(torch.stack(self._nats).double().sum()) if self._nats else 0.0
         tokens = float(self._tokens)
         self._nats, self._tokens = [], 0
         return nats, tokens

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import BackboneSpec
-from ptl_prefix.data.batches import BatchSettings
+from ptl_prefix.data.batches import BatchSettings, num_batches
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.data.task import Split, Task
@@ -90,6 +92,20 @@ class Plan:
         """Batches in one optimizer step."""
         return int(self.trainer.get("accumulate_grad_batches") or 1)
 
+    @property
+    def num_ranks(self) -> int:
+        """Devices that train together, each driven by a process of its own."""
+        return int(self.trainer.get("devices") or 1) * int(self.trainer.get("num_nodes") or 1)
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of a batch, on all devices together. A run that goes on with fewer or more devices keeps it."""
+        return self.batches.batch_size * self.num_ranks
+
+    def batches_per_epoch(self, num_rows: int) -> int:
+        """Batches in which every training row comes once."""
+        return num_batches(num_rows, batch_size=self.rows_per_batch, accumulation=self.accumulation)
+
     def num_steps(self, batches_per_epoch: int) -> int:
         """Optimizer steps of the run, from `max_steps` or `max_epochs`, whichever ends first."""
         steps, epochs = int(self.trainer.get("max_steps", -1)), self.trainer.get("max_epochs")
@@ -163,6 +179,21 @@ def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> 
     ]
 
 
+def start_problems(plan: Plan, num_devices: int) -> list[str]:
+    """What keeps this machine from starting a plan, by itself, on so many devices."""
+    if int(plan.trainer.get("num_nodes") or 1) > 1:
+        return [
+            "`trainer.num_nodes` must be 1 where ptl-prefix starts the processes itself; on several machines, torchrun "
+            "or Slurm's srun starts it once for each device."
+        ]
+    device, num_gpus = plan.backbone.torch_device.type, torch.cuda.device_count()
+    if device == "mps":
+        return [f"`trainer.devices` must be 1 where the backbone is on mps, but is {num_devices}."]
+    if device == "cuda" and num_devices > num_gpus:
+        return [f"`trainer.devices` must be at most the {num_gpus} GPUs of this machine, but is {num_devices}."]
+    return []
+
+
 def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     """What Lightning's Trainer would refuse late, or what is not the user's to set."""
     problems = []
@@ -194,14 +225,24 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
 
 
 def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
-    """Several devices would each train on all of the data, and say nothing: better refused until they share it."""
-    problems = []
-    if trainer.get("devices", 1) not in (None, 1, "1"):
-        problems.append(f"`trainer.devices` must be 1 in this version, but is {trainer['devices']!r}.")
-    if trainer.get("num_nodes", 1) not in (None, 1):
-        problems.append(f"`trainer.num_nodes` must be 1 in this version, but is {trainer['num_nodes']!r}.")
-    if trainer.get("strategy", "auto") not in (None, "auto"):
-        problems.append(f"`trainer.strategy` must be auto in this version, but is {trainer['strategy']!r}.")
+    """What several devices cannot be asked for, or cannot do."""
+    problems, counts = [], {}
+    for key in ("devices", "num_nodes"):
+        given = 1 if trainer.get(key) is None else trainer[key]
+        is_number = str(given).isdigit() and int(given) >= 1
+        counts[key] = int(given) if is_number else 1
+        if not is_number:
+            problems.append(
+                f"`trainer.{key}` must be a number of them, as the rows of a step follow from it, but is {given!r}."
+            )
+    strategies = ("auto", "ddp")
+    if trainer.get("strategy", "auto") not in (None, *strategies):
+        problems.append(
+            f"`trainer.strategy` must be one of {', '.join(strategies)}, but is {trainer['strategy']!r}; with several "
+            "devices both divide the batches, and add up the gradients of what is trained."
+        )
+    if counts["devices"] > 1 and trainer.get("accelerator") == "mps":
+        problems.append(f"`trainer.devices` must be 1 where the accelerator is mps, but is {counts['devices']}.")
     return problems
 
 

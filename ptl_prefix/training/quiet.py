@@ -13,6 +13,8 @@ _NO_NEWS = (
     r".*isinstance\(treespec, LeafSpec\).*",
     # The backbone is in eval mode on purpose: see `backbone.base_mode`.
     "Found .* in eval mode at the start of training.*",
+    # What is logged has been summed over the ranks.
+    "It is recommended to use `self.log.*sync_dist=True.*",
 )
 
 

@@ -14,7 +14,8 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Split
 from ptl_prefix.evaluation.evaluate import SPLIT_NAMES
 from ptl_prefix.evaluation.scoring import score
-from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.tracking.disk_sink import DiskSink
+from ptl_prefix.tracking.events import EventStream, RunFacts
 from ptl_prefix.training.meter import Meter, peak_memory_bytes
 from ptl_prefix.training.plan import Plan
 
@@ -32,10 +33,14 @@ class Ledger:
         folder: Where `record.json` goes.
         events: Told how the run ended.
         meter: Seconds and tokens of training.
+        writes: Whether there shall be a `record.json`: of several ranks, the first one's.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, events: EventStream, meter: Meter) -> None:
+    def __init__(
+        self, plan: Plan, folder: RunFolder, events: EventStream, meter: Meter, *, writes: bool = True
+    ) -> None:
         self._plan, self._folder, self._events, self._meter = plan, folder, events, meter
+        self._writes = writes
         self.metrics: dict[str, float] = {}
         self._metric_info: dict[str, MetricInfo] = {}
         self._parameters = Parameters(trained=0, stored=0, backbone=0)
@@ -108,6 +113,34 @@ class Ledger:
             metric_info=self._metric_info,
             environment=environment(),
         )
-        write_record(self._folder.record, record)
+        if self._writes:
+            write_record(self._folder.record, record)
         self._events.write(status, step=meter.steps, **self.metrics)
         return record
+
+
+def record_death(plan: Plan, folder: RunFolder, how: str) -> None:
+    """Write the record of a run whose own process was killed, and could not.
+
+    Args:
+        plan: What was trained.
+        folder: Where it was trained.
+        how: What happened, for the log.
+    """
+    with folder.held():
+        events = EventStream(DiskSink())
+        events.open(
+            RunFacts(
+                run_id=plan.run_id,
+                folder=folder,
+                config=plan.config,
+                resumed_step=None,
+                say=lambda _: None,
+                request_stop=lambda: None,
+            )
+        )
+        meter = Meter(events, log_every_n_steps=1)
+        meter.steps = max((event["step"] for event in read_events(folder.events)), default=0)
+        events.write("error", step=meter.steps, error=how)
+        Ledger(plan, folder, events, meter).close("failed")
+        events.close(1)

@@ -14,6 +14,8 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 
+from ptl_prefix.training.ranks import ONE_RANK, Ranks
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,11 +36,13 @@ class StopSignals(pl.Callback):
 
     Args:
         console: Where the wait is announced.
+        ranks: Who stops together: the signal may reach them at different steps, or only one of them.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, ranks: Ranks = ONE_RANK) -> None:
         self.requested: str | None = None
         self._console = console
+        self._ranks = ranks
         self._is_training = False
         self._usual: dict[signal.Signals, Any] = {}
 
@@ -61,6 +65,14 @@ class StopSignals(pl.Callback):
     def on_train_end(self, *_: Any) -> None:
         """Stops need not wait any more."""
         self._is_training = False
+
+    def agreed(self) -> str | None:
+        """The signal that stops all ranks now, if one of them was asked; all of them must call this."""
+        number = self._ranks.largest(signal.Signals[self.requested].value if self.requested else 0)
+        if not number:
+            return None  # a signal that has come since is heard the next time
+        self.requested = signal.Signals(number).name
+        return self.requested
 
     def request_stop(self) -> None:
         """Stop as SIGTERM does, asked for by a thread. Without a main thread that listens, at the next step's end."""

@@ -15,6 +15,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.data.batches import BatchSettings, EvalBatches, PromptBatches, TrainBatches
 from ptl_prefix.data.collation import EncodedRow
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, write_encoded
+from ptl_prefix.data.share import Share
 
 
 class Lengths:
@@ -47,7 +48,7 @@ def on_disk(folder: Path, lengths: list[int]) -> EncodedSplit:
 
 
 def rows_of(batch: ModelInputs) -> list[int]:
-    return [int(row) for row in batch.input_ids[:, 0]]
+    return [int(row) for row in batch.input_ids[:, 0]] if batch.num_rows else []
 
 
 some_lengths = st.lists(st.integers(2, 9), min_size=4, max_size=40)
@@ -55,13 +56,24 @@ sizes = st.integers(1, 4)
 seeds = st.integers(0, 2**32)
 
 
-@given(some_lengths, sizes, st.integers(1, 4), seeds, st.integers(0, 3))
+def shares(number: int) -> list[Share]:
+    return [Share(rank, number) for rank in range(number)]
+
+
+@given(some_lengths, sizes, st.integers(1, 4), st.integers(1, 3), seeds, st.integers(0, 3))
 def test_an_epoch_has_every_row_once_for_any_number_of_ranks(
-    lengths: list[int], batch_size: int, world_size: int, seed: int, epoch: int
+    lengths: list[int], batch_size: int, num_ranks: int, accumulation: int, seed: int, epoch: int
 ) -> None:
     ranks = [
-        TrainBatches(of_lengths(lengths), batch_size=batch_size, pad_id=0, seed=seed, rank=rank, world_size=world_size)
-        for rank in range(world_size)
+        TrainBatches(
+            of_lengths(lengths),
+            batch_size=batch_size * num_ranks,
+            pad_id=0,
+            seed=seed,
+            accumulation=accumulation,
+            share=share,
+        )
+        for share in shares(num_ranks)
     ]
 
     orders = [rank.order(epoch) for rank in ranks]
@@ -69,18 +81,48 @@ def test_an_epoch_has_every_row_once_for_any_number_of_ranks(
     rows = [int(row) for order in orders for batch in order for row in batch]
     assert sorted(rows) == list(range(len(lengths)))
     assert {len(order) for order in orders} == {len(ranks[0])}
-    assert min(len(batch) for order in orders for batch in order) >= 1
+    assert len(ranks[0]) % accumulation == 0
+    assert max(len(batch) for order in orders for batch in order) <= batch_size
 
 
-@given(st.integers(1, 10), sizes, seeds)
-def test_two_ranks_see_at_each_step_what_one_sees_with_twice_the_batch(num_pairs: int, batch: int, seed: int) -> None:
-    encoded = of_lengths([2 + row % 5 for row in range(2 * num_pairs)])
-    one = TrainBatches(encoded, batch_size=2 * batch, pad_id=0, seed=seed)
-    two = [TrainBatches(encoded, batch_size=batch, pad_id=0, seed=seed, rank=rank, world_size=2) for rank in range(2)]
+@given(some_lengths, sizes, st.integers(1, 3), st.integers(1, 3), seeds, st.integers(0, 3))
+def test_ranks_and_accumulated_batches_see_at_each_step_what_one_sees_with_a_larger_batch(
+    lengths: list[int], batch_size: int, num_ranks: int, accumulation: int, seed: int, epoch: int
+) -> None:
+    arguments: dict[str, Any] = {"encoded": of_lengths(lengths), "pad_id": 0, "seed": seed}
+    together = batch_size * num_ranks
+    at_once = TrainBatches(**arguments, batch_size=together * accumulation).order(epoch)
 
-    steps = zip(one.order(0), *(rank.order(0) for rank in two), strict=True)
+    divided = [
+        TrainBatches(**arguments, batch_size=together, accumulation=accumulation, share=share).order(epoch)
+        for share in shares(num_ranks)
+    ]
 
-    assert all(set(whole) == set(left) | set(right) for whole, left, right in steps)
+    for number, step in enumerate(at_once):
+        window = slice(number * accumulation, (number + 1) * accumulation)
+        rows = [int(row) for order in divided for batch in order[window] for row in batch]
+        assert sorted(rows) == sorted(step.tolist())
+
+
+def test_a_rank_can_be_left_without_rows_and_says_so_by_a_batch_of_none() -> None:
+    first, second = (
+        TrainBatches(of_lengths([3] * 5), batch_size=4, pad_id=0, seed=0, share=share) for share in shares(2)
+    )
+
+    sizes = sorted((one.num_rows, other.num_rows) for one, other in zip(first, second, strict=True))
+
+    assert sizes == [(1, 0), (2, 2)]
+
+
+def test_evaluation_is_divided_by_batches_which_stay_as_they_are(tmp_path: Path) -> None:
+    encoded = on_disk(tmp_path / "split", [3, 9, 5, 9, 2])
+
+    divided = [[rows_of(batch) for batch in EvalBatches(encoded, batch_size=2, pad_id=0, share=s)] for s in shares(2)]
+
+    assert divided[0] == [[1, 3], [4]]
+    assert divided[1][:1] == [[2, 0]]
+    assert [len(rank) for rank in divided] == [2, 2], "a rank without batches would not be validated"
+    assert EvalBatches(encoded, batch_size=2, pad_id=0, share=Share(1, 2)).padding_share() == pytest.approx(1 / 2)
 
 
 @given(some_lengths, sizes, seeds, st.integers(0, 60))
@@ -138,7 +180,7 @@ def test_a_finished_epoch_is_not_replayed() -> None:
     assert resumed.state_dict()["epoch"] == 1
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 2}, {"world_size": 2}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 2}, {"accumulation": 2}])
 def test_a_position_in_another_order_is_refused(change: dict[str, int]) -> None:
     arguments: dict[str, Any] = {"batch_size": 3, "pad_id": 0, "seed": 0}
     state = TrainBatches(of_lengths([3] * 10), **arguments).state_dict()
@@ -183,9 +225,24 @@ def test_batches_of_similar_length_hold_little_padding() -> None:
     assert batches.padding_share() < 0.08  # some 0.06 of it for widths that are multiples of 8
 
 
-def test_fewer_rows_than_ranks_are_refused() -> None:
-    with pytest.raises(ValueError, match="Every rank needs a row to train on, but there are 2 for 3"):
-        TrainBatches(of_lengths([3, 3]), batch_size=1, pad_id=0, seed=0, world_size=3)
+def test_a_position_is_good_for_any_number_of_ranks() -> None:
+    arguments: dict[str, Any] = {"batch_size": 4, "pad_id": 0, "seed": 0}
+    alone = TrainBatches(of_lengths([3] * 10), **arguments)
+    next(iter(alone))
+    left = [sorted(rows_of(batch)) for batch in alone]
+
+    ranks = [TrainBatches(of_lengths([3] * 10), **arguments, share=share) for share in shares(2)]
+    alone_again = TrainBatches(of_lengths([3] * 10), **arguments)
+    next(iter(alone_again))
+    for rank in ranks:
+        rank.load_state_dict(alone_again.state_dict())
+
+    assert [sorted(rows_of(a) + rows_of(b)) for a, b in zip(*ranks, strict=True)] == left
+
+
+def test_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="There must be rows to train on"):
+        TrainBatches(of_lengths([]), batch_size=1, pad_id=0, seed=0)
 
 
 def test_evaluation_goes_from_the_longest_to_the_shortest_every_time(tmp_path: Path) -> None:

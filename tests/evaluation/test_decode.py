@@ -8,6 +8,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.data.share import Share
 from ptl_prefix.evaluation import decode as decoding_room
 from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
@@ -43,7 +44,7 @@ class Written:
         return [output.hypothesis for output in self.outputs(rows, batch_size, method)]
 
     def outputs(
-        self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None
+        self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None, **among: Any
     ) -> list[Prediction]:
         return decode(
             self.backbone,
@@ -53,6 +54,7 @@ class Written:
             self.plan.decoding,
             batch_size=batch_size,
             positions_left_free=self.plan.method.positions_taken(self.backbone),
+            **among,
         )
 
 
@@ -131,3 +133,20 @@ def test_no_row_is_sampled_twice() -> None:
         for number in range(1, count + 1):
             rows = EvaluationSettings(num_examples=number, compare_bare=False).sample(range(count))
             assert len(set(rows)) == number
+
+
+@pytest.mark.parametrize("changes", [{}, {"generation__do_sample": True}], ids=["greedy", "sampled"])
+def test_what_several_decode_is_what_one_decodes_in_its_order(tiny_runs: TinyRuns, changes: dict[str, Any]) -> None:
+    written = Written(tiny_runs, **changes)
+    whole = written.outputs(ROWS, batch_size=2)
+    parts: list[dict[int, str]] = []
+
+    def keep(part: dict[int, str]) -> dict[int, str]:
+        parts.append(part)
+        return dict.fromkeys(range(5), "not yet") | {place: text for part in parts for place, text in part.items()}
+
+    *_, together = [written.outputs(ROWS, 2, share=Share(rank, 3), join=keep) for rank in (2, 0, 1)]
+
+    assert together == whole
+    assert sorted(place for part in parts for place in part) == [0, 1, 2, 3, 4]
+    assert all(parts), "each has decoded something"

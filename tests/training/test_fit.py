@@ -349,7 +349,7 @@ def test_a_validation_that_is_not_finite_stops_the_run_and_saves_nothing(
 def test_an_error_before_training_is_recorded_too(
     tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ptl_prefix.training.fit.load_material", lambda plan: 1 / 0)
+    monkeypatch.setattr("ptl_prefix.training.fit.load_material", lambda *_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         train(tiny_runs.plan(), folder)

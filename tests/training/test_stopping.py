@@ -2,6 +2,7 @@ import io
 import signal
 import threading
 from signal import SIGINT, SIGTERM
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -101,3 +102,25 @@ def test_outside_the_main_thread_nothing_is_touched(signals: StopSignals) -> Non
 
 def test_no_library_takes_a_stop_for_an_error() -> None:
     assert not issubclass(RunStopped, Exception)
+
+
+class Late:
+    """Ranks that a signal reaches while they agree that there was none."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def largest(self, number: int) -> int:
+        self.calls += 1
+        if self.calls == 1:
+            signal.raise_signal(SIGTERM)
+        return number
+
+
+def test_a_signal_that_comes_while_ranks_agree_is_heard_at_the_next_step(heard: io.StringIO) -> None:
+    ranks: Any = Late()
+    signals = StopSignals(Console(file=heard), ranks)
+    with signals:
+        signals.on_train_start()
+
+        assert [signals.agreed(), signals.agreed(), signals.agreed()] == [None, "SIGTERM", "SIGTERM"]

@@ -1,0 +1,139 @@
+"""What ranks tell each other, over gloo."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rank_bodies
+from among_ranks import RankFailedError, among_ranks, ends_of_ranks
+from tiny_runs import TinyRuns
+
+from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.data.share import Share
+from ptl_prefix.training.place import Place, is_later_rank, place_here
+from ptl_prefix.training.ranks import ONE_RANK
+
+
+def test_every_rank_hears_the_same() -> None:
+    heard = among_ranks(3, rank_bodies.what_all_hear)
+
+    assert (
+        heard
+        == [
+            {
+                "sum": [3.0, 1.5],
+                "largest": 2,
+                "all": [{"rank": 0}, {"rank": 1}, {"rank": 2}],
+                "of_first": "said by 0",
+                "join": {0: "by 0", 1: "by 1", 2: "by 2"},
+                "copied": [0.0, 0.0],
+            }
+        ]
+        * 3
+    )
+
+
+def test_one_rank_hears_itself() -> None:
+    assert rank_bodies.what_all_hear(ONE_RANK) == {
+        "sum": [0, 0.5],
+        "largest": 0,
+        "all": [{"rank": 0}],
+        "of_first": "said by 0",
+        "join": {0: "by 0"},
+        "copied": [0.0, 0.0],
+    }
+
+
+def test_gradients_are_added_up_and_one_that_nobody_has_stays_none() -> None:
+    sums = among_ranks(2, rank_bodies.summed_gradients, [[1.0, None, None, 0.0], [10.0, 20.0, None, 0.0]])
+
+    assert sums == [[[11.0, 11.0], [20.0, 20.0], None, [0.0, 0.0]]] * 2
+
+
+def test_ranks_that_would_train_different_things_are_stopped_with_the_settings_named() -> None:
+    configs: list[dict[str, Any]] = [{"seed": 0, "optimizer": {"lr": lr, "betas": [0.9]}} for lr in (0.1, 0.1, 0.2)]
+
+    sentences = among_ranks(3, rank_bodies.agreed, configs)
+
+    assert (
+        sentences
+        == [
+            "RunError: All ranks must train by one config, but theirs differ in optimizer.lr; "
+            "start all of them with the same words."
+        ]
+        * 3
+    )
+
+
+def test_ranks_with_one_config_go_on() -> None:
+    assert among_ranks(2, rank_bodies.agreed, [{"seed": 0, "a": 1}, {"a": 1, "seed": 0}]) == ["agreed", "agreed"]
+
+
+def test_the_others_find_what_the_first_has_left(tmp_path: Path) -> None:
+    assert among_ranks(3, rank_bodies.in_turn, tmp_path) == [False, True, True]
+
+
+def test_a_rank_that_dies_is_missed_at_once() -> None:
+    began = time.monotonic()
+
+    first, second, dead = ends_of_ranks(3, rank_bodies.left_alone)
+
+    assert time.monotonic() - began < 30
+    assert isinstance(dead, RankFailedError)
+    assert all(
+        "RankError: All ranks must work to the end, but another one is gone" in str(end) for end in (first, second)
+    )
+
+
+def test_a_step_sends_the_gradients_of_what_is_trained_and_a_few_numbers(tmp_path: Path, tiny_runs: TinyRuns) -> None:
+    steps, changes = 5, {"trainer__devices": 2, "trainer__max_steps": 5}
+
+    (sent, trained_bytes), _ = among_ranks(2, rank_bodies.bytes_of_a_run, tiny_runs, tmp_path / "run", changes)
+
+    stated = next(event for event in read_events(tmp_path / "run/events.jsonl") if event["kind"] == "attached")
+    assert stated["num_ranks"] == 2
+    per_step = stated["synchronised_bytes_per_step"]
+    # Of each gradient also whether there is one.
+    assert trained_bytes < per_step < 1.05 * trained_bytes
+    sums = sent["allreduce_"]
+    assert sums.count(per_step) == steps
+    assert max(size for size in sums if size != per_step) <= 16
+    # What is trained is made the first rank's twice: at the start, and when the best checkpoint is read.
+    assert trained_bytes * 2 <= sum(sent["broadcast_"]) < trained_bytes * 2 + 1000
+    backbone = tiny_runs.backbone().num_bytes
+    assert sum(map(sum, sent.values())) < steps * per_step + backbone, "the backbone was sent"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, None),
+        ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Place(share=Share(1, 4), local_rank=1)),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None),
+        (
+            {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"},
+            Place(share=Share(5, 8), local_rank=1, is_slurms=True),
+        ),
+        # A batch script, which is no step of its job.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, None),
+        # torchrun, started once on each machine by Slurm.
+        (
+            {
+                "RANK": "3",
+                "WORLD_SIZE": "4",
+                "LOCAL_RANK": "1",
+                "SLURM_PROCID": "1",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_LOCALID": "0",
+            },
+            Place(share=Share(3, 4), local_rank=1),
+        ),
+    ],
+)
+def test_a_process_is_told_its_place_by_its_environment(environment: dict[str, str], place: Place | None) -> None:
+    assert place_here(environment) == place
+
+
+def test_a_process_that_nobody_started_speaks_for_itself() -> None:
+    assert not is_later_rank()

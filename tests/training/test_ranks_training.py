@@ -1,0 +1,240 @@
+"""Two ranks train what one trains: the same examples in the same order, the same losses, outputs and bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rank_bodies
+import torch
+from among_ranks import RankFailedError, among_ranks, ends_of_ranks
+from method_nodes import method_node
+from same_runs import assert_same_run
+from tiny_runs import Family, TinyRuns
+from torch.testing import assert_close
+
+from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.catalog import choices
+from ptl_prefix.training.ranks import ONE_RANK
+
+Changes = dict[str, Any]
+
+SHORT: Changes = {
+    # 41 rows are 5 steps of 8 and one of a single row, of which the second rank has none.
+    "task__num_train": 41,
+    # Three batches of validation: the second rank is one short.
+    "task__num_validation": 5,
+    "task__num_test": 7,
+    "data__eval_batch_size": 4,
+    "trainer__max_steps": 12,
+    "trainer__val_check_interval": 6,
+    "optimizer__lr": 0.01,
+}
+CLOSE = {"rtol": 2e-4, "atol": 2e-4}
+"""Sums in another order; Adam divides by what may be almost 0."""
+
+ONE: Changes = {**SHORT, "data__batch_size": 8}
+TWO: Changes = {**SHORT, "data__batch_size": 4, "trainer__devices": 2}
+ACCUMULATED: Changes = {
+    **SHORT,
+    "data__batch_size": 4,
+    "trainer__accumulate_grad_batches": 2,
+    "trainer__val_check_interval": 12,
+}
+BOTH: Changes = {**ACCUMULATED, "data__batch_size": 2, "trainer__devices": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def losses(folder: RunFolder) -> dict[str, list[float]]:
+    """Every loss that a run has logged, by its name."""
+    curves: dict[str, list[float]] = {"train/loss": [], "val/loss": [], "train/grad_norm": []}
+    for event in read_events(folder.events):
+        for name, curve in curves.items():
+            if name in event and event["kind"] in ("train", "validation"):
+                curve.append(event[name])
+    return curves
+
+
+def assert_equal_but_for_rounding(folder: RunFolder, whole: RunFolder) -> None:
+    """Losses at every step, metrics, tokens, outputs and what is exported."""
+    ours, theirs = losses(folder), losses(whole)
+    for name, curve in theirs.items():
+        assert ours[name] == pytest.approx(curve, rel=1e-4), name
+    records = [read_record(one.record) for one in (folder, whole)]
+    assert records[0].metrics == pytest.approx(records[1].metrics, rel=1e-4)
+    assert [record.cost.tokens for record in records] == [records[1].cost.tokens] * 2
+    assert [record.cost.steps for record in records] == [12, 12]
+    predictions = [next(one.evaluation.glob("*/predictions.jsonl")).read_text() for one in (folder, whole)]
+    assert predictions[0] == predictions[1]
+    assert_close(*(_without_biases_of_keys(read_bundle(one.bundle).tensors) for one in (folder, whole)), **CLOSE)
+
+
+def _without_biases_of_keys(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """They move every score of a query alike: their gradient is nothing but rounding, of which Adam makes steps."""
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(("c_attn.bias", "k_proj.bias"))}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The run of one rank with the larger batch."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    rank_bodies.trained(ONE_RANK, tiny_runs, folder, ONE)
+    return RunFolder(folder)
+
+
+def test_two_ranks_train_what_one_trains_with_twice_the_batch(
+    tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder
+) -> None:
+    first, second = among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO)
+
+    assert_equal_but_for_rounding(folder, whole)
+    assert_close(first["state"], second["state"], rtol=0, atol=0)
+    assert first["outputs"] == second["outputs"], "in order, and all of them"
+    assert len(first["outputs"]) == 7
+
+
+def test_accumulated_batches_train_what_one_batch_trains(
+    tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder
+) -> None:
+    rank_bodies.trained(ONE_RANK, tiny_runs, folder.path, ACCUMULATED)
+
+    assert_equal_but_for_rounding(folder, whole)
+
+
+def test_ranks_that_accumulate_train_the_same_too(tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder) -> None:
+    among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, BOTH)
+
+    assert_equal_but_for_rounding(folder, whole)
+
+
+def test_the_other_ranks_touch_nothing_in_the_folder(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+    first, second = among_ranks(2, rank_bodies.touched_in_a_run, tiny_runs, folder.path, TWO)
+
+    assert {str(folder.last), str(folder.events)} <= set(first)
+    assert second == []
+
+
+def test_one_rank_writes(tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder) -> None:
+    among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO)
+
+    def files(run: RunFolder) -> list[str]:
+        return sorted(path.name for path in run.path.rglob("*") if path.is_file())
+
+    assert files(folder) == files(whole)
+    steps = [(event["kind"], event["step"]) for event in read_events(folder.events)]
+    assert steps == [(event["kind"], event["step"]) for event in read_events(whole.events)]
+
+
+SIZES: dict[str, Changes] = {
+    "adapter": {"bottleneck_size": 5},
+    "prefix_lora": {"parts": {"first": {"prefix_length": 3, "reparam_hidden_size": 16}, "second": {"dropout": 0.0}}},
+    "prefix_tuning": {"prefix_length": 3, "reparam_hidden_size": 16},
+    "prompt_tuning": {"prompt_length": 4},
+}
+WITHOUT_DROPOUT = ("lora", "dora", "rslora")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "bart", "t5"])
+@pytest.mark.parametrize("method", [choice.name for choice in choices("method")])
+def test_with_every_method_two_ranks_train_what_one_trains(
+    method: str, family: Family, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if (method, family) == ("bitfit", "t5"):
+        pytest.skip("T5 has no biases")
+    tiny = TinyRuns(tmp_path / "tiny", family)
+    changes = SIZES.get(method, {"dropout": 0.0} if method in WITHOUT_DROPOUT else {})
+    node = method_node(method, **changes)
+    folder, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    lr = {"optimizer__lr": 0.001}
+
+    rank_bodies.trained(ONE_RANK, tiny, whole.path, {**ONE, **lr, "method": node})
+    among_ranks(2, rank_bodies.trained, tiny, folder.path, {**TWO, **lr, "method": node})
+
+    assert_equal_but_for_rounding(folder, whole)
+
+
+DROPPING: Changes = {**TWO, "method__prefix_dropout": 0.3, "backbone__base_mode": "train"}
+
+
+class TestDropout:
+    """Draws differ from rank to rank, and are carried over a resumption."""
+
+    def test_ranks_draw_different_numbers(self, tiny_runs: TinyRuns, folder: RunFolder) -> None:
+        as_many_rows = {**DROPPING, "task__num_train": 40}  # or they would differ in how much they draw
+        first, second = among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, as_many_rows)
+
+        assert first["drawn"] != second["drawn"]
+        assert_close(first["state"], second["state"], rtol=0, atol=0)
+
+    def test_a_run_that_goes_on_draws_in_each_rank_as_if_it_had_not_stopped(
+        self, dropping_runs: TinyRuns, folder: RunFolder, tmp_path: Path
+    ) -> None:
+        unbroken = RunFolder(tmp_path / "unbroken")
+        among_ranks(2, rank_bodies.trained, dropping_runs, unbroken.path, DROPPING)
+
+        stopped = among_ranks(
+            2, rank_bodies.trained_with_accident, dropping_runs, folder.path, DROPPING, 1, 7, "SIGTERM"
+        )
+        among_ranks(2, rank_bodies.trained, dropping_runs, folder.path, DROPPING, True)
+
+        assert [(end["signal"], end["steps"]) for end in stopped] == [("SIGTERM", 8)] * 2
+        assert_same_run(folder, unbroken)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(2, 3, marks=pytest.mark.slow)])
+def test_a_run_goes_on_among_another_number_of_ranks_with_the_same_rows_in_each_step(
+    tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder, before: int, after: int
+) -> None:
+    among_ranks(before, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, 0, 7, "SIGTERM")
+
+    if after == 1:
+        rank_bodies.trained(ONE_RANK, tiny_runs, folder.path, TWO, True)
+    else:
+        among_ranks(after, rank_bodies.trained, tiny_runs, folder.path, TWO, True)
+
+    assert_equal_but_for_rounding(folder, whole)
+    assert next(event["num_ranks"] for event in read_events(folder.events) if event["kind"] == "resumed") == after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("accident", ["error", "SIGKILL"])
+def test_where_one_rank_fails_all_end_and_the_run_goes_on_later(
+    tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder, rank: int, accident: str
+) -> None:
+    ends = ends_of_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, rank, 8, accident)
+
+    assert all(isinstance(end, RankFailedError) for end in ends)
+    own, others = str(ends[rank]), str(ends[1 - rank])
+    assert ("ZeroDivisionError: an accident" in own) == (accident == "error")
+    assert "RankError: All ranks must work to the end" in others
+    if (rank, accident) != (0, "SIGKILL"):
+        assert read_record(folder.record).status == "failed"
+
+    among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO, True)
+    assert_equal_but_for_rounding(folder, whole)
+
+
+def test_a_loss_that_is_not_finite_is_refused_by_all(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+    changes = {**TWO, "optimizer__lr": 1e30, "optimizer__warmup_steps": 0}
+
+    ends = ends_of_ranks(2, rank_bodies.trained, tiny_runs, folder.path, changes)
+
+    assert all("NonFiniteLossError: Training needs finite losses" in str(end) for end in ends)
+    assert read_record(folder.record).status == "failed"
+
+
+def test_checkpoints_hold_the_random_state_of_each_rank(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+    among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO)
+
+    first, second = torch.load(folder.last, weights_only=True)["callbacks"]["RandomState"]["of_ranks"]
+
+    assert not torch.equal(first["torch"], second["torch"])
