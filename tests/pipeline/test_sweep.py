@@ -197,3 +197,24 @@ def test_all_mistakes_in_a_search_are_told_at_once(invoke: Invoke) -> None:
     assert result.exit_code == 2
     assert "`hydra.sweeper.n_trials` must be >= 1, but is 0." in result.stderr
     assert "`hydra.sweeper.direction` must be 'minimize' or 'maximize', but is 'up'." in result.stderr
+
+
+@pytest.mark.slow
+def test_trials_on_two_ranks_never_mix_their_configs_also_when_one_raises(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    ranks = ["trainer=ddp_cpu", "trainer.devices=2", "optimizer.warmup_steps=0"]
+    words = [*small(command_line), *ranks, *SEARCH, "hydra/sweeper/sampler=grid", "hydra.sweeper.max_failure_rate=1.0"]
+
+    swept = run("train", "-m", *words, "optimizer.lr=1e-3,1e30,1e-2", cwd=tmp_path)
+    alone = run("train", *small(command_line), *ranks, "optimizer.lr=1e-2", "hydra.run.dir=alone", cwd=tmp_path)
+
+    assert swept.returncode == 1 and alone.returncode == 0, swept.stderr + alone.stderr
+    trials = trials_of(tmp_path / STUDY)
+    assert [trial.state for trial in trials] == ["finished", "failed", "finished"]
+    assert trials[1].notes["failure"] == "not a number"
+    records = [read_record(tmp_path / STUDY / str(number) / "record.json") for number in (0, 2)]
+    assert [record.config["optimizer"]["lr"] for record in records] == [1e-3, 1e-2]
+    assert records[1].metrics == read_record(tmp_path / "alone/record.json").metrics
+    assert records[0].metrics["val/loss"] != records[1].metrics["val/loss"]
+    assert not list(tmp_path.glob("outputs/table_to_text")), "no rank makes a folder beside the study's"
