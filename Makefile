@@ -25,6 +25,9 @@ endif
 # As many threads as cores: a library that asks the machine may get those of its host.
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 
+# Each imports everything anew, so more than a few gain little.
+TESTERS := $(shell test $(CORES) -ge 4 && echo 4 || echo $(CORES))
+
 .PHONY: help setup check test test-slow train bench clean
 
 help:  ## This list
@@ -51,8 +54,8 @@ check: $(READY)  ## Lint, formatting, types, and which room may import which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(READY)  ## All tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" -rs $(ARGS)
+test: $(READY)  ## All tests but the slow ones, by two processes where there are two cores
+	$(BIN)/python -m pytest -m "not slow" -rs -n $(TESTERS) --dist worksteal $(ARGS)
 
 test-slow: $(READY)  ## The slow tests
 	$(BIN)/python -m pytest -m slow -rs $(ARGS)

@@ -65,8 +65,10 @@ def _is_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> bool:
     """Whether our own sweeper runs the jobs; if nothing composes, the check that follows says why."""
     from ptl_prefix.commands.sweep_question import OUR_SWEEPER, sweeper_of
 
-    hydra_node, _ = sweeper_of(verb, overrides, flags)
+    hydra_node, ours = sweeper_of(verb, overrides, flags)
     if hydra_node is None or hydra_node.sweeper.get("_target_") != OUR_SWEEPER:
+        return False
+    if ours and "dry_run=true" in (text.lower() for text in overrides):  # each job is shown, and nothing is trained
         return False
     # Another launcher is a wish for jobs elsewhere, which ours would not be.
     return str(hydra_node.launcher._target_).endswith("BasicLauncher")

@@ -3,13 +3,17 @@
 In: nothing. Out: Hydra finds `ptl_prefix/_plugins/hydra_plugins`, installed or in a checkout.
 """
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
+from hydra.core.plugins import Plugins
+
 from ptl_prefix.errors import ConfigError
 
 _FOLDER = str(Path(__file__).resolve().parents[1] / "_plugins")
+_OURS = "hydra_plugins.ptl_prefix_sweeper"
 _OTHER = "hydra_plugins.hydra_optuna_sweeper"
 
 
@@ -21,6 +25,10 @@ def make_plugins_known() -> None:
     """
     if _FOLDER not in sys.path:
         sys.path.append(_FOLDER)
+    # By name: Hydra looks for plugins once in a process, and may have done so before.
+    ours = importlib.import_module(_OURS)
+    for plugin in (ours.StudySweeper, ours.SweepsFolder):
+        Plugins.instance().register(plugin)
     if _is_there(_OTHER):
         raise ConfigError(
             [
