@@ -13,6 +13,9 @@ from ptl_prefix.reporting.measured import Numbers
 if TYPE_CHECKING:
     from ptl_prefix.reporting.comparison import Row
 
+_MOST_SPOKEN = 6
+"""More names than these nobody reads; a sweep has dozens."""
+
 
 def caveats_of(rows: Sequence["Row"], numbers: Mapping[ComparedRun, Numbers]) -> list[str]:
     """Every sentence that applies."""
@@ -51,6 +54,9 @@ def _budgets(rows: Sequence["Row"]) -> str:
     steps = {f"{row.cost.steps:,.0f}" for row in rows}
     if len(steps) == 1:
         return f"Every row was trained for {steps.pop()} steps."
+    if len(rows) > _MOST_SPOKEN:
+        least, most = min(row.cost.steps for row in rows), max(row.cost.steps for row in rows)
+        return f"Budgets differ: rows have {least:,.0f} to {most:,.0f} steps, each below."
     spoken = ", ".join(f"{row.label}: {row.cost.steps:,.0f}" for row in rows)
     return f"Budgets differ, in steps: {spoken}."
 
@@ -95,4 +101,6 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
+    """Names, of very many the first."""
+    more = len(names) - _MOST_SPOKEN
+    return ", ".join(names[:_MOST_SPOKEN]) + (f" and {more} more" if more > 0 else "")

@@ -30,6 +30,10 @@ Runs = Callable[..., list[RunFolder]]
             "than two, Welch's test stands in for the paired one.",
         ),
         ([MadeUp(seed=1, steps=80)], "Budgets differ, in steps: prefix_tuning trainer.max_steps=40: 40, "),
+        (
+            [MadeUp(settings={"rank": rank}, method="lora", steps=40 + rank) for rank in range(8)],
+            "Budgets differ: rows have 40 to 47 steps, each below.",
+        ),
         ([MadeUp(seed=1)], "Every row was trained for 40 steps."),
         (
             [MadeUp(seed=1, environment={**ENVIRONMENT, "devices": ["Loom"]})],
@@ -52,6 +56,15 @@ def test_a_table_says_what_it_rests_on(compared: Compared, others: list[MadeUp],
     caveats = compared(MadeUp(), *others).tables[0].caveats
 
     assert any(caveat.startswith(sentence) for caveat in caveats), caveats
+
+
+def test_of_very_many_runs_that_are_taken_in_the_first_are_named(folders: Runs) -> None:
+    made = folders(MadeUp(), *(MadeUp(seed=seed, status="pruned") for seed in range(1, 10)))
+
+    caveats = compare(read_runs(made, ["pruned"])[0]).tables[0].caveats
+
+    (sentence,) = (caveat for caveat in caveats if caveat.startswith("Taken in"))
+    assert sentence.count("(pruned)") == 6 and sentence.endswith(" and 3 more.")
 
 
 def test_a_run_that_is_taken_in_by_force_is_named(folders: Runs) -> None:
