@@ -40,7 +40,9 @@ def small_backbone() -> Iterator[Path]:
             (folder / name).write_bytes((EMBEDDED / "tiny_gpt2" / name).read_bytes())
         vocabulary = len(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
         torch.manual_seed(0)
-        config = GPT2Config(vocab_size=vocabulary + 64, n_embd=32, n_layer=2, n_head=4, n_positions=256)
+        config = GPT2Config(
+            vocab_size=vocabulary + 64, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0
+        )
         GPT2LMHeadModel(config).save_pretrained(folder)
         yield Path(scratch)
 
@@ -69,7 +71,8 @@ def swept(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> floa
     """Seconds of a study of so many trials."""
     words = ["-m", *settings, f"seed=range(0,{trials})", f"hydra.sweeper.n_jobs={workers}", "hydra.sweep.dir=study"]
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "ptl_prefix", "train", *words], cwd=cwd, check=True, capture_output=True)
+    command = [sys.executable, "-m", "ptl_prefix", "train", *words]
+    _end(subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
     return time.monotonic() - began
 
 

@@ -61,8 +61,10 @@ def sweeper_of(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple
     """
     single = _single(verb, overrides, flags)
     hydra = composed_for_study(verb, single, flags)
-    if hydra is None or hydra.sweeper._target_ != _HYDRAS_SWEEPER or f"{_GROUP}=basic" in overrides:
+    is_chosen = any(text.startswith(f"{_GROUP}=") for text in overrides)
+    if is_chosen or (hydra is not None and hydra.sweeper._target_ != _HYDRAS_SWEEPER):
         return hydra, ()
+    # Where not even that composes, settings of ours may be what Hydra's does not know.
     ours = (f"{_GROUP}=grid",)
     return composed_for_study(verb, (*ours, *single), flags), ours
 
@@ -194,7 +196,9 @@ def _single(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[st
         ConfigError: If there is no such way.
     """
     single = tuple(text for text in overrides if not is_swept(text))
-    if len(single) == len(overrides) or composed_for_study(verb, single, flags) is not None:
+    # Settings of ours are known where our sweeper is, which may still have to be chosen.
+    ways = (single, (f"{_GROUP}=grid", *single))
+    if len(single) == len(overrides) or any(composed_for_study(verb, way, flags) is not None for way in ways):
         return single
     # Some key may be there only by a choice that is searched, such as one of several experiments.
     listed = tuple(as_choice(text, flags.config_dir) if is_swept(text) else text for text in overrides)

@@ -184,6 +184,13 @@ def test_every_question_composes_without_a_mistake(invoke: Invoke, question: str
     assert asked.folder == Path("outputs/sweeps", question)
 
 
+def test_a_grid_has_our_settings_without_a_word_of_the_sweeper(invoke: Invoke) -> None:
+    result = invoke("train", "-m", "seed=0,1", "hydra.sweeper.n_jobs=0")
+
+    assert result.exit_code == 2
+    assert "`hydra.sweeper.n_jobs` must be >= 1, but is 0." in result.stderr
+
+
 def test_all_mistakes_in_a_search_are_told_at_once(invoke: Invoke) -> None:
     result = invoke(
         "train",
