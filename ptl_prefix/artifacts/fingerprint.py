@@ -90,10 +90,10 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": num_cores(),
         "devices": _devices(),
         "package_version": package_version(),
-        "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
+        "libraries": library_versions(),
         "git": _git(Path(__file__).resolve().parent),
     }
 
@@ -102,6 +102,16 @@ def uncommitted_changes() -> str | None:
     """What this package's checkout has beside its commit, as a patch of files that git tracks; `None` without git."""
     folder = Path(__file__).resolve().parent
     return _answer("git", "-C", str(folder), "diff", "HEAD", "--no-ext-diff", "--no-color") if _git(folder) else None
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def library_versions() -> dict[str, str]:
+    """The installed versions of the libraries that numbers may depend on."""
+    return {name: version for name in _LIBRARIES if (version := _version(name))}
 
 
 def _version(distribution: str) -> str | None:

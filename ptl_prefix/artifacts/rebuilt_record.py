@@ -42,8 +42,8 @@ def rebuilt_record(folder: RunFolder) -> RunRecord:
             method=config["method"]["name"],
             seed=config["seed"],
             config=config,
-            study=None,
-            trial=None,
+            study=config.get("study"),
+            trial=config.get("trial"),
             budget={"steps": attached["planned_steps"]},
             parameters=Parameters(
                 **{name: attached[f"parameters_{name}"] for name in ("trained", "stored", "backbone")}

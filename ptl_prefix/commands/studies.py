@@ -5,7 +5,6 @@ configs that trials are made of are copied into the study's folder when it begin
 nothing, and whoever joins from another machine composes the same.
 """
 
-import fcntl
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +22,12 @@ from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.controller import Controller
-from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.desk import Desk, max_steps_of
 from ptl_prefix.sweeping.points import Points
 from ptl_prefix.sweeping.question import QUESTION_FILE, Question
 from ptl_prefix.sweeping.register import Register
 from ptl_prefix.sweeping.results import KnownResults, code_fingerprint
-from ptl_prefix.sweeping.storage import StudyStorage
+from ptl_prefix.sweeping.storage import FileLock, StudyStorage
 
 CONFIGS = "configs"
 """The copy of the configs, in a study's folder."""
@@ -73,8 +72,7 @@ class Study:
     @property
     def max_steps(self) -> int:
         """Steps of a trial's training, as far as the question says."""
-        steps = int(self.first_config()["trainer"].get("max_steps") or -1)
-        return steps if steps > 0 else 10**9
+        return max_steps_of(self.first_config())
 
     def controller(self, desk: Desk, say: Callable[[str], None], workers: int | None = None) -> Controller:
         """The workers of this process."""
@@ -101,12 +99,10 @@ def begin(asked: Asked, flags: HydraFlags) -> tuple[Study, bool]:
     """
     folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _BEGINNING).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two that ask the same at once begin one study
+    with FileLock(folder / _BEGINNING):  # two that ask the same at once begin one study
         if not (folder / QUESTION_FILE).exists():
             _keep_configs(folder, flags, asked.config)
-            where = {"storage": asked.storage, "config_dir": flags.config_dir is not None}
-            write_atomically(folder / _WHERE, yaml.safe_dump(where))
+            write_atomically(folder / _WHERE, yaml.safe_dump({"storage": asked.storage}))
             asked.question.write(folder)
             return Study(folder, asked.question, asked.storage), True
     study = open_study(folder)

@@ -83,9 +83,8 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     elif action == "status":
         _show_status(study, watch=config["watch"])
     elif action == "stop":
-        how = "now" if config["now"] else "new"
         study.desk().register.tell_to_stop("now" if config["now"] else "new")
-        print({"now": "What runs is stopped and saved.", "new": "What runs is finished, and nothing new begins."}[how])
+        print("What runs is stopped and saved." if config["now"] else "What runs is finished, and nothing new begins.")
     elif names[1] == "slurm":
         path = write_slurm_script(study, config)
         Console().print(Text(f"sbatch {path}"), soft_wrap=True)
@@ -123,11 +122,10 @@ def work(study: Study, console: Console, *, workers: int | None = None, joins: s
     desk = study.desk()
     if joins != "worker":
         desk.register.tell_to_stop(None)
-    shown: list[Progress] = []
-    controller = study.controller(desk, lambda text: shown[0].say(text), workers)
-    shown.append(Progress(study, desk, controller, console))
-    with shown[0]:
-        controller.run(shown[0].refresh)
+    progress = Progress(study, desk, console)
+    controller = study.controller(desk, progress.say, workers)
+    with progress:
+        controller.run(lambda: progress.refresh(controller.workers))
     if controller.interrupted is not None or desk.register.stop is not None:
         console.print(Text(f"Stopped. Go on with:\n  ptl-prefix sweep resume {study.folder}"), soft_wrap=True)
         raise SystemExit(130 if controller.interrupted == "SIGINT" else 143)
@@ -148,17 +146,17 @@ def _tracking_of(study: Study) -> Tracking:
 
 def _refuse_failures(study: Study, desk: Desk) -> None:
     """The exit code says whether every trial ended well."""
-    failed = [trial for trial in desk.all_trials() if trial.state == "failed"]
+    ended = [trial for trial in desk.all_trials() if trial.state in ("finished", "pruned", "failed")]
+    failed = [trial for trial in ended if trial.state == "failed"]
     if not failed:
         return
-    total = sum(trial.state in ("finished", "pruned", "failed") for trial in desk.all_trials())
     lines = [
         f"\n  {trial.folder(study.folder)}: {trial.label}: {trial.notes.get('failure')}: {trial.notes.get('error')}"
         for trial in failed
     ]
     names = ", ".join(trial_name(trial) for trial in failed)
     raise SweepError(
-        f"Every trial of a sweep must end well, but {len(failed)} of {total} failed: {names}{''.join(lines)}"
+        f"Every trial of a sweep must end well, but {len(failed)} of {len(ended)} failed: {names}{''.join(lines)}"
     )
 
 

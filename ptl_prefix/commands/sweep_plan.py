@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.fingerprint import num_cores
+from ptl_prefix.artifacts.run_config import write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.composition import compose_and_check
@@ -31,7 +32,6 @@ from ptl_prefix.commands.sweep_tables import duration
 from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import SweepError
-from ptl_prefix.sweeping.controller import num_cores
 from ptl_prefix.sweeping.host import TrialHost
 from ptl_prefix.sweeping.question import Arm
 
@@ -160,7 +160,7 @@ def _measure(config: Mapping[str, Any], folder: Path, host: TrialHost, asked: As
     trainer = {**config["trainer"], "max_steps": steps, "log_every_n_steps": 1, "val_check_interval": steps}
     short = {**config, "trainer": trainer}
     run = RunFolder(folder)
-    write_atomically(run.config, yaml.safe_dump(dict(short), sort_keys=False))
+    write_config(run, short)
     question = asked.question
     console.print(f"measuring {steps} steps with {estimated.trained:,} trained parameters", highlight=False)
     began = time.monotonic()

@@ -6,7 +6,7 @@ trial that ends.
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -21,11 +21,11 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.compare import write_comparison
 from ptl_prefix.commands.studies import Study
 from ptl_prefix.errors import PtlPrefixError
-from ptl_prefix.sweeping.controller import Controller
 from ptl_prefix.sweeping.desk import Desk
 from ptl_prefix.sweeping.question import CONFIRM, Question
 from ptl_prefix.sweeping.summary import ArmSummary, Summary, best_of_arms, summarize
 from ptl_prefix.sweeping.trials import FAILURES, Trial
+from ptl_prefix.sweeping.worker import Worker
 
 _EVERY_S = 2.0
 
@@ -36,15 +36,13 @@ class Progress:
     Args:
         study: Which.
         desk: What is written down.
-        controller: The workers of this process.
         console: Where to.
     """
 
-    def __init__(self, study: Study, desk: Desk, controller: Controller, console: Console) -> None:
-        self._study, self._desk, self._controller, self._console = study, desk, controller, console
+    def __init__(self, study: Study, desk: Desk, console: Console) -> None:
+        self._study, self._desk, self._console = study, desk, console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown_at = 0.0
-        self._began = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -61,22 +59,23 @@ class Progress:
         """One sentence, above the table."""
         self._console.print(Text(text), soft_wrap=True)
 
-    def refresh(self) -> None:
-        """Show what is now; not more often than anybody could read."""
+    def refresh(self, workers: Sequence[Worker]) -> None:
+        """Show what is now; not more often than anybody could read.
+
+        Args:
+            workers: Those of this process.
+        """
         if self._live is None or time.monotonic() - self._shown_at < _EVERY_S:
             return
         self._shown_at = time.monotonic()
-        jobs = [worker.job for worker in self._controller.workers]
         running = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("worker", "trial", "point", "step", "val/loss"):
             running.add_column(heading)
-        for number, job in enumerate(jobs):
-            if job is not None:
+        for number, worker in enumerate(workers):
+            if (job := worker.job) is not None:
                 running.add_row(str(number), trial_name(job.trial), job.trial.label, *_so_far(job.folder))
         summary = summarize(self._desk)
-        self._live.update(
-            Group(status_table(self._study, summary, len(self._controller.workers)), running), refresh=True
-        )
+        self._live.update(Group(status_table(self._study, summary, len(workers)), running), refresh=True)
 
 
 def trial_name(trial: Trial) -> str:

@@ -4,13 +4,13 @@ In: a desk, the number of workers, what each may use. Out: every worker has ende
 Ctrl-C once: what runs is finished, and nothing new begins. Twice, or SIGTERM: what runs is stopped and saved, too.
 """
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from ptl_prefix.artifacts.fingerprint import num_cores
 from ptl_prefix.sweeping.desk import Desk
 from ptl_prefix.sweeping.host import TrialHost
 from ptl_prefix.sweeping.worker import Worker
@@ -99,8 +99,3 @@ class Controller:
             worker.stopping.set()
             if now:
                 worker.stopping_now.set()
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

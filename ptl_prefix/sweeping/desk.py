@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
-from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.owner import this_process
@@ -21,12 +19,11 @@ from ptl_prefix.sweeping.question import CONFIRM, Arm
 from ptl_prefix.sweeping.register import Register, tried
 from ptl_prefix.sweeping.results import KnownResults, content_of
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
-from ptl_prefix.sweeping.trials import Trial, trial_folder
+from ptl_prefix.sweeping.trials import Trial
 
 _MOST_ATTEMPTS = 3
 _SAME_ERROR = 3
 """So many first trials with the same exception show that the next would have it, too."""
-_NO_LIMIT = 10**9
 
 Freeze = Callable[[Sequence[str]], dict[str, Any]]
 """From overrides to a resolved config; raises `ConfigError`."""
@@ -229,18 +226,17 @@ class Desk:
 
     def _taken_over(self, trial: Trial, origin: Origin) -> Job:
         self.register.note(trial, owner=this_process(), paused_at=None)
-        folder = RunFolder(trial_folder(self.register.folder, trial.arm, trial.number))
+        folder = self.register.folder_of(trial)
         if folder.config.exists():
-            return self._job(trial, yaml.safe_load(folder.config.read_text(encoding="utf-8")), origin)
+            return self._job(trial, read_config(folder), origin)
         # Its worker died before it had made the folder.
         return self._job(trial, self._frozen(trial.arm, trial.number, trial.overrides), origin)
 
     def _job(self, trial: Trial, config: Mapping[str, Any], origin: Origin) -> Job:
-        folder = RunFolder(trial_folder(self.register.folder, trial.arm, trial.number))
+        folder = self.register.folder_of(trial)
         if not folder.config.exists():
-            write_atomically(folder.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        max_steps = int(config["trainer"].get("max_steps") or -1)
-        return Job(self.register.again(trial), folder, max_steps if max_steps > 0 else _NO_LIMIT, origin)
+            write_config(folder, config)
+        return Job(self.register.again(trial), folder, max_steps_of(config), origin)
 
     def _frozen(self, arm: str, number: int, overrides: Sequence[str]) -> dict[str, Any]:
         fixed = () if arm == CONFIRM else self.question.arm(arm).overrides
@@ -269,6 +265,12 @@ class Desk:
                 register.end(trial, "FAIL", failure="killed", error=f"killed {attempts} times")
             else:
                 register.note(trial, owner=None, attempts=attempts)
+
+
+def max_steps_of(config: Mapping[str, Any]) -> int:
+    """Steps of a config's training; 10^9 if it does not say."""
+    steps = int(config["trainer"].get("max_steps") or -1)
+    return steps if steps > 0 else 10**9
 
 
 def _num_counted(trials: Sequence[Trial]) -> int:

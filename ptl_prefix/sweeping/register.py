@@ -13,7 +13,7 @@ from ptl_prefix.sweeping.owner import this_process
 from ptl_prefix.sweeping.question import Question
 from ptl_prefix.sweeping.results import mark_pruned
 from ptl_prefix.sweeping.storage import StudyStorage
-from ptl_prefix.sweeping.trials import Trial, trial_folder
+from ptl_prefix.sweeping.trials import Trial, best_of, trial_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -70,10 +70,13 @@ class Register:
         """A trial as it is written down now."""
         return Trial(trial.arm, self._storage.trials.get_trial(trial.frozen._trial_id))
 
+    def folder_of(self, trial: Trial) -> RunFolder:
+        """Where a trial's run lies, if it has one of its own."""
+        return RunFolder(trial_folder(self.folder, trial.arm, trial.number))
+
     def best(self, arm: str, count: int = 1) -> list[Trial]:
         """The best finished trials of an arm."""
-        finished = [trial for trial in self.trials(arm) if trial.state == "finished" and trial.value is not None]
-        return sorted(finished, key=lambda trial: self.question.sign * (trial.value or 0.0))[:count]
+        return best_of(self.trials(arm), self.question.sign)[:count]
 
     def note(self, trial: Trial, **notes: Any) -> None:
         """Write something down of a trial."""
@@ -99,7 +102,7 @@ class Register:
         self.note(trial, **notes)
         self.study(trial.arm).tell(trial.number, state=TrialState[state])
         if state == "PRUNED":
-            mark_pruned(RunFolder(trial_folder(self.folder, trial.arm, trial.number)))
+            mark_pruned(self.folder_of(trial))
 
     def tell_to_stop(self, how: Stop | None) -> None:
         """Tell all workers to stop; `None`: to go on."""

@@ -5,7 +5,6 @@ The index lies beside the studies, a small file for each result; whoever deletes
 """
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.fingerprint import fingerprint_text
+from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_text, library_versions
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
 from ptl_prefix.errors import PtlPrefixError
@@ -24,7 +23,6 @@ from ptl_prefix.errors import PtlPrefixError
 INDEX_FOLDER = ".results"
 _NOT_THE_CONTENT = ("run_id", "dry_run", "resume", "study", "trial", "tracking")
 _NOT_IN_GROUPS = {"data": ("cache_dir",)}
-_LIBRARIES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "datasets", "peft", "numpy")
 _READ_WHOLE_BYTES = 64 * 2**20
 """Larger files are told apart by size and time: to read a backbone's weights for each trial would cost too much."""
 
@@ -115,12 +113,8 @@ def content_of(config: Mapping[str, Any]) -> str:
 def code_fingerprint() -> str:
     """The code of this package, and the libraries that compute."""
     package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    for name in _LIBRARIES:
-        digest.update(f"{name} {importlib.metadata.version(name)}".encode())
-    return digest.hexdigest()
+    libraries = (f"{name} {version}" for name, version in library_versions().items())
+    return fingerprint_text(fingerprint_files(package.rglob("*.py")), *libraries)
 
 
 def _state_of(folder: RunFolder) -> str:

@@ -1,8 +1,8 @@
 """How points are chosen: one class for each choice of `hydra/sweeper/sampler`.
 
 In: settings. Out: Optuna's sampler, made anew for each point with a seed of its own, so that workers side by side do
-not draw the same numbers, and a study that goes on does not draw again what it has drawn. `None` means that points are
-listed and taken in turn.
+not draw the same numbers, and a study that goes on does not draw again what it has drawn; or that points are listed and
+taken in turn.
 """
 
 import importlib.util

@@ -37,7 +37,7 @@ class StudyStorage:
 
     def __init__(self, folder: Path, url: str | None) -> None:
         self._folder, self._url = folder, url
-        self._file_lock = _FileLock(folder / ".lock")
+        self._file_lock = FileLock(folder / ".lock")
         self.trials = self._open()
 
     def _open(self) -> Any:
@@ -114,7 +114,7 @@ class StudyStorage:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:number)"), {"number": number})
 
 
-class _FileLock:
+class FileLock:
     """A lock of one process at a time on this file; the system lets go of it when that process ends.
 
     Args:
@@ -149,7 +149,7 @@ class _JournalLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = _FileLock(path.with_name(path.name + ".lock"))
+        self._lock = FileLock(path.with_name(path.name + ".lock"))
 
     def acquire(self) -> bool:
         """Wait for the lock."""

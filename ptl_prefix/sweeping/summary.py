@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ptl_prefix.sweeping.desk import Desk
 from ptl_prefix.sweeping.question import CONFIRM
-from ptl_prefix.sweeping.trials import State, Trial
+from ptl_prefix.sweeping.trials import State, Trial, best_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,6 @@ class Summary:
     confirmed: Sequence[Confirmed]
     reused: int
 
-    @property
-    def best(self) -> Trial | None:
-        """The best trial found by the search."""
-        first = [arm.best[0] for arm in self.arms if arm.best and arm.name != CONFIRM]
-        return first[0] if len(first) == 1 else None
-
 
 def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
     """What a study has come to by now.
@@ -95,15 +89,16 @@ def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
     confirming = desk.confirming()
     arms = [*desk.question.arms, *confirming]
     parts = []
+    trials_of = {arm.name: desk.register.trials(arm.name) for arm in arms}
     for arm in arms:
-        trials = desk.register.trials(arm.name)
+        trials = trials_of[arm.name]
         failed = [trial for trial in trials if trial.state == "failed"]
         parts.append(
             ArmSummary(
                 name=arm.name,
                 wanted=arm.space.size if arm.name == CONFIRM else desk.question.trials_of(arm),
                 states=Counter(trial.state for trial in trials),
-                best=desk.register.best(arm.name, 10),
+                best=best_of(trials, desk.question.sign)[:10],
                 failures=Counter(str(trial.notes.get("failure")) for trial in failed),
                 surrender=desk.surrender(arm, trials),
                 importance=_importance(desk, arm.name) if with_importance and arm.name != CONFIRM else {},
@@ -111,8 +106,9 @@ def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
                 tokens=sum(trial.tokens for trial in trials if "reused_from" not in trial.notes),
             )
         )
-    reused = sum("reused_from" in trial.notes for arm in arms for trial in desk.register.trials(arm.name))
-    return Summary(arms=parts, confirmed=_confirmed(desk) if confirming else [], reused=reused)
+    reused = sum("reused_from" in trial.notes for trials in trials_of.values() for trial in trials)
+    confirmed = _confirmed(trials_of[CONFIRM], desk.question.sign) if confirming else []
+    return Summary(arms=parts, confirmed=confirmed, reused=reused)
 
 
 def best_of_arms(summary: Summary, sign: int) -> list[Trial]:
@@ -121,9 +117,9 @@ def best_of_arms(summary: Summary, sign: int) -> list[Trial]:
     return sorted(found, key=lambda trial: sign * (trial.value or 0.0))
 
 
-def _confirmed(desk: Desk) -> list[Confirmed]:
+def _confirmed(trials: Sequence[Trial], sign: int) -> list[Confirmed]:
     values: dict[str, list[float]] = {}
-    for trial in desk.register.trials(CONFIRM):
+    for trial in trials:
         if trial.state == "finished" and trial.value is not None:
             values.setdefault(str(trial.frozen.params["candidate"]), []).append(trial.value)
     found = [
@@ -135,7 +131,7 @@ def _confirmed(desk: Desk) -> list[Confirmed]:
         )
         for candidate, of_seeds in values.items()
     ]
-    return sorted(found, key=lambda one: desk.question.sign * one.mean)
+    return sorted(found, key=lambda one: sign * one.mean)
 
 
 def _importance(desk: Desk, arm: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ In: Optuna's trials. Out: `Trial`, what one is and what has become of it. Optuna
 that runs, one that waits for its promotion and one whose worker died are all RUNNING there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -116,3 +116,14 @@ class Trial:
 def trial_folder(study: Path, arm: str, number: int) -> Path:
     """Where a trial's run lies."""
     return study / arm / str(number)
+
+
+def best_of(trials: Sequence[Trial], sign: int) -> list[Trial]:
+    """Those that finished, the best first.
+
+    Args:
+        trials: Any.
+        sign: 1 if less is better, -1 if more is.
+    """
+    finished = [trial for trial in trials if trial.state == "finished" and trial.value is not None]
+    return sorted(finished, key=lambda trial: sign * (trial.value or 0.0))

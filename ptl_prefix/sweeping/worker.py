@@ -79,10 +79,11 @@ class Worker:
             if now >= beat_at:
                 self._desk.register.beat(job.trial)
                 beat_at = now + BEAT_S
-                if self._desk.register.stop is not None:
+                stop = self._desk.register.stop
+                if stop is not None:
                     self.stopping.set()
-                    if self._desk.register.stop == "now":
-                        self.stopping_now.set()
+                if stop == "now":
+                    self.stopping_now.set()
             if verdict is None:
                 verdict = "released" if self.stopping_now.is_set() else watch.verdict()
                 if verdict is not None:

@@ -166,8 +166,9 @@ def test_each_job_of_a_sweep_has_ranks_of_its_own(words: list[str], tmp_path: Pa
     process = run(*words, *RANKS, "-m", "optimizer.lr=1e-3,2e-3", "hydra.sweep.dir=both", cwd=tmp_path)
 
     assert process.returncode == 0, process.stderr
-    assert folders_of_runs(tmp_path) == [tmp_path / "both/0", tmp_path / "both/1"]
-    records = [read_record(folder / "record.json") for folder in folders_of_runs(tmp_path)]
+    study, *trials = folders_of_runs(tmp_path)
+    assert (study, trials) == (tmp_path / "both", [tmp_path / "both/0", tmp_path / "both/1"])
+    records = [read_record(folder / "record.json") for folder in trials]
     assert [record.config["optimizer"]["lr"] for record in records] == [1e-3, 2e-3]
     assert [record.status for record in records] == ["finished", "finished"]
     assert curve(tmp_path / "both/0") != curve(tmp_path / "both/1")
