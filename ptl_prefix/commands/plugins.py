@@ -27,7 +27,7 @@ def make_plugins_known() -> None:
         sys.path.append(_FOLDER)
     # By name: Hydra looks for plugins once in a process, and may have done so before.
     ours = importlib.import_module(_OURS)
-    for plugin in (ours.StudySweeper, ours.SweepsFolder):
+    for plugin in (ours.StudySweeper, ours.SweepsSource, ours.SweepsFolder):
         Plugins.instance().register(plugin)
     if _is_there(_OTHER):
         raise ConfigError(
