@@ -48,6 +48,7 @@ def test_what_was_printed_before_the_log_had_a_place_is_in_it(host: TrialHost, t
     assert wait_for("rehearsed", tmp_path / "study/host.log").count("rehearsed") == 1
 
 
+@pytest.mark.slow
 def test_a_prepared_host_starts_the_trials(host: TrialHost, tmp_path: Path) -> None:
     host.prepare()
     first = host._process
@@ -77,6 +78,7 @@ def test_a_host_that_is_not_needed_ends_at_once_also_in_its_imports(
     host.close()  # a second time is nothing
 
 
+@pytest.mark.slow
 def test_trials_of_a_host_that_dies_are_lost_and_the_next_has_a_host_again(host: TrialHost, tmp_path: Path) -> None:
     (tmp_path / "trial").mkdir()
     host.prepare()
