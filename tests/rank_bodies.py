@@ -3,6 +3,7 @@
 Each takes the `Ranks` that it is one of, and what the test hands over, and returns what the test looks at.
 """
 
+import gc
 import os
 import random
 import signal
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.backbones.observation import text_everywhere
 from ptl_prefix.commands.train import plan_of
 from ptl_prefix.training.fit import train
+from ptl_prefix.training.material import load_material
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.ranks import Ranks
 
@@ -100,6 +103,34 @@ def trained_with_accident(
 
     AdaptationModule.training_step = hit  # type: ignore[method-assign]
     return trained(ranks, tiny, folder, changes)
+
+
+def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What this rank holds of a sharded backbone, at rest and after a forward, and what that forward gave."""
+    plan = plan_of(tiny.config(**changes))
+    before = _live_bytes()
+    backbone = load_material(plan, ranks).backbone
+    at_rest = backbone.num_bytes_here, _live_bytes() - before
+    batch = text_everywhere(backbone, torch.arange(12).view(2, 6))
+    with torch.no_grad():
+        # As lists, which are no tensors to be counted.
+        logits = backbone.logits(batch).tolist()
+        embedded = backbone.embedded(batch.input_ids).tolist()
+    return {
+        "bytes": backbone.num_bytes,
+        "at_rest": at_rest,
+        "later": (backbone.num_bytes_here, _live_bytes() - before),
+        "logits": logits,
+        "embedded": embedded,
+    }
+
+
+def _live_bytes() -> int:
+    """Memory of every tensor that Python knows of."""
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter)]
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors if not one.is_meta}
+    return sum(storages.values())
 
 
 def touched_in_a_run(ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any]) -> list[str]:

@@ -141,7 +141,7 @@ class Backbone:
     @property
     def num_bytes_here(self) -> int:
         """Memory that they take in this process."""
-        return bytes_here(self.model) if self.is_sharded else self._num_bytes
+        return bytes_here(self.model)
 
     @property
     def is_sharded(self) -> bool:

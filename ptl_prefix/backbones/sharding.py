@@ -58,6 +58,7 @@ class Sharding:
 
 
 def bytes_here(model: nn.Module) -> int:
-    """Memory that this rank's share of a model's parameters takes; of one that is not sharded, all of them."""
-    local = (p.to_local() if isinstance(p, DTensor) else p for p in model.parameters())
+    """Memory that a model's frozen parameters take in this process: of those that are sharded, this rank's share."""
+    frozen = (parameter for parameter in model.parameters() if not parameter.requires_grad)
+    local = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in frozen)
     return sum(tensor.numel() * tensor.element_size() for tensor in local)

@@ -89,7 +89,11 @@ def summed_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInput
     for module, _ in modes:
         module.eval()
     try:
-        losses = [target_loss(backbone, method, batch.to(backbone.device)) for batch in batches if not is_skipped(backbone, batch)]
+        losses = [
+            target_loss(backbone, method, batch.to(backbone.device))
+            for batch in batches
+            if not is_skipped(backbone, batch)
+        ]
     finally:
         for module, was_training in modes:
             module.train(was_training)

@@ -112,6 +112,10 @@ class PrefixTuning(Method):
         """The slots."""
         return frozenset({"attention slots"})
 
+    def touches_weights(self, backbone: Backbone) -> str | None:
+        """Of embeddings keys and values are taken out of the layers, and so is their gradient, past their outputs."""
+        return "takes keys and values out of the layers" if self.reparam == "embedding" else None
+
     def misfits(self, backbone: Backbone) -> list[str]:
         """Sites, layers and lengths that this backbone has not got."""
         misfits = []

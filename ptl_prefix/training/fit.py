@@ -233,7 +233,9 @@ class _Session:
         facts = {"num_ranks": ranks.number, "synchronised_bytes_per_step": num_bytes}
         if self.backbone.is_sharded:
             facts["backbone_bytes_per_rank"] = ranks.largest(self.backbone.num_bytes_here)
-            self._say(f"of the backbone's {self.backbone.num_bytes:,} bytes each holds {facts['backbone_bytes_per_rank']:,}")
+            self._say(
+                f"of the backbone's {self.backbone.num_bytes:,} bytes each holds {facts['backbone_bytes_per_rank']:,}"
+            )
         return facts
 
     def _evaluate_best(self, checkpoints: Checkpoints) -> list[Prediction]:

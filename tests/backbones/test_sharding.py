@@ -1,0 +1,33 @@
+"""Two ranks hold a backbone together: half of it each, and what they compute is what one computes."""
+
+from pathlib import Path
+
+import pytest
+import rank_bodies
+import torch
+from among_ranks import among_ranks
+from tiny_runs import Family, TinyRuns
+from torch.testing import assert_close
+
+from ptl_prefix.backbones.observation import text_everywhere
+
+FSDP = {"trainer__devices": 2, "trainer__strategy": "fsdp"}
+SLACK = 40_000
+"""Buffers, which are not divided, rows that do not divide evenly, and what a forward leaves."""
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bart", "t5"])
+def test_each_of_two_ranks_holds_half_and_computes_what_one_does(family: Family, tmp_path: Path) -> None:
+    tiny = TinyRuns(tmp_path, family)
+    alone = tiny.backbone()
+    batch = text_everywhere(alone, torch.arange(12).view(2, 6))
+
+    ranks = among_ranks(2, rank_bodies.sharded_backbone, tiny, FSDP)
+
+    for rank in ranks:
+        assert rank["bytes"] == alone.num_bytes
+        for counted, live in (rank["at_rest"], rank["later"]):
+            assert counted == pytest.approx(alone.num_bytes / 2, rel=0.01)
+            assert live == pytest.approx(alone.num_bytes / 2, abs=SLACK)
+        assert_close(torch.tensor(rank["logits"]), alone.logits(batch))
+        assert_close(torch.tensor(rank["embedded"]), alone.embedded(batch.input_ids))
