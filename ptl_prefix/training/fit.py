@@ -35,7 +35,7 @@ from ptl_prefix.training.loop import Loop
 from ptl_prefix.training.material import Material, load_material
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.ranks import ONE_RANK, Ranks
+from ptl_prefix.training.ranks import ONE_RANK, Ranks, hearing_of_gone_ranks
 from ptl_prefix.training.record import Ledger
 from ptl_prefix.training.stopping import RunStopped, StopSignals
 
@@ -91,7 +91,7 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
     ledger = Ledger(plan, folder, events, meter, writes=ranks.is_first)
     exit_code = 1
     try:
-        with signals:
+        with signals, hearing_of_gone_ranks():
             events.open(facts)
             if resumed_step is None:
                 ledger.begin()

@@ -79,15 +79,22 @@ def test_with_half_of_the_backbone_each_two_ranks_train_what_one_trains(
     assert attached["backbone_bytes_per_rank"] == pytest.approx(tiny.backbone().num_bytes / 2, rel=0.01)
 
 
-def test_ranks_that_accumulate_and_search_by_beams_do_too(tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder) -> None:
-    more = {"trainer__val_check_interval": 12, "generation__num_beams": 2, "backbone__gradient_checkpointing": True}
-    both = {"data__batch_size": 2, "trainer__accumulate_grad_batches": 2, "tracking__num_samples": 2}
+def test_ranks_that_accumulate_and_search_by_beams_do_too(
+    tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder
+) -> None:
+    more = {"generation__num_beams": 2, "backbone__gradient_checkpointing": True}
+    both = {
+        "data__batch_size": 2,
+        "trainer__accumulate_grad_batches": 2,
+        "trainer__val_check_interval": 12,
+        "tracking__num_samples": 2,
+    }
 
     rank_bodies.trained(ONE_RANK, tiny_runs, whole.path, {**ONE, **more})
     among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, {**TWO, **more, **both})
 
     assert_equal_but_for_rounding(folder, whole)
-    assert [len(event["samples"]) for event in read_events(folder.events) if event["kind"] == "samples"] == [2]
+    assert [len(event["samples"]) for event in read_events(folder.events) if event["kind"] == "samples"] == [2, 2]
 
 
 def test_a_run_goes_on_on_one_device_that_holds_all(tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder) -> None:
