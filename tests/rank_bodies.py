@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
+from ptl_prefix.backbones.model_inputs import prompt_batch
 from ptl_prefix.backbones.observation import text_everywhere
 from ptl_prefix.commands.train import plan_of
 from ptl_prefix.training.fit import train
@@ -116,13 +119,29 @@ def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -
         # As lists, which are no tensors to be counted.
         logits = backbone.logits(batch).tolist()
         embedded = backbone.embedded(batch.input_ids).tolist()
+        likelihoods = label_likelihoods(backbone)
+    later = backbone.num_bytes_here, _live_bytes() - before
+    # As a trainer moves a model from device to device.
+    backbone.model._apply(lambda tensor: tensor.clone())
+    with torch.no_grad():
+        moved = backbone.logits(batch).tolist()
     return {
         "bytes": backbone.num_bytes,
         "at_rest": at_rest,
-        "later": (backbone.num_bytes_here, _live_bytes() - before),
+        "later": later,
         "logits": logits,
         "embedded": embedded,
+        "likelihoods": likelihoods,
+        "moved": moved,
     }
+
+
+def label_likelihoods(backbone: Backbone) -> list[list[float]]:
+    """Of three labels after two prompts."""
+    start = None if backbone.decoder_start_id is None else [backbone.decoder_start_id]
+    prompts = prompt_batch([[5, 6, 7], [8, 9]], backbone.pad_id, start)
+    found: list[list[float]] = label_log_likelihoods(backbone, prompts, [[11, 12], [13], [14, 15, 16]]).tolist()
+    return found
 
 
 def _live_bytes() -> int:

@@ -21,7 +21,7 @@ from ptl_prefix.backbones.checkpointing import Checkpointing
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.backbones.sharding import Sharding, bytes_here
+from ptl_prefix.backbones.sharding import Sharding, bytes_at_once, bytes_here
 from ptl_prefix.errors import BackboneError
 
 Positions = (
@@ -142,6 +142,10 @@ class Backbone:
     def num_bytes_here(self) -> int:
         """Memory that they take in this process."""
         return bytes_here(self.model)
+
+    def num_bytes_sharded(self, num_ranks: int) -> int:
+        """The most memory that they would take in each of so many processes."""
+        return min(self._num_bytes, bytes_at_once(self.model, layers_of(self.model, self.config), num_ranks))
 
     @property
     def is_sharded(self) -> bool:

@@ -57,6 +57,20 @@ class Sharding:
                 self._outermost.reshard()
 
 
+def bytes_at_once(model: nn.Module, layers: Sequence[nn.Module], num_ranks: int) -> int:
+    """Memory that one of so many ranks needs for a model's frozen parameters: its share, and what it borrows.
+
+    At any moment that is all that is outside of the layers, and two layers: one computes, and the next one comes.
+    """
+    in_layers = [_frozen_bytes(layer) for layer in layers]
+    total = _frozen_bytes(model)
+    return total // num_ranks + total - sum(in_layers) + sum(sorted(in_layers)[-2:])
+
+
+def _frozen_bytes(module: nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in module.parameters() if not weight.requires_grad)
+
+
 def bytes_here(model: nn.Module) -> int:
     """Memory that a model's frozen parameters take in this process: of those that are sharded, this rank's share."""
     frozen = (parameter for parameter in model.parameters() if not parameter.requires_grad)

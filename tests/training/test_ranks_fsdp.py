@@ -24,7 +24,8 @@ SHORT: Changes = {
     "task__num_train": 41,
     # Three batches of validation: the second rank is one short.
     "task__num_validation": 5,
-    "task__num_test": 7,
+    # Three batches of prompts, too.
+    "task__num_test": 9,
     "data__eval_batch_size": 4,
     "trainer__max_steps": 12,
     "trainer__val_check_interval": 6,
