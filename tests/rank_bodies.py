@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.backbones.attention_sites import layers_of
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
 from ptl_prefix.backbones.model_inputs import prompt_batch
@@ -109,18 +110,22 @@ def trained_with_accident(
 
 
 def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What this rank holds of a sharded backbone, at rest and after a forward, and what that forward gave."""
+    """What this rank holds of a sharded backbone, at rest, in the first layer and later, and what was computed."""
     plan = plan_of(tiny.config(**changes))
     before = _live_bytes()
     backbone = load_material(plan, ranks).backbone
     at_rest = backbone.num_bytes_here, _live_bytes() - before
     batch = text_everywhere(backbone, torch.arange(12).view(2, 6))
+    inside: list[int] = []
+    first = layers_of(backbone.model, backbone.config)[0]
+    hook = first.register_forward_pre_hook(lambda *_: inside.append(backbone.num_bytes_here))
     with torch.no_grad():
         # As lists, which are no tensors to be counted.
         logits = backbone.logits(batch).tolist()
+        later = backbone.num_bytes_here, _live_bytes() - before
         embedded = backbone.embedded(batch.input_ids).tolist()
         likelihoods = label_likelihoods(backbone)
-    later = backbone.num_bytes_here, _live_bytes() - before
+    hook.remove()
     # As a trainer moves a model from device to device.
     backbone.model._apply(lambda tensor: tensor.clone())
     with torch.no_grad():
@@ -128,6 +133,7 @@ def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -
     return {
         "bytes": backbone.num_bytes,
         "at_rest": at_rest,
+        "inside": inside[0],
         "later": later,
         "logits": logits,
         "embedded": embedded,

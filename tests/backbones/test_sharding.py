@@ -10,6 +10,7 @@ from tiny_runs import Family, TinyRuns
 from torch import nn
 from torch.testing import assert_close
 
+from ptl_prefix.backbones.attention_sites import layers_of
 from ptl_prefix.backbones.observation import text_everywhere
 from ptl_prefix.backbones.sharding import bytes_at_once
 
@@ -24,6 +25,10 @@ def test_each_of_two_ranks_holds_half_and_computes_what_one_does(family: Family,
     alone = tiny.backbone()
     batch = text_everywhere(alone, torch.arange(12).view(2, 6))
 
+    others = sum(
+        4 * weight.numel() for layer in layers_of(alone.model, alone.config)[1:] for weight in layer.parameters()
+    )
+
     ranks = among_ranks(2, rank_bodies.sharded_backbone, tiny, FSDP)
 
     for rank in ranks:
@@ -31,6 +36,8 @@ def test_each_of_two_ranks_holds_half_and_computes_what_one_does(family: Family,
         for counted, live in (rank["at_rest"], rank["later"]):
             assert counted == pytest.approx(alone.num_bytes / 2, rel=0.01)
             assert live == pytest.approx(alone.num_bytes / 2, abs=SLACK)
+        # While a layer computes, the others are divided.
+        assert rank["inside"] == pytest.approx(alone.num_bytes - others / 2, abs=100)
         assert_close(torch.tensor(rank["logits"]), alone.logits(batch))
         assert_close(torch.tensor(rank["embedded"]), alone.embedded(batch.input_ids))
         assert rank["likelihoods"] == [pytest.approx(row, abs=1e-4) for row in rank_bodies.label_likelihoods(alone)]
