@@ -113,7 +113,7 @@ class PrefixTuning(Method):
         return frozenset({"attention slots"})
 
     def touches_weights(self, backbone: Backbone) -> str | None:
-        """Of embeddings keys and values are taken out of the layers, and so is their gradient, past their outputs."""
+        """Of embeddings it takes the keys and values inside the layers, by calling a part of the model."""
         return "takes keys and values out of the layers" if self.reparam == "embedding" else None
 
     def misfits(self, backbone: Backbone) -> list[str]:

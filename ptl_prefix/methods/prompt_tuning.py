@@ -158,7 +158,7 @@ class PromptTuning(Method):
         return torch.cat([label_embeddings(backbone, taken), others[len(taken) :]])
 
     def touches_weights(self, backbone: Backbone) -> str | None:
-        """Keys and values are taken out of the layers, and so is their gradient, past the layers' outputs."""
+        """In a decoder-only backbone it calls a part of the model, for the keys and values inside the layers."""
         return None if backbone.is_encoder_decoder else "takes keys and values out of the layers"
 
     def condition(self, inputs: ModelInputs) -> ModelInputs:

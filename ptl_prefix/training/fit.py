@@ -294,7 +294,8 @@ class _Session:
             self.console.print(what, highlight=False)
 
     def _decode(self, method: Method) -> list[Prediction]:
-        # Sharded layers compute for all ranks at once: each decodes everything, and all come to the same.
+        # Sharded layers compute for all ranks at once, and ranks with batches of their own would write texts of other
+        # lengths: each decodes everything, and all come to the same.
         apart: Any = {} if self.backbone.is_sharded else {"share": self.ranks.share, "join": self.ranks.join}
         return decode(
             self.backbone,
