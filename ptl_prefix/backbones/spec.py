@@ -89,8 +89,11 @@ class BackboneSpec:
             return [f"`backbone.path`: {error}"]
         return []
 
-    def load(self) -> Backbone:
+    def load(self, *, on: torch.device | None = None) -> Backbone:
         """The backbone with its weights.
+
+        Args:
+            on: Where it is put for now; `None` is its device.
 
         Raises:
             BackboneError: When the folder or the hub's copy cannot be used.
@@ -105,7 +108,7 @@ class BackboneSpec:
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
                 f"safetensors weights, but '{self.path}' could not be loaded: {error}"
             ) from error
-        return self._backbone(model.to(self.torch_device))
+        return self._backbone(model.to(on or self.torch_device))
 
     def sketch(self) -> Backbone:
         """The backbone's shapes on the meta device: nothing is read but its config and tokenizer."""

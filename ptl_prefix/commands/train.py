@@ -25,6 +25,7 @@ from ptl_prefix.training.plan import (
     Plan,
     accelerator_problems,
     room_problems,
+    sharding_problems,
     split_problems,
     start_problems,
     trainer_problems,
@@ -136,6 +137,8 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
             method, backbone = build(config["method"]), build(config["backbone"]).sketch()
             if method.wants_size:
                 method.fit_size(backbone)
+            if "trainer" in sound:
+                mistakes += sharding_problems(target_values(config["trainer"]), method, backbone)
             misfits = method.misfits(backbone)
             if not misfits and {"task", "generation"} <= set(sound):
                 misfits = room_problems(backbone, method, build(config["task"]), build(config["generation"]))

@@ -34,7 +34,7 @@ class Estimate:
         epochs: Passes over the training pairs.
         pairs: (source, target) pairs to train on.
         longest_tokens: Tokens of the longest training row.
-        backbone_bytes: Memory of the backbone's weights.
+        backbone_bytes: Memory of the backbone's weights on each device; where they are sharded, the most at any moment.
         optimizer_bytes: Memory of the trained parameters, their gradients and Adam's moments.
         activation_bytes: What the backward of the longest batch needs kept.
         notes: What a person should know of the method's start.
@@ -77,7 +77,7 @@ def estimate(plan: Plan) -> Estimate:
             epochs=steps * plan.accumulation / batches_per_epoch,
             pairs=len(encoded),
             longest_tokens=int(encoded.lengths.max()),
-            backbone_bytes=backbone.num_bytes,
+            backbone_bytes=backbone.num_bytes_sharded(plan.num_ranks) if plan.is_sharded else backbone.num_bytes,
             optimizer_bytes=method.num_trained * _BYTES_PER_TRAINED,
             activation_bytes=_activation_bytes(
                 backbone, method, *_longest_batch(prompter, encoded, plan.batches.batch_size)

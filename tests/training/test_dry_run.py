@@ -97,6 +97,15 @@ def test_a_bfloat16_backbone_takes_half_the_memory(tiny_runs: TinyRuns) -> None:
     assert half.activation_bytes < whole.activation_bytes
 
 
+def test_of_a_sharded_backbone_a_device_holds_a_share(tiny_runs: TinyRuns) -> None:
+    plan = tiny_runs.plan(backbone__path="tiny_gpt2", trainer__devices=8, trainer__strategy="fsdp")
+    backbone = plan.backbone.sketch()
+
+    sharded = estimate(plan)
+
+    assert sharded.backbone_bytes == backbone.num_bytes_sharded(8) < backbone.num_bytes
+
+
 def test_steps_and_epochs_are_those_of_the_run(tiny_runs: TinyRuns) -> None:
     plan = tiny_runs.plan(trainer__max_steps=-1, trainer__max_epochs=3, trainer__accumulate_grad_batches=4)
     material = load_material(plan)
