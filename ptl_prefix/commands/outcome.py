@@ -49,9 +49,10 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
-    for part, notes in (("method", estimate.notes), ("backbone", estimate.backbone_notes)):
-        for note in notes:
-            console.print(Text(f"the {part} {config[part]['name']} {note}"), soft_wrap=True)
+    for note in estimate.notes:
+        console.print(Text(f"the {config['method']['name']} {note}"), soft_wrap=True)
+    for note in estimate.backbone_notes:
+        console.print(Text(f"{config['backbone']['name']} {note}"), soft_wrap=True)
 
 
 def _memory_rows(estimate: Estimate) -> dict[str, str]:
@@ -64,8 +65,8 @@ def _memory_rows(estimate: Estimate) -> dict[str, str]:
         "  gradients": _megabytes(estimate.gradient_bytes),
         "  activations of the longest batch": _megabytes(estimate.activation_bytes),
     }
-    if estimate.copies_gradients:
-        rows["  or, when those are gone"] = f"{_megabytes(estimate.gradient_bytes)}, the gradients once more"
+    if estimate.update_bytes > estimate.activation_bytes:
+        rows["  and when those are gone"] = f"{_megabytes(estimate.update_bytes)}, to send gradients or to use them"
     switch = "false" if estimate.is_recomputed else "true"
     rows[f"with gradient_checkpointing={switch}"] = _megabytes(estimate.other_memory_bytes)
     return rows

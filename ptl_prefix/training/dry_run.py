@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.evaluation.loss import num_computed
+from ptl_prefix.methods.method import Method
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.step_memory import step_bytes
 
@@ -42,8 +42,8 @@ class Estimate:
         kept_bytes: What the longest batch needs beside them at its peak, where activations are kept for the backward.
         recomputed_bytes: The same where they are computed again, by `backbone.gradient_checkpointing`.
         is_recomputed: Which of the two the plan has.
-        copies_gradients: Whether the gradients are there twice after the backward: as the message to the other devices,
-            or as what Adam makes of them on a GPU.
+        update_bytes: What comes when all of that is gone: the message of gradients to other devices, or what Adam makes
+            to move the parameters, whichever is more.
         notes: What a person should know of the method's start.
         backbone_notes: What a person should know of the backbone.
     """
@@ -62,7 +62,7 @@ class Estimate:
     kept_bytes: int
     recomputed_bytes: int
     is_recomputed: bool
-    copies_gradients: bool
+    update_bytes: int
     notes: tuple[str, ...]
     backbone_notes: tuple[str, ...]
 
@@ -82,8 +82,7 @@ class Estimate:
         return self._with_activations(self.kept_bytes if self.is_recomputed else self.recomputed_bytes)
 
     def _with_activations(self, activations: int) -> int:
-        # The activations are gone when the gradients are sent, or used.
-        passing = max(activations, self.gradient_bytes if self.copies_gradients else 0)
+        passing = max(activations, self.update_bytes)
         return self.backbone_bytes + self.optimizer_bytes + self.gradient_bytes + passing
 
 
@@ -116,12 +115,20 @@ def estimate(plan: Plan) -> Estimate:
             kept_bytes=max(0, kept - gradient_bytes),
             recomputed_bytes=max(0, recomputed - gradient_bytes),
             is_recomputed=plan.backbone.gradient_checkpointing,
-            copies_gradients=plan.num_ranks > 1 or plan.backbone.torch_device.type == "cuda",
+            update_bytes=_update_bytes(plan, method),
             notes=tuple(method.notes),
             backbone_notes=plan.backbone.notes,
         )
     finally:
         method.detach()
+
+
+def _update_bytes(plan: Plan, method: Method) -> int:
+    """What lives for a moment after the backward: a gradient's size of all, or twice that of the largest."""
+    sizes = [parameter.numel() * _GRADIENT_BYTES for parameter in method.trained_parameters().values()]
+    # On a GPU AdamW takes all parameters at once, elsewhere one after another, but then with two tensors for each.
+    is_whole = plan.num_ranks > 1 or plan.backbone.torch_device.type == "cuda"
+    return max(sum(sizes) if is_whole else 0, 2 * max(sizes))
 
 
 def _longest_batch(prompter: Prompter, encoded: EncodedSplit, batch_size: int) -> tuple[ModelInputs, int]:

@@ -9,12 +9,12 @@ libraries themselves.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -39,11 +39,12 @@ def step_bytes(backbone: Backbone, method: Method, batch: ModelInputs, num_targe
     backbone.slots.take()
     known = [*backbone.model.parameters(), *backbone.model.buffers(), *method.parameters(), *trained]
     try:
-        with _Live(known) as live, _FusedAttention():
+        with _Live(known) as live, _fused_attention():
             for _ in range(min(micro_batches, 2)):
                 logits = backbone.target_logits(method.condition(batch), wanted)  # (targets, vocabulary)
-                nn.functional.cross_entropy(logits.float(), wanted[0], reduction="sum").backward()
+                nats = nn.functional.cross_entropy(logits.float(), wanted[0], reduction="sum")
                 del logits
+                nats.backward()  # type: ignore[no-untyped-call]
             return live.most
     finally:
         backbone.slots.release()
@@ -87,18 +88,26 @@ class _Live(TorchDispatchMode):
         self._now -= size
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Takes SDPA for a fused kernel; on the meta device torch would write out the matrix of scores."""
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Inside, SDPA of shapes is a fused kernel; torch would write out the matrix of scores.
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        mask = kwargs.get("attn_mask")
+    Replaced by name, as a function mode is off in what a backward computes again.
+    """
+    real = nn.functional.scaled_dot_product_attention
+
+    def of_shapes(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         # No fused kernel has a gradient for its mask, which a trained position bias needs.
-        if func is not nn.functional.scaled_dot_product_attention or mask is None or mask.requires_grad:
-            return func(*args, **kwargs)
-        return _Fused.apply(*args, mask)
+        if not query.is_meta or attn_mask is None or attn_mask.requires_grad:
+            return real(query, key, value, attn_mask=attn_mask, **kwargs)
+        output: Tensor = _Fused.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
+        return output
+
+    nn.functional.scaled_dot_product_attention = of_shapes
+    try:
+        yield
+    finally:
+        nn.functional.scaled_dot_product_attention = real
 
 
 class _Fused(torch.autograd.Function):
