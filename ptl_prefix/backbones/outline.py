@@ -105,8 +105,8 @@ class LlamaOutline(BackboneSpec):
     def weight_problems(self) -> list[str]:
         """There are none to load."""
         return [
-            f"`backbone` must have weights, but {self.name} is nothing but an architecture's numbers, for dry_run=true; "
-            "with weights in a folder or on the hub: backbone=local backbone.path=<folder or hub name>."
+            f"`backbone` must have weights, but {self.name} is nothing but an architecture's numbers, for "
+            "dry_run=true; with weights in a folder or on the hub: backbone=local backbone.path=<folder or hub name>."
         ]
 
     @property
@@ -115,8 +115,8 @@ class LlamaOutline(BackboneSpec):
         if self.tokenizer is not None:
             return ()
         return (
-            "has no tokenizer here, so tokens are counted by that of the embedded tiny_gpt2, which cuts text into more; "
-            "give a folder with its own as `backbone.tokenizer`",
+            "has no tokenizer here, so tokens are counted by that of the embedded tiny_gpt2, which cuts text into "
+            "more; give a folder with its own as `backbone.tokenizer`",
         )
 
     def load(self) -> NoReturn:

@@ -194,6 +194,7 @@ class BackboneSpec:
             ) from error
 
     def _backbone(self, model: Any, gradient_checkpointing: bool | None = None) -> Backbone:
+        recomputes = self.gradient_checkpointing if gradient_checkpointing is None else gradient_checkpointing
         return Backbone(
             model=model,
             tokenizer=self._tokenizer(),

@@ -66,7 +66,7 @@ def _memory_rows(estimate: Estimate) -> dict[str, str]:
         "  activations of the longest batch": _megabytes(estimate.activation_bytes),
     }
     if estimate.update_bytes > estimate.activation_bytes:
-        rows["  and when those are gone"] = f"{_megabytes(estimate.update_bytes)}, to send gradients or to use them"
+        rows["  or, when gradients are used"] = _megabytes(estimate.update_bytes)
     switch = "false" if estimate.is_recomputed else "true"
     rows[f"with gradient_checkpointing={switch}"] = _megabytes(estimate.other_memory_bytes)
     return rows

@@ -16,7 +16,7 @@ from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.evaluation.loss import num_computed
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.step_memory import step_bytes
+from ptl_prefix.training.step_memory import step_memory
 
 _STATE_BYTES = 12
 """Of one trained number: its float32 master and Adam's two moments."""
@@ -42,8 +42,8 @@ class Estimate:
         kept_bytes: What the longest batch needs beside them at its peak, where activations are kept for the backward.
         recomputed_bytes: The same where they are computed again, by `backbone.gradient_checkpointing`.
         is_recomputed: Which of the two the plan has.
-        update_bytes: What comes when all of that is gone: the message of gradients to other devices, or what Adam makes
-            to move the parameters, whichever is more.
+        update_bytes: What is there when the backward is over: what is left of it, and the message of gradients to other
+            devices, or what Adam makes to move the parameters, whichever is more.
         notes: What a person should know of the method's start.
         backbone_notes: What a person should know of the backbone.
     """
@@ -97,9 +97,9 @@ def estimate(plan: Plan) -> Estimate:
     gradient_bytes = method.num_trained * _GRADIENT_BYTES
     try:
         batch, num_targets = _longest_batch(prompter, encoded, plan.batches.batch_size)
-        recomputed = step_bytes(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
+        recomputed = step_memory(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
         with backbone.no_checkpointing():
-            kept = step_bytes(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
+            kept = step_memory(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
         return Estimate(
             trained=method.num_trained,
             stored=method.num_stored,
@@ -112,10 +112,10 @@ def estimate(plan: Plan) -> Estimate:
             backbone_bytes=backbone.num_bytes,
             optimizer_bytes=method.num_trained * _STATE_BYTES,
             gradient_bytes=gradient_bytes,
-            kept_bytes=max(0, kept - gradient_bytes),
-            recomputed_bytes=max(0, recomputed - gradient_bytes),
+            kept_bytes=max(0, kept.most - gradient_bytes),
+            recomputed_bytes=max(0, recomputed.most - gradient_bytes),
             is_recomputed=plan.backbone.gradient_checkpointing,
-            update_bytes=_update_bytes(plan, method),
+            update_bytes=_update_bytes(plan, method) + max(0, kept.left - gradient_bytes),
             notes=tuple(method.notes),
             backbone_notes=plan.backbone.notes,
         )

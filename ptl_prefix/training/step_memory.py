@@ -11,7 +11,7 @@ libraries themselves.
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,22 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.methods.method import Method
 
 
-def step_bytes(backbone: Backbone, method: Method, batch: ModelInputs, num_targets: int, *, micro_batches: int) -> int:
-    """The most that forward and backward hold at once, beside the weights and the trained numbers.
+class StepMemory(NamedTuple):
+    """Bytes beside the weights and the trained numbers, gradients among them.
+
+    Args:
+        most: What forward and backward hold at once.
+        left: What is still there when they are over.
+    """
+
+    most: int
+    left: int
+
+
+def step_memory(
+    backbone: Backbone, method: Method, batch: ModelInputs, num_targets: int, *, micro_batches: int
+) -> StepMemory:
+    """What forward and backward of one batch hold.
 
     Args:
         backbone: A sketch.
@@ -45,7 +59,8 @@ def step_bytes(backbone: Backbone, method: Method, batch: ModelInputs, num_targe
                 nats = nn.functional.cross_entropy(logits.float(), wanted[0], reduction="sum")
                 del logits
                 nats.backward()  # type: ignore[no-untyped-call]
-            return live.most
+                del nats
+            return StepMemory(live.most, live.now)
     finally:
         backbone.slots.release()
         for parameter in trained:
@@ -62,7 +77,7 @@ class _Live(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self.most = 0
-        self._now = 0
+        self.now = 0
         self._places = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(
@@ -79,13 +94,13 @@ class _Live(TorchDispatchMode):
         if place in self._places:
             return
         self._places.add(place)
-        self._now += size
-        self.most = max(self.most, self._now)
+        self.now += size
+        self.most = max(self.most, self.now)
         weakref.finalize(storage, self._forget, place, size).atexit = False
 
     def _forget(self, place: int, size: int) -> None:
         self._places.discard(place)
-        self._now -= size
+        self.now -= size
 
 
 @contextmanager

@@ -72,8 +72,6 @@ def test_what_makes_no_llama_is_refused_with_every_mistake(tmp_path: Path) -> No
 
     assert "`backbone.num_attention_heads` must be a multiple of `backbone.num_key_value_heads`, but is 4" in heads
     assert "`backbone.hidden_size` must be a multiple of `backbone.num_attention_heads`, but is 25" in width
-    assert (
-        f"`backbone.tokenizer`: A tokenizer must lie in a local folder or on a hub that can be reached, but '{tmp_path}'"
-        in tokenizer
-    )
+    assert "`backbone.tokenizer`: A tokenizer must lie in a local folder or on a hub that can be reached" in tokenizer
+    assert str(tmp_path) in tokenizer
     assert LlamaOutline(**SMALL).problems() == []

@@ -101,6 +101,22 @@ def plan_with(tiny_runs: TinyRuns, folder: Path, method: str, **changes: Any) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_weights_that_are_trained_in_float32_and_used_in_another_dtype_are_there_twice(
+    tiny_runs: TinyRuns, folders: dict[str, Path], family: str, dtype: str
+) -> None:
+    plan, same = (plan_with(tiny_runs, folders[family], "full", backbone__dtype=dtype) for _ in range(2))
+    estimated = estimate(plan)
+
+    measured = measured_peak(same)
+
+    said = estimated.memory_bytes - estimated.backbone_bytes - estimated.optimizer_bytes
+    print("said", family, dtype, said / 1e6, measured / 1e6)
+    assert measured / WITHIN < said < measured * WITHIN
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("method", METHODS)
