@@ -74,7 +74,7 @@ class LlamaOutline(BackboneSpec):
         self.num_attention_heads = num_attention_heads
         self.num_key_value_heads = num_key_value_heads
         self.hidden_size = hidden_size
-        self._numbers = {
+        self._numbers: dict[str, Any] = {
             "num_hidden_layers": num_hidden_layers,
             "hidden_size": hidden_size,
             "intermediate_size": intermediate_size,

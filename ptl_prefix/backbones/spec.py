@@ -201,9 +201,7 @@ class BackboneSpec:
             name=self.name,
             path=self.path,
             base_mode=self.base_mode,
-            gradient_checkpointing=self.gradient_checkpointing
-            if gradient_checkpointing is None
-            else gradient_checkpointing,
+            gradient_checkpointing=recomputes,
             fingerprints=self._fingerprints,
         )
 

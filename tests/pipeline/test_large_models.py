@@ -1,5 +1,6 @@
 """The README's table of a 13B backbone and three tasks, computed again; and dry runs of backbones without weights."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.outline import LlamaOutline
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 _NUMBER_BYTES = 4
 """A bundle holds float32."""
 
@@ -61,17 +62,18 @@ def test_a_million_numbers_are_the_rows_that_the_readme_says(llama_13b: Backbone
 OUTLINE = ["backbone=llama_13b", "method=prefix_tuning"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_13b_needs_no_weights_and_no_folder(command_line: CommandLine, tmp_path: Path) -> None:
     process = run("train", *OUTLINE, *command_line.embedded, "dry_run=true", cwd=tmp_path)
 
     assert process.returncode == 0, process.stderr
-    print(process.stdout)
     assert "13,015,864,320" in process.stdout
     assert "26,031.7 MB" in process.stdout
     assert "llama_13b has no tokenizer here" in process.stdout
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_training_without_weights_is_refused_in_a_sentence(command_line: CommandLine, tmp_path: Path) -> None:
     process = run("train", *OUTLINE, *command_line.embedded, cwd=tmp_path)
 
@@ -81,8 +83,37 @@ def test_training_without_weights_is_refused_in_a_sentence(command_line: Command
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_evaluating_without_weights_is_refused_in_a_sentence(tmp_path: Path) -> None:
     process = run("evaluate", "backbone=llama_13b", "task=table_to_text", cwd=tmp_path)
 
     assert process.returncode == 2
     assert "`backbone` must have weights, but llama_13b" in process.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["prefix_tuning", "lora", "full_finetuning"])
+def test_the_readme_s_table_of_memory_is_what_a_dry_run_says(method: str, tmp_path: Path) -> None:
+    words = ["backbone=llama_13b", f"method={method}", "trainer=ddp", "dry_run=true", "data.cache_dir=cache"]
+
+    process = run("train", *words, cwd=tmp_path)
+
+    assert process.returncode == 0, process.stderr
+    found = [
+        _shown(process.stdout, name) for name in ("backbone", "memory, estimated", "with gradient_checkpointing=true")
+    ]
+    cells = [f"`{method}`", _shown_count(process.stdout), *(f"{megabytes / 1e3:,.1f} GB" for megabytes in found)]
+    assert f"| {' | '.join(cells)} |" in README.read_text(encoding="utf-8"), cells
+
+
+def _shown(output: str, name: str) -> float:
+    """The megabytes of a row of a dry run's table."""
+    found = re.search(rf"│ +{re.escape(name)} +│ ([\d,.]+) MB", output)
+    assert found, output
+    return float(found[1].replace(",", ""))
+
+
+def _shown_count(output: str) -> str:
+    found = re.search(r"│ parameters trained +│ ([\d,]+) ", output)
+    assert found, output
+    return found[1]
