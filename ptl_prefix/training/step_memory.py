@@ -48,15 +48,15 @@ def step_memory(
         micro_batches: Batches in one step; from the second on, there are gradients already.
     """
     trained = list(method.trained_parameters().values())
-    wanted = torch.zeros(2, num_targets, dtype=torch.long, device="meta").unbind()
+    place = torch.zeros(num_targets, dtype=torch.long, device="meta")
     # The library's own masks look at numbers, which the meta device has not.
     backbone.slots.take()
     known = [*backbone.model.parameters(), *backbone.model.buffers(), *method.parameters(), *trained]
     try:
         with _Live(known) as live, _fused_attention():
             for _ in range(min(micro_batches, 2)):
-                logits = backbone.target_logits(method.condition(batch), wanted)  # (targets, vocabulary)
-                nats = nn.functional.cross_entropy(logits.float(), wanted[0], reduction="sum")
+                logits = backbone.target_logits(method.condition(batch), (place, place))  # (targets, vocabulary)
+                nats = nn.functional.cross_entropy(logits.float(), place, reduction="sum")
                 del logits
                 nats.backward()  # type: ignore[no-untyped-call]
                 del nats
@@ -67,7 +67,7 @@ def step_memory(
             parameter.grad = None
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that operations have made and that are still there.
 
     Args:
@@ -75,7 +75,7 @@ class _Live(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
         self.now = 0
         self._places = {tensor.untyped_storage()._cdata for tensor in known}
@@ -118,7 +118,7 @@ def _fused_attention() -> Iterator[None]:
         output: Tensor = _Fused.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
         return output
 
-    nn.functional.scaled_dot_product_attention = of_shapes
+    nn.functional.scaled_dot_product_attention = of_shapes  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -129,7 +129,7 @@ class _Fused(torch.autograd.Function):
     """What a fused kernel makes and keeps: the output, a number for each query, and the mask in its own dtype."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
         sums = torch.empty_like(query[..., 0], dtype=torch.float32)
         bias = torch.empty_like(mask, dtype=query.dtype) if mask.dtype == torch.bool else mask
