@@ -133,6 +133,8 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         task = build(config["task"])
         mistakes += split_problems(task) + name_mistakes(task.metrics, "task.metrics")
     if {"backbone", "method"} <= set(sound):
+        if not config["dry_run"]:
+            mistakes += build(config["backbone"]).weight_problems()
         try:
             method, backbone = build(config["method"]), build(config["backbone"]).sketch()
             if method.wants_size:
