@@ -19,7 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ptl_prefix import settings
-from ptl_prefix.commands.composition import VERSION_BASE, check_overrides, checked_job, compose_and_check, plain_values
+from ptl_prefix.commands.composition import VERSION_BASE, check_overrides, checked_job, compose_and_check
+from ptl_prefix.commands.plain_values import plain_values
 from ptl_prefix.commands.plugins import make_plugins_known
 from ptl_prefix.commands.resolvers import forget_run_ids, register_resolvers
 from ptl_prefix.commands.verbs import Verb
