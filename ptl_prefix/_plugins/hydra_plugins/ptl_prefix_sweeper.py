@@ -4,22 +4,17 @@ In: Hydra's call for the jobs of a multirun. Out: the study ran, or went on. Hyd
 `hydra_plugins` alone; `commands/plugins.py` puts this folder on its way.
 """
 
-import builtins
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.object_type import ObjectType
-from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ptl_prefix import settings
-
-_GROUP = "sweeps"
+from ptl_prefix.commands.sweeps_source import SweepsSource
 
 
 class StudySweeper(Sweeper):
@@ -43,42 +38,6 @@ class StudySweeper(Sweeper):
         return run_study(self._config, arguments)
 
 
-class SweepsSource(FileConfigSource):
-    """The folder beside `sweeps/`, of which nothing else is seen: Hydra would look for groups in all of it."""
-
-    @staticmethod
-    def scheme() -> str:
-        """What stands before `://` on the search path."""
-        return "ptl-prefix-sweeps"
-
-    def is_group(self, config_path: str) -> bool:
-        """The root, and `sweeps`."""
-        return config_path.strip("/") in ("", _GROUP) and super().is_group(config_path)
-
-    def is_config(self, config_path: str) -> bool:
-        """What is in `sweeps`."""
-        return self._is_ours(config_path) and super().is_config(config_path)
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """One of `sweeps`.
-
-        Raises:
-            ConfigLoadError: If it is not there.
-        """
-        if not self._is_ours(config_path):
-            raise ConfigLoadError(f"Config not found : {config_path}")
-        return super().load_config(config_path)
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> "builtins.list[str]":
-        """In the root only `sweeps`."""
-        if config_path.strip("/"):
-            return super().list(config_path, results_filter)
-        return [] if results_filter == ObjectType.CONFIG else [_GROUP]
-
-    def _is_ours(self, config_path: str) -> bool:
-        return config_path.strip("/").startswith(f"{_GROUP}/")
-
-
 class SweepsFolder(SearchPathPlugin):
     """Makes `sweeps/` a group of configs."""
 
@@ -87,4 +46,4 @@ class SweepsFolder(SearchPathPlugin):
         search_path.append(provider="ptl_prefix", path=f"{SweepsSource.scheme()}://{settings.sweeps_dir().parent}")
 
 
-__all__: Sequence[str] = ("StudySweeper", "SweepsFolder", "SweepsSource")
+__all__: Sequence[str] = ("StudySweeper", "SweepsFolder")
