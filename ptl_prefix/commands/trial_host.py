@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,8 +29,12 @@ _IMPORTED = (
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.generation.utils",
     "torch._dynamo",
+    "omegaconf",
+    "requests",
     "wandb",
+    "wandb.sdk.launch.inputs.internal",
 )
+"""What a trial would import by itself, one by one, at the first use; what is not there it will not miss either."""
 _STOPPING_S = 60.0
 """How long a trial may take to save what it has."""
 
@@ -186,7 +191,8 @@ def main() -> None:
     orders = os.dup(0)
     if "--warm" in sys.argv[1:]:
         for name in _IMPORTED:
-            importlib.import_module(name)
+            with suppress(ModuleNotFoundError):
+                importlib.import_module(name)
         _rehearse()
         if (count := num_threads()) > 1:
             # What a copy inherits of another thread is its locks, held for ever.
