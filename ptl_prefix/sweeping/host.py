@@ -94,6 +94,8 @@ class TrialHost:
             "JE_ARROW_MALLOC_CONF": "background_thread:false",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            # Whether there is a GPU is found out without touching it: no copy could use one that its host has.
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         }
         with tempfile.TemporaryFile() if self._log is None else self._log.open("ab") as log:
             # A session of its own: Ctrl-C at the terminal is ours to hear, and ours to hand on.
