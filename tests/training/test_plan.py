@@ -91,7 +91,7 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
         ({"trainer__gradient_clip_algorithm": "sum"}, "must be norm or value, but is 'sum'."),
         (
             {"trainer__precision": "16-mixed"},
-            "`trainer.precision` 16-mixed needs a GPU, but the backbone is on the CPU",
+            "`trainer.precision` 16-mixed needs a GPU, but the backbone is on",
         ),
         ({"trainer__precision": "bf16-true"}, "must be one of 32-true, bf16-mixed, 16-mixed, but is 'bf16-true'; what"),
         ({"backbone__dtype": "float16"}, "float16 is trained with `trainer.precision` 16-mixed, which scales the loss"),
