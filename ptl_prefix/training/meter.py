@@ -93,7 +93,7 @@ class Meter(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.train_s, self.num_tokens, self.steps = (state_dict[key] for key in ("train_s", "num_tokens", "steps"))
-        self.skipped_steps = state_dict["skipped_steps"]
+        self.skipped_steps = state_dict.get("skipped_steps", 0)
         self._logged = (self.train_s, self.num_tokens)
 
 

@@ -113,9 +113,12 @@ class TestARunThatSkips:
         assert scalers[0] == scalers[1]
 
 
-def test_where_the_gradients_of_one_rank_overflow_all_skip_the_step(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_where_the_gradients_of_one_rank_overflow_all_skip_the_step(
+    tiny_runs: TinyRuns, tmp_path: Path, strategy: str
+) -> None:
     folder = RunFolder(tmp_path / "run")
-    changes = {**HALF, "trainer__devices": 2, "trainer__strategy": "ddp", "data__batch_size": 2}
+    changes = {**HALF, "trainer__devices": 2, "trainer__strategy": strategy, "data__batch_size": 2}
 
     first, second = among_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, changes, 1, 4, "overflow")
 
@@ -144,6 +147,18 @@ def test_every_method_trains_float32_numbers(tmp_path: Path, family: Family, met
     assert {parameter.dtype for parameter in plan.method.trained_parameters().values()} == {torch.float32}
     validations = [event["val/loss"] for event in read_events(folder.events) if event["kind"] == "validation"]
     assert validations[-1] < validations[0]
+
+
+def test_bfloat16_needs_no_scale(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    plan = tiny_runs.plan(trainer__precision="bf16-mixed")
+    assert plan.problems() == []
+
+    outcome = train(plan, folder)
+
+    assert outcome.record.cost.skipped_steps == 0
+    assert all("loss_scale" not in point and "train/grad_norm" in point for point in points(folder))
+    assert {parameter.dtype for parameter in plan.method.trained_parameters().values()} == {torch.float32}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
