@@ -84,4 +84,5 @@ def _cost(events: Sequence[Event]) -> Cost:
         tokens=tokens,
         tokens_per_s=tokens / seconds if seconds else 0.0,
         peak_memory_bytes=None,
+        skipped_steps=(_newest(events, "train") or {}).get("skipped_steps", 0),
     )
