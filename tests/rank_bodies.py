@@ -3,6 +3,7 @@
 Each takes the `Ranks` that it is one of, and what the test hands over, and returns what the test looks at.
 """
 
+import gc
 import os
 import random
 import signal
@@ -17,8 +18,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.backbones.attention_sites import layers_of
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
+from ptl_prefix.backbones.model_inputs import prompt_batch
+from ptl_prefix.backbones.observation import text_everywhere
 from ptl_prefix.commands.train import plan_of
 from ptl_prefix.training.fit import train
+from ptl_prefix.training.material import load_material
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.ranks import Ranks
 
@@ -100,6 +107,55 @@ def trained_with_accident(
 
     AdaptationModule.training_step = hit  # type: ignore[method-assign]
     return trained(ranks, tiny, folder, changes)
+
+
+def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What this rank holds of a sharded backbone, at rest, in the first layer and later, and what was computed."""
+    plan = plan_of(tiny.config(**changes))
+    before = _live_bytes()
+    backbone = load_material(plan, ranks).backbone
+    at_rest = backbone.num_bytes_here, _live_bytes() - before
+    batch = text_everywhere(backbone, torch.arange(12).view(2, 6))
+    inside: list[int] = []
+    first = layers_of(backbone.model, backbone.config)[0]
+    hook = first.register_forward_pre_hook(lambda *_: inside.append(backbone.num_bytes_here))
+    with torch.no_grad():
+        # As lists, which are no tensors to be counted.
+        logits = backbone.logits(batch).tolist()
+        later = backbone.num_bytes_here, _live_bytes() - before
+        embedded = backbone.embedded(batch.input_ids).tolist()
+        likelihoods = label_likelihoods(backbone)
+    hook.remove()
+    # As a trainer moves a model from device to device.
+    backbone.model._apply(lambda tensor: tensor.clone())
+    with torch.no_grad():
+        moved = backbone.logits(batch).tolist()
+    return {
+        "bytes": backbone.num_bytes,
+        "at_rest": at_rest,
+        "inside": inside[0],
+        "later": later,
+        "logits": logits,
+        "embedded": embedded,
+        "likelihoods": likelihoods,
+        "moved": moved,
+    }
+
+
+def label_likelihoods(backbone: Backbone) -> list[list[float]]:
+    """Of three labels after two prompts."""
+    start = None if backbone.decoder_start_id is None else [backbone.decoder_start_id]
+    prompts = prompt_batch([[5, 6, 7], [8, 9]], backbone.pad_id, start)
+    found: list[list[float]] = label_log_likelihoods(backbone, prompts, [[11, 12], [13], [14, 15, 16]]).tolist()
+    return found
+
+
+def _live_bytes() -> int:
+    """Memory of every tensor that Python knows of."""
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter)]
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors if not one.is_meta}
+    return sum(storages.values())
 
 
 def touched_in_a_run(ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any]) -> list[str]:

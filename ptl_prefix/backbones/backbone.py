@@ -21,6 +21,7 @@ from ptl_prefix.backbones.checkpointing import Checkpointing
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.backbones.sharding import Sharding, bytes_at_once, bytes_here
 from ptl_prefix.errors import BackboneError
 
 Positions = (
@@ -67,6 +68,7 @@ class Backbone:
         self.geometry: dict[str, SiteGeometry] = geometry_of(model.config)
         self.slots = PrefixSlots(model, attention_modules(model, model.config))
         self._checkpointing = Checkpointing(layers_of(model, model.config)) if gradient_checkpointing else None
+        self._sharding: Sharding | None = None
         self._fingerprints = fingerprints
         self.adaptations: list[Any] = []
         """The bundles at work here; `methods/restore.py` keeps the list."""
@@ -136,6 +138,20 @@ class Backbone:
         """Memory that they take."""
         return self._num_bytes
 
+    @property
+    def num_bytes_here(self) -> int:
+        """Memory that they take in this process."""
+        return bytes_here(self.model)
+
+    def num_bytes_sharded(self, num_ranks: int) -> int:
+        """The most memory that they would take in each of so many processes."""
+        return min(self._num_bytes, bytes_at_once(self.model, layers_of(self.model, self.config), num_ranks))
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights are divided among ranks, so that all of them must run every forward together."""
+        return self._sharding is not None
+
     @cached_property
     def identity(self) -> BackboneIdentity:
         """What a bundle says of the backbone that it was made for."""
@@ -183,6 +199,14 @@ class Backbone:
         """Inside, activations are kept even where `gradient_checkpointing` is on."""
         return nullcontext() if self._checkpointing is None else self._checkpointing.off()
 
+    def shard(self, device: torch.device) -> None:
+        """Divide the weights among all ranks, each of which has loaded them, and put each one's share on its device."""
+        self._sharding = Sharding(self.model, layers_of(self.model, self.config), device)
+
+    def ends_whole(self) -> AbstractContextManager[None]:
+        """Inside, the weights outside of the layers are whole also where the model is sharded."""
+        return nullcontext() if self._sharding is None else self._sharding.ends_whole()
+
     def room_for_prompt(self, *, taken: int, max_new_tokens: int) -> int | None:
         """The longest prompt that leaves room for what is written; `None` where there is no limit.
 
@@ -196,7 +220,8 @@ class Backbone:
 
     def embedded(self, ids: Int[Tensor, "*text"]) -> Float[Tensor, "*text width"]:
         """What the layers are given for tokens, as large as they are given it: some families scale their embeddings."""
-        embeddings: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
+        with self.ends_whole():
+            embeddings: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embeddings
 
     def read(self, inputs: ModelInputs) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
         # Sampling draws from a seed of its own and leaves the caller's random state alone.
         with (
             backbone.slots.exclusive(),
+            backbone.ends_whole(),  # an encoder is called by itself
             _no_settings_of_its_own(backbone.model),
             torch.random.fork_rng(enabled=decoding.do_sample),
         ):

@@ -34,7 +34,7 @@ def label_log_likelihoods(
     mode = backbone.model.training
     backbone.model.eval()
     try:
-        with backbone.slots.exclusive():
+        with backbone.slots.exclusive(), backbone.ends_whole():  # an encoder is called by itself
             after = _after_source(backbone, inputs) if backbone.is_encoder_decoder else _after_prompt(backbone, inputs)
             found = [_log_likelihoods(after, ids, mask) for ids, mask in _chunks(labels, inputs)]
     finally:

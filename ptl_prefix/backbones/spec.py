@@ -89,8 +89,20 @@ class BackboneSpec:
             return [f"`backbone.path`: {error}"]
         return []
 
-    def load(self) -> Backbone:
+    def weight_problems(self) -> list[str]:
+        """Why there are no weights to load, where shapes alone are known."""
+        return []
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of a dry run with it; each goes on after its name."""
+        return ()
+
+    def load(self, *, on: torch.device | None = None) -> Backbone:
         """The backbone with its weights.
+
+        Args:
+            on: Where it is put for now; `None` is its device.
 
         Raises:
             BackboneError: When the folder or the hub's copy cannot be used.
@@ -105,14 +117,18 @@ class BackboneSpec:
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
                 f"safetensors weights, but '{self.path}' could not be loaded: {error}"
             ) from error
-        return self._backbone(model.to(self.torch_device))
+        return self._backbone(model.to(on or self.torch_device))
 
-    def sketch(self) -> Backbone:
-        """The backbone's shapes on the meta device: nothing is read but its config and tokenizer."""
+    def sketch(self, *, gradient_checkpointing: bool | None = None) -> Backbone:
+        """The backbone's shapes on the meta device: nothing is read but its config and tokenizer.
+
+        Args:
+            gradient_checkpointing: In place of the setting.
+        """
         self._check_family()
         with torch.device("meta"):
             model = self._model_class.from_config(self._config, dtype=self.torch_dtype)
-        return self._backbone(model)
+        return self._backbone(model, gradient_checkpointing)
 
     @property
     def torch_device(self) -> torch.device:
@@ -180,14 +196,15 @@ class BackboneSpec:
                 f"transformers' own, but '{self.path}' is not: {str(error).splitlines()[0]}"
             ) from error
 
-    def _backbone(self, model: Any) -> Backbone:
+    def _backbone(self, model: Any, gradient_checkpointing: bool | None = None) -> Backbone:
+        recomputes = self.gradient_checkpointing if gradient_checkpointing is None else gradient_checkpointing
         return Backbone(
             model=model,
             tokenizer=self._tokenizer(),
             name=self.name,
             path=self.path,
             base_mode=self.base_mode,
-            gradient_checkpointing=self.gradient_checkpointing,
+            gradient_checkpointing=recomputes,
             fingerprints=self._fingerprints,
         )
 

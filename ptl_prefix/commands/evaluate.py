@@ -90,6 +90,8 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         mistakes.append("`task` must be given where there is no run that says it, but is not; add task=<name>.")
     if "backbone" in given and config.get("backbone_path") is not None:
         mistakes.append("`backbone_path` must be null for a bare backbone, which is at `backbone.path`.")
+    if "backbone" in given and "backbone" in sound:
+        mistakes += build(config["backbone"]).weight_problems()
     return mistakes + name_mistakes(config.get("metrics") or (), "metrics")
 
 

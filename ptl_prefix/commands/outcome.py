@@ -44,16 +44,32 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
         "parameters frozen": f"{estimate.backbone:,}",
         "training pairs": f"{estimate.pairs:,} (longest row {estimate.longest_tokens} tokens)",
         "steps": f"{estimate.steps:,} ({estimate.epochs:.2f} epochs)",
-        "memory, estimated": f"{_megabytes(estimate.memory_bytes)}, besides the libraries themselves",
-        "  backbone": _megabytes(estimate.backbone_bytes),
-        "  trained state and optimizer": _megabytes(estimate.optimizer_bytes),
-        "  activations of the longest batch": _megabytes(estimate.activation_bytes),
+        **_memory_rows(estimate),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
     for note in estimate.notes:
         console.print(Text(f"the {config['method']['name']} {note}"), soft_wrap=True)
+    for note in estimate.backbone_notes:
+        console.print(Text(f"{config['backbone']['name']} {note}"), soft_wrap=True)
+
+
+def _memory_rows(estimate: Estimate) -> dict[str, str]:
+    """Where a device's memory goes; what is never there together is said to be so."""
+    each = f"on each of {estimate.num_devices} devices, " if estimate.num_devices > 1 else ""
+    rows = {
+        "memory, estimated": f"{_megabytes(estimate.memory_bytes)} {each}besides the libraries themselves",
+        "  backbone": _megabytes(estimate.backbone_bytes),
+        "  trained state and optimizer": _megabytes(estimate.optimizer_bytes),
+        "  gradients": _megabytes(estimate.gradient_bytes),
+        "  activations of the longest batch": _megabytes(estimate.activation_bytes),
+    }
+    if estimate.update_bytes > estimate.activation_bytes:
+        rows["  or, when gradients are used"] = _megabytes(estimate.update_bytes)
+    switch = "false" if estimate.is_recomputed else "true"
+    rows[f"with gradient_checkpointing={switch}"] = _megabytes(estimate.other_memory_bytes)
+    return rows
 
 
 def _metrics_table(outcome: Outcome) -> Table:

@@ -25,6 +25,7 @@ from ptl_prefix.training.plan import (
     Plan,
     accelerator_problems,
     room_problems,
+    sharding_problems,
     split_problems,
     start_problems,
     trainer_problems,
@@ -132,10 +133,14 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         task = build(config["task"])
         mistakes += split_problems(task) + name_mistakes(task.metrics, "task.metrics")
     if {"backbone", "method"} <= set(sound):
+        if not config["dry_run"]:
+            mistakes += build(config["backbone"]).weight_problems()
         try:
             method, backbone = build(config["method"]), build(config["backbone"]).sketch()
             if method.wants_size:
                 method.fit_size(backbone)
+            if "trainer" in sound:
+                mistakes += sharding_problems(target_values(config["trainer"]), method, backbone)
             misfits = method.misfits(backbone)
             if not misfits and {"task", "generation"} <= set(sound):
                 misfits = room_problems(backbone, method, build(config["task"]), build(config["generation"]))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
+from ptl_prefix.backbones.observation import text_everywhere
 from ptl_prefix.methods.method import Method
 
 _TARGETS_MULTIPLE = 32
@@ -34,20 +35,36 @@ class TargetLoss:
     num_tokens: int
 
 
+def num_computed(num_targets: int) -> int:
+    """At how many positions logits are computed for so many targets."""
+    return num_targets + -num_targets % _TARGETS_MULTIPLE
+
+
 def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label_smoothing: float = 0.0) -> TargetLoss:
-    """What `batch` costs the backbone under `method`."""
+    """What `batch` costs the backbone under `method`; without rows nothing, by a forward all the same."""
+    batch = batch if batch.num_rows else _nothing_to_predict(backbone)
     # The logits at one position predict the token at the next, so a target is wanted one position earlier.
     next_labels = batch.next_labels  # (batch, written)
     rows, columns = (next_labels != IGNORED_LABEL).nonzero(as_tuple=True)
     num_tokens = rows.numel()
     # Filled up with the first position, whose label is then ignored: kernels are made for one shape, and kept.
-    missing = -num_tokens % _TARGETS_MULTIPLE
+    missing = num_computed(num_tokens) - num_tokens
     rows, columns = (nn.functional.pad(index, (0, missing)) for index in (rows, columns))
     targets = next_labels[rows, columns]  # (targets,)
     targets[num_tokens:] = IGNORED_LABEL
     logits = backbone.target_logits(method.condition(batch), (rows, columns))  # (targets, vocabulary)
     nats = nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
     return TargetLoss(nats, num_tokens)
+
+
+def is_skipped(backbone: Backbone, batch: ModelInputs) -> bool:
+    """Whether a batch without rows needs no forward: of a sharded backbone all ranks must run equally many."""
+    return not batch.num_rows and not backbone.is_sharded
+
+
+def _nothing_to_predict(backbone: Backbone) -> ModelInputs:
+    ids = torch.full((1, 2), backbone.pad_id)
+    return text_everywhere(backbone, ids).replace(labels=torch.full_like(ids, IGNORED_LABEL, device=backbone.device))
 
 
 def mean_loss(
@@ -77,7 +94,11 @@ def summed_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInput
     for module, _ in modes:
         module.eval()
     try:
-        losses = [target_loss(backbone, method, batch.to(backbone.device)) for batch in batches if batch.num_rows]
+        losses = [
+            target_loss(backbone, method, batch.to(backbone.device))
+            for batch in batches
+            if not is_skipped(backbone, batch)
+        ]
     finally:
         for module, was_training in modes:
             module.train(was_training)

@@ -66,6 +66,10 @@ class Combination(Method):
         """All that its parts take."""
         return frozenset().union(*(part.takes(backbone) for part in self._parts().values()))
 
+    def touches_weights(self, backbone: Backbone) -> str | None:
+        """What the first of its parts does that does anything."""
+        return next(filter(None, (part.touches_weights(backbone) for part in self._parts().values())), None)
+
     @property
     def wants_size(self) -> bool:
         """Whether one of its parts does."""

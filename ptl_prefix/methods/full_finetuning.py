@@ -65,6 +65,10 @@ class FullFinetuning(Method):
         """The weights."""
         return frozenset({"weights"})
 
+    def touches_weights(self, backbone: Backbone) -> str:
+        """Copies act in their place."""
+        return "trains copies of the weights"
+
     def misfits(self, backbone: Backbone) -> list[str]:
         """A choice that is nothing in this backbone, or more than it has."""
         if self.trained == "biases" and not self._chosen(backbone):

@@ -69,6 +69,10 @@ class LoRA(InjectedLayers):
         """The rank."""
         return "rank"
 
+    def touches_weights(self, backbone: Backbone) -> str | None:
+        """DoRA begins with their rows' lengths."""
+        return "measures the rows of the weights" if self.use_dora else None
+
     def misfits(self, backbone: Backbone) -> list[str]:
         """Unknown modules, and a rank that is none in some of them."""
         misfits = super().misfits(backbone)

@@ -78,6 +78,13 @@ class Method(nn.Module, ABC):
         """What it has to itself while at work: methods work together if they share nothing. Unless it says: all."""
         return frozenset(get_args(Resource))
 
+    def touches_weights(self, backbone: Backbone) -> str | None:
+        """What it does with the backbone's weights besides whole forward passes; `None` if nothing.
+
+        Weights that are divided among ranks are there for whole forward passes alone.
+        """
+        return None
+
     @property
     def size_setting(self) -> str | None:
         """The setting that says how many numbers are stored; `None` if there is no such choice."""

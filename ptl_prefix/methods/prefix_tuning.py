@@ -112,6 +112,10 @@ class PrefixTuning(Method):
         """The slots."""
         return frozenset({"attention slots"})
 
+    def touches_weights(self, backbone: Backbone) -> str | None:
+        """Of embeddings it takes the keys and values inside the layers, by calling a part of the model."""
+        return "takes keys and values out of the layers" if self.reparam == "embedding" else None
+
     def misfits(self, backbone: Backbone) -> list[str]:
         """Sites, layers and lengths that this backbone has not got."""
         misfits = []

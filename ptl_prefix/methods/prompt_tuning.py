@@ -157,6 +157,10 @@ class PromptTuning(Method):
         self.notes.append(f"starts from the labels {', '.join(map(repr, taken))}{rest}")
         return torch.cat([label_embeddings(backbone, taken), others[len(taken) :]])
 
+    def touches_weights(self, backbone: Backbone) -> str | None:
+        """In a decoder-only backbone it calls a part of the model, for the keys and values inside the layers."""
+        return None if backbone.is_encoder_decoder else "takes keys and values out of the layers"
+
     def condition(self, inputs: ModelInputs) -> ModelInputs:
         """Hand an encoder the rows; else fill the slots with what the layers make of them, and shift the text."""
         backbone, rows = self.backbone, self._trained_rows

@@ -6,20 +6,21 @@ activations a backward would need.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.encoded_split import EncodedSplit
+from ptl_prefix.evaluation.loss import num_computed
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.step_memory import step_memory
 
-_BYTES_PER_TRAINED = 16
-"""float32 master, gradient and Adam's two moments."""
+_STATE_BYTES = 12
+"""Of one trained number: its float32 master and Adam's two moments."""
+_GRADIENT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,17 @@ class Estimate:
         epochs: Passes over the training pairs.
         pairs: (source, target) pairs to train on.
         longest_tokens: Tokens of the longest training row.
-        backbone_bytes: Memory of the backbone's weights.
-        optimizer_bytes: Memory of the trained parameters, their gradients and Adam's moments.
-        activation_bytes: What the backward of the longest batch needs kept.
+        num_devices: Devices that train together; bytes are those of each.
+        backbone_bytes: Memory of the backbone's weights on each device; where they are sharded, the most at any moment.
+        optimizer_bytes: Memory of the trained parameters and Adam's moments.
+        gradient_bytes: Memory of the gradients.
+        kept_bytes: What the longest batch needs beside them at its peak, where activations are kept for the backward.
+        recomputed_bytes: The same where they are computed again, by `backbone.gradient_checkpointing`.
+        is_recomputed: Which of the two the plan has.
+        update_bytes: What is there when the backward is over: what is left of it, and the message of gradients to other
+            devices, or what Adam makes to move the parameters, whichever is more.
         notes: What a person should know of the method's start.
+        backbone_notes: What a person should know of the backbone.
     """
 
     trained: int
@@ -47,28 +55,51 @@ class Estimate:
     epochs: float
     pairs: int
     longest_tokens: int
+    num_devices: int
     backbone_bytes: int
     optimizer_bytes: int
-    activation_bytes: int
+    gradient_bytes: int
+    kept_bytes: int
+    recomputed_bytes: int
+    is_recomputed: bool
+    update_bytes: int
     notes: tuple[str, ...]
+    backbone_notes: tuple[str, ...]
+
+    @property
+    def activation_bytes(self) -> int:
+        """What the longest batch needs at its peak, beside all that is always there."""
+        return self.recomputed_bytes if self.is_recomputed else self.kept_bytes
 
     @property
     def memory_bytes(self) -> int:
-        """The sum: what training needs besides the libraries themselves."""
-        return self.backbone_bytes + self.optimizer_bytes + self.activation_bytes
+        """What training needs on each device besides the libraries themselves."""
+        return self._with_activations(self.activation_bytes)
+
+    @property
+    def other_memory_bytes(self) -> int:
+        """The same, if `backbone.gradient_checkpointing` were the other way."""
+        return self._with_activations(self.kept_bytes if self.is_recomputed else self.recomputed_bytes)
+
+    def _with_activations(self, activations: int) -> int:
+        passing = max(activations, self.update_bytes)
+        return self.backbone_bytes + self.optimizer_bytes + self.gradient_bytes + passing
 
 
 def estimate(plan: Plan) -> Estimate:
     """What `plan` would be. No weight is read."""
-    backbone = plan.backbone.sketch()
+    backbone = plan.backbone.sketch(gradient_checkpointing=True)
     prompter = backbone.prompter(plan.task.prompt)
     encoded = plan.encoded("train", backbone, prompter)
     batches_per_epoch = plan.batches_per_epoch(len(encoded))
     steps = plan.num_steps(batches_per_epoch)
     method = plan.method.attach(backbone)
-    # The library's own masks look at numbers, which the meta device has not.
-    backbone.slots.take()
+    gradient_bytes = method.num_trained * _GRADIENT_BYTES
     try:
+        batch, num_targets = _longest_batch(prompter, encoded, plan.batches.batch_size)
+        recomputed = step_memory(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
+        with backbone.no_checkpointing():
+            kept = step_memory(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
         return Estimate(
             trained=method.num_trained,
             stored=method.num_stored,
@@ -77,51 +108,42 @@ def estimate(plan: Plan) -> Estimate:
             epochs=steps * plan.accumulation / batches_per_epoch,
             pairs=len(encoded),
             longest_tokens=int(encoded.lengths.max()),
-            backbone_bytes=backbone.num_bytes,
-            optimizer_bytes=method.num_trained * _BYTES_PER_TRAINED,
-            activation_bytes=_activation_bytes(
-                backbone, method, *_longest_batch(prompter, encoded, plan.batches.batch_size)
-            ),
+            num_devices=plan.num_ranks,
+            backbone_bytes=backbone.num_bytes_sharded(plan.num_ranks) if plan.is_sharded else backbone.num_bytes,
+            optimizer_bytes=method.num_trained * _STATE_BYTES,
+            gradient_bytes=gradient_bytes,
+            kept_bytes=max(0, kept.most - gradient_bytes),
+            recomputed_bytes=max(0, recomputed.most - gradient_bytes),
+            is_recomputed=plan.backbone.gradient_checkpointing,
+            update_bytes=_update_bytes(plan, method) + max(0, kept.left - gradient_bytes),
             notes=tuple(method.notes),
+            backbone_notes=plan.backbone.notes,
         )
     finally:
-        backbone.slots.release()
         method.detach()
 
 
-def _activation_bytes(backbone: Backbone, method: Method, batch: ModelInputs, num_targets: int) -> int:
-    """Bytes that autograd keeps for the backward of a batch, and of the logits of so many targets a row."""
-    weights = {parameter.untyped_storage()._cdata for parameter in backbone.model.parameters()}
-    kept: dict[int, Any] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
-        return tensor
-
-    # A method without a prefix has not taken the slots; the library's own masks would look at numbers, which are none.
-    backbone.slots.take()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        # Where the targets are does not matter to their bytes, and a mask of nothing but shapes could not say.
-        logits = backbone.target_logits(method.condition(batch), (slice(None), slice(0, num_targets)))
-        labels = torch.ones(logits.shape[:2], dtype=torch.long, device=logits.device)
-        torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
-    backbone.slots.release()
-    # Held until here, so that no storage is freed and its place given to another.
-    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
+def _update_bytes(plan: Plan, method: Method) -> int:
+    """What lives for a moment after the backward: a gradient's size of all, or twice that of the largest."""
+    sizes = [parameter.numel() * _GRADIENT_BYTES for parameter in method.trained_parameters().values()]
+    # On a GPU AdamW takes all parameters at once, elsewhere one after another, but then with two tensors for each.
+    is_whole = plan.num_ranks > 1 or plan.backbone.torch_device.type == "cuda"
+    return max(sum(sizes) if is_whole else 0, 2 * max(sizes))
 
 
 def _longest_batch(prompter: Prompter, encoded: EncodedSplit, batch_size: int) -> tuple[ModelInputs, int]:
-    """The shapes of a batch of the longest row, and how many targets that has."""
+    """The shapes of a batch of the longest row, and at how many positions its logits are computed."""
     longest = int(encoded.lengths.argmax())
     num_source = int(encoded.num_source_ids[longest])
     num_target = int(encoded.lengths[longest]) - num_source
+
+    num_targets = num_computed(batch_size * num_target)
 
     def ids(length: int) -> Tensor:
         return torch.ones(batch_size, length, dtype=torch.long, device="meta")
 
     if prompter.decoder_start_ids is None:
         text = ids(num_source + num_target)
-        return ModelInputs(text, text), num_target
+        return ModelInputs(text, text), num_targets
     source, written = ids(num_source), ids(len(prompter.decoder_start_ids) + num_target)
-    return ModelInputs(source, source, decoder_input_ids=written, decoder_attention_mask=written), num_target
+    return ModelInputs(source, source, decoder_input_ids=written, decoder_attention_mask=written), num_targets

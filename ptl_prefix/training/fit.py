@@ -9,6 +9,7 @@ import dataclasses
 import signal
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -34,7 +35,7 @@ from ptl_prefix.training.loop import Loop
 from ptl_prefix.training.material import Material, load_material
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.ranks import ONE_RANK, Ranks
+from ptl_prefix.training.ranks import ONE_RANK, Ranks, hearing_of_gone_ranks
 from ptl_prefix.training.record import Ledger
 from ptl_prefix.training.stopping import RunStopped, StopSignals
 
@@ -90,7 +91,7 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
     ledger = Ledger(plan, folder, events, meter, writes=ranks.is_first)
     exit_code = 1
     try:
-        with signals:
+        with signals, hearing_of_gone_ranks():
             events.open(facts)
             if resumed_step is None:
                 ledger.begin()
@@ -229,7 +230,13 @@ class _Session:
                 f"the run was begun for {plan.num_ranks}: the rows of each step stay the same, a rank has more or "
                 "fewer of them, and dropout draws other numbers"
             )
-        return {"num_ranks": ranks.number, "synchronised_bytes_per_step": num_bytes}
+        facts = {"num_ranks": ranks.number, "synchronised_bytes_per_step": num_bytes}
+        if self.backbone.is_sharded:
+            facts["backbone_bytes_per_rank"] = ranks.largest(self.backbone.num_bytes_here)
+            self._say(
+                f"of the backbone's {self.backbone.num_bytes:,} bytes each holds {facts['backbone_bytes_per_rank']:,}"
+            )
+        return facts
 
     def _evaluate_best(self, checkpoints: Checkpoints) -> list[Prediction]:
         """Test the checkpoint with the least validation loss, and export it."""
@@ -287,6 +294,9 @@ class _Session:
             self.console.print(what, highlight=False)
 
     def _decode(self, method: Method) -> list[Prediction]:
+        # Sharded layers compute for all ranks at once, and ranks with batches of their own would write texts of other
+        # lengths: each decodes everything, and all come to the same.
+        apart: Any = {} if self.backbone.is_sharded else {"share": self.ranks.share, "join": self.ranks.join}
         return decode(
             self.backbone,
             method,
@@ -296,6 +306,5 @@ class _Session:
             batch_size=self.plan.batches.eval_batch_size,
             positions_left_free=self.plan.method.positions_taken(self.backbone),
             labels=self.plan.task.label_set,
-            share=self.ranks.share,
-            join=self.ranks.join,
+            **apart,
         )

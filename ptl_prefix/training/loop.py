@@ -104,6 +104,8 @@ class Loop:
             "limit_val_batches": 1.0,  # the batches are limited already, to rows from all over the split
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
+            # What sharded layers gather in inference mode could not be used in a backward later.
+            "inference_mode": not self._material.backbone.is_sharded,
         }
 
     def _callbacks(self, checkpoints: Checkpoints) -> list[pl.Callback]:
@@ -112,7 +114,8 @@ class Loop:
         callbacks = [self._signals, self._random_state, LastStepIsValidated(), self._meter]
         if self._plan.shows_progress and self._ranks.is_first:
             callbacks.append(ProgressBar(self._meter, self._console))
-        if self._plan.tracking.num_samples and self._ranks.is_first:
+        # Where layers are sharded no rank can decode without the others.
+        if self._plan.tracking.num_samples and (self._ranks.is_first or self._material.backbone.is_sharded):
             callbacks.append(Samples(self._plan, self._material, self._events))
         if optimization.early_stopping_patience is not None:
             patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import EvalBatches, TrainBatches
@@ -43,7 +45,7 @@ class Material:
 
 def load_material(plan: Plan, ranks: Ranks = ONE_RANK) -> Material:
     """Load the backbone, and encode the splits or find them encoded."""
-    backbone = plan.backbone.load()
+    backbone = _loaded(plan, ranks)
     prompter = backbone.prompter(plan.task.prompt)
     with ranks.first_goes_first():
         train = plan.encoded("train", backbone, prompter)
@@ -74,3 +76,13 @@ def load_material(plan: Plan, ranks: Ranks = ONE_RANK) -> Material:
         decoded_rows=plan.evaluation.sample(decodable),
         encoding={"train": train.report, "validation": validation.report},
     )
+
+
+def _loaded(plan: Plan, ranks: Ranks) -> Backbone:
+    """The backbone on its device; where the plan shards it, this rank's share of it."""
+    if not plan.is_sharded or ranks.number == 1:
+        return plan.backbone.load()
+    # On the CPU first: it need not fit the device as a whole.
+    backbone = plan.backbone.load(on=torch.device("cpu"))
+    backbone.shard(plan.backbone.torch_device)
+    return backbone

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import NonFiniteLossError
-from ptl_prefix.evaluation.loss import target_loss
+from ptl_prefix.evaluation.loss import is_skipped, target_loss
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.optimization import Optimization
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
@@ -58,7 +58,7 @@ class AdaptationModule(pl.LightningModule):
 
     def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
         """Nats of one micro-batch, not yet divided by anything; 0 of one without rows."""
-        if not batch.num_rows:
+        if is_skipped(self.backbone, batch):
             return torch.zeros((), device=self.device, requires_grad=True)
         loss = target_loss(self.backbone, self.method, batch, label_smoothing=self.optimization.label_smoothing)
         self._window.add(loss.nats.detach(), loss.num_tokens)
@@ -100,7 +100,7 @@ class AdaptationModule(pl.LightningModule):
 
     def validation_step(self, batch: ModelInputs, batch_idx: int) -> None:
         """Add one batch to the sum."""
-        if not batch.num_rows:
+        if is_skipped(self.backbone, batch):
             return
         loss = target_loss(self.backbone, self.method, batch)
         self._validation.add(loss.nats.detach(), loss.num_tokens)

@@ -67,6 +67,7 @@ class Plan:
         return [
             *trainer_problems(self.trainer),
             *accelerator_problems(self.trainer, self.backbone),
+            *sharding_problems(self.trainer, self.method, backbone),
             *split_problems(self.task),
             *misfits,
         ]
@@ -86,6 +87,11 @@ class Plan:
     def shows_progress(self) -> bool:
         """Whether a person is told how it goes."""
         return self.trainer.get("enable_progress_bar") is not False
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the frozen weights are divided among the devices."""
+        return self.trainer.get("strategy") == "fsdp"
 
     @property
     def accumulation(self) -> int:
@@ -179,6 +185,17 @@ def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> 
     ]
 
 
+def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Backbone) -> list[str]:
+    """A method that cannot work where weights are divided among devices."""
+    touches = method.touches_weights(backbone)
+    if trainer.get("strategy") != "fsdp" or touches is None:
+        return []
+    return [
+        "With `trainer.strategy` fsdp the weights are divided among devices, and whole forward passes alone see them, "
+        f"but '{method.name}' {touches}; choose trainer=ddp, or another method."
+    ]
+
+
 def start_problems(plan: Plan, num_devices: int) -> list[str]:
     """What keeps this machine from starting a plan, by itself, on so many devices."""
     if int(plan.trainer.get("num_nodes") or 1) > 1:
@@ -235,11 +252,11 @@ def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"`trainer.{key}` must be a number of them, as the rows of a step follow from it, but is {given!r}."
             )
-    strategies = ("auto", "ddp")
+    strategies = ("auto", "ddp", "fsdp")
     if trainer.get("strategy", "auto") not in (None, *strategies):
         problems.append(
             f"`trainer.strategy` must be one of {', '.join(strategies)}, but is {trainer['strategy']!r}; with several "
-            "devices both divide the batches, and add up the gradients of what is trained."
+            "devices all divide the batches and add up the gradients of what is trained, and fsdp divides the backbone."
         )
     if counts["devices"] > 1 and trainer.get("accelerator") == "mps":
         problems.append(f"`trainer.devices` must be 1 where the accelerator is mps, but is {counts['devices']}.")

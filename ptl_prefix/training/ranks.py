@@ -186,15 +186,31 @@ def _slurms_meeting_point(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
+def hearing_of_gone_ranks() -> Iterator[None]:
+    """What fails inside because another rank is gone says so: sharded layers talk in the middle of a forward."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no class of errors for it, but names its own file.
+        if isinstance(error, dist.DistError) or "/gloo/" in str(error):
+            raise _gone(error) from error
+        raise
+
+
+@contextmanager
 def _together() -> Iterator[None]:
     """What the ranks do together fails in all of them if one is gone."""
     try:
         yield
     except RuntimeError as error:
-        fact = str(error).splitlines()[0]
-        raise RankError(
-            f"All ranks must work to the end, but another one is gone, and says above why ({fact}); go on with resume=."
-        ) from error
+        raise _gone(error) from error
+
+
+def _gone(error: RuntimeError) -> RankError:
+    fact = str(error).splitlines()[0]
+    return RankError(
+        f"All ranks must work to the end, but another one is gone, and says above why ({fact}); go on with resume=."
+    )
 
 
 def _leaves(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -122,6 +122,13 @@ class TestHoweverTheyWereStarted:
         assert process.stdout.count("val/loss") == 1, "one table"
         self.assert_one_run_like(alone, tmp_path)
 
+    def test_with_the_backbone_divided_among_them(self, words: list[str], alone: RunFolder, tmp_path: Path) -> None:
+        process = run(*words, *RANKS, "trainer=fsdp", "trainer.accelerator=cpu", cwd=tmp_path)
+
+        assert process.returncode == 0, process.stderr
+        assert "bytes each holds" in process.stderr
+        self.assert_one_run_like(alone, tmp_path)
+
     def test_by_torchrun(self, words: list[str], alone: RunFolder, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "ptl_prefix"]
 

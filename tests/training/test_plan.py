@@ -83,7 +83,7 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
         ({"trainer__devices": 0}, "`trainer.devices` must be a number of them, as the rows of a step follow"),
         ({"trainer__devices": [0, 1]}, "`trainer.devices` must be a number of them, as the rows of a step follow"),
         ({"trainer__num_nodes": 0}, "`trainer.num_nodes` must be a number of them, as the rows of a step follow"),
-        ({"trainer__strategy": "fsdp"}, "`trainer.strategy` must be one of auto, ddp, but is 'fsdp'"),
+        ({"trainer__strategy": "dp"}, "`trainer.strategy` must be one of auto, ddp, fsdp, but is 'dp'"),
         (
             {"trainer__devices": 2, "trainer__accelerator": "mps"},
             "`trainer.devices` must be 1 where the accelerator is mps, but is 2.",

@@ -1,6 +1,5 @@
 """Two ranks train what one trains: the same examples in the same order, the same losses, outputs and bundle."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,10 @@ import rank_bodies
 import torch
 from among_ranks import RankFailedError, among_ranks, ends_of_ranks
 from method_nodes import method_node
-from same_runs import assert_same_run
+from same_runs import assert_equal_but_for_rounding, assert_same_run
 from tiny_runs import Family, TinyRuns
 from torch.testing import assert_close
 
-from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -33,9 +31,6 @@ SHORT: Changes = {
     "trainer__val_check_interval": 6,
     "optimizer__lr": 0.01,
 }
-CLOSE = {"rtol": 2e-4, "atol": 2e-4}
-"""Sums in another order; Adam divides by what may be almost 0."""
-
 ONE: Changes = {**SHORT, "data__batch_size": 8}
 TWO: Changes = {**SHORT, "data__batch_size": 4, "trainer__devices": 2}
 ACCUMULATED: Changes = {
@@ -50,35 +45,6 @@ BOTH: Changes = {**ACCUMULATED, "data__batch_size": 2, "trainer__devices": 2}
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
-
-
-def losses(folder: RunFolder) -> dict[str, list[float]]:
-    """Every loss that a run has logged, by its name."""
-    curves: dict[str, list[float]] = {"train/loss": [], "val/loss": [], "train/grad_norm": []}
-    for event in read_events(folder.events):
-        for name, curve in curves.items():
-            if name in event and event["kind"] in ("train", "validation"):
-                curve.append(event[name])
-    return curves
-
-
-def assert_equal_but_for_rounding(folder: RunFolder, whole: RunFolder) -> None:
-    """Losses at every step, metrics, tokens, outputs and what is exported."""
-    ours, theirs = losses(folder), losses(whole)
-    for name, curve in theirs.items():
-        assert ours[name] == pytest.approx(curve, rel=1e-4), name
-    records = [read_record(one.record) for one in (folder, whole)]
-    assert records[0].metrics == pytest.approx(records[1].metrics, rel=1e-4)
-    assert [record.cost.tokens for record in records] == [records[1].cost.tokens] * 2
-    assert [record.cost.steps for record in records] == [12, 12]
-    predictions = [next(one.evaluation.glob("*/predictions.jsonl")).read_text() for one in (folder, whole)]
-    assert predictions[0] == predictions[1]
-    assert_close(*(_without_biases_of_keys(read_bundle(one.bundle).tensors) for one in (folder, whole)), **CLOSE)
-
-
-def _without_biases_of_keys(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """They move every score of a query alike: their gradient is nothing but rounding, of which Adam makes steps."""
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(("c_attn.bias", "k_proj.bias"))}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,145 @@
+"""Two ranks that hold the frozen backbone together train what one trains."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rank_bodies
+from among_ranks import RankFailedError, among_ranks, ends_of_ranks
+from method_nodes import method_node
+from same_runs import assert_equal_but_for_rounding
+from tiny_runs import Family, TinyRuns
+from torch.testing import assert_close
+
+from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.catalog import choices
+from ptl_prefix.training.ranks import ONE_RANK
+
+Changes = dict[str, Any]
+
+SHORT: Changes = {
+    # Five steps of 8 rows and one of a single row, of which the second rank has none.
+    "task__num_train": 41,
+    # Three batches of validation: the second rank is one short.
+    "task__num_validation": 5,
+    # Three batches of prompts, too.
+    "task__num_test": 9,
+    "data__eval_batch_size": 4,
+    "trainer__max_steps": 12,
+    "trainer__val_check_interval": 6,
+    "optimizer__lr": 0.001,
+}
+ONE: Changes = {**SHORT, "data__batch_size": 8}
+TWO: Changes = {**SHORT, "data__batch_size": 4, "trainer__devices": 2, "trainer__strategy": "fsdp"}
+METHODS: dict[str, Changes] = {
+    "adapter": {"bottleneck_size": 5},
+    "ia3": {},
+    "lora": {"dropout": 0.0},
+    "prefix_lora": {"parts": {"first": {"prefix_length": 3, "reparam_hidden_size": 16}, "second": {"dropout": 0.0}}},
+    "prefix_tuning": {"prefix_length": 3, "reparam_hidden_size": 16},
+    "prompt_tuning": {"prompt_length": 4},
+    "rslora": {"dropout": 0.0},
+}
+REFUSED = ("bitfit", "dora", "full_finetuning", "top_layers")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "whole")
+
+
+def test_every_method_is_tried_or_refused() -> None:
+    assert sorted([*METHODS, *REFUSED]) == sorted(choice.name for choice in choices("method"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bart", "t5"])
+@pytest.mark.parametrize("method", METHODS)
+def test_with_half_of_the_backbone_each_two_ranks_train_what_one_trains(
+    method: str, family: Family, tmp_path: Path, folder: RunFolder, whole: RunFolder
+) -> None:
+    if (method, family) in (("prompt_tuning", "gpt2"), ("prompt_tuning", "llama")):
+        pytest.skip("refused: it takes keys and values out of the layers")
+    tiny = TinyRuns(tmp_path / "tiny", family)
+    node = method_node(method, **METHODS[method])
+
+    rank_bodies.trained(ONE_RANK, tiny, whole.path, {**ONE, "method": node})
+    first, second = among_ranks(2, rank_bodies.trained, tiny, folder.path, {**TWO, "method": node})
+
+    assert_equal_but_for_rounding(folder, whole)
+    assert_close(first["state"], second["state"], rtol=0, atol=0)
+    assert first["outputs"] == second["outputs"]
+    attached = next(event for event in read_events(folder.events) if event["kind"] == "attached")
+    assert attached["backbone_bytes_per_rank"] == pytest.approx(tiny.backbone().num_bytes / 2, rel=0.01)
+
+
+def test_ranks_that_accumulate_and_search_by_beams_do_too(
+    tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder
+) -> None:
+    more = {"generation__num_beams": 2, "backbone__gradient_checkpointing": True}
+    both = {
+        "data__batch_size": 2,
+        "trainer__accumulate_grad_batches": 2,
+        "trainer__val_check_interval": 12,
+        "tracking__num_samples": 2,
+    }
+
+    rank_bodies.trained(ONE_RANK, tiny_runs, whole.path, {**ONE, **more})
+    among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, {**TWO, **more, **both})
+
+    assert_equal_but_for_rounding(folder, whole)
+    assert [len(event["samples"]) for event in read_events(folder.events) if event["kind"] == "samples"] == [2, 2]
+
+
+def test_a_run_goes_on_on_one_device_that_holds_all(tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder) -> None:
+    rank_bodies.trained(ONE_RANK, tiny_runs, whole.path, ONE)
+    ends = among_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, 0, 7, "SIGTERM")
+
+    rank_bodies.trained(ONE_RANK, tiny_runs, folder.path, TWO, True)
+
+    assert [(end["signal"], end["steps"]) for end in ends] == [("SIGTERM", 8)] * 2
+    assert_equal_but_for_rounding(folder, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("accident", ["error", "SIGKILL"])
+def test_where_one_rank_fails_the_other_is_told_and_the_run_goes_on_later(
+    tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder, rank: int, accident: str
+) -> None:
+    rank_bodies.trained(ONE_RANK, tiny_runs, whole.path, ONE)
+
+    ends = ends_of_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, rank, 8, accident)
+
+    assert all(isinstance(end, RankFailedError) for end in ends)
+    assert "RankError: All ranks must work to the end" in str(ends[1 - rank])
+    if (rank, accident) != (0, "SIGKILL"):
+        assert read_record(folder.record).status == "failed"
+    among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO, True)
+    assert_equal_but_for_rounding(folder, whole)
+
+
+@pytest.mark.parametrize(
+    ("method", "does"),
+    [
+        ("full_finetuning", "'full_finetuning' trains copies of the weights"),
+        ("top_layers", "'top_layers' trains copies of the weights"),
+        ("bitfit", "'bitfit' trains copies of the weights"),
+        ("dora", "'dora' measures the rows of the weights"),
+        ("prompt_tuning", "'prompt_tuning' takes keys and values out of the layers"),
+    ],
+)
+def test_a_method_that_needs_the_weights_themselves_is_refused(tiny_runs: TinyRuns, method: str, does: str) -> None:
+    problems = tiny_runs.plan(**TWO, method=method_node(method)).problems()
+
+    assert problems == [
+        "With `trainer.strategy` fsdp the weights are divided among devices, and whole forward passes alone see them, "
+        f"but {does}; choose trainer=ddp, or another method."
+    ]
