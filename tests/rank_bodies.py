@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from step_peaks import measured_peak
 from tiny_runs import TinyRuns
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -140,6 +141,13 @@ def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -
         "likelihoods": likelihoods,
         "moved": moved,
     }
+
+
+def peak_of_a_step(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> int:
+    """The most that this rank holds in a step, its share of the backbone included."""
+    plan = plan_of(tiny.config(**changes))
+    backbone = load_material(plan, ranks).backbone
+    return backbone.num_bytes_here + measured_peak(plan, backbone, ranks)
 
 
 def label_likelihoods(backbone: Backbone) -> list[list[float]]:

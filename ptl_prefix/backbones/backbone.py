@@ -22,7 +22,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.quantization import Quantization, sizes
-from ptl_prefix.backbones.sharding import Sharding, bytes_at_once, bytes_here
+from ptl_prefix.backbones.sharding import Held, Sharding, bytes_here, held_by_each
 from ptl_prefix.errors import BackboneError
 
 Positions = (
@@ -152,9 +152,9 @@ class Backbone:
         """Memory that they take in this process."""
         return bytes_here(self.model)
 
-    def num_bytes_sharded(self, num_ranks: int) -> int:
-        """The most memory that they would take in each of so many processes."""
-        return min(self._num_bytes, bytes_at_once(self.model, layers_of(self.model, self.config), num_ranks))
+    def held_by_each(self, num_ranks: int) -> Held:
+        """Memory that they would take in each of so many processes, if they were divided among them."""
+        return held_by_each(self.model, layers_of(self.model, self.config), num_ranks)
 
     @property
     def is_sharded(self) -> bool:

@@ -9,8 +9,10 @@ the optimizer and checkpoints to hold shards; here nothing that is trained is sh
 it is without sharding.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -57,14 +59,25 @@ class Sharding:
                 self._outermost.reshard()
 
 
-def bytes_at_once(model: nn.Module, layers: Sequence[nn.Module], num_ranks: int) -> int:
-    """Memory that one of so many ranks needs for a model's frozen parameters: its share, and what it borrows.
+class Held(NamedTuple):
+    """Memory that one rank needs for the frozen parameters of a sharded model: its share, and what it borrows.
 
-    At any moment that is all that is outside of the layers, and two layers: one computes, and the next one comes.
+    Args:
+        in_layers: While a layer computes: all that is outside of the layers, that layer, and the next one, which comes.
+        at_ends: When what is outside of the layers comes, before a forward and before a backward: once as it is
+            received and once as it is used; and the first layer, which comes next.
     """
-    in_layers = [_frozen_bytes(layer) for layer in layers]
+
+    in_layers: int
+    at_ends: int
+
+
+def held_by_each(model: nn.Module, layers: Sequence[nn.Module], num_ranks: int) -> Held:
+    """What each of so many ranks would need at most, at two moments."""
+    of_layers = sorted(_frozen_bytes(layer) for layer in layers)
     total = _frozen_bytes(model)
-    return total // num_ranks + total - sum(in_layers) + sum(sorted(in_layers)[-2:])
+    share, ends = math.ceil(total / num_ranks), total - sum(of_layers)
+    return Held(in_layers=share + ends + sum(of_layers[-2:]), at_ends=share + 2 * ends + of_layers[-1])
 
 
 def _frozen_bytes(module: nn.Module) -> int:

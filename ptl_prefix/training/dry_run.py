@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.backbones.sharding import Held
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.evaluation.loss import num_computed
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.step_memory import step_memory
+from ptl_prefix.training.step_memory import StepMemory, step_memory
 
 _STATE_BYTES = 12
 """Of one trained number: its float32 master and Adam's two moments."""
@@ -36,7 +38,8 @@ class Estimate:
         pairs: (source, target) pairs to train on.
         longest_tokens: Tokens of the longest training row.
         num_devices: Devices that train together; bytes are those of each.
-        backbone_bytes: Memory of the backbone's weights on each device; where they are sharded, the most at any moment.
+        backbone_bytes: Memory of the backbone's weights on each device; where they are sharded, with what it borrows
+            while a layer computes.
         optimizer_bytes: Memory of the trained parameters and Adam's moments.
         gradient_bytes: Memory of the gradients.
         kept_bytes: What the longest batch needs beside them at its peak, where activations are kept for the backward.
@@ -95,6 +98,7 @@ def estimate(plan: Plan) -> Estimate:
     steps = plan.num_steps(batches_per_epoch)
     method = plan.method.attach(backbone)
     gradient_bytes = method.num_trained * _GRADIENT_BYTES
+    held = _held(plan, backbone)
     try:
         batch, num_targets = _longest_batch(prompter, encoded, plan.batches.batch_size)
         recomputed = step_memory(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
@@ -109,11 +113,11 @@ def estimate(plan: Plan) -> Estimate:
             pairs=len(encoded),
             longest_tokens=int(encoded.lengths.max()),
             num_devices=plan.num_ranks,
-            backbone_bytes=backbone.num_bytes_sharded(plan.num_ranks) if plan.is_sharded else backbone.num_bytes,
+            backbone_bytes=held.in_layers,
             optimizer_bytes=method.num_trained * _STATE_BYTES,
             gradient_bytes=gradient_bytes,
-            kept_bytes=max(0, kept.most - gradient_bytes),
-            recomputed_bytes=max(0, recomputed.most - gradient_bytes),
+            kept_bytes=_beside(kept, held) - gradient_bytes,
+            recomputed_bytes=_beside(recomputed, held) - gradient_bytes,
             is_recomputed=plan.backbone.gradient_checkpointing,
             update_bytes=_update_bytes(plan, method) + max(0, kept.left - gradient_bytes),
             notes=tuple(method.notes),
@@ -121,6 +125,18 @@ def estimate(plan: Plan) -> Estimate:
         )
     finally:
         method.detach()
+
+
+def _held(plan: Plan, backbone: Backbone) -> Held:
+    """Memory of the weights on each device, whole or divided."""
+    if plan.is_sharded and plan.num_ranks > 1:
+        return backbone.held_by_each(plan.num_ranks)
+    return Held(backbone.num_bytes, backbone.num_bytes)
+
+
+def _beside(step: StepMemory, held: Held) -> int:
+    """What a step needs beside `held.in_layers`: most of it in a layer, or when the backward begins."""
+    return max(step.most, step.at_turn + held.at_ends - held.in_layers)
 
 
 def _update_bytes(plan: Plan, method: Method) -> int:

@@ -193,7 +193,7 @@ def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Back
     if backbone.quantization is not None:
         problems.append(
             "`backbone.quantization` must be null with `trainer.strategy` fsdp, as packed weights are not divided "
-            f"among devices, but is {backbone.quantization}; choose trainer=ddp, with a whole quantised backbone on each."
+            f"among devices, but is {backbone.quantization}; choose trainer=ddp, each with a whole one."
         )
     touches = method.touches_weights(backbone)
     if touches is None:

@@ -28,10 +28,12 @@ class StepMemory(NamedTuple):
 
     Args:
         most: What forward and backward hold at once.
+        at_turn: What is there when the backward begins.
         left: What is still there when they are over.
     """
 
     most: int
+    at_turn: int
     left: int
 
 
@@ -52,15 +54,17 @@ def step_memory(
     # The library's own masks look at numbers, which the meta device has not.
     backbone.slots.take()
     known = [*backbone.model.parameters(), *backbone.model.buffers(), *method.parameters(), *trained]
+    turns: list[int] = []
     try:
         with _Live(known) as live, _fused_attention():
             for _ in range(min(micro_batches, 2)):
                 logits = backbone.target_logits(method.condition(batch), (place, place))  # (targets, vocabulary)
+                logits.register_hook(lambda _: turns.append(live.now))  # type: ignore[no-untyped-call]
                 nats = nn.functional.cross_entropy(logits.float(), place, reduction="sum")
                 del logits
                 nats.backward()  # type: ignore[no-untyped-call]
                 del nats
-            return StepMemory(live.most, live.now)
+            return StepMemory(live.most, max(turns), live.now)
     finally:
         backbone.slots.release()
         for parameter in trained:

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from ptl_prefix.backbones.attention_sites import layers_of
 from ptl_prefix.backbones.observation import text_everywhere
-from ptl_prefix.backbones.sharding import bytes_at_once
+from ptl_prefix.backbones.sharding import held_by_each
 
 FSDP = {"trainer__devices": 2, "trainer__strategy": "fsdp"}
 SLACK = 40_000
@@ -49,4 +49,7 @@ def test_a_rank_needs_its_share_and_what_it_borrows_at_any_moment() -> None:
     model = nn.Sequential(nn.Embedding(30, 10), *layers).requires_grad_(False)
     model.append(nn.Linear(10, 1))  # trained, and so not divided
 
-    assert bytes_at_once(model, layers, num_ranks=4) == 4 * (800 // 4 + 300 + 2 * 100)
+    held = held_by_each(model, layers, num_ranks=4)
+
+    assert held.in_layers == 4 * (800 // 4 + 300 + 2 * 100)
+    assert held.at_ends == 4 * (800 // 4 + 2 * 300 + 100)

@@ -92,9 +92,10 @@ def test_evaluating_without_weights_is_refused_in_a_sentence(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["prefix_tuning", "lora", "full_finetuning"])
+@pytest.mark.parametrize("method", ["prefix_tuning", "lora", "full_finetuning", "lora trainer=fsdp trainer.devices=4"])
 def test_the_readme_s_table_of_memory_is_what_a_dry_run_says(method: str, tmp_path: Path) -> None:
-    words = ["backbone=llama_13b", f"method={method}", "trainer=ddp", "dry_run=true", "data.cache_dir=cache"]
+    chosen = method.split() if "trainer=" in method else [method, "trainer=ddp"]
+    words = ["backbone=llama_13b", "dry_run=true", "data.cache_dir=cache", f"method={chosen[0]}", *chosen[1:]]
 
     process = run("train", *words, cwd=tmp_path)
 

@@ -46,7 +46,13 @@ def test_of_a_sharded_backbone_a_device_holds_a_share(tiny_runs: TinyRuns) -> No
 
     sharded = estimate(plan)
 
-    assert sharded.backbone_bytes == backbone.num_bytes_sharded(8) < backbone.num_bytes
+    assert sharded.backbone_bytes == backbone.held_by_each(8).in_layers < backbone.num_bytes
+
+
+def test_a_backbone_that_one_device_would_shard_is_whole_on_it(tiny_runs: TinyRuns) -> None:
+    plan = tiny_runs.plan(trainer__devices=1, trainer__strategy="fsdp")
+
+    assert estimate(plan) == estimate(tiny_runs.plan())
 
 
 def test_steps_and_epochs_are_those_of_the_run(tiny_runs: TinyRuns) -> None:

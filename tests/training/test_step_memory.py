@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import rank_bodies
+from among_ranks import among_ranks
+from method_nodes import method_node
+from step_peaks import measured_peak
 from tiny_runs import TinyRuns
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ptl_prefix.backbones.spec import EMBEDDED
-from ptl_prefix.data.batches import EvalBatches
-from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.full_finetuning import FullFinetuning
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method
@@ -22,6 +23,9 @@ from ptl_prefix.training.plan import Plan
 
 WITHIN = 1.05
 """The larger of estimate and measured peak is at most so many times the other: kernels use what they do not say."""
+
+WITHIN_SHARDED = 1.2
+"""The same of two ranks that share the backbone: gloo's threads let go late, now and then."""
 
 METHODS: dict[str, Any] = {
     "prefix": lambda: PrefixTuning(reparam="none", prefix_length=20),
@@ -64,36 +68,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def measured_peak(plan: Plan) -> int:
-    """The most bytes that a step holds at once beside weights, trained numbers and Adam's moments."""
-    backbone = plan.backbone.load()
-    prompter = backbone.prompter(plan.task.prompt)
-    encoded = plan.encoded("train", backbone, prompter)
-    batch = next(iter(EvalBatches(encoded, batch_size=plan.batches.batch_size, pad_id=backbone.pad_id)))
-    method = plan.method.attach(backbone)
-    optimizer = torch.optim.AdamW(method.trained_parameters().values(), lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        for _ in range(plan.accumulation):
-            target_loss(backbone, method, batch).nats.backward()
-        optimizer.step()
-
-    step()  # from here on there are moments, and kernels
-    optimizer.zero_grad()
-    backbone.slots.clear()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    method.detach()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    now = most = 0
-    for _, change in changes:
-        now += change
-        most = max(most, now)
-    return most
-
-
 def plan_with(tiny_runs: TinyRuns, folder: Path, method: str, **changes: Any) -> Plan:
     """A plan on one of the models."""
     made: Method = METHODS[method]()
@@ -109,10 +83,9 @@ def test_weights_that_are_trained_in_float32_and_used_in_another_dtype_are_there
     plan, same = (plan_with(tiny_runs, folders[family], "full", backbone__dtype=dtype) for _ in range(2))
     estimated = estimate(plan)
 
-    measured = measured_peak(same)
+    measured = measured_peak(same, same.backbone.load())
 
     said = estimated.memory_bytes - estimated.backbone_bytes - estimated.optimizer_bytes
-    print("said", family, dtype, said / 1e6, measured / 1e6)
     assert measured / WITHIN < said < measured * WITHIN
 
 
@@ -127,7 +100,31 @@ def test_a_step_takes_what_the_dry_run_says(
     changes = {"data__batch_size": batch_size, "backbone__gradient_checkpointing": checkpointing}
     estimated = estimate(plan_with(tiny_runs, folders[family], method, **changes))
 
-    measured = measured_peak(plan_with(tiny_runs, folders[family], method, **changes))
+    plan = plan_with(tiny_runs, folders[family], method, **changes)
+    measured = measured_peak(plan, plan.backbone.load())
 
     said = estimated.memory_bytes - estimated.backbone_bytes - estimated.optimizer_bytes
     assert measured / WITHIN < said < measured * WITHIN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_step_of_two_ranks_that_share_the_backbone_takes_on_each_what_the_dry_run_says(
+    tiny_runs: TinyRuns, folders: dict[str, Path], family: str, batch_size: int, checkpointing: bool
+) -> None:
+    changes = {
+        "backbone__path": str(folders[family]),
+        "backbone__gradient_checkpointing": checkpointing,
+        "data__batch_size": batch_size,
+        "trainer__devices": 2,
+        "trainer__strategy": "fsdp",
+        "method": method_node("prefix_tuning", reparam="none", prefix_length=20),
+    }
+    estimated = estimate(tiny_runs.plan(**changes))
+
+    measured = min(among_ranks(2, rank_bodies.peak_of_a_step, tiny_runs, changes))
+
+    said = estimated.memory_bytes - estimated.optimizer_bytes
+    assert measured / WITHIN_SHARDED < said < measured * WITHIN_SHARDED

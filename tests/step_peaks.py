@@ -1,0 +1,46 @@
+"""The most memory that a real step of training was asked for, beside which a dry run's estimate is laid.
+
+In: a plan, and its backbone with weights. Out: bytes, as torch's allocator on the CPU was asked for them.
+"""
+
+import gc
+
+import torch
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.data.batches import EvalBatches
+from ptl_prefix.evaluation.loss import target_loss
+from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.ranks import ONE_RANK, Ranks
+
+
+def measured_peak(plan: Plan, backbone: Backbone, ranks: Ranks = ONE_RANK) -> int:
+    """The most bytes that a step holds at once beside weights, trained numbers and Adam's moments."""
+    prompter = backbone.prompter(plan.task.prompt)
+    encoded = plan.encoded("train", backbone, prompter)
+    batch = next(iter(EvalBatches(encoded, batch_size=plan.batches.batch_size, pad_id=backbone.pad_id)))
+    method = plan.method.attach(backbone)
+    trained = list(method.trained_parameters().values())
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for _ in range(plan.accumulation):
+            target_loss(backbone, method, batch).nats.backward()
+        ranks.sum_gradients(trained)
+        optimizer.step()
+
+    step()  # from here on there are moments, and kernels
+    optimizer.zero_grad()
+    backbone.slots.clear()
+    gc.collect()  # what is thrown away while it is counted would be subtracted
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    method.detach()
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    now = most = 0
+    for _, change in changes:
+        now += change
+        most = max(most, now)
+    return most
