@@ -99,13 +99,15 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def quantised_modules(model: PreTrainedModel) -> list[nn.Module]:
+def quantised_modules(model: PreTrainedModel, quantization: Quantization) -> list[nn.Module]:
     """The modules whose matrices are quantised, or would be, where the model is a sketch."""
     kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    # transformers asks of modules for the one library and of matrices for the other: T5's `wo` differs.
+    end = ".weight" if quantization == "torchao_int8" else ""
     return [
         module
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and should_convert_module(path, kept)
+        if isinstance(module, nn.Linear | Conv1D) and should_convert_module(f"{path}{end}", kept)
     ]
 
 
@@ -114,7 +116,7 @@ def sizes(model: PreTrainedModel, quantization: Quantization | None) -> tuple[in
 
     They are counted by their matrices' shapes, as packed numbers are not to be counted by their tensors.
     """
-    modules = quantised_modules(model) if quantization else []
+    modules = quantised_modules(model, quantization) if quantization else []
     packed = {id(module.weight) for module in modules}
     whole = [parameter for parameter in model.parameters() if id(parameter) not in packed]
     num_numbers = sum(parameter.numel() for parameter in whole)
@@ -140,11 +142,11 @@ def _packed_bytes(width_in: int, width_out: int, quantization: Quantization | No
     return numbers + dtype.itemsize * width_out
 
 
-def for_training(model: PreTrainedModel) -> None:
+def for_training(model: PreTrainedModel, quantization: Quantization) -> None:
     """Make what was loaded one through which gradients flow, and that keeps no more than it must."""
     # It says at every multiplication that inputs become float16, which is how LLM.int8 works.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    for module in quantised_modules(model):
+    for module in quantised_modules(model, quantization):
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On such a processor the first forward without gradients packs a 4-bit matrix for a kernel that has none:
             # from then on nothing before it would learn.

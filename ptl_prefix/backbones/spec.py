@@ -193,7 +193,7 @@ class BackboneSpec:
             )
         if self.quantization is None:
             return model.to(device)
-        for_training(model)
+        for_training(model, self.quantization)
         return model
 
     def _check_model(self) -> None:
