@@ -101,7 +101,7 @@ def _quietly() -> Iterator[None]:
 
 def quantised_modules(model: PreTrainedModel, quantization: Quantization) -> list[nn.Module]:
     """The modules whose matrices are quantised, or would be, where the model is a sketch."""
-    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, list(model._keep_in_fp32_modules or ()))
     # transformers asks of modules for the one library and of matrices for the other: T5's `wo` differs.
     end = ".weight" if quantization == "torchao_int8" else ""
     return [
@@ -150,7 +150,7 @@ def for_training(model: PreTrainedModel, quantization: Quantization) -> None:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On such a processor the first forward without gradients packs a 4-bit matrix for a kernel that has none:
             # from then on nothing before it would learn.
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         elif type(module) is nn.Linear:
             module.__class__ = _DequantizedAgain
 

@@ -88,6 +88,10 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
             {"trainer__devices": 2, "trainer__accelerator": "mps"},
             "`trainer.devices` must be 1 where the accelerator is mps, but is 2.",
         ),
+        (
+            {"trainer__devices": 2, "trainer__strategy": "fsdp", "backbone__quantization": "bitsandbytes_8bit"},
+            "`backbone.quantization` must be null with `trainer.strategy` fsdp, as packed weights are not divided",
+        ),
         ({"trainer__gradient_clip_algorithm": "sum"}, "must be norm or value, but is 'sum'."),
         ({"method__prefix_length": 160}, "`method.prefix_length` must leave room for text in the 160 positions"),
         ({"method__prefix_length": 158}, "must hold a prompt and its target beside the method, which leaves 2"),
