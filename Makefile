@@ -57,8 +57,8 @@ check: $(READY)  ## Lint, formatting, types, and which room may import which
 test: $(READY)  ## All tests but the slow ones, by two processes where there are two cores
 	$(BIN)/python -m pytest -m "not slow" -rs -n $(TESTERS) --dist worksteal $(ARGS)
 
-test-slow: $(READY)  ## The slow tests
-	$(BIN)/python -m pytest -m slow -rs $(ARGS)
+test-slow: $(READY)  ## The slow tests, likewise
+	$(BIN)/python -m pytest -m slow -rs -n $(TESTERS) --dist worksteal $(ARGS)
 
 train: $(READY)  ## Train a prefix on the embedded backbone and the built-in task, and show what it learned
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/ptl-prefix train $(ARGS)

@@ -103,6 +103,10 @@ def trained_with_accident(
         if ranks.share.rank == rank and module.global_step == step:
             if accident == "error":
                 raise ZeroDivisionError("an accident")
+            if accident == "overflow":
+                loss = usual(module, batch, batch_idx)
+                loss.register_hook(lambda gradient: gradient * float("inf"))
+                return loss
             os.kill(os.getpid(), signal.Signals[accident])
         return usual(module, batch, batch_idx)
 

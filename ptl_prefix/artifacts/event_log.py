@@ -7,6 +7,7 @@ line it was writing. That torn line has no end, which is how readers know to ign
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,6 +61,13 @@ class EventLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def validations_in(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """The steps and losses of a run's validations, in order."""
+    return [
+        (event["step"], event["val/loss"]) for event in events if event["kind"] == "validation" and "val/loss" in event
+    ]
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:

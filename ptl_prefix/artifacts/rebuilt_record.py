@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.event_log import read_events, validations_in
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
@@ -64,7 +64,7 @@ def rebuilt_record(folder: RunFolder) -> RunRecord:
 def losses_in(events: Sequence[Event]) -> dict[str, float]:
     """The bare backbone's validation loss, and the least that the run had, where they were measured."""
     before = [event["val/loss_before"] for event in events if "val/loss_before" in event]
-    after = [event["val/loss"] for event in events if event["kind"] == "validation"]
+    after = [loss for _, loss in validations_in(events)]
     return {
         **({"val/loss_before": before[0]} if before else {}),
         **({"val/loss": min(after)} if after else {}),
@@ -84,4 +84,5 @@ def _cost(events: Sequence[Event]) -> Cost:
         tokens=tokens,
         tokens_per_s=tokens / seconds if seconds else 0.0,
         peak_memory_bytes=None,
+        skipped_steps=(_newest(events, "train") or {}).get("skipped_steps", 0),
     )

@@ -7,7 +7,7 @@ without it.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ptl_prefix import settings
 from ptl_prefix.commands import catalog
 from ptl_prefix.commands.checks import folder_mistakes, folder_names, mistakes_of
 from ptl_prefix.commands.diagnosis import arguments_of_target, explain, has_key, parsed_override
+from ptl_prefix.commands.plain_values import Plain, plain_values
 from ptl_prefix.commands.plugins import make_plugins_known
 from ptl_prefix.commands.resolvers import register_resolvers
 from ptl_prefix.commands.verbs import Verb
@@ -215,50 +216,6 @@ def _is_argument_of_target(config: DictConfig, key: str) -> bool:
     """Whether the key is a keyword of its node's target, though no YAML states it."""
     group, _, name = key.rpartition(".")
     return name in arguments_of_target(config, group)
-
-
-@dataclass
-class Plain:
-    """A config without OmegaConf.
-
-    Args:
-        values: Plain values, interpolations resolved; what is missing is left out, and so is Hydra's own node.
-        mistakes: A sentence for each interpolation that leads nowhere.
-        unresolved: The keys of all interpolations without a value.
-    """
-
-    values: dict[str, Any]
-    mistakes: list[str] = field(default_factory=list)
-    unresolved: list[str] = field(default_factory=list)
-
-
-def plain_values(config: DictConfig) -> Plain:
-    """The config as plain values."""
-    plain = Plain({})
-    keys = [key for key in config.keys() if key != "hydra"]  # noqa: SIM118  # `in config` skips `???`
-    plain.values.update((str(key), value) for key in keys for value in _plain(config, key, "", plain))
-    return plain
-
-
-def _plain(parent: DictConfig | ListConfig, key: Any, where: str, plain: Plain) -> Iterator[Any]:
-    """One value, or none when it is missing."""
-    name = f"{where}{key}"
-    if OmegaConf.is_missing(parent, key):
-        return
-    try:
-        node = parent[key]
-    except OmegaConfBaseException as error:
-        plain.unresolved.append(name)
-        # One that points to a missing value is no mistake of its own: the missing value will be reported.
-        if not isinstance(error, InterpolationToMissingValueError):
-            plain.mistakes.append(f"`{name}` must be a value or point to one, but: {str(error).splitlines()[0]}.")
-        return
-    if isinstance(node, DictConfig):
-        yield {str(k): value for k in node.keys() for value in _plain(node, k, f"{name}.", plain)}  # noqa: SIM118
-    elif isinstance(node, ListConfig):
-        yield [value for index in range(len(node)) for value in _plain(node, index, f"{name}.", plain)]
-    else:
-        yield node
 
 
 def _value_mistakes(verb: Verb, plain: Plain, flags: HydraFlags, doubtful: Collection[str] = ()) -> list[str]:

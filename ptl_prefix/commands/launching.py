@@ -12,20 +12,24 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ptl_prefix import settings
-from ptl_prefix.commands.composition import VERSION_BASE, check_overrides, checked_job, compose_and_check, plain_values
+from ptl_prefix.commands.composition import VERSION_BASE, check_overrides, checked_job, compose_and_check
+from ptl_prefix.commands.plain_values import plain_values
 from ptl_prefix.commands.plugins import make_plugins_known
 from ptl_prefix.commands.resolvers import forget_run_ids, register_resolvers
 from ptl_prefix.commands.verbs import Verb
 from ptl_prefix.commands.words import HydraFlags, quoted
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.training.place import is_later_rank, place_here
+
+if TYPE_CHECKING:
+    from ptl_prefix.commands.sweep_question import Asked, Sweeper
 
 Body = Callable[[dict[str, Any], Path], Any]
 """What a verb does with its config and its run folder."""
@@ -46,8 +50,8 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
         raise ConfigError(
             ["-m must be started without torchrun or srun: each job of a sweep starts its own processes, one a device."]
         )
-    if flags.multirun and verb.name == _STUDIED and _is_study(verb, overrides, flags):
-        _run_study(verb, overrides, flags)
+    if flags.multirun and verb.name == _STUDIED and (sweeper := _our_sweeper(verb, overrides, flags)) is not None:
+        _run_study(verb, overrides, flags, sweeper)
         return
     checked = compose_and_check(verb, overrides, flags)
     if flags.multirun:
@@ -61,32 +65,44 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
             _run(verb, (*checked.overrides, in_folder), flags, function)
 
 
-def _is_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> bool:
-    """Whether our own sweeper runs the jobs; if nothing composes, the check that follows says why."""
+def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> "Sweeper | None":
+    """Our own sweeper, if it runs the jobs; if nothing composes, the check that follows says why."""
     from ptl_prefix.commands.sweep_question import OUR_SWEEPER, sweeper_of
 
-    hydra_node, ours = sweeper_of(verb, overrides, flags)
-    if hydra_node is None or hydra_node.sweeper.get("_target_") != OUR_SWEEPER:
-        return False
-    if ours and "dry_run=true" in (text.lower() for text in overrides):  # each job is shown, and nothing is trained
-        return False
+    sweeper = sweeper_of(verb, overrides, flags)
+    if sweeper.hydra is None or sweeper.hydra.sweeper.get("_target_") != OUR_SWEEPER:
+        return None
+    if sweeper.ours and "dry_run=true" in (text.lower() for text in overrides):
+        return None  # each job is shown, and nothing is trained
     # Another launcher is a wish for jobs elsewhere, which ours would not be.
-    return str(hydra_node.launcher._target_).endswith("BasicLauncher")
+    return sweeper if str(sweeper.hydra.launcher._target_).endswith("BasicLauncher") else None
 
 
-def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> None:
+def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: "Sweeper") -> None:
     """Ask and check first; then through Hydra, as any sweeper's jobs are."""
-    from ptl_prefix.commands.sweep import run_asked
-    from ptl_prefix.commands.sweep_question import ask
+    from ptl_prefix.sweeping.host import TrialHost
 
-    asked = ask(verb, overrides, flags)
+    host = TrialHost(warm=sweeper.warm)
+    host.prepare()
+    try:
+        from ptl_prefix.commands.sweep import run_asked
+        from ptl_prefix.commands.sweep_question import ask
+
+        asked = ask(verb, overrides, flags, sweeper)
+        _through_hydra(verb, asked, flags, lambda: run_asked(asked, flags, host))
+    finally:
+        host.close()
+
+
+def _through_hydra(verb: Verb, asked: "Asked", flags: HydraFlags, run: Callable[[], None]) -> None:
+    """Enter Hydra, whose sweeper then runs the study."""
     errors: list[BaseException] = []
     was_entered: list[bool] = []
 
     def study(config: DictConfig, arguments: Sequence[str]) -> None:
         was_entered.append(True)
         try:
-            run_asked(asked, flags)
+            run()
         except BaseException as error:
             errors.append(error)  # Hydra would catch it, too, and print less
 

@@ -106,7 +106,7 @@ def _cost_table(outcome: Outcome) -> Table:
         "trained": f"{parameters.trained:,}",
         "stored": f"{parameters.stored:,}",
         "frozen": f"{parameters.backbone:,}",
-        "steps": f"{cost.steps:,}",
+        "steps": f"{cost.steps:,}" + (f" ({cost.skipped_steps:,} skipped)" if cost.skipped_steps else ""),
         "seconds": f"{cost.train_s:.1f}",
         "tokens/s": f"{cost.tokens_per_s:,.0f}",
         "peak memory": "" if cost.peak_memory_bytes is None else _megabytes(cost.peak_memory_bytes),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hydra.core.plugins import Plugins
 
+from ptl_prefix.commands.sweeps_source import SweepsSource
 from ptl_prefix.errors import ConfigError
 
 _FOLDER = str(Path(__file__).resolve().parents[1] / "_plugins")
@@ -27,7 +28,7 @@ def make_plugins_known() -> None:
         sys.path.append(_FOLDER)
     # By name: Hydra looks for plugins once in a process, and may have done so before.
     ours = importlib.import_module(_OURS)
-    for plugin in (ours.StudySweeper, ours.SweepsFolder):
+    for plugin in (ours.StudySweeper, ours.SweepsFolder, SweepsSource):
         Plugins.instance().register(plugin)
     if _is_there(_OTHER):
         raise ConfigError(

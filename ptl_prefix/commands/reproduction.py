@@ -16,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from ptl_prefix import settings
 from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.commands import catalog
-from ptl_prefix.commands.composition import VERSION_BASE, plain_values
+from ptl_prefix.commands.composition import VERSION_BASE
 from ptl_prefix.commands.diagnosis import parsed_override
+from ptl_prefix.commands.plain_values import plain_values
 from ptl_prefix.commands.resolvers import register_resolvers
 from ptl_prefix.commands.targets import is_node
 from ptl_prefix.commands.words import quoted

@@ -23,6 +23,7 @@ from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.controller import Controller
 from ptl_prefix.sweeping.desk import Desk, max_steps_of
+from ptl_prefix.sweeping.host import TrialHost
 from ptl_prefix.sweeping.points import Points
 from ptl_prefix.sweeping.question import QUESTION_FILE, Question
 from ptl_prefix.sweeping.register import Register
@@ -74,16 +75,27 @@ class Study:
         """Steps of a trial's training, as far as the question says."""
         return max_steps_of(self.first_config())
 
-    def controller(self, desk: Desk, say: Callable[[str], None], workers: int | None = None) -> Controller:
-        """The workers of this process."""
+    def controller(
+        self, desk: Desk, say: Callable[[str], None], workers: int | None = None, host: TrialHost | None = None
+    ) -> Controller:
+        """The workers of this process.
+
+        Args:
+            desk: Hands out their jobs.
+            say: Told in a sentence what happened.
+            workers: How many; `None`: as many as the question says.
+            host: One that was prepared.
+        """
         question = self.question
+        if host is None or host.warm != question.warm:
+            host = TrialHost(warm=question.warm)
+        host.keep_log(self.folder / _HOST_LOG)
         return Controller(
             desk,
-            self.folder / _HOST_LOG,
+            host,
             workers=workers or question.workers,
             threads=question.threads,
             devices=question.devices,
-            warm=question.warm,
             say=say,
         )
 

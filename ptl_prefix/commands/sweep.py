@@ -25,9 +25,10 @@ from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import ConfigError, SweepError
 from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.host import TrialHost
 from ptl_prefix.sweeping.question import QUESTION_FILE
 from ptl_prefix.sweeping.summary import summarize
-from ptl_prefix.sweeping.telling import tell
+from ptl_prefix.sweeping.telling import told
 from ptl_prefix.tracking.tracking import Tracking
 
 ASKING = ("plan", "run")
@@ -92,8 +93,13 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError([f"`sweep export` writes for slurm, but got {names[1]!r}."])
 
 
-def run_asked(asked: Asked, flags: HydraFlags) -> None:
+def run_asked(asked: Asked, flags: HydraFlags, host: TrialHost | None = None) -> None:
     """Run a question's study, or go on with it.
+
+    Args:
+        asked: Checked.
+        flags: Of Hydra.
+        host: One that was prepared.
 
     Raises:
         SweepError: If it asks something else than before, or did not end as it should.
@@ -102,10 +108,17 @@ def run_asked(asked: Asked, flags: HydraFlags) -> None:
     console = Console(stderr=True)
     if not is_new:
         console.print(f"going on with {study.folder}", highlight=False, soft_wrap=True)
-    work(study, console)
+    work(study, console, host=host)
 
 
-def work(study: Study, console: Console, *, workers: int | None = None, joins: str = "resume") -> None:
+def work(
+    study: Study,
+    console: Console,
+    *,
+    workers: int | None = None,
+    joins: str = "resume",
+    host: TrialHost | None = None,
+) -> None:
     """Work at a study with the workers of this process, until it is done or they are stopped.
 
     Args:
@@ -113,6 +126,7 @@ def work(study: Study, console: Console, *, workers: int | None = None, joins: s
         console: Where progress is shown.
         workers: How many; `None`: what the question says.
         joins: `worker`: others are at work, too, and one of them shows the result; a stop holds for all.
+        host: One that was prepared.
 
     Raises:
         SweepError: When trials failed.
@@ -123,15 +137,16 @@ def work(study: Study, console: Console, *, workers: int | None = None, joins: s
     if joins != "worker":
         desk.register.tell_to_stop(None)
     progress = Progress(study, desk, console)
-    controller = study.controller(desk, progress.say, workers)
+    controller = study.controller(desk, progress.say, workers, host)
     with progress:
         controller.run(lambda: progress.refresh(controller.workers))
     if controller.interrupted is not None or desk.register.stop is not None:
         console.print(Text(f"Stopped. Go on with:\n  ptl-prefix sweep resume {study.folder}"), soft_wrap=True)
         raise SystemExit(130 if controller.interrupted == "SIGINT" else 143)
     if joins != "worker":
-        tell(desk, _tracking_of(study), lambda text: console.print(Text(text), soft_wrap=True))
-        show_result(study, desk, Console(file=sys.stdout))
+        # W&B takes its time, in which the page is made.
+        with told(desk, _tracking_of(study), lambda text: console.print(Text(text), soft_wrap=True)):
+            show_result(study, desk, Console(file=sys.stdout))
         _refuse_failures(study, desk)
 
 

@@ -83,7 +83,7 @@ class _Corner:
 def make_plan(asked: Asked, flags: HydraFlags, console: Console) -> Plan:
     """Measure the corners of the search, and keep the plan."""
     with tempfile.TemporaryDirectory(prefix="ptl-prefix-plan-") as scratch:
-        host = TrialHost(Path(scratch) / "host.log", warm=asked.question.warm)
+        host = TrialHost(warm=asked.question.warm)
         try:
             corners = [
                 _measure(config, Path(scratch) / str(number), host, asked, console)

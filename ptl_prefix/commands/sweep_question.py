@@ -51,31 +51,66 @@ class Asked:
     ours: tuple[str, ...]
 
 
-def sweeper_of(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[DictConfig | None, tuple[str, ...]]:
-    """`hydra` of the composed config, without what is swept over; `None` if it does not compose.
+@dataclass(frozen=True)
+class Sweeper:
+    """Who runs the jobs of a command line.
 
-    Hydra's own sweeper, unless it is asked for, gives way to ours: its jobs share one process.
-
-    Returns:
-        The node, and overrides that make Hydra itself see the same.
+    Args:
+        hydra: `hydra` of the composed config, without what is swept over; `None` if it does not compose.
+        ours: Overrides that make Hydra itself see the same.
+        single: Overrides of one value, as Hydra accepts them before anything that is searched is chosen.
     """
-    single = _single(verb, overrides, flags)
+
+    hydra: DictConfig | None
+    ours: tuple[str, ...]
+    single: tuple[str, ...]
+
+    @property
+    def warm(self) -> bool:
+        """Whether trials are to begin as copies, as far as that is a sensible answer."""
+        return self.hydra is not None and self.hydra.sweeper.get("warm") is True
+
+
+def sweeper_of(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Sweeper:
+    """Hydra's own sweeper, unless it is asked for, gives way to ours: its jobs share one process.
+
+    Raises:
+        ConfigError: If the overrides of one value compose in no way.
+    """
+    single = tuple(text for text in overrides if not is_swept(text))
     hydra = composed_for_study(verb, single, flags)
     is_chosen = any(text.startswith(f"{_GROUP}=") for text in overrides)
-    if is_chosen or (hydra is not None and hydra.sweeper._target_ != _HYDRAS_SWEEPER):
-        return hydra, ()
-    # Where not even that composes, settings of ours may be what Hydra's does not know.
-    ours = (f"{_GROUP}=grid",)
-    return composed_for_study(verb, (*ours, *single), flags), ours
+    # Settings of ours are known where our sweeper is, which may still have to be chosen.
+    ours = () if is_chosen or (hydra is not None and hydra.sweeper._target_ != _HYDRAS_SWEEPER) else (f"{_GROUP}=grid",)
+    if ours:
+        hydra = composed_for_study(verb, (*ours, *single), flags)
+    if hydra is None and len(single) < len(overrides):
+        # Some key may be there only by a choice that is searched, such as one of several experiments.
+        single = _accepted_single(verb, overrides, flags)
+        hydra = composed_for_study(verb, (*ours, *single), flags)
+    return Sweeper(hydra, ours, single)
 
 
-def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
+def _accepted_single(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
+    listed = tuple(as_choice(text, flags.config_dir) if is_swept(text) else text for text in overrides)
+    checked = compose_and_check(verb, listed, flags).overrides
+    return tuple(text for text, given in zip(checked, overrides, strict=True) if not is_swept(given))
+
+
+def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: Sweeper | None = None) -> Asked:
     """The question of a command line.
+
+    Args:
+        verb: Whose.
+        overrides: What was given.
+        flags: Of Hydra.
+        sweeper: That of this command line, if it is known already.
 
     Raises:
         ConfigError: With every mistake, before anything is trained.
     """
-    hydra, ours = sweeper_of(verb, overrides, flags)
+    sweeper = sweeper or sweeper_of(verb, overrides, flags)
+    hydra, ours, given = sweeper.hydra, sweeper.ours, sweeper.single
     if hydra is None:
         compose_and_check(verb, overrides, flags)  # which says why
         raise AssertionError("a config that does not compose has mistakes")
@@ -85,7 +120,6 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Asked:
     if settings is None:
         raise ConfigError(mistakes)
     swept = [text for text in overrides if is_swept(text)]
-    given = _single(verb, overrides, flags)
     # Where Hydra puts the sweep and how it is searched is settled now, and nothing of a trial. The sweeper's name
     # stays: files may set keys that only this one has.
     settled = [text for text in given if text.lstrip("+").startswith(("hydra.sweep", "hydra/sweeper/"))]
@@ -187,23 +221,6 @@ def _misplaced(question: Question, config: Mapping[str, Any]) -> list[str]:
 
 
 # What is several
-
-
-def _single(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
-    """Overrides of one value, as Hydra accepts them before anything that is searched is chosen.
-
-    Raises:
-        ConfigError: If there is no such way.
-    """
-    single = tuple(text for text in overrides if not is_swept(text))
-    # Settings of ours are known where our sweeper is, which may still have to be chosen.
-    ways = (single, (f"{_GROUP}=grid", *single))
-    if len(single) == len(overrides) or any(composed_for_study(verb, way, flags) is not None for way in ways):
-        return single
-    # Some key may be there only by a choice that is searched, such as one of several experiments.
-    listed = tuple(as_choice(text, flags.config_dir) if is_swept(text) else text for text in overrides)
-    checked = compose_and_check(verb, listed, flags).overrides
-    return tuple(text for text, given in zip(checked, overrides, strict=True) if not is_swept(given))
 
 
 def _arms(settings: SweepSettings, swept: Sequence[str], config_dir: str | None, mistakes: list[str]) -> Iterator[Arm]:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.event_log import read_events, validations_in
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.compare import write_comparison
 from ptl_prefix.commands.studies import Study
@@ -87,8 +87,10 @@ def _so_far(folder: RunFolder) -> tuple[str, str]:
     """How far a run is: its newest step and validation."""
     with suppress(PtlPrefixError):
         events = read_events(folder.events)
-        losses = [event["val/loss"] for event in events if "val/loss" in event and event["kind"] == "validation"]
-        return str(max((event["step"] for event in events), default=0)), f"{losses[-1]:.4g}" if losses else ""
+        validations = validations_in(events)
+        return str(
+            max((event["step"] for event in events), default=0)
+        ), f"{validations[-1][1]:.4g}" if validations else ""
     return "0", ""
 
 

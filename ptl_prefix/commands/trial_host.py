@@ -28,6 +28,7 @@ _IMPORTED = (
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.generation.utils",
     "torch._dynamo",
+    "wandb",
 )
 _STOPPING_S = 60.0
 """How long a trial may take to save what it has."""
@@ -71,6 +72,8 @@ class _Host:
             order = json.loads(line)
             if "start" in order:
                 self._start(order)
+            elif "log" in order:
+                keep_log(Path(order["log"]))
             else:
                 self._signal(order["signal"], signal.Signals[order["name"]])
         return True
@@ -142,6 +145,14 @@ def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) 
         os._exit(code)
 
 
+def keep_log(path: Path) -> None:
+    """Put what was printed so far, while the study's folder was not known, behind this file, and the rest with it."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(log, os.pread(2, os.fstat(2).st_size, 0))
+    os.dup2(log, 2)
+    os.close(log)
+
+
 def visible_device(device: int, visible: str | None) -> str:
     """The name of a device among those that this machine's owner, such as Slurm, has left us."""
     names = [name for name in (visible or "").split(",") if name]
@@ -162,6 +173,13 @@ def num_threads() -> int:
     return len(list(tasks.iterdir())) if tasks.is_dir() else 1
 
 
+def _rehearse() -> None:
+    """Load a backbone once: what the first one compiles and reads is there for every trial, then."""
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # its threads would outlive it
+    importlib.import_module("ptl_prefix.backbones.spec").load_backbone(dtype="float32", device="cpu")
+    del os.environ["HF_DEACTIVATE_ASYNC_LOAD"]
+
+
 def main() -> None:
     """Read orders until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -169,11 +187,13 @@ def main() -> None:
     if "--warm" in sys.argv[1:]:
         for name in _IMPORTED:
             importlib.import_module(name)
+        _rehearse()
         if (count := num_threads()) > 1:
             # What a copy inherits of another thread is its locks, held for ever.
             print(f"{count} threads after the imports: trials start cold", file=sys.stderr, flush=True)
             os.execv(sys.executable, [sys.executable, "-m", "ptl_prefix.commands.trial_host"])
     _Host(orders).run()
+    os._exit(0)  # to take all those modules apart would take longer than most trials start
 
 
 if __name__ == "__main__":

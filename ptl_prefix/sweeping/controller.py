@@ -7,7 +7,6 @@ Ctrl-C once: what runs is finished, and nothing new begins. Twice, or SIGTERM: w
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 
 from ptl_prefix.artifacts.fingerprint import num_cores
@@ -21,26 +20,24 @@ class Controller:
 
     Args:
         desk: Hands out jobs to all of them.
-        log: What the host of their trials prints.
+        host: Starts their trials; closed at the end.
         workers: How many.
         threads: CPU threads of each; `None`: the machine's, divided.
         devices: Accelerators, handed to workers in turn.
-        warm: Whether trials begin as copies.
         say: Told in a sentence what happened.
     """
 
     def __init__(
         self,
         desk: Desk,
-        log: Path,
+        host: TrialHost,
         *,
         workers: int,
         threads: int | None,
         devices: Sequence[int],
-        warm: bool,
         say: Callable[[str], None],
     ) -> None:
-        self._host = TrialHost(log, warm=warm)
+        self._host = host
         self._say = say
         self.interrupted: str | None = None
         self._errors: list[BaseException] = []

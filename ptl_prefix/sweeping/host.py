@@ -10,8 +10,10 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +23,31 @@ LOST = -255
 
 
 class TrialHost:
-    """The host of this process's trials; started when the first trial is.
+    """The host of this process's trials.
 
     Args:
-        log: Where what the host itself prints goes.
         warm: Whether it imports everything before the first trial.
     """
 
-    def __init__(self, log: Path, *, warm: bool) -> None:
-        self._log, self._warm = log, warm
+    def __init__(self, *, warm: bool) -> None:
+        self.warm = warm
+        self._log: Path | None = None
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._waiting: dict[int, Running] = {}
         self._numbers = iter(range(1, 2**62))
+
+    def prepare(self) -> None:
+        """Begin it before there is a trial: while it imports, the caller can find out what to start."""
+        with self._lock:
+            self._begin()
+
+    def keep_log(self, path: Path) -> None:
+        """Write what it prints, and has printed, behind this file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            self._log = path
+            self._tell({"log": str(path.resolve())})
 
     def start(self, folder: Path, *, threads: int, device: int | None) -> "Running":
         """Begin a trial, or go on with it.
@@ -61,12 +75,19 @@ class TrialHost:
         """Stop the host, and with it whatever still runs."""
         with self._lock:
             process, self._process = self._process, None
+            is_idle = not self._waiting
         if process is not None and process.stdin is not None:
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            if is_idle:
+                process.kill()  # it may be in the middle of its imports, and nothing of it is needed
             process.wait()
 
     def _begin(self) -> None:
-        words = [sys.executable, "-m", HOST_MODULE, *(["--warm"] if self._warm else [])]
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+        words = [sys.executable, "-m", HOST_MODULE, *(["--warm"] if self.warm else [])]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         # Threads would not be there in a copy of the host; how many a trial may have is said when it starts.
         environment |= {
@@ -74,8 +95,7 @@ class TrialHost:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
+        with tempfile.TemporaryFile() if self._log is None else self._log.open("ab") as log:
             # A session of its own: Ctrl-C at the terminal is ours to hear, and ours to hand on.
             self._process = subprocess.Popen(
                 words,

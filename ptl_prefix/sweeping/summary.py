@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ptl_prefix.sweeping.desk import Desk
-from ptl_prefix.sweeping.question import CONFIRM
+from ptl_prefix.sweeping.question import CONFIRM, Arm
 from ptl_prefix.sweeping.trials import State, Trial, best_of
 
 
@@ -101,7 +101,7 @@ def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
                 best=best_of(trials, desk.question.sign)[:10],
                 failures=Counter(str(trial.notes.get("failure")) for trial in failed),
                 surrender=desk.surrender(arm, trials),
-                importance=_importance(desk, arm.name) if with_importance and arm.name != CONFIRM else {},
+                importance=_importance(desk, arm) if with_importance and arm.name != CONFIRM else {},
                 train_s=sum(trial.train_s for trial in trials if "reused_from" not in trial.notes),
                 tokens=sum(trial.tokens for trial in trials if "reused_from" not in trial.notes),
             )
@@ -134,12 +134,14 @@ def _confirmed(trials: Sequence[Trial], sign: int) -> list[Confirmed]:
     return sorted(found, key=lambda one: sign * one.mean)
 
 
-def _importance(desk: Desk, arm: str) -> dict[str, float]:
+def _importance(desk: Desk, arm: Arm) -> dict[str, float]:
     """PED-ANOVA (Watanabe et al., 2023), which needs neither a forest nor the pruned trials' ends."""
+    if len(arm.space.dimensions) < 2:
+        return {}  # of one key it would be all
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator
 
-    study = desk.register.study(arm)
+    study = desk.register.study(arm.name)
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(finished) < 4 or len({trial.value for trial in finished}) < 2:
         return {}

@@ -4,7 +4,8 @@ In: what is written down of a study. Out: the same stream of events as a trainin
 table. It is told when a study ends, and again, in its place, when one that was extended does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -17,8 +18,9 @@ from ptl_prefix.tracking.tracking import Tracking
 _NOTES = ("parameters_trained", "parameters_stored", "train_s", "tokens", "failure")
 
 
-def tell(desk: Desk, tracking: Tracking, say: Callable[[str], None]) -> None:
-    """Tell every sink of a study's trials.
+@contextmanager
+def told(desk: Desk, tracking: Tracking, say: Callable[[str], None]) -> Iterator[None]:
+    """Every sink is told of a study's trials, and has heard it at the end of the block.
 
     Args:
         desk: Of the study.
@@ -40,6 +42,7 @@ def tell(desk: Desk, tracking: Tracking, say: Callable[[str], None]) -> None:
         events.open(facts)
         events.write("trials", step=len(rows), columns=columns, rows=rows)
         events.write("finished", step=len(rows), **_best(desk))
+        yield
     finally:
         events.close(0)
 

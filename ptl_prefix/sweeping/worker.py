@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.event_log import read_events, validations_in
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
@@ -23,8 +23,6 @@ from ptl_prefix.sweeping.results import notes_of
 _GLANCE_S = 0.2
 _IDLE_S = 0.5
 _STOPPED = 143
-_PRUNED_EVENT = "validation"
-_EVENT_VALUE = "val/loss"
 _MOST_STOPPING_S = 120.0
 
 
@@ -119,7 +117,7 @@ class _Watch:
         self._rungs = desk.pruner.rungs(job.max_steps)
         self._size = -1
         self.paused_at: int | None = None
-        self._is_searched = desk.question.objective == _EVENT_VALUE
+        self._is_searched = desk.question.objective == "val/loss"
 
     def verdict(self) -> str | None:
         """Whether the trial shall stop: `paused` or `pruned`; `None`: it goes on."""
@@ -139,9 +137,7 @@ class _Watch:
             events = read_events(path)
         except (OSError, PtlPrefixError):
             return
-        for event in events:
-            if event["kind"] == _PRUNED_EVENT and event["step"] not in self._known and _EVENT_VALUE in event:
-                yield event["step"], float(event[_EVENT_VALUE])
+        yield from ((step, value) for step, value in validations_in(events) if step not in self._known)
 
     def _judge(self, step: int, value: float) -> str | None:
         desk, trial = self._desk, self._job.trial

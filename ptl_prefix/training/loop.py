@@ -21,6 +21,7 @@ from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.quiet import quiet_lightning
 from ptl_prefix.training.ranks import Ranks
 from ptl_prefix.training.samples import Samples
+from ptl_prefix.training.scaling import LossScaling
 from ptl_prefix.training.stopping import StopSignals
 from ptl_prefix.training.stream import BatchStream
 
@@ -90,7 +91,8 @@ class Loop:
             "devices": [self._ranks.local_rank] if device == "cuda" else 1,
             "num_nodes": 1,
             "strategy": "auto",
-            "plugins": [LightningEnvironment()],
+            "plugins": [LightningEnvironment(), *([LossScaling(device)] if self._plan.scales_loss else [])],
+            "precision": None if self._plan.scales_loss else self._plan.trainer.get("precision"),
             "max_steps": num_steps,
             "max_epochs": -1,
             "min_epochs": 0,

@@ -15,6 +15,7 @@ from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.norms import norms
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
+from ptl_prefix.training.scaling import scaling_of
 
 
 class Meter(pl.Callback):
@@ -33,6 +34,7 @@ class Meter(pl.Callback):
         self.train_s = 0.0
         self.num_tokens = 0
         self.steps = 0
+        self.skipped_steps = 0
         self.planned_steps = 0
         self._began = 0.0
         self._logged = (0.0, 0)
@@ -53,10 +55,14 @@ class Meter(pl.Callback):
         self.num_tokens += int(*self._ranks.sum(batch.num_tokens))
         self.steps = trainer.global_step
         stepped = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        scaling = scaling_of(trainer)
+        self.skipped_steps += bool(scaling and stepped and scaling.skipped)
         if stepped and trainer.global_step % self.log_every_n_steps == 0:
             seconds, tokens = self.train_s - self._logged[0], self.num_tokens - self._logged[1]
             self._logged = (self.train_s, self.num_tokens)
             values = {**pl_module.last_step, "tokens_per_s": round(tokens / seconds, 1), **self._so_far()}
+            if scaling:
+                values |= {"loss_scale": scaling.scale, "skipped_steps": self.skipped_steps}
             self.events.write("train", step=trainer.global_step, **values)
 
     def on_validation_end(  # type: ignore[override]
@@ -77,11 +83,17 @@ class Meter(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was counted so far, so that a resumed run reports all of it."""
-        return {"train_s": self.train_s, "num_tokens": self.num_tokens, "steps": self.steps}
+        return {
+            "train_s": self.train_s,
+            "num_tokens": self.num_tokens,
+            "steps": self.steps,
+            "skipped_steps": self.skipped_steps,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.train_s, self.num_tokens, self.steps = (state_dict[key] for key in ("train_s", "num_tokens", "steps"))
+        self.skipped_steps = state_dict.get("skipped_steps", 0)
         self._logged = (self.train_s, self.num_tokens)
 
 

@@ -19,6 +19,7 @@ from ptl_prefix.evaluation.loss import is_skipped, target_loss
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.optimization import Optimization
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
+from ptl_prefix.training.scaling import is_finite, scaling_of
 
 
 class AdaptationModule(pl.LightningModule):
@@ -84,15 +85,28 @@ class AdaptationModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by norm or by value, and keep the norm for the log. As in Lightning, a limit of 0 is none."""
-        parameters = list(self.method.trained_parameters().values())
+        """Clip by norm or by value, and keep the norm for the log. As in Lightning, a limit of 0 is none.
+
+        Where the loss is scaled, gradients have been scaled down again before.
+        """
+        parameters = [p for p in self.method.trained_parameters().values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        length = norm.item()
+        if not math.isfinite(length) and scaling_of(self.trainer) and not is_finite(parameters):
+            return  # the scaler is going to skip this step
+        self._refuse_non_finite(length)
         limit = gradient_clip_val or float("inf")
-        by_value = gradient_clip_algorithm == "value"
-        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if by_value else limit).item()
-        self._refuse_non_finite(norm)
-        if by_value:
+        if gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(parameters, limit)
-        self.last_step["train/grad_norm"] = norm
+        else:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        self.last_step["train/grad_norm"] = length
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move the learning rate, but not for a step that was skipped."""
+        scaling = scaling_of(self.trainer)
+        if scaling is None or not scaling.skipped:
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_start(self) -> None:
         """Start a new sum."""

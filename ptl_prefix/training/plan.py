@@ -67,6 +67,7 @@ class Plan:
         return [
             *trainer_problems(self.trainer),
             *accelerator_problems(self.trainer, self.backbone),
+            *precision_problems(self.trainer, self.backbone),
             *sharding_problems(self.trainer, self.method, backbone),
             *split_problems(self.task),
             *misfits,
@@ -92,6 +93,11 @@ class Plan:
     def is_sharded(self) -> bool:
         """Whether the frozen weights are divided among the devices."""
         return self.trainer.get("strategy") == "fsdp"
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether forward and backward are in float16, of a loss that is scaled up."""
+        return self.trainer.get("precision") == "16-mixed"
 
     @property
     def accumulation(self) -> int:
@@ -185,6 +191,27 @@ def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> 
     ]
 
 
+def precision_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> list[str]:
+    """A precision in which what is trained would be rounded, or its gradients lost."""
+    precision, device = trainer.get("precision") or "32-true", backbone.torch_device.type
+    if precision not in _PRECISIONS:
+        return [
+            f"`trainer.precision` must be one of {', '.join(_PRECISIONS)}, but is {precision!r}; what is trained is "
+            "always float32, and what the backbone computes in is `backbone.dtype`."
+        ]
+    if precision == "16-mixed" and device == "cpu":
+        return [
+            "`trainer.precision` 16-mixed needs a GPU, but the backbone is on the CPU; there "
+            "trainer.precision=32-true backbone.dtype=bfloat16 is as small, and needs no scaling."
+        ]
+    if backbone.torch_dtype == torch.float16 and precision != "16-mixed":
+        return [
+            f"A backbone in float16 is trained with `trainer.precision` 16-mixed, which scales the loss so that small "
+            f"gradients are not lost, but it is {precision!r}; or choose backbone.dtype=bfloat16."
+        ]
+    return []
+
+
 def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Backbone) -> list[str]:
     """A backbone or a method that cannot work where weights are divided among devices."""
     if trainer.get("strategy") != "fsdp":
@@ -272,6 +299,7 @@ def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _OURS = {
     "barebones": "a run keeps its log and checkpoints",
     "callbacks": "training brings its own",

@@ -104,6 +104,7 @@ class Ledger:
             cost=Cost(
                 train_s=meter.train_s,
                 steps=meter.steps,
+                skipped_steps=meter.skipped_steps,
                 tokens=meter.num_tokens,
                 tokens_per_s=meter.tokens_per_s,
                 peak_memory_bytes=peak_memory_bytes(self._device),

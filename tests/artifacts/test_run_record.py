@@ -57,7 +57,7 @@ def test_a_record_has_the_keys_that_its_readers_were_promised(record: RunRecord,
         "decoding metrics metric_info environment"
     )
     assert " ".join(values["parameters"]) == "trained stored backbone"
-    assert " ".join(values["cost"]) == "train_s steps tokens tokens_per_s peak_memory_bytes"
+    assert " ".join(values["cost"]) == "train_s steps tokens tokens_per_s peak_memory_bytes skipped_steps"
     assert " ".join(values["metric_info"]["val/loss"]) == "scale direction version library"
 
 

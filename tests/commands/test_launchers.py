@@ -35,7 +35,7 @@ def test_slurm_by_hydras_own_launcher_is_composed_with_its_settings(
     monkeypatch.chdir(tmp_path)
     overrides = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=30")
 
-    node, _ = sweeper_of(VERBS["train"], (*overrides, "seed=0,1"), SWEEP)
+    node = sweeper_of(VERBS["train"], (*overrides, "seed=0,1"), SWEEP).hydra
 
     assert node is not None
     assert node.launcher["_target_"] == f"{SUBMITIT}.submitit_launcher.SlurmLauncher"

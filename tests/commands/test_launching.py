@@ -171,4 +171,6 @@ def test_hydra_help_is_hydras(verb: Verb, capsys: pytest.CaptureFixture[str]) ->
     with contextlib.suppress(SystemExit):
         run_with_hydra(verb, [], HydraFlags((("--hydra-help", None),)), Body())
 
-    assert "See https://hydra.cc" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "See https://hydra.cc" in printed
+    assert "hydra/sweeper: basic, grid, optuna" in printed

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from made_up_runs import MadeUp
 
 from ptl_prefix import settings
-from ptl_prefix.commands.composition import compose_and_check, plain_values
+from ptl_prefix.commands.composition import compose_and_check
+from ptl_prefix.commands.plain_values import plain_values
 from ptl_prefix.commands.reproduction import command_for, overrides_for
 from ptl_prefix.commands.resolvers import register_resolvers
 from ptl_prefix.commands.verbs import VERBS

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sweep_desks import question
 
 from ptl_prefix.commands.report_settings import SweepActionSettings
 from ptl_prefix.commands.slurm import write_slurm_script
 from ptl_prefix.commands.studies import Study
 from ptl_prefix.commands.trial_host import visible_device
 from ptl_prefix.settings import defaults_of
-from ptl_prefix.sweeping.question import Arm, Budget, Question
+from ptl_prefix.sweeping.question import Budget
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 
 NOTHING = dict(defaults_of("sweep"))
@@ -39,29 +40,10 @@ echo "scontrol $@" >> {told}
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     space = SearchSpace({"seed": Choice(values=[1, 2], texts=["1", "2"])})
-    question = Question(
-        name="lengths",
-        token="abc123",
-        config_name="train",
-        overrides=[],
-        arms=[Arm(name="", overrides=[], space=space)],
-        direction="minimize",
-        objective="val/loss",
-        budget=Budget(trials=2),
-        confirmation=None,
-        sampler={},
-        pruner={},
-        max_failure_rate=0.5,
-        workers=4,
-        threads=2,
-        devices=[],
-        warm=True,
-        reuse=True,
-        code="",
-    )
+    asked = question(name="lengths", space=space, budget=Budget(trials=2), workers=4, threads=2)
     folder = tmp_path / "my studies" / "it's one"
     folder.mkdir(parents=True)
-    return Study(folder, question, None)
+    return Study(folder, asked, None)
 
 
 def directives(script: Path) -> list[str]:

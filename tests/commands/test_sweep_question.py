@@ -216,12 +216,14 @@ def test_a_question_holds_what_was_asked_and_nothing_of_hydra(verb: Verb) -> Non
 
 
 def test_a_plain_grid_is_ours_and_hydras_own_sweeper_is_kept_when_asked_for(verb: Verb) -> None:
-    node, ours = sweeper_of(verb, ("backbone.path=b", "seed=1,2"), SWEEP)
+    sweeper = sweeper_of(verb, ("backbone.path=b", "seed=1,2"), SWEEP)
+    node, ours = sweeper.hydra, sweeper.ours
     assert node is not None
     assert node.sweeper["_target_"].endswith("StudySweeper")
     assert ours == ("hydra/sweeper=grid",)
 
-    node, ours = sweeper_of(verb, ("backbone.path=b", "seed=1,2", "hydra/sweeper=basic"), SWEEP)
+    sweeper = sweeper_of(verb, ("backbone.path=b", "seed=1,2", "hydra/sweeper=basic"), SWEEP)
+    node, ours = sweeper.hydra, sweeper.ours
     assert node is not None
     assert node.sweeper["_target_"].endswith("BasicSweeper")
     assert ours == ()
@@ -237,7 +239,7 @@ def test_a_setting_that_only_a_searched_choice_has_is_kept_for_it(verb: Verb, sm
 
     assert found.config["task"]["extra"] == 5
     assert found.question.overrides == ["backbone.path=b", "++task.extra=5"]
-    node, _ = sweeper_of(verb, ("backbone.path=b", "experiment=one,two", "task.extra=5"), SWEEP)
+    node = sweeper_of(verb, ("backbone.path=b", "experiment=one,two", "task.extra=5"), SWEEP).hydra
     assert node is not None
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import optuna
 import pytest
 from postgres_server import postgres_bin, postgres_server
+from sweep_desks import question
 
 from ptl_prefix.errors import SweepError
-from ptl_prefix.sweeping.question import Arm, Budget, Question
+from ptl_prefix.sweeping.question import Budget
 from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
 from ptl_prefix.sweeping.storage import StudyStorage
 
@@ -96,28 +97,15 @@ LINE = {"lr": Numbers(low=1e-5, high=1e-2, log=True), "b": Choice(values=["x", "
 
 def ask(folder: Path, space: dict[str, Choice | Numbers], trials: int, sampler: str) -> None:
     options = {"Tpe": {"seed": 0, "n_startup_trials": 5, "multivariate": False}}.get(sampler, {"seed": 0})
-    question = Question(
+    asked = question(
         name=folder.name,
-        token="abc123",
-        config_name="train",
-        overrides=[],
-        arms=[Arm(name="", overrides=[], space=SearchSpace(space))],
-        direction="minimize",
-        objective="val/loss",
+        space=SearchSpace(space),
         budget=Budget(trials=trials),
-        confirmation=None,
         sampler={"_target_": f"ptl_prefix.sweeping.samplers.{sampler}", **options},
         pruner={"_target_": "ptl_prefix.sweeping.pruners.NoPruner"},
-        max_failure_rate=0.5,
-        workers=4,
-        threads=1,
-        devices=[],
-        warm=False,
-        reuse=False,
-        code="",
     )
     folder.mkdir(exist_ok=True)
-    question.write(folder)
+    asked.write(folder)
 
 
 def start(folder: Path, url: str | None, dies_at: int) -> "subprocess.Popen[str]":

@@ -79,7 +79,7 @@ def test_the_codes_fingerprint_follows_its_files_and_libraries(monkeypatch: pyte
     (copy / "sweeping/owner.py").write_text("# another\n")
     second = fingerprint()
     assert second != first
-    monkeypatch.setattr(results.importlib.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(results, "library_versions", lambda: {"torch": "0"})
     assert fingerprint() != second
     code_fingerprint.cache_clear()
 

@@ -235,6 +235,7 @@ def test_record_says_everything_of_the_run(tiny_runs: TinyRuns, folder: RunFolde
         "test/attribute_accuracy_before",
     }
     assert written["metric_info"]["val/loss"]["scale"] == "nats per target token"
+    assert written["cost"].pop("skipped_steps") == 0
     assert min(written["cost"].values()) > 0
     assert written["decoding"]["max_new_tokens"] == 4
     assert read_record(folder.record) == outcome.record

@@ -54,6 +54,7 @@ def trainer_at(batch: int, *, accumulation: int = 1, max_steps: int = 10) -> Any
         accumulate_grad_batches=accumulation,
         fit_loop=SimpleNamespace(total_batch_idx=batch - 1),
         callback_metrics={"val/loss": torch.tensor(1.5)},
+        precision_plugin=None,
     )
 
 

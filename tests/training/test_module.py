@@ -20,6 +20,7 @@ from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.quiet import quiet_lightning
+from ptl_prefix.training.scaling import LossScaling
 
 
 class Watched(AdaptationModule):
@@ -152,6 +153,102 @@ def test_a_gradient_that_is_not_finite_is_refused_by_its_step(tiny_runs: TinyRun
 
     with pytest.raises(NonFiniteLossError, match=r"step 2 gave (nan|inf)"):
         fit(module, batches_of(rows[:12], 4), max_steps=3)
+
+
+class TestWithAScaledLoss:
+    def test_gradients_are_scaled_down_before_they_are_clipped_and_logged(
+        self, tiny_runs: TinyRuns, rows: list[Any]
+    ) -> None:
+        free = watched_fit(tiny_runs, batches_of(rows[:8], 4), steps=1, accumulate_grad_batches=2)
+        length = float(free.gradients[0].norm())
+
+        clipped = watched_fit(
+            tiny_runs,
+            batches_of(rows[:8], 4),
+            steps=1,
+            accumulate_grad_batches=2,
+            gradient_clip_val=length / 10,
+            plugins=[LossScaling("cpu")],
+        )
+
+        assert clipped.last_step["train/grad_norm"] == pytest.approx(length, rel=0.01)
+        assert float(clipped.gradients[0].norm()) == pytest.approx(length / 10, rel=0.01)
+        cosine = nn.functional.cosine_similarity(clipped.gradients[0], free.gradients[0], dim=0)
+        assert float(cosine) > 0.999
+
+    def test_gradients_are_the_same_whether_activations_are_kept_or_computed_again(
+        self, tiny_runs: TinyRuns, rows: list[Any]
+    ) -> None:
+        kept, again = (
+            watched_fit(
+                tiny_runs,
+                batches_of(rows[:4], 4),
+                steps=1,
+                changes={"backbone__gradient_checkpointing": checkpointing},
+                plugins=[LossScaling("cpu")],
+            )
+            for checkpointing in (False, True)
+        )
+
+        assert torch.equal(kept.gradients[0], again.gradients[0])
+
+    def test_a_step_whose_gradients_overflow_changes_nothing(self, tiny_runs: TinyRuns, rows: list[Any]) -> None:
+        class Overflowing(Watched):
+            def __init__(self, *arguments: Any, **settings: Any) -> None:
+                super().__init__(*arguments, **settings)
+                self.seen: list[tuple[Tensor, float, int]] = []
+
+            def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
+                trained = torch.cat([one.detach().flatten() for one in self.method.trained_parameters().values()])
+                optimizer: Any = self.optimizers()
+                self.seen.append((trained, optimizer.param_groups[0]["lr"], len(optimizer.state)))
+                loss = super().training_step(batch, batch_idx)
+                loss.register_hook(lambda gradient: gradient * (float("inf") if batch_idx in (0, 2) else 1.0))
+                return loss
+
+        plan, backbone = tiny_runs.attached()
+        module = Overflowing(backbone, plan.method, plan.optimization, total_steps=4)
+        scaling = LossScaling("cpu")
+
+        fit(module, batches_of(rows[:16], 4), max_steps=4, plugins=[scaling])
+
+        (start, lr, moments), (first, first_lr, no_moments), (second, second_lr, _), (third, third_lr, _) = module.seen
+        assert (moments, no_moments) == (0, 0)
+        assert torch.equal(start, first)
+        assert torch.equal(second, third)
+        assert not torch.equal(first, second)
+        assert lr == first_lr < second_lr == third_lr  # warming up
+        assert scaling.scale == 2.0**10 / 4
+        assert "train/grad_norm" in module.last_step
+        assert (module.global_step, scaling.skipped) == (4, False)
+
+    def test_gradients_that_overflow_however_small_the_scale_end_the_run(
+        self, tiny_runs: TinyRuns, rows: list[Any]
+    ) -> None:
+        class Overflowing(AdaptationModule):
+            def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
+                loss = super().training_step(batch, batch_idx)
+                loss.register_hook(lambda gradient: gradient * float("inf"))
+                return loss
+
+        plan, backbone = tiny_runs.attached()
+        module = Overflowing(backbone, plan.method, plan.optimization, total_steps=40)
+
+        with pytest.raises(NonFiniteLossError, match=r"in step 21 it is down to 0\.000488281; the last good"):
+            fit(module, batches_of(rows[:4], 4), max_steps=40, plugins=[LossScaling("cpu")])
+
+    def test_a_loss_that_is_not_finite_is_refused_all_the_same(self, tiny_runs: TinyRuns, rows: list[Any]) -> None:
+        class Lost(AdaptationModule):
+            def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
+                loss = super().training_step(batch, batch_idx)
+                self._window.add(torch.tensor(float("inf")), 0)
+                return loss
+
+        plan, backbone = tiny_runs.attached()
+        module = Lost(backbone, plan.method, plan.optimization, total_steps=1)
+
+        with pytest.raises(NonFiniteLossError, match="step 1 gave inf"):
+            fit(module, batches_of(rows[:4], 4), max_steps=1, plugins=[LossScaling("cpu")])
 
 
 def test_state_is_the_trained_parameters_alone(tiny_runs: TinyRuns) -> None:

@@ -93,6 +93,12 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
             "`backbone.quantization` must be null with `trainer.strategy` fsdp, as packed weights are not divided",
         ),
         ({"trainer__gradient_clip_algorithm": "sum"}, "must be norm or value, but is 'sum'."),
+        (
+            {"trainer__precision": "16-mixed"},
+            "`trainer.precision` 16-mixed needs a GPU, but the backbone is on",
+        ),
+        ({"trainer__precision": "bf16-true"}, "must be one of 32-true, bf16-mixed, 16-mixed, but is 'bf16-true'; what"),
+        ({"backbone__dtype": "float16"}, "float16 is trained with `trainer.precision` 16-mixed, which scales the loss"),
         ({"method__prefix_length": 160}, "`method.prefix_length` must leave room for text in the 160 positions"),
         ({"method__prefix_length": 158}, "must hold a prompt and its target beside the method, which leaves 2"),
         (

@@ -14,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ptl_prefix import settings
+from ptl_prefix.commands.sweeps_source import SweepsSource
 
 
 class StudySweeper(Sweeper):
@@ -42,7 +43,7 @@ class SweepsFolder(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Behind everything else."""
-        search_path.append(provider="ptl_prefix", path=f"file://{settings.sweeps_dir().parent}")
+        search_path.append(provider="ptl_prefix", path=f"{SweepsSource.scheme()}://{settings.sweeps_dir().parent}")
 
 
 __all__: Sequence[str] = ("StudySweeper", "SweepsFolder")

@@ -1,0 +1,56 @@
+"""A composed config becomes plain values, as far as it can be resolved.
+
+In: OmegaConf's config. Out: mappings, lists, strings and numbers, and a sentence for each interpolation that leads
+nowhere. Behind this file nothing knows OmegaConf.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+
+@dataclass
+class Plain:
+    """A config without OmegaConf.
+
+    Args:
+        values: Plain values, interpolations resolved; what is missing is left out, and so is Hydra's own node.
+        mistakes: A sentence for each interpolation that leads nowhere.
+        unresolved: The keys of all interpolations without a value.
+    """
+
+    values: dict[str, Any]
+    mistakes: list[str] = field(default_factory=list)
+    unresolved: list[str] = field(default_factory=list)
+
+
+def plain_values(config: DictConfig) -> Plain:
+    """The config as plain values."""
+    plain = Plain({})
+    keys = [key for key in config.keys() if key != "hydra"]  # noqa: SIM118  # `in config` skips `???`
+    plain.values.update((str(key), value) for key in keys for value in _plain(config, key, "", plain))
+    return plain
+
+
+def _plain(parent: DictConfig | ListConfig, key: Any, where: str, plain: Plain) -> Iterator[Any]:
+    """One value, or none when it is missing."""
+    name = f"{where}{key}"
+    if OmegaConf.is_missing(parent, key):
+        return
+    try:
+        node = parent[key]
+    except OmegaConfBaseException as error:
+        plain.unresolved.append(name)
+        # One that points to a missing value is no mistake of its own: the missing value will be reported.
+        if not isinstance(error, InterpolationToMissingValueError):
+            plain.mistakes.append(f"`{name}` must be a value or point to one, but: {str(error).splitlines()[0]}.")
+        return
+    if isinstance(node, DictConfig):
+        yield {str(k): value for k in node.keys() for value in _plain(node, k, f"{name}.", plain)}  # noqa: SIM118
+    elif isinstance(node, ListConfig):
+        yield [value for index in range(len(node)) for value in _plain(node, index, f"{name}.", plain)]
+    else:
+        yield node
