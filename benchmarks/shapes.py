@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.settings import defaults_of
 
 _TOKENS: Mapping[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
 
@@ -44,13 +45,19 @@ def _llama(width: int, layers: int, heads: int, *, kv_heads: int, inner: int, vo
     )
 
 
+def _llama_of(config: str) -> LlamaConfig:
+    """The numbers of a backbone that `conf/` outlines."""
+    known = vars(LlamaConfig())
+    return LlamaConfig(**{key: value for key, value in defaults_of(config).items() if key in known}, **_TOKENS)
+
+
 SHAPES: Mapping[str, Callable[[], Any]] = {
     "tiny": lambda: _gpt2(256, 4, 4, vocabulary=8192, positions=512),
     "tiny_llama": lambda: _llama(256, 4, 4, kv_heads=2, inner=1024, vocabulary=8192),
     "gpt2": lambda: _gpt2(768, 12, 12),
     "small_llama": lambda: _llama(512, 8, 8, kv_heads=2, inner=2048, vocabulary=32000),
     "gpt2_medium": lambda: _gpt2(1024, 24, 16),
-    "llama_1b": lambda: _llama(2048, 16, 32, kv_heads=8, inner=8192, vocabulary=128256),
+    "llama_1b": lambda: _llama_of("backbone/llama_1b"),
 }
 """The transformers config of each shape; `llama_1b` is LLaMA 3.2's, `small_llama` a quarter of it each way."""
 
