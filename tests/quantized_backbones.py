@@ -3,6 +3,7 @@
 Whoever asks for one without the library that makes it is skipped by name.
 """
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,8 @@ from ptl_prefix.backbones.spec import load_backbone
 
 LIBRARIES = {"bitsandbytes_8bit": "bitsandbytes", "bitsandbytes_4bit": "bitsandbytes", "torchao_int8": "torchao"}
 QUANTIZATIONS = tuple(LIBRARIES)
-PAIRS = [
-    (family, quantization)
-    for family in ("gpt2", "llama", "bart", "t5")
-    for quantization in QUANTIZATIONS
-    if (family, quantization) != ("gpt2", "torchao_int8")  # refused
-]
+REFUSED = [("gpt2", "torchao_int8")]
+PAIRS = [pair for pair in product(("gpt2", "llama", "bart", "t5"), QUANTIZATIONS) if pair not in REFUSED]
 """One family of each kind, with each quantization that it can have."""
 
 
