@@ -44,10 +44,10 @@ class Cost:
     Args:
         train_s: Seconds of training, over all resumptions.
         steps: Optimiser steps.
-        skipped_steps: Those of them that moved nothing, as gradients overflowed in float16.
         tokens: Tokens that went through the backbone, prompt and target, padding excluded.
         tokens_per_s: Their rate.
         peak_memory_bytes: Of the device, or of the process on a CPU; `None` if it was not measured.
+        skipped_steps: Those of the steps that moved nothing, as gradients overflowed in float16.
     """
 
     train_s: Amount

@@ -21,17 +21,10 @@ from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.fit import train
 from ptl_prefix.training.place import Place, place_here
-from ptl_prefix.training.plan import (
-    Plan,
-    accelerator_problems,
-    room_problems,
-    sharding_problems,
-    split_problems,
-    start_problems,
-    trainer_problems,
-)
+from ptl_prefix.training.plan import Plan, room_problems, sharding_problems, split_problems, start_problems
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, joined
 from ptl_prefix.training.record import record_death
+from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -128,7 +121,8 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
     mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
     if {"trainer", "backbone", "method"} <= set(sound):
-        mistakes += accelerator_problems(target_values(config["trainer"]), build(_placed(config)))
+        settings, placed = target_values(config["trainer"]), build(_placed(config))
+        mistakes += accelerator_problems(settings, placed) + precision_problems(settings, placed)
     if "task" in sound:
         task = build(config["task"])
         mistakes += split_problems(task) + name_mistakes(task.metrics, "task.metrics")

@@ -23,6 +23,7 @@ from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.optimization import Optimization
+from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,38 +181,6 @@ def split_problems(task: Task) -> list[str]:
     ]
 
 
-def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> list[str]:
-    """An accelerator that is not where the backbone will be."""
-    accelerator, device = trainer.get("accelerator"), backbone.torch_device.type
-    if accelerator in (None, "auto", device) or (accelerator, device) == ("gpu", "cuda"):
-        return []
-    return [
-        f"`trainer.accelerator` must be auto or where the backbone is ({device}), but is {accelerator!r}; "
-        "`backbone.device` decides."
-    ]
-
-
-def precision_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> list[str]:
-    """A precision in which what is trained would be rounded, or its gradients lost."""
-    precision, device = trainer.get("precision") or "32-true", backbone.torch_device.type
-    if precision not in _PRECISIONS:
-        return [
-            f"`trainer.precision` must be one of {', '.join(_PRECISIONS)}, but is {precision!r}; what is trained is "
-            "always float32, and what the backbone computes in is `backbone.dtype`."
-        ]
-    if precision == "16-mixed" and device == "cpu":
-        return [
-            "`trainer.precision` 16-mixed needs a GPU, but the backbone is on the CPU; there "
-            "trainer.precision=32-true backbone.dtype=bfloat16 is as small, and needs no scaling."
-        ]
-    if backbone.torch_dtype == torch.float16 and precision != "16-mixed":
-        return [
-            f"A backbone in float16 is trained with `trainer.precision` 16-mixed, which scales the loss so that small "
-            f"gradients are not lost, but it is {precision!r}; or choose backbone.dtype=bfloat16."
-        ]
-    return []
-
-
 def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Backbone) -> list[str]:
     """A backbone or a method that cannot work where weights are divided among devices."""
     if trainer.get("strategy") != "fsdp":
@@ -245,78 +214,3 @@ def start_problems(plan: Plan, num_devices: int) -> list[str]:
     if device == "cuda" and num_devices > num_gpus:
         return [f"`trainer.devices` must be at most the {num_gpus} GPUs of this machine, but is {num_devices}."]
     return []
-
-
-def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
-    """What Lightning's Trainer would refuse late, or what is not the user's to set."""
-    problems = []
-    steps, epochs = trainer.get("max_steps", -1), trainer.get("max_epochs")
-    if steps == -1 and epochs in (None, -1):
-        problems.append("`trainer.max_steps` or `trainer.max_epochs` must end the run, but neither does.")
-    for key, least in (("max_steps", 1), ("max_epochs", 1), ("accumulate_grad_batches", 1), ("log_every_n_steps", 1)):
-        value = trainer.get(key)
-        is_unlimited = value == -1 and key in ("max_steps", "max_epochs")
-        if value is not None and value < least and not is_unlimited:
-            problems.append(f"`trainer.{key}` must be >= {least}, but is {value}.")
-    if trainer.get("gradient_clip_algorithm") not in (None, "norm", "value"):
-        problems.append(
-            f"`trainer.gradient_clip_algorithm` must be norm or value, but is {trainer['gradient_clip_algorithm']!r}."
-        )
-    problems += _device_problems(trainer)
-    interval = trainer.get("val_check_interval")
-    if isinstance(interval, float) and not 0 < interval <= 1:
-        problems.append(f"`trainer.val_check_interval` as a fraction of an epoch must be in (0, 1], but is {interval}.")
-    if isinstance(interval, int) and interval < 1:
-        problems.append(f"`trainer.val_check_interval` must be >= 1, but is {interval}.")
-    share = trainer.get("limit_val_batches")
-    if share is not None and not (0 < share <= 1 if isinstance(share, float) else share >= 1):
-        problems.append(f"`trainer.limit_val_batches` must be a share in (0, 1] or at least one batch, but is {share}.")
-    for key in _OURS:
-        if key in trainer:
-            problems.append(f"`trainer.{key}` must be left to ptl_prefix, but is given; {_OURS[key]}.")
-    return problems
-
-
-def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
-    """What several devices cannot be asked for, or cannot do."""
-    problems, counts = [], {}
-    for key in ("devices", "num_nodes"):
-        given = 1 if trainer.get(key) is None else trainer[key]
-        is_number = str(given).isdigit() and int(given) >= 1
-        counts[key] = int(given) if is_number else 1
-        if not is_number:
-            problems.append(
-                f"`trainer.{key}` must be a number of them, as the rows of a step follow from it, but is {given!r}."
-            )
-    strategies = ("auto", "ddp", "fsdp")
-    if trainer.get("strategy", "auto") not in (None, *strategies):
-        problems.append(
-            f"`trainer.strategy` must be one of {', '.join(strategies)}, but is {trainer['strategy']!r}; with several "
-            "devices all divide the batches and add up the gradients of what is trained, and fsdp divides the backbone."
-        )
-    if counts["devices"] > 1 and trainer.get("accelerator") == "mps":
-        problems.append(f"`trainer.devices` must be 1 where the accelerator is mps, but is {counts['devices']}.")
-    return problems
-
-
-_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_OURS = {
-    "barebones": "a run keeps its log and checkpoints",
-    "callbacks": "training brings its own",
-    "logger": "events.jsonl is the log",
-    "enable_checkpointing": "checkpoints are written at every validation",
-    "check_val_every_n_epoch": "`trainer.val_check_interval` says when to validate",
-    "use_distributed_sampler": "batches are shared among ranks by the data",
-    "default_root_dir": "the run's folder is `hydra.run.dir`",
-    "enable_model_summary": "parameters are counted in the record, and by dry_run=true",
-    "fast_dev_run": "for a short run give `trainer.max_steps`",
-    "limit_predict_batches": "`evaluation.num_examples` says what is decoded",
-    "limit_test_batches": "`evaluation.num_examples` says what is decoded",
-    "limit_train_batches": "`trainer.max_steps` ends a run, and the task says how much there is to train on",
-    "min_epochs": "early stopping is by `optimizer.early_stopping_patience`",
-    "min_steps": "early stopping is by `optimizer.early_stopping_patience`",
-    "num_sanity_val_steps": "the bare backbone is validated first",
-    "overfit_batches": "the task says how much there is to train on",
-    "reload_dataloaders_every_n_epochs": "the order of batches follows from the seed",
-}
-"""Arguments of Lightning's Trainer that training sets itself, and why."""

@@ -109,6 +109,14 @@ def test_what_only_the_whole_plan_shows_is_a_mistake_too(command_line: CommandLi
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_a_precision_that_cannot_be_is_named_with_the_other_mistakes(command_line: CommandLine, invoke: Invoke) -> None:
+    result = invoke("train", *command_line.small, "trainer.precision=16-mixed", "method.layers=[0,99]")
+
+    assert result.exit_code == 2
+    assert "The config has 2 mistakes; nothing was loaded:" in result.stderr
+    assert "`trainer.precision` 16-mixed needs a GPU" in result.stderr
+
+
 def test_a_dry_run_shows_what_would_be_and_makes_nothing(command_line: CommandLine, invoke: Invoke) -> None:
     result = invoke("train", *command_line.embedded, "dry_run=true", "hydra.run.dir=run")
 
