@@ -65,7 +65,7 @@ train: $(READY)  ## Train a prefix on the embedded backbone and the built-in tas
 
 bench: $(READY)  ## Beside PEFT: validation loss and time of a step, small settings; --help says what else
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.prefix_vs_peft --steps 100 --validation-rows 200
-	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.step_time --steps 5
+	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.step_time --shape gpt2 --steps 5
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.decode_time --rounds 3
 
 clean:  ## Remove .venv, caches and builds; outputs stay

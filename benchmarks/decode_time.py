@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.training_steps import SHAPES, random_backbone
+from benchmarks.shapes import SHAPES, random_backbone
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import environment

@@ -29,9 +29,9 @@ def _peak_memory(name: str, setting: Setting, *, num_threads: int) -> int:
     """Bytes at the peak of two steps, weights included."""
     torch.set_num_threads(num_threads)
     before = _peak_resident()
-    step = CONTENDERS[name].build(setting)
+    training = CONTENDERS[name].build(setting)
     for _ in range(2):  # the optimizer makes its moments in the first
-        step()
+        training.step()
     if setting.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(setting.device)
     return _peak_resident() - before

@@ -11,12 +11,22 @@ what that alone is worth.
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
-from peft import PrefixTuningConfig, TaskType, get_peft_model
+from peft import PeftConfig, PrefixTuningConfig, TaskType, get_peft_model
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.backbone import Backbone, Positions
 from ptl_prefix.backbones.model_inputs import ModelInputs
+
+
+def wrapped(model: PreTrainedModel, config: PeftConfig) -> Any:
+    """PEFT's model around another; LoRA is also put into that one."""
+    with warnings.catch_warnings():
+        # PEFT asks for an attribute that transformers has renamed.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        return get_peft_model(model, config)
 
 
 class PeftPrefix(Backbone):
@@ -51,10 +61,7 @@ class PeftPrefix(Backbone):
             prefix_projection=hidden_size is not None,
             encoder_hidden_size=hidden_size or 0,  # read only with a projection
         )
-        with warnings.catch_warnings():
-            # PEFT asks for an attribute that transformers has renamed.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            self._peft_model = get_peft_model(self.model, config)
+        self._peft_model = wrapped(self.model, config)
         self._head_at_targets_only = head_at_targets_only
 
     def logits(self, inputs: ModelInputs) -> Tensor:
@@ -62,7 +69,7 @@ class PeftPrefix(Backbone):
         logits: Tensor = self._peft_model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
         return logits
 
-    def target_logits(self, inputs: ModelInputs, wanted: Tensor | tuple[slice, slice]) -> Tensor:
+    def target_logits(self, inputs: ModelInputs, wanted: Positions) -> Tensor:
         """Next-token logits at the wanted positions, by default picked from all of them."""
         if not self._head_at_targets_only:
             return self.logits(inputs)[wanted]

@@ -183,9 +183,8 @@ def load_splits(backbone: Backbone, arguments: argparse.Namespace) -> Splits:
 
 
 def _task(arguments: argparse.Namespace) -> Task:
-    if arguments.task == "e2e_nlg":
-        return E2ENLG(data_dir=arguments.data_dir)
-    return TableToText()
+    task: Task = E2ENLG(data_dir=arguments.data_dir) if arguments.task == "e2e_nlg" else TableToText()
+    return task
 
 
 def show(results: Sequence[Result], bare: float, console: Console) -> None:

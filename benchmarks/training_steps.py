@@ -1,25 +1,26 @@
-"""The training steps that are timed: full fine-tuning, PEFT's prefix and ours, over random weights.
+"""The training steps that are measured: full fine-tuning, PEFT's prefix and LoRA, and ours, over random weights.
 
-In: a `Setting`. Out: for each contender a function that takes one step: forward, backward, AdamW.
+In: a `Setting`. Out: for each contender a `Training`, whose step is forward, backward, AdamW. `check_alike` says
+whether all are about the same.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from benchmarks.peft_prefix import PeftPrefix
+from benchmarks.peft_prefix import PeftPrefix, wrapped
+from benchmarks.shapes import random_backbone
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.linear_sites import LINEAR_NAMES
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
-from ptl_prefix.backbones.spec import EMBEDDED
 from ptl_prefix.evaluation.loss import target_loss
+from ptl_prefix.methods.full_finetuning import FullFinetuning
+from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
-
-Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,13 @@ class Setting:
     Args:
         shape: A key of `SHAPES`.
         device: Where the model is.
-        dtype: What the model computes in; trained prefixes are float32.
+        dtype: What the model computes in; trained prefixes and changes of low rank are float32.
         batch_size: Rows.
         source_tokens: Tokens of a row that are not trained on.
         target_tokens: Tokens that are; rows are padded by up to 30% of their length.
         prefix_length: Extra positions per layer.
         hidden_size: Width of the MLP, on both sides.
+        rank: Of LoRA, on both sides.
     """
 
     shape: str
@@ -45,13 +47,22 @@ class Setting:
     target_tokens: int
     prefix_length: int
     hidden_size: int
+    rank: int
 
 
-SHAPES: Mapping[str, dict[str, Any]] = {
-    "gpt2": {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12},
-    "gpt2_medium": {"vocab_size": 50257, "n_positions": 1024, "n_embd": 1024, "n_layer": 24, "n_head": 16},
-    "tiny": {"vocab_size": 8192, "n_positions": 512, "n_embd": 256, "n_layer": 4, "n_head": 4},
-}
+@dataclass(frozen=True)
+class Training:
+    """A contender that is ready.
+
+    Args:
+        step: Takes one step, and gives the loss from before it, in nats per target token.
+        num_trained: Numbers that it changes.
+        batch: What it sees, in every step.
+    """
+
+    step: Callable[[], float]
+    num_trained: int
+    batch: ModelInputs
 
 
 @dataclass(frozen=True)
@@ -60,38 +71,41 @@ class Contender:
 
     Args:
         label: What the table calls it.
-        build: Makes a step, weights, optimizer and batch included.
+        build: Makes weights, optimizer and batch.
         rival: The contender that trains the same parameters with PEFT, as PEFT does it.
     """
 
     label: str
-    build: Callable[[Setting], Step]
+    build: Callable[[Setting], Training]
     rival: str | None = None
 
 
-def random_backbone(shape: str, *, device: str, dtype: str) -> Backbone:
-    """A GPT-2 of some shape with random weights: no time depends on them."""
-    torch.manual_seed(0)
-    rest: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
-    config = GPT2Config(**SHAPES[shape], **rest, bos_token_id=0, eos_token_id=0)
-    model: Any = GPT2LMHeadModel(config)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED / "tiny_gpt2")  # never asked for anything
-    return Backbone(
-        model=model.to(torch.device(device), getattr(torch, dtype)),
-        tokenizer=tokenizer,
-        name=shape,
-        path=shape,
-        base_mode="eval",
-        fingerprints=None,
-    )
+def check_alike(trainings: Mapping[str, Training]) -> None:
+    """Refuse to compare what is not the same work.
+
+    Raises:
+        RuntimeError: When two see different batches, or a contender and its rival train different numbers of numbers.
+    """
+    first = next(iter(trainings.values())).batch
+    for name, training in trainings.items():
+        batch = training.batch
+        pairs = ((batch.input_ids, first.input_ids), (batch.attention_mask, first.attention_mask))
+        labels = batch.labels is not None and first.labels is not None and torch.equal(batch.labels, first.labels)
+        if not labels or not all(torch.equal(own, other) for own, other in pairs):
+            raise RuntimeError(f"All contenders must see the same batch, but that of '{name}' is another.")
+        rival = trainings.get(CONTENDERS[name].rival or "")
+        if rival is not None and rival.num_trained != training.num_trained:
+            raise RuntimeError(
+                f"A contender must train as many numbers as its rival, but '{name}' trains {training.num_trained:,} "
+                f"and '{CONTENDERS[name].rival}' {rival.num_trained:,}."
+            )
 
 
-def _batch(setting: Setting) -> ModelInputs:
+def _batch(setting: Setting, backbone: Backbone) -> ModelInputs:
     """Random ids; the first row is full, the others are padded on the right."""
     generator = torch.Generator().manual_seed(1)
     length = setting.source_tokens + setting.target_tokens
-    shape = (setting.batch_size, length)
-    ids = torch.randint(SHAPES[setting.shape]["vocab_size"], shape, generator=generator)
+    ids = torch.randint(backbone.config.vocab_size, (setting.batch_size, length), generator=generator)
     lengths = torch.randint(int(0.7 * length), length + 1, (setting.batch_size, 1), generator=generator)
     lengths[0] = length
     places = torch.arange(length)[None]
@@ -113,72 +127,117 @@ def _loss_everywhere(backbone: Backbone, method: Method, batch: ModelInputs) -> 
     return nn.functional.cross_entropy(logits.flatten(0, 1), next_labels.flatten(), ignore_index=IGNORED_LABEL)
 
 
-def _step(parameters: list[nn.Parameter], loss: Callable[[], Tensor], batch: ModelInputs) -> Step:
-    optimizer = torch.optim.AdamW(parameters, 1e-4)
-    is_cuda = batch.input_ids.is_cuda
-
-    def step() -> None:
-        loss().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-        if is_cuda:
-            torch.cuda.synchronize()
-
-    return step
-
-
-def full_fine_tuning(setting: Setting) -> Step:
-    """Every parameter trained, in the backbone's dtype; logits everywhere, as transformers computes them."""
-    backbone = random_backbone(setting.shape, device=setting.device, dtype=setting.dtype)
-    parameters = list(backbone.model.requires_grad_(True).parameters())
-    bare = NoAdaptation().attach(backbone)
-    batch = _batch(setting)
-    return _step(parameters, lambda: _loss_everywhere(backbone, bare, batch), batch)
-
-
-def ours(reparam: str, *, everywhere: bool = False) -> Callable[[Setting], Step]:
-    """Our prefix; `everywhere` computes logits at all positions, to tell what targets alone save."""
+def _training(
+    setting: Setting,
+    backbone: Backbone,
+    parameters: Iterable[nn.Parameter],
+    *,
+    method: Method | None = None,
+    everywhere: bool = False,
+) -> Training:
+    """AdamW on some parameters; without a method of ours, what is trained is in the backbone already."""
+    trained = list(parameters)
+    method = method or NoAdaptation().attach(backbone)
+    batch = _batch(setting, backbone)
+    optimizer = torch.optim.AdamW(trained, 1e-4)
     loss_of = _loss_everywhere if everywhere else _loss_at_targets
 
-    def build(setting: Setting) -> Step:
-        backbone = random_backbone(setting.shape, device=setting.device, dtype=setting.dtype)
-        method = PrefixTuning(
-            prefix_length=setting.prefix_length, reparam=reparam, reparam_hidden_size=setting.hidden_size
-        ).attach(backbone)
-        batch = _batch(setting)
-        return _step(list(method.trained_parameters().values()), lambda: loss_of(backbone, method, batch), batch)
+    def step() -> float:
+        loss = loss_of(backbone, method, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        if batch.input_ids.is_cuda:
+            torch.cuda.synchronize(batch.input_ids.device)
+        return float(loss.detach())
+
+    return Training(step, sum(parameter.numel() for parameter in trained), batch)
+
+
+def _backbone(setting: Setting, *, is_own: bool = False) -> Backbone:
+    return random_backbone(setting.shape, device=setting.device, dtype=setting.dtype, is_own=is_own)
+
+
+def full_fine_tuning(setting: Setting) -> Training:
+    """Every parameter trained, in the backbone's dtype; logits everywhere, as transformers computes them."""
+    backbone = _backbone(setting, is_own=True)
+    return _training(setting, backbone, backbone.model.requires_grad_(True).parameters(), everywhere=True)
+
+
+def our_method(
+    make: Callable[[Setting, Backbone], Method], *, everywhere: bool = False
+) -> Callable[[Setting], Training]:
+    """A method of ours; `everywhere` computes logits at all positions, to tell what targets alone save."""
+
+    def build(setting: Setting) -> Training:
+        backbone = _backbone(setting)
+        method = make(setting, backbone).attach(backbone)
+        parameters = method.trained_parameters().values()
+        return _training(setting, backbone, parameters, method=method, everywhere=everywhere)
 
     return build
 
 
-def peft(*, projection: bool, at_targets: bool = False) -> Callable[[Setting], Step]:
-    """PEFT's prefix; `at_targets` lends it our head, which it has not got by itself."""
-    loss_of = _loss_at_targets if at_targets else _loss_everywhere
+def _prefix(reparam: str) -> Callable[[Setting, Backbone], Method]:
+    # The rows that PEFT's projection reads are as wide as a layer's keys, which with grouped queries are narrower than
+    # the model, whose width ours would have.
+    return lambda setting, backbone: PrefixTuning(
+        prefix_length=setting.prefix_length,
+        reparam=reparam,
+        reparam_hidden_size=setting.hidden_size,
+        reparam_embedding_size=backbone.geometry["decoder_self"].kv_width,
+    )
 
-    def build(setting: Setting) -> Step:
+
+def _lora(setting: Setting, _: Backbone) -> Method:
+    return LoRA(rank=setting.rank, dropout=0.0)
+
+
+def peft_prefix(*, projection: bool, at_targets: bool = False) -> Callable[[Setting], Training]:
+    """PEFT's prefix; `at_targets` lends it our head, which it has not got by itself."""
+
+    def build(setting: Setting) -> Training:
         backbone = PeftPrefix(
-            random_backbone(setting.shape, device=setting.device, dtype=setting.dtype),
+            _backbone(setting),
             prefix_length=setting.prefix_length,
             hidden_size=setting.hidden_size if projection else None,
             head_at_targets_only=at_targets,
         )
-        bare = NoAdaptation().attach(backbone)
-        batch = _batch(setting)
-        return _step(list(backbone.trained_parameters().values()), lambda: loss_of(backbone, bare, batch), batch)
+        return _training(setting, backbone, backbone.trained_parameters().values(), everywhere=not at_targets)
 
     return build
 
 
+def peft_lora(setting: Setting) -> Training:
+    """PEFT's LoRA of queries and values, which it puts into the model itself."""
+    backbone = _backbone(setting)
+    names = LINEAR_NAMES[backbone.family]
+    config = LoraConfig(
+        r=setting.rank,
+        lora_dropout=0.0,
+        target_modules=sorted({names.query, names.value}),
+        fan_in_fan_out=backbone.family == "gpt2",
+    )
+    wrapped(backbone.model, config)
+    trained = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
+    return _training(setting, backbone, trained, everywhere=True)
+
+
 CONTENDERS: Mapping[str, Contender] = {
     "full": Contender("full fine-tuning", full_fine_tuning),
-    "peft": Contender("PEFT prefix", peft(projection=False)),
-    "peft_targets": Contender("PEFT prefix, logits at targets", peft(projection=False, at_targets=True), "peft"),
-    "ours_everywhere": Contender("ours, logits everywhere", ours("none", everywhere=True), "peft"),
-    "ours": Contender("ours", ours("none"), "peft"),
-    "peft_mlp": Contender("PEFT prefix with projection", peft(projection=True)),
+    "ours_full": Contender("full fine-tuning, ours: float32 copies", our_method(lambda *_: FullFinetuning())),
+    "peft": Contender("PEFT prefix", peft_prefix(projection=False)),
+    "peft_targets": Contender("PEFT prefix, logits at targets", peft_prefix(projection=False, at_targets=True), "peft"),
+    "ours_everywhere": Contender("ours, logits everywhere", our_method(_prefix("none"), everywhere=True), "peft"),
+    "ours": Contender("ours", our_method(_prefix("none")), "peft"),
+    "peft_mlp": Contender("PEFT prefix with projection", peft_prefix(projection=True)),
     "peft_mlp_targets": Contender(
-        "PEFT with projection, logits at targets", peft(projection=True, at_targets=True), "peft_mlp"
+        "PEFT with projection, logits at targets", peft_prefix(projection=True, at_targets=True), "peft_mlp"
     ),
-    "ours_mlp_everywhere": Contender("ours with MLP, logits everywhere", ours("mlp", everywhere=True), "peft_mlp"),
-    "ours_mlp": Contender("ours with MLP", ours("mlp"), "peft_mlp"),
+    "ours_mlp_everywhere": Contender(
+        "ours with MLP, logits everywhere", our_method(_prefix("mlp"), everywhere=True), "peft_mlp"
+    ),
+    "ours_mlp": Contender("ours with MLP", our_method(_prefix("mlp")), "peft_mlp"),
+    "peft_lora": Contender("PEFT LoRA", peft_lora),
+    "ours_lora": Contender("ours, LoRA", our_method(_lora), "peft_lora"),
 }

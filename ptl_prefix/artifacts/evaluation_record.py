@@ -36,7 +36,7 @@ class Question:
         adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
         backbone: The backbone's name.
         backbone_weights: Fingerprint of its weights.
-        dtype: What it computed in.
+        dtype: What it computed in, and in what its matrices were held where that was something else.
         task: The task's name.
         task_version: Its version.
         data: Fingerprint of the split's data.

@@ -40,6 +40,7 @@ class BackboneIdentity:
         family: Its transformers model type.
         weights_fingerprint: Of its parameters as loaded.
         tokenizer_fingerprint: Of what turns text into ids.
+        quantization: How its matrices were held, by `backbone.quantization`'s names; `None`: not quantised.
     """
 
     name: str
@@ -47,6 +48,7 @@ class BackboneIdentity:
     family: str
     weights_fingerprint: str
     tokenizer_fingerprint: str
+    quantization: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,10 @@ def check_backbone(manifest: Manifest, identity: BackboneIdentity) -> None:
         "model family": wanted.family != identity.family,
         "weights": wanted.weights_fingerprint != identity.weights_fingerprint,
         "tokenizer": wanted.tokenizer_fingerprint != identity.tokenizer_fingerprint,
+        # What it is trained beside: rounded weights are other weights.
+        f"quantization ({wanted.quantization or 'none'} there, {identity.quantization or 'none'} here)": (
+            wanted.quantization != identity.quantization
+        ),
     }
     if any(differing.values()):
         what = " and ".join(name for name, differs in differing.items() if differs)

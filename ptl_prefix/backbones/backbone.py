@@ -21,6 +21,7 @@ from ptl_prefix.backbones.checkpointing import Checkpointing
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.backbones.quantization import Quantization, sizes
 from ptl_prefix.backbones.sharding import Held, Sharding, bytes_here, held_by_each
 from ptl_prefix.errors import BackboneError
 
@@ -42,6 +43,7 @@ class Backbone:
         path: Where it came from, as the user wrote it.
         base_mode: `eval`: the model's own dropout stays off while a method trains | `train`.
         gradient_checkpointing: Whether the layers' activations are computed again in the backward pass, not kept.
+        quantization: How its matrices were quantised; of a sketch, how they would be.
         fingerprints: Callable that gives the fingerprints of the weights and of the tokenizer; called at most once.
     """
 
@@ -54,6 +56,7 @@ class Backbone:
         path: str,
         base_mode: str,
         gradient_checkpointing: bool = False,
+        quantization: Quantization | None = None,
         fingerprints: Any,
     ) -> None:
         self.model = model.requires_grad_(False)
@@ -62,9 +65,9 @@ class Backbone:
         self.name = name
         self.path = path
         self.base_mode = base_mode
+        self.quantization = quantization
         # Once, of the bare model: a method may put parameters of its own into it.
-        self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        self._num_parameters, self._num_bytes = sizes(model, quantization)
         self.geometry: dict[str, SiteGeometry] = geometry_of(model.config)
         self.slots = PrefixSlots(model, attention_modules(model, model.config))
         self._checkpointing = Checkpointing(layers_of(model, model.config)) if gradient_checkpointing else None
@@ -124,6 +127,12 @@ class Backbone:
         return self.model.dtype
 
     @property
+    def precision(self) -> str:
+        """What the model computes in, and in what its matrices are held where that is something else."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return dtype if self.quantization is None else f"{dtype} on {self.quantization}"
+
+    @property
     def is_sketch(self) -> bool:
         """Whether this has shapes but no weights, as a dry run needs it."""
         return self.device.type == "meta"
@@ -162,6 +171,7 @@ class Backbone:
             family=self.family,
             weights_fingerprint=weights,
             tokenizer_fingerprint=tokenizer,
+            quantization=self.quantization,
         )
 
     @property

@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
+from ptl_prefix.backbones.quantization import Quantization
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.errors import BackboneError
 from ptl_prefix.settings import settings_from
@@ -37,6 +38,7 @@ class LlamaOutline(BackboneSpec):
         tokenizer: An embedded backbone's name, a local folder or a hub name, whose tokenizer counts tokens; `None` for
             the embedded one.
         dtype: What it would compute in.
+        quantization: How its matrices would be held.
         base_mode: As in `BackboneSpec`.
         gradient_checkpointing: As in `BackboneSpec`.
         device: Where it would be put.
@@ -58,6 +60,7 @@ class LlamaOutline(BackboneSpec):
         tie_word_embeddings: bool,
         tokenizer: str | None,
         dtype: Literal["auto", "float32", "bfloat16", "float16"],
+        quantization: Quantization | None,
         base_mode: Literal["eval", "train"] | None,
         gradient_checkpointing: bool,
         device: Literal["auto", "cpu", "cuda", "mps"],
@@ -67,6 +70,7 @@ class LlamaOutline(BackboneSpec):
             path=tokenizer or _EMBEDDED_TOKENIZER,  # all that is read is the tokenizer
             revision=None,
             dtype=dtype,
+            quantization=quantization,
             base_mode=base_mode,
             gradient_checkpointing=gradient_checkpointing,
             device=device,

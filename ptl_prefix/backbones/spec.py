@@ -19,6 +19,13 @@ from transformers.utils import logging as transformers_logging
 from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_tensors
 from ptl_prefix.backbones.attention_sites import FAMILIES, family_of, has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.quantization import (
+    Quantization,
+    for_training,
+    library_problems,
+    loading_options,
+    model_problems,
+)
 from ptl_prefix.errors import BackboneError
 from ptl_prefix.settings import settings_from
 
@@ -37,6 +44,7 @@ class BackboneSpec:
         path: An embedded backbone's name, a local folder, or a hub name.
         revision: A hub revision; `None` for the newest.
         dtype: What the backbone computes in; `auto` is bfloat16 where the processor multiplies it natively.
+        quantization: How the layers' matrices are held, to take less memory; `None`: in `dtype`.
         base_mode: `eval`: no dropout inside the frozen backbone | `train`; `None`: what the method's paper has, which a
             plan fills in, and `eval` where there is none.
         gradient_checkpointing: Whether activations are computed again in the backward pass: less memory, more time.
@@ -51,6 +59,7 @@ class BackboneSpec:
         path: str,
         revision: str | None,
         dtype: Literal["auto", "float32", "bfloat16", "float16"],
+        quantization: Quantization | None,
         base_mode: Literal["eval", "train"] | None,
         gradient_checkpointing: bool,
         device: Literal["auto", "cpu", "cuda", "mps"],
@@ -59,6 +68,7 @@ class BackboneSpec:
         self.path = path
         self.revision = revision
         self.dtype = dtype
+        self.quantization = quantization
         self.base_mode = base_mode or "eval"
         self.gradient_checkpointing = gradient_checkpointing
         self.device = device
@@ -87,11 +97,11 @@ class BackboneSpec:
             self._check_family()
         except BackboneError as error:
             return [f"`backbone.path`: {error}"]
-        return []
+        return model_problems(self.quantization, self._config, self.torch_device)
 
     def weight_problems(self) -> list[str]:
-        """Why there are no weights to load, where shapes alone are known."""
-        return []
+        """Why weights could not be loaded, where shapes can be known; a dry run needs none."""
+        return library_problems(self.quantization) if self.quantization else []
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,17 +117,17 @@ class BackboneSpec:
         Raises:
             BackboneError: When the folder or the hub's copy cannot be used.
         """
-        if problems := self.problems():
+        if problems := [*self.problems(), *self.weight_problems()]:
             raise BackboneError(" ".join(problems))
         try:
-            self._check_family()
-            model = self._model_with_weights()
+            self._check_model()
+            model = self._model_with_weights(on or self.torch_device)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise BackboneError(
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
                 f"safetensors weights, but '{self.path}' could not be loaded: {error}"
             ) from error
-        return self._backbone(model.to(on or self.torch_device))
+        return self._backbone(model)
 
     def sketch(self, *, gradient_checkpointing: bool | None = None) -> Backbone:
         """The backbone's shapes on the meta device: nothing is read but its config and tokenizer.
@@ -125,7 +135,7 @@ class BackboneSpec:
         Args:
             gradient_checkpointing: In place of the setting.
         """
-        self._check_family()
+        self._check_model()
         with torch.device("meta"):
             model = self._model_class.from_config(self._config, dtype=self.torch_dtype)
         return self._backbone(model, gradient_checkpointing)
@@ -162,7 +172,8 @@ class BackboneSpec:
     def _hub_revision(self) -> str:
         return self.revision or "main"
 
-    def _model_with_weights(self) -> Any:
+    def _model_with_weights(self, device: torch.device) -> Any:
+        options = loading_options(self.quantization, device=device, dtype=self.torch_dtype) if self.quantization else {}
         with _without_progress_bar():
             loaded: Any = self._model_class.from_pretrained(
                 self._source,
@@ -171,6 +182,7 @@ class BackboneSpec:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **options,
             )
         model, report = loaded
         if missing := sorted(report["missing_keys"]):
@@ -179,7 +191,15 @@ class BackboneSpec:
                 f"A backbone must have all its weights, but '{self.path}' lacks {len(missing)} tensors, {missing[0]} "
                 "among them; get the whole model again."
             )
+        if self.quantization is None:
+            return model.to(device)
+        for_training(model, self.quantization)
         return model
+
+    def _check_model(self) -> None:
+        self._check_family()
+        if problems := model_problems(self.quantization, self._config, self.torch_device):
+            raise BackboneError(" ".join(problems))
 
     def _check_family(self) -> None:
         try:
@@ -205,6 +225,7 @@ class BackboneSpec:
             path=self.path,
             base_mode=self.base_mode,
             gradient_checkpointing=recomputes,
+            quantization=self.quantization,
             fingerprints=self._fingerprints,
         )
 

@@ -25,6 +25,7 @@ def backbone_of(manifest: Manifest, config: dict[str, Any]) -> Backbone:
         config["backbone_path"] or manifest.backbone.path,
         name=manifest.backbone.name,
         dtype=config["dtype"] or manifest.dtype,
+        quantization=manifest.backbone.quantization,
         device=config["device"],
     )
 

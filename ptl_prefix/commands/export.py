@@ -37,6 +37,13 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
                 f"'{plan.method.name}' is none; export it as a bundle."
             ]
         )
+    if config["merge"] and plan.backbone.quantization is not None:
+        raise ConfigError(
+            [
+                f"`merge` must be false where the backbone is quantised, but is true and `backbone.quantization` is "
+                f"{plan.backbone.quantization}; export it as a bundle."
+            ]
+        )
     out = Path(config["out"])
     backbone = plan.backbone.load()
     method = plan.method.attach(backbone)

@@ -87,7 +87,7 @@ class Subject:
             adaptation=self.adaptation,
             backbone=self.backbone.name,
             backbone_weights=self.backbone.identity.weights_fingerprint,
-            dtype=str(self.backbone.dtype).removeprefix("torch."),
+            dtype=self.backbone.precision,
             task=task.name,
             task_version=task.version,
             data=task.fingerprint(split),

@@ -71,6 +71,8 @@ class FullFinetuning(Method):
 
     def misfits(self, backbone: Backbone) -> list[str]:
         """A choice that is nothing in this backbone, or more than it has."""
+        if misfits := self.quantization_misfits(backbone, does=self.touches_weights(backbone)):
+            return misfits
         if self.trained == "biases" and not self._chosen(backbone):
             return [
                 f"`method.trained` must name weights that {backbone.name} has, but is biases and it has none; "

@@ -164,6 +164,11 @@ class InjectedLayers(Method):
     @contextmanager
     def merged(self) -> Iterator[None]:
         """Inside, the backbone's own modules stand in their places, with weights that compute what the layers do."""
+        if self.backbone.quantization is not None:
+            raise ValueError(
+                f"A method must have whole weights to be merged into, but those of {self.backbone.name} are quantised "
+                f"({self.backbone.quantization}); export it as a bundle."
+            )
         model, own = self.backbone.model, {}
         try:
             for path, layer in self._layers.items():

@@ -76,6 +76,8 @@ class LoRA(InjectedLayers):
     def misfits(self, backbone: Backbone) -> list[str]:
         """Unknown modules, and a rank that is none in some of them."""
         misfits = super().misfits(backbone)
+        if does := self.touches_weights(backbone):
+            misfits += self.quantization_misfits(backbone, does=does)
         sites = [] if misfits else sites_called(backbone, self.names_in(backbone))
         narrowest = min(sites, key=_narrow_width, default=None)
         if narrowest is not None and self.rank > _narrow_width(narrowest):

@@ -74,6 +74,20 @@ class Method(nn.Module, ABC):
         """What in these settings does not fit a backbone of this shape; asked before any weights load."""
         return []
 
+    def quantization_misfits(self, backbone: Backbone, *, does: str) -> list[str]:
+        """For `misfits` of a method that cannot do without the numbers of weights, if they are not at hand.
+
+        Args:
+            backbone: Its weights may be quantised.
+            does: What it does with them.
+        """
+        if backbone.quantization is None:
+            return []
+        return [
+            f"`backbone.quantization` must be null where a method needs the weights themselves, but is "
+            f"{backbone.quantization} and '{self.name}' {does}; choose a prefix, a prompt or LoRA, or no quantization."
+        ]
+
     def takes(self, backbone: Backbone) -> frozenset[Resource]:
         """What it has to itself while at work: methods work together if they share nothing. Unless it says: all."""
         return frozenset(get_args(Resource))

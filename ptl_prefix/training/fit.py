@@ -189,7 +189,7 @@ class _Session:
 
     def _measure_bare(self) -> list[Prediction]:
         """What the backbone does without the method: the loss, and text if it is wanted."""
-        self._say(f"measuring the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.dtype}")
+        self._say(f"measuring the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.precision}")
         bare = NoAdaptation().attach(self.backbone)
         loss = mean_loss(self.backbone, bare, self.material.validation, add_up=self.ranks.sum)
         self.ledger.note_loss("val/loss_before", loss)

@@ -182,13 +182,22 @@ def split_problems(task: Task) -> list[str]:
 
 
 def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Backbone) -> list[str]:
-    """A method that cannot work where weights are divided among devices."""
-    touches = method.touches_weights(backbone)
-    if trainer.get("strategy") != "fsdp" or touches is None:
+    """A backbone or a method that cannot work where weights are divided among devices."""
+    if trainer.get("strategy") != "fsdp":
         return []
+    problems = []
+    if backbone.quantization is not None:
+        problems.append(
+            "`backbone.quantization` must be null with `trainer.strategy` fsdp, as packed weights are not divided "
+            f"among devices, but is {backbone.quantization}; choose trainer=ddp, each with a whole one."
+        )
+    touches = method.touches_weights(backbone)
+    if touches is None:
+        return problems
     return [
+        *problems,
         "With `trainer.strategy` fsdp the weights are divided among devices, and whole forward passes alone see them, "
-        f"but '{method.name}' {touches}; choose trainer=ddp, or another method."
+        f"but '{method.name}' {touches}; choose trainer=ddp, or another method.",
     ]
 
 

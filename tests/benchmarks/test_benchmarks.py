@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decode_time, prefix_vs_peft, step_time
+from benchmarks import decode_time, prefix_vs_peft
 from benchmarks.peft_prefix import PeftPrefix
-from benchmarks.training_steps import CONTENDERS
 from ptl_prefix import load_backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.evaluation.loss import target_loss
@@ -81,17 +80,6 @@ def test_both_sides_start_from_the_same_rows_and_write_every_loss(
         assert len(set(losses)) == 3
     ours, theirs = (r["num_trained"] for r in report["results"][:2])
     assert ours == theirs
-
-
-@pytest.mark.slow
-def test_every_step_is_timed(tmp_path: Path) -> None:
-    words = ["--shape", "tiny", "--batch-size", "2", "--steps", "1", "--warmup", "1"]
-
-    step_time.main([*words, "--json", str(tmp_path / "times.json")])
-
-    measurements = json.loads((tmp_path / "times.json").read_text(encoding="utf-8"))["measurements"]
-    assert [m["label"] for m in measurements] == [contender.label for contender in CONTENDERS.values()]
-    assert all(m["step_s"] > 0 and m["peak_memory_bytes"] > 0 for m in measurements)
 
 
 def test_decoding_is_timed_with_and_without_a_prefix(tmp_path: Path) -> None:

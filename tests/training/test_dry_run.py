@@ -40,6 +40,15 @@ def test_a_bfloat16_backbone_takes_half_the_memory(tiny_runs: TinyRuns) -> None:
     assert half.activation_bytes < whole.activation_bytes
 
 
+def test_quantised_matrices_take_less_and_the_rest_is_as_it_was(tiny_runs: TinyRuns) -> None:
+    quantizations = (None, "bitsandbytes_8bit", "bitsandbytes_4bit")
+    whole, eight, four = (estimate(tiny_runs.plan(backbone__quantization=wanted)) for wanted in quantizations)
+
+    assert four.backbone_bytes < eight.backbone_bytes < whole.backbone_bytes
+    assert four.backbone == eight.backbone == whole.backbone
+    assert four.activation_bytes == eight.activation_bytes == whole.activation_bytes
+
+
 def test_of_a_sharded_backbone_a_device_holds_a_share(tiny_runs: TinyRuns) -> None:
     plan = tiny_runs.plan(backbone__path="tiny_gpt2", trainer__devices=8, trainer__strategy="fsdp")
     backbone = plan.backbone.sketch()

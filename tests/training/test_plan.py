@@ -88,6 +88,10 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
             {"trainer__devices": 2, "trainer__accelerator": "mps"},
             "`trainer.devices` must be 1 where the accelerator is mps, but is 2.",
         ),
+        (
+            {"trainer__devices": 2, "trainer__strategy": "fsdp", "backbone__quantization": "bitsandbytes_8bit"},
+            "`backbone.quantization` must be null with `trainer.strategy` fsdp, as packed weights are not divided",
+        ),
         ({"trainer__gradient_clip_algorithm": "sum"}, "must be norm or value, but is 'sum'."),
         (
             {"trainer__precision": "16-mixed"},

@@ -1,0 +1,102 @@
+"""Backbones of some published shape, with random weights: no time and no memory depends on the numbers.
+
+In: the name of a shape, a device, a dtype. Out: a `Backbone`. Nothing is read from a hub or a folder.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.settings import defaults_of
+
+_TOKENS: Mapping[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
+
+
+def _gpt2(width: int, layers: int, heads: int, *, vocabulary: int = 50257, positions: int = 1024) -> GPT2Config:
+    return GPT2Config(
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        vocab_size=vocabulary,
+        n_positions=positions,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        **_TOKENS,
+    )
+
+
+def _llama(width: int, layers: int, heads: int, *, kv_heads: int, inner: int, vocabulary: int) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=vocabulary,
+        tie_word_embeddings=True,
+        **_TOKENS,
+    )
+
+
+def _llama_of(config: str) -> LlamaConfig:
+    """The numbers of a backbone that `conf/` outlines."""
+    known = vars(LlamaConfig())
+    return LlamaConfig(**{key: value for key, value in defaults_of(config).items() if key in known}, **_TOKENS)
+
+
+SHAPES: Mapping[str, Callable[[], Any]] = {
+    "tiny": lambda: _gpt2(256, 4, 4, vocabulary=8192, positions=512),
+    "tiny_llama": lambda: _llama(256, 4, 4, kv_heads=2, inner=1024, vocabulary=8192),
+    "gpt2": lambda: _gpt2(768, 12, 12),
+    "small_llama": lambda: _llama(512, 8, 8, kv_heads=2, inner=2048, vocabulary=32000),
+    "gpt2_medium": lambda: _gpt2(1024, 24, 16),
+    "llama_1b": lambda: _llama_of("backbone/llama_1b"),
+}
+"""The transformers config of each shape; `llama_1b` is LLaMA 3.2's, `small_llama` a quarter of it each way."""
+
+
+def random_backbone(shape: str, *, device: str, dtype: str, is_own: bool = False) -> Backbone:
+    """A backbone of some shape.
+
+    Args:
+        shape: A key of `SHAPES`.
+        device: Where it is.
+        dtype: What it computes in.
+        is_own: Whether its weights are its own, to be trained. Else all backbones of a shape have the same ones in
+            memory, so that many contenders fit beside each other.
+    """
+    frozen = None if is_own else _frozen_model(shape, device, dtype)
+    # Modules of its own, around the very same parameters.
+    model = (
+        copy.deepcopy(frozen, {id(parameter): parameter for parameter in frozen.parameters()})
+        if frozen is not None
+        else _model(shape, device, dtype)
+    )
+    torch.manual_seed(0)  # what is drawn next does not depend on whose weights were
+    return Backbone(
+        model=model,
+        tokenizer=PreTrainedTokenizerFast.from_pretrained(EMBEDDED / "tiny_gpt2"),  # never asked for anything
+        name=shape,
+        path=shape,
+        base_mode="eval",
+        fingerprints=None,
+    )
+
+
+@functools.cache
+def _frozen_model(shape: str, device: str, dtype: str) -> Any:
+    return _model(shape, device, dtype)
+
+
+def _model(shape: str, device: str, dtype: str) -> Any:
+    torch.manual_seed(0)
+    # Made where it stays and as it stays, so that the peak of memory is not that of its making.
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(SHAPES[shape](), dtype=getattr(torch, dtype))
