@@ -80,18 +80,14 @@ def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> "Sw
 
 def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: "Sweeper") -> None:
     """Ask and check first; then through Hydra, as any sweeper's jobs are."""
-    from ptl_prefix.sweeping.host import TrialHost
+    from ptl_prefix.sweeping.host import prepared_host
 
-    host = TrialHost(warm=sweeper.warm)
-    host.prepare()
-    try:
+    with prepared_host(warm=sweeper.warm) as host:
         from ptl_prefix.commands.sweep import run_asked
         from ptl_prefix.commands.sweep_question import ask
 
         asked = ask(verb, overrides, flags, sweeper)
         _through_hydra(verb, asked, flags, lambda: run_asked(asked, flags, host))
-    finally:
-        host.close()
 
 
 def _through_hydra(verb: Verb, asked: "Asked", flags: HydraFlags, run: Callable[[], None]) -> None:

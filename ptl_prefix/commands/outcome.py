@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.training.dry_run import Estimate
-from ptl_prefix.training.fit import Outcome
+from ptl_prefix.training.session import Outcome
 
 _NUM_EXAMPLES = 3
 _LONGEST_SHOWN = 300

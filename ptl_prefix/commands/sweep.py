@@ -18,14 +18,14 @@ from ptl_prefix import settings
 from ptl_prefix.commands.slurm import write_slurm_script
 from ptl_prefix.commands.studies import Study, begin, has_other_code, open_study
 from ptl_prefix.commands.sweep_plan import make_plan, show_plan
-from ptl_prefix.commands.sweep_question import Asked, ask
+from ptl_prefix.commands.sweep_question import Asked, ask, sweeper_of
 from ptl_prefix.commands.sweep_tables import Progress, show_result, status_table, trial_name
 from ptl_prefix.commands.targets import build
 from ptl_prefix.commands.verbs import VERBS
 from ptl_prefix.commands.words import HydraFlags
 from ptl_prefix.errors import ConfigError, SweepError
 from ptl_prefix.sweeping.desk import Desk
-from ptl_prefix.sweeping.host import TrialHost
+from ptl_prefix.sweeping.host import TrialHost, prepared_host
 from ptl_prefix.sweeping.question import QUESTION_FILE
 from ptl_prefix.sweeping.summary import summarize
 from ptl_prefix.sweeping.telling import told
@@ -48,12 +48,14 @@ def run_asking(words: Sequence[str], overrides: Sequence[str], flags: HydraFlags
     action, *names = words
     if len(names) != 1:
         raise ConfigError([f"`sweep {action}` needs one question: {', '.join(questions()) or 'there is none yet'}."])
-    asked = ask(VERBS["train"], (f"sweeps={names[0]}", *overrides), HydraFlags((*flags.given, ("--multirun", None))))
-    if action == "run":
-        run_asked(asked, flags)
-        return
-    console = Console(stderr=True)
-    show_plan(asked, make_plan(asked, flags, console), Console())
+    given, swept = (f"sweeps={names[0]}", *overrides), HydraFlags((*flags.given, ("--multirun", None)))
+    sweeper = sweeper_of(VERBS["train"], given, swept)
+    with prepared_host(warm=sweeper.warm) as host:
+        asked = ask(VERBS["train"], given, swept, sweeper)
+        if action == "run":
+            run_asked(asked, flags, host)
+        else:
+            show_plan(asked, make_plan(asked, flags, Console(stderr=True), host), Console())
 
 
 def questions() -> list[str]:

@@ -80,17 +80,20 @@ class _Corner:
     fixed_s: float
 
 
-def make_plan(asked: Asked, flags: HydraFlags, console: Console) -> Plan:
-    """Measure the corners of the search, and keep the plan."""
+def make_plan(asked: Asked, flags: HydraFlags, console: Console, host: TrialHost) -> Plan:
+    """Measure the corners of the search, and keep the plan.
+
+    Args:
+        asked: What is planned.
+        flags: Of Hydra.
+        console: Where it is said what is measured.
+        host: Starts what is measured.
+    """
     with tempfile.TemporaryDirectory(prefix="ptl-prefix-plan-") as scratch:
-        host = TrialHost(warm=asked.question.warm)
-        try:
-            corners = [
-                _measure(config, Path(scratch) / str(number), host, asked, console)
-                for number, config in enumerate(_corner_configs(asked, flags))
-            ]
-        finally:
-            host.close()
+        corners = [
+            _measure(config, Path(scratch) / str(number), host, asked, console)
+            for number, config in enumerate(_corner_configs(asked, flags))
+        ]
     plan = _plan(asked, corners)
     write_atomically(asked.folder / _FILE, json.dumps(dataclasses.asdict(plan), indent=1) + "\n")
     return plan

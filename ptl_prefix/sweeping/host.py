@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,17 @@ class TrialHost:
             process.stdin.flush()
         except (BrokenPipeError, ValueError):
             pass  # it died; whoever waits for its trials hears of that by its silence
+
+
+@contextmanager
+def prepared_host(*, warm: bool) -> Iterator[TrialHost]:
+    """A host that imports while the block finds out what there is to start; stopped at its end."""
+    host = TrialHost(warm=warm)
+    host.prepare()
+    try:
+        yield host
+    finally:
+        host.close()
 
 
 def _listen(process: "subprocess.Popen[bytes]", waiting: dict[int, "Running"]) -> None:

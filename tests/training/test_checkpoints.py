@@ -195,11 +195,11 @@ def test_a_second_ctrl_c_interrupts_at_once(
     assert loaded(folder.last)["global_step"] == 2, "the checkpoint of the validation before"
 
 
-@pytest.mark.parametrize("moment", ["load_material", "mean_loss", "export_bundle"])
+@pytest.mark.parametrize("moment", ["fit.load_material", "session.mean_loss", "session.export_bundle"])
 def test_where_nothing_is_trained_a_stop_comes_at_once(
     tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    monkeypatch.setattr(f"ptl_prefix.training.fit.{moment}", lambda *_, **__: signal.raise_signal(SIGTERM))
+    monkeypatch.setattr(f"ptl_prefix.training.{moment}", lambda *_, **__: signal.raise_signal(SIGTERM))
 
     outcome = train(tiny_runs.plan(), folder)
 

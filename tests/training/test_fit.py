@@ -21,9 +21,10 @@ from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.evaluation.scoring import score
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.training.export import export_bundle, load_trained_state
-from ptl_prefix.training.fit import Outcome, train
+from ptl_prefix.training.fit import train
 from ptl_prefix.training.material import load_material
 from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.session import Outcome
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.settings import defaults_of
-from ptl_prefix.training import checkpoints, fit
-from ptl_prefix.training.fit import Outcome, train
+from ptl_prefix.training import checkpoints, fit, session
+from ptl_prefix.training.fit import train
 from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.session import Outcome
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"trainer__max_steps": 12},
@@ -99,8 +100,8 @@ MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
     "between the first best and last": (checkpoints, "_copy", 1, False),
     "between a later best and last": (checkpoints, "_copy", 2, False),
     "after a checkpoint": (checkpoints, "_save", 2, True),
-    "after the last validation": (fit, "load_trained_state", 1, False),
-    "before the bundle": (fit, "export_bundle", 1, False),
+    "after the last validation": (session, "load_trained_state", 1, False),
+    "before the bundle": (session, "export_bundle", 1, False),
     "before the record": (fit.Ledger, "close", 1, False),
 }
 

@@ -21,8 +21,9 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.commands.catalog import choices
 from ptl_prefix.training import scaling
-from ptl_prefix.training.fit import Outcome, train
+from ptl_prefix.training.fit import train
 from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.session import Outcome
 
 HALF: dict[str, Any] = {"trainer__precision": "16-mixed", "trainer__max_steps": 12}
 SETTINGS: dict[str, dict[str, Any]] = {
