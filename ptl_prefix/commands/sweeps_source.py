@@ -5,17 +5,14 @@ folder on its search path, which here may be a whole repository. Not among the p
 registered to processes that know nothing of their folder.
 """
 
-import builtins
-
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 
 _GROUP = "sweeps"
 
 
 class SweepsSource(FileConfigSource):
-    """The folder that holds `sweeps/`."""
+    """The folder that holds `sweeps/`; a listing has what is a group or a config, and so nothing else."""
 
     @staticmethod
     def scheme() -> str:
@@ -39,12 +36,6 @@ class SweepsSource(FileConfigSource):
         if not self._is_ours(config_path):
             raise ConfigLoadError(f"Config not found : {config_path}")
         return super().load_config(config_path)
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> "builtins.list[str]":
-        """In the root only `sweeps`."""
-        if config_path.strip("/"):
-            return super().list(config_path, results_filter)
-        return [] if results_filter == ObjectType.CONFIG else [_GROUP]
 
     def _is_ours(self, config_path: str) -> bool:
         return config_path.strip("/").startswith(f"{_GROUP}/")

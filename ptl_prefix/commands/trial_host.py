@@ -35,6 +35,7 @@ _IMPORTED = (
     "wandb.sdk.launch.inputs.internal",
 )
 """What a trial would import by itself, one by one, at the first use; what is not there it will not miss either."""
+_ASYNC_LOAD = "HF_DEACTIVATE_ASYNC_LOAD"
 _STOPPING_S = 60.0
 """How long a trial may take to save what it has."""
 
@@ -180,9 +181,13 @@ def num_threads() -> int:
 
 def _rehearse() -> None:
     """Load a backbone once: what the first one compiles and reads is there for every trial, then."""
-    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # its threads would outlive it
+    usual = os.environ.get(_ASYNC_LOAD)
+    os.environ[_ASYNC_LOAD] = "1"  # its threads would outlive it
     importlib.import_module("ptl_prefix.backbones.spec").load_backbone(dtype="float32", device="cpu")
-    del os.environ["HF_DEACTIVATE_ASYNC_LOAD"]
+    if usual is None:
+        del os.environ[_ASYNC_LOAD]
+    else:
+        os.environ[_ASYNC_LOAD] = usual
 
 
 def main() -> None:
