@@ -1,20 +1,19 @@
 """The peak memory of a training step, each contender in a process of its own.
 
-In: names of contenders and a `Setting`. Out: bytes, counted from before the model is built: as torch allocates them on
-a GPU, as the process grows elsewhere.
+In: names of contenders and a `Setting`. Out: bytes as torch's allocator was asked for them, weights included; `None` on
+a device that does not tell.
 """
 
 import multiprocessing
-import resource
-import sys
 from collections.abc import Sequence
 
 import torch
 
-from benchmarks.training_steps import CONTENDERS, Setting
+from benchmarks.allocations import allocations
+from benchmarks.training_steps import CONTENDERS, Setting, Training
 
 
-def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int]:
+def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int | None]:
     """Everyone's peak, each in a process of its own, forked from one that has only imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -25,18 +24,22 @@ def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int]:
     return peaks
 
 
-def _peak_memory(name: str, setting: Setting, *, num_threads: int) -> int:
-    """Bytes at the peak of two steps, weights included."""
+def _peak_memory(name: str, setting: Setting, *, num_threads: int) -> int | None:
+    """Bytes at the peak of a step that is not the first, weights included."""
     torch.set_num_threads(num_threads)
-    before = _peak_resident()
-    training = CONTENDERS[name].build(setting)
-    for _ in range(2):  # the optimizer makes its moments in the first
-        training.step()
-    if setting.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(setting.device)
-    return _peak_resident() - before
+    made: list[Training] = []
 
+    def make() -> None:
+        training = CONTENDERS[name].build(setting)
+        training.step()  # the optimizer makes its moments in the first
+        made.append(training)
 
-def _peak_resident() -> int:
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return usage if sys.platform == "darwin" else usage * 1024  # Linux counts kibibytes
+    device = torch.device(setting.device)
+    if device.type == "cpu":
+        return allocations(make).left + allocations(lambda: made[0].step()).peak
+    if device.type != "cuda":
+        return None
+    make()
+    torch.cuda.reset_peak_memory_stats(device)
+    made[0].step()
+    return torch.cuda.max_memory_allocated(device)

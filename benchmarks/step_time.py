@@ -9,9 +9,9 @@ backward, AdamW), its peak memory, and how that time compares with full fine-tun
 the same parameters. A ratio is the median of the ratios within rounds, with their quartiles.
 
 Steps of all contenders are interleaved, one of each a round and each round in another order, so that a slow minute of
-the machine slows everyone. Those that train no weights of the backbone share one copy of it. Peak memory counts from
-before the model is built, libraries left out, in a process that does nothing else: on a GPU as torch allocates it,
-elsewhere as the process grows. Nothing here needs data or a network.
+the machine slows everyone. Those that train no weights of the backbone share one copy of it. Peak memory is what
+torch's allocator was asked for, weights included, in a process that does nothing else. Nothing here needs data or a
+network.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Measurement:
         num_trained: Numbers that it trains.
         step_s: Seconds of a median step.
         slowest_s: Of the slowest one.
-        peak_memory_bytes: At the peak of a step.
+        peak_memory_bytes: At the peak of a step; `None` on a device that does not tell.
         speed_over_full: Steps in the time of one of full fine-tuning; `None` where that was not measured.
         speed_over_peft: Steps in the time of one of PEFT's with the same parameters; `None` likewise.
     """
@@ -70,7 +70,7 @@ class Measurement:
     num_trained: int
     step_s: float
     slowest_s: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     speed_over_full: Ratio | None
     speed_over_peft: Ratio | None
 
@@ -124,7 +124,8 @@ def show(measurements: Sequence[Measurement], title: str, caption: str, console:
     for heading in ("step", "trained", "median ms", "slowest ms", "peak MB", "speed over full", "speed over PEFT"):
         table.add_column(heading, justify="left" if heading == "step" else "right", no_wrap=True)
     for m in measurements:
-        times = (f"{m.step_s * 1e3:.1f}", f"{m.slowest_s * 1e3:.1f}", f"{m.peak_memory_bytes / 1e6:,.0f}")
+        peak = "" if m.peak_memory_bytes is None else f"{m.peak_memory_bytes / 1e6:,.0f}"
+        times = (f"{m.step_s * 1e3:.1f}", f"{m.slowest_s * 1e3:.1f}", peak)
         ratios = ("" if ratio is None else str(ratio) for ratio in (m.speed_over_full, m.speed_over_peft))
         table.add_row(m.label, f"{m.num_trained:,}", *times, *ratios)
     console.print(table)

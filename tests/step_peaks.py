@@ -3,10 +3,9 @@
 In: a plan, and its backbone with weights. Out: bytes, as torch's allocator on the CPU was asked for them.
 """
 
-import gc
-
 import torch
 
+from benchmarks.allocations import allocations
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.batches import EvalBatches
 from ptl_prefix.evaluation.loss import target_loss
@@ -33,14 +32,6 @@ def measured_peak(plan: Plan, backbone: Backbone, ranks: Ranks = ONE_RANK) -> in
     step()  # from here on there are moments, and kernels
     optimizer.zero_grad()
     backbone.slots.clear()
-    gc.collect()  # what is thrown away while it is counted would be subtracted
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
+    peak = allocations(step).peak
     method.detach()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    now = most = 0
-    for _, change in changes:
-        now += change
-        most = max(most, now)
-    return most
+    return peak

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.backbone import NOWHERE, Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.observation import attending_as
 from ptl_prefix.backbones.prefix_attention import explicit_mask, prefix_attention
@@ -63,7 +63,7 @@ def prefix_mass(backbone: Backbone, inputs: ModelInputs) -> dict[str, tuple[Laye
     """
     with attending_as(backbone, _IMPLEMENTATION, leaving="observed_mass") as sites:
         with _knowing_its_queries(backbone, list(itertools.chain(*sites.values()))):
-            backbone.logits(inputs)
+            backbone.target_logits(inputs, NOWHERE)
         return {site: tuple(vars(module).get("observed_mass") for module in sites[site]) for site in sites}
 
 

@@ -30,6 +30,9 @@ Positions = (
 )
 """Which positions of a batch: a mask, rows and columns, or a rectangle."""
 
+NOWHERE: Positions = (slice(0), slice(0))
+"""No position: for a forward that is made for what the layers see, whose logits nobody wants."""
+
 
 class Backbone:
     """A pretrained transformer with frozen parameters, its tokenizer and its prefix slots.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from ptl_prefix.backbones.attention_sites import attention_modules
-from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.backbone import NOWHERE, Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_attention import explicit_mask, plain_attention
 
@@ -36,7 +36,7 @@ AttentionMaskInterface.register(_IMPLEMENTATION, explicit_mask)
 def observed_keys_values(backbone: Backbone, inputs: ModelInputs) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """The keys and values of every layer at every site, each (batch, kv_heads, text, head_dim)."""
     with attending_as(backbone, _IMPLEMENTATION, leaving="observed") as sites:
-        backbone.logits(inputs)
+        backbone.target_logits(inputs, NOWHERE)
         return {site: [module.observed for module in modules] for site, modules in sites.items()}  # type: ignore[misc]
 
 

@@ -207,8 +207,9 @@ def test_measuring_changes_nothing(backbone: Backbone, monkeypatch: pytest.Monke
     usual, bare, adapted = backbone.config._attn_implementation, text_logits(backbone, inputs), None
     adapted = logits_with(backbone, states, inputs)
     meanwhile: list[Tensor] = []
-    logits = Backbone.logits
-    monkeypatch.setattr(Backbone, "logits", lambda self, given: meanwhile.append(logits(self, given)) or meanwhile[-1])
+    monkeypatch.setattr(
+        Backbone, "target_logits", lambda self, given, _: meanwhile.append(self.logits(given)) or meanwhile[-1]
+    )
 
     mass_with(backbone, states, inputs)
 
@@ -265,7 +266,7 @@ class _Reader(Backbone):
     def __init__(self, model: Any, batch: dict[str, Tensor]) -> None:
         self.model, self._batch, self._checkpointing = model, batch, None
 
-    def logits(self, inputs: ModelInputs) -> Any:
+    def target_logits(self, *_: Any) -> Any:
         return self.model(**self._batch, use_cache=False).logits
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from tiny_backbones import TINY_CONFIGS, set_weights, tiny_config, tiny_tokenizer
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from torch.testing import assert_close
 from toy_batches import EQUAL, text_logits, training_batch, unpadded
 from transformers import (
@@ -19,6 +18,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
+from benchmarks.allocations import allocations
 from ptl_prefix import PrefixTuning
 from ptl_prefix.backbones.attention_sites import attention_modules
 from ptl_prefix.backbones.backbone import Backbone
@@ -129,22 +129,10 @@ def test_peak_memory_falls(kind: str, tmp_path: Path) -> None:
         backbone = load_backbone(str(tmp_path), dtype="float32", gradient_checkpointing=gradient_checkpointing)
         method = PrefixTuning(prefix_length=4, reparam="none").attach(backbone)
         batch = training_batch(backbone)
-        return _peak_of(lambda: target_loss(backbone, method, batch).nats.backward())
+        return allocations(lambda: target_loss(backbone, method, batch).nats.backward()).peak
 
     peak_bytes(gradient_checkpointing=False)  # what is allocated once is allocated now
 
     plain, checkpointed = (peak_bytes(gradient_checkpointing=on) for on in (False, True))
 
     assert checkpointed < plain / 2
-
-
-def _peak_of(step: Any) -> int:
-    """Most bytes in use at once during a step, beyond those in use before it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()
-    in_use = peak = 0
-    for event in profiled.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            in_use += event.nbytes()
-            peak = max(peak, in_use)
-    return peak

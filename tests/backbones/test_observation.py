@@ -9,7 +9,6 @@ from toy_batches import EQUAL, text_logits, unpadded
 from toy_prefixes import logits_with, random_states
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.observation import observed_keys_values, observed_spreads
 from ptl_prefix.backbones.spec import load_backbone
 
@@ -27,21 +26,17 @@ def test_what_is_observed_is_what_a_cache_would_hold(backbone: Backbone) -> None
         assert_close(value, layer.values, **EQUAL)
 
 
-def test_spreads_are_standard_deviations_of_channels_by_layer_keys_first(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples: list[ModelInputs] = []
-
-    def logits(inputs: ModelInputs) -> torch.Tensor:
-        samples.append(inputs)
-        return Backbone.logits(backbone, inputs)
-
-    monkeypatch.setattr(backbone, "logits", logits)
+def test_spreads_are_standard_deviations_of_channels_by_layer_keys_first(backbone: Backbone) -> None:
+    samples: list[torch.Tensor] = []
+    hook = backbone.model.register_forward_pre_hook(
+        lambda _, __, given: samples.append(given["input_ids"]), with_kwargs=True
+    )
 
     spreads = observed_spreads(backbone)
 
+    hook.remove()
     (sample,) = samples
-    cache = backbone.model(sample.input_ids, use_cache=True).past_key_values
+    cache = backbone.model(sample, use_cache=True).past_key_values
     expected = [[_spread(layer.keys), _spread(layer.values)] for layer in cache.layers]
     assert spreads["decoder_self"].shape == (3, 2, 1, 1, 1)
     assert_close(spreads["decoder_self"].flatten(), torch.tensor(expected).flatten(), **EQUAL)
@@ -94,6 +89,17 @@ def test_observing_leaves_the_model_as_it_was_after_an_error_too(backbone: Backb
     hook.remove()
     assert backbone.config._attn_implementation == usual
     assert not any(hasattr(module, "observed") for module in backbone.model.modules())
+
+
+def test_observing_computes_no_logits(backbone: Backbone) -> None:
+    # Of a large vocabulary they would be most of the memory that a method is made in.
+    seen: list[torch.Size] = []
+    hook = backbone.model.get_output_embeddings().register_forward_hook(lambda _, __, out: seen.append(out.shape))
+
+    observed_spreads(backbone)
+
+    hook.remove()
+    assert [shape.numel() for shape in seen] == [0]
 
 
 def test_a_backbone_can_be_observed_while_its_slots_are_taken(backbone: Backbone) -> None:
