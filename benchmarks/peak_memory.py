@@ -5,12 +5,12 @@ a device that does not tell.
 """
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from benchmarks.allocations import allocations
-from benchmarks.training_steps import CONTENDERS, Setting, Training
+from benchmarks.training_steps import CONTENDERS, Setting
 
 
 def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int | None]:
@@ -27,19 +27,18 @@ def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int | Non
 def _peak_memory(name: str, setting: Setting, *, num_threads: int) -> int | None:
     """Bytes at the peak of a step that is not the first, weights included."""
     torch.set_num_threads(num_threads)
-    made: list[Training] = []
 
-    def make() -> None:
+    def make() -> Callable[[], float]:
         training = CONTENDERS[name].build(setting)
         training.step()  # the optimizer makes its moments in the first
-        made.append(training)
+        return training.step
 
     device = torch.device(setting.device)
     if device.type == "cpu":
-        return allocations(make).left + allocations(lambda: made[0].step()).peak
+        return allocations(make).peak
     if device.type != "cuda":
         return None
-    make()
+    step = make()
     torch.cuda.reset_peak_memory_stats(device)
-    made[0].step()
+    step()
     return torch.cuda.max_memory_allocated(device)

@@ -32,6 +32,6 @@ def measured_peak(plan: Plan, backbone: Backbone, ranks: Ranks = ONE_RANK) -> in
     step()  # from here on there are moments, and kernels
     optimizer.zero_grad()
     backbone.slots.clear()
-    peak = allocations(step).peak
+    peak = allocations(lambda: step).peak
     method.detach()
     return peak
