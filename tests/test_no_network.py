@@ -10,7 +10,7 @@ OUTSIDE = "192.0.2.1"  # TEST-NET-1: nobody's address, so that a broken guard re
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
 
 
 def test_a_foreign_address_is_refused_with_the_way_out() -> None:

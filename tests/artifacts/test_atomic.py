@@ -229,7 +229,7 @@ while killed:
 def results_of_killing(tmp_path: Path, *arguments: str) -> list[list[str]]:
     (tmp_path / "top").mkdir()
     script = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path / "top"), *arguments]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(script, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     return [line.split() for line in done.stdout.splitlines()]
 
@@ -268,7 +268,7 @@ def test_an_old_folder_that_was_moved_aside_is_put_back_even_if_the_next_write_f
     assert os.listdir(tmp_path) == ["bundle"]
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "It took too long."

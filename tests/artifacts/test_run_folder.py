@@ -116,7 +116,7 @@ def test_whoever_holds_a_folder_can_write_files_in_it(tmp_path: Path) -> None:
         "with folder.held(): write_atomically(folder.config, 'seed: 0')\n"
     )
 
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)  # it would wait for itself
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=180)  # it would wait for itself
 
     assert folder.config.read_text() == "seed: 0"
 

@@ -25,7 +25,7 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "ptl_prefix", *arguments]
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+        command, cwd=cwd, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=180
     )
 
 
@@ -77,7 +77,7 @@ def test_what_only_reads_files_imports_nothing_heavy(arguments: list[str], tmp_p
     env = {**os.environ, "PYTHONPATH": path}
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180
     )
 
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,7 @@ def test_each_script_is_correct_in_its_shell(shell: str, tmp_path: Path) -> None
         pytest.skip(f"needs the shell {shell}")
     (tmp_path / "script").write_text(script(shell))
 
-    subprocess.run([shell, "-n", str(tmp_path / "script")], check=True, timeout=60)
+    subprocess.run([shell, "-n", str(tmp_path / "script")], check=True, timeout=180)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,6 @@ def test_bash_replaces_only_the_piece_behind_the_equal_sign(
         _ptl_prefix ptl-prefix '{current}' ''
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=180, check=True)
 
     assert done.stdout == f"{replies}\n", done.stderr

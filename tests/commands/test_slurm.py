@@ -124,14 +124,14 @@ class Task:
 
     def tell(self, number: signal.Signals) -> None:
         """As Slurm does with `B:`: the shell alone."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.told():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         self.process.send_signal(number)
 
     def end(self) -> int:
-        output, _ = self.process.communicate(timeout=60)
+        output, _ = self.process.communicate(timeout=180)
         assert output == ""
         return self.process.returncode
 

@@ -277,7 +277,7 @@ def test_two_that_encode_at_once_leave_one_whole_entry(encode: Any, tmp_path: Pa
 
     class SlowTask(ListedTask):
         def examples(self, split: Split) -> datasets.Dataset:
-            both_are_encoding.wait(timeout=10)
+            both_are_encoding.wait(timeout=60)
             return super().examples(split)
 
     results: list[Any] = []

@@ -117,7 +117,7 @@ def test_a_stopped_process_says_how_to_go_on_and_ends_in_the_same_numbers(
     wait_until(lambda: count(folder.events, b'"kind": "train"') >= 13, process)
 
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
 
     assert process.returncode == 128 + number
     assert f"ptl-prefix train resume={folder.path}" in err
@@ -138,7 +138,7 @@ def test_a_process_that_is_stopped_before_it_trains_can_go_on_too(
     wait_until(folder.events.exists, process)
 
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     resumed = run("train", f"resume={folder.path}", cwd=tmp_path)
 
     assert process.returncode == 143, err

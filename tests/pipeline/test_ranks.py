@@ -219,7 +219,7 @@ def test_a_stop_of_the_command_is_heard_by_all_and_saved(
     ranks = ranks_of(process)
 
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=180)
 
     assert process.returncode == code, error
     assert f"{number.name}: saving at the end of this step" in error
@@ -239,7 +239,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_with_as_many_devices_as_one_li
     began = time.monotonic()
 
     os.kill(ranks[rank], signal.SIGKILL)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=180)
 
     assert time.monotonic() - began < 30
     assert process.returncode == 1
@@ -251,7 +251,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_with_as_many_devices_as_one_li
     resumed = start("train", f"resume={folder.path}", f"trainer.devices={rank + 1}", cwd=tmp_path)
     wait_until(lambda: "resumed" in [event["kind"] for event in read_events(folder.events)], resumed)
     resumed.send_signal(signal.SIGTERM)
-    _, error = resumed.communicate(timeout=60)
+    _, error = resumed.communicate(timeout=180)
     assert resumed.returncode == 143, error
     (again,) = (event for event in read_events(folder.events) if event["kind"] == "resumed")
     assert again["num_ranks"] == rank + 1
@@ -264,7 +264,7 @@ def test_ranks_whose_starter_is_killed_save_and_stop(words: list[str], tmp_path:
     ranks = ranks_of(process)
 
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
 
     deadline = time.monotonic() + 60
     while not gone(ranks) and time.monotonic() < deadline:

@@ -91,7 +91,7 @@ def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
         time.sleep(draw.uniform(0.0, 3.0))
         if not members or controller.poll() is not None:
             break
-        psutil.wait_procs([kill(members[KINDS.index(kind)])], timeout=30)
+        psutil.wait_procs([kill(members[KINDS.index(kind)])], timeout=180)
         num_kills += 1
         if kind == "controller":
             controller.communicate()

@@ -139,7 +139,7 @@ def kill_behind(step: int, words: list[str], cwd: Path, server: FakeWandb, *, nu
             break
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=180)
     assert process.returncode == -signal.SIGKILL, error
     return RunFolder(cwd / "run")
 

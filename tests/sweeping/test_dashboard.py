@@ -112,5 +112,5 @@ def dashboard(journal: Path, log: Path) -> Iterator[str]:
 
 
 def ask(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=180) as answer:
         return json.load(answer)

@@ -303,7 +303,7 @@ def test_a_whole_process_that_is_offline_reports_nothing_to_anybody_at_its_end(
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=180)
 
     assert server.requests == 0
     assert files_of(tmp_path)

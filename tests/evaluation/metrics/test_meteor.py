@@ -21,7 +21,7 @@ def cocos_meteor() -> Iterator[Any]:
     meteor = Meteor()
     yield meteor
     meteor.meteor_p.stdin.close()
-    meteor.meteor_p.wait(timeout=60)
+    meteor.meteor_p.wait(timeout=180)
     for stream in (meteor.meteor_p.stdout, meteor.meteor_p.stderr):
         stream.close()
 

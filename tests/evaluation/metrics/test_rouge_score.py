@@ -53,6 +53,6 @@ def test_a_log_that_is_configured_anew_closes_nobodys_standard_error() -> None:
         "assert not replaced.closed\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
 
     assert done.returncode == 0, done.stderr
