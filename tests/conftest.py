@@ -1,5 +1,6 @@
 """What every test has: no network, one thread, checked shapes, tiny backbones, and real data if there is any."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ if "torch" in sys.modules:
 
 # Only now: what is imported before is not checked.
 install_import_hook(CHECKED_ROOMS, "shape_checks.checked")
+# Before a test imports transformers, which logs what torchao and bitsandbytes lack here.
+importlib.import_module("ptl_prefix.backbones")
 
 
 @pytest.fixture(scope="session")

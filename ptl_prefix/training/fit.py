@@ -22,6 +22,7 @@ from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, hearing_of_gone_ranks
 from ptl_prefix.training.record import Ledger
+from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.session import Outcome, Session
 from ptl_prefix.training.stopping import RunStopped, StopSignals
 
@@ -63,8 +64,10 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
             if resumed_step is None:
                 ledger.begin()
             material = load_material(plan, ranks)
-            session = Session(plan, folder, events, console, material, ledger, meter, signals, ranks)
-            outcome = session.run(resumed_step)
+            context = RunContext(
+                folder=folder, events=events, console=console, meter=meter, signals=signals, ranks=ranks
+            )
+            outcome = Session(plan, material, ledger, context).run(resumed_step)
         exit_code = 0
         return outcome
     except RunStopped as stop:

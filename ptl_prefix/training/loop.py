@@ -9,20 +9,16 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import EarlyStopping
-from rich.console import Console
 
-from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
 from ptl_prefix.training.material import Material
-from ptl_prefix.training.meter import Meter, ProgressBar
+from ptl_prefix.training.meter import ProgressBar
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.quiet import quiet_lightning
-from ptl_prefix.training.ranks import Ranks
+from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.samples import Samples
 from ptl_prefix.training.scaling import LossScaling
-from ptl_prefix.training.stopping import StopSignals
 from ptl_prefix.training.stream import BatchStream
 
 
@@ -31,29 +27,14 @@ class Loop:
 
     Args:
         plan: What is trained.
-        folder: Where checkpoints go.
-        events: Told what is measured.
-        console: Where progress is shown.
         material: What it is trained on.
-        meter: Counts seconds and tokens.
-        signals: Knows whether the user asked for a stop.
-        ranks: Who trains together.
+        context: What surrounds the training.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: RunFolder,
-        events: EventStream,
-        console: Console,
-        material: Material,
-        meter: Meter,
-        signals: StopSignals,
-        ranks: Ranks,
-    ) -> None:
-        self._plan, self._folder, self._events, self._console = plan, folder, events, console
-        self._material, self._meter, self._signals, self._ranks = material, meter, signals, ranks
-        self._random_state = RandomState(ranks)
+    def __init__(self, plan: Plan, material: Material, context: RunContext) -> None:
+        self._plan, self._material, self._context = plan, material, context
+        self._ranks = context.ranks
+        self._random_state = RandomState(context.ranks)
 
     def fit(self, *, resumes: bool) -> Checkpoints:
         """Train the attached method, from its start or from the last checkpoint."""
@@ -63,9 +44,9 @@ class Loop:
         self._ranks.copy_first(plan.method.trained_parameters().values())
         module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=num_steps, ranks=self._ranks)
         checkpoints = Checkpoints(
-            self._folder,
+            self._context.folder,
             val_check_interval=interval,
-            signals=self._signals,
+            signals=self._context.signals,
             random_state=self._random_state,
             ranks=self._ranks,
         )
@@ -74,7 +55,7 @@ class Loop:
                 module,
                 train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
                 val_dataloaders=self._material.validation,
-                ckpt_path=self._folder.last if resumes else None,
+                ckpt_path=self._context.folder.last if resumes else None,
                 weights_only=True,
             )
         # Lightning leaves a model on the CPU when it is done.
@@ -98,7 +79,7 @@ class Loop:
             "min_epochs": 0,
             "val_check_interval": interval,
             "check_val_every_n_epoch": None,
-            "default_root_dir": str(self._folder.path),
+            "default_root_dir": str(self._context.folder.path),
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -113,12 +94,12 @@ class Loop:
     def _callbacks(self, checkpoints: Checkpoints) -> list[pl.Callback]:
         """In this order: what is saved, last, is what the others have settled."""
         optimization = self._plan.optimization
-        callbacks = [self._signals, self._random_state, LastStepIsValidated(), self._meter]
+        callbacks = [self._context.signals, self._random_state, LastStepIsValidated(), self._context.meter]
         if self._plan.shows_progress and self._ranks.is_first:
-            callbacks.append(ProgressBar(self._meter, self._console))
+            callbacks.append(ProgressBar(self._context.meter, self._context.console))
         # Where layers are sharded no rank can decode without the others.
         if self._plan.tracking.num_samples and (self._ranks.is_first or self._material.backbone.is_sharded):
-            callbacks.append(Samples(self._plan, self._material, self._events))
+            callbacks.append(Samples(self._plan, self._material, self._context.events))
         if optimization.early_stopping_patience is not None:
             patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
             # What is not finite is an error here, never a reason to end well.

@@ -8,27 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
-from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
-from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.loop import Loop
 from ptl_prefix.training.material import Material
-from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.ranks import Ranks
 from ptl_prefix.training.record import Ledger
-from ptl_prefix.training.stopping import StopSignals
+from ptl_prefix.training.run_context import RunContext
 
 
 @dataclass(frozen=True)
@@ -55,31 +50,14 @@ class Session:
 
     Args:
         plan: What is trained.
-        folder: The run's folder.
-        events: Told of what happens.
-        console: Where progress is shown.
         material: The loaded backbone and the encoded splits.
         ledger: Writes the record.
-        meter: Counts steps, tokens and seconds.
-        signals: Told to stop.
-        ranks: Who trains together.
+        context: What surrounds the training.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: RunFolder,
-        events: EventStream,
-        console: Console,
-        material: Material,
-        ledger: Ledger,
-        meter: Meter,
-        signals: StopSignals,
-        ranks: Ranks,
-    ) -> None:
-        self.plan, self.folder, self.events, self.console = plan, folder, events, console
-        self.material, self.ledger, self.meter, self.signals = material, ledger, meter, signals
-        self.backbone, self.ranks = material.backbone, ranks
+    def __init__(self, plan: Plan, material: Material, ledger: Ledger, context: RunContext) -> None:
+        self.plan, self.material, self.ledger, self.context = plan, material, ledger, context
+        self.backbone, self.ranks = material.backbone, context.ranks
         self.absent_metrics: dict[str, str] = {}
 
     def run(self, resumed_step: int | None) -> Outcome:
@@ -91,9 +69,7 @@ class Session:
         self.plan.method.attach(self.backbone)
         try:
             self._report_start(resumed_step)
-            loop = Loop(
-                self.plan, self.folder, self.events, self.console, self.material, self.meter, self.signals, self.ranks
-            )
+            loop = Loop(self.plan, self.material, self.context)
             adapted = self._evaluate_best(loop.fit(resumes=resumed_step is not None))
             return Outcome(self.ledger.close("finished"), bare, adapted, self.material.num_in_decoded_split)
         finally:
@@ -115,8 +91,8 @@ class Session:
     def _log_material(self) -> None:
         """Log what a run finds before its first step; a resumed one has that in its log already."""
         for split, report in self.material.encoding.items():
-            self.events.write("encoded", step=0, split=split, **dataclasses.asdict(report))
-        self.events.write("bare", step=0, **self.ledger.metrics)
+            self.context.events.write("encoded", step=0, split=split, **dataclasses.asdict(report))
+        self.context.events.write("bare", step=0, **self.ledger.metrics)
 
     def _report_start(self, resumed_step: int | None) -> None:
         """Say and log what there is to train, and what is worth knowing of its start."""
@@ -124,11 +100,13 @@ class Session:
         counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
         counts["planned_steps"] = self.plan.num_steps(len(self.material.train))
         is_new = resumed_step is None
-        self.events.write("attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._of_ranks())
+        self.context.events.write(
+            "attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._of_ranks()
+        )
         for note in self.plan.method.notes:
             self._say(f"the {self.plan.method.name} {note}")
             if is_new:
-                self.events.write("note", step=0, note=note)
+                self.context.events.write("note", step=0, note=note)
 
     def _of_ranks(self) -> dict[str, int]:
         """How many train together and what each of them sends in a step, said and for the log."""
@@ -155,7 +133,7 @@ class Session:
         plan = self.plan
         self._say(f"decoding with the best checkpoint, of step {checkpoints.best_step}")
         if self.ranks.is_first:
-            load_trained_state(plan.method, self.folder.best)
+            load_trained_state(plan.method, self.context.folder.best)
         self.ranks.copy_first(plan.method.trained_parameters().values())
         plan.method.eval()
         self.ledger.note_loss("val/loss", checkpoints.best_loss)
@@ -169,7 +147,7 @@ class Session:
         """Write the bundle, the outputs, and the model where all of it was trained."""
         plan = self.plan
         bundle = export_bundle(
-            self.folder.bundle,
+            self.context.folder.bundle,
             backbone=self.backbone,
             method=plan.method,
             task=plan.task,
@@ -179,7 +157,7 @@ class Session:
         )
         self._keep(adapted, bundle)
         if plan.method.is_whole_model:
-            export_merged(self.folder.model, backbone=self.backbone, method=plan.method, replace=True)
+            export_merged(self.context.folder.model, backbone=self.backbone, method=plan.method, replace=True)
 
     def _keep(self, outputs: list[Prediction], bundle: Bundle) -> None:
         """Write what was decoded to where `ptl-prefix evaluate` will look for it."""
@@ -191,7 +169,7 @@ class Session:
             adaptation=bundle.manifest.tensors_sha256,
         )
         question = subject.question(plan.task, self.material.decoded_split, len(outputs), plan.decoding)
-        write_predictions(self.folder.evaluation / question.folder_name / PREDICTIONS_FILE, outputs)
+        write_predictions(self.context.folder.evaluation / question.folder_name / PREDICTIONS_FILE, outputs)
 
     def _note_scores(self, outputs: list[Prediction], suffix: str = "") -> None:
         """Score outputs, and say once which metrics the record will lack."""
@@ -203,7 +181,7 @@ class Session:
 
     def _say(self, what: str) -> None:
         if self.plan.shows_progress:
-            self.console.print(what, highlight=False)
+            self.context.console.print(what, highlight=False)
 
     def _decode(self, method: Method) -> list[Prediction]:
         # Sharded layers compute for all ranks at once, and ranks with batches of their own would write texts of other
