@@ -21,6 +21,7 @@ from types import FrameType
 
 import torch.distributed as dist
 
+from ptl_prefix.artifacts.fingerprint import num_cores
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 _STOPS = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
@@ -84,7 +85,7 @@ class RankProcesses:
         )
 
     def _environment(self, rank: int, port: int) -> Mapping[str, str]:
-        threads = max(1, (os.cpu_count() or 1) // self._number)
+        threads = max(1, num_cores() // self._number)
         usual = {"OMP_NUM_THREADS": str(threads)}
         if _LOOPBACK is not None:
             usual["GLOO_SOCKET_IFNAME"] = _LOOPBACK

@@ -96,22 +96,25 @@ def _so_far(folder: RunFolder) -> tuple[str, str]:
 
 def status_table(study: Study, summary: Summary, workers: int) -> Table:
     """A line for each arm: how many trials of which kind, the best value, and how long it will take."""
+    counts = {
+        "pruned": [arm.states["pruned"] for arm in summary.arms],
+        "running": [arm.states["running"] for arm in summary.arms],
+        "paused": [arm.states["paused"] + arm.states["interrupted"] for arm in summary.arms],
+        "failed": [arm.states["failed"] for arm in summary.arms],
+    }
+    # What there is none of takes no room from the rest.
+    shown = {heading: of_arms for heading, of_arms in counts.items() if any(of_arms)}
     table = Table(title=f"study {study.question.name}", title_justify="left")
     table.add_column("arm" if len(summary.arms) > 1 else "")
-    for heading in ("done", "pruned", "running", "paused", "failed", f"best {study.question.objective}", "left"):
+    for heading in ("done", *shown, f"best {study.question.objective}", "left"):
         table.add_column(heading, justify="right")
-    for arm in summary.arms:
-        states = arm.states
+    for index, arm in enumerate(summary.arms):
         wanted = "" if arm.wanted is None else f"/{arm.wanted}"
-        best = f"{arm.best[0].value:.4g}" if arm.best else ""
         table.add_row(
             arm.name or study.question.name,
             f"{arm.num_done}{wanted}",
-            str(states["pruned"] or ""),
-            str(states["running"] or ""),
-            str(states["paused"] + states["interrupted"] or ""),
-            str(states["failed"] or ""),
-            best,
+            *(str(of_arms[index] or "") for of_arms in shown.values()),
+            f"{arm.best[0].value:.4g}" if arm.best else "",
             _left(arm, workers),
         )
     return table
