@@ -28,6 +28,8 @@ from ptl_prefix.sweeping.trials import FAILURES, Trial
 from ptl_prefix.sweeping.worker import Worker
 
 _EVERY_S = 2.0
+_LINE_EVERY_S = 60.0
+"""Where nothing can be drawn over, as in a job's log."""
 
 
 class Progress:
@@ -42,7 +44,8 @@ class Progress:
     def __init__(self, study: Study, desk: Desk, console: Console) -> None:
         self._study, self._desk, self._console = study, desk, console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._shown_at = 0.0
+        # A first line says how things go; when they begin others say so.
+        self._shown_at = time.monotonic() if self._live is None else 0.0
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -60,21 +63,24 @@ class Progress:
         self._console.print(Text(text), soft_wrap=True)
 
     def refresh(self, workers: Sequence[Worker]) -> None:
-        """Show what is now; not more often than anybody could read.
+        """Show what is now, as a table or where there is no terminal as a line; not more often than one could read.
 
         Args:
             workers: Those of this process.
         """
-        if self._live is None or time.monotonic() - self._shown_at < _EVERY_S:
+        if time.monotonic() - self._shown_at < (_LINE_EVERY_S if self._live is None else _EVERY_S):
             return
         self._shown_at = time.monotonic()
+        summary = summarize(self._desk)
+        if self._live is None:
+            self.say(status_line(summary, len(workers)))
+            return
         running = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("worker", "trial", "point", "step", "val/loss"):
             running.add_column(heading)
         for number, worker in enumerate(workers):
             if (job := worker.job) is not None:
                 running.add_row(str(number), trial_name(job.trial), job.trial.label, *_so_far(job.folder))
-        summary = summarize(self._desk)
         self._live.update(Group(status_table(self._study, summary, len(workers)), running), refresh=True)
 
 
@@ -104,7 +110,8 @@ def status_table(study: Study, summary: Summary, workers: int) -> Table:
     }
     # What there is none of takes no room from the rest.
     shown = {heading: of_arms for heading, of_arms in counts.items() if any(of_arms)}
-    table = Table(title=f"study {study.question.name}", title_justify="left")
+    table = Table(title=f"study {study.question.name}", title_justify="left", caption_justify="left")
+    table.caption = _what_follows(summary) or None
     table.add_column("arm" if len(summary.arms) > 1 else "")
     for heading in ("done", *shown, f"best {study.question.objective}", "left"):
         table.add_column(heading, justify="right")
@@ -120,11 +127,36 @@ def status_table(study: Study, summary: Summary, workers: int) -> Table:
     return table
 
 
+def status_line(summary: Summary, workers: int) -> str:
+    """The same in a sentence."""
+    done, wanted = sum(arm.num_done for arm in summary.arms), [arm.wanted for arm in summary.arms]
+    of_all = "" if None in wanted else f" of {sum(filter(None, wanted))}"
+    running = sum(arm.states["running"] for arm in summary.arms)
+    seconds = [_left_s(arm, workers) for arm in summary.arms]
+    left = "" if None in seconds else f", {duration(sum(filter(None, seconds)))} left"
+    follows = _what_follows(summary)
+    return f"{done}{of_all} trials done, {running} running{left}{follows and f'; {follows}'}"
+
+
+def _what_follows(summary: Summary) -> str:
+    return f"then {summary.to_confirm} trials or fewer confirm the best" if summary.to_confirm else ""
+
+
 def _left(arm: ArmSummary, workers: int) -> str:
-    """Seconds until an arm is done, from what its trials took: training alone, and as if it had all workers."""
-    if arm.wanted is None or not arm.num_done or arm.num_done >= arm.wanted:
-        return ""
-    return duration(arm.train_s / arm.num_done * (arm.wanted - arm.num_done) / max(1, workers))
+    seconds = _left_s(arm, workers)
+    return duration(seconds) if seconds else ""
+
+
+def _left_s(arm: ArmSummary, workers: int) -> float | None:
+    """Seconds until an arm is done, from what its trials took: training alone, and as if it had all workers.
+
+    Returns: `None` where nobody knows: before the first trial has ended, or where a budget is no number of trials.
+    """
+    if arm.wanted is not None and arm.num_done >= arm.wanted:
+        return 0.0
+    if arm.wanted is None or not arm.num_done:
+        return None
+    return arm.train_s / arm.num_done * (arm.wanted - arm.num_done) / max(1, workers)
 
 
 def duration(seconds: float) -> str:

@@ -105,7 +105,7 @@ class Desk:
     def confirming(self) -> list[Arm]:
         """The arm of the best ones, once they are known: the search of every arm has ended."""
         confirmation = self.question.confirmation
-        if confirmation is None or any(self._is_open(arm) for arm in self.question.arms):
+        if confirmation is None or self.is_searching:
             return []
         best = [trial for arm in self.question.arms for trial in self.register.best(arm.name, confirmation.top_k)]
         candidates, seeds = [f"{trial.arm}/{trial.number}" for trial in best], list(confirmation.seeds)
@@ -116,6 +116,11 @@ class Desk:
             "seed": Choice(values=seeds, texts=[str(seed) for seed in seeds]),
         }
         return [Arm(name=CONFIRM, overrides=(), space=SearchSpace(space))]
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether an arm has trials at work, or wants more."""
+        return any(self._is_open(arm) for arm in self.question.arms)
 
     def all_trials(self) -> list[Trial]:
         """Those of all arms, the confirmation's last."""

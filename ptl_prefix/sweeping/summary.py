@@ -72,11 +72,13 @@ class Summary:
         arms: In the order of the question, the confirmation's last.
         confirmed: The confirmed ones, the best first.
         reused: Trials whose result was known.
+        to_confirm: Trials at most that follow when the search has ended; then they are an arm.
     """
 
     arms: Sequence[ArmSummary]
     confirmed: Sequence[Confirmed]
     reused: int
+    to_confirm: int
 
 
 def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
@@ -108,13 +110,20 @@ def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
         )
     reused = sum("reused_from" in trial.notes for trials in trials_of.values() for trial in trials)
     confirmed = _confirmed(trials_of[CONFIRM], desk.question.sign) if confirming else []
-    return Summary(arms=parts, confirmed=confirmed, reused=reused)
+    return Summary(arms=parts, confirmed=confirmed, reused=reused, to_confirm=_to_confirm(desk))
 
 
 def best_of_arms(summary: Summary, sign: int) -> list[Trial]:
     """The best of each arm, the best first."""
     found = [arm.best[0] for arm in summary.arms if arm.best and arm.name != CONFIRM]
     return sorted(found, key=lambda trial: sign * (trial.value or 0.0))
+
+
+def _to_confirm(desk: Desk) -> int:
+    confirmation = desk.question.confirmation
+    if confirmation is None or not desk.is_searching:
+        return 0
+    return len(desk.question.arms) * confirmation.top_k * len(confirmation.seeds)
 
 
 def _confirmed(trials: Sequence[Trial], sign: int) -> list[Confirmed]:

@@ -12,6 +12,7 @@ from ptl_prefix.sweeping.pruners import SuccessiveHalving
 from ptl_prefix.sweeping.question import CONFIRM, Arm, Budget, Confirmation
 from ptl_prefix.sweeping.samplers import RandomPoints
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
+from ptl_prefix.sweeping.summary import summarize
 
 TWO = [Arm(name="a", overrides=("method=a",), space=LENGTHS), Arm(name="b", overrides=("method=b",), space=LENGTHS)]
 
@@ -257,8 +258,19 @@ class TestConfirming:
         finish(one, first, 1.0)
 
         assert one.next() == "wait" and one.confirming() == []
+        assert summarize(one).to_confirm == 2
         finish(one, second, 1.0)
         assert job_of(one).trial.arm == CONFIRM
+        assert summarize(one).to_confirm == 0
+        assert [arm.wanted for arm in summarize(one).arms] == [1, 1, 2]
+
+    def test_where_all_have_failed_nothing_is_confirmed(self, tmp_path: Path) -> None:
+        one = desk(tmp_path, question(max_failure_rate=1.0, confirmation=Confirmation(top_k=1, seeds=[1])))
+        for _ in range(3):
+            one.close(job_of(one), Outcome("failed", failure="crash", error="ValueError: always"))
+
+        assert one.next() == "done"
+        assert summarize(one).to_confirm == 0
 
     def test_the_seed_of_the_search_gives_way(self, tmp_path: Path) -> None:
         seeds = SearchSpace({"seed": Choice(values=[5], texts=["5"])})
