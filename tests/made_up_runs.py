@@ -62,6 +62,7 @@ class MadeUp:
     environment: Mapping[str, Any] = field(default_factory=lambda: ENVIRONMENT)
     more_metrics: Mapping[str, float] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+    study: str | None = None
 
     def record(self, run_id: str = "run") -> RunRecord:
         """Its `record.json`."""
@@ -74,7 +75,7 @@ class MadeUp:
             method=self.method,
             seed=self.seed,
             config=self.config(run_id),
-            study=None,
+            study=self.study,
             trial=None,
             budget={"steps": self.steps},
             parameters=Parameters(trained=self.trained, stored=self.stored, backbone=10**6),

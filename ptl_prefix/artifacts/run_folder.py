@@ -16,6 +16,9 @@ from ptl_prefix.errors import RunError
 NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]+")
 """What a task, backbone, method or run may be called: each is the name of a folder."""
 
+CONFIRM = "confirm"
+"""The folder in a study with the runs that confirm, on further seeds, what its search has found."""
+
 _LONGEST_LABEL = 64
 _PATIENCE_S = 0.2
 """How long a lock may be taken by somebody who only looks whether it is."""

@@ -1,13 +1,14 @@
 """What a person sees of a study: a live table while it runs, and at the end what it says.
 
 In: a desk and the workers of this process. Out: lines and tables on a terminal; where there is none, a line for each
-trial that ends.
+trial that ends, and now and then one that says how far the study is.
 """
 
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,12 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.event_log import read_events, validations_in
-from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.commands.compare import write_comparison
 from ptl_prefix.commands.studies import Study
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.sweeping.desk import Desk
-from ptl_prefix.sweeping.question import CONFIRM, Question
+from ptl_prefix.sweeping.question import Question
 from ptl_prefix.sweeping.summary import ArmSummary, Summary, best_of_arms, summarize
 from ptl_prefix.sweeping.trials import FAILURES, Trial
 from ptl_prefix.sweeping.worker import Worker
@@ -176,7 +177,7 @@ def show_result(study: Study, desk: Desk, console: Console) -> None:
     for line in _lines(study, summary, desk):
         console.print(Text(line), soft_wrap=True)
     if sum(arm.num_done for arm in summary.arms):
-        _write_page(study, desk, console)
+        _write_pages(study, desk, console)
     console.print(Text(f"study: {study.folder}"), soft_wrap=True)
 
 
@@ -242,18 +243,26 @@ def command_of(question: Question, trial: Trial) -> str:
     return shlex.join(["ptl-prefix", "train", *given, *fixed, *trial.overrides])
 
 
-def _write_page(study: Study, desk: Desk, console: Console) -> None:
-    """The page of `compare` for the study's trials."""
-    folders = {
-        str(trial.folder(study.folder))
-        for trial in desk.all_trials()
-        if trial.state in ("finished", "pruned") and RunFolder(trial.folder(study.folder)).record.exists()
-    }
+def _write_pages(study: Study, desk: Desk, console: Console) -> None:
+    """The page of `compare` for the study's trials; what was confirmed and what was found are pages of their own."""
+    found, confirmed = set[str](), set[str]()
+    for trial in desk.all_trials():
+        folder = trial.folder(study.folder)
+        if trial.state in ("finished", "pruned") and RunFolder(folder).record.exists():
+            (confirmed if trial.arm == CONFIRM else found).add(str(folder))
+    if confirmed:
+        _write_page(confirmed, study.folder / "comparison", "page of what was confirmed", console)
+        _write_page(found, study.folder / "comparison/search", "page of the search", console)
+    else:
+        _write_page(found, study.folder / "comparison", "page", console)
+
+
+def _write_page(folders: Collection[str], out: Path, name: str, console: Console) -> None:
     try:
-        _, paths = write_comparison(sorted(folders), ["pruned"], None, study.folder / "comparison", 3)
+        _, paths = write_comparison(sorted(folders), ["pruned"], None, out, 3)
     except PtlPrefixError as error:
-        console.print(Text(f"no page: {error}"), soft_wrap=True)
+        console.print(Text(f"no {name}: {error}"), soft_wrap=True)
         return
     for path in paths:
         if path.suffix == ".html":
-            console.print(Text(f"page:  {path}"), soft_wrap=True)
+            console.print(Text(f"{name}:  {path}"), soft_wrap=True)

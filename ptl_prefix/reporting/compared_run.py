@@ -19,7 +19,7 @@ from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.manifest import Manifest, read_manifest
 from ptl_prefix.artifacts.predictions import Prediction, read_predictions
 from ptl_prefix.artifacts.rebuilt_record import rebuilt_record
-from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import BundleError, PtlPrefixError
 from ptl_prefix.reporting.run_state import bytes_on_disk, state_of
@@ -59,6 +59,13 @@ class ComparedRun:
         task = self.record.config.get("task", {})
         has_subset = task.get("num_train_examples") is not None
         return self.record.seed, task.get("subset_seed") if has_subset else None
+
+    @property
+    def phase(self) -> str | None:
+        """Of a sweep's run what it was for: `search`, or `confirm` what the search has found; else `None`."""
+        if self.record.study is None:
+            return None
+        return CONFIRM if self.folder.path.parent.name == CONFIRM else "search"
 
     @functools.cached_property
     def manifest(self) -> Manifest | None:

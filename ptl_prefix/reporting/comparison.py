@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.errors import ComparisonError
 from ptl_prefix.reporting.caveats import caveats_of
@@ -181,7 +182,10 @@ def _infos(numbers: Sequence[Numbers]) -> dict[str, MetricInfo]:
 
 def _rows(runs: Sequence[ComparedRun], numbers: Mapping[ComparedRun, Numbers], repeated: list[LeftOut]) -> list[Row]:
     """Runs that differ in nothing but their seeds, together; of two with one seed the newer."""
-    settings = differing_settings([run.record for run in runs])
+    settings = [
+        {**own, **phase}
+        for own, phase in zip(differing_settings([run.record for run in runs]), _differing_phases(runs), strict=True)
+    ]
     by_row: defaultdict[tuple[str, str], dict[Any, ComparedRun]] = defaultdict(dict)
     row_settings = {}
     for run, own in sorted(zip(runs, settings, strict=True), key=lambda pair: _written(pair[0])):
@@ -207,6 +211,13 @@ def _rows(runs: Sequence[ComparedRun], numbers: Mapping[ComparedRun, Numbers], r
             )
         )
     return rows
+
+
+def _differing_phases(runs: Sequence[ComparedRun]) -> list[dict[str, str]]:
+    """What a sweep's runs were for, where both are here: what was chosen for its number is no further seed of it."""
+    phases = [run.phase for run in runs]
+    differ = CONFIRM in phases and "search" in phases
+    return [{"phase": phase} if phase and differ else {} for phase in phases]
 
 
 def _judged(rows: Sequence[Row], infos: Mapping[str, MetricInfo]) -> list[Row]:

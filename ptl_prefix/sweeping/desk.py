@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ptl_prefix.artifacts.run_config import read_config, write_config
-from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.owner import this_process
 from ptl_prefix.sweeping.points import Points
 from ptl_prefix.sweeping.pruners import Pruner, SuccessiveHalving, is_promoted
-from ptl_prefix.sweeping.question import CONFIRM, Arm
+from ptl_prefix.sweeping.question import Arm
 from ptl_prefix.sweeping.register import Register, tried
 from ptl_prefix.sweeping.results import KnownResults, content_of
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace

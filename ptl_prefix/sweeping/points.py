@@ -8,8 +8,9 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
+from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.sweeping.pruners import Pruner
-from ptl_prefix.sweeping.question import CONFIRM, Arm
+from ptl_prefix.sweeping.question import Arm
 from ptl_prefix.sweeping.register import Register, tried
 from ptl_prefix.sweeping.samplers import Sampler
 from ptl_prefix.sweeping.search_space import Point

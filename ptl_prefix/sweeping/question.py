@@ -16,8 +16,6 @@ from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.search_space import SearchSpace
 
 QUESTION_FILE = "study.yaml"
-CONFIRM = "confirm"
-"""The arm in which the best of the others are run again."""
 
 SCHEMA_VERSION = 1
 Direction = Literal["minimize", "maximize"]

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.sweeping.desk import Desk
-from ptl_prefix.sweeping.question import CONFIRM, Arm
+from ptl_prefix.sweeping.question import Arm
 from ptl_prefix.sweeping.trials import State, Trial, best_of
 
 

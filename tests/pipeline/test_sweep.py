@@ -1,5 +1,6 @@
 """Sweeps through the command line, with real trials."""
 
+import csv
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,23 @@ def test_a_search_ends_with_its_trials_a_table_a_command_and_a_page(
     other = invoke("train", "-m", *words[:-1], "method.prefix_length=range(1,9)")
     assert other.exit_code == 1
     assert "goes on with the question it began with" in other.stderr and "arms" in other.stderr
+
+
+@pytest.mark.slow
+def test_what_was_found_and_what_was_confirmed_have_a_page_each(command_line: CommandLine, invoke: Invoke) -> None:
+    search = ["method.prefix_length=choice(2,3)", "hydra.sweeper.n_trials=2", "hydra.sweeper.confirm_seeds=[1,2]"]
+
+    result = invoke("train", "-m", *small(command_line), *SEARCH, *search, "hydra.sweeper.confirm_top_k=1")
+
+    assert result.exit_code == 0, result.output
+    assert _seeds_of_rows(STUDY / "comparison/comparison.csv") == {(1, 2)}
+    assert _seeds_of_rows(STUDY / "comparison/search/comparison.csv") == {(0,)}
+    assert "page of what was confirmed:  " in result.output and "page of the search:  " in result.output
+
+
+def _seeds_of_rows(table: Path) -> set[tuple[int, ...]]:
+    with table.open(encoding="utf-8", newline="") as lines:
+        return {tuple(int(seed) for seed in line["seeds"].split()) for line in csv.DictReader(lines)}
 
 
 @pytest.mark.slow

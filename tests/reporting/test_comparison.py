@@ -3,9 +3,10 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from made_up_runs import BLEU, BUNDLE_BYTES, GREEDY, INFOS, MadeUp, evaluate_run
+from made_up_runs import BLEU, BUNDLE_BYTES, GREEDY, INFOS, MadeUp, evaluate_run, make_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import ComparisonError
@@ -72,6 +73,20 @@ def test_of_two_runs_with_one_seed_the_newer_counts_and_the_other_is_named(folde
 
     assert found.tables[0].rows[0].summaries["test/bleu"].mean == 20
     assert [(one.path, "a newer run" in one.reason) for one in found.left_out] == [(old.path, True)]
+
+
+def test_what_a_search_has_chosen_is_no_further_seed_of_what_was_confirmed(tmp_path: Path) -> None:
+    found = make_run(tmp_path / "study/lora/0", bleu=60, seed=0, study="study")
+    confirmed = [make_run(tmp_path / f"study/confirm/{n}", bleu=50, seed=n + 1, study="study") for n in range(2)]
+    alone = make_run(tmp_path / "runs/confirm/0", bleu=40, seed=0)
+
+    def rows(*folders: RunFolder) -> list[tuple[str, tuple[int, ...]]]:
+        (table,) = compare(read_runs(list(folders), ())[0]).tables
+        return [(row.label, row.seeds) for row in table.rows]
+
+    assert rows(found, *confirmed) == [("prefix_tuning phase=search", (0,)), ("prefix_tuning phase=confirm", (1, 2))]
+    assert rows(*confirmed, alone) == [("prefix_tuning", (0, 1, 2))], "no search, no difference"
+    assert rows(found) == [("prefix_tuning", (0,))]
 
 
 def test_subsets_of_the_training_data_are_seeds_too(compared: Compared) -> None:

@@ -5,11 +5,12 @@ import pytest
 import yaml
 from sweep_desks import LENGTHS, RATES, WORDS, desk, finish, freeze, job_of, question, run_all
 
+from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping import owner, register
 from ptl_prefix.sweeping.desk import Desk, Outcome
 from ptl_prefix.sweeping.pruners import SuccessiveHalving
-from ptl_prefix.sweeping.question import CONFIRM, Arm, Budget, Confirmation
+from ptl_prefix.sweeping.question import Arm, Budget, Confirmation
 from ptl_prefix.sweeping.samplers import RandomPoints
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 from ptl_prefix.sweeping.summary import summarize
