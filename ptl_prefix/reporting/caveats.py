@@ -1,12 +1,14 @@
 """What must be said beside a table, so that nobody reads more into it than is there.
 
-In: the rows of a table. Out: sentences: seeds, budgets, machines, software, and runs that were taken in by force.
+In: the rows of a table. Out: sentences: what was chosen, seeds, budgets, machines, software, and runs that were taken
+in by force.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.reporting.compared_run import ComparedRun
 from ptl_prefix.reporting.measured import Numbers
 
@@ -20,13 +22,31 @@ _MOST_SPOKEN = 6
 def caveats_of(rows: Sequence["Row"], numbers: Mapping[ComparedRun, Numbers]) -> list[str]:
     """Every sentence that applies."""
     runs = [run for row in rows for run in row.runs]
-    found = [_seeds(rows), _pairs(rows), _budgets(rows), _forced(runs), _machines(runs), *_software(runs)]
+    found = [
+        _chosen(runs),
+        _seeds(rows),
+        _pairs(rows),
+        _budgets(rows),
+        _forced(runs),
+        _machines(runs),
+        *_software(runs),
+    ]
     unread = [str(run.folder.path) for run in runs if not numbers[run].predictions()]
     if unread:
         found.append(
             f"The outputs of some runs cannot be read, so that their test inputs are not known: {_listed(unread)}."
         )
     return [sentence for sentence in found if sentence]
+
+
+def _chosen(runs: Sequence[ComparedRun]) -> str:
+    confirming = sorted({str(run.folder.path.parent) for run in runs if run.phase == CONFIRM})
+    if not confirming or not any(run.phase == "search" for run in runs):
+        return ""
+    return (
+        "The best of phase=search were chosen for the very numbers that stand here, so part of those is luck; "
+        f"phase=confirm is the same on other seeds, to be seen alone by: ptl-prefix compare {' '.join(confirming)}"
+    )
 
 
 def _seeds(rows: Sequence["Row"]) -> str:

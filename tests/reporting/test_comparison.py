@@ -11,7 +11,7 @@ from made_up_runs import BLEU, BUNDLE_BYTES, GREEDY, INFOS, MadeUp, evaluate_run
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import ComparisonError
 from ptl_prefix.reporting.compared_run import read_runs
-from ptl_prefix.reporting.comparison import Comparison, compare
+from ptl_prefix.reporting.comparison import Comparison, Table, compare
 
 Compared = Callable[..., Comparison]
 Runs = Callable[..., list[RunFolder]]
@@ -80,10 +80,16 @@ def test_what_a_search_has_chosen_is_no_further_seed_of_what_was_confirmed(tmp_p
     confirmed = [make_run(tmp_path / f"study/confirm/{n}", bleu=50, seed=n + 1, study="study") for n in range(2)]
     alone = make_run(tmp_path / "runs/confirm/0", bleu=40, seed=0)
 
-    def rows(*folders: RunFolder) -> list[tuple[str, tuple[int, ...]]]:
-        (table,) = compare(read_runs(list(folders), ())[0]).tables
-        return [(row.label, row.seeds) for row in table.rows]
+    def table(*folders: RunFolder) -> Table:
+        (one,) = compare(read_runs(list(folders), ())[0]).tables
+        return one
 
+    def rows(*folders: RunFolder) -> list[tuple[str, tuple[int, ...]]]:
+        return [(row.label, row.seeds) for row in table(*folders).rows]
+
+    (warning,) = (caveat for caveat in table(found, *confirmed).caveats if "were chosen for" in caveat)
+    assert warning.endswith(f"ptl-prefix compare {tmp_path / 'study/confirm'}")
+    assert not any("were chosen for" in caveat for caveat in (*table(*confirmed, alone).caveats, *table(found).caveats))
     assert rows(found, *confirmed) == [("prefix_tuning phase=search", (0,)), ("prefix_tuning phase=confirm", (1, 2))]
     assert rows(*confirmed, alone) == [("prefix_tuning", (0, 1, 2))], "no search, no difference"
     assert rows(found) == [("prefix_tuning", (0,))]
