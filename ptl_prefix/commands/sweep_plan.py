@@ -184,9 +184,7 @@ def _measure(config: Mapping[str, Any], folder: Path, host: TrialHost, asked: As
 def _plan(asked: Asked, corners: Sequence[_Corner]) -> Plan:
     question = asked.question
     per_arm = [question.trials_of(arm) for arm in question.arms]
-    confirmed = question.confirmation
-    extra = len(question.arms) * confirmed.top_k * len(confirmed.seeds) if confirmed else 0
-    jobs = None if None in per_arm else sum(number for number in per_arm if number is not None) + extra
+    jobs = None if None in per_arm else sum(filter(None, per_arm)) + question.most_confirmed
     training = [corner.steps * corner.step_s for corner in corners]
     whole = [seconds + corner.fixed_s for seconds, corner in zip(training, corners, strict=True)]
     sizes = [_PER_NUMBER_BYTES * (corner.stored + _CHECKPOINT_COPIES * corner.trained) + 200_000 for corner in corners]

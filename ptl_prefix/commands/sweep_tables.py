@@ -111,8 +111,8 @@ def status_table(study: Study, summary: Summary, workers: int) -> Table:
     }
     # What there is none of takes no room from the rest.
     shown = {heading: of_arms for heading, of_arms in counts.items() if any(of_arms)}
-    table = Table(title=f"study {study.question.name}", title_justify="left", caption_justify="left")
-    table.caption = _what_follows(summary) or None
+    title, follows = f"study {study.question.name}", _what_follows(summary) or None
+    table = Table(title=title, title_justify="left", caption=follows, caption_justify="left")
     table.add_column("arm" if len(summary.arms) > 1 else "")
     for heading in ("done", *shown, f"best {study.question.objective}", "left"):
         table.add_column(heading, justify="right")

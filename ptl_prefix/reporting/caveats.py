@@ -23,7 +23,7 @@ def caveats_of(rows: Sequence["Row"], numbers: Mapping[ComparedRun, Numbers]) ->
     """Every sentence that applies."""
     runs = [run for row in rows for run in row.runs]
     found = [
-        _chosen(runs),
+        _chosen(rows),
         _seeds(rows),
         _pairs(rows),
         _budgets(rows),
@@ -39,10 +39,10 @@ def caveats_of(rows: Sequence["Row"], numbers: Mapping[ComparedRun, Numbers]) ->
     return [sentence for sentence in found if sentence]
 
 
-def _chosen(runs: Sequence[ComparedRun]) -> str:
-    confirming = sorted({str(run.folder.path.parent) for run in runs if run.phase == CONFIRM})
-    if not confirming or not any(run.phase == "search" for run in runs):
+def _chosen(rows: Sequence["Row"]) -> str:
+    if not any("phase" in row.settings for row in rows):
         return ""
+    confirming = sorted({str(run.folder.path.parent) for row in rows for run in row.runs if run.phase == CONFIRM})
     return (
         "The best of phase=search were chosen for the very numbers that stand here, so part of those is luck; "
         f"phase=confirm is the same on other seeds, to be seen alone by: ptl-prefix compare {' '.join(confirming)}"

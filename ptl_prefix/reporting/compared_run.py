@@ -65,7 +65,7 @@ class ComparedRun:
         """Of a sweep's run what it was for: `search`, or `confirm` what the search has found; else `None`."""
         if self.record.study is None:
             return None
-        return CONFIRM if self.folder.path.parent.name == CONFIRM else "search"
+        return CONFIRM if self.folder.path.absolute().parent.name == CONFIRM else "search"
 
     @functools.cached_property
     def manifest(self) -> Manifest | None:

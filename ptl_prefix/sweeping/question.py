@@ -117,6 +117,13 @@ class Question:
         """What makes a value less when it is better."""
         return 1 if self.direction == "minimize" else -1
 
+    @property
+    def most_confirmed(self) -> int:
+        """Trials of the confirmation, at most: fewer where an arm has found fewer than are to be confirmed."""
+        if self.confirmation is None:
+            return 0
+        return len(self.arms) * self.confirmation.top_k * len(self.confirmation.seeds)
+
     def trials_of(self, arm: Arm) -> int | None:
         """The most trials that an arm can have: its budget, or every point there is."""
         limits = [limit for limit in (self.budget.trials, arm.space.size) if limit is not None]

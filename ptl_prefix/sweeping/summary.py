@@ -111,20 +111,14 @@ def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
         )
     reused = sum("reused_from" in trial.notes for trials in trials_of.values() for trial in trials)
     confirmed = _confirmed(trials_of[CONFIRM], desk.question.sign) if confirming else []
-    return Summary(arms=parts, confirmed=confirmed, reused=reused, to_confirm=_to_confirm(desk))
+    to_confirm = desk.question.most_confirmed if desk.is_searching else 0
+    return Summary(arms=parts, confirmed=confirmed, reused=reused, to_confirm=to_confirm)
 
 
 def best_of_arms(summary: Summary, sign: int) -> list[Trial]:
     """The best of each arm, the best first."""
     found = [arm.best[0] for arm in summary.arms if arm.best and arm.name != CONFIRM]
     return sorted(found, key=lambda trial: sign * (trial.value or 0.0))
-
-
-def _to_confirm(desk: Desk) -> int:
-    confirmation = desk.question.confirmation
-    if confirmation is None or not desk.is_searching:
-        return 0
-    return len(desk.question.arms) * confirmation.top_k * len(confirmation.seeds)
 
 
 def _confirmed(trials: Sequence[Trial], sign: int) -> list[Confirmed]:

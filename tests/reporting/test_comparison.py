@@ -95,6 +95,17 @@ def test_what_a_search_has_chosen_is_no_further_seed_of_what_was_confirmed(tmp_p
     assert rows(found) == [("prefix_tuning", (0,))]
 
 
+def test_what_a_run_was_for_does_not_depend_on_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "study/confirm/0", study="study")
+    monkeypatch.chdir(tmp_path / "study/confirm")
+
+    (run,), _ = read_runs([RunFolder(Path("0"))], ())
+
+    assert run.phase == "confirm"
+
+
 def test_subsets_of_the_training_data_are_seeds_too(compared: Compared) -> None:
     few = {"num_train_examples": 50}
     runs = [MadeUp(seed=seed, task_settings={**few, "subset_seed": subset}) for seed in (0, 1) for subset in (0, 1)]
