@@ -19,7 +19,7 @@ from ptl_prefix.sweeping.question import Arm
 from ptl_prefix.sweeping.register import Register, tried
 from ptl_prefix.sweeping.results import KnownResults, content_of
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
-from ptl_prefix.sweeping.trials import Trial
+from ptl_prefix.sweeping.trials import State, Trial
 
 _MOST_ATTEMPTS = 3
 _SAME_ERROR = 3
@@ -134,42 +134,30 @@ class Desk:
         return is_at_work or self._wants_more(arm, trials)
 
     def _next_of(self, arm: Arm) -> Job | Literal["wait", "done"]:
-        """What was begun comes before what is new."""
-        trials = self.register.trials(arm.name)
-        if (job := self._left_behind(trials)) is not None:
-            return job
-        for trial in trials:
-            if trial.state == "paused" and self._is_promoted(trial, trials):
-                return self._taken_over(trial, "promoted")
-        while self._wants_more(arm, trials):
-            if (job := self._new(arm, trials)) is not None:
-                return job
+        """What was begun comes before what is new; whoever waits for a promotion does so until nothing else is left."""
+        job: Job | None = None
+        while job is None:
             trials = self.register.trials(arm.name)
-        if any(trial.state == "running" for trial in trials):
-            return "wait"
-        return self._without_the_paused(trials)
+            if (left := _first(trials, "interrupted")) is not None:
+                job = self._gone_on(left, "interrupted")
+            elif (promoted := self._promoted(trials)) is not None:
+                job = self._gone_on(promoted, "promoted")
+            elif self._wants_more(arm, trials):
+                job = self._new(arm, trials)
+            elif _first(trials, "running") is not None:
+                return "wait"
+            elif (farthest := _best_of_too_few(trials)) is not None:
+                job = self._gone_on(farthest, "promoted")
+            else:
+                for trial in trials:
+                    if trial.state == "paused":
+                        self.register.end(trial, "PRUNED")
+                return "done"
+        return job
 
-    def _left_behind(self, trials: Sequence[Trial]) -> Job | None:
-        """The first trial whose worker is gone."""
-        for trial in trials:
-            if trial.state == "interrupted":
-                if trial.is_written:
-                    return self._taken_over(trial, "interrupted")
-                # Its worker died before it had written down what to do.
-                self.register.end(trial, "FAIL", set_aside="torn")
-        return None
-
-    def _without_the_paused(self, trials: Sequence[Trial]) -> Job | Literal["done"]:
-        """Nothing else is left to do: who waits for a promotion waits in vain."""
-        paused = [trial for trial in trials if trial.state == "paused"]
-        if paused and not any(trial.state == "finished" for trial in trials):
-            # So few trials that none was among the best of enough: the best of those that got farthest is.
-            farthest = max(int(trial.notes["paused_at"]) for trial in paused)
-            left = [trial for trial in paused if trial.notes["paused_at"] == farthest]
-            return self._taken_over(min(left, key=lambda trial: trial.rungs[farthest]), "promoted")
-        for trial in paused:
-            self.register.end(trial, "PRUNED", paused_at=None)
-        return "done"
+    def _promoted(self, trials: Sequence[Trial]) -> Trial | None:
+        """The first of those that wait at a rung which is among the best there by now."""
+        return next((trial for trial in trials if trial.state == "paused" and self._is_promoted(trial, trials)), None)
 
     def _is_promoted(self, trial: Trial, trials: Sequence[Trial]) -> bool:
         assert isinstance(self.pruner, SuccessiveHalving)
@@ -216,8 +204,12 @@ class Desk:
             self.register.end(trial, "FAIL", set_aside="asked before")
             return None
         self.register.note(trial, owner=this_process(), overrides=overrides)
+        return self._begun(self.register.again(trial), "new")
+
+    def _begun(self, trial: Trial, origin: Origin) -> Job | None:
+        """The job of a trial that has no folder yet; `None` if it needs no work."""
         try:
-            config = self._frozen(arm.name, trial.number, overrides)
+            config = self._frozen(trial.arm, trial.number, trial.overrides)
         except ConfigError as error:
             self.register.end(trial, "FAIL", failure="config", error=" ".join(error.mistakes))
             return None
@@ -227,21 +219,20 @@ class Desk:
             self.register.note(trial, reused_from=str(result.folder), **result.notes)
             self.register.finish(trial, result.value)
             return None
-        return self._job(trial, config, "new")
+        write_config(self.register.folder_of(trial), config)
+        return self._job(trial, config, origin)
 
-    def _taken_over(self, trial: Trial, origin: Origin) -> Job:
+    def _gone_on(self, trial: Trial, origin: Origin) -> Job | None:
+        """The job of a trial that was begun, at whichever line its worker died; `None` if it needs no work."""
+        if not trial.is_written:
+            self.register.end(trial, "FAIL", set_aside="torn")
+            return None
         self.register.note(trial, owner=this_process(), paused_at=None)
         folder = self.register.folder_of(trial)
-        if folder.config.exists():
-            return self._job(trial, read_config(folder), origin)
-        # Its worker died before it had made the folder.
-        return self._job(trial, self._frozen(trial.arm, trial.number, trial.overrides), origin)
+        return self._job(trial, read_config(folder), origin) if folder.config.exists() else self._begun(trial, origin)
 
     def _job(self, trial: Trial, config: Mapping[str, Any], origin: Origin) -> Job:
-        folder = self.register.folder_of(trial)
-        if not folder.config.exists():
-            write_config(folder, config)
-        return Job(self.register.again(trial), folder, max_steps_of(config), origin)
+        return Job(self.register.again(trial), self.register.folder_of(trial), max_steps_of(config), origin)
 
     def _frozen(self, arm: str, number: int, overrides: Sequence[str]) -> dict[str, Any]:
         fixed = () if arm == CONFIRM else self.question.arm(arm).overrides
@@ -259,9 +250,9 @@ class Desk:
             register.note(trial, **(outcome.notes or {}))
             if outcome.kind == "finished":
                 assert outcome.value is not None
-                register.finish(trial, outcome.value)
                 if self._known is not None:
                     self._known.keep(job.folder, trial.notes["content"])
+                register.finish(trial, outcome.value)
             elif outcome.kind == "pruned":
                 register.end(trial, "PRUNED")
             elif outcome.kind == "failed":
@@ -276,6 +267,20 @@ def max_steps_of(config: Mapping[str, Any]) -> int:
     """Steps of a config's training; 10^9 if it does not say."""
     steps = int(config["trainer"].get("max_steps") or -1)
     return steps if steps > 0 else 10**9
+
+
+def _first(trials: Sequence[Trial], state: State) -> Trial | None:
+    return next((trial for trial in trials if trial.state == state), None)
+
+
+def _best_of_too_few(trials: Sequence[Trial]) -> Trial | None:
+    """Where so few trials paused that none was among the best of enough: the best of those that got farthest is."""
+    paused = [trial for trial in trials if trial.state == "paused"]
+    if not paused or _first(trials, "finished") is not None:
+        return None
+    farthest = max(int(trial.notes["paused_at"]) for trial in paused)
+    left = [trial for trial in paused if trial.notes["paused_at"] == farthest]
+    return min(left, key=lambda trial: trial.rungs[farthest])
 
 
 def _num_counted(trials: Sequence[Trial]) -> int:

@@ -99,10 +99,14 @@ class Register:
         """Write down that a trial will not come to its end."""
         from optuna.trial import TrialState
 
+        # The study's own word comes last: a worker that dies before it has not ended the trial, and the next one does.
         self.note(trial, **notes)
-        self.study(trial.arm).tell(trial.number, state=TrialState[state])
         if state == "PRUNED":
             mark_pruned(self.folder_of(trial))
+        elif trial.frozen.state == TrialState.WAITING:
+            # Its worker died before it had begun what it had just asked for; Optuna ends only what has begun.
+            self._storage.trials.set_trial_state_values(trial.frozen._trial_id, TrialState.RUNNING)
+        self.study(trial.arm).tell(trial.number, state=TrialState[state])
 
     def tell_to_stop(self, how: Stop | None) -> None:
         """Tell all workers to stop; `None`: to go on."""

@@ -55,11 +55,9 @@ class Trial:
     def state(self) -> State:
         """What has become of it."""
         notes, name = self.frozen.user_attrs, self.frozen.state.name
-        if "set_aside" in notes:
-            return "set aside"
         if name in ("COMPLETE", "PRUNED", "FAIL"):
             ended: dict[str, State] = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
-            return ended[name]
+            return "set aside" if "set_aside" in notes else ended[name]
         if notes.get("paused_at") is not None:
             return "paused"
         return "running" if is_alive(notes.get("owner")) else "interrupted"

@@ -1,62 +1,19 @@
 """A worker beside a host whose trials are played by functions."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_runs import MadeUp
+from played_trials import Play, Played, PlayedHost, record, validates, work
 from sweep_desks import desk, question
 
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record, write_record
-from ptl_prefix.sweeping.desk import Desk
 from ptl_prefix.sweeping.host import LOST
 from ptl_prefix.sweeping.pruners import Percentile, SuccessiveHalving
 from ptl_prefix.sweeping.question import Budget
 from ptl_prefix.sweeping.worker import Worker
-
-Play = Callable[[RunFolder, "Played"], int]
-
-
-class Played:
-    """A process that is none: its part is played to the end when it is first waited for."""
-
-    def __init__(self, folder: RunFolder, play: Play) -> None:
-        self._folder, self._play = folder, play
-        self.signals: list[str] = []
-        self.glances = 0
-
-    def wait(self, timeout_s: float) -> int | None:
-        self.glances += 1
-        code = self._play(self._folder, self)
-        return None if code == STILL else code
-
-    def signal(self, name: str) -> None:
-        self.signals.append(name)
-
-
-class PlayedHost:
-    def __init__(self, play: Play) -> None:
-        self._play = play
-        self.started: list[Path] = []
-
-    def start(self, folder: Path, *, threads: int, device: int | None) -> Played:
-        self.started.append(folder)
-        return Played(RunFolder(folder), self._play)
-
-
-record = MadeUp().record
-
-STILL = 1000
-"""Not an exit code: it is at work."""
-
-
-def work(one: Desk, play: Play) -> list[str]:
-    said: list[str] = []
-    Worker(one, PlayedHost(play), threads=1, device=None, say=said.append).run()  # type: ignore[arg-type]
-    return said
 
 
 def ends(code: int, *, status: str | None = None, error: str | None = None, loss: float = 1.5) -> Play:
@@ -70,24 +27,6 @@ def ends(code: int, *, status: str | None = None, error: str | None = None, loss
             metrics = {"val/loss": loss} if status == "finished" else {}
             write_record(folder.record, replace(record(), status=status, metrics=metrics))
         return code
-
-    return play
-
-
-def validates(*losses: float, every: int = 10) -> Play:
-    """A trial that logs a validation at each glance, and saves when it is told to stop."""
-
-    def play(folder: RunFolder, process: Played) -> int:
-        if "SIGTERM" in process.signals:
-            write_record(folder.record, replace(record(), status="stopped", metrics={}))
-            return 143
-        number = process.glances
-        if number > len(losses):
-            write_record(folder.record, replace(record(), status="finished", metrics={"val/loss": losses[-1]}))
-            return 0
-        with EventLog(folder.events) as log:
-            log.write("validation", step=every * number, **{"val/loss": losses[number - 1]})
-        return STILL
 
     return play
 
@@ -173,10 +112,7 @@ def test_a_rung_pauses_all_but_the_best_and_the_best_come_to_the_end(tmp_path: P
     one = desk(tmp_path, question(budget=Budget(trials=4)), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2))
 
     def play(folder: RunFolder, process: Played) -> int:
-        loss = 1.0 + int(folder.path.name)
-        so_far = len(folder.events.read_text().splitlines()) if folder.events.exists() else 0
-        process.glances = so_far + 1  # it goes on from where it stopped
-        return validates(*[loss] * 9)(folder, process)
+        return validates(*[1.0 + int(folder.path.name)] * 9)(folder, process)
 
     work(one, play)
 
