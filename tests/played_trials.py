@@ -21,7 +21,7 @@ record = MadeUp().record
 
 
 class Played:
-    """A process that is none: its part is played to the end when it is first waited for."""
+    """A process that is none: its part is played each time that it is waited for, until that gives an exit code."""
 
     def __init__(self, folder: RunFolder, play: Play) -> None:
         self._folder, self._play = folder, play
@@ -38,10 +38,8 @@ class Played:
 class PlayedHost:
     def __init__(self, play: Play) -> None:
         self._play = play
-        self.started: list[Path] = []
 
     def start(self, folder: Path, *, threads: int, device: int | None) -> Played:
-        self.started.append(folder)
         return Played(RunFolder(folder), self._play)
 
 

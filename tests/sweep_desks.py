@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptl_prefix.sweeping.desk import Desk, Job, Outcome
+from ptl_prefix.errors import ConfigError
+from ptl_prefix.sweeping.desk import Desk, Freeze, Job, Outcome
 from ptl_prefix.sweeping.points import Points
 from ptl_prefix.sweeping.pruners import NoPruner, Pruner
 from ptl_prefix.sweeping.question import Arm, Budget, Question
@@ -51,6 +52,13 @@ def freeze(overrides: Sequence[str]) -> dict[str, Any]:
     return {"settings": settings, "trainer": {"max_steps": 90}, "tracking": {"group": None}}
 
 
+def freeze_or_clash(overrides: Sequence[str]) -> dict[str, Any]:
+    """The same, where one of `WORDS` does not go with the rest."""
+    if "method.reparam=mlp" in overrides:
+        raise ConfigError(["`a` and `b` clash."])
+    return freeze(overrides)
+
+
 def desk(
     folder: Path,
     asked: Question,
@@ -58,6 +66,7 @@ def desk(
     sampler: Sampler | None = None,
     pruner: Pruner | None = None,
     known: KnownResults | None = None,
+    freeze: Freeze = freeze,
 ) -> Desk:
     """One worker's view of a study; another's is another call with the same folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from played_trials import Played, validates, work
-from sweep_desks import LENGTHS, WORDS, desk, freeze, question
+from sweep_desks import LENGTHS, WORDS, desk, freeze, freeze_or_clash, question
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.errors import ConfigError
-from ptl_prefix.sweeping.desk import Desk
+from ptl_prefix.sweeping.desk import Desk, Freeze
 from ptl_prefix.sweeping.pruners import Percentile, Pruner, SuccessiveHalving
 from ptl_prefix.sweeping.question import Arm, Budget, Confirmation, Question
 from ptl_prefix.sweeping.results import KnownResults
@@ -69,12 +68,6 @@ def play(folder: RunFolder, process: Played) -> int:
     return validates(*[float((3 * int(folder.path.name) + 2) % 5)] * 3, every=30)(folder, process)
 
 
-def clashing(overrides: Sequence[str]) -> dict[str, Any]:
-    if "method.reparam=mlp" in overrides:
-        raise ConfigError(["`a` and `b` clash."])
-    return freeze(overrides)
-
-
 @dataclass(frozen=True)
 class Search:
     """A study, and what must have come of it, however often its worker died."""
@@ -84,12 +77,11 @@ class Search:
     num_failed: int = 0
     sampler: Sampler | None = None
     pruner: Pruner | None = None
-    freeze: Callable[[Sequence[str]], dict[str, Any]] = freeze
+    freeze: Freeze = freeze
 
     def desk(self, folder: Path) -> Desk:
-        one = desk(folder, self.asked, sampler=self.sampler, pruner=self.pruner, known=KnownResults(folder.parent))
-        one._freeze = self.freeze
-        return one
+        known = KnownResults(folder.parent)
+        return desk(folder, self.asked, sampler=self.sampler, pruner=self.pruner, known=known, freeze=self.freeze)
 
     def work_in(self, folder: Path) -> None:
         work(self.desk(folder), play)
@@ -111,7 +103,7 @@ SEARCHES = {
     "one that confirms": Search(
         question(arms=ARMS, budget=Budget(trials=1), confirmation=Confirmation(top_k=1, seeds=[1, 2])), num_ended=6
     ),
-    "one whose settings clash": Search(question(space=WORDS), num_ended=1, num_failed=1, freeze=clashing),
+    "one whose settings clash": Search(question(space=WORDS), num_ended=1, num_failed=1, freeze=freeze_or_clash),
 }
 
 

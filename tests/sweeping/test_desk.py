@@ -3,10 +3,9 @@ from typing import Any
 
 import pytest
 import yaml
-from sweep_desks import LENGTHS, RATES, WORDS, desk, finish, freeze, job_of, question, run_all
+from sweep_desks import LENGTHS, RATES, WORDS, desk, finish, freeze_or_clash, job_of, question, run_all
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
-from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping import owner, register
 from ptl_prefix.sweeping.desk import Desk, Outcome
 from ptl_prefix.sweeping.pruners import SuccessiveHalving
@@ -87,14 +86,8 @@ class TestNewTrials:
         assert len({job.trial.overrides for job in run_all(one)}) == 8
 
     def test_settings_that_clash_fail_their_trial_alone(self, tmp_path: Path) -> None:
-        one = desk(tmp_path, question(space=WORDS))
+        one = desk(tmp_path, question(space=WORDS), freeze=freeze_or_clash)
 
-        def clash(overrides: Any) -> dict[str, Any]:
-            if "method.reparam=mlp" in overrides:
-                raise ConfigError(["`a` and `b` clash."])
-            return freeze(overrides)
-
-        one._freeze = clash
         jobs = run_all(one)
 
         (failed,) = (trial for trial in one.register.trials("") if trial.state == "failed")
