@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from benchmarks.allocations import allocations
-from benchmarks.training_steps import CONTENDERS, Setting
+from benchmarks.step_builders import CONTENDERS, Setting
 
 
 def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int | None]:

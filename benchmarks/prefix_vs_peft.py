@@ -29,9 +29,10 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.data.batches import BatchSettings, EvalBatches, TrainBatches
+from ptl_prefix.data.batches import EvalBatches, TrainBatches
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.encoding import encode_split
+from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Task
 from ptl_prefix.data.tasks.e2e_nlg import E2ENLG
 from ptl_prefix.data.tasks.table_to_text import TableToText
@@ -165,7 +166,7 @@ def _without_end(batches: TrainBatches) -> Iterator[ModelInputs]:
 
 def load_splits(backbone: Backbone, arguments: argparse.Namespace) -> Splits:
     """The task's rows as ids, with room in each for the longest prefix of anyone."""
-    settings = BatchSettings(batch_size=arguments.batch_size)
+    settings = DataSettings(batch_size=arguments.batch_size)
     task = _task(arguments)
     prompter = Prompter(backbone.tokenizer, task.prompt)
     room = None if backbone.max_positions is None else backbone.max_positions - arguments.prefix_length

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.peak_memory import peak_memories
 from benchmarks.shapes import SHAPES
-from benchmarks.training_steps import CONTENDERS, Setting, Training, check_alike
+from benchmarks.step_builders import CONTENDERS, Setting, Training, check_alike
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.attention_sites import has_native_bfloat16

@@ -1,6 +1,6 @@
 """`python -m ptl_prefix <verb>`: the same door as the command `ptl-prefix`."""
 
-from ptl_prefix.commands.cli import main
+from ptl_prefix.commands.main import main
 
 if __name__ == "__main__":
     main()

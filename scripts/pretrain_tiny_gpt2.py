@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from corpus import HELD_OUT_EVERY, hold_out, read_texts, sentences
+from pretraining_steps import autocast, train
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from training_steps import autocast, train
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 END, PADDING = "<|endoftext|>", "<|pad|>"

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from corpus import hold_out, passages, read_texts
 from denoising import Noise, Row, SpanCorruption, TextInfilling
+from pretraining_steps import LoggedLoss, autocast, train
 from seq2seq_card import Training, card
 from seq2seq_models import MAX_POSITIONS, new_model, read_from, tokenizer_for
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from training_steps import LoggedLoss, autocast, train
 
 from ptl_prefix.backbones.spec import EMBEDDED
 

@@ -6,7 +6,7 @@ In: what `pretrain_tiny_seq2seq.py` knows when it is done. Out: the text of `REA
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from training_steps import LoggedLoss
+from pretraining_steps import LoggedLoss
 
 _ARCHITECTURES = {
     "bart": "BART (post-norm, learned positions, tied embeddings)",

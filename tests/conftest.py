@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from jaxtyping import install_import_hook
 from no_network import forbid_network
-from shape_checks import CHECKED_ROOMS
-from tiny_backbones import TINY_CONFIGS, save_tiny_backbone
+from support.shape_checks import CHECKED_ROOMS
+from support.tiny_backbones import TINY_CONFIGS, save_tiny_backbone
 
 if TYPE_CHECKING:
     from ptl_prefix.backbones.backbone import Backbone
@@ -31,7 +31,7 @@ if "torch" in sys.modules:
     sys.modules["torch"].set_num_threads(1)
 
 # Only now: what is imported before is not checked.
-install_import_hook(CHECKED_ROOMS, "shape_checks.checked")
+install_import_hook(CHECKED_ROOMS, "support.shape_checks.checked")
 # Before a test imports transformers, which logs what torchao and bitsandbytes lack here.
 importlib.import_module("ptl_prefix.backbones")
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from ptl_prefix import settings
-from ptl_prefix.commands import catalog
-from ptl_prefix.commands.targets import TRAINER, import_target, target_values
-from ptl_prefix.commands.verbs import VERBS
+from ptl_prefix.commands.config import catalog
+from ptl_prefix.commands.config.instantiate import TRAINER, import_target, target_values
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.settings import mistakes_in
 
 CONF = settings.conf_dir()

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from tiny_runs import write_tiny_backbone
+from support.tiny_runs import write_tiny_backbone
 
 from ptl_prefix import settings
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.commands.cli import cli
-from ptl_prefix.commands.composition import compose_and_check
-from ptl_prefix.commands.verbs import VERBS
+from ptl_prefix.commands.config.compose import compose_and_check
+from ptl_prefix.commands.config.verbs import VERBS
+from ptl_prefix.commands.main import cli
 
 EXPERIMENTS = sorted((settings.conf_dir() / "experiment").glob("*.yaml"))
 RELEASED = Path(__file__).parent / "data/released"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from shape_checks import checked
+from support.shape_checks import checked
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded
 

@@ -28,7 +28,7 @@ Amount = Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class EvaluationKey:
     """All that the outputs of an evaluation depend on.
 
     Args:
@@ -85,7 +85,7 @@ class EvaluationRecord:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     schema_version: int = SCHEMA_VERSION
-    question: Question
+    question: EvaluationKey
     num_in_split: Count
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]

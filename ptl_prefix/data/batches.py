@@ -6,48 +6,18 @@ state: a run that goes on in the middle of an epoch sees exactly the batches tha
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from annotated_types import Ge
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.data.collation import EncodedRow, batch_width, collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
-from ptl_prefix.data.share import ALONE, Indices, Share
-from ptl_prefix.settings import settings_from
+from ptl_prefix.data.rank_share import ALONE, Indices, RankShare
 
 _POOL_BATCHES = 50
 """Batches whose rows are sorted by length together: enough for little padding, few enough that an epoch stays
 shuffled."""
-
-
-class BatchSettings:
-    """How examples become batches.
-
-    Args:
-        batch_size: Rows in a training batch, on each device.
-        eval_batch_size: Rows in a batch of validation or generation.
-        max_target_tokens: Longest target, its end included; `None` means whatever the backbone has room for.
-        overlong: `truncate` cuts the source, then the target; `drop` leaves the pair out. Both are counted.
-        cache_dir: Where encoded splits are kept; `None` means `ptl_prefix` in the user's cache folder.
-    """
-
-    @settings_from("data/batches")
-    def __init__(
-        self,
-        *,
-        batch_size: Annotated[int, Ge(1)],
-        eval_batch_size: Annotated[int, Ge(1)],
-        max_target_tokens: Annotated[int, Ge(2)] | None,
-        overlong: Literal["truncate", "drop"],
-        cache_dir: str | None,
-    ) -> None:
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.max_target_tokens = max_target_tokens
-        self.overlong = overlong
-        self.cache_dir = cache_dir
 
 
 class TrainBatches:
@@ -82,7 +52,7 @@ class TrainBatches:
         decoder_start_ids: Sequence[int] | None = None,
         seed: int,
         accumulation: int = 1,
-        share: Share = ALONE,
+        share: RankShare = ALONE,
     ) -> None:
         if not len(encoded):
             raise ValueError("There must be rows to train on, but there are none.")
@@ -178,7 +148,7 @@ class EvalBatches:
         pad_id: int,
         decoder_start_ids: Sequence[int] | None = None,
         num_rows: int | None = None,
-        share: Share = ALONE,
+        share: RankShare = ALONE,
     ) -> None:
         self._encoded, self._pad_id, self._decoder_start_ids = encoded, pad_id, decoder_start_ids
         kept = len(encoded) if num_rows is None else min(num_rows, len(encoded))

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.data.batches import BatchSettings
 from ptl_prefix.data.collation import EncodedRow
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, read_encoded, write_encoded
+from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task, fingerprint_of
 from ptl_prefix.errors import DataError
 
@@ -49,7 +49,7 @@ class _Room:
 
 
 def encode_split(
-    task: Task, split: Split, prompter: Prompter, *, max_tokens: int | None, taken: int = 0, settings: BatchSettings
+    task: Task, split: Split, prompter: Prompter, *, max_tokens: int | None, taken: int = 0, settings: DataSettings
 ) -> EncodedSplit:
     """The rows of a split, one per (source, target) pair.
 
@@ -95,7 +95,7 @@ def encode_pairs(
         taken: As in `encode_split`.
     """
     room = None if max_tokens is None else _Room(max_tokens, taken)
-    settings = BatchSettings(overlong="drop", max_target_tokens=None)
+    settings = DataSettings(overlong="drop", max_target_tokens=None)
     pairs = []
     for index, row in enumerate(rows):
         for target in row["targets"]:
@@ -152,7 +152,7 @@ def _nothing_left(task: Task, split: Split, report: EncodingReport) -> str:
 
 
 def _chunks(
-    task: Task, split: Split, prompter: Prompter, room: _Room | None, settings: BatchSettings
+    task: Task, split: Split, prompter: Prompter, room: _Room | None, settings: DataSettings
 ) -> Iterator[tuple[list[EncodedRow], EncodingReport]]:
     """The rows of each thousand examples, with what was done to them."""
     examples = task.examples(split)
@@ -162,7 +162,7 @@ def _chunks(
 
 
 def _encode_chunk(
-    columns: dict[str, list[Any]], start: int, prompter: Prompter, room: _Room | None, settings: BatchSettings
+    columns: dict[str, list[Any]], start: int, prompter: Prompter, room: _Room | None, settings: DataSettings
 ) -> tuple[list[EncodedRow], EncodingReport]:
     sources = prompter.tokenize_sources(columns["source"])
     owners = [index for index, targets in enumerate(columns["targets"]) for _ in targets]
@@ -189,7 +189,7 @@ def _encode_chunk(
 
 
 def _rooms(
-    num_source: int, num_target: int, prompter: Prompter, room: _Room | None, settings: BatchSettings
+    num_source: int, num_target: int, prompter: Prompter, room: _Room | None, settings: DataSettings
 ) -> tuple[int, int]:
     """How many ids of its own a source may keep, and a target; see the rule at the top."""
     num_end = len(prompter.after_ids)

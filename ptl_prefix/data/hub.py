@@ -1,6 +1,6 @@
 """Data sets by hub name: the only place of this room that may reach for the network, and only when a task is told to.
 
-In: a name on the hub. Out: `Record`s; a class is read as its name, not as its number. A data set that is a script is
+In: a name on the hub. Out: `FileRow`s; a class is read as its name, not as its number. A data set that is a script is
 refused by the library; give the revision with its copy as Parquet, `refs/convert/parquet`. The library's own switches
 hold: with HF_HUB_OFFLINE=1 only what was downloaded before is found.
 """
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import datasets
 
-from ptl_prefix.data.record_files import Record
+from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.errors import DataError
 
 
-def read_hub_records(hub: str, *, config: str | None, revision: str | None, split: str) -> Iterator[Record]:
+def read_hub_records(hub: str, *, config: str | None, revision: str | None, split: str) -> Iterator[FileRow]:
     """The records of one split of a data set on the hub.
 
     Raises:
@@ -31,7 +31,7 @@ def read_hub_records(hub: str, *, config: str | None, revision: str | None, spli
     labels = {name: kind for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
     for number, cells in enumerate(rows, start=1):
         names = {column: kind.int2str(cells[column]) for column, kind in labels.items()}
-        yield Record(f"{hub} ({split}), record {number}", {**cells, **names})
+        yield FileRow(f"{hub} ({split}), record {number}", {**cells, **names})
 
 
 @contextlib.contextmanager

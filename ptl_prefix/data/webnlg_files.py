@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptl_prefix.data.record_files import Record, read_records
+from ptl_prefix.data.file_rows import FileRow, read_rows
 from ptl_prefix.data.task import Split
 from ptl_prefix.data.triples import Triple, triples_of
 from ptl_prefix.errors import DataError
@@ -47,12 +47,12 @@ def xml_files(folder: Path, split: Split) -> list[Path]:
     return found
 
 
-def read_entries(path: Path) -> Iterator[Record]:
+def read_entries(path: Path) -> Iterator[FileRow]:
     """The records of one file, each of which `entry_of` understands."""
-    return _read_xml(path) if path.suffix == ".xml" else read_records(path)
+    return _read_xml(path) if path.suffix == ".xml" else read_rows(path)
 
 
-def entry_of(record: Record) -> Entry:
+def entry_of(record: FileRow) -> Entry:
     """The entry that a record holds, in any of the forms.
 
     Raises:
@@ -84,7 +84,7 @@ def _parts(cells: dict[str, Any]) -> tuple[str, list[Any], list[tuple[str, str]]
     return cells["category"], rows, list(zip(cells["lex"]["text"], cells["lex"]["comment"], strict=True))
 
 
-def _read_xml(path: Path) -> Iterator[Record]:
+def _read_xml(path: Path) -> Iterator[FileRow]:
     """The entries of an XML file, with the keys of the JSON lines."""
     try:
         root = ElementTree.parse(path).getroot()
@@ -98,4 +98,4 @@ def _read_xml(path: Path) -> Iterator[Record]:
             "lexs": [text.text or "" for text in texts],
             "comments": [text.get("comment", "") for text in texts],
         }
-        yield Record(f"{path}, entry {number} ({entry.get('eid')})", cells)
+        yield FileRow(f"{path}, entry {number} ({entry.get('eid')})", cells)

@@ -17,7 +17,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import PromptBatches
 from ptl_prefix.data.encoding import encode_prompts
-from ptl_prefix.data.share import ALONE, Share
+from ptl_prefix.data.rank_share import ALONE, RankShare
 from ptl_prefix.methods.method import Method
 
 Rows = Sequence[Mapping[str, Any]]
@@ -38,7 +38,7 @@ def decode(
     labels: Sequence[str] | None = None,
     known: Mapping[str, str] | None = None,
     on_batch: Callable[[list[Prediction]], None] = lambda _: None,
-    share: Share = ALONE,
+    share: RankShare = ALONE,
     join: Callable[[Written], Written] = lambda written: written,
 ) -> list[Prediction]:
     """What the backbone writes for each row under `method`, in the order of the rows.

@@ -17,8 +17,8 @@ from ptl_prefix.artifacts.evaluation_record import (
     PREDICTIONS_FILE,
     RECORD_FILE,
     UNFINISHED_FILE,
+    EvaluationKey,
     EvaluationRecord,
-    Question,
     read_evaluation_record,
     write_evaluation_record,
 )
@@ -80,9 +80,9 @@ class Subject:
     prompter: Prompter
     adaptation: str | None
 
-    def question(self, task: Task, split: Split, num_examples: int, decoding: Decoding) -> Question:
+    def question(self, task: Task, split: Split, num_examples: int, decoding: Decoding) -> EvaluationKey:
         """All that this subject's outputs depend on."""
-        return Question(
+        return EvaluationKey(
             method=self.method.kind,
             adaptation=self.adaptation,
             backbone=self.backbone.name,
@@ -208,7 +208,7 @@ def _known(folder: Path, unfinished: UnfinishedPredictions) -> list[Prediction]:
 
 
 def _record(
-    question: Question, scores: Scores, likelihoods: Mapping[str, float], num_in_split: int, seconds: float
+    question: EvaluationKey, scores: Scores, likelihoods: Mapping[str, float], num_in_split: int, seconds: float
 ) -> EvaluationRecord:
     name = SPLIT_NAMES[question.split]  # type: ignore[index]
     values, infos = {**likelihoods, **scores.values}, {**INFOS, **scores.infos}

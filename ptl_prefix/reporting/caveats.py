@@ -6,20 +6,18 @@ in by force.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.reporting.compared_run import ComparedRun
 from ptl_prefix.reporting.measured import Numbers
-
-if TYPE_CHECKING:
-    from ptl_prefix.reporting.comparison import Row
+from ptl_prefix.reporting.table import Row
 
 _MOST_SPOKEN = 6
 """More names than these nobody reads; a sweep has dozens."""
 
 
-def caveats_of(rows: Sequence["Row"], numbers: Mapping[ComparedRun, Numbers]) -> list[str]:
+def caveats_of(rows: Sequence[Row], numbers: Mapping[ComparedRun, Numbers]) -> list[str]:
     """Every sentence that applies."""
     runs = [run for row in rows for run in row.runs]
     found = [
@@ -39,7 +37,7 @@ def caveats_of(rows: Sequence["Row"], numbers: Mapping[ComparedRun, Numbers]) ->
     return [sentence for sentence in found if sentence]
 
 
-def _chosen(rows: Sequence["Row"]) -> str:
+def _chosen(rows: Sequence[Row]) -> str:
     if not any("phase" in row.settings for row in rows):
         return ""
     confirming = sorted({str(run.folder.path.parent) for row in rows for run in row.runs if run.phase == CONFIRM})
@@ -49,7 +47,7 @@ def _chosen(rows: Sequence["Row"]) -> str:
     )
 
 
-def _seeds(rows: Sequence["Row"]) -> str:
+def _seeds(rows: Sequence[Row]) -> str:
     counts = defaultdict(list)
     for row in rows:
         counts[len(row.runs)].append(f"#{row.number}" if row.number else row.label)
@@ -61,7 +59,7 @@ def _seeds(rows: Sequence["Row"]) -> str:
     return f"Rows differ in how many seeds they have: {spoken}{single}."
 
 
-def _pairs(rows: Sequence["Row"]) -> str:
+def _pairs(rows: Sequence[Row]) -> str:
     sets = {tuple(run.seed for run in row.runs) for row in rows if len(row.runs) > 1}
     if len(sets) < 2:
         return ""
@@ -70,7 +68,7 @@ def _pairs(rows: Sequence["Row"]) -> str:
     return f"Not all rows have the same seeds: two rows are tested over those that they share{welch}."
 
 
-def _budgets(rows: Sequence["Row"]) -> str:
+def _budgets(rows: Sequence[Row]) -> str:
     steps = {f"{row.cost.steps:,.0f}" for row in rows}
     if len(steps) == 1:
         return f"Every row was trained for {steps.pop()} steps."

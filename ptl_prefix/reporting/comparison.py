@@ -13,101 +13,12 @@ from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.errors import ComparisonError
 from ptl_prefix.reporting.caveats import caveats_of
 from ptl_prefix.reporting.compared_run import ComparedRun, LeftOut
-from ptl_prefix.reporting.differing_settings import differing_settings, spoken
+from ptl_prefix.reporting.differing_settings import differing_settings
 from ptl_prefix.reporting.measured import Measured, Numbers, measured
 from ptl_prefix.reporting.refusals import refusals
 from ptl_prefix.reporting.run_state import main_metric
 from ptl_prefix.reporting.statistics import Summary, Verdict, beside_the_best, summarize
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A method with its settings, over its seeds.
-
-    Args:
-        number: Its place in the table, from 1; the best by the main metric comes first.
-        method: The method's name.
-        settings: What tells it from the other rows, by the keys of its config.
-        runs: One for each seed.
-        numbers: What was measured, in the order of the runs.
-        summaries: By metric; one that no run has is absent.
-        verdicts: By metric; beside the other rows of the table.
-    """
-
-    number: int
-    method: str
-    settings: Mapping[str, Any]
-    runs: tuple[ComparedRun, ...]
-    numbers: tuple[Numbers, ...]
-    summaries: Mapping[str, Summary]
-    verdicts: Mapping[str, Verdict]
-
-    @property
-    def label(self) -> str:
-        """The method and its settings, as a person would say them."""
-        return " ".join([self.method, *(f"{key}={value}" for key, value in self.spoken_settings.items())])
-
-    @property
-    def spoken_settings(self) -> dict[str, str]:
-        """The settings as text; those of the method without their group."""
-        return {key.removeprefix("method."): spoken(value) for key, value in self.settings.items()}
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of its runs."""
-        return tuple(run.record.seed for run in self.runs)
-
-    @property
-    def cost(self) -> "RowCost":
-        """What it takes."""
-        records = [run.record for run in self.runs]
-        peaks = [record.cost.peak_memory_bytes for record in records if record.cost.peak_memory_bytes is not None]
-        sizes = [run.bundle_bytes for run in self.runs if run.bundle_bytes is not None]
-        return RowCost(
-            trained=max(record.parameters.trained for record in records),
-            stored=max(record.parameters.stored for record in records),
-            bundle_bytes=max(sizes, default=None),
-            steps=_mean([record.cost.steps for record in records]),
-            tokens=_mean([record.cost.tokens for record in records]),
-            tokens_per_s=_mean([record.cost.tokens_per_s for record in records]),
-            peak_memory_bytes=max(peaks, default=None),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowCost:
-    """What a row takes: of its runs the most numbers, bytes and memory; of the rest the mean."""
-
-    trained: int
-    stored: int
-    bundle_bytes: int | None
-    steps: float
-    tokens: float
-    tokens_per_s: float
-    peak_memory_bytes: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """What may stand side by side.
-
-    Args:
-        task: The task's name.
-        backbone: The backbone's name.
-        rows: The best by the main metric first.
-        metrics: What the numbers mean, by `split/name`, in the order of the columns.
-        main: The metric that rows are ordered by.
-        bare: The backbone's own numbers without any method.
-        caveats: What must be said of the table, a sentence each.
-    """
-
-    task: str
-    backbone: str
-    rows: tuple[Row, ...]
-    metrics: Mapping[str, MetricInfo]
-    main: str
-    bare: Mapping[str, float]
-    caveats: tuple[str, ...]
+from ptl_prefix.reporting.table import Row, Table
 
 
 @dataclass(frozen=True)
@@ -253,7 +164,3 @@ def _ordered(rows: Sequence[Row], main: str, infos: Mapping[str, MetricInfo]) ->
 def _written(run: ComparedRun) -> tuple[float, str]:
     written = run.folder.record if run.folder.record.exists() else run.folder.events
     return written.stat().st_mtime, str(run.folder.path)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

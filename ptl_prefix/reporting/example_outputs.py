@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ptl_prefix.artifacts.predictions import Prediction
-from ptl_prefix.reporting.comparison import Table
+from ptl_prefix.reporting.table import Table
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ptl_prefix.reporting.comparison import Row, Table
 from ptl_prefix.reporting.grids import arrow
 from ptl_prefix.reporting.statistics import pareto_front
+from ptl_prefix.reporting.table import Row, Table
 
 Json = dict[str, Any]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ptl_prefix.artifacts.run_record import MetricInfo
-from ptl_prefix.reporting.comparison import Row, Table
 from ptl_prefix.reporting.statistics import Standing
+from ptl_prefix.reporting.table import Row, Table
 
 LEGEND = (
     "±: 95% interval of the mean over seeds (Student's t). ≈: cannot be told from the best, worse rows can "

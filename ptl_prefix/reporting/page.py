@@ -17,10 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ptl_prefix.reporting.comparison import Comparison, Table
+from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.example_outputs import example_outputs
 from ptl_prefix.reporting.figures import figures_of
 from ptl_prefix.reporting.grids import LEGEND, MARKS, cost_grid, difference_grid, quality_grid
+from ptl_prefix.reporting.table import Table
 from ptl_prefix.reporting.text_tables import Commands, bare_sentence
 
 _PARTS = Path(__file__).parent / "page_parts"

@@ -10,8 +10,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from ptl_prefix.reporting.comparison import Comparison, Row, Table
+from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.grids import LEGEND, MARKS, Cell, Grid, cost_grid, number, quality_grid
+from ptl_prefix.reporting.table import Row, Table
 
 Commands = Mapping[tuple[str, str, int], str]
 """What makes a row again, by task, backbone and the row's number."""

@@ -1,6 +1,6 @@
 """What a study has come to: counted, ordered and put into a few numbers, for whoever shows it.
 
-In: a desk. Out: `Summary`. Nothing is decided here, and nothing is changed.
+In: a scheduler. Out: `Summary`. Nothing is decided here, and nothing is changed.
 """
 
 import math
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
-from ptl_prefix.sweeping.desk import Desk
-from ptl_prefix.sweeping.question import Arm
-from ptl_prefix.sweeping.trials import State, Trial, best_of
+from ptl_prefix.sweeping.scheduler import Scheduler
+from ptl_prefix.sweeping.study_spec import Arm
+from ptl_prefix.sweeping.trial import State, Trial, best_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Summary:
     """A whole study.
 
     Args:
-        arms: In the order of the question, the confirmation's last.
+        arms: In the order of the spec, the confirmation's last.
         confirmed: The confirmed ones, the best first.
         reused: Trials whose result was known.
         to_confirm: Trials at most that follow when the search has ended; then they are an arm.
@@ -82,36 +82,36 @@ class Summary:
     to_confirm: int
 
 
-def summarize(desk: Desk, *, with_importance: bool = False) -> Summary:
+def summarize(scheduler: Scheduler, *, with_importance: bool = False) -> Summary:
     """What a study has come to by now.
 
     Args:
-        desk: Of the study.
+        scheduler: Of the study.
         with_importance: Whether the keys' importance is computed, which takes a moment.
     """
-    confirming = desk.confirming()
-    arms = [*desk.question.arms, *confirming]
+    confirming = scheduler.confirming()
+    arms = [*scheduler.spec.arms, *confirming]
     parts = []
-    trials_of = {arm.name: desk.register.trials(arm.name) for arm in arms}
+    trials_of = {arm.name: scheduler.store.trials(arm.name) for arm in arms}
     for arm in arms:
         trials = trials_of[arm.name]
         failed = [trial for trial in trials if trial.state == "failed"]
         parts.append(
             ArmSummary(
                 name=arm.name,
-                wanted=arm.space.size if arm.name == CONFIRM else desk.question.trials_of(arm),
+                wanted=arm.space.size if arm.name == CONFIRM else scheduler.spec.trials_of(arm),
                 states=Counter(trial.state for trial in trials),
-                best=best_of(trials, desk.question.sign)[:10],
+                best=best_of(trials, scheduler.spec.sign)[:10],
                 failures=Counter(str(trial.notes.get("failure")) for trial in failed),
-                surrender=desk.surrender(arm, trials),
-                importance=_importance(desk, arm) if with_importance and arm.name != CONFIRM else {},
+                surrender=scheduler.surrender(arm, trials),
+                importance=_importance(scheduler, arm) if with_importance and arm.name != CONFIRM else {},
                 train_s=sum(trial.train_s for trial in trials if "reused_from" not in trial.notes),
                 tokens=sum(trial.tokens for trial in trials if "reused_from" not in trial.notes),
             )
         )
     reused = sum("reused_from" in trial.notes for trials in trials_of.values() for trial in trials)
-    confirmed = _confirmed(trials_of[CONFIRM], desk.question.sign) if confirming else []
-    to_confirm = desk.question.most_confirmed if desk.is_searching else 0
+    confirmed = _confirmed(trials_of[CONFIRM], scheduler.spec.sign) if confirming else []
+    to_confirm = scheduler.spec.most_confirmed if scheduler.is_searching else 0
     return Summary(arms=parts, confirmed=confirmed, reused=reused, to_confirm=to_confirm)
 
 
@@ -138,14 +138,14 @@ def _confirmed(trials: Sequence[Trial], sign: int) -> list[Confirmed]:
     return sorted(found, key=lambda one: sign * one.mean)
 
 
-def _importance(desk: Desk, arm: Arm) -> dict[str, float]:
+def _importance(scheduler: Scheduler, arm: Arm) -> dict[str, float]:
     """PED-ANOVA (Watanabe et al., 2023), which needs neither a forest nor the pruned trials' ends."""
     if len(arm.space.dimensions) < 2:
         return {}  # of one key it would be all
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator
 
-    study = desk.register.study(arm.name)
+    study = scheduler.store.study(arm.name)
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(finished) < 4 or len({trial.value for trial in finished}) < 2:
         return {}

@@ -1,7 +1,7 @@
 """One worker: takes a job, starts its trial, watches it, and writes down what came of it.
 
-In: a desk and a host for processes. Out: trials that have ended, one after the other, until the desk has no more. A
-worker knows of training only what lies in the run's folder: the validations in its log, and its record.
+In: a scheduler and a host for processes. Out: trials that have ended, one after the other, until the scheduler has no
+more. A worker knows of training only what lies in the run's folder: the validations in its log, and its record.
 """
 
 import threading
@@ -14,11 +14,11 @@ from ptl_prefix.artifacts.event_log import read_events, validations_in
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
-from ptl_prefix.sweeping.desk import Desk, Job, Outcome
-from ptl_prefix.sweeping.host import LOST, TrialHost
-from ptl_prefix.sweeping.owner import BEAT_S
+from ptl_prefix.sweeping.liveness import BEAT_S
 from ptl_prefix.sweeping.pruners import SuccessiveHalving, is_promoted
-from ptl_prefix.sweeping.results import notes_of
+from ptl_prefix.sweeping.result_cache import notes_of
+from ptl_prefix.sweeping.scheduler import Job, Outcome, Scheduler
+from ptl_prefix.sweeping.trial_processes import LOST, TrialServer
 
 _GLANCE_S = 0.2
 _IDLE_S = 0.5
@@ -30,7 +30,7 @@ class Worker:
     """Runs trials one at a time.
 
     Args:
-        desk: Hands out jobs.
+        scheduler: Hands out jobs.
         host: Starts processes.
         threads: CPU threads of each trial.
         device: The accelerator that its trials see.
@@ -38,9 +38,9 @@ class Worker:
     """
 
     def __init__(
-        self, desk: Desk, host: TrialHost, *, threads: int, device: int | None, say: Callable[[str], None]
+        self, scheduler: Scheduler, host: TrialServer, *, threads: int, device: int | None, say: Callable[[str], None]
     ) -> None:
-        self._desk, self._host, self._threads, self._device, self._say = desk, host, threads, device, say
+        self._scheduler, self._host, self._threads, self._device, self._say = scheduler, host, threads, device, say
         self.job: Job | None = None
         self.stopping = threading.Event()
         """Set: take nothing new."""
@@ -48,9 +48,9 @@ class Worker:
         """Set: stop what runs, too."""
 
     def run(self) -> None:
-        """Until the desk has nothing more, or this worker is stopped."""
+        """Until the scheduler has nothing more, or this worker is stopped."""
         while not self.stopping.is_set():
-            job = self._desk.next()
+            job = self._scheduler.next()
             if job == "done":
                 return
             if job == "wait":
@@ -60,24 +60,24 @@ class Worker:
             try:
                 outcome = self._run(job)
             except BaseException:
-                self._desk.close(job, Outcome("released"))
+                self._scheduler.close(job, Outcome("released"))
                 raise
             finally:
                 self.job = None
-            self._desk.close(job, outcome)
+            self._scheduler.close(job, outcome)
             self._say_what_came(job, outcome)
 
     def _run(self, job: Job) -> Outcome:
         running = self._host.start(job.folder.path, threads=self._threads, device=self._device)
-        watch = _Watch(self._desk, job)
+        watch = _Watch(self._scheduler, job)
         verdict: str | None = None
         beat_at, stop_by = time.monotonic() + BEAT_S, float("inf")
         while (code := running.wait(_GLANCE_S)) is None:
             now = time.monotonic()
             if now >= beat_at:
-                self._desk.register.beat(job.trial)
+                self._scheduler.store.beat(job.trial)
                 beat_at = now + BEAT_S
-                stop = self._desk.register.stop
+                stop = self._scheduler.store.stop
                 if stop is not None:
                     self.stopping.set()
                 if stop == "now":
@@ -92,12 +92,12 @@ class Worker:
         # What it logged after the last glance counts as well: a trial that ended by itself has ended.
         if verdict is None:
             watch.verdict()
-        return _outcome(job, code, verdict, watch, self._desk.question.objective)
+        return _outcome(job, code, verdict, watch, self._scheduler.spec.objective)
 
     def _say_what_came(self, job: Job, outcome: Outcome) -> None:
         arm = f"{job.trial.arm} " if job.trial.arm else ""
         fact = {
-            "finished": f"{self._desk.question.objective} {outcome.value:.4g}" if outcome.value is not None else "",
+            "finished": f"{self._scheduler.spec.objective} {outcome.value:.4g}" if outcome.value is not None else "",
             "failed": f"failed ({outcome.failure}): {outcome.error}; see {job.folder.path / 'log.txt'}",
         }.get(outcome.kind, outcome.kind)
         self._say(f"{arm}{job.trial.number}: {job.trial.label}: {fact}")
@@ -107,17 +107,17 @@ class _Watch:
     """Reads a trial's log as it grows, tells the study of each validation, and judges.
 
     Args:
-        desk: Told.
+        scheduler: Told.
         job: What is watched.
     """
 
-    def __init__(self, desk: Desk, job: Job) -> None:
-        self._desk, self._job = desk, job
+    def __init__(self, scheduler: Scheduler, job: Job) -> None:
+        self._scheduler, self._job = scheduler, job
         self._known = set(job.trial.frozen.intermediate_values)
-        self._rungs = desk.pruner.rungs(job.max_steps)
+        self._rungs = scheduler.pruner.rungs(job.max_steps)
         self._size = -1
         self.paused_at: int | None = None
-        self._is_searched = desk.question.objective == "val/loss"
+        self._is_searched = scheduler.spec.objective == "val/loss"
 
     def verdict(self) -> str | None:
         """Whether the trial shall stop: `paused` or `pruned`; `None`: it goes on."""
@@ -140,28 +140,28 @@ class _Watch:
         yield from ((step, value) for step, value in validations_in(events) if step not in self._known)
 
     def _judge(self, step: int, value: float) -> str | None:
-        desk, trial = self._desk, self._job.trial
-        desk.register.report(trial, step, value)
+        scheduler, trial = self._scheduler, self._job.trial
+        scheduler.store.report(trial, step, value)
         if step >= self._job.max_steps:
             return None
-        if isinstance(desk.pruner, SuccessiveHalving):
-            return self._at_rungs(step, value, desk.pruner.reduction_factor)
-        pruner = desk.pruner.make(self._job.max_steps)
-        should_stop = pruner.prune(desk.register.study(trial.arm), desk.register.again(trial).frozen)
+        if isinstance(scheduler.pruner, SuccessiveHalving):
+            return self._at_rungs(step, value, scheduler.pruner.reduction_factor)
+        pruner = scheduler.pruner.make(self._job.max_steps)
+        should_stop = pruner.prune(scheduler.store.study(trial.arm), scheduler.store.again(trial).frozen)
         return "pruned" if should_stop else None
 
     def _at_rungs(self, step: int, value: float, reduction_factor: int) -> str | None:
         """Pause at the highest rung that was newly reached, unless the trial is among the best there."""
-        question, register, trial = self._desk.question, self._desk.register, self._job.trial
-        trials = {one.number: one.rungs for one in register.trials(trial.arm)}
+        spec, store, trial = self._scheduler.spec, self._scheduler.store, self._job.trial
+        trials = {one.number: one.rungs for one in store.trials(trial.arm)}
         own = trials.pop(trial.number)
         reached = [rung for rung in self._rungs if rung <= step and rung not in own]
-        register.note(trial, **{f"rung_{rung}": question.sign * value for rung in reached})
+        store.note(trial, **{f"rung_{rung}": spec.sign * value for rung in reached})
         if not reached:
             return None
         rung = reached[-1]
         others = [values[rung] for values in trials.values() if rung in values]
-        if is_promoted(question.sign * value, others, reduction_factor):
+        if is_promoted(spec.sign * value, others, reduction_factor):
             return None
         self.paused_at = rung
         return "paused"

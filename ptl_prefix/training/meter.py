@@ -7,15 +7,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.training.loss_scaling import scaling_of
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.norms import norms
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
-from ptl_prefix.training.scaling import scaling_of
 
 
 class Meter(pl.Callback):
@@ -95,77 +93,6 @@ class Meter(pl.Callback):
         self.train_s, self.num_tokens, self.steps = (state_dict[key] for key in ("train_s", "num_tokens", "steps"))
         self.skipped_steps = state_dict.get("skipped_steps", 0)
         self._logged = (self.train_s, self.num_tokens)
-
-
-class ProgressBar(pl.Callback):
-    """A bar with step, loss, tokens per second and time left; in a log file, a line at every validation.
-
-    Args:
-        meter: Where the rate comes from.
-        console: Where the bar is drawn.
-    """
-
-    def __init__(self, meter: Meter, console: Console) -> None:
-        self._meter = meter
-        self._console = console
-        self._bar: Progress | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the bar, from where the run is."""
-        if not self._console.is_terminal:
-            return
-        self._bar = Progress(
-            TextColumn("[bold]train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
-        self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, numbers="")
-        self._bar.start()
-
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: pl.Trainer, pl_module: AdaptationModule, *_: Any
-    ) -> None:
-        """Move the bar."""
-        self._move_bar(trainer, pl_module)
-
-    def _move_bar(self, trainer: pl.Trainer, pl_module: AdaptationModule) -> None:
-        if self._bar is not None:
-            loss = pl_module.last_step.get("train/loss", float("nan"))
-            validated = trainer.callback_metrics.get("val/loss")
-            val = "" if validated is None else f"  val/loss {float(validated):.3f}"
-            numbers = f"loss {loss:.3f}{val}  {self._meter.tokens_per_s:,.0f} tokens/s"
-            self._bar.update(self._task, completed=trainer.global_step, numbers=numbers)
-
-    def on_validation_end(  # type: ignore[override]
-        self, trainer: pl.Trainer, pl_module: AdaptationModule
-    ) -> None:
-        """Show the new loss; in a log file, say what one would want to know there."""
-        self._move_bar(trainer, pl_module)
-        if self._bar is None:
-            loss = float(trainer.callback_metrics["val/loss"])
-            self._console.print(
-                f"step {trainer.global_step}/{trainer.max_steps}  val/loss {loss:.4f}  "
-                f"{self._meter.tokens_per_s:,.0f} tokens/s  {self._meter.train_s:.0f} s",
-                highlight=False,
-            )
-
-    def on_train_end(self, *_: Any) -> None:
-        """Leave the finished bar on the screen."""
-        self._close()
-
-    def on_exception(self, *_: Any) -> None:
-        """Leave the screen in order."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -17,9 +17,9 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import NonFiniteLossError
 from ptl_prefix.evaluation.loss import is_skipped, target_loss
 from ptl_prefix.methods.method import Method
+from ptl_prefix.training.loss_scaling import is_finite, scaling_of
 from ptl_prefix.training.optimization import Optimization
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
-from ptl_prefix.training.scaling import is_finite, scaling_of
 
 
 class AdaptationModule(pl.LightningModule):

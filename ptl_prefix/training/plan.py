@@ -15,9 +15,10 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import BackboneSpec
-from ptl_prefix.data.batches import BatchSettings, num_batches
+from ptl_prefix.data.batches import num_batches
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.encoding import encode_split
+from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method
@@ -50,7 +51,7 @@ class Plan:
     backbone: BackboneSpec
     task: Task
     method: Method
-    batches: BatchSettings
+    batches: DataSettings
     optimization: Optimization
     trainer: Mapping[str, Any]
     decoding: Decoding

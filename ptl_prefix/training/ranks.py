@@ -20,9 +20,9 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor, nn
 
 from ptl_prefix.artifacts.fingerprint import fingerprint_text
-from ptl_prefix.data.share import ALONE, Share
+from ptl_prefix.data.rank_share import ALONE, RankShare
 from ptl_prefix.errors import RankError, RunError
-from ptl_prefix.training.place import Place
+from ptl_prefix.training.rank_environment import RankEnvironment
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Ranks:
         local_rank: Which GPU of its machine is its own.
     """
 
-    def __init__(self, share: Share = ALONE, *, local_rank: int = 0) -> None:
+    def __init__(self, share: RankShare = ALONE, *, local_rank: int = 0) -> None:
         self.share = share
         self.local_rank = local_rank
 
@@ -149,7 +149,7 @@ ONE_RANK = Ranks()
 
 
 @contextmanager
-def joined(place: Place, device: torch.device) -> Iterator[Ranks]:
+def joined(place: RankEnvironment, device: torch.device) -> Iterator[Ranks]:
     """Meet the other ranks, and part at the end.
 
     Args:

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import sample
 from ptl_prefix.tracking.events import EventStream
-from ptl_prefix.training.material import Material
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.run_inputs import RunInputs
 
 _MOST_NEW_TOKENS = 64
 """A look at the text must stay cheap beside the training."""
@@ -27,7 +27,7 @@ class Samples(pl.Callback):
         events: Takes `samples` events.
     """
 
-    def __init__(self, plan: Plan, material: Material, events: EventStream) -> None:
+    def __init__(self, plan: Plan, material: RunInputs, events: EventStream) -> None:
         self._plan, self._material, self._events = plan, material, events
         self._rows = sample(plan.task.examples("validation"), plan.tracking.num_samples)
         self._decoding = dataclasses.replace(

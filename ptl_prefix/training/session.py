@@ -19,11 +19,11 @@ from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method, NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
-from ptl_prefix.training.loop import Loop
-from ptl_prefix.training.material import Material
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.record import Ledger
 from ptl_prefix.training.run_context import RunContext
+from ptl_prefix.training.run_inputs import RunInputs
+from ptl_prefix.training.run_recorder import Ledger
+from ptl_prefix.training.trainer import Loop
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Session:
         context: What surrounds the training.
     """
 
-    def __init__(self, plan: Plan, material: Material, ledger: Ledger, context: RunContext) -> None:
+    def __init__(self, plan: Plan, material: RunInputs, ledger: Ledger, context: RunContext) -> None:
         self.plan, self.material, self.ledger, self.context = plan, material, ledger, context
         self.backbone, self.ranks = material.backbone, context.ranks
         self.absent_metrics: dict[str, str] = {}

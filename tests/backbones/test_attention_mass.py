@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_backbones import set_weights
+from support.tiny_backbones import set_weights
+from support.toy_batches import EQUAL, Side, padded, text_logits, texts, unpadded
+from support.toy_prefixes import logits_with, random_states
 from torch import Tensor, nn
 from torch.testing import assert_close
-from toy_batches import EQUAL, Side, padded, text_logits, texts, unpadded
-from toy_prefixes import logits_with, random_states
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, DynamicCache
 
 from ptl_prefix.backbones import attention_mass, observation

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_backbones import TINY_CONFIGS, tiny_config
+from support.tiny_backbones import TINY_CONFIGS, tiny_config
 from transformers import BertConfig, LlamaConfig
 
 from ptl_prefix.backbones.attention_sites import SiteGeometry, SiteLayout, attention_modules, family_of, geometry_of

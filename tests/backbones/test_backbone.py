@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from support.toy_batches import EQUAL, Side, padded, random_ids, text_logits, texts, unpadded
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, Side, padded, random_ids, text_logits, texts, unpadded
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import left_padded

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_backbones import TINY_CONFIGS, set_weights, tiny_config, tiny_tokenizer
+from support.tiny_backbones import TINY_CONFIGS, set_weights, tiny_config, tiny_tokenizer
+from support.toy_batches import EQUAL, text_logits, training_batch, unpadded
 from torch import nn
 from torch.testing import assert_close
-from toy_batches import EQUAL, text_logits, training_batch, unpadded
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_backbones import PAD, TINY_CONFIGS, tiny_config
+from support.tiny_backbones import PAD, TINY_CONFIGS, tiny_config
+from support.toy_batches import EQUAL, padded, random_ids, text_logits, texts, unpadded
+from support.toy_prefixes import logits_through_a_cache, logits_with, random_states
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, padded, random_ids, text_logits, texts, unpadded
-from toy_prefixes import logits_through_a_cache, logits_with, random_states
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_backbones import MAX_POSITIONS, PAD
-from toy_batches import EQUAL, padded, random_ids, texts, unpadded
-from toy_prefixes import random_states
+from support.tiny_backbones import MAX_POSITIONS, PAD
+from support.toy_batches import EQUAL, padded, random_ids, texts, unpadded
+from support.toy_prefixes import random_states
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone

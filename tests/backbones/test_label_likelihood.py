@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from method_nodes import new_method
-from tiny_backbones import PAD
+from support.method_nodes import new_method
+from support.tiny_backbones import PAD
+from support.toy_batches import random_ids, texts, train
 from torch.testing import assert_close
-from toy_batches import random_ids, texts, train
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones import label_likelihood

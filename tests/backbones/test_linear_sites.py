@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_backbones import TINY_CONFIGS
+from support.tiny_backbones import TINY_CONFIGS
 from torch import nn
 
 from ptl_prefix.backbones.attention_sites import FAMILIES, layers_of

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_backbones import PAD
+from support.tiny_backbones import PAD
+from support.toy_batches import padded, texts
 from torch.testing import assert_close
-from toy_batches import padded, texts
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded
 

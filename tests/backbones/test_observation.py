@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.toy_batches import EQUAL, text_logits, unpadded
+from support.toy_prefixes import logits_with, random_states
 from torch.testing import assert_close
-from toy_batches import EQUAL, text_logits, unpadded
-from toy_prefixes import logits_with, random_states
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.observation import observed_keys_values, observed_spreads

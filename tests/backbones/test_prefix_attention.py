@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_backbones import PAD
+from support.tiny_backbones import PAD
+from support.toy_batches import EQUAL, Side, padded, random_ids, text_logits, texts, unpadded
+from support.toy_prefixes import logits_through_a_cache, logits_with, naive_attention, random_states
 from torch import Tensor, nn
 from torch.testing import assert_close
-from toy_batches import EQUAL, Side, padded, random_ids, text_logits, texts, unpadded
-from toy_prefixes import logits_through_a_cache, logits_with, naive_attention, random_states
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded

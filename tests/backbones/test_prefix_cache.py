@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from method_nodes import new_method
-from tiny_backbones import PAD
+from support.method_nodes import new_method
+from support.tiny_backbones import PAD
+from support.toy_batches import EQUAL, texts, train
+from support.toy_prefixes import random_states
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, texts, train
-from toy_prefixes import random_states
 from transformers import DynamicCache, EncoderDecoderCache
 
 from ptl_prefix.artifacts.decoding import Decoding

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from toy_batches import EQUAL, text_logits, unpadded
-from toy_prefixes import random_states
+from support.toy_batches import EQUAL, text_logits, unpadded
+from support.toy_prefixes import random_states
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from support.toy_prefixes import random_states
 from torch.testing import assert_close
-from toy_prefixes import random_states
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from quantized_backbones import LIBRARIES, PAIRS, QUANTIZATIONS, REFUSED, quantized, rounded, tensor_bytes
-from tiny_backbones import TINY_CONFIGS
+from support.quantized_backbones import LIBRARIES, PAIRS, QUANTIZATIONS, REFUSED, quantized, rounded, tensor_bytes
+from support.tiny_backbones import TINY_CONFIGS
+from support.toy_batches import EQUAL, text_logits, training_batch
+from support.toy_prefixes import random_states
 from torch import Tensor
-from toy_batches import EQUAL, text_logits, training_batch
-from toy_prefixes import random_states
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
@@ -57,10 +57,10 @@ def test_the_layers_of_a_real_shape_take_a_half_and_a_quarter_of_bfloat16() -> N
 
 
 def _llama_1b(changes: dict[str, Any]) -> Backbone:
-    from ptl_prefix.backbones.outline import LlamaOutline
+    from ptl_prefix.backbones.shape import LlamaShape
     from ptl_prefix.settings import defaults_of
 
-    return LlamaOutline(**{**defaults_of("backbone/llama_1b"), **changes}).sketch()
+    return LlamaShape(**{**defaults_of("backbone/llama_1b"), **changes}).sketch()
 
 
 @pytest.mark.parametrize(("family", "quantization"), PAIRS)

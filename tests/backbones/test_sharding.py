@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import rank_bodies
 import torch
-from among_ranks import among_ranks
-from tiny_runs import Family, TinyRuns
+from support import rank_bodies
+from support.among_ranks import among_ranks
+from support.tiny_runs import Family, TinyRuns
 from torch import nn
 from torch.testing import assert_close
 

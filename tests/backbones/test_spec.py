@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_backbones import save_tiny_backbone, tiny_tokenizer
+from support.tiny_backbones import save_tiny_backbone, tiny_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ptl_prefix.backbones import spec as spec_module

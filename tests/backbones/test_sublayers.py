@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.toy_batches import EQUAL, padded, text_logits, texts
 from torch import Tensor, nn
 from torch.testing import assert_close
-from toy_batches import EQUAL, padded, text_logits, texts
 
 from ptl_prefix.backbones.attention_sites import FAMILIES, geometry_of, layers_of
 from ptl_prefix.backbones.backbone import Backbone

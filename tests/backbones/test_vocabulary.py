@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_backbones import BOS, EOS, PAD
+from support.tiny_backbones import BOS, EOS, PAD
+from support.toy_batches import EQUAL
+from support.toy_prefixes import random_states
 from torch.testing import assert_close
-from toy_batches import EQUAL
-from toy_prefixes import random_states
 
 from ptl_prefix.backbones import vocabulary
 from ptl_prefix.backbones.backbone import Backbone

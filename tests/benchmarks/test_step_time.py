@@ -11,8 +11,8 @@ import torch
 
 from benchmarks import step_time
 from benchmarks.shapes import SHAPES, random_backbone
+from benchmarks.step_builders import CONTENDERS, Setting, check_alike
 from benchmarks.step_time import FULL, paired_ratio
-from benchmarks.training_steps import CONTENDERS, Setting, check_alike
 
 SMALL = ["--batch-size", "2", "--source-tokens", "4", "--target-tokens", "4", "--dtype", "float32"]
 

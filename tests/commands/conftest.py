@@ -9,9 +9,9 @@ import pytest
 from annotated_types import Ge
 
 from ptl_prefix import settings
-from ptl_prefix.commands import targets
-from ptl_prefix.commands.verb_settings import TrainSettings
-from ptl_prefix.commands.verbs import Verb
+from ptl_prefix.commands.config import instantiate
+from ptl_prefix.commands.config.verb_settings import TrainSettings
+from ptl_prefix.commands.config.verbs import Verb
 
 PRIMARY = """
 defaults:
@@ -49,7 +49,7 @@ class Letters:
         return [f"`task.data_dir` must be a folder, but there is none at '{self.data_dir}'."]
 
 
-class Place:
+class RankEnvironment:
     """Stands for a backbone: one setting must be given."""
 
     def __init__(self, *, name: str, path: str) -> None:
@@ -91,10 +91,10 @@ def _import_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the stand-ins importable as members of the package, since only those may be built."""
     import sys
 
-    for stand_in in (Letters, Place):
+    for stand_in in (Letters, RankEnvironment):
         monkeypatch.setattr(stand_in, "__module__", "ptl_prefix.stand_ins")
-    monkeypatch.setitem(sys.modules, "ptl_prefix.stand_ins", SimpleNamespace(Letters=Letters, Place=Place))  # type: ignore[arg-type]
-    assert targets.import_target("ptl_prefix.stand_ins.Letters", "task") is Letters
+    monkeypatch.setitem(sys.modules, "ptl_prefix.stand_ins", SimpleNamespace(Letters=Letters, Place=RankEnvironment))  # type: ignore[arg-type]
+    assert instantiate.import_target("ptl_prefix.stand_ins.Letters", "task") is Letters
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 
-from ptl_prefix.commands import train
-from ptl_prefix.commands.launching import run_with_hydra
-from ptl_prefix.commands.sweep_question import sweeper_of
-from ptl_prefix.commands.verbs import VERBS, Verb
-from ptl_prefix.commands.words import HydraFlags
+from ptl_prefix.commands.config.arguments import HydraFlags
+from ptl_prefix.commands.config.verbs import VERBS, Verb
+from ptl_prefix.commands.hydra_main import run_with_hydra
+from ptl_prefix.commands.sweep.parse_study import sweeper_of
+from ptl_prefix.commands.train import command
 from ptl_prefix.errors import ConfigError
 
 SWEEP = HydraFlags((("--multirun", None),))
@@ -52,7 +52,7 @@ class Devices:
 @pytest.fixture
 def with_trainer(small_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What training itself says of its devices is not asked here.
-    monkeypatch.setattr(train, "trainer_problems", lambda settings: [])
+    monkeypatch.setattr(command, "trainer_problems", lambda settings: [])
     monkeypatch.setattr(Devices, "__module__", "ptl_prefix.stand_ins")
     monkeypatch.setattr(sys.modules["ptl_prefix.stand_ins"], "Devices", Devices, raising=False)
     (small_conf / "trainer/default.yaml").write_text(

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import method_nodes
 import pytest
 import torch
-from no_task import export_untasked
-from tiny_backbones import PAD
+from support import method_nodes
+from support.no_task import export_untasked
+from support.tiny_backbones import PAD
+from support.toy_batches import EQUAL, Side, padded, text_logits, texts, train, training_batch, unpadded
 from torch import Tensor, nn
 from torch.testing import assert_close
-from toy_batches import EQUAL, Side, padded, text_logits, texts, train, training_batch, unpadded
 from transformers import DynamicCache, EncoderDecoderCache
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat

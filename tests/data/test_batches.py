@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.data.batches import BatchSettings, EvalBatches, PromptBatches, TrainBatches
+from ptl_prefix.data.batches import EvalBatches, PromptBatches, TrainBatches
 from ptl_prefix.data.collation import EncodedRow
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, write_encoded
-from ptl_prefix.data.share import Share
+from ptl_prefix.data.rank_share import RankShare
+from ptl_prefix.data.settings import DataSettings
 
 
 class Lengths:
@@ -56,8 +57,8 @@ sizes = st.integers(1, 4)
 seeds = st.integers(0, 2**32)
 
 
-def shares(number: int) -> list[Share]:
-    return [Share(rank, number) for rank in range(number)]
+def shares(number: int) -> list[RankShare]:
+    return [RankShare(rank, number) for rank in range(number)]
 
 
 @given(some_lengths, sizes, st.integers(1, 4), st.integers(1, 3), seeds, st.integers(0, 3))
@@ -122,7 +123,7 @@ def test_evaluation_is_divided_by_batches_which_stay_as_they_are(tmp_path: Path)
     assert divided[0] == [[1, 3], [4]]
     assert divided[1][:1] == [[2, 0]]
     assert [len(rank) for rank in divided] == [2, 2], "a rank without batches would not be validated"
-    assert EvalBatches(encoded, batch_size=2, pad_id=0, share=Share(1, 2)).padding_share() == pytest.approx(1 / 2)
+    assert EvalBatches(encoded, batch_size=2, pad_id=0, share=RankShare(1, 2)).padding_share() == pytest.approx(1 / 2)
 
 
 @given(some_lengths, sizes, seeds, st.integers(0, 60))
@@ -264,6 +265,6 @@ def test_prompts_come_with_their_places() -> None:
 
 
 def test_settings_come_from_the_config_and_are_checked() -> None:
-    assert BatchSettings().batch_size == 16
+    assert DataSettings().batch_size == 16
     with pytest.raises(ValueError, match=r"`data.batch_size` must be >= 1, but is 0\."):
-        BatchSettings(batch_size=0)
+        DataSettings(batch_size=0)

@@ -14,11 +14,12 @@ from transformers import PreTrainedTokenizerBase
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.data.batches import BatchSettings, TrainBatches
+from ptl_prefix.data.batches import TrainBatches
 from ptl_prefix.data.collation import collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport
 from ptl_prefix.data.encoding import cache_folder, encode_prompts, encode_split
 from ptl_prefix.data.example import Example, as_dataset
+from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task, fingerprint_of
 from ptl_prefix.errors import DataError
 
@@ -53,7 +54,7 @@ def encode(prompter: Prompter, tmp_path: Path) -> Any:
     """Encode a split into this test's own cache."""
 
     def encoded(task: Task, max_tokens: int | None = None, split: Split = "train", **changes: Any) -> EncodedSplit:
-        batching = BatchSettings(cache_dir=str(tmp_path / "cache"), **changes)
+        batching = DataSettings(cache_dir=str(tmp_path / "cache"), **changes)
         return encode_split(task, split, prompter, max_tokens=max_tokens, settings=batching)
 
     return encoded
@@ -162,7 +163,7 @@ def test_the_formats_limit_on_sources_is_counted_too(
 ) -> None:
     task = ListedTask(prompt=PromptFormat(max_source_tokens=4, truncation="left"))
     prompter = Prompter(tokenizer, task.prompt)
-    batching = BatchSettings(cache_dir=str(tmp_path))
+    batching = DataSettings(cache_dir=str(tmp_path))
 
     encoded = encode_split(task, "train", prompter, max_tokens=None, settings=batching)
 
@@ -173,7 +174,7 @@ def test_the_formats_limit_on_sources_is_counted_too(
 
 def test_a_source_that_may_not_be_cut_is_refused_by_its_id(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     task = ListedTask(prompt=PromptFormat(max_source_tokens=4, truncation="none"))
-    batching = BatchSettings(cache_dir=str(tmp_path))
+    batching = DataSettings(cache_dir=str(tmp_path))
 
     with pytest.raises(DataError, match=r"Example 0: A source must have at most 4 tokens here, but has \d+"):
         encode_split(task, "train", Prompter(tokenizer, task.prompt), max_tokens=None, settings=batching)
@@ -227,7 +228,7 @@ def test_the_format_and_the_data_decide_the_entry(
 ) -> None:
     encode(ListedTask())
     encode(ListedTask(EXAMPLES[:1]))
-    batching = BatchSettings(cache_dir=str(tmp_path / "cache"))
+    batching = DataSettings(cache_dir=str(tmp_path / "cache"))
 
     encode_split(ListedTask(), "train", Prompter(tokenizer, PromptFormat()), max_tokens=None, settings=batching)
 
@@ -367,7 +368,7 @@ def test_an_encoder_decoder_s_source_and_target_have_room_of_their_own(
     tokenizer: PreTrainedTokenizerBase, max_tokens: int | None, tmp_path: Path
 ) -> None:
     prompter = Prompter(tokenizer, PromptFormat(), decoder_start_id=5)
-    batching = BatchSettings(cache_dir=str(tmp_path / "cache"))
+    batching = DataSettings(cache_dir=str(tmp_path / "cache"))
 
     encoded = encode_split(ListedTask(), "train", prompter, max_tokens=max_tokens, settings=batching)
 

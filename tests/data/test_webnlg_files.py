@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ptl_prefix.data.record_files import Record
+from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.data.task import Split
 from ptl_prefix.data.webnlg_files import Entry, entry_of, read_entries, xml_files
 from ptl_prefix.errors import DataError
@@ -43,7 +43,7 @@ It is.</lex></entry></entries></benchmark>"""
 
 @pytest.mark.parametrize("form", CELLS)
 def test_every_form_of_record_gives_the_same_entry(form: str) -> None:
-    assert entry_of(Record("here", CELLS[form])) == ENTRY
+    assert entry_of(FileRow("here", CELLS[form])) == ENTRY
 
 
 def test_xml_gives_the_same_entry(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_xml_gives_the_same_entry(tmp_path: Path) -> None:
 def test_a_text_that_is_empty_is_none() -> None:
     cells = {**CELLS["json_lines"], "lexs": [" ", "It is."]}
 
-    assert entry_of(Record("here", cells)).texts == [("It is.", "good")]
+    assert entry_of(FileRow("here", cells)).texts == [("It is.", "good")]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_a_text_that_is_empty_is_none() -> None:
 )
 def test_a_record_that_holds_no_entry_is_named_with_its_place(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"^here: "):
-        entry_of(Record("here", {**CELLS["json_lines"], **change}))
+        entry_of(FileRow("here", {**CELLS["json_lines"], **change}))
 
 
 @pytest.mark.parametrize("cells", [{}, {"category": "Food"}, {"1": {"category": "Food", "lexicalisations": []}}])
 def test_a_record_of_another_kind_is_named_with_its_place(cells: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"here: an entry must have a category, triples, and texts"):
-        entry_of(Record("here", cells))
+        entry_of(FileRow("here", cells))
 
 
 @pytest.mark.parametrize(

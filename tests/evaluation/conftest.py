@@ -1,7 +1,7 @@
 """A tiny backbone and plans on it."""
 
 import pytest
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
 
 @pytest.fixture(scope="session", params=["gpt2", "llama"])

@@ -2,13 +2,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.data.share import Share
+from ptl_prefix.data.rank_share import RankShare
 from ptl_prefix.evaluation import decode as decoding_room
 from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
@@ -145,7 +145,7 @@ def test_what_several_decode_is_what_one_decodes_in_its_order(tiny_runs: TinyRun
         parts.append(part)
         return dict.fromkeys(range(5), "not yet") | {place: text for part in parts for place, text in part.items()}
 
-    *_, together = [written.outputs(ROWS, 2, share=Share(rank, 3), join=keep) for rank in (2, 0, 1)]
+    *_, together = [written.outputs(ROWS, 2, share=RankShare(rank, 3), join=keep) for rank in (2, 0, 1)]
 
     assert together == whole
     assert sorted(place for part in parts for place in part) == [0, 1, 2, 3, 4]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
-from ptl_prefix.artifacts.evaluation_record import Question, read_evaluation_record
+from ptl_prefix.artifacts.evaluation_record import EvaluationKey, read_evaluation_record
 from ptl_prefix.artifacts.predictions import read_predictions, write_predictions
 from ptl_prefix.evaluation import decode as decoding_room
 from ptl_prefix.evaluation.evaluate import Evaluation, Measures, Subject, evaluate
@@ -166,7 +166,7 @@ def test_whatever_outputs_depend_on_has_a_folder_of_its_own(exam: Exam, change: 
     assert len({question.folder_name, other.folder_name, beams.folder_name}) == 3
     assert {name.partition("-")[0] for name in (question.folder_name, other.folder_name)} == {"test"}
     assert set().union(*CHANGES) | {"backbone", "task", "split", "decoding"} == {
-        field.name for field in dataclasses.fields(Question)
+        field.name for field in dataclasses.fields(EvaluationKey)
     }
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from no_task import export_untasked
-from toy_batches import text_logits, unpadded
+from support.no_task import export_untasked
+from support.toy_batches import text_logits, unpadded
 
 from ptl_prefix import PrefixTuning, load_bundle
 from ptl_prefix.artifacts.inspection import Inspection, SiteInspection, read_inspection, write_inspection

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from no_task import export_untasked
+from support.no_task import export_untasked
 
 from ptl_prefix import PrefixTuning, load_bundle
 from ptl_prefix.artifacts.inspection import Inspection

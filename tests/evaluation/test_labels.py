@@ -1,5 +1,5 @@
 import pytest
-from made_up_predictions import prediction
+from support.made_up_predictions import prediction
 
 from ptl_prefix.evaluation.labels import labels_of
 from ptl_prefix.evaluation.metric import UnfitDataError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.evaluation.likelihood import INFOS, likelihood

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 from torch.nn import functional
 
 from ptl_prefix.backbones.backbone import Backbone

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from command_lines import run
-from made_up_predictions import random_predictions
+from support.command_lines import run
+from support.made_up_predictions import random_predictions
 
 from ptl_prefix.artifacts.predictions import write_predictions
 from ptl_prefix.evaluation import meteor_program

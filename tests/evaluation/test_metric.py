@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_predictions import fit_predictions, prediction
+from support.made_up_predictions import fit_predictions, prediction
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.evaluation import metrics

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_backbones import BOS
+from support.tiny_backbones import BOS
 from torch.testing import assert_close
 
 from ptl_prefix.backbones.backbone import Backbone

@@ -1,5 +1,5 @@
 import pytest
-from made_up_predictions import prediction, random_predictions
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.evaluation import scoring
 from ptl_prefix.evaluation.metric import Metric, metric_named

@@ -1,4 +1,4 @@
-from made_up_predictions import prediction
+from support.made_up_predictions import prediction
 
 from ptl_prefix.evaluation.webnlg_text import challenge_texts
 

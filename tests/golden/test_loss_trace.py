@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from ptl_prefix.artifacts.event_log import read_events
-from ptl_prefix.commands.cli import cli
+from ptl_prefix.commands.main import cli
 
 GOLDEN = Path(__file__).parent / "pipeline" / "table_to_text-tiny_gpt2.losses.txt"
 WORDS = [

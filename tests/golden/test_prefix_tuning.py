@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.toy_batches import train
 from torch.testing import assert_close
-from toy_batches import train
 
 from ptl_prefix import PrefixTuning
 from ptl_prefix.backbones.backbone import Backbone

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from method_nodes import method_node, new_method
-from no_task import export_untasked
+from support.method_nodes import method_node, new_method
+from support.no_task import export_untasked
+from support.toy_batches import EQUAL, text_logits, train, unpadded
 from torch.testing import assert_close
-from toy_batches import EQUAL, text_logits, train, unpadded
 
 from ptl_prefix import PrefixTuning
 from ptl_prefix.artifacts.bundle import read_bundle

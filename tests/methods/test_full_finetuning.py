@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.toy_batches import text_logits, train, training_batch, unpadded
 from torch.testing import assert_close
-from toy_batches import text_logits, train, training_batch, unpadded
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone

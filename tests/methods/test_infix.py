@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_backbones import MAX_POSITIONS, PAD
+from support.tiny_backbones import MAX_POSITIONS, PAD
+from support.toy_batches import EQUAL, random_ids, text_logits, texts, train, training_batch
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, random_ids, text_logits, texts, train, training_batch
 from transformers import DynamicCache
 
 from ptl_prefix import PrefixTuning

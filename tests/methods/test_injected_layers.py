@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from no_task import export_untasked
+from support.no_task import export_untasked
+from support.toy_batches import EQUAL, text_logits, train, training_batch, unpadded
 from torch import nn
 from torch.testing import assert_close
-from toy_batches import EQUAL, text_logits, train, training_batch, unpadded
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from ptl_prefix import PrefixTuning

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_nodes import new_method
+from support.method_nodes import new_method
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.methods.combination import Combination

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from no_task import export_untasked
+from support.no_task import export_untasked
+from support.toy_batches import EQUAL, text_logits, train, unpadded
 from torch.testing import assert_close
-from toy_batches import EQUAL, text_logits, train, unpadded
 
 from ptl_prefix import PrefixTuning
 from ptl_prefix.backbones.backbone import Backbone

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.toy_batches import EQUAL, random_ids
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, random_ids
 
 from ptl_prefix.backbones.attention_sites import SiteGeometry
 from ptl_prefix.backbones.backbone import Backbone

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_backbones import MAX_POSITIONS, tiny_tokenizer
+from support.tiny_backbones import MAX_POSITIONS, tiny_tokenizer
+from support.toy_batches import EQUAL, padded, random_ids, text_logits, texts, train, training_batch, unpadded
 from torch.testing import assert_close
-from toy_batches import EQUAL, padded, random_ids, text_logits, texts, train, training_batch, unpadded
 from transformers import GPT2Config
 
 from ptl_prefix import PrefixTuning

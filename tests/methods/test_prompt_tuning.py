@@ -6,12 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from no_task import NoTask, export_untasked
-from tiny_backbones import MAX_POSITIONS
-from tiny_runs import TinyRuns
+from support.no_task import NoTask, export_untasked
+from support.tiny_backbones import MAX_POSITIONS
+from support.tiny_runs import TinyRuns
+from support.toy_batches import (
+    EQUAL,
+    padded,
+    random_ids,
+    text_logits,
+    texts,
+    train,
+    training_batch,
+    unpadded,
+    written_mask,
+)
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, padded, random_ids, text_logits, texts, train, training_batch, unpadded, written_mask
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone

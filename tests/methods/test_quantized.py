@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from quantized_backbones import PAIRS, QUANTIZATIONS, quantized
-from toy_batches import EQUAL, text_logits, train, training_batch
+from support.quantized_backbones import PAIRS, QUANTIZATIONS, quantized
+from support.toy_batches import EQUAL, text_logits, train, training_batch
 
 from ptl_prefix.artifacts.bundle import write_bundle
 from ptl_prefix.artifacts.decoding import Decoding

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from no_task import export_untasked
 from safetensors.torch import load_file
-from tiny_backbones import save_tiny_backbone
-from toy_batches import text_logits, train, unpadded
+from support.no_task import export_untasked
+from support.tiny_backbones import save_tiny_backbone
+from support.toy_batches import text_logits, train, unpadded
 
 from ptl_prefix import PrefixTuning, load_bundle
 from ptl_prefix.artifacts.bundle import Bundle, read_bundle

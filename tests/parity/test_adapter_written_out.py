@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from support.toy_batches import EQUAL, random_ids, train
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, random_ids, train
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs

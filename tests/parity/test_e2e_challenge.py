@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from e2e_challenge import SYSTEMS, predictions_of, published_scores
+from support.e2e_challenge import SYSTEMS, predictions_of, published_scores
 
 from ptl_prefix.evaluation.scoring import score
 

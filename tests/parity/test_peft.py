@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
+from support.toy_batches import EQUAL, Side, padded, text_logits, texts, training_batch, unpadded
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, Side, padded, text_logits, texts, training_batch, unpadded
 from transformers import AutoModelForCausalLM
 
 from ptl_prefix import PrefixTuning

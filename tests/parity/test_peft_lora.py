@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
+from support.toy_batches import EQUAL, padded, text_logits, texts, train, training_batch, written_mask
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, padded, text_logits, texts, train, training_batch, written_mask
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs

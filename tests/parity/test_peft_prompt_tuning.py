@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from peft import PromptTuningConfig, get_peft_model
+from support.toy_batches import EQUAL, padded, text_logits, texts, training_batch, unpadded, written_mask
 from torch import Tensor
 from torch.testing import assert_close
-from toy_batches import EQUAL, padded, text_logits, texts, training_batch, unpadded, written_mask
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from ptl_prefix.backbones.backbone import Backbone

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from command_lines import CommandLine, Finished, Invoke, run
-from tiny_runs import TinyRuns
+from support.command_lines import CommandLine, Finished, Invoke, run
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.cli import cli
+from ptl_prefix.commands.main import cli
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_lines import CommandLine, Invoke, run
-from made_up_runs import make_run
+from support.command_lines import CommandLine, Invoke, run
+from support.made_up_runs import make_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -118,7 +118,7 @@ def test_a_real_run_is_compared_and_made_again_by_its_command(
 def test_it_imports_no_torch(outputs: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from ptl_prefix.commands.cli import cli\n"
+        "from ptl_prefix.commands.main import cli\n"
         "cli(['compare', 'outputs', 'out=mine'], standalone_mode=False)\n"
         "cli(['runs'], standalone_mode=False)\n"
         "assert not {'torch', 'transformers', 'pytorch_lightning', 'datasets', 'matplotlib'} & set(sys.modules)\n"

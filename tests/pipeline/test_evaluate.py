@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_lines import Invoke
-from tiny_encoder import write_tiny_encoder
-from tiny_runs import write_tiny_backbone
+from support.command_lines import Invoke
+from support.tiny_encoder import write_tiny_encoder
+from support.tiny_runs import write_tiny_backbone
 
 from ptl_prefix.artifacts.evaluation_record import read_evaluation_record
 from ptl_prefix.artifacts.predictions import read_predictions

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from command_lines import CommandLine, Finished, Invoke
+from support.command_lines import CommandLine, Finished, Invoke
 from torch.testing import assert_close
 
 from ptl_prefix.artifacts.bundle import read_bundle
@@ -13,7 +13,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import prompt_batch
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.commands.cli import cli
+from ptl_prefix.commands.main import cli
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.training.module import AdaptationModule
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_lines import Finished, Invoke
+from support.command_lines import Finished, Invoke
 
 from ptl_prefix.artifacts.inspection import read_inspection
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands import inspect
-from ptl_prefix.commands.inspect import _PROMPTS
+from ptl_prefix.commands.inspect import command
+from ptl_prefix.commands.inspect.command import _PROMPTS
 from ptl_prefix.evaluation import inspection
 from ptl_prefix.methods.method import NoAdaptation
 
@@ -123,7 +123,7 @@ def test_a_bundle_of_another_method_is_refused_before_any_weights_load(
     run_copy: RunFolder, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspection, "method_class", lambda kind: NoAdaptation)
-    monkeypatch.setattr(inspect, "backbone_of", None)  # would be called
+    monkeypatch.setattr(command, "backbone_of", None)  # would be called
 
     result = invoke("inspect", f"bundle={run_copy.bundle}")
 

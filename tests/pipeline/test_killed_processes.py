@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_lines import CommandLine, run, start
-from same_runs import assert_same_run
+from support.command_lines import CommandLine, run, start
+from support.same_runs import assert_same_run
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder

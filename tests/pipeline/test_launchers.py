@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from command_lines import CommandLine, run
+from support.command_lines import CommandLine, run
 
 from ptl_prefix.artifacts.run_record import read_record
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from command_lines import CommandLine, Invoke
+from support.command_lines import CommandLine, Invoke
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.run_record import read_record

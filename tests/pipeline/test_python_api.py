@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from command_lines import CommandLine
+from support.command_lines import CommandLine
 
 from ptl_prefix import PrefixTuning, load_backbone, load_bundle
-from ptl_prefix.commands.cli import cli
+from ptl_prefix.commands.main import cli
 
 README = Path(__file__).parents[2] / "README.md"
 SOURCE = "name : The Golden Mill | kind : pub | city : Paris"

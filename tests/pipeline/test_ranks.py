@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_lines import CommandLine, Invoke, run, start
+from support.command_lines import CommandLine, Invoke, run, start
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -304,7 +304,7 @@ def fail(*_):
     raise ZeroDivisionError("only here")
 
 def break_training():
-    while not hasattr(sys.modules.get("ptl_prefix.training.fit"), "train"):
+    while not hasattr(sys.modules.get("ptl_prefix.training.train"), "train"):
         time.sleep(0.01)
     sys.modules["ptl_prefix.training.module"].AdaptationModule.training_step = fail
 

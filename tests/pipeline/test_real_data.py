@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_lines import CommandLine, Invoke
+from support.command_lines import CommandLine, Invoke
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_record import RunRecord, read_record

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_lines import CommandLine, Finished, Invoke
+from support.command_lines import CommandLine, Finished, Invoke
 
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs

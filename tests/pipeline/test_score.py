@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_lines import CommandLine, Invoke, run
-from made_up_predictions import prediction, random_predictions
+from support.command_lines import CommandLine, Invoke, run
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.artifacts.predictions import write_predictions
 from ptl_prefix.artifacts.run_record import read_record
@@ -104,7 +104,7 @@ def test_it_imports_no_torch(file: Path, tmp_path: Path) -> None:
     names = "bleu,nist,rouge_l,cider,exact_match,attribute_accuracy"
     code = (
         "import sys\n"
-        "from ptl_prefix.commands.cli import cli\n"
+        "from ptl_prefix.commands.main import cli\n"
         f"cli(['score', {str(file)!r}, 'metrics=[{names}]', 'format=json'], standalone_mode=False)\n"
         "assert not {'torch', 'transformers', 'pytorch_lightning', 'datasets', 'matplotlib'} & set(sys.modules)\n"
     )

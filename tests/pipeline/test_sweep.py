@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_lines import CommandLine, Invoke, run
-from fake_wandb_server import FakeWandb, wandb_at_fake_server
+from support.command_lines import CommandLine, Invoke, run
+from support.fake_wandb_server import FakeWandb, wandb_at_fake_server
 
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.commands.studies import open_study
-from ptl_prefix.sweeping.trials import Trial
+from ptl_prefix.commands.sweep.study_folder import open_study
+from ptl_prefix.sweeping.trial import Trial
 
 SEARCH = ("hydra/sweeper=optuna", "hydra.sweeper.study_name=small")
 STUDY = Path("outputs/sweeps/small")
@@ -27,7 +27,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
 
 def trials_of(study: Path) -> list[Trial]:
     """Those that are trials: a point that was drawn twice is none."""
-    return [trial for trial in open_study(study).desk().register.trials("") if trial.state != "set aside"]
+    return [trial for trial in open_study(study).scheduler().store.trials("") if trial.state != "set aside"]
 
 
 def small(command_line: CommandLine) -> list[str]:
@@ -62,7 +62,7 @@ def test_a_search_ends_with_its_trials_a_table_a_command_and_a_page(
 
     other = invoke("train", "-m", *words[:-1], "method.prefix_length=range(1,9)")
     assert other.exit_code == 1
-    assert "goes on with the question it began with" in other.stderr and "arms" in other.stderr
+    assert "goes on with the spec it began with" in other.stderr and "arms" in other.stderr
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_what_was_trained_once_is_not_trained_again(command_line: CommandLine, i
     assert result.exit_code == 0, result.output
     assert "1 result(s) were known already" in result.output
     first, second = (
-        open_study(Path("outputs/sweeps", name)).desk().register.trials("") for name in ("first", "second")
+        open_study(Path("outputs/sweeps", name)).scheduler().store.trials("") for name in ("first", "second")
     )
     assert second[0].value == first[1].value and second[0].folder(Path()) == Path("outputs/sweeps/first/1").resolve()
     assert not Path("outputs/sweeps/second/0").exists()
@@ -159,7 +159,7 @@ def test_the_same_exception_in_the_first_trials_stops_a_sweep(command_line: Comm
     result = run("train", "-m", *words, cwd=tmp_path)
 
     assert result.returncode == 1
-    trials = open_study(tmp_path / STUDY).desk().register.trials("")
+    trials = open_study(tmp_path / STUDY).scheduler().store.trials("")
     assert {trial.notes["failure"] for trial in trials} == {"not a number"}
     assert len(trials) < 20 or "failed" in result.stderr
     assert "NonFiniteLossError" in (tmp_path / STUDY / "0/log.txt").read_text()
@@ -168,7 +168,7 @@ def test_the_same_exception_in_the_first_trials_stops_a_sweep(command_line: Comm
 @pytest.mark.parametrize(
     ("words", "law"),
     [
-        (["plan"], "`sweep plan` needs one question: init, learning_rate, methods"),
+        (["plan"], "`sweep plan` needs one spec: init, learning_rate, methods"),
         (["fly", "x"], "`sweep` needs one of plan, run, status, resume, stop, export, worker, but got 'fly'"),
         (["status"], "`sweep status` needs one study, but got nothing"),
         (["run", "nothing"], "`sweeps` must be one of"),
@@ -189,17 +189,17 @@ def test_a_study_that_is_not_there_is_said_to_be_so(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize(
-    "question", ["init", "learning_rate", "methods", "prefix_length", "prefix_length_x_reparam", "reparam"]
+    "spec", ["init", "learning_rate", "methods", "prefix_length", "prefix_length_x_reparam", "reparam"]
 )
-def test_every_question_composes_without_a_mistake(invoke: Invoke, question: str) -> None:
-    from ptl_prefix.commands.sweep_question import ask
-    from ptl_prefix.commands.verbs import VERBS
-    from ptl_prefix.commands.words import HydraFlags
+def test_every_spec_composes_without_a_mistake(invoke: Invoke, spec: str) -> None:
+    from ptl_prefix.commands.config.arguments import HydraFlags
+    from ptl_prefix.commands.config.verbs import VERBS
+    from ptl_prefix.commands.sweep.parse_study import ask
 
-    asked = ask(VERBS["train"], (f"sweeps={question}",), HydraFlags((("--multirun", None),)))
+    asked = ask(VERBS["train"], (f"sweeps={spec}",), HydraFlags((("--multirun", None),)))
 
-    assert asked.question.name == question
-    assert asked.folder == Path("outputs/sweeps", question)
+    assert asked.spec.name == spec
+    assert asked.folder == Path("outputs/sweeps", spec)
 
 
 def test_a_grid_has_our_settings_without_a_word_of_the_sweeper(invoke: Invoke) -> None:

@@ -10,34 +10,34 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command_lines import CommandLine, start
+from support.command_lines import CommandLine, start
 
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.commands.studies import open_study
-from ptl_prefix.sweeping.trials import Trial
+from ptl_prefix.commands.sweep.study_folder import open_study
+from ptl_prefix.sweeping.trial import Trial
 
 pytestmark = pytest.mark.slow
 
 NUM_TRIALS = 24
 NUM_KILLS = 20
 STUDY = Path("outputs/sweeps/killed")
-KINDS = ("controller", "host", "trial")
+KINDS = ("pool", "host", "trial")
 """By their place in a family: a trial is its third member, or a later one."""
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """A controller, its host and their trials."""
+    """A pool, its host and their trials."""
     try:
-        controller = psutil.Process(process.pid)
-        return [controller, *controller.children(recursive=True)]
+        pool = psutil.Process(process.pid)
+        return [pool, *pool.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
 
 
-def family_with(kind: str, controller: subprocess.Popen[str]) -> list[psutil.Process]:
+def family_with(kind: str, pool: subprocess.Popen[str]) -> list[psutil.Process]:
     """The family, once it has a member of this kind; nobody if it ends before."""
-    while controller.poll() is None:
-        members = family(controller)
+    while pool.poll() is None:
+        members = family(pool)
         if len(members) > KINDS.index(kind):
             return members
         time.sleep(0.05)
@@ -57,10 +57,10 @@ def assert_gone(processes: list[psutil.Process], within_s: float = 90.0) -> None
     assert not [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-def wait_until_begun(study: Path, controller: subprocess.Popen[str]) -> None:
+def wait_until_begun(study: Path, pool: subprocess.Popen[str]) -> None:
     """Before that there is nothing to go on with."""
     while not (study / "study.yaml").exists():
-        assert controller.poll() is None
+        assert pool.poll() is None
         time.sleep(0.1)
 
 
@@ -72,7 +72,7 @@ def wait_for_a_moment(study: Path, seconds: float, num_kills: int) -> None:
 
 
 def trials_of(folder: Path) -> list[Trial]:
-    return open_study(folder).desk().register.trials("")
+    return open_study(folder).scheduler().store.trials("")
 
 
 def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
@@ -90,28 +90,28 @@ def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
     ]
     words = ["train", "-m", *command_line.small, "trainer.max_steps=30", "evaluation.num_examples=2", *search]
     draw = random.Random(0)
-    controller = start(*words, cwd=tmp_path)
-    wait_until_begun(tmp_path / STUDY, controller)
+    pool = start(*words, cwd=tmp_path)
+    wait_until_begun(tmp_path / STUDY, pool)
     num_kills = 0
-    for kind in itertools.islice(itertools.cycle(("controller", "trial", "host")), NUM_KILLS):
-        members = family_with(kind, controller)
+    for kind in itertools.islice(itertools.cycle(("pool", "trial", "host")), NUM_KILLS):
+        members = family_with(kind, pool)
         wait_for_a_moment(tmp_path / STUDY, draw.uniform(0.0, 3.0), num_kills)
-        if not members or controller.poll() is not None:
+        if not members or pool.poll() is not None:
             break
         psutil.wait_procs([kill(members[KINDS.index(kind)])], timeout=180)
         num_kills += 1
-        if kind == "controller":
-            controller.communicate()
+        if kind == "pool":
+            pool.communicate()
             assert_gone(members)
-            controller = start("sweep", "resume", "killed", cwd=tmp_path)
-    _, error = controller.communicate(timeout=600)
+            pool = start("sweep", "resume", "killed", cwd=tmp_path)
+    _, error = pool.communicate(timeout=600)
 
     folder = tmp_path / STUDY
     trials = trials_of(folder)
     states = Counter(trial.state for trial in trials)
     ended = [trial for trial in trials if trial.state in ("finished", "pruned")]
     # One that was killed three times over has failed, which the exit code says; another took its place.
-    assert controller.returncode == (1 if states["failed"] else 0), error
+    assert pool.returncode == (1 if states["failed"] else 0), error
     assert num_kills == NUM_KILLS, "it ended before it could be killed so often"
     assert {trial.notes.get("failure") for trial in trials if trial.state == "failed"} <= {"killed"}
     assert len(ended) == NUM_TRIALS, states

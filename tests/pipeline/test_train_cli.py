@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_lines import CommandLine, Finished, Invoke
+from support.command_lines import CommandLine, Finished, Invoke
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.run_record import read_record

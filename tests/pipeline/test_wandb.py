@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_lines import CommandLine, Invoke, start
-from fake_wandb_server import FakeRun, FakeWandb, wandb_at_fake_server
-from made_up_runs import make_run
+from support.command_lines import CommandLine, Invoke, start
+from support.fake_wandb_server import FakeRun, FakeWandb, wandb_at_fake_server
+from support.made_up_runs import make_run
 
 from ptl_prefix.artifacts.event_log import EventLog, read_events
 from ptl_prefix.artifacts.run_folder import RunFolder

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_runs import MadeUp, make_run
+from support.made_up_runs import MadeUp, make_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.reporting.compared_run import read_runs

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from made_up_runs import ENVIRONMENT, MadeUp
+from support.made_up_runs import ENVIRONMENT, MadeUp
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.reporting.compared_run import read_runs

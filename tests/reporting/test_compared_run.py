@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from made_up_runs import MadeUp, evaluate_run
+from support.made_up_runs import MadeUp, evaluate_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.reporting.compared_run import outputs_in, read_runs

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_up_runs import BLEU, BUNDLE_BYTES, GREEDY, INFOS, MadeUp, evaluate_run, make_run
+from support.made_up_runs import BLEU, BUNDLE_BYTES, GREEDY, INFOS, MadeUp, evaluate_run, make_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import ComparisonError
 from ptl_prefix.reporting.compared_run import read_runs
-from ptl_prefix.reporting.comparison import Comparison, Table, compare
+from ptl_prefix.reporting.comparison import Comparison, compare
+from ptl_prefix.reporting.table import Table
 
 Compared = Callable[..., Comparison]
 Runs = Callable[..., list[RunFolder]]

@@ -1,7 +1,7 @@
 """What tells rows apart, and what does not."""
 
 import pytest
-from made_up_runs import MadeUp
+from support.made_up_runs import MadeUp
 
 from ptl_prefix.reporting.differing_settings import differing_settings, flat_settings, spoken
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from made_up_runs import MadeUp
+from support.made_up_runs import MadeUp
 
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.example_outputs import example_outputs

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from made_up_runs import MadeUp
+from support.made_up_runs import MadeUp
 
-from ptl_prefix.reporting.comparison import Comparison, Table
+from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.figures import Figure, figures_of
+from ptl_prefix.reporting.table import Table
 
 Compared = Callable[..., Comparison]
 

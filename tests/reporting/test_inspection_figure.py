@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from made_up_inspections import made_up, made_up_site
 from matplotlib.axes import Axes
+from support.made_up_inspections import made_up, made_up_site
 
 from ptl_prefix.artifacts.inspection import Inspection
 from ptl_prefix.reporting import inspection_figure

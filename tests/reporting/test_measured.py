@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from made_up_runs import GREEDY, MadeUp, evaluate_run
+from support.made_up_runs import GREEDY, MadeUp, evaluate_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.reporting.compared_run import ComparedRun, read_runs

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_up_runs import MadeUp
+from support.made_up_runs import MadeUp
 
 from ptl_prefix.reporting.compared_run import LeftOut
 from ptl_prefix.reporting.comparison import Comparison

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, chromium
-from made_up_runs import MadeUp
+from support.browser import Browser, chromium
+from support.made_up_runs import MadeUp
 
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.page import page

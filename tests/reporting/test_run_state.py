@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up_runs import make_run
+from support.made_up_runs import make_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.reporting.run_state import bytes_on_disk, line_of, main_metric, state_of

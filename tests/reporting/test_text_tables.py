@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from made_up_runs import BLEU, INFOS, MadeUp
+from support.made_up_runs import BLEU, INFOS, MadeUp
 
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.text_tables import CSV_COLUMNS, as_csv, as_latex, as_markdown

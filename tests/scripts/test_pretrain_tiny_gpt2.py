@@ -8,7 +8,7 @@ import numpy as np
 import pretrain_tiny_gpt2 as script
 import pytest
 import torch
-from made_up_towns import write_towns
+from support.made_up_towns import write_towns
 
 from ptl_prefix import load_backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs

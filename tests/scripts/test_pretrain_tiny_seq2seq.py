@@ -8,7 +8,7 @@ import pretrain_tiny_seq2seq as script
 import pytest
 import torch
 from denoising import Row, TextInfilling
-from made_up_towns import write_towns
+from support.made_up_towns import write_towns
 from transformers import AutoConfig
 
 from ptl_prefix import load_backbone

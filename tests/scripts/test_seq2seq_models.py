@@ -8,7 +8,7 @@ import pytest
 import torch
 from denoising import MASK, SENTINELS
 from seq2seq_models import MAX_POSITIONS, new_model, read_from, tokenizer_for
-from tiny_backbones import tiny_tokenizer
+from support.tiny_backbones import tiny_tokenizer
 
 from ptl_prefix.backbones.spec import EMBEDDED
 

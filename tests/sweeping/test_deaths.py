@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
-from played_trials import Played, validates, work
-from sweep_desks import LENGTHS, WORDS, desk, freeze, freeze_or_clash, question
+from support.played_trials import Played, validates, work
+from support.study_schedulers import LENGTHS, WORDS, freeze, freeze_or_clash, scheduler, spec
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.sweeping.desk import Desk, Freeze
 from ptl_prefix.sweeping.pruners import Percentile, Pruner, SuccessiveHalving
-from ptl_prefix.sweeping.question import Arm, Budget, Confirmation, Question
-from ptl_prefix.sweeping.results import KnownResults
+from ptl_prefix.sweeping.result_cache import ResultCache
 from ptl_prefix.sweeping.samplers import RandomPoints, Sampler
+from ptl_prefix.sweeping.scheduler import Freeze, Scheduler
+from ptl_prefix.sweeping.study_spec import Arm, Budget, Confirmation, StudySpec
 
 
 class Died(BaseException):
@@ -33,10 +33,10 @@ class Mortality:
         self._life, self._left = 0, 0.0
         for owner, name in ((JournalFileBackend, "append_logs"), (os, "replace")):
             monkeypatch.setattr(owner, name, self._mortal(getattr(owner, name)))
-        for room in ("desk", "register"):
+        for room in ("scheduler", "store"):
             monkeypatch.setattr(f"ptl_prefix.sweeping.{room}.this_process", lambda: {"life": self._life})
         monkeypatch.setattr(
-            "ptl_prefix.sweeping.trials.is_alive", lambda owner: owner is not None and owner["life"] == self._life
+            "ptl_prefix.sweeping.trial.is_alive", lambda owner: owner is not None and owner["life"] == self._life
         )
 
     def _mortal(self, write: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,38 +72,38 @@ def play(folder: RunFolder, process: Played) -> int:
 class Search:
     """A study, and what must have come of it, however often its worker died."""
 
-    asked: Question
+    asked: StudySpec
     num_ended: int
     num_failed: int = 0
     sampler: Sampler | None = None
     pruner: Pruner | None = None
     freeze: Freeze = freeze
 
-    def desk(self, folder: Path) -> Desk:
-        known = KnownResults(folder.parent)
-        return desk(folder, self.asked, sampler=self.sampler, pruner=self.pruner, known=known, freeze=self.freeze)
+    def scheduler(self, folder: Path) -> Scheduler:
+        known = ResultCache(folder.parent)
+        return scheduler(folder, self.asked, sampler=self.sampler, pruner=self.pruner, known=known, freeze=self.freeze)
 
     def work_in(self, folder: Path) -> None:
-        work(self.desk(folder), play)
+        work(self.scheduler(folder), play)
 
 
 ARMS = [Arm(name=name, overrides=(f"method={name}",), space=LENGTHS) for name in ("a", "b")]
 SEARCHES = {
     "one that pauses": Search(
-        question(budget=Budget(trials=4)),
+        spec(budget=Budget(trials=4)),
         num_ended=4,
         sampler=RandomPoints(seed=0),
         pruner=SuccessiveHalving(min_steps=30, reduction_factor=2),
     ),
     "one that prunes": Search(
-        question(budget=Budget(trials=3)),
+        spec(budget=Budget(trials=3)),
         num_ended=3,
         pruner=Percentile(percentile=50.0, n_startup_trials=1, n_warmup_steps=0),
     ),
     "one that confirms": Search(
-        question(arms=ARMS, budget=Budget(trials=1), confirmation=Confirmation(top_k=1, seeds=[1, 2])), num_ended=6
+        spec(arms=ARMS, budget=Budget(trials=1), confirmation=Confirmation(top_k=1, seeds=[1, 2])), num_ended=6
     ),
-    "one whose settings clash": Search(question(space=WORDS), num_ended=1, num_failed=1, freeze=freeze_or_clash),
+    "one whose settings clash": Search(spec(space=WORDS), num_ended=1, num_failed=1, freeze=freeze_or_clash),
 }
 
 
@@ -117,7 +117,7 @@ def test_at_whichever_write_a_worker_dies_nothing_is_lost_and_nothing_twice(
         survived = [mortality.survives(search.work_in, folder, writes) for _ in range(deaths)]
         assert mortality.survives(search.work_in, folder)
 
-        asked = search.desk(folder).all_trials()
+        asked = search.scheduler(folder).all_trials()
         assert all(trial.frozen.state.is_finished() for trial in asked), "Optuna's samplers would wait for it"
         trials = [trial for trial in asked if trial.state != "set aside"]
         states = Counter(trial.state for trial in trials)
@@ -128,6 +128,6 @@ def test_at_whichever_write_a_worker_dies_nothing_is_lost_and_nothing_twice(
             if trial.state != "failed":
                 assert read_record(trial.folder(folder) / "record.json").status == trial.state
             if trial.state == "finished":
-                assert KnownResults(folder.parent).find(trial.notes["content"], "val/loss") is not None
+                assert ResultCache(folder.parent).find(trial.notes["content"], "val/loss") is not None
         if all(survived):
             return

@@ -13,37 +13,37 @@ from pathlib import Path
 
 import optuna
 import pytest
-from postgres_server import postgres_bin, postgres_server
-from sweep_desks import question
+from support.postgres_server import postgres_bin, postgres_server
+from support.study_schedulers import spec
 
 from ptl_prefix.errors import SweepError
-from ptl_prefix.sweeping.question import Budget
 from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
 from ptl_prefix.sweeping.storage import StudyStorage
+from ptl_prefix.sweeping.study_spec import Budget
 
 pytestmark = pytest.mark.slow
 
 WORKER = """
 import json, os, signal, sys, time
 from pathlib import Path
-from ptl_prefix.commands.targets import build
-from ptl_prefix.sweeping.desk import Desk, Outcome
-from ptl_prefix.sweeping.points import Points
-from ptl_prefix.sweeping.question import Question
-from ptl_prefix.sweeping.register import Register
+from ptl_prefix.commands.config.instantiate import build
+from ptl_prefix.sweeping.scheduler import Scheduler, Outcome
+from ptl_prefix.sweeping.proposer import Proposer
+from ptl_prefix.sweeping.study_spec import StudySpec
+from ptl_prefix.sweeping.trial_store import TrialStore
 from ptl_prefix.sweeping.storage import StudyStorage
 
 folder, url, dies_at = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
-question = Question.read(folder)
+spec = StudySpec.read(folder)
 freeze = lambda overrides: {"trainer": {"max_steps": 5}, "tracking": {"group": None}, "overrides": list(overrides)}
 print("ready", flush=True)
 sys.stdin.readline()
 storage = StudyStorage(folder, url)
-register = Register(folder, question, storage)
-pruner = build(question.pruner)
-desk = Desk(register, Points(register, build(question.sampler), pruner, 5), pruner, freeze, None)
+store = TrialStore(folder, spec, storage)
+pruner = build(spec.pruner)
+scheduler = Scheduler(store, Proposer(store, build(spec.sampler), pruner, 5), pruner, freeze, None)
 count = 0
-while (job := desk.next()) != "done":
+while (job := scheduler.next()) != "done":
     if job == "wait":
         time.sleep(0.05)
         continue
@@ -51,8 +51,8 @@ while (job := desk.next()) != "done":
     count += 1
     if count == dies_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    register.report(job.trial, 3, 1.0)
-    desk.close(job, Outcome("finished", value=float(job.trial.number), notes={"train_s": 1.0, "tokens": 10}))
+    store.report(job.trial, 3, 1.0)
+    scheduler.close(job, Outcome("finished", value=float(job.trial.number), notes={"train_s": 1.0, "tokens": 10}))
 storage.close()
 """
 
@@ -97,7 +97,7 @@ LINE = {"lr": Numbers(low=1e-5, high=1e-2, log=True), "b": Choice(values=["x", "
 
 def ask(folder: Path, space: dict[str, Choice | Numbers], trials: int, sampler: str) -> None:
     options = {"Tpe": {"seed": 0, "n_startup_trials": 5, "multivariate": False}}.get(sampler, {"seed": 0})
-    asked = question(
+    asked = spec(
         name=folder.name,
         space=SearchSpace(space),
         budget=Budget(trials=trials),

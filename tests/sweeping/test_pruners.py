@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptl_prefix.commands.targets import build
+from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.sweeping import pruners
 from ptl_prefix.sweeping.pruners import Hyperband, NoPruner, Percentile, Pruner, SuccessiveHalving, is_promoted
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from ptl_prefix.commands.targets import build
+from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.sweeping import samplers
 from ptl_prefix.sweeping.samplers import CmaEs, Exhaustive, Gp, Grid, RandomPoints, Sampler, Tpe
 from ptl_prefix.sweeping.search_space import Choice, Numbers, Point, SearchSpace
@@ -38,7 +38,7 @@ DRAWING = [
 
 
 def points(sampler: Sampler, count: int, *, first_draw: int = 0) -> list[Point]:
-    """As a desk asks: the study lasts, the sampler is made anew for each point."""
+    """As a scheduler asks: the study lasts, the sampler is made anew for each point."""
     study = optuna.create_study()
     for draw in range(first_draw, first_draw + count):
         study.sampler = sampler.make(draw)

@@ -2,7 +2,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from sink_facts import facts_of
+from support.sink_facts import facts_of
 
 from ptl_prefix.tracking.csv_sink import CsvSink
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fake_wandb_server import FakeWandb, wandb_at_fake_server
+from support.fake_wandb_server import FakeWandb, wandb_at_fake_server
 
 from ptl_prefix.errors import RunError
 from ptl_prefix.tracking.dashboard import NAME, Dashboard

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sink_facts import facts_of
+from support.sink_facts import facts_of
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.tracking.disk_sink import DiskSink

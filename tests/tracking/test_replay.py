@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import yaml
-from sink_facts import facts_of
+from support.sink_facts import facts_of
 
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.artifacts.run_folder import RunFolder

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sink_facts import facts_of
+from support.sink_facts import facts_of
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.tracking import unsent

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import wandb
-from fake_wandb_server import KEY, FakeWandb, wandb_at_fake_server
-from sink_facts import facts_of
+from support.fake_wandb_server import KEY, FakeWandb, wandb_at_fake_server
+from support.sink_facts import facts_of
 
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.tracking import wandb_sink

@@ -1,7 +1,7 @@
 """Trainings that take a moment."""
 
 import pytest
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
 
 @pytest.fixture(scope="session")

@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from method_nodes import method_node
-from same_runs import assert_same_run
-from tiny_runs import Family, TinyRuns
+from support.method_nodes import method_node
+from support.same_runs import assert_same_run
+from support.tiny_runs import Family, TinyRuns
+from support.toy_batches import EQUAL, text_logits, unpadded
 from torch.testing import assert_close
-from toy_batches import EQUAL, text_logits, unpadded
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.commands.train import plan_of
+from ptl_prefix.commands.train.command import plan_of
 from ptl_prefix.methods.restore import load_bundle
 from ptl_prefix.training.dry_run import estimate
-from ptl_prefix.training.fit import train
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.train import train
 
 METHODS: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"prompt_length": 6},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 from torch import Tensor
 
 from ptl_prefix.artifacts.event_log import read_events
@@ -16,8 +16,8 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.training import checkpoints
-from ptl_prefix.training.fit import train
 from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.train import train
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_second_ctrl_c_interrupts_at_once(
     assert loaded(folder.last)["global_step"] == 2, "the checkpoint of the validation before"
 
 
-@pytest.mark.parametrize("moment", ["fit.load_material", "session.mean_loss", "session.export_bundle"])
+@pytest.mark.parametrize("moment", ["fit.load_run_inputs", "session.mean_loss", "session.export_bundle"])
 def test_where_nothing_is_trained_a_stop_comes_at_once(
     tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

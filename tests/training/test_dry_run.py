@@ -1,14 +1,14 @@
 import dataclasses
 
 import pytest
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.backbones import spec
 from ptl_prefix.methods.ia3 import IA3
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.dry_run import estimate
-from ptl_prefix.training.material import load_material
+from ptl_prefix.training.run_inputs import load_run_inputs
 
 
 def test_activations_grow_with_the_batch_and_the_weights_are_none_of_them(tiny_runs: TinyRuns) -> None:
@@ -66,7 +66,7 @@ def test_a_backbone_that_one_device_would_shard_is_whole_on_it(tiny_runs: TinyRu
 
 def test_steps_and_epochs_are_those_of_the_run(tiny_runs: TinyRuns) -> None:
     plan = tiny_runs.plan(trainer__max_steps=-1, trainer__max_epochs=3, trainer__accumulate_grad_batches=4)
-    material = load_material(plan)
+    material = load_run_inputs(plan)
 
     estimated = estimate(plan)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_runs import Family, TinyRuns
+from support.tiny_runs import Family, TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -13,7 +13,7 @@ from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import NoAdaptation
 from ptl_prefix.methods.restore import load_bundle
 from ptl_prefix.training.dry_run import estimate
-from ptl_prefix.training.fit import train
+from ptl_prefix.training.train import train
 
 FAMILIES: tuple[Family, ...] = ("bart", "t5")
 

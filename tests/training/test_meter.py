@@ -9,7 +9,8 @@ from rich.console import Console
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training import meter as meter_module
-from ptl_prefix.training.meter import Meter, ProgressBar, peak_memory_bytes
+from ptl_prefix.training.meter import Meter, peak_memory_bytes
+from ptl_prefix.training.progress_bar import ProgressBar
 
 
 class ListSink:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,10 +17,10 @@ from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.errors import NonFiniteLossError, RunError
 from ptl_prefix.evaluation.loss import mean_loss, target_loss
 from ptl_prefix.methods.lora import LoRA
+from ptl_prefix.training.lightning_warnings import quiet_lightning
+from ptl_prefix.training.loss_scaling import LossScaling
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.quiet import quiet_lightning
-from ptl_prefix.training.scaling import LossScaling
 
 
 class Watched(AdaptationModule):

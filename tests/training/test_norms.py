@@ -1,5 +1,5 @@
 import torch
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.training.norms import norms
 

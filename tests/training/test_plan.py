@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.data.tasks.text_pairs import TextPairs
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rank_bodies
-from among_ranks import RankFailedError, among_ranks, ends_of_ranks
-from tiny_runs import TinyRuns
+from support import rank_bodies
+from support.among_ranks import RankFailedError, among_ranks, ends_of_ranks
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.event_log import read_events
-from ptl_prefix.data.share import Share
-from ptl_prefix.training.place import Place, is_later_rank, place_here
+from ptl_prefix.data.rank_share import RankShare
+from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_environment, is_later_rank
 from ptl_prefix.training.ranks import ONE_RANK
 
 
@@ -109,11 +109,11 @@ def test_a_step_sends_the_gradients_of_what_is_trained_and_a_few_numbers(tmp_pat
     ("environment", "place"),
     [
         ({}, None),
-        ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Place(share=Share(1, 4), local_rank=1)),
+        ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, RankEnvironment(share=RankShare(1, 4), local_rank=1)),
         ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None),
         (
             {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"},
-            Place(share=Share(5, 8), local_rank=1, is_slurms=True),
+            RankEnvironment(share=RankShare(5, 8), local_rank=1, is_slurms=True),
         ),
         # A batch script, which is no step of its job.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, None),
@@ -127,12 +127,14 @@ def test_a_step_sends_the_gradients_of_what_is_trained_and_a_few_numbers(tmp_pat
                 "SLURM_STEP_NUM_TASKS": "2",
                 "SLURM_LOCALID": "0",
             },
-            Place(share=Share(3, 4), local_rank=1),
+            RankEnvironment(share=RankShare(3, 4), local_rank=1),
         ),
     ],
 )
-def test_a_process_is_told_its_place_by_its_environment(environment: dict[str, str], place: Place | None) -> None:
-    assert place_here(environment) == place
+def test_a_process_is_told_its_place_by_its_environment(
+    environment: dict[str, str], place: RankEnvironment | None
+) -> None:
+    assert find_rank_environment(environment) == place
 
 
 def test_a_process_that_nobody_started_speaks_for_itself() -> None:

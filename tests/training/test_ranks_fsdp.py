@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rank_bodies
-from among_ranks import RankFailedError, among_ranks, ends_of_ranks
-from method_nodes import method_node
-from same_runs import assert_equal_but_for_rounding
-from tiny_runs import Family, TinyRuns
+from support import rank_bodies
+from support.among_ranks import RankFailedError, among_ranks, ends_of_ranks
+from support.method_nodes import method_node
+from support.same_runs import assert_equal_but_for_rounding
+from support.tiny_runs import Family, TinyRuns
 from torch.testing import assert_close
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.commands.catalog import choices
+from ptl_prefix.commands.config.catalog import choices
 from ptl_prefix.training.ranks import ONE_RANK
 
 Changes = dict[str, Any]

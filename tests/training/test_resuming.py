@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from same_runs import assert_same_run
-from tiny_runs import TinyRuns
+from support.same_runs import assert_same_run
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.settings import defaults_of
-from ptl_prefix.training import checkpoints, fit, session
-from ptl_prefix.training.fit import train
+from ptl_prefix.training import checkpoints, session
+from ptl_prefix.training import train as train_module
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.session import Outcome
+from ptl_prefix.training.train import train
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"trainer__max_steps": 12},
@@ -102,7 +103,7 @@ MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
     "after a checkpoint": (checkpoints, "_save", 2, True),
     "after the last validation": (session, "load_trained_state", 1, False),
     "before the bundle": (session, "export_bundle", 1, False),
-    "before the record": (fit.Ledger, "close", 1, False),
+    "before the record": (train_module.Ledger, "close", 1, False),
 }
 
 

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import TinyRuns
+from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.training.fit import train
+from ptl_prefix.training.train import train
 
 
 def test_the_same_sources_are_decoded_at_every_validation(tiny_runs: TinyRuns, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rank_bodies
-from among_ranks import among_ranks
-from method_nodes import method_node
-from step_peaks import measured_peak
-from tiny_runs import TinyRuns
+from support import rank_bodies
+from support.among_ranks import among_ranks
+from support.method_nodes import method_node
+from support.step_peaks import measured_peak
+from support.tiny_runs import TinyRuns
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ptl_prefix.backbones.spec import EMBEDDED

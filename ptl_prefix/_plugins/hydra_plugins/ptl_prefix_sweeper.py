@@ -1,7 +1,7 @@
 """What Hydra sees of our sweeps: a sweeper, and where the folder `sweeps/` is.
 
 In: Hydra's call for the jobs of a multirun. Out: the study ran, or went on. Hydra 1.3 finds plugins in the namespace
-`hydra_plugins` alone; `commands/plugins.py` puts this folder on its way.
+`hydra_plugins` alone; `commands/config/plugins.py` puts this folder on its way.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ptl_prefix import settings
-from ptl_prefix.commands.sweeps_source import SweepsSource
+from ptl_prefix.commands.config.sweeps_source import SweepsSource
 
 
 class StudySweeper(Sweeper):
@@ -33,7 +33,7 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study, or go on with it."""
-        from ptl_prefix.commands.launching import run_study
+        from ptl_prefix.commands.hydra_main import run_study
 
         return run_study(self._config, arguments)
 

@@ -16,10 +16,10 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from ptl_prefix.data.division import Division
 from ptl_prefix.data.example import Example
-from ptl_prefix.data.record_files import Record
-from ptl_prefix.data.release import ReleasedTask
+from ptl_prefix.data.file_rows import FileRow
+from ptl_prefix.data.hash_split import Division
+from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import settings_from, with_settings_of
@@ -73,7 +73,7 @@ class Banking77(ReleasedTask):
                 )
             yield example
 
-    def example(self, record: Record, split: Split) -> Example | None:
+    def example(self, record: FileRow, split: Split) -> Example | None:
         """One message, if it is of this split: the training file is divided."""
         text = record.text("text")
         is_of_split = split == "test" or self._division.split_of(text) == split
@@ -84,5 +84,5 @@ class Banking77(ReleasedTask):
         return super().content(split), self.label_set, self._division
 
 
-def _label(record: Record) -> str:
+def _label(record: FileRow) -> str:
     return record.text("category" if "category" in record.cells else "label")

@@ -14,8 +14,8 @@ Measured as WebNLG is: BLEU (multi-bleu), METEOR and TER over up to three refere
 from typing import Any
 
 from ptl_prefix.data.example import Example
-from ptl_prefix.data.record_files import Record
-from ptl_prefix.data.release import ReleasedTask
+from ptl_prefix.data.file_rows import FileRow
+from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
 from ptl_prefix.data.triples import linearised, triples_of
 from ptl_prefix.errors import DataError
@@ -32,7 +32,7 @@ class DART(ReleasedTask):
 
     __init__ = settings_from("task/dart")(ReleasedTask.__init__)
 
-    def example(self, record: Record, split: Split) -> Example | None:
+    def example(self, record: FileRow, split: Split) -> Example | None:
         """One set of triples with its texts."""
         triples = triples_of(record.cells.get("tripleset"), record.place)
         lowered = [(subject, relation.lower(), object_) for subject, relation, object_ in triples]
@@ -40,7 +40,7 @@ class DART(ReleasedTask):
         return Example(linearised(lowered), tuple(texts)) if texts else None
 
 
-def _texts(record: Record) -> list[str]:
+def _texts(record: FileRow) -> list[str]:
     """The annotations' texts: a list of objects in the released files, an object of lists in their Parquet copy."""
     cell: Any = record.cells.get("annotations")
     texts = cell.get("text") if isinstance(cell, dict) else None

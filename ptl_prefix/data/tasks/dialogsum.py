@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 
 from ptl_prefix.data.example import Example, merged
-from ptl_prefix.data.record_files import Record
-from ptl_prefix.data.release import ReleasedTask
+from ptl_prefix.data.file_rows import FileRow
+from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
 from ptl_prefix.settings import settings_from
 
@@ -31,7 +31,7 @@ class DialogSum(ReleasedTask):
         """One example per distinct dialogue."""
         return merged(super().all_examples(split))
 
-    def example(self, record: Record, split: Split) -> Example:
+    def example(self, record: FileRow, split: Split) -> Example:
         """One dialogue with the summaries that stand beside it."""
         columns = [column for column in record.cells if re.fullmatch(r"summary\d*", column)] or ["summary"]
         return Example(record.text("dialogue"), tuple(record.text(column) for column in columns))

@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterable
 
 from ptl_prefix.data.example import Example, merged
-from ptl_prefix.data.record_files import Record
-from ptl_prefix.data.release import ReleasedTask
+from ptl_prefix.data.file_rows import FileRow
+from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import settings_from
@@ -49,7 +49,7 @@ class E2ENLG(ReleasedTask):
         """One example per distinct input, in the order in which inputs first appear."""
         return merged(super().all_examples(split))
 
-    def example(self, record: Record, split: Split) -> Example:
+    def example(self, record: FileRow, split: Split) -> Example:
         """One input with one of its references."""
         hub_columns = ("meaning_representation", "human_reference")
         columns = hub_columns if hub_columns[0] in record.cells else ("mr", "ref")

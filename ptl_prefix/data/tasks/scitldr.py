@@ -8,8 +8,8 @@ Measured by ROUGE-1, ROUGE-2 and ROUGE-L, the best over the references.
 """
 
 from ptl_prefix.data.example import Example
-from ptl_prefix.data.record_files import Record
-from ptl_prefix.data.release import ReleasedTask
+from ptl_prefix.data.file_rows import FileRow
+from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
 from ptl_prefix.settings import settings_from
 
@@ -24,6 +24,6 @@ class SciTLDR(ReleasedTask):
 
     __init__ = settings_from("task/scitldr")(ReleasedTask.__init__)
 
-    def example(self, record: Record, split: Split) -> Example:
+    def example(self, record: FileRow, split: Split) -> Example:
         """One paper."""
         return Example(record.text("source"), tuple(record.texts("target")))

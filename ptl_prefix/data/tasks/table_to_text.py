@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from ptl_prefix.data.corpus import CorpusTask
+from ptl_prefix.data.corpus_task import CorpusTask
 from ptl_prefix.data.example import Example
 from ptl_prefix.data.task import Split
 from ptl_prefix.settings import settings_from, with_settings_of

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Lt, MinLen
 
-from ptl_prefix.data.corpus import CorpusTask
-from ptl_prefix.data.division import Division
+from ptl_prefix.data.corpus_task import CorpusTask
 from ptl_prefix.data.example import Example
+from ptl_prefix.data.file_rows import FileRow, fingerprint_file, read_rows, unreadable
+from ptl_prefix.data.hash_split import Division
 from ptl_prefix.data.hub import read_hub_records
-from ptl_prefix.data.record_files import Record, fingerprint_file, read_records, unreadable
 from ptl_prefix.data.task import SPLITS, Split
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import settings_from, with_settings_of
@@ -118,12 +118,12 @@ class TextPairs(CorpusTask):
             return settings, list(self.all_examples(split))
         return settings, fingerprint_file(self._file_of(split))
 
-    def _records(self, split: Split) -> Iterator[Record]:
+    def _records(self, split: Split) -> Iterator[FileRow]:
         if self._data_file is not None:
-            return read_records(self._data_file)
+            return read_rows(self._data_file)
         if self._hub is not None:
             return read_hub_records(self._hub, config=self._hub_config, revision=self._hub_revision, split=split)
-        return read_records(self._file_of(split))
+        return read_rows(self._file_of(split))
 
     def _file_of(self, split: Split) -> Path:
         if split not in self._files:

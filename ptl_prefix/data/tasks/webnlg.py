@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ptl_prefix.data.example import Example
-from ptl_prefix.data.record_files import Record
-from ptl_prefix.data.release import ReleasedTask
+from ptl_prefix.data.file_rows import FileRow
+from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
 from ptl_prefix.data.triples import linearised
 from ptl_prefix.data.webnlg_files import entry_of, read_entries, xml_files
@@ -63,7 +63,7 @@ class WebNLG(ReleasedTask):
                 read.add(example.source)
                 yield example
 
-    def example(self, record: Record, split: Split) -> Example | None:
+    def example(self, record: FileRow, split: Split) -> Example | None:
         """One entry, if it has texts and is of the categories asked for."""
         entry = entry_of(record)
         group = "seen" if entry.category in SEEN_CATEGORIES else "unseen"
@@ -80,6 +80,6 @@ class WebNLG(ReleasedTask):
         """One file of the split, or all XML files below the folder whose path names it."""
         return super().files(split) or ([] if self.folder is None else xml_files(self.folder, split))
 
-    def read(self, path: Path) -> Iterator[Record]:
+    def read(self, path: Path) -> Iterator[FileRow]:
         """The entries of one file."""
         return read_entries(path)

@@ -8,8 +8,8 @@ Measured by ROUGE-1, ROUGE-2 and ROUGE-L with stemming.
 """
 
 from ptl_prefix.data.example import Example
-from ptl_prefix.data.record_files import Record
-from ptl_prefix.data.release import ReleasedTask
+from ptl_prefix.data.file_rows import FileRow
+from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
 from ptl_prefix.settings import settings_from
 
@@ -24,7 +24,7 @@ class XSum(ReleasedTask):
 
     __init__ = settings_from("task/xsum")(ReleasedTask.__init__)
 
-    def example(self, record: Record, split: Split) -> Example | None:
+    def example(self, record: FileRow, split: Split) -> Example | None:
         """One article."""
         columns = ("source", "target") if "source" in record.cells else ("document", "summary")
         if record.cells.get(columns[0]) == "":

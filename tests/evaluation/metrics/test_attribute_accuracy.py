@@ -1,5 +1,5 @@
 import pytest
-from made_up_predictions import prediction
+from support.made_up_predictions import prediction
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.evaluation.metric import UnfitDataError

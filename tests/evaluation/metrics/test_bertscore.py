@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_predictions import prediction, random_predictions
-from tiny_encoder import write_tiny_encoder
+from support.made_up_predictions import prediction, random_predictions
+from support.tiny_encoder import write_tiny_encoder
 from transformers import BertModel, PreTrainedTokenizerFast
 
 from ptl_prefix.errors import BackboneError

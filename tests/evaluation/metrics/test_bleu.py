@@ -2,8 +2,8 @@ import math
 from collections import Counter
 
 import pytest
-from made_up_predictions import prediction, random_predictions
 from sacrebleu.metrics import bleu as sacrebleu_bleu
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.evaluation.metrics.bleu import BLEU
 

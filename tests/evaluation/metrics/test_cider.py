@@ -1,8 +1,8 @@
 import math
 
 import pytest
-from made_up_predictions import prediction, random_predictions
 from pycocoevalcap.cider.cider import Cider
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.evaluation.metrics.cider import CIDEr
 from ptl_prefix.evaluation.ptb_tokens import caption_words

@@ -1,5 +1,5 @@
 import pytest
-from made_up_predictions import prediction, random_labels
+from support.made_up_predictions import prediction, random_labels
 
 from ptl_prefix.evaluation.bootstrap import interval
 from ptl_prefix.evaluation.metrics.macro_f1 import MacroF1

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from made_up_predictions import prediction, random_predictions
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.evaluation import meteor_program

@@ -1,8 +1,8 @@
 import math
 
 import pytest
-from made_up_predictions import prediction, random_predictions
 from nltk.translate.bleu_score import corpus_bleu
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.evaluation.metrics.multi_bleu import MultiBLEU
 from ptl_prefix.evaluation.webnlg_text import challenge_texts

@@ -2,8 +2,8 @@ import re
 
 import numpy as np
 import pytest
-from made_up_predictions import prediction, random_predictions
 from nltk.translate.nist_score import corpus_nist
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.evaluation.metrics.nist import NIST
 

@@ -1,6 +1,6 @@
 import pytest
-from made_up_predictions import prediction, random_predictions
 from pycocoevalcap.rouge.rouge import Rouge
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.evaluation.metrics.rouge_l import RougeL, longest_common_subsequence
 from ptl_prefix.evaluation.ptb_tokens import caption_words

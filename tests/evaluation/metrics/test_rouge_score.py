@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from made_up_predictions import prediction, random_predictions
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import BootstrapAggregator
+from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.evaluation.metric import metric_named
 from ptl_prefix.evaluation.rouge_score_metric import RougeScoreMetric

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from made_up_predictions import random_predictions
 from sacrebleu.metrics import chrf as sacrebleu_chrf
 from sacrebleu.metrics import ter as sacrebleu_ter
+from support.made_up_predictions import random_predictions
 
 from ptl_prefix.evaluation.metric import metric_named
 

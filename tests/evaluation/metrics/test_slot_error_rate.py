@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from e2e_challenge import predictions_of
-from made_up_predictions import prediction
+from support.e2e_challenge import predictions_of
+from support.made_up_predictions import prediction
 
 from ptl_prefix.evaluation.metric import UnfitDataError
 from ptl_prefix.evaluation.metrics.slot_error_rate import SlotErrorRate

@@ -1,0 +1,83 @@
+"""`ptl-prefix export`: a run's checkpoint becomes a bundle, or a model with the method merged into its weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from ptl_prefix.artifacts.run_config import read_config
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.train.command import plan_of
+from ptl_prefix.errors import ConfigError, RunError
+from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
+
+
+def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
+    """Write the bundle, or the merged model, of one checkpoint.
+
+    Args:
+        config: `run`, `checkpoint`, `out` and `merge`.
+        words: None are taken.
+        run_folder: Not used; an export is no run.
+    """
+    if words:
+        raise ConfigError(
+            [f"`export` takes no arguments, but got {' '.join(words)!r}; write run=<folder> out=<folder>."]
+        )
+    folder = RunFolder.open(config["run"])
+    checkpoint = _checkpoint(folder, config["checkpoint"])
+    plan = plan_of(read_config(folder))
+    if config["merge"] and not plan.method.can_be_merged:
+        raise ConfigError(
+            [
+                f"`merge` must be false where the method is no change of weights, but is true and "
+                f"'{plan.method.name}' is none; export it as a bundle."
+            ]
+        )
+    if config["merge"] and plan.backbone.quantization is not None:
+        raise ConfigError(
+            [
+                f"`merge` must be false where the backbone is quantised, but is true and `backbone.quantization` is "
+                f"{plan.backbone.quantization}; export it as a bundle."
+            ]
+        )
+    out = Path(config["out"])
+    backbone = plan.backbone.load()
+    method = plan.method.attach(backbone)
+    load_trained_state(method, checkpoint)
+    if config["merge"]:
+        export_merged(out, backbone=backbone, method=method.eval())
+        Console().print(Text(f"model: {out}"), soft_wrap=True)
+        return
+    export_bundle(
+        out,
+        backbone=backbone,
+        method=method.eval(),
+        task=plan.task,
+        prompter=backbone.prompter(plan.task.prompt),
+        decoding=plan.decoding,
+        metrics=_metrics(folder, checkpoint),
+    )
+    Console().print(Text(f"bundle: {out}"), soft_wrap=True)
+
+
+def _checkpoint(folder: RunFolder, wanted: str) -> Path:
+    path = {"best": folder.best, "last": folder.last}.get(wanted, Path(wanted))
+    if not path.is_file():
+        raise RunError(
+            f"`checkpoint` must be best, last or a file, but '{path}' is no file; look in '{folder.checkpoints}'."
+        )
+    return path
+
+
+def _metrics(folder: RunFolder, checkpoint: Path) -> dict[str, float]:
+    """What is known of this very checkpoint: all metrics of a finished run's best, else the loss it was saved with."""
+    if folder.record.is_file() and folder.best.exists() and checkpoint.samefile(folder.best):
+        record = read_record(folder.record)
+        if record.status == "finished":
+            return dict(record.metrics)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]["Checkpoints"]
+    return {} if state["loss"] is None else {"val/loss": state["loss"]}

@@ -1,0 +1,272 @@
+"""Words of the command line become one checked config.
+
+In: a verb and its overrides. Out: the composed config as plain values, or a `ConfigError` with every mistake in it.
+Hydra stops at the first mistake, so an override that it refuses is explained, left out, and the rest is composed
+without it.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ptl_prefix import settings
+from ptl_prefix.commands.config import catalog
+from ptl_prefix.commands.config.arguments import HydraFlags, quoted
+from ptl_prefix.commands.config.override_errors import arguments_of_target, explain, has_key, parsed_override
+from ptl_prefix.commands.config.plain_values import Plain, plain_values
+from ptl_prefix.commands.config.plugins import make_plugins_known
+from ptl_prefix.commands.config.resolvers import register_resolvers
+from ptl_prefix.commands.config.validate import folder_mistakes, folder_names, mistakes_of
+from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.errors import ConfigError
+
+VERSION_BASE = "1.3"
+_EXPERIMENT = "experiment"
+"""The group whose choice decides what is in every other."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A config without mistakes.
+
+    Args:
+        config: Plain values, interpolations resolved.
+        overrides: What composes it again.
+        run_folder: Where the run will be.
+    """
+
+    config: dict[str, Any]
+    overrides: tuple[str, ...]
+    run_folder: Path
+
+
+@dataclass(frozen=True)
+class _Composed:
+    """What Hydra made of those overrides that it accepts."""
+
+    config: DictConfig
+    mistakes: tuple[str, ...] = ()
+    doubtful: frozenset[str] = frozenset()  # groups whose choice was refused
+    added: frozenset[str] = frozenset()  # overrides of keys that no YAML states, though the target has them
+
+
+def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | None = None) -> Checked:
+    """The config of a verb; of a sweep, the config of its first job, while every value of the sweep is checked.
+
+    Raises:
+        ConfigError: With every mistake, before any weights load.
+    """
+    flags = flags or HydraFlags()
+    results: list[tuple[_Composed, Plain]] = []
+    mistakes: dict[str, None] = {}  # in order, each once
+    with _hydra_at_conf_dir():
+        for variant in _variants(overrides) if flags.multirun else [tuple(overrides)]:
+            composed = _compose(variant, flags.config_name or verb.name, flags.config_dir)
+            plain = plain_values(composed.config)
+            found = [*composed.mistakes, *_value_mistakes(verb, plain, flags, composed.doubtful)]
+            found += _folder_mistakes(composed.config, plain.values, "sweep" if flags.multirun else "run")
+            found += _misplaced(verb, plain.values, variant, flags)
+            mistakes.update(dict.fromkeys(found))
+            results.append((composed, plain))
+    if mistakes:
+        raise ConfigError(list(mistakes))
+    composed, plain = results[0]
+    added = composed.added | (_absent_before_the_sweep(verb, overrides, flags) if flags.multirun else set())
+    resumed = verb.folder_key and plain.values[verb.folder_key]
+    folder = resumed or OmegaConf.select(composed.config, "hydra.run.dir")
+    return Checked(plain.values, _with_additions(overrides, added), Path(folder))
+
+
+def check_overrides(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
+    """The overrides as Hydra accepts them. For what only shows a config: its values may still be wrong or missing.
+
+    Raises:
+        ConfigError: With every override that Hydra refuses.
+    """
+    with _hydra_at_conf_dir():
+        composed = _compose(tuple(overrides), flags.config_name or verb.name, flags.config_dir)
+    if composed.mistakes:
+        raise ConfigError(composed.mistakes)
+    return _with_additions(overrides, composed.added)
+
+
+def composed_for_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> DictConfig | None:
+    """Hydra's own node of a config; `None` if the config does not compose."""
+    with _hydra_at_conf_dir():
+        composed, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *overrides))
+        # Resolved while there is a Hydra: its folders are made of the rest of the config.
+        if composed is None:
+            return None
+        hydra: DictConfig = composed.hydra
+        folder = OmegaConf.select(composed, "hydra.sweep.dir")
+    OmegaConf.set_readonly(hydra, False)
+    hydra.sweep.dir = str(folder)
+    return hydra
+
+
+def checked_job(verb: Verb, config: DictConfig, flags: HydraFlags) -> dict[str, Any]:
+    """One job of a sweep as plain values; only here its values meet each other.
+
+    Raises:
+        ConfigError: With every mistake.
+    """
+    plain = plain_values(config)
+    if mistakes := _value_mistakes(verb, plain, flags):
+        raise ConfigError(mistakes)
+    return plain.values
+
+
+@contextmanager
+def _hydra_at_conf_dir() -> Iterator[None]:
+    """Hydra at our configs; a Hydra that runs already, as in a sweep, is as it was afterwards."""
+    register_resolvers()
+    make_plugins_known()
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def _absent_before_the_sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> set[str]:
+    """Keys that a config has only by a choice that is swept over, such as one of several experiments.
+
+    Hydra first composes what the jobs have in common, without that choice, and would refuse them there.
+    """
+    parsed = {override: parsed_override(override) for override in overrides}
+    common = [text for text, read in parsed.items() if read and not read.is_sweep_override() and text[0] not in "+~"]
+    common = [text for text in common if "/" not in _key(text)]  # Hydra's own groups are there without any choice
+    chosen = tuple(text for text in common if "." not in _key(text))
+    with _hydra_at_conf_dir():
+        start, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *chosen))
+    return set() if start is None else {_key(text) for text in common if not has_key(start, _key(text))}
+
+
+def _own_configs(config_dir: str | None) -> tuple[str, ...]:
+    """What makes Hydra look into the user's own folder of configs, too."""
+    return () if config_dir is None else (f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]",)
+
+
+def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | None) -> _Composed:
+    """Compose with all overrides; if that fails, with one more at a time, to learn which of them are refused."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError([f"--config-dir must be a folder, but there is none at '{config_dir}'."])
+    own_configs = _own_configs(config_dir)
+    config, error = _attempt(config_name, (*own_configs, *overrides))
+    if config is not None:
+        return _Composed(config)
+    kept = own_configs
+    mistakes: list[str] = []
+    doubtful: set[str] = set()
+    added: set[str] = set()
+    before, error_before = _attempt(config_name, kept)
+    groups = catalog.group_names(config_dir)
+    # Groups first, as Hydra does: they decide which keys there are.
+    for override in sorted(overrides, key=lambda text: text.split("=")[0] not in groups):
+        key = _key(override)
+        config, error = _attempt(config_name, (*kept, override))
+        accepted = override
+        if config is None and before is not None and _is_argument_of_target(before, key):
+            # The trainer's YAML states a few of Lightning's many arguments; all of them may be given.
+            accepted = f"++{override}"
+            config, error = _attempt(config_name, (*kept, accepted))
+            added |= {key}
+        if config is not None or str(error) == str(error_before):
+            kept, before, error_before = (*kept, accepted), config, error
+        elif not doubtful & {key.split(".")[0], _EXPERIMENT}:
+            assert error is not None
+            mistakes.append(explain(override, error, before, config_name, config_dir))
+            doubtful |= {key} & set(groups)
+    if before is None:
+        raise ConfigError(
+            [*mistakes, f"the config {config_name} must compose, but does not: {str(error_before).splitlines()[0]}"]
+        )
+    return _Composed(before, tuple(mistakes), frozenset(doubtful), frozenset(added))
+
+
+def _key(override: str) -> str:
+    """The key of an override, without a `+`; empty when Hydra's grammar refuses the override."""
+    parsed = parsed_override(override)
+    return parsed.key_or_group if parsed else ""
+
+
+def _with_additions(overrides: Sequence[str], added: Collection[str]) -> tuple[str, ...]:
+    return tuple(f"++{override}" if _key(override) in added else override for override in overrides)
+
+
+def _attempt(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig | None, Exception | None]:
+    try:
+        return compose(config_name, list(overrides), return_hydra_config=True), None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return None, error
+
+
+def _is_argument_of_target(config: DictConfig, key: str) -> bool:
+    """Whether the key is a keyword of its node's target, though no YAML states it."""
+    group, _, name = key.rpartition(".")
+    return name in arguments_of_target(config, group)
+
+
+def _value_mistakes(verb: Verb, plain: Plain, flags: HydraFlags, doubtful: Collection[str] = ()) -> list[str]:
+    groups = catalog.groups_of(flags.config_name or verb.name, flags.config_dir)
+    # An interpolation without a value is given, though it leads nowhere.
+    untrue = {f"`{name}` must be given." for name in plain.unresolved}
+    found = mistakes_of(verb, plain.values, groups, doubtful)
+    return [*plain.mistakes, *(mistake for mistake in found if mistake not in untrue)]
+
+
+def _folder_mistakes(config: DictConfig, values: Mapping[str, Any], mode: str) -> list[str]:
+    try:
+        folder = OmegaConf.select(config, f"hydra.{mode}.dir")
+    except OmegaConfBaseException:
+        return []  # it is made of names that are missing or wrong, and reported
+    return folder_mistakes(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
+
+
+def _misplaced(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], flags: HydraFlags) -> list[str]:
+    """Settings that nobody would read: a folder of the other mode, or what stands beside a run that has its config."""
+    mistakes = []
+    given = {_key(override) for override in overrides}
+    if flags.multirun and "hydra.run.dir" in given:
+        mistakes.append("`hydra.run.dir` is not read with -m; the jobs of a sweep are in `hydra.sweep.dir`.")
+    if not flags.multirun and "hydra.sweep.dir" in given:
+        mistakes.append("`hydra.sweep.dir` is not read without -m; a single run is in `hydra.run.dir`.")
+    if verb.folder_key and values.get(verb.folder_key) is not None:
+        others = [*sorted(given - {verb.folder_key, *verb.beside_folder}), *(["-m"] if flags.multirun else [])]
+        if others:
+            law = f"`{verb.folder_key}` must be given alone, as the run has its config"
+            mistakes.append(f"{law}, but there is also {', '.join(others)}.")
+    return mistakes
+
+
+def _variants(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The first value of every sweep, then each other value once: their sum, where all jobs are their product."""
+    alternatives = [_alternatives(override) for override in overrides]
+    first = tuple(options[0] for options in alternatives)
+    yield first
+    for place, options in enumerate(alternatives):
+        for option in options[1:]:
+            yield (*first[:place], option, *first[place + 1 :])
+
+
+def _alternatives(override: str) -> list[str]:
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        parsed = OverridesParser.create(config_loader=loader).parse_override(override)
+        if not (parsed.is_sweep_override() and parsed.is_discrete_sweep()):
+            return [override]
+        key = parsed.get_key_element()
+        return [f"{key}={value}" for value in parsed.sweep_string_iterator()] or [override]
+    except HydraException:
+        return [override]

@@ -1,0 +1,134 @@
+"""Why Hydra refused an override, in our own words.
+
+In: the override and what was composed without it. Out: one sentence: the law, the fact, the way out. Hydra's own
+messages speak of structs and primitives, and advise a `+` where a key was misspelt.
+"""
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from ptl_prefix.commands.config import catalog
+from ptl_prefix.commands.config.arguments import equal_sign, quoted
+from ptl_prefix.commands.config.instantiate import import_target
+
+
+def explain(
+    override: str, error: Exception, config: DictConfig | None, config_name: str, config_dir: str | None
+) -> str:
+    """One sentence about an override that could not be applied.
+
+    Args:
+        override: As the user gave it.
+        error: What Hydra said.
+        config: The config without it, if it can be composed at all.
+        config_name: The primary config.
+        config_dir: The user's own folder of configs.
+    """
+    parsed = parsed_override(override)
+    if parsed is None:
+        return _about_grammar(override)
+    key = parsed.key_or_group
+    if parsed.is_interval_sweep():
+        return f"`{key}` cannot be an interval, as every job of a sweep is listed; write choice(...) or range(...)."
+    if parsed.is_sweep_override():
+        value = parsed.get_value_string()
+        return (
+            f"`{key}` must have one value, but '{value}' is several; add -m to run each of them, "
+            f"write {key}=[{value}] for a list, or quote a text that holds a comma."
+        )
+    if key in catalog.groups_of(config_name, config_dir):
+        return _about_choice(key, parsed.value(), config_dir)
+    if config is not None and "/" not in key and not has_key(config, key):
+        return _about_key(key, config, config_dir)
+    return f"`{override}` cannot be applied: {_first_line(error)}"
+
+
+def parsed_override(override: str) -> Override | None:
+    """The override as Hydra reads it; `None` when its grammar refuses it."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def has_key(config: DictConfig, key: str) -> bool:
+    """Whether the config has this key, whatever its value is."""
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118  # `in node` is false for `???`
+            return False
+        node = node._get_node(part)
+    return True
+
+
+def _about_grammar(override: str) -> str:
+    place = equal_sign(override)
+    assert place is not None
+    key, value = override[:place], override[place + 1 :]
+    if parsed_override(f"{key}=0") is None:
+        return (
+            f"a setting must be key=value with a key such as optimizer.lr, but '{key}' is no key; "
+            "a text that holds an equal sign goes in quotes of its own or behind `--`."
+        )
+    law = f"the value of `{key}` must follow Hydra's grammar"
+    return f"{law}, but '{value}' does not; as a text it is {key}={quoted(value)}"
+
+
+def _about_choice(group: str, value: Any, config_dir: str | None) -> str:
+    names = [choice.name for choice in catalog.choices(group, config_dir)]
+    likely = difflib.get_close_matches(str(value), names, n=1)
+    way_out = f"; did you mean {likely[0]}?" if likely else "."
+    fact = "null" if value is None else f"'{value}'"
+    return f"`{group}` must be one of {catalog.offered(group, config_dir)}, but is {fact}{way_out}"
+
+
+def _about_key(key: str, config: DictConfig, config_dir: str | None) -> str:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if has_key(config, parent) else config if not parent else None
+    siblings = [*(str(sibling) for sibling in node if sibling not in ("_target_", "hydra"))] if _is_dict(node) else []
+    if likely := difflib.get_close_matches(name, [*siblings, *arguments_of_target(config, parent)], n=2):
+        before = f"{parent}." if parent else ""
+        return f"`{key}` is not a setting; did you mean {before}{f' or {before}'.join(dict.fromkeys(likely))}?"
+    known = dict.fromkeys(
+        [*_flat_keys(OmegaConf.to_container(config, resolve=False)), *catalog.group_names(config_dir)]
+    )
+    if likely := difflib.get_close_matches(key, known, n=2, cutoff=0.75):
+        return f"`{key}` is not a setting; did you mean {' or '.join(likely)}?"
+    if siblings:
+        return (
+            f"`{key}` is not a setting; those{f' of `{parent}`' if parent else ''} are: {', '.join(sorted(siblings))}."
+        )
+    return f"`{key}` is not a setting, and neither is `{parent}` a group of them."
+
+
+def _is_dict(node: Any) -> TypeGuard[DictConfig]:
+    return isinstance(node, DictConfig)
+
+
+def arguments_of_target(config: DictConfig, group: str) -> list[str]:
+    """The keywords of a group's target: for Lightning's Trainer, more than its YAML states."""
+    path = OmegaConf.select(config, f"{group}._target_") if has_key(config, f"{group}._target_") else None
+    try:
+        return list(inspect.signature(import_target(path, group)).parameters) if path else []
+    except ValueError:
+        return []
+
+
+def _flat_keys(node: Any, before: str = "") -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield f"{before}{key}"
+            yield from _flat_keys(value, f"{before}{key}.")
+
+
+def _first_line(error: Exception) -> str:
+    """The cause says more than the wrapper around it."""
+    message = str(error.__cause__ or error).strip()
+    return message.splitlines()[0] if message else type(error).__name__

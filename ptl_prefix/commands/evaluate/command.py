@@ -1,0 +1,169 @@
+"""`ptl-prefix evaluate`: a split, decoded and scored, as a table, `predictions.jsonl` and `metrics.json`."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.run_config import read_config
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.bundle.inputs import backbone_of, bundle_folder, decoding_changes
+from ptl_prefix.commands.config.instantiate import build
+from ptl_prefix.commands.evaluate.bertscore_setting import encoder_mistakes
+from ptl_prefix.commands.evaluate.tables import show_evaluation
+from ptl_prefix.data.task import Task
+from ptl_prefix.errors import ConfigError
+from ptl_prefix.evaluation.evaluate import Measures, Subject, evaluate
+from ptl_prefix.evaluation.metric import name_mistakes
+from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.restore import restore
+from ptl_prefix.settings import defaults_of
+
+_LINES_OF_A_LOG = 10
+
+
+def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
+    """Evaluate one run, bundle or bare backbone.
+
+    Args:
+        config: What is evaluated, on what, how it is decoded and measured, and where to write.
+        words: None are taken.
+        run_folder: Not used; an evaluation lies in the run that it is of.
+    """
+    if words:
+        raise ConfigError([f"`evaluate` takes no arguments, but got {' '.join(words)!r}; write run=<folder>."])
+    task = _task(config)
+    metrics = config["metrics"] or task.metrics
+    encoder = encoder_mistakes(config["bertscore_model"], metrics)
+    if problems := [*task.problems(), *_split_problems(config["split"], task), *encoder]:
+        raise ConfigError(problems)
+    subject, decoding = _bare(config, task) if "backbone" in config else _adapted(config)
+    console = Console(stderr=True)
+    with _progress(console) as on_progress:
+        found = evaluate(
+            subject,
+            task,
+            config["split"],
+            dataclasses.replace(decoding, **decoding_changes(config)),
+            Measures(
+                metrics=metrics,
+                resamples=config["resamples"],
+                seed=config["resample_seed"],
+                likelihood=config["likelihood"],
+                settings={"bertscore": {"model": config["bertscore_model"]}},
+            ),
+            num_examples=config["num_examples"],
+            batch_size=config["batch_size"],
+            out=_out_folder(config, task),
+            on_progress=on_progress,
+        )
+    if found.was_there:
+        console.print(
+            Text(
+                "This evaluation was there already, and a finished one is never changed. Other measures of what it "
+                f"decoded: ptl-prefix score {found.folder}/predictions.jsonl"
+            ),
+            soft_wrap=True,
+        )
+    show_evaluation(found, Console())
+
+
+def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
+    """What no key of a config shows by itself."""
+    given = [key for key in ("run", "bundle", "backbone") if config.get(key) is not None]
+    mistakes = []
+    if not given:
+        mistakes.append("`run`, `bundle` or `backbone` must say what is evaluated, but none is given.")
+    elif "backbone" in given and len(given) > 1:
+        mistakes.append(
+            f"`backbone` must be given alone, as a bare backbone, but there is also `{given[0]}`; a bundle's backbone "
+            "is at `backbone_path`."
+        )
+    elif "task" not in config and "run" not in given and _run_of(config) is None:
+        mistakes.append("`task` must be given where there is no run that says it, but is not; add task=<name>.")
+    if "backbone" in given and config.get("backbone_path") is not None:
+        mistakes.append("`backbone_path` must be null for a bare backbone, which is at `backbone.path`.")
+    if "backbone" in given and "backbone" in sound:
+        mistakes += build(config["backbone"]).weight_problems()
+    return mistakes + name_mistakes(config.get("metrics") or (), "metrics")
+
+
+def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
+    """The run that is evaluated, or that the bundle lies in."""
+    folder = config.get("run") or (config.get("bundle") and bundle_folder(Path(config["bundle"])).parent)
+    run = RunFolder(folder) if folder else None
+    return run if run is not None and run.config.is_file() else None
+
+
+def _task(config: dict[str, Any]) -> Task:
+    folder = _run_of(config)
+    task: Task = build(config["task"] if "task" in config or folder is None else read_config(folder)["task"])
+    return task
+
+
+def _split_problems(split: str, task: Task) -> list[str]:
+    if split in task.splits:
+        return []
+    return [f"`split` must be one that {task.name} has ({', '.join(task.splits)}), but is {split}."]
+
+
+def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
+    """A run's bundle, or one by itself, and its own decoding."""
+    bundle = read_bundle(bundle_folder(Path(config["run"] or config["bundle"])))
+    backbone = backbone_of(bundle.manifest, config)
+    subject = Subject(
+        backbone=backbone,
+        method=restore(backbone, bundle).method,
+        prompter=backbone.prompter(bundle.manifest.prompt),
+        adaptation=bundle.manifest.tensors_sha256,
+    )
+    return subject, bundle.manifest.decoding
+
+
+def _bare(config: dict[str, Any], task: Task) -> tuple[Subject, Decoding]:
+    """A backbone without a method, decoded greedily unless told otherwise."""
+    own = {"dtype": config["dtype"], "device": None if config["device"] == "auto" else config["device"]}
+    spec = build(config["backbone"] | {key: value for key, value in own.items() if value is not None})
+    backbone = spec.load()
+    method = NoAdaptation().attach(backbone)
+    subject = Subject(backbone=backbone, method=method, prompter=backbone.prompter(task.prompt), adaptation=None)
+    return subject, Decoding(**defaults_of("generation/greedy"))
+
+
+def _out_folder(config: dict[str, Any], task: Task) -> Path:
+    """Where to write: as told, or in the run, beside a bundle that lies alone, or where a bare backbone's run would."""
+    if config["out"] is not None:
+        return Path(config["out"])
+    if (folder := _run_of(config)) is not None:
+        return folder.evaluation
+    if config["bundle"] is not None:
+        bundle = bundle_folder(Path(config["bundle"]))
+        return bundle.with_name(f"{bundle.name}-evaluation")
+    return Path("outputs", task.name, config["backbone"]["name"], "none", "evaluation")
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar with what is left; in a log file, a line now and then."""
+    if not console.is_terminal:
+        shown = -1
+
+        def line(done: int, total: int) -> None:
+            nonlocal shown
+            if (share := done * _LINES_OF_A_LOG // max(total, 1)) > shown:
+                shown = share
+                console.print(f"decoded {done} of {total}", highlight=False)
+
+        yield line
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("[bold]decode"), *columns, console=console) as bar:
+        shown_bar = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(shown_bar, completed=done, total=total)

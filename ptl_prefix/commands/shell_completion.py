@@ -1,0 +1,99 @@
+"""Completion in bash, zsh and fish.
+
+In: the words of an unfinished command line. Out: what the last one may become. Verbs, flags and choices are known
+here; settings are Hydra's to complete, as only it knows what a config has become by the words before.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+
+from ptl_prefix.commands.config import catalog
+from ptl_prefix.commands.config.arguments import FLAG_NAMES, FLAG_VALUES, equal_sign
+from ptl_prefix.commands.config.verbs import VERBS
+
+INSTALLATION = {
+    "bash": """eval "$(ptl-prefix completion bash)"  # in ~/.bashrc; bash 4.4 or newer""",
+    "zsh": """eval "$(ptl-prefix completion zsh)"  # in ~/.zshrc, below compinit""",
+    "fish": "ptl-prefix completion fish | source  # in ~/.config/fish/config.fish",
+}
+SHELLS = tuple(INSTALLATION)
+
+_BASH = r"""_ptl_prefix() {
+    local line="${COMP_LINE:0:COMP_POINT}" word found candidate
+    local -a words
+    read -ra words <<< "$line"
+    [[ "$line" == *[[:space:]] ]] && words+=("")
+    word="${words[${#words[@]}-1]}"
+    COMPREPLY=()
+    while IFS= read -r candidate; do
+        # Bash splits words at = and :, and replaces only the last piece.
+        COMPREPLY+=("${candidate:$(( ${#word} - ${#2} ))}")
+        [[ "$candidate" == *[=./] ]] && compopt -o nospace
+    done < <("$1" complete -- "${words[@]:1}" 2> /dev/null)
+}
+complete -o default -F _ptl_prefix ptl-prefix
+"""
+
+_ZSH = r"""#compdef ptl-prefix
+_ptl_prefix() {
+    local -a found open
+    found=("${(@f)$(ptl-prefix complete -- "${(@)words[2,CURRENT]}" 2> /dev/null)}")
+    found=(${found:#})
+    if (( ! $#found )); then
+        compset -P '*='
+        _files
+        return
+    fi
+    open=(${(M)found:#*[=./]})
+    found=(${found:#*[=./]})
+    (( $#open )) && compadd -S '' -a open
+    (( $#found )) && compadd -a found
+}
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _ptl_prefix "$@"; else compdef _ptl_prefix ptl-prefix; fi
+"""
+
+_FISH = r"""complete --erase --command ptl-prefix
+complete --command ptl-prefix --no-files --arguments \
+    '(ptl-prefix complete -- (commandline -opc)[2..-1] (commandline -ct | string collect --allow-empty) 2> /dev/null)'
+"""
+
+_SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
+
+
+def script(shell: str) -> str:
+    """What the shell has to read once."""
+    return _SCRIPTS[shell]
+
+
+def candidates(words: Sequence[str]) -> list[str]:
+    """What the last word may become.
+
+    Args:
+        words: All words behind `ptl-prefix`; the last one is unfinished and may be empty.
+    """
+    *before, unfinished = words
+    return sorted({found for found in _candidates(before, unfinished) if found.startswith(unfinished)})
+
+
+def _candidates(before: list[str], unfinished: str) -> Sequence[str]:
+    if not before:
+        return (*VERBS, *catalog.CATALOGS, "metrics", "completion", *(("--help", "--version") if unfinished else ()))
+    if before[0] == "completion":
+        return SHELLS
+    if before[0] not in VERBS or "--" in before:
+        return ()
+    if choices := FLAG_VALUES.get(before[-1]):
+        return choices
+    if unfinished.startswith("-"):
+        return (*FLAG_NAMES, "--help")
+    return _from_hydra(before[0], [word for word in before[1:] if equal_sign(word)], unfinished)
+
+
+def _from_hydra(verb: str, overrides: list[str], unfinished: str) -> list[str]:
+    # Imported here: a verb or a flag is completed without Hydra.
+    from ptl_prefix.commands.hydra_main import print_hydra_completion
+
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        print_hydra_completion(VERBS[verb], overrides, unfinished)
+    return printed.getvalue().split("\n")

@@ -1,0 +1,147 @@
+"""Several values of one override, read with Hydra's grammar.
+
+In: `key=choice(...)`, `key=interval(...)`, `key=range(...)`, each also tagged `log`, `key=a,b` or `key=glob(*)`. Out: a
+`Dimension` of a search space; or a sentence about what no search could do.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+)
+
+from ptl_prefix.commands.config import catalog
+from ptl_prefix.commands.config.arguments import quoted
+from ptl_prefix.commands.config.override_errors import parsed_override
+from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers, Scalar
+
+_OF_THE_STUDY = ("run_id", "study", "trial", "resume", "dry_run", "sweeps")
+"""Keys that say which run it is, not what it does."""
+
+
+def is_swept(text: str) -> bool:
+    """Whether an override is several."""
+    parsed = parsed_override(text)
+    return parsed is not None and parsed.is_sweep_override()
+
+
+def dimension_of(text: str, mistakes: list[str], config_dir: str | None = None) -> tuple[str, Dimension | None]:
+    """The key of an override that is several, and its values; `None` after a mistake.
+
+    Args:
+        text: As it was written.
+        mistakes: A sentence is added for what cannot be searched.
+        config_dir: The user's own folder of configs.
+    """
+    parsed = parsed_override(text)
+    assert parsed is not None
+    key = parsed.key_or_group
+    value: object = parsed._value
+    try:
+        if parsed.is_delete() or key in _OF_THE_STUDY or key.startswith("hydra"):
+            mistakes.append(f"`{key}` is no setting of a trial, so a study cannot search it.")
+            return key, None
+        if isinstance(value, IntervalSweep):
+            return key, _interval(value)
+        if isinstance(value, Glob):
+            names = value.filter([choice.name for choice in catalog.choices(key, config_dir)])
+            return key, _choice(names, names, text)
+        assert isinstance(value, (ChoiceSweep, RangeSweep))
+        if value.shuffle:
+            raise ValueError("a study keeps its order, so leave shuffle out and add hydra/sweeper/sampler=exhaustive.")
+        if isinstance(value, RangeSweep):
+            return key, _range(value, text)
+        return key, _listed(parsed, value, text)
+    except ValueError as error:
+        mistakes.append(f"`{key}`: {error}")
+        return key, None
+
+
+def as_choice(text: str, config_dir: str | None = None) -> str:
+    """The same override as a list of what has to be legal for all of it; as it was, if no study could search it."""
+    key, dimension = dimension_of(text, [], config_dir)
+    return text if dimension is None else f"{key}=choice({','.join(dimension.ends())})"
+
+
+def _is_log(value: IntervalSweep | ChoiceSweep | RangeSweep) -> bool:
+    if unknown := value.tags - {"log"}:
+        raise ValueError(f"a tag must be log, but is {', '.join(sorted(unknown))}.")
+    return bool(value.tags)
+
+
+def _interval(value: IntervalSweep) -> Numbers:
+    assert value.start is not None and value.end is not None
+    is_int = isinstance(value.start, int) and isinstance(value.end, int)
+    return _numbers(value.start, value.end, None, _is_log(value), is_int)
+
+
+def _range(value: RangeSweep, text: str) -> Numbers:
+    assert value.stop is not None
+    # Hydra adds floats up, and a sum may miss the end, which is not in a range, by a rounding error.
+    numbers = [one for one in value.range() if abs(value.stop - one) > 1e-9 * abs(value.step)]
+    if not numbers:
+        raise ValueError(f"a range must hold a number, but {text} is empty.")
+    is_int = all(isinstance(number, int) for number in numbers)
+    is_log = _is_log(value)
+    if is_log and not (is_int and abs(value.step) == 1):
+        raise ValueError("log needs every number between the ends, but a range has steps; take an interval.")
+    # Sums of floats miss the last step by a rounding error, and Optuna would leave that step out.
+    low, high = (one if is_int else float(f"{one:.12g}") for one in (min(numbers), max(numbers)))
+    return _numbers(low, high, None if is_log else abs(value.step), is_log, is_int)
+
+
+def _numbers(low: float, high: float, step: float | None, log: bool, is_int: bool) -> Numbers:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"a range must be of finite numbers, but goes from {low} to {high}.")
+    if low > high:
+        raise ValueError(f"a range must go from the less to the greater, but goes from {low} to {high}.")
+    if log and low <= 0:
+        raise ValueError(f"log needs numbers above 0, but the least is {low}.")
+    return Numbers(low=low, high=high, step=step, log=log, is_int=is_int)
+
+
+def _listed(parsed: Override, value: ChoiceSweep, text: str) -> Choice:
+    if _is_log(value):
+        raise ValueError("log is for interval(...) and range(...), not for values in a list.")
+    listed = [*parsed.sweep_iterator()]
+    return _choice([_scalar(one) for one in listed], [_text(one) for one in listed], text)
+
+
+def _text(value: object) -> str:
+    """One value as it has to be written. Hydra's own way loses quotes, and makes a number of '1'."""
+    if isinstance(value, QuotedString):
+        return value.with_quotes()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(Override._get_value_element_as_str(value))  # type: ignore[arg-type]
+    parsed = parsed_override(f"key={value}")
+    is_itself = parsed is not None and not parsed.is_sweep_override() and parsed.value() == value
+    return value if is_itself else quoted(value)
+
+
+def _scalar(value: object) -> Scalar:
+    """One value as Optuna keeps it: of a list or a dictionary its text."""
+    if isinstance(value, QuotedString):
+        return str(value.text)
+    return value if isinstance(value, (bool, int, float, str)) or value is None else _text(value)
+
+
+def _choice(values: Sequence[Scalar], texts: Sequence[str], text: str) -> Choice:
+    if not values:
+        raise ValueError(f"there must be something to choose from, but {text} finds nothing.")
+    if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+        raise ValueError("numbers must be finite, but one of them is not.")
+    # Optuna takes 1, 1.0 and true for one value, and would give the first for all of them.
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        same = " and ".join(one for one, value in zip(texts, values, strict=True) if value == repeated[0])
+        raise ValueError(f"a study asks for each value once, but {same} are the same.")
+    return Choice(values=values, texts=texts)

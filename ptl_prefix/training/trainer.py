@@ -1,0 +1,107 @@
+"""The training loop: Lightning's trainer, with what a run asks of it.
+
+In: an attached method and its material. Out: the method is trained, and `Checkpoints` knows which state of it was the
+best. What may be configured of the trainer is in the plan; the rest is decided here.
+"""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import EarlyStopping
+
+from ptl_prefix.training.batch_stream import BatchStream
+from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
+from ptl_prefix.training.lightning_warnings import quiet_lightning
+from ptl_prefix.training.loss_scaling import LossScaling
+from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.progress_bar import ProgressBar
+from ptl_prefix.training.run_context import RunContext
+from ptl_prefix.training.run_inputs import RunInputs
+from ptl_prefix.training.samples import Samples
+
+
+class Loop:
+    """Steps, validations, and whatever happens between them.
+
+    Args:
+        plan: What is trained.
+        material: What it is trained on.
+        context: What surrounds the training.
+    """
+
+    def __init__(self, plan: Plan, material: RunInputs, context: RunContext) -> None:
+        self._plan, self._material, self._context = plan, material, context
+        self._ranks = context.ranks
+        self._random_state = RandomState(context.ranks)
+
+    def fit(self, *, resumes: bool) -> Checkpoints:
+        """Train the attached method, from its start or from the last checkpoint."""
+        plan, batches, backbone = self._plan, self._material.train, self._material.backbone
+        num_steps = plan.num_steps(len(batches))
+        interval = plan.val_check_interval(len(batches))
+        self._ranks.copy_first(plan.method.trained_parameters().values())
+        module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=num_steps, ranks=self._ranks)
+        checkpoints = Checkpoints(
+            self._context.folder,
+            val_check_interval=interval,
+            signals=self._context.signals,
+            random_state=self._random_state,
+            ranks=self._ranks,
+        )
+        with quiet_lightning():
+            pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
+                module,
+                train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
+                val_dataloaders=self._material.validation,
+                ckpt_path=self._context.folder.last if resumes else None,
+                weights_only=True,
+            )
+        # Lightning leaves a model on the CPU when it is done.
+        backbone.model.to(backbone.device)  # type: ignore[arg-type]
+        plan.method.to(backbone.device)
+        return checkpoints
+
+    def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:
+        device = self._material.backbone.device.type
+        return {
+            **self._plan.trainer,
+            "accelerator": {"cuda": "gpu"}.get(device, device),
+            # Each rank trains on its own device as if alone; what ranks share is in `ranks.py`.
+            "devices": [self._ranks.local_rank] if device == "cuda" else 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "plugins": [LightningEnvironment(), *([LossScaling(device)] if self._plan.scales_loss else [])],
+            "precision": None if self._plan.scales_loss else self._plan.trainer.get("precision"),
+            "max_steps": num_steps,
+            "max_epochs": -1,
+            "min_epochs": 0,
+            "val_check_interval": interval,
+            "check_val_every_n_epoch": None,
+            "default_root_dir": str(self._context.folder.path),
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "limit_val_batches": 1.0,  # the batches are limited already, to rows from all over the split
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            # What sharded layers gather in inference mode could not be used in a backward later.
+            "inference_mode": not self._material.backbone.is_sharded,
+        }
+
+    def _callbacks(self, checkpoints: Checkpoints) -> list[pl.Callback]:
+        """In this order: what is saved, last, is what the others have settled."""
+        optimization = self._plan.optimization
+        callbacks = [self._context.signals, self._random_state, LastStepIsValidated(), self._context.meter]
+        if self._plan.shows_progress and self._ranks.is_first:
+            callbacks.append(ProgressBar(self._context.meter, self._context.console))
+        # Where layers are sharded no rank can decode without the others.
+        if self._plan.tracking.num_samples and (self._ranks.is_first or self._material.backbone.is_sharded):
+            callbacks.append(Samples(self._plan, self._material, self._context.events))
+        if optimization.early_stopping_patience is not None:
+            patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
+            # What is not finite is an error here, never a reason to end well.
+            callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta, check_finite=False))
+        return [*callbacks, checkpoints]

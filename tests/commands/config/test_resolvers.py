@@ -1,0 +1,36 @@
+import re
+
+from omegaconf import OmegaConf
+
+from ptl_prefix.artifacts.run_folder import is_name
+from ptl_prefix.commands.config.resolvers import forget_run_ids, register_resolvers
+
+
+def run_id() -> str:
+    register_resolvers()
+    return str(OmegaConf.create({"run_id": "${run_id:}"}).run_id)
+
+
+def test_a_run_keeps_its_id_however_often_its_config_is_composed() -> None:
+    assert run_id() == run_id()
+
+
+def test_another_run_has_another_id() -> None:
+    first = run_id()
+
+    forget_run_ids()
+
+    assert run_id() != first
+
+
+def test_an_id_is_a_time_and_a_random_part_and_may_name_a_folder() -> None:
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run_id())
+    assert is_name(run_id())
+
+
+def test_a_label_is_the_legal_end_of_a_path() -> None:
+    register_resolvers()
+    config = OmegaConf.create({"path": "/my models/gpt 2/", "name": "${label:${.path}}"})
+
+    assert is_name(config.name)
+    assert config.name == "gpt-2"

@@ -1,0 +1,219 @@
+"""The script for Slurm, read by bash and run as one of its tasks, with a cluster of two lines."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.study_schedulers import spec
+
+from ptl_prefix.commands.config.report_settings import SweepActionSettings
+from ptl_prefix.commands.sweep.slurm import write_slurm_script
+from ptl_prefix.commands.sweep.study_folder import Study
+from ptl_prefix.commands.sweep.trial_server import visible_device
+from ptl_prefix.settings import defaults_of
+from ptl_prefix.sweeping.search_space import Choice, SearchSpace
+from ptl_prefix.sweeping.study_spec import Budget
+
+NOTHING = dict(defaults_of("sweep"))
+
+# Says what it was asked, works until it is told to stop, then saves and says 143, as `sweep worker` does.
+WORKER = """#!/bin/bash
+trap 'sleep 0.3; echo saved >> {told}; exit {code}' TERM
+echo "$@" >> {told}
+for ((i = 0; i < {ticks}; i++)); do sleep 0.05; done
+exit {end}
+"""
+SCONTROL = """#!/bin/bash
+echo "scontrol $@" >> {told}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    space = SearchSpace({"seed": Choice(values=[1, 2], texts=["1", "2"])})
+    asked = spec(name="lengths", space=space, budget=Budget(trials=2), workers=4, threads=2)
+    folder = tmp_path / "my studies" / "it's one"
+    folder.mkdir(parents=True)
+    return Study(folder, asked, None)
+
+
+def directives(script: Path) -> list[str]:
+    lines = script.read_text().splitlines()
+    found = [number for number, line in enumerate(lines) if line.startswith("#SBATCH ")]
+    # sbatch stops reading at the first line that is neither blank nor a comment.
+    assert all(line.startswith("#") for line in lines[: found[-1]])
+    return [lines[number].removeprefix("#SBATCH ") for number in found]
+
+
+def test_the_array_has_the_studys_workers_and_a_notice_before_the_time_is_over(study: Study) -> None:
+    assert directives(write_slurm_script(study, NOTHING)) == [
+        "--job-name=lengths",
+        "--array=0-3",
+        "--cpus-per-task=2",
+        f"--output={quoted(study.folder / 'slurm-%A_%a.log')}",
+        "--open-mode=append",
+        "--requeue",
+        "--signal=B:USR1@180",
+    ]
+
+
+def quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+def test_what_the_cluster_wants_is_told_last(study: Study) -> None:
+    settings = {
+        "slurm_time": "12:00:00",
+        "slurm_partition": "gpu",
+        "slurm_mem": "16G",
+        "slurm_extra": ["--account=nlp", "--array=0-7%2"],
+    }
+    with_devices = replace(study, spec=replace(study.spec, devices=[0, 1]))
+
+    options = directives(write_slurm_script(with_devices, settings))
+
+    assert "--gpus=1" in options
+    assert options[-5:] == ["--time=12:00:00", "--partition=gpu", "--mem=16G", "--account=nlp", "--array=0-7%2"]
+
+
+@pytest.mark.parametrize("bad", ["account=nlp", "", "--a=b\nrm -rf ."])
+def test_what_is_no_option_is_refused(bad: str) -> None:
+    settings = SweepActionSettings(**{**NOTHING, "slurm_extra": ["--account=nlp", bad]})
+
+    (problem,) = settings.problems()
+    assert problem.startswith("`slurm_extra` must be options of sbatch, such as --account=nlp, but one is ")
+    assert SweepActionSettings(**NOTHING).problems() == []
+
+
+def test_bash_reads_it_whatever_the_folders_are_called(study: Study) -> None:
+    script = write_slurm_script(study, NOTHING)
+
+    read = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+
+    assert (read.returncode, read.stderr) == (0, "")
+
+
+class Task:
+    """The script as a task of an array, whose worker is a stand-in, and what the cluster was told."""
+
+    def __init__(self, script: Path, told: Path, programs: Path) -> None:
+        self._told = told
+        environment = {
+            **os.environ,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "SLURM_ARRAY_JOB_ID": "17",
+            "SLURM_ARRAY_TASK_ID": "2",
+        }
+        self.process = subprocess.Popen(
+            ["bash", script], env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def told(self) -> list[str]:
+        return self._told.read_text().splitlines() if self._told.exists() else []
+
+    def tell(self, number: signal.Signals) -> None:
+        """As Slurm does with `B:`: the shell alone."""
+        deadline = time.monotonic() + 60
+        while not self.told():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        output, _ = self.process.communicate(timeout=180)
+        assert output == ""
+        return self.process.returncode
+
+
+Start = Callable[..., Task]
+
+
+@pytest.fixture
+def start(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    tasks: list[Task] = []
+
+    def start_task(**worker: Any) -> Task:
+        told, programs = tmp_path / "told", tmp_path / "programs"
+        programs.mkdir()
+        values = {"told": told, "code": 143, "ticks": 1200, "end": 0, **worker}
+        for name, text in (("worker", WORKER), ("scontrol", SCONTROL)):
+            (programs / name).write_text(text.format(**values))
+            (programs / name).chmod(0o755)
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setattr(sys, "executable", str(programs / "worker"))
+        tasks.append(Task(write_slurm_script(study, NOTHING), told, programs))
+        return tasks[-1]
+
+    yield start_task
+    for task in tasks:
+        task.process.kill()
+        task.process.communicate()
+
+
+def test_a_worker_that_is_done_ends_its_job(start: Start, study: Study) -> None:
+    task = start(ticks=1)
+
+    assert task.end() == 0
+    assert task.told() == [f"-m ptl_prefix sweep worker {study.folder.resolve()}"]
+
+
+def test_at_the_notice_what_runs_is_saved_and_the_job_is_queued_again(start: Start) -> None:
+    task = start()
+
+    task.tell(signal.SIGUSR1)
+
+    assert task.end() == 143
+    assert task.told()[1:] == ["saved", "scontrol requeue 17_2"]
+
+
+def test_a_job_that_is_done_by_the_time_of_the_notice_is_not_queued_again(start: Start) -> None:
+    task = start(code=0)
+
+    task.tell(signal.SIGUSR1)
+
+    assert task.end() == 0
+    assert task.told()[1:] == ["saved"]
+
+
+def test_a_cancelled_job_is_saved_and_not_queued_again(start: Start) -> None:
+    task = start()
+
+    task.tell(signal.SIGTERM)
+
+    assert task.end() == 143
+    assert task.told()[1:] == ["saved"]
+
+
+def test_a_worker_that_fails_fails_its_job(start: Start) -> None:
+    task = start(ticks=1, end=3)
+
+    assert task.end() == 3
+    assert len(task.told()) == 1
+
+
+def test_sbatch_itself_finds_nothing_wrong(study: Study) -> None:
+    if shutil.which("sbatch") is None:
+        pytest.skip("needs Slurm's sbatch")
+    read = subprocess.run(["sbatch", "--test-only", write_slurm_script(study, NOTHING)], capture_output=True, text=True)
+
+    assert not re.search("[Ii]nvalid|unrecognized", read.stderr)
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "name"),
+    [(0, None, "0"), (3, "", "3"), (0, "3", "3"), (1, "4,7", "7"), (2, "5", "5"), (0, "GPU-a1,GPU-b2", "GPU-a1")],
+)
+def test_a_device_is_one_of_those_that_the_cluster_gave(device: int, visible: str | None, name: str) -> None:
+    assert visible_device(device, visible) == name

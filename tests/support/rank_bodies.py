@@ -1,0 +1,220 @@
+"""What ranks do in tests: functions that another process can import.
+
+Each takes the `Ranks` that it is one of, and what the test hands over, and returns what the test looks at.
+"""
+
+import gc
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from support.step_peaks import measured_peak
+from support.tiny_runs import TinyRuns
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.backbones.attention_sites import layers_of
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
+from ptl_prefix.backbones.model_inputs import prompt_batch
+from ptl_prefix.backbones.observation import text_everywhere
+from ptl_prefix.commands.train.command import plan_of
+from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.ranks import Ranks
+from ptl_prefix.training.run_inputs import load_run_inputs
+from ptl_prefix.training.train import train
+
+
+def what_all_hear(ranks: Ranks) -> dict[str, Any]:
+    rank = ranks.share.rank
+    tensor = torch.full((2,), float(rank))
+    ranks.copy_first([tensor])
+    return {
+        "sum": ranks.sum(rank, 0.5),
+        "largest": ranks.largest(rank),
+        "all": ranks.all({"rank": rank}),
+        "of_first": ranks.of_first(lambda: f"said by {rank}"),
+        "join": ranks.join({rank: f"by {rank}"}),
+        "copied": tensor.tolist(),
+    }
+
+
+def summed_gradients(ranks: Ranks, gradients: Sequence[Sequence[float | None]]) -> list[list[float] | None]:
+    """Each rank has one gradient, or none, for each parameter."""
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in gradients[0]]
+    for parameter, value in zip(parameters, gradients[ranks.share.rank], strict=True):
+        parameter.grad = None if value is None else torch.full((2,), value)
+    ranks.sum_gradients(parameters)
+    return [None if parameter.grad is None else parameter.grad.tolist() for parameter in parameters]
+
+
+def agreed(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        ranks.must_agree(configs[ranks.share.rank])
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "agreed"
+
+
+def in_turn(ranks: Ranks, folder: Path) -> bool:
+    """Whether what the first rank leaves was there when this one came."""
+    with ranks.first_goes_first():
+        was_there = (folder / "left").exists()
+        (folder / "left").touch()
+    return was_there
+
+
+def left_alone(ranks: Ranks) -> None:
+    """The last rank dies at once; the others wait for it."""
+    if ranks.share.rank == ranks.number - 1:
+        os._exit(3)
+    ranks.sum(1.0)
+
+
+def trained(
+    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], resume: bool = False
+) -> dict[str, Any]:
+    """A run; what this rank thinks of it."""
+    plan = plan_of(tiny.config(**changes))
+    outcome = train(plan, RunFolder(folder), resume=resume, ranks=ranks)
+    return {
+        "metrics": outcome.record.metrics,
+        "outputs": [output.hypothesis for output in outcome.adapted],
+        "signal": outcome.signal,
+        "steps": outcome.record.cost.steps,
+        "state": {name: tensor.detach().clone() for name, tensor in plan.method.trained_parameters().items()},
+        "drawn": (random.random(), float(torch.rand(()))),
+    }
+
+
+def trained_with_accident(
+    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], rank: int, step: int, accident: str
+) -> dict[str, Any]:
+    """A run in which something happens to one rank at a step."""
+    usual = AdaptationModule.training_step
+
+    def hit(module: AdaptationModule, batch: Any, batch_idx: int) -> Tensor:
+        if ranks.share.rank == rank and module.global_step == step:
+            if accident == "error":
+                raise ZeroDivisionError("an accident")
+            if accident == "overflow":
+                loss = usual(module, batch, batch_idx)
+                loss.register_hook(lambda gradient: gradient * float("inf"))
+                return loss
+            os.kill(os.getpid(), signal.Signals[accident])
+        return usual(module, batch, batch_idx)
+
+    AdaptationModule.training_step = hit  # type: ignore[method-assign]
+    return trained(ranks, tiny, folder, changes)
+
+
+def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What this rank holds of a sharded backbone, at rest, in the first layer and later, and what was computed."""
+    plan = plan_of(tiny.config(**changes))
+    before = _live_bytes()
+    backbone = load_run_inputs(plan, ranks).backbone
+    at_rest = backbone.num_bytes_here, _live_bytes() - before
+    batch = text_everywhere(backbone, torch.arange(12).view(2, 6))
+    inside: list[int] = []
+    first = layers_of(backbone.model, backbone.config)[0]
+    hook = first.register_forward_pre_hook(lambda *_: inside.append(backbone.num_bytes_here))
+    with torch.no_grad():
+        # As lists, which are no tensors to be counted.
+        logits = backbone.logits(batch).tolist()
+        later = backbone.num_bytes_here, _live_bytes() - before
+        embedded = backbone.embedded(batch.input_ids).tolist()
+        likelihoods = label_likelihoods(backbone)
+    hook.remove()
+    # As a trainer moves a model from device to device.
+    backbone.model._apply(lambda tensor: tensor.clone())
+    with torch.no_grad():
+        moved = backbone.logits(batch).tolist()
+    return {
+        "bytes": backbone.num_bytes,
+        "at_rest": at_rest,
+        "inside": inside[0],
+        "later": later,
+        "logits": logits,
+        "embedded": embedded,
+        "likelihoods": likelihoods,
+        "moved": moved,
+    }
+
+
+def peak_of_a_step(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> int:
+    """The most that this rank holds in a step, its share of the backbone included."""
+    plan = plan_of(tiny.config(**changes))
+    backbone = load_run_inputs(plan, ranks).backbone
+    return backbone.num_bytes_here + measured_peak(plan, backbone, ranks)
+
+
+def label_likelihoods(backbone: Backbone) -> list[list[float]]:
+    """Of three labels after two prompts."""
+    start = None if backbone.decoder_start_id is None else [backbone.decoder_start_id]
+    prompts = prompt_batch([[5, 6, 7], [8, 9]], backbone.pad_id, start)
+    found: list[list[float]] = label_log_likelihoods(backbone, prompts, [[11, 12], [13], [14, 15, 16]]).tolist()
+    return found
+
+
+def _live_bytes() -> int:
+    """Memory of every tensor that Python knows of.
+
+    The least of several counts: gloo's threads let go of what they have sent and received a moment after it is there.
+    """
+    gc.collect()
+    counts = []
+    for _ in range(4):
+        counts.append(_bytes_of_tensors())
+        time.sleep(0.1)
+    return min(counts)
+
+
+def _bytes_of_tensors() -> int:
+    tensors = [one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter)]
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors if not one.is_meta}
+    return sum(storages.values())
+
+
+def touched_in_a_run(ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any]) -> list[str]:
+    """What this rank wrote, made, renamed or removed in the run's folder."""
+    touched: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if writes or event in ("os.mkdir", "os.rename", "os.remove"):
+            touched.extend(str(path) for path in arguments[:2] if str(path).startswith(str(folder)))
+
+    sys.addaudithook(watch)
+    trained(ranks, tiny, folder, changes)
+    return touched
+
+
+class SentBytes(TorchDispatchMode):
+    """Counts what goes through torch's collectives, by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[str, list[int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            tensors = [tensor for tensor in torch.utils._pytree.tree_leaves(args) if isinstance(tensor, Tensor)]
+            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.sizes.setdefault(func._opname, []).append(size)
+        return func(*args, **(kwargs or {}))
+
+
+def bytes_of_a_run(
+    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any]
+) -> tuple[dict[str, list[int]], int]:
+    """What a whole training hands to torch's collectives, and how many bytes the trained parameters are."""
+    with SentBytes() as sent:
+        state = trained(ranks, tiny, folder, changes)["state"]
+    return sent.sizes, sum(tensor.numel() * tensor.element_size() for tensor in state.values())

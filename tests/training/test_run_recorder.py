@@ -1,0 +1,113 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.sink_facts import facts_of
+from support.tiny_runs import TinyRuns
+
+from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import Status, read_record
+from ptl_prefix.tracking.disk_sink import DiskSink
+from ptl_prefix.tracking.events import EventStream
+from ptl_prefix.training.meter import Meter
+from ptl_prefix.training.run_recorder import Ledger
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+@pytest.fixture
+def events(folder: RunFolder) -> Iterator[EventStream]:
+    stream = EventStream(DiskSink())
+    stream.open(facts_of(folder.path))
+    yield stream
+    stream.close()
+
+
+def ledger_of(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream, **counted: Any) -> Ledger:
+    meter = Meter(events, log_every_n_steps=1)
+    for name, value in counted.items():
+        setattr(meter, name, value)
+    return Ledger(tiny_runs.plan(), folder, events, meter)
+
+
+OUTPUTS = [
+    Prediction(id="0", source="", references=("a b", "c"), hypothesis=" a  b ", values=("a", "z")),
+    Prediction(id="1", source="", references=("d",), hypothesis="e", values=("e", "e")),
+]
+
+
+def test_scores_are_kept_with_what_they_mean(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
+    ledger = ledger_of(tiny_runs, folder, events)
+
+    ledger.note_scores("test", OUTPUTS, suffix="_before")
+    ledger.note_scores("validation", OUTPUTS[1:])
+    record = ledger.close("finished")
+
+    assert record.metrics == {
+        "test/exact_match_before": 0.5,
+        "test/attribute_accuracy_before": 0.75,
+        "val/exact_match": 0.0,
+        "val/attribute_accuracy": 1.0,
+    }
+    assert record.metric_info.keys() == record.metrics.keys()
+    assert record.metric_info["test/exact_match_before"].direction == "maximize"
+
+
+def test_a_loss_is_in_nats_per_target_token(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
+    ledger = ledger_of(tiny_runs, folder, events)
+
+    ledger.note_loss("val/loss", 2.5)
+    record = ledger.close("finished")
+
+    assert record.metrics == {"val/loss": 2.5}
+    info = record.metric_info["val/loss"]
+    assert (info.scale, info.direction) == ("nats per target token", "minimize")
+    assert info.library.startswith("torch ")
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped", "failed", "pruned"])
+def test_the_end_is_written_to_disk_and_told_to_the_log(
+    tiny_runs: TinyRuns, folder: RunFolder, events: EventStream, status: Status
+) -> None:
+    ledger = ledger_of(tiny_runs, folder, events, steps=7, num_tokens=40, train_s=2.0, planned_steps=9)
+    ledger.note_loss("val/loss", 2.5)
+
+    record = ledger.close(status)
+
+    assert read_record(folder.record) == record
+    assert record.status == status
+    assert (record.cost.steps, record.cost.tokens, record.cost.tokens_per_s) == (7, 40, 20.0)
+    assert record.budget == {"steps": 9}
+    (event,) = read_events(folder.events)
+    assert (event["kind"], event["step"], event["val/loss"]) == (status, 7, 2.5)
+
+
+def test_what_was_not_computed_is_absent(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
+    ledger_of(tiny_runs, folder, events).close("failed")
+
+    written = json.loads(folder.record.read_text())
+    assert written["metrics"] == {}
+    assert written["budget"] is None
+    assert written["parameters"] == {"trained": 0, "stored": 0, "backbone": 0}
+
+
+def test_parameters_are_counted_once_the_method_is_attached(
+    tiny_runs: TinyRuns, folder: RunFolder, events: EventStream
+) -> None:
+    plan, backbone = tiny_runs.attached()
+    ledger = Ledger(plan, folder, events, Meter(events, log_every_n_steps=1))
+
+    ledger.note_parameters(backbone)
+    parameters = ledger.close("finished").parameters
+
+    # Two layers of keys and values, 3 positions, width 24.
+    assert parameters.stored == 2 * 2 * 3 * 24
+    assert parameters.trained == plan.method.num_trained
+    assert parameters.backbone == backbone.num_parameters
