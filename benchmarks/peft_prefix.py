@@ -76,6 +76,6 @@ class PeftPrefix(Backbone):
         with self._head_sees_only(wanted):
             return self.logits(inputs)
 
-    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """What PEFT trains, by its names."""
         return {name: p for name, p in self._peft_model.named_parameters() if p.requires_grad}

@@ -114,7 +114,7 @@ def _ours(length: int, width: int, reparam: str, init: str = "random") -> Callab
             prefix_length=length, reparam=reparam, reparam_hidden_size=width, init=init, position_law="shifted"
         )
         method.attach(backbone)
-        return Trainee(backbone, method, method.trained_parameters())
+        return Trainee(backbone, method, method.trainable_parameters())
 
     return build
 
@@ -122,7 +122,7 @@ def _ours(length: int, width: int, reparam: str, init: str = "random") -> Callab
 def _peft(length: int, width: int | None) -> Callable[[Backbone], Trainee]:
     def build(backbone: Backbone) -> Trainee:
         behind_peft = PeftPrefix(backbone, prefix_length=length, hidden_size=width)
-        return Trainee(behind_peft, NoAdaptation().attach(behind_peft), behind_peft.trained_parameters())
+        return Trainee(behind_peft, NoAdaptation().attach(behind_peft), behind_peft.trainable_parameters())
 
     return build
 

@@ -172,7 +172,7 @@ def our_method(
     def build(setting: Setting) -> Training:
         backbone = _backbone(setting)
         method = make(setting, backbone).attach(backbone)
-        parameters = method.trained_parameters().values()
+        parameters = method.trainable_parameters().values()
         return _training(setting, backbone, parameters, method=method, everywhere=everywhere)
 
     return build
@@ -203,7 +203,7 @@ def peft_prefix(*, projection: bool, at_targets: bool = False) -> Callable[[Sett
             hidden_size=setting.hidden_size if projection else None,
             head_at_targets_only=at_targets,
         )
-        return _training(setting, backbone, backbone.trained_parameters().values(), everywhere=not at_targets)
+        return _training(setting, backbone, backbone.trainable_parameters().values(), everywhere=not at_targets)
 
     return build
 

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ptl_prefix.backbones.backbone import NOWHERE, Backbone
+from ptl_prefix.backbones.backbone import NO_POSITIONS, Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.observation import attending_as
+from ptl_prefix.backbones.observation import attention_replaced_by
 from ptl_prefix.backbones.prefix_attention import explicit_mask, prefix_attention
 from ptl_prefix.backbones.prefix_states import LayerStates
 
@@ -61,9 +61,9 @@ def prefix_mass(backbone: Backbone, inputs: ModelInputs) -> dict[str, tuple[Laye
         backbone: Its slots are filled.
         inputs: Conditioned by the method that filled them.
     """
-    with attending_as(backbone, _IMPLEMENTATION, leaving="observed_mass") as sites:
+    with attention_replaced_by(backbone, _IMPLEMENTATION, leaving="observed_mass") as sites:
         with _knowing_its_queries(backbone, list(itertools.chain(*sites.values()))):
-            backbone.target_logits(inputs, NOWHERE)
+            backbone.target_logits(inputs, NO_POSITIONS)
         return {site: tuple(vars(module).get("observed_mass") for module in sites[site]) for site in sites}
 
 

@@ -22,7 +22,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.quantization import Quantization, sizes
-from ptl_prefix.backbones.sharding import Held, Sharding, bytes_here, held_by_each
+from ptl_prefix.backbones.sharding import RankMemory, Sharding, local_bytes, memory_per_rank
 from ptl_prefix.errors import BackboneError
 
 Positions = (
@@ -30,7 +30,7 @@ Positions = (
 )
 """Which positions of a batch: a mask, rows and columns, or a rectangle."""
 
-NOWHERE: Positions = (slice(0), slice(0))
+NO_POSITIONS: Positions = (slice(0), slice(0))
 """No position: for a forward that is made for what the layers see, whose logits nobody wants."""
 
 
@@ -115,7 +115,7 @@ class Backbone:
         return None if limit is None else int(limit)
 
     @property
-    def max_positions_are_hard(self) -> bool:
+    def has_hard_position_limit(self) -> bool:
         """Whether a position past `max_positions` cannot be computed at all."""
         return family_of(self.config).has_learned_positions
 
@@ -136,7 +136,7 @@ class Backbone:
         return dtype if self.quantization is None else f"{dtype} on {self.quantization}"
 
     @property
-    def is_sketch(self) -> bool:
+    def is_shape_only(self) -> bool:
         """Whether this has shapes but no weights, as a dry run needs it."""
         return self.device.type == "meta"
 
@@ -151,13 +151,13 @@ class Backbone:
         return self._num_bytes
 
     @property
-    def num_bytes_here(self) -> int:
+    def num_local_bytes(self) -> int:
         """Memory that they take in this process."""
-        return bytes_here(self.model)
+        return local_bytes(self.model)
 
-    def held_by_each(self, num_ranks: int) -> Held:
+    def memory_per_rank(self, num_ranks: int) -> RankMemory:
         """Memory that they would take in each of so many processes, if they were divided among them."""
-        return held_by_each(self.model, layers_of(self.model, self.config), num_ranks)
+        return memory_per_rank(self.model, layers_of(self.model, self.config), num_ranks)
 
     @property
     def is_sharded(self) -> bool:
@@ -208,7 +208,7 @@ class Backbone:
         """
         return Prompter(self.tokenizer, prompt, decoder_start_id=self.decoder_start_id)
 
-    def no_checkpointing(self) -> AbstractContextManager[None]:
+    def without_checkpointing(self) -> AbstractContextManager[None]:
         """Inside, activations are kept even where `gradient_checkpointing` is on."""
         return nullcontext() if self._checkpointing is None else self._checkpointing.off()
 
@@ -216,11 +216,11 @@ class Backbone:
         """Divide the weights among all ranks, each of which has loaded them, and put each one's share on its device."""
         self._sharding = Sharding(self.model, layers_of(self.model, self.config), device)
 
-    def ends_whole(self) -> AbstractContextManager[None]:
+    def unsharded_ends(self) -> AbstractContextManager[None]:
         """Inside, the weights outside of the layers are whole also where the model is sharded."""
-        return nullcontext() if self._sharding is None else self._sharding.ends_whole()
+        return nullcontext() if self._sharding is None else self._sharding.unsharded_ends()
 
-    def room_for_prompt(self, *, taken: int, max_new_tokens: int) -> int | None:
+    def position_budget(self, *, taken: int, max_new_tokens: int) -> int | None:
         """The longest prompt that leaves room for what is written; `None` where there is no limit.
 
         Args:
@@ -231,17 +231,17 @@ class Backbone:
             return None
         return self.max_positions - taken - (0 if self.is_encoder_decoder else max_new_tokens)
 
-    def embedded(self, ids: Int[Tensor, "*text"]) -> Float[Tensor, "*text width"]:
+    def embed(self, ids: Int[Tensor, "*text"]) -> Float[Tensor, "*text width"]:
         """What the layers are given for tokens, as large as they are given it: some families scale their embeddings."""
-        with self.ends_whole():
+        with self.unsharded_ends():
             embeddings: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embeddings
 
-    def read(self, inputs: ModelInputs) -> dict[str, Tensor]:
+    def input_arguments(self, inputs: ModelInputs) -> dict[str, Tensor]:
         """What is read, by the names of the model's own arguments: ids, or embeddings where rows stand before them."""
         if inputs.prompt_rows is None:
             return {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
-        text = self.embedded(inputs.input_ids)
+        text = self.embed(inputs.input_ids)
         rows = inputs.prompt_rows.to(text).expand(inputs.num_rows, -1, -1)
         return {
             "inputs_embeds": torch.cat([rows, text], dim=1),  # (batch, prompt + text, width)

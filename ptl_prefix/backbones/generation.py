@@ -31,14 +31,14 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
         # Sampling draws from a seed of its own and leaves the caller's random state alone.
         with (
             backbone.slots.exclusive(),
-            backbone.ends_whole(),  # an encoder is called by itself
+            backbone.unsharded_ends(),  # an encoder is called by itself
             _no_settings_of_its_own(backbone.model),
             torch.random.fork_rng(enabled=decoding.do_sample),
         ):
             if decoding.do_sample:
                 torch.manual_seed(decoding.seed)
             written = backbone.model.generate(  # type: ignore[operator]
-                **backbone.read(inputs),
+                **backbone.input_arguments(inputs),
                 generation_config=_generation_config(decoding, stop_ids, backbone),
                 **_start(backbone, inputs, decoding.max_new_tokens),
             )
@@ -95,7 +95,7 @@ def _generation_config(decoding: Decoding, stop_ids: Sequence[int], backbone: Ba
 
 def _check_room(backbone: Backbone, inputs: ModelInputs, decoding: Decoding) -> None:
     limit = backbone.max_positions
-    if limit is None or not backbone.max_positions_are_hard:
+    if limit is None or not backbone.has_hard_position_limit:
         return
     if inputs.decoder_input_ids is None:
         assert inputs.position_ids is not None

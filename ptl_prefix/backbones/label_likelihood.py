@@ -34,7 +34,7 @@ def label_log_likelihoods(
     mode = backbone.model.training
     backbone.model.eval()
     try:
-        with backbone.slots.exclusive(), backbone.ends_whole():  # an encoder is called by itself
+        with backbone.slots.exclusive(), backbone.unsharded_ends():  # an encoder is called by itself
             after = _after_source(backbone, inputs) if backbone.is_encoder_decoder else _after_prompt(backbone, inputs)
             found = [_log_likelihoods(after, ids, mask) for ids, mask in _chunks(labels, inputs)]
     finally:
@@ -64,7 +64,7 @@ def _after_prompt(backbone: Backbone, inputs: ModelInputs) -> Logits:
     assert inputs.position_ids is not None
     position_ids = inputs.position_ids
     prompt = model(
-        **backbone.read(inputs),
+        **backbone.input_arguments(inputs),
         position_ids=position_ids,
         use_cache=True,
         past_key_values=DynamicCache(),
@@ -108,7 +108,7 @@ def _after_source(backbone: Backbone, inputs: ModelInputs) -> Logits:
     model: Any = backbone.model
     assert inputs.decoder_input_ids is not None
     start = inputs.decoder_input_ids  # (batch, start)
-    read = backbone.read(inputs)
+    read = backbone.input_arguments(inputs)
     encoded = model.get_encoder()(**read).last_hidden_state
 
     def logits(ids: Tensor) -> Tensor:

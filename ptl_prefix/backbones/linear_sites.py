@@ -72,7 +72,7 @@ class LinearSite:
     width_out: int
     is_transposed: bool
 
-    def is_called(self, name: str) -> bool:
+    def is_named(self, name: str) -> bool:
         """Whether `name` is the end of the path, by whole parts: `c_proj` and `mlp.c_proj`, but not `proj`."""
         return f".{self.path}".endswith(f".{name}")
 
@@ -83,12 +83,12 @@ def linear_sites(backbone: Backbone) -> list[LinearSite]:
     return [_site(path, module) for path, module in backbone.model.named_modules() if _is_linear(module, head)]
 
 
-def sites_called(backbone: Backbone, names: Sequence[str]) -> list[LinearSite]:
+def sites_named(backbone: Backbone, names: Sequence[str]) -> list[LinearSite]:
     """The linear modules of these names, each once."""
-    return [site for site in linear_sites(backbone) if any(site.is_called(name) for name in names)]
+    return [site for site in linear_sites(backbone) if any(site.is_named(name) for name in names)]
 
 
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
     """Let `module` stand where another one does, in the same place of the order."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)

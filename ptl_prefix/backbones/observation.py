@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from ptl_prefix.backbones.attention_sites import attention_modules
-from ptl_prefix.backbones.backbone import NOWHERE, Backbone
+from ptl_prefix.backbones.backbone import NO_POSITIONS, Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_attention import explicit_mask, plain_attention
 
@@ -35,8 +35,8 @@ AttentionMaskInterface.register(_IMPLEMENTATION, explicit_mask)
 @torch.no_grad()
 def observed_keys_values(backbone: Backbone, inputs: ModelInputs) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """The keys and values of every layer at every site, each (batch, kv_heads, text, head_dim)."""
-    with attending_as(backbone, _IMPLEMENTATION, leaving="observed") as sites:
-        backbone.target_logits(inputs, NOWHERE)
+    with attention_replaced_by(backbone, _IMPLEMENTATION, leaving="observed") as sites:
+        backbone.target_logits(inputs, NO_POSITIONS)
         return {site: [module.observed for module in modules] for site, modules in sites.items()}  # type: ignore[misc]
 
 
@@ -47,7 +47,7 @@ def keys_values_of_embeddings(
 
     In float32; gradients reach the embeddings.
     """
-    with attending_as(backbone, _IMPLEMENTATION, leaving="observed") as sites:
+    with attention_replaced_by(backbone, _IMPLEMENTATION, leaving="observed") as sites:
         # The base model: of the head's logits nothing is wanted.
         base = getattr(backbone.model, backbone.model.base_model_prefix)
         rows = embeddings[None].to(backbone.device, backbone.dtype)
@@ -58,7 +58,7 @@ def keys_values_of_embeddings(
     return torch.stack([torch.cat(pair) for pair in observed]).float()
 
 
-def text_everywhere(backbone: Backbone, ids: Int[Tensor, "batch text"]) -> ModelInputs:
+def text_for_every_site(backbone: Backbone, ids: Int[Tensor, "batch text"]) -> ModelInputs:
     """A text that is read, and in an encoder-decoder also written, so that every site sees it."""
     inputs = ModelInputs(ids, torch.ones_like(ids))
     if backbone.is_encoder_decoder:
@@ -70,11 +70,11 @@ def observed_text(
     backbone: Backbone, ids: Sequence[int]
 ) -> dict[str, Float[Tensor, "layers two kv_heads text head_dim"]]:
     """The keys and values of one text at every site, in float32."""
-    observed = observed_keys_values(backbone, text_everywhere(backbone, torch.tensor([list(ids)])))
+    observed = observed_keys_values(backbone, text_for_every_site(backbone, torch.tensor([list(ids)])))
     return {site: torch.stack([torch.cat(pair) for pair in layers]).float() for site, layers in observed.items()}
 
 
-def observed_spreads(backbone: Backbone) -> dict[str, Tensor]:
+def observed_stds(backbone: Backbone) -> dict[str, Tensor]:
     """How far a backbone's own keys and values spread over a sample of tokens, at every site.
 
     The tokens are drawn evenly from the vocabulary with a fixed seed.
@@ -86,7 +86,7 @@ def observed_spreads(backbone: Backbone) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(backbone.config.vocab_size, (_SAMPLE_ROWS, _SAMPLE_TOKENS), generator=generator)
     spreads = {}
-    for site, layers in observed_keys_values(backbone, text_everywhere(backbone, ids)).items():
+    for site, layers in observed_keys_values(backbone, text_for_every_site(backbone, ids)).items():
         # (layers, 2, batch, kv_heads, text, head_dim)
         numbers = torch.stack([torch.stack(pair) for pair in layers]).float()
         spreads[site] = numbers.var(dim=(2, 4)).mean(dim=(2, 3)).sqrt()[:, :, None, None, None]
@@ -94,7 +94,7 @@ def observed_spreads(backbone: Backbone) -> dict[str, Tensor]:
 
 
 @contextmanager
-def attending_as(
+def attention_replaced_by(
     backbone: Backbone, implementation: str, *, leaving: str
 ) -> Iterator[dict[str, tuple[nn.Module, ...]]]:
     """Every attention module runs a registered function for a while, without dropout.
@@ -112,7 +112,7 @@ def attending_as(
     backbone.model.eval()
     sites = attention_modules(backbone.model, backbone.config)
     try:
-        with backbone.no_checkpointing():  # the second forward would run another function
+        with backbone.without_checkpointing():  # the second forward would run another function
             yield sites
     finally:
         backbone.model.set_attn_implementation(usual)

@@ -156,7 +156,7 @@ class PrefixSlots:
         self._door = threading.Lock()  # held for moments, by whoever comes or goes
         self._forwards = threading.local()
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Route the model's attention through `prefix_attention`. Several holders may share the slots."""
         self._holders += 1
         if self._holders > 1:
@@ -214,7 +214,7 @@ class PrefixSlots:
             for rest in self._when_cleared:
                 rest()
 
-    def when_cleared(self, rest: Callable[[], None]) -> Callable[[], None]:
+    def on_clear(self, rest: Callable[[], None]) -> Callable[[], None]:
         """Call `rest` at every `clear`: for a method that works elsewhere than in the slots.
 
         Returns:

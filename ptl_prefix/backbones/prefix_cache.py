@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderD
 from ptl_prefix.backbones.prefix_states import LayerStates
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values: the prefix, if there is one, then the text, in a place made for both.
 
     Args:
@@ -97,7 +97,7 @@ def cache_for(model: Any, sites: Mapping[str, Sequence[nn.Module]], *, read: int
     if hasattr(model.config, "relative_attention_num_buckets") or any(DynamicCache(config=model.config).is_sliding):
         return None
     caches = [
-        Cache(layers=[RoomyLayer(num_columns, _slot(module)) for module in sites[site]])
+        Cache(layers=[PreallocatedLayer(num_columns, _slot(module)) for module in sites[site]])
         for site, num_columns in (("decoder_self", written), ("decoder_cross", read))
         if site in sites
     ]

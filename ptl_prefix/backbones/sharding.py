@@ -26,7 +26,7 @@ class Sharding:
     """The shards of one model; the ranks must have met.
 
     A model's weights outside of its layers (embeddings, the head, the last norm) are one group, which it gathers when
-    it is called itself. Some callers use a part of it instead, such as its encoder: `ends_whole` is for them.
+    it is called itself. Some callers use a part of it instead, such as its encoder: `unsharded_ends` is for them.
 
     Args:
         model: Its weights may be on the CPU still: each layer is moved, divided and let go before the next one.
@@ -44,7 +44,7 @@ class Sharding:
         self._num_inside = 0
 
     @contextmanager
-    def ends_whole(self) -> Iterator[None]:
+    def unsharded_ends(self) -> Iterator[None]:
         """Inside, every rank has the weights outside of the layers; all ranks must enter."""
         if not self._num_inside:
             self._outermost.set_reshard_after_forward(False, recurse=False)
@@ -59,7 +59,7 @@ class Sharding:
                 self._outermost.reshard()
 
 
-class Held(NamedTuple):
+class RankMemory(NamedTuple):
     """Memory that one rank needs for the frozen parameters of a sharded model: its share, and what it borrows.
 
     Args:
@@ -72,19 +72,19 @@ class Held(NamedTuple):
     at_ends: int
 
 
-def held_by_each(model: nn.Module, layers: Sequence[nn.Module], num_ranks: int) -> Held:
+def memory_per_rank(model: nn.Module, layers: Sequence[nn.Module], num_ranks: int) -> RankMemory:
     """What each of so many ranks would need at most, at two moments."""
     of_layers = sorted(_frozen_bytes(layer) for layer in layers)
     total = _frozen_bytes(model)
     share, ends = math.ceil(total / num_ranks), total - sum(of_layers)
-    return Held(in_layers=share + ends + sum(of_layers[-2:]), at_ends=share + 2 * ends + of_layers[-1])
+    return RankMemory(in_layers=share + ends + sum(of_layers[-2:]), at_ends=share + 2 * ends + of_layers[-1])
 
 
 def _frozen_bytes(module: nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in module.parameters() if not weight.requires_grad)
 
 
-def bytes_here(model: nn.Module) -> int:
+def local_bytes(model: nn.Module) -> int:
     """Memory that a model's frozen parameters take in this process: of those that are sharded, this rank's share."""
     frozen = (parameter for parameter in model.parameters() if not parameter.requires_grad)
     local = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in frozen)

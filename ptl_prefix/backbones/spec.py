@@ -129,7 +129,7 @@ class BackboneSpec:
             ) from error
         return self._backbone(model)
 
-    def sketch(self, *, gradient_checkpointing: bool | None = None) -> Backbone:
+    def load_shape(self, *, gradient_checkpointing: bool | None = None) -> Backbone:
         """The backbone's shapes on the meta device: nothing is read but its config and tokenizer.
 
         Args:

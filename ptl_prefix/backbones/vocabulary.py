@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.observation import observed_keys_values, text_everywhere
+from ptl_prefix.backbones.observation import observed_keys_values, text_for_every_site
 
 _BATCH_WORDS = 256
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -38,7 +38,7 @@ class Word:
     text: str
 
 
-def words_of(backbone: Backbone) -> list[Word]:
+def vocabulary_words(backbone: Backbone) -> list[Word]:
     """Every token with a letter or a digit in it, by id; special ones and pieces of a character are no words."""
     tokenizer: PreTrainedTokenizerBase = backbone.tokenizer
     special = set(tokenizer.all_special_ids)
@@ -83,4 +83,4 @@ def word_states(
 def _behind_a_start(backbone: Backbone, words: Sequence[Word]) -> ModelInputs:
     bos, eos = backbone.tokenizer.bos_token_id, backbone.tokenizer.eos_token_id
     ids = torch.tensor([[eos if bos is None else bos, word.token_id] for word in words])
-    return text_everywhere(backbone, ids)
+    return text_for_every_site(backbone, ids)

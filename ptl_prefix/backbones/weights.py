@@ -1,7 +1,8 @@
-"""The backbone's own weights, chosen by kind, and stood in for while they are trained.
+"""Selects parameters of the backbone by kind, and lets trained copies override them.
 
-In: a backbone. Out: the names of some of its parameters, and `StandIns`, which lets other tensors act in their place.
-The parameters themselves never change: with the stand-ins gone, the model is bit for bit what it was.
+In: a backbone. Out: some of its parameters by name, and `ParameterOverrides`, which makes the modules compute with other
+tensors in place of these parameters. The parameters themselves never change: once the overrides are cleared, the model
+is bit for bit what it was.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from ptl_prefix.backbones.backbone import Backbone
 Choice = Literal["all", "biases", "top_layers"]
 
 
-def chosen_weights(backbone: Backbone, choice: Choice, *, num_top_layers: int) -> dict[str, nn.Parameter]:
+def select_parameters(backbone: Backbone, choice: Choice, *, num_top_layers: int) -> dict[str, nn.Parameter]:
     """Some of a backbone's parameters by name, tied ones once.
 
     Args:
@@ -38,7 +39,7 @@ def chosen_weights(backbone: Backbone, choice: Choice, *, num_top_layers: int) -
     return {name: parameter for name, parameter in named.items() if name.startswith((*wanted, *norms))}
 
 
-class StandIns:
+class ParameterOverrides:
     """Tensors that act as a model's parameters.
 
     A module finds an attribute of its own before it looks among its parameters; so a tensor that is set there is used

@@ -100,7 +100,7 @@ class Adapter(Method):
         """The bottleneck's width."""
         return "bottleneck_size"
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
         """What sublayers give."""
         return frozenset({"sublayer outputs"})
 
@@ -119,7 +119,7 @@ class Adapter(Method):
             bottlenecks: Any = self.bottlenecks[kind]
             for module, bottleneck in zip(modules, bottlenecks, strict=True):
                 self._undo.append(module.register_forward_hook(self._behind(bottleneck)).remove)
-        self._undo.append(backbone.slots.when_cleared(self._rest))
+        self._undo.append(backbone.slots.on_clear(self._rest))
 
     def _behind(self, bottleneck: nn.Module) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
         """A forward hook; while the adapter rests it changes nothing."""
@@ -148,7 +148,7 @@ class Adapter(Method):
     @property
     def num_stored(self) -> int:
         """As many as are trained: 2 x width x bottleneck_size + width + bottleneck_size a sublayer."""
-        return self.num_trained
+        return self.num_trainable
 
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Both projections of every bottleneck, float32: `<sublayer>.<layer>.<down or up>.<weight or bias>`."""

@@ -57,40 +57,40 @@ class Combination(Method):
         parts: dict[str, Method] = dict(self.parts.items())  # type: ignore[arg-type]
         return parts
 
-    def expect_labels(self, label_set: Any) -> None:
+    def provide_labels(self, label_set: Any) -> None:
         """Every part hears them."""
         for part in self._parts().values():
-            part.expect_labels(label_set)
+            part.provide_labels(label_set)
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
         """All that its parts take."""
-        return frozenset().union(*(part.takes(backbone) for part in self._parts().values()))
+        return frozenset().union(*(part.exclusive_resources(backbone) for part in self._parts().values()))
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
         """What the first of its parts does that does anything."""
-        return next(filter(None, (part.touches_weights(backbone) for part in self._parts().values())), None)
+        return next(filter(None, (part.direct_weight_access(backbone) for part in self._parts().values())), None)
 
     @property
-    def wants_size(self) -> bool:
+    def needs_size(self) -> bool:
         """Whether one of its parts does."""
-        return any(part.wants_size for part in self._parts().values())
+        return any(part.needs_size for part in self._parts().values())
 
-    def fit_size(self, backbone: Backbone) -> dict[str, Any]:
+    def choose_size(self, backbone: Backbone) -> dict[str, Any]:
         """Every part that was asked for it chooses its size."""
-        chosen = {name: part.fit_size(backbone) for name, part in self._parts().items()}
+        chosen = {name: part.choose_size(backbone) for name, part in self._parts().items()}
         return {"parts": chosen} if any(chosen.values()) else {}
 
-    def misfits(self, backbone: Backbone) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """Parts that want the same of the backbone, and what is wrong with each."""
         misfits = [
             f"`method.parts` must not share what they work on, but '{one}' ({first.name}) and '{other}' "
             f"({second.name}) both take the {resource} of {backbone.name}."
             for (one, first), (other, second) in combinations(self._parts().items(), 2)
-            for resource in sorted(first.takes(backbone) & second.takes(backbone))
+            for resource in sorted(first.exclusive_resources(backbone) & second.exclusive_resources(backbone))
         ]
         for name, part in self._parts().items():
             # A part speaks of its settings as if they were the whole method's.
-            misfits += [misfit.replace("`method.", f"`method.parts.{name}.") for misfit in part.misfits(backbone)]
+            misfits += [misfit.replace("`method.", f"`method.parts.{name}.") for misfit in part.problems(backbone)]
         return misfits
 
     def _attach(self, backbone: Backbone) -> None:
@@ -124,9 +124,9 @@ class Combination(Method):
         for part in self._parts().values():
             part.neutralize()
 
-    def positions_taken(self, backbone: Backbone) -> int:
+    def reserved_positions(self, backbone: Backbone) -> int:
         """What its parts take together: of those, one at most takes any."""
-        return sum(part.positions_taken(backbone) for part in self._parts().values())
+        return sum(part.reserved_positions(backbone) for part in self._parts().values())
 
     @property
     def position_law(self) -> str:
@@ -139,9 +139,9 @@ class Combination(Method):
         """The sum."""
         return sum(part.num_stored for part in self._parts().values())
 
-    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """Those of every part, as `<part>/<name>`."""
-        return dict(_joined({name: part.trained_parameters() for name, part in self._parts().items()}))
+        return dict(_joined({name: part.trainable_parameters() for name, part in self._parts().items()}))
 
     def lr_groups(self) -> Iterable[tuple[float, Iterable[nn.Parameter]]]:
         """Each part's own."""

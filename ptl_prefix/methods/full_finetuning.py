@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.weights import Choice, StandIns, chosen_weights
+from ptl_prefix.backbones.weights import Choice, ParameterOverrides, select_parameters
 from ptl_prefix.methods.method import Method, Resource
 from ptl_prefix.settings import settings_from
 
@@ -53,7 +53,7 @@ class FullFinetuning(Method):
         self.num_top_layers = num_top_layers
         self._names: tuple[str, ...] = ()
         self._copies = nn.ParameterList()
-        self._stand_ins: StandIns | None = None
+        self._stand_ins: ParameterOverrides | None = None
         self._is_neutral = False
 
     @property
@@ -61,17 +61,17 @@ class FullFinetuning(Method):
         """The number of layers; all weights, or all biases, are no choice."""
         return "num_top_layers" if self.trained == "top_layers" else None
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
         """The weights."""
         return frozenset({"weights"})
 
-    def touches_weights(self, backbone: Backbone) -> str:
+    def direct_weight_access(self, backbone: Backbone) -> str:
         """Copies act in their place."""
         return "trains copies of the weights"
 
-    def misfits(self, backbone: Backbone) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """A choice that is nothing in this backbone, or more than it has."""
-        if misfits := self.quantization_misfits(backbone, does=self.touches_weights(backbone)):
+        if misfits := self.quantization_problems(backbone, does=self.direct_weight_access(backbone)):
             return misfits
         if self.trained == "biases" and not self._chosen(backbone):
             return [
@@ -86,14 +86,14 @@ class FullFinetuning(Method):
         return []
 
     def _chosen(self, backbone: Backbone) -> dict[str, nn.Parameter]:
-        return chosen_weights(backbone, self.trained, num_top_layers=self.num_top_layers)
+        return select_parameters(backbone, self.trained, num_top_layers=self.num_top_layers)
 
     def _attach(self, backbone: Backbone) -> None:
         chosen = self._chosen(backbone)
         if not self._names:
             self._names = tuple(chosen)
             self._copies = nn.ParameterList(weight.detach().float().clone() for weight in chosen.values())
-        self._stand_ins = StandIns(backbone.model, chosen)
+        self._stand_ins = ParameterOverrides(backbone.model, chosen)
 
     def _detach(self) -> None:
         assert self._stand_ins is not None
@@ -105,7 +105,7 @@ class FullFinetuning(Method):
         backbone = self.backbone
         assert self._stand_ins is not None
         if not self._is_neutral:
-            copies = self.trained_parameters().items()
+            copies = self.trainable_parameters().items()
             self._stand_ins.set({name: copy.to(backbone.device, backbone.dtype) for name, copy in copies})
         return inputs.with_positions()
 
@@ -123,14 +123,14 @@ class FullFinetuning(Method):
         weights = self._chosen(self.backbone)
         frozen = {name: weight.data for name, weight in weights.items()}
         try:
-            for name, copy in self.trained_parameters().items():
+            for name, copy in self.trainable_parameters().items():
                 weights[name].data = copy.detach().to(self.backbone.device, self.backbone.dtype)
             yield
         finally:
             for name, data in frozen.items():
                 weights[name].data = data
 
-    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """The copies, by the weights' names in the model."""
         return dict(zip(self._names, self._copies, strict=True))
 
@@ -142,16 +142,16 @@ class FullFinetuning(Method):
     @property
     def num_stored(self) -> int:
         """Every weight that is trained."""
-        return self.num_trained
+        return self.num_trainable
 
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The copies, float32, by the weights' names in the model."""
         settings = {"trained": self.trained, "num_top_layers": self.num_top_layers}
-        return settings, {name: copy.detach().cpu().clone() for name, copy in self.trained_parameters().items()}
+        return settings, {name: copy.detach().cpu().clone() for name, copy in self.trainable_parameters().items()}
 
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
         """The weights that a bundle holds."""
         method = cls(name=bundle.manifest.method, **bundle.manifest.settings).attach(backbone)
-        method.load_trained(bundle.tensors)
+        method.load_trainable_parameters(bundle.tensors)
         return method.eval()

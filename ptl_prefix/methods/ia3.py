@@ -17,7 +17,7 @@ from torch import nn
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.linear_sites import LINEAR_NAMES, LinearNames, LinearSite, sites_called
+from ptl_prefix.backbones.linear_sites import LINEAR_NAMES, LinearNames, LinearSite, sites_named
 from ptl_prefix.methods.injected_layers import ADAPTER, InjectedLayers
 from ptl_prefix.settings import settings_from
 
@@ -49,11 +49,11 @@ class IA3(InjectedLayers):
         self.feedforward_modules = feedforward_modules
         self._feedforward: list[str] = []
 
-    def misfits(self, backbone: Backbone) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """Unknown modules, and feed-forward modules that are not adapted at all."""
         names = self.names_in(backbone)
         adapted = self._adapted_among(self.feedforward_modules or (), backbone)
-        return super().misfits(backbone) + [
+        return super().problems(backbone) + [
             f"`method.feedforward_modules` must be among the adapted modules ({', '.join(names)}), but '{name}' is not."
             for name in self.feedforward_modules or ()
             if name not in adapted
@@ -71,18 +71,18 @@ class IA3(InjectedLayers):
         super()._attach(backbone)
 
     def _adapted_among(self, names: Sequence[str], backbone: Backbone) -> list[str]:
-        adapted = sites_called(backbone, self.names_in(backbone))
-        return [name for name in names if any(site.is_called(name) for site in adapted)]
+        adapted = sites_named(backbone, self.names_in(backbone))
+        return [name for name in names if any(site.is_named(name) for site in adapted)]
 
-    def _usual_names(self, names: LinearNames) -> list[str]:
+    def _default_names(self, names: LinearNames) -> list[str]:
         return [names.key, names.value, names.narrowing]
 
-    def _around(self, site: LinearSite) -> Linear:
-        multiplies_inputs = any(site.is_called(name) for name in self._feedforward)
+    def _wrap(self, site: LinearSite) -> Linear:
+        multiplies_inputs = any(site.is_named(name) for name in self._feedforward)
         config = IA3Config(fan_in_fan_out=site.is_transposed)
         return Linear(site.module, ADAPTER, config, is_feedforward=multiplies_inputs)
 
-    def _trained_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
+    def _trainable_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
         return {"factors": layer.ia3_l[ADAPTER]}
 
     def _settings(self) -> dict[str, Any]:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.linear_sites import LINEAR_NAMES, LinearNames, LinearSite, linear_sites, put, sites_called
+from ptl_prefix.backbones.linear_sites import (
+    LINEAR_NAMES,
+    LinearNames,
+    LinearSite,
+    linear_sites,
+    replace_module,
+    sites_named,
+)
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import BackboneError, RunError
 from ptl_prefix.methods.method import Method, Resource
@@ -51,20 +58,20 @@ class InjectedLayers(Method):
         # Not registered: they are part of the model while attached, and hold a part of it.
         self._layers: dict[str, Any] = {}
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
         """The weights, also those that it does not stand around: of two such methods each would see the other's."""
         return frozenset({"weights"})
 
     @abstractmethod
-    def _usual_names(self, names: LinearNames) -> list[str]:
+    def _default_names(self, names: LinearNames) -> list[str]:
         """The names that `target_modules: null` means in a family."""
 
     @abstractmethod
-    def _around(self, site: LinearSite) -> Any:
+    def _wrap(self, site: LinearSite) -> Any:
         """PEFT's layer around a linear module, at its starting point."""
 
     @abstractmethod
-    def _trained_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
+    def _trainable_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
         """What is trained in one layer, by a name that bundles keep."""
 
     @abstractmethod
@@ -75,9 +82,9 @@ class InjectedLayers(Method):
         """The names of the linear modules that are adapted in a backbone."""
         if self.target_modules is not None:
             return list(self.target_modules)
-        return list(dict.fromkeys(self._usual_names(LINEAR_NAMES[backbone.family])))
+        return list(dict.fromkeys(self._default_names(LINEAR_NAMES[backbone.family])))
 
-    def misfits(self, backbone: Backbone) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """Names that no linear module has."""
         sites = linear_sites(backbone)
         known = ", ".join(sorted({site.path.rpartition(".")[2] for site in sites}))
@@ -85,7 +92,7 @@ class InjectedLayers(Method):
             f"`method.target_modules` must name linear modules of the backbone, but '{name}' is not one of "
             f"{backbone.name}'s ({known})."
             for name in self.names_in(backbone)
-            if not any(site.is_called(name) for site in sites)
+            if not any(site.is_named(name) for site in sites)
         ]
         if not self.names_in(backbone):
             misfits.append(f"`method.target_modules` must name at least one linear module, but is empty ({known}).")
@@ -101,19 +108,19 @@ class InjectedLayers(Method):
         return super().attach(backbone)
 
     def _attach(self, backbone: Backbone) -> None:
-        for site in sites_called(backbone, self.names_in(backbone)):
+        for site in sites_named(backbone, self.names_in(backbone)):
             if site.path in self._layers:
                 self._layers[site.path].base_layer = site.module
             else:
-                self._layers[site.path] = self._around(site)
-            put(backbone.model, site.path, self._layers[site.path])
-        for parameter in self.trained_parameters().values():
+                self._layers[site.path] = self._wrap(site)
+            replace_module(backbone.model, site.path, self._layers[site.path])
+        for parameter in self.trainable_parameters().values():
             parameter.data = parameter.data.to(backbone.device, torch.float32)
         self.train(self.training)
 
     def _detach(self) -> None:
         for path, layer in self._layers.items():
-            put(self.backbone.model, path, layer.base_layer)
+            replace_module(self.backbone.model, path, layer.base_layer)
 
     def train(self, mode: bool = True) -> Self:
         """The layers follow the method; the modules that they stand around follow the backbone."""
@@ -133,29 +140,29 @@ class InjectedLayers(Method):
         for layer in self._layers.values():
             layer.enable_adapters(False)
 
-    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """What is trained in every layer, as `<path>.<name>`."""
         return {
             f"{path}.{name}": parameter
             for path, layer in self._layers.items()
-            for name, parameter in self._trained_in(layer).items()
+            for name, parameter in self._trainable_in(layer).items()
         }
 
     @property
     def num_stored(self) -> int:
         """As many as are trained."""
-        return self.num_trained
+        return self.num_trainable
 
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The trained numbers as they are, float32, as `<path>.<name>`."""
-        tensors = {name: parameter.detach().cpu() for name, parameter in self.trained_parameters().items()}
+        tensors = {name: parameter.detach().cpu() for name, parameter in self.trainable_parameters().items()}
         return {"target_modules": self.names_in(self.backbone), **self._settings()}, tensors
 
     def _loaded(self, bundle: Bundle, backbone: Backbone) -> Self:
         """This method, attached and with a bundle's numbers; on failure the backbone is as it was."""
         self.attach(backbone)
         try:
-            self.load_trained(bundle.tensors)
+            self.load_trainable_parameters(bundle.tensors)
         except RunError as error:
             self.detach()
             raise ValueError("its tensors are not those that its settings ask for.") from error
@@ -174,7 +181,7 @@ class InjectedLayers(Method):
             for path, layer in self._layers.items():
                 own[path] = {name: parameter.data for name, parameter in layer.base_layer.named_parameters()}
                 layer.merge(safe_merge=True)  # into a copy: the numbers kept here stay as they are
-                put(model, path, layer.base_layer)
+                replace_module(model, path, layer.base_layer)
             yield
         finally:
             for path, weights in own.items():
@@ -182,4 +189,4 @@ class InjectedLayers(Method):
                 layer.merged_adapters.clear()
                 for name, weight in weights.items():
                     layer.base_layer.get_parameter(name).data = weight
-                put(model, path, layer)
+                replace_module(model, path, layer)

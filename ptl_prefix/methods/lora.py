@@ -18,7 +18,7 @@ from torch import nn
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.linear_sites import LinearNames, LinearSite, sites_called
+from ptl_prefix.backbones.linear_sites import LinearNames, LinearSite, sites_named
 from ptl_prefix.methods.injected_layers import ADAPTER, InjectedLayers
 from ptl_prefix.settings import settings_from
 
@@ -69,16 +69,16 @@ class LoRA(InjectedLayers):
         """The rank."""
         return "rank"
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
         """DoRA begins with their rows' lengths."""
         return "measures the rows of the weights" if self.use_dora else None
 
-    def misfits(self, backbone: Backbone) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """Unknown modules, and a rank that is none in some of them."""
-        misfits = super().misfits(backbone)
-        if does := self.touches_weights(backbone):
-            misfits += self.quantization_misfits(backbone, does=does)
-        sites = [] if misfits else sites_called(backbone, self.names_in(backbone))
+        misfits = super().problems(backbone)
+        if does := self.direct_weight_access(backbone):
+            misfits += self.quantization_problems(backbone, does=does)
+        sites = [] if misfits else sites_named(backbone, self.names_in(backbone))
         narrowest = min(sites, key=_narrow_width, default=None)
         if narrowest is not None and self.rank > _narrow_width(narrowest):
             misfits.append(
@@ -92,10 +92,10 @@ class LoRA(InjectedLayers):
         """The change that a bundle holds."""
         return cls(name=bundle.manifest.method, dropout=0.0, **bundle.manifest.settings)._loaded(bundle, backbone)
 
-    def _usual_names(self, names: LinearNames) -> list[str]:
+    def _default_names(self, names: LinearNames) -> list[str]:
         return [names.query, names.value]
 
-    def _around(self, site: LinearSite) -> Linear:
+    def _wrap(self, site: LinearSite) -> Linear:
         alpha: Any = self.alpha  # said to be an integer there, and only divided
         config = LoraConfig(
             r=self.rank,
@@ -113,7 +113,7 @@ class LoRA(InjectedLayers):
             magnitude.update_layer(base_layer=site.module, lora_A=lora_a, lora_B=lora_b, scaling=layer.scaling[ADAPTER])
         return layer
 
-    def _trained_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
+    def _trainable_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
         trained = {"lora_a": layer.lora_A[ADAPTER].weight, "lora_b": layer.lora_B[ADAPTER].weight}
         if self.use_dora:
             trained["magnitude"] = layer.lora_magnitude_vector[ADAPTER].weight

@@ -67,14 +67,14 @@ class Method(nn.Module, ABC):
         """Whether `attach` was called, and `detach` was not."""
         return self._backbone is not None
 
-    def expect_labels(self, label_set: Callable[[], Sequence[str] | None]) -> None:
+    def provide_labels(self, label_set: Callable[[], Sequence[str] | None]) -> None:
         """Hear, before `misfits`, how to read what a task's targets may be (`None`: any text), for a start there."""
 
-    def misfits(self, backbone: Backbone) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """What in these settings does not fit a backbone of this shape; asked before any weights load."""
         return []
 
-    def quantization_misfits(self, backbone: Backbone, *, does: str) -> list[str]:
+    def quantization_problems(self, backbone: Backbone, *, does: str) -> list[str]:
         """For `misfits` of a method that cannot do without the numbers of weights, if they are not at hand.
 
         Args:
@@ -88,11 +88,11 @@ class Method(nn.Module, ABC):
             f"{backbone.quantization} and '{self.name}' {does}; choose a prefix, a prompt or LoRA, or no quantization."
         ]
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
         """What it has to itself while at work: methods work together if they share nothing. Unless it says: all."""
         return frozenset(get_args(Resource))
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
         """What it does with the backbone's weights besides whole forward passes; `None` if nothing.
 
         Weights that are divided among ranks are there for whole forward passes alone.
@@ -110,11 +110,11 @@ class Method(nn.Module, ABC):
         return 1
 
     @property
-    def wants_size(self) -> bool:
+    def needs_size(self) -> bool:
         """Whether a size is still to be chosen."""
         return self.match_parameters is not None and not self._has_size
 
-    def fit_size(self, backbone: Backbone) -> dict[str, Any]:
+    def choose_size(self, backbone: Backbone) -> dict[str, Any]:
         """Choose the size that `match_parameters` asks for; the numbers stored grow evenly with it.
 
         Args:
@@ -125,7 +125,7 @@ class Method(nn.Module, ABC):
         Raises:
             ValueError: When the method has no size to choose.
         """
-        if self.match_parameters is None or self._has_size:  # as in `wants_size`, which says less to a type checker
+        if self.match_parameters is None or self._has_size:  # as in `needs_size`, which says less to a type checker
             return {}
         if self.size_setting is None:
             raise ValueError(
@@ -162,8 +162,8 @@ class Method(nn.Module, ABC):
             raise BackboneError(
                 f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
             )
-        self.fit_size(backbone)
-        if misfits := self.misfits(backbone):
+        self.choose_size(backbone)
+        if misfits := self.problems(backbone):
             raise ValueError(" ".join(misfits))
         self._attach(backbone)
         self._backbone = backbone
@@ -187,14 +187,14 @@ class Method(nn.Module, ABC):
     def num_stored(self) -> int:
         """Numbers that an exported bundle holds."""
 
-    def positions_taken(self, backbone: Backbone) -> int:
+    def reserved_positions(self, backbone: Backbone) -> int:
         """Positions that the method takes from those that `backbone` has; known before it is attached."""
         return 0
 
     @property
     def position_offset(self) -> int:
         """Positions that the method takes from those its backbone has."""
-        return self.positions_taken(self.backbone)
+        return self.reserved_positions(self.backbone)
 
     @property
     def position_law(self) -> str:
@@ -232,21 +232,21 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def _detach(self) -> None: ...
 
-    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """What training changes, by name; nothing else has a gradient."""
         return dict(self.named_parameters())
 
     def lr_groups(self) -> Iterable[tuple[float, Iterable[nn.Parameter]]]:
         """The trained parameters with the learning rate of each, where a run chooses none."""
-        return [(self.default_lr, self.trained_parameters().values())]
+        return [(self.default_lr, self.trainable_parameters().values())]
 
-    def load_trained(self, state: Mapping[str, Tensor]) -> None:
+    def load_trainable_parameters(self, state: Mapping[str, Tensor]) -> None:
         """Put numbers into the trained parameters.
 
         Raises:
             RunError: When their names or shapes are not those of this method as it is configured.
         """
-        own = self.trained_parameters()
+        own = self.trainable_parameters()
         if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in state.items()}:
             raise RunError(
                 f"A checkpoint must hold the trained parameters of '{self.name}' as it is configured, but this one "
@@ -257,9 +257,9 @@ class Method(nn.Module, ABC):
                 parameter.copy_(state[name])
 
     @property
-    def num_trained(self) -> int:
+    def num_trainable(self) -> int:
         """Numbers that training changes."""
-        return sum(parameter.numel() for parameter in self.trained_parameters().values())
+        return sum(parameter.numel() for parameter in self.trainable_parameters().values())
 
 
 class NoAdaptation(Method):

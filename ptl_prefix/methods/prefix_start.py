@@ -31,13 +31,13 @@ def word_ids(backbone: Backbone, text: str, length: int) -> list[int]:
     return ids[:length]
 
 
-def first_id(backbone: Backbone) -> int:
+def start_token_id(backbone: Backbone) -> int:
     """The token that texts begin with, or end with where none is kept for that: what attention sinks into."""
     tokenizer = backbone.tokenizer
     return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
 
-def bundle_misfits(folder: str, geometry: Geometry, sites: Sequence[str], layers: Sequence[int] | None) -> list[str]:
+def bundle_problems(folder: str, geometry: Geometry, sites: Sequence[str], layers: Sequence[int] | None) -> list[str]:
     """Why an exported prefix cannot be a start here, found without reading its tensors.
 
     Raises:
@@ -83,7 +83,7 @@ def _said(manifest: Manifest, folder: str, length: int) -> str:
     return f"starts from {folder} ({manifest.task} on {manifest.backbone.name}), of length {theirs}, {change}"
 
 
-def rest_said(missing: Mapping[str, float]) -> str:
+def format_shortfall(missing: Mapping[str, float]) -> str:
     """How near the tables could come to what they should start from; empty where they reach it."""
     worst = max(missing.values(), default=0.0)
     return f"; reached but for {worst:.1%}, choose a wider reparametrisation for less" if worst > 0.01 else ""

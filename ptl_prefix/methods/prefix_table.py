@@ -210,8 +210,8 @@ class EmbeddingTable(PrefixTable):
     def __init__(self, geometry: SiteGeometry, prefix_length: int, backbone: Backbone) -> None:
         super().__init__(geometry, prefix_length)
         self.backbone = backbone
-        words = backbone.embedded(torch.arange(backbone.config.vocab_size))
-        size = torch.ones(()) if backbone.is_sketch else words.float().std()
+        words = backbone.embed(torch.arange(backbone.config.vocab_size))
+        size = torch.ones(()) if backbone.is_shape_only else words.float().std()
         self.rows = nn.Parameter(torch.randn(prefix_length, words.shape[1]) * size)
 
     def forward(self) -> KeyValueTable:
@@ -224,7 +224,7 @@ class EmbeddingTable(PrefixTable):
     @torch.no_grad()
     def start_from(self, ids: Sequence[int]) -> None:
         """Begin with the embeddings of tokens."""
-        self.rows.copy_(self.backbone.embedded(torch.tensor(list(ids))))
+        self.rows.copy_(self.backbone.embed(torch.tensor(list(ids))))
 
     def fit(self, target: KeyValueTable) -> float:
         """Keys and values of one's own choice are just what embeddings cannot give."""

@@ -20,11 +20,11 @@ from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.attention_sites import SiteGeometry
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.observation import observed_spreads, observed_text
+from ptl_prefix.backbones.observation import observed_stds, observed_text
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates, layers_of_table
 from ptl_prefix.errors import BundleError
 from ptl_prefix.methods.method import Method, Resource
-from ptl_prefix.methods.prefix_start import bundle_misfits, bundle_tables, first_id, rest_said, word_ids
+from ptl_prefix.methods.prefix_start import bundle_problems, bundle_tables, format_shortfall, start_token_id, word_ids
 from ptl_prefix.methods.prefix_table import EmbeddingTable, KeyValueTable, PrefixTable, make_table
 from ptl_prefix.settings import settings_from
 
@@ -108,15 +108,15 @@ class PrefixTuning(Method):
         """One position that is trained."""
         return 1 + int(self.frozen_sink)
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
         """The slots."""
         return frozenset({"attention slots"})
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
         """Of embeddings it takes the keys and values inside the layers, by calling a part of the model."""
         return "takes keys and values out of the layers" if self.reparam == "embedding" else None
 
-    def misfits(self, backbone: Backbone) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """Sites, layers and lengths that this backbone has not got."""
         misfits = []
         known = ", ".join(f"'{site}'" for site in backbone.geometry)
@@ -133,7 +133,7 @@ class PrefixTuning(Method):
             if not 0 <= layer < depth:
                 misfits.append(f"`method.layers` must be from 0 to {depth - 1} in {backbone.name}, but {layer} is not.")
         limit = backbone.max_positions
-        if limit is not None and self.positions_taken(backbone) >= limit:
+        if limit is not None and self.reserved_positions(backbone) >= limit:
             misfits.append(
                 f"`method.prefix_length` must leave room for text in the {limit} positions of {backbone.name}, "
                 f"but is {self.prefix_length}."
@@ -172,7 +172,7 @@ class PrefixTuning(Method):
                 )
         if self.init == "bundle" and self.init_bundle is not None and can_compare:
             try:
-                misfits += bundle_misfits(
+                misfits += bundle_problems(
                     self.init_bundle, backbone.geometry, list(self._chosen_layers(backbone)), self.layers
                 )
             except BundleError as error:
@@ -183,12 +183,12 @@ class PrefixTuning(Method):
         if not self.tables:
             with torch.device(backbone.device):
                 self.tables = self._new_tables(backbone, self.reparam)
-            if not backbone.is_sketch:
+            if not backbone.is_shape_only:
                 self._start(backbone)
         for table in self._tables().values():
             if isinstance(table, EmbeddingTable):
                 table.backbone = backbone
-        backbone.slots.take()
+        backbone.slots.acquire()
 
     def _detach(self) -> None:
         self.backbone.slots.release()
@@ -228,7 +228,7 @@ class PrefixTuning(Method):
         """Hide the prefix from every query; the text stays where the position law has it."""
         self._visible = False
 
-    def positions_taken(self, backbone: Backbone) -> int:
+    def reserved_positions(self, backbone: Backbone) -> int:
         """The prefix length where text, or the target, starts after the prefix; else none."""
         law = self._position_law or ("unshifted" if backbone.is_encoder_decoder else "shifted")
         return 0 if law == "unshifted" else self.prefix_length
@@ -314,10 +314,10 @@ class PrefixTuning(Method):
         """Give the tables, as they were drawn, the starting point that `init` names; freeze the sink."""
         chosen = self._chosen_layers(backbone)
         if self.frozen_sink:
-            sinks = observed_text(backbone, [first_id(backbone)])
+            sinks = observed_text(backbone, [start_token_id(backbone)])
             self._sinks = {site: sinks[site][layers] for site, layers in chosen.items()}
         if self.init in ("random", "zero_values"):
-            for site, spread in observed_spreads(backbone).items():
+            for site, spread in observed_stds(backbone).items():
                 if site in chosen:
                     spread = spread[chosen[site]]
                     spread[:, 1] *= self.init == "random"
@@ -331,7 +331,7 @@ class PrefixTuning(Method):
 
     def _start_from_words(self, backbone: Backbone, chosen: Mapping[str, Sequence[int]]) -> None:
         assert self.init_text is not None
-        sink = [first_id(backbone)] if self.frozen_sink else []
+        sink = [start_token_id(backbone)] if self.frozen_sink else []
         ids = word_ids(backbone, self.init_text, self._num_trained_positions)
         said = f"starts from the words {backbone.tokenizer.decode(ids)!r}"
         if self.reparam == "embedding":
@@ -350,4 +350,4 @@ class PrefixTuning(Method):
         missing = {
             site: self._tables()[site].fit(target[:, :, :, skipped:].to(device)) for site, target in targets.items()
         }
-        return rest_said(missing)
+        return format_shortfall(missing)

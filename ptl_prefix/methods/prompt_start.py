@@ -25,7 +25,7 @@ def sampled_embeddings(backbone: Backbone, length: int) -> Float[Tensor, "length
     common = [i for i in range(min(len(backbone.tokenizer), backbone.config.vocab_size)) if i not in special]
     ids = torch.tensor(common[:_NUM_COMMON])
     drawn = torch.cat([torch.randperm(len(ids)) for _ in range(-(-length // len(ids)))])[:length]
-    return backbone.embedded(ids[drawn])
+    return backbone.embed(ids[drawn])
 
 
 def label_embeddings(backbone: Backbone, labels: Sequence[str]) -> Float[Tensor, "labels width"]:
@@ -33,5 +33,5 @@ def label_embeddings(backbone: Backbone, labels: Sequence[str]) -> Float[Tensor,
     rows = []
     for label in labels:
         ids: list[int] = backbone.tokenizer(label, add_special_tokens=False).input_ids
-        rows.append(backbone.embedded(torch.tensor(ids)).mean(dim=0))
+        rows.append(backbone.embed(torch.tensor(ids)).mean(dim=0))
     return torch.stack(rows)

@@ -73,7 +73,7 @@ class PromptTuning(Method):
         self._task_labels: Callable[[], Sequence[str] | None] = lambda: None
         self._visible = True
 
-    def expect_labels(self, label_set: Callable[[], Sequence[str] | None]) -> None:
+    def provide_labels(self, label_set: Callable[[], Sequence[str] | None]) -> None:
         """Keep them for `init=labels`; a task may have to open its data for them."""
         self._task_labels = label_set
 
@@ -82,11 +82,11 @@ class PromptTuning(Method):
         """Its length."""
         return "prompt_length"
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
         """The slots, or what an encoder reads."""
         return frozenset({"encoder input" if backbone.is_encoder_decoder else "attention slots"})
 
-    def misfits(self, backbone: Backbone) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """Lengths that leave no room for text, and starts that lack their words or their labels."""
         misfits = []
         limit = backbone.max_positions
@@ -128,7 +128,7 @@ class PromptTuning(Method):
         if self.rows is None:
             self.rows = nn.Parameter(self._start(backbone).float().to(backbone.device))
         if not backbone.is_encoder_decoder:
-            backbone.slots.take()
+            backbone.slots.acquire()
 
     def _detach(self) -> None:
         if not self.backbone.is_encoder_decoder:
@@ -143,7 +143,7 @@ class PromptTuning(Method):
             assert self.init_text is not None
             ids = word_ids(backbone, self.init_text, self.prompt_length)
             self.notes.append(f"starts from the words {backbone.tokenizer.decode(ids)!r}")
-            return backbone.embedded(torch.tensor(ids))
+            return backbone.embed(torch.tensor(ids))
         sampled = sampled_embeddings(backbone, self.prompt_length)
         if self.init == "vocabulary":
             return sampled
@@ -157,7 +157,7 @@ class PromptTuning(Method):
         self.notes.append(f"starts from the labels {', '.join(map(repr, taken))}{rest}")
         return torch.cat([label_embeddings(backbone, taken), others[len(taken) :]])
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
         """In a decoder-only backbone it calls a part of the model, for the keys and values inside the layers."""
         return None if backbone.is_encoder_decoder else "takes keys and values out of the layers"
 
@@ -178,7 +178,7 @@ class PromptTuning(Method):
         """Hide the prompt from every query; leave it out of what an encoder reads, which then counts from 0."""
         self._visible = False
 
-    def positions_taken(self, backbone: Backbone) -> int:
+    def reserved_positions(self, backbone: Backbone) -> int:
         """The prompt's length: of what is read, never of what an encoder-decoder writes."""
         return self.prompt_length
 

@@ -43,7 +43,9 @@ class Adaptation:
             decoding: Changes to the bundle's own decoding, by the names of `Decoding`.
         """
         settings = dataclasses.replace(self.bundle.manifest.decoding, **decoding)
-        room = self.backbone.room_for_prompt(taken=self.method.position_offset, max_new_tokens=settings.max_new_tokens)
+        room = self.backbone.position_budget(
+            reserved=self.method.position_offset, max_new_tokens=settings.max_new_tokens
+        )
         room = None if room is None else room - self._prompter.num_fixed_tokens
         prompts = [self._prompter.encode_source(source, room) for source in sources]
         inputs = prompt_batch(prompts, self.backbone.pad_id, self._prompter.decoder_start_ids).to(self.backbone.device)

@@ -13,7 +13,7 @@ def norms(method: Method) -> dict[str, float]:
     Args:
         method: Attached.
     """
-    trained = [parameter.detach().float() for parameter in method.trained_parameters().values()]
+    trained = [parameter.detach().float() for parameter in method.trainable_parameters().values()]
     found = {"norm/trained": float(torch.stack(torch._foreach_norm(trained)).norm())}
     for part in method.modules():
         if isinstance(part, PrefixTuning):

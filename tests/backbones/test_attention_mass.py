@@ -23,7 +23,7 @@ from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
 
 @contextmanager
 def filled(backbone: Backbone, states: PrefixStates) -> Iterator[None]:
-    backbone.slots.take()
+    backbone.slots.acquire()
     try:
         backbone.slots.fill(states)
         yield
@@ -289,7 +289,7 @@ def test_encoder_and_cross_attention_are_measured_alike(family: str, monkeypatch
     monkeypatch.setattr(observation, "attention_modules", lambda *_: modules)
     calls = _recorded_calls(monkeypatch)
     slots = PrefixSlots(model, modules)
-    slots.take()
+    slots.acquire()
     slots.fill(_drawn(shapes, length=14))
     found = prefix_mass(_Reader(model, batch), unpadded())
 

@@ -81,7 +81,7 @@ def test_gradients_at_the_wanted_places_are_those_of_the_full_logits(backbone: B
 def test_a_position_past_the_learned_ones_is_an_error_only_where_they_are_learned(backbone: Backbone) -> None:
     inputs = left_padded([random_ids(4, seed=0)], backbone.pad_id).with_positions(61)
 
-    if backbone.max_positions_are_hard:
+    if backbone.has_hard_position_limit:
         with pytest.raises(IndexError):
             backbone.logits(inputs)
     else:

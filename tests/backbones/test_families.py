@@ -194,7 +194,7 @@ def test_each_row_of_a_batch_decodes_with_its_own_prefix_at_each_site(
 def _scores(backbone: Backbone, states: PrefixStates, prompts: list[list[int]], num_beams: int) -> Tensor:
     """For each prompt the log-probabilities of what greedy or beam search wrote, a forward over it telling them."""
     inputs = prompt_batch(prompts, PAD, _start(backbone))
-    backbone.slots.take()
+    backbone.slots.acquire()
     try:
         backbone.slots.fill(states)
         written = generate(backbone, inputs, _decoding(num_beams=num_beams), stop_ids=[])

@@ -7,7 +7,7 @@ from torch import nn
 
 from ptl_prefix.backbones.attention_sites import FAMILIES, layers_of
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.linear_sites import LINEAR_NAMES, linear_sites, put, sites_called
+from ptl_prefix.backbones.linear_sites import LINEAR_NAMES, linear_sites, replace_module, sites_named
 
 FUSED = ("gpt2", "gpt_neox")
 
@@ -18,7 +18,7 @@ def test_every_family_has_its_names() -> None:
 
 @pytest.mark.parametrize("role", ["query", "key", "value"])
 def test_names_of_attention_mean_one_matrix_in_every_attention_module(any_backbone: Backbone, role: str) -> None:
-    sites = sites_called(any_backbone, [getattr(LINEAR_NAMES[any_backbone.family], role)])
+    sites = sites_named(any_backbone, [getattr(LINEAR_NAMES[any_backbone.family], role)])
     geometries = any_backbone.geometry.values()
 
     assert len(sites) == sum(geometry.num_layers for geometry in geometries)
@@ -30,7 +30,7 @@ def test_names_of_attention_mean_one_matrix_in_every_attention_module(any_backbo
 
 
 def test_the_end_of_the_feed_forward_layer_is_once_in_every_layer(any_backbone: Backbone) -> None:
-    sites = sites_called(any_backbone, [LINEAR_NAMES[any_backbone.family].narrowing])
+    sites = sites_named(any_backbone, [LINEAR_NAMES[any_backbone.family].narrowing])
 
     assert len(sites) == len(layers_of(any_backbone.model, any_backbone.config))
     assert {(site.width_in > site.width_out, site.width_out) for site in sites} == {(True, any_backbone.hidden_size)}
@@ -57,19 +57,19 @@ def test_a_name_is_the_end_of_a_path_by_whole_parts(backbone: Backbone) -> None:
     ends = {"gpt2": ("c_proj", "mlp.c_proj", "proj"), "llama": ("q_proj", "self_attn.q_proj", "proj")}
     short, long, part = ends[backbone.family]
 
-    shorts, longs = sites_called(backbone, [short]), sites_called(backbone, [long])
+    shorts, longs = sites_named(backbone, [short]), sites_named(backbone, [long])
 
     assert {site.path for site in longs} <= {site.path for site in shorts}
     assert len(longs) == 3
-    assert sites_called(backbone, [part]) == []
-    assert sites_called(backbone, [short, long]) == shorts
+    assert sites_named(backbone, [part]) == []
+    assert sites_named(backbone, [short, long]) == shorts
 
 
 def test_a_module_is_put_where_the_other_stood(backbone: Backbone) -> None:
     site = linear_sites(backbone)[0]
     names, other = [name for name, _ in backbone.model.named_modules()], nn.Identity()
 
-    put(backbone.model, site.path, other)
+    replace_module(backbone.model, site.path, other)
 
     assert backbone.model.get_submodule(site.path) is other
     assert [name for name, _ in backbone.model.named_modules()] == names

@@ -18,7 +18,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
-from ptl_prefix.backbones.prefix_cache import RoomyLayer
+from ptl_prefix.backbones.prefix_cache import PreallocatedLayer
 from ptl_prefix.backbones.prefix_states import PrefixStates
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.settings import defaults_of
@@ -45,7 +45,7 @@ def step_logits(backbone: Backbone, inputs: ModelInputs, cache: Any, num_beams: 
     """The logits of six steps."""
     start = {"position_ids": inputs.position_ids, "decoder_input_ids": inputs.decoder_input_ids}
     output = backbone.model.generate(  # type: ignore[operator]
-        **backbone.read(inputs),
+        **backbone.input_arguments(inputs),
         **{name: value for name, value in start.items() if value is not None},
         past_key_values=cache,
         max_new_tokens=6,
@@ -128,13 +128,13 @@ def test_the_prefix_is_taken_once_and_no_step_makes_another_place(
 ) -> None:
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
     decoding = Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 5})
-    usual, made = RoomyLayer.lazy_initialization, []
+    usual, made = PreallocatedLayer.lazy_initialization, []
 
-    def counted(self: RoomyLayer, *arguments: Tensor) -> None:
+    def counted(self: PreallocatedLayer, *arguments: Tensor) -> None:
         usual(self, *arguments)
         made.append((self, self._places[0]))
 
-    monkeypatch.setattr(RoomyLayer, "lazy_initialization", counted)
+    monkeypatch.setattr(PreallocatedLayer, "lazy_initialization", counted)
 
     generate(any_kind, method.condition(prompts(any_kind)), decoding, ())
 

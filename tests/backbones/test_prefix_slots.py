@@ -25,7 +25,7 @@ INPUTS = unpadded()
 @pytest.fixture
 def taken(backbone: Backbone) -> Backbone:
     """A backbone whose slots are taken and empty."""
-    backbone.slots.take()
+    backbone.slots.acquire()
     return backbone
 
 
@@ -208,8 +208,8 @@ def test_an_exception_inside_a_forward_gives_the_backbone_back(taken: Backbone) 
 def test_the_last_of_several_holders_gives_the_model_back(backbone: Backbone) -> None:
     usual = backbone.config._attn_implementation
     bare = text_logits(backbone, INPUTS)
-    backbone.slots.take()
-    backbone.slots.take()
+    backbone.slots.acquire()
+    backbone.slots.acquire()
     backbone.slots.fill(random_states(backbone, 3))
 
     backbone.slots.release()
@@ -232,7 +232,7 @@ def test_two_backbones_have_slots_of_their_own(taken: Backbone, tiny_folders: An
 
     other = load_backbone(str(tiny_folders[taken.family]), dtype="float32")
     bare = text_logits(other, INPUTS)
-    other.slots.take()
+    other.slots.acquire()
 
     taken.slots.fill(random_states(taken, 3))
 

@@ -29,9 +29,9 @@ SMALL = {
 def test_the_shipped_outlines_have_the_published_number_of_parameters(
     config: str, num_parameters: int, kv_width: int
 ) -> None:
-    sketch = LlamaShape(**defaults_of(f"backbone/{config}")).sketch()
+    sketch = LlamaShape(**defaults_of(f"backbone/{config}")).load_shape()
 
-    assert sketch.is_sketch
+    assert sketch.is_shape_only
     assert sketch.num_parameters == num_parameters
     assert sketch.num_bytes == 2 * num_parameters
     assert sketch.geometry["decoder_self"].kv_width == kv_width
@@ -41,7 +41,7 @@ def test_the_shipped_outlines_have_the_published_number_of_parameters(
 def test_an_outline_has_the_shapes_of_the_model_with_weights(tied: bool) -> None:
     model = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=tied))
 
-    sketch = LlamaShape(**SMALL, tie_word_embeddings=tied).sketch()
+    sketch = LlamaShape(**SMALL, tie_word_embeddings=tied).load_shape()
 
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     assert {name: parameter.shape for name, parameter in sketch.model.named_parameters()} == shapes
@@ -59,9 +59,9 @@ def test_without_a_tokenizer_of_its_own_tokens_are_counted_by_the_embedded_one_w
 ) -> None:
     borrowed, own = LlamaShape(**SMALL), LlamaShape(**SMALL, tokenizer=str(tiny_folders["llama"]))
 
-    assert len(borrowed.sketch().tokenizer) == 8192
+    assert len(borrowed.load_shape().tokenizer) == 8192
     assert "counted by that of the embedded tiny_gpt2" in borrowed.notes[0]
-    assert len(own.sketch().tokenizer) != 8192
+    assert len(own.load_shape().tokenizer) != 8192
     assert own.notes == ()
 
 

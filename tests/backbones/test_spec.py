@@ -159,10 +159,10 @@ def test_a_sketch_has_the_shapes_and_no_weights(folder: Path) -> None:
     whole = spec_of(folder).load()
     (folder / "model.safetensors").unlink()
 
-    sketch = spec_of(folder).sketch()
+    sketch = spec_of(folder).load_shape()
 
-    assert sketch.is_sketch
-    assert not whole.is_sketch
+    assert sketch.is_shape_only
+    assert not whole.is_shape_only
     assert {parameter.device.type for parameter in sketch.model.parameters()} == {"meta"}
     assert (sketch.num_parameters, sketch.geometry) == (whole.num_parameters, whole.geometry)
 

@@ -52,7 +52,7 @@ def test_what_peft_trains_is_float32_on_a_bfloat16_backbone() -> None:
 
     target_loss(behind_peft, NoAdaptation().attach(behind_peft), _batch()).nats.backward()  # type: ignore[no-untyped-call]
 
-    trained = behind_peft.trained_parameters().values()
+    trained = behind_peft.trainable_parameters().values()
     assert trained
     assert {parameter.dtype for parameter in trained} == {torch.float32}
     assert all(parameter.grad is not None for parameter in trained)

@@ -53,7 +53,7 @@ class Written:
             self.prompter,
             self.plan.decoding,
             batch_size=batch_size,
-            positions_left_free=self.plan.method.positions_taken(self.backbone),
+            positions_left_free=self.plan.method.reserved_positions(self.backbone),
             **among,
         )
 

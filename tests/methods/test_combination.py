@@ -72,7 +72,7 @@ def test_with_the_others_silent_a_part_does_what_it_does_alone(
         return
     method = together(*names).attach(either)
     train(either, method, steps=3)
-    numbers = {name: tensor.detach().clone() for name, tensor in method.trained_parameters().items()}
+    numbers = {name: tensor.detach().clone() for name, tensor in method.trainable_parameters().items()}
     inputs = unpadded(backbone=either)
     conditioned = method.eval().condition(inputs)
     positions, whole = conditioned.position_ids, text_logits(either, conditioned)
@@ -87,7 +87,9 @@ def test_with_the_others_silent_a_part_does_what_it_does_alone(
         silent = text_logits(either, both.condition(inputs))
         adaptation.detach()
         alone = PARTS[name]().attach(either)
-        alone.load_trained({key.split("/")[1]: n for key, n in numbers.items() if key.startswith(f"{name}/")})
+        alone.load_trainable_parameters(
+            {key.split("/")[1]: n for key, n in numbers.items() if key.startswith(f"{name}/")}
+        )
         expected = text_logits(either, alone.eval().condition(inputs).replace(position_ids=positions))
         alone.detach()
 
@@ -98,7 +100,7 @@ def test_with_the_others_silent_a_part_does_what_it_does_alone(
 def _does_not_fit(names: tuple[str, ...], backbone: Backbone) -> bool:
     if "infix" not in names or not backbone.is_encoder_decoder:
         return False
-    (misfit,) = together(*names).misfits(backbone)
+    (misfit,) = together(*names).problems(backbone)
     assert misfit.startswith("`method.parts.infix.position_law` must be unshifted in encoder-decoders")
     return True
 
@@ -129,7 +131,7 @@ def test_a_bundle_computes_what_was_exported_and_the_backbone_comes_back(
 def test_an_encoder_may_read_a_prompt_while_its_layers_have_a_prefix(tiny_folders: dict[str, Path]) -> None:
     t5 = load_backbone(str(tiny_folders["t5"]), dtype="float32")
 
-    assert together("prompt", "prefix").misfits(t5) == []
+    assert together("prompt", "prefix").problems(t5) == []
 
 
 @pytest.mark.parametrize(("one", "other", "resource"), COLLIDING)
@@ -180,7 +182,7 @@ def test_every_part_has_its_own_learning_rate_unless_one_is_chosen(backbone: Bac
     assert own[0]["lr"] != own[1]["lr"]
     assert [group["lr"] for group in chosen] == [0.5, 0.5]
     moving = {id(parameter) for group in own for parameter in group["params"]}
-    assert moving == {id(parameter) for parameter in method.trained_parameters().values()}
+    assert moving == {id(parameter) for parameter in method.trainable_parameters().values()}
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,12 @@ def test_linear_factors_of_a_low_rank_come_as_near_as_that_rank_can(backbone: Ba
 @pytest.mark.parametrize("reparam", REPARAMS)
 def test_what_started_from_words_still_learns_everywhere(backbone: Backbone, reparam: str) -> None:
     method = attached(backbone, init="text", init_text=WORDS, reparam=reparam)
-    before = {name: parameter.detach().clone() for name, parameter in method.trained_parameters().items()}
+    before = {name: parameter.detach().clone() for name, parameter in method.trainable_parameters().items()}
 
     losses = train(backbone, method, steps=30)
 
     assert losses[-1] < losses[0] - 0.3
-    assert not any(torch.equal(p, before[name]) for name, p in method.trained_parameters().items())
+    assert not any(torch.equal(p, before[name]) for name, p in method.trainable_parameters().items())
 
 
 def test_embeddings_start_as_those_of_the_words(backbone: Backbone) -> None:
@@ -103,7 +103,7 @@ def test_embeddings_start_as_those_of_the_words(backbone: Backbone) -> None:
     method = attached(backbone, init="text", init_text=WORDS, reparam="embedding")
 
     assert_close(method.tables["decoder_self"]().detach(), expected, **EQUAL)
-    assert method.num_trained == 4 * backbone.hidden_size
+    assert method.num_trainable == 4 * backbone.hidden_size
 
 
 def test_embeddings_start_as_large_as_a_family_scales_them(tiny_folders: dict[str, Path]) -> None:
@@ -122,7 +122,7 @@ def test_embeddings_learn_what_prompt_tuning_would(backbone: Backbone) -> None:
     inputs = unpadded()
     adapted = backbone.logits(method.condition(inputs))
     adapted.logsumexp(-1).sum().backward()
-    (rows,) = method.trained_parameters().values()
+    (rows,) = method.trainable_parameters().values()
     method.detach()
 
     leaf = rows.detach().clone().requires_grad_()
@@ -162,12 +162,12 @@ def test_a_bundle_of_another_geometry_is_refused_before_weights_load(backbone: B
     export_untasked(earlier, backbone, tmp_path / "bundle")
     earlier.detach()
 
-    def misfits(**settings: Any) -> list[str]:
-        return PrefixTuning(init="bundle", **settings).misfits(backbone)
+    def problems(**settings: Any) -> list[str]:
+        return PrefixTuning(init="bundle", **settings).problems(backbone)
 
-    assert "must be of the layers all, but" in misfits(init_bundle=str(tmp_path / "bundle"))[0]
-    assert misfits(init_bundle=str(tmp_path / "bundle"), layers=[0, 1]) == []
-    assert "`method.init_bundle`: A bundle must be whole" in misfits(init_bundle=str(tmp_path / "nowhere"))[0]
+    assert "must be of the layers all, but" in problems(init_bundle=str(tmp_path / "bundle"))[0]
+    assert problems(init_bundle=str(tmp_path / "bundle"), layers=[0, 1]) == []
+    assert "`method.init_bundle`: A bundle must be whole" in problems(init_bundle=str(tmp_path / "nowhere"))[0]
 
 
 def test_a_bundle_of_other_sites_is_refused(encoder_decoder: Backbone, tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_a_bundle_of_other_sites_is_refused(encoder_decoder: Backbone, tmp_path:
     earlier.detach()
     settings: dict[str, Any] = {"init": "bundle", "init_bundle": str(tmp_path / "bundle")}
 
-    assert "must have the geometry" in PrefixTuning(**settings).misfits(encoder_decoder)[0]
-    assert PrefixTuning(**settings, sites=["decoder_cross"]).misfits(encoder_decoder) == []
+    assert "must have the geometry" in PrefixTuning(**settings).problems(encoder_decoder)[0]
+    assert PrefixTuning(**settings, sites=["decoder_cross"]).problems(encoder_decoder) == []
 
 
 @pytest.mark.parametrize("init", [{"init": "random"}, {"init": "text", "init_text": WORDS}], ids=["random", "text"])
@@ -211,7 +211,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
 def test_settings_that_contradict_each_other_are_named(
     backbone: Backbone, settings: dict[str, Any], sentence: str
 ) -> None:
-    (misfit,) = PrefixTuning(**settings).misfits(backbone)
+    (misfit,) = PrefixTuning(**settings).problems(backbone)
 
     assert misfit.startswith(sentence)
 

@@ -110,7 +110,7 @@ def test_random_rows_are_even_between_minus_a_half_and_a_half(backbone: Backbone
 def test_sampled_rows_are_embeddings_of_tokens_none_twice_and_none_special(any_backbone: Backbone) -> None:
     rows = rows_of(attached(any_backbone, prompt_length=40)).detach()
 
-    every = any_backbone.embedded(torch.arange(any_backbone.config.vocab_size)).float()
+    every = any_backbone.embed(torch.arange(any_backbone.config.vocab_size)).float()
     ids = torch.cdist(rows, every).argmin(dim=1)
     assert_close(rows, every[ids], rtol=0, atol=0)
     assert len(set(ids.tolist())) == 40
@@ -133,7 +133,7 @@ def test_words_start_as_their_embeddings(any_backbone: Backbone) -> None:
 
     method = attached(any_backbone, init="text", init_text="the cat", prompt_length=len(ids))
 
-    assert_close(rows_of(method).detach(), any_backbone.embedded(torch.tensor(ids)), rtol=0, atol=0)
+    assert_close(rows_of(method).detach(), any_backbone.embed(torch.tensor(ids)), rtol=0, atol=0)
     assert method.notes == ["starts from the words 'the cat'"]
 
 
@@ -142,8 +142,8 @@ def test_a_label_starts_as_the_mean_of_its_tokens_and_other_rows_as_samples(back
 
     for row, label in zip(rows_of(method).detach(), ["the cat", "pub"], strict=False):
         ids = torch.tensor(backbone.tokenizer(label, add_special_tokens=False).input_ids)
-        assert_close(row, backbone.embedded(ids).mean(dim=0))
-    words = backbone.embedded(torch.arange(backbone.config.vocab_size))
+        assert_close(row, backbone.embed(ids).mean(dim=0))
+    words = backbone.embed(torch.arange(backbone.config.vocab_size))
     assert all((words == row).all(dim=1).any() for row in rows_of(method).detach()[2:])
     assert method.notes == ["starts from the labels 'the cat', 'pub'"]
 
@@ -197,7 +197,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "sentence"), MISFITS, ids=[str(settings) for settings, _ in MISFITS])
 def test_settings_that_do_not_fit_are_named(backbone: Backbone, settings: dict[str, Any], sentence: str) -> None:
-    (misfit,) = PromptTuning(**settings if "prompt_length" in settings else {"prompt_length": 4, **settings}).misfits(
+    (misfit,) = PromptTuning(**settings if "prompt_length" in settings else {"prompt_length": 4, **settings}).problems(
         backbone
     )
 
@@ -207,7 +207,7 @@ def test_settings_that_do_not_fit_are_named(backbone: Backbone, settings: dict[s
 def test_an_encoder_s_rows_and_the_source_must_fit_its_learned_positions(tiny_folders: dict[str, Path]) -> None:
     backbone = load_backbone(str(tiny_folders["bart"]), dtype="float32")
     method = attached(backbone)
-    room = backbone.room_for_prompt(taken=method.position_offset, max_new_tokens=5)
+    room = backbone.position_budget(reserved=method.position_offset, max_new_tokens=5)
     assert room == MAX_POSITIONS - LENGTH
     start = backbone.prompter(NoTask.prompt).decoder_start_ids
     settings = five_tokens()
@@ -287,6 +287,6 @@ def test_a_dry_run_needs_no_weights(tiny_folders: dict[str, Path]) -> None:
         {"init": "text", "init_text": "the cat"},
         {"init": "labels", "init_labels": ["a"]},
     ):
-        sketch = BackboneSpec(name="tiny", path=str(tiny_folders["bart"])).sketch()
+        sketch = BackboneSpec(name="tiny", path=str(tiny_folders["bart"])).load_shape()
 
-        assert attached(sketch, **init).num_trained == LENGTH * 32
+        assert attached(sketch, **init).num_trainable == LENGTH * 32

@@ -55,7 +55,7 @@ def test_it_learns_and_the_backbone_stays(
     losses = train(backbone, method, steps=20)
 
     assert losses[-1] < losses[0] - 0.05
-    assert all(parameter.dtype == torch.float32 for parameter in method.trained_parameters().values())
+    assert all(parameter.dtype == torch.float32 for parameter in method.trainable_parameters().values())
     method.detach()
     assert all(torch.equal(was, now) for was, now in zip(before, _bytes_of(backbone), strict=True))
 
@@ -73,9 +73,9 @@ def test_it_learns_and_the_backbone_stays(
 def test_what_needs_the_weights_themselves_is_refused_before_any_are_loaded(
     tiny_folders: dict[str, Path], method: Method
 ) -> None:
-    sketch = BackboneSpec(path=str(tiny_folders["bart"]), device="cpu", quantization="bitsandbytes_4bit").sketch()
+    sketch = BackboneSpec(path=str(tiny_folders["bart"]), device="cpu", quantization="bitsandbytes_4bit").load_shape()
 
-    (misfit,) = method.misfits(sketch)
+    (misfit,) = method.problems(sketch)
 
     assert "`backbone.quantization` must be null where a method needs the weights themselves" in misfit
     assert "choose a prefix, a prompt or LoRA, or no quantization" in misfit

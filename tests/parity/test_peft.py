@@ -125,4 +125,4 @@ def test_loss_and_gradients_are_peft_s(pair: tuple[Any, PrefixTuning], backbone:
 def test_as_many_numbers_are_trained_as_peft_trains(pair: tuple[Any, PrefixTuning]) -> None:
     theirs, ours = pair
 
-    assert ours.num_trained == theirs.get_nb_trainable_parameters()[0]
+    assert ours.num_trainable == theirs.get_nb_trainable_parameters()[0]
