@@ -1,6 +1,6 @@
 """Selects parameters of the backbone by kind, and lets trained copies override them.
 
-In: a backbone. Out: some of its parameters by name, and `ParameterOverrides`, which makes the modules compute with other
+In: a backbone. Out: some of its parameters by name, and `ParameterOverrides`, which makes modules compute with other
 tensors in place of these parameters. The parameters themselves never change: once the overrides are cleared, the model
 is bit for bit what it was.
 """

@@ -57,10 +57,10 @@ def test_the_layers_of_a_real_shape_take_a_half_and_a_quarter_of_bfloat16() -> N
 
 
 def _llama_1b(changes: dict[str, Any]) -> Backbone:
-    from ptl_prefix.backbones.shape import LlamaShape
+    from ptl_prefix.backbones.shape import LlamaSpec
     from ptl_prefix.settings import defaults_of
 
-    return LlamaShape(**{**defaults_of("backbone/llama_1b"), **changes}).load_shape()
+    return LlamaSpec(**{**defaults_of("backbone/llama_1b"), **changes}).load_shape()
 
 
 @pytest.mark.parametrize(("family", "quantization"), PAIRS)

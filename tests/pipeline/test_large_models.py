@@ -7,7 +7,7 @@ import pytest
 from support.command_lines import CommandLine, run
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.shape import LlamaShape
+from ptl_prefix.backbones.shape import LlamaSpec
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 README = Path(__file__).parents[2] / "README.md"
@@ -18,7 +18,7 @@ _NUMBER_BYTES = 4
 @pytest.fixture(scope="module")
 def llama_13b() -> Backbone:
     """Its shapes."""
-    return LlamaShape().load_shape()
+    return LlamaSpec().load_shape()
 
 
 def num_stored(backbone: Backbone, prefix_length: int) -> int:
