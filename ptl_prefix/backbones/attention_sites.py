@@ -1,6 +1,6 @@
 """The attention modules of each model family, and the shape of a prefix there.
 
-In: a transformers config, or a model. Out: its attention modules and their geometry, by site (`decoder_self`) and layer.
+In: a transformers config, or a model. Out: its attention modules and their geometry, by site and layer.
 A family is one entry in `FAMILIES`; the rest of the package uses sites and layers and never tests for a model type.
 """
 

@@ -225,7 +225,7 @@ class Backbone:
         self._sharding = Sharding(self.model, layers_of(self.model, self.config), device)
 
     def unsharded_ends(self) -> AbstractContextManager[None]:
-        """Inside, the weights outside the layers (embeddings, last norm, LM head) are unsharded; all ranks must enter."""
+        """Inside, the weights outside the layers (embeddings, last norm, LM head) are unsharded; all ranks enter."""
         return nullcontext() if self._sharding is None else self._sharding.unsharded_ends()
 
     def position_budget(self, *, reserved: int, max_new_tokens: int) -> int | None:
@@ -276,7 +276,7 @@ class Backbone:
             if self.is_encoder_decoder
             else {"position_ids": inputs.position_ids}
         )
-        output = self.model(**self.read(inputs), use_cache=False, **arguments)
+        output = self.model(**self.input_arguments(inputs), use_cache=False, **arguments)
         logits: Tensor = output.logits
         return logits
 

@@ -28,8 +28,8 @@ class LlamaShape(ShapeSource):
     """A LLaMA's config, from its numbers, and a tokenizer; see `ShapeSource`.
 
     Args:
-        tokenizer: Name of an embedded backbone, local folder, or name on the hub, whose tokenizer is used; `None` is the
-            tokenizer of the embedded tiny_gpt2.
+        tokenizer: Name of an embedded backbone, local folder, or name on the hub, whose tokenizer is used; `None` is
+            the tokenizer of the embedded tiny_gpt2.
         numbers: Keyword arguments of transformers' `LlamaConfig`.
     """
 

@@ -175,7 +175,7 @@ class PretrainedFiles(ShapeSource):
                 "among them; get the whole model again."
             )
         if quantization is None:
-            return model.to(device)  # type: ignore[arg-type]
+            return model.to(device)  # type: ignore[arg-type, no-any-return]
         prepare_for_training(model, quantization)
         return model
 

@@ -1,7 +1,7 @@
 """From settings to a backbone: where it comes from and how it is held in memory.
 
-In: the settings of `conf/backbone/`. Out: `problems()` before anything is loaded, the shape alone for a dry run, and the
-loaded `Backbone`.
+In: the settings of `conf/backbone/`. Out: `problems()` before anything is loaded, the shape alone for a dry run, and
+the loaded `Backbone`.
 """
 
 from pathlib import Path

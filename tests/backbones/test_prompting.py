@@ -144,7 +144,7 @@ def test_the_format_limits_a_source_too(gpt2: PreTrainedTokenizerBase) -> None:
     prompter = Prompter(gpt2, PromptFormat(max_source_tokens=3))
 
     assert len(prompter.source_ids("one two three four five")) == 3
-    assert len(prompter.source_ids("one two three four five", room=2)) == 2
+    assert len(prompter.source_ids("one two three four five", max_tokens=2)) == 2
 
 
 def test_truncation_none_refuses_a_source_that_is_too_long(gpt2: PreTrainedTokenizerBase) -> None:
