@@ -37,7 +37,8 @@ from ptl_prefix.data.task import Task
 from ptl_prefix.data.tasks.e2e_nlg import E2ENLG
 from ptl_prefix.data.tasks.table_to_text import TableToText
 from ptl_prefix.evaluation.loss import mean_loss, target_loss
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.training.optimization import Optimization
 

@@ -19,7 +19,8 @@ from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.full_finetuning import FullFinetuning
 from ptl_prefix.methods.lora import LoRA
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 

@@ -3,9 +3,9 @@
 In: a backbone with filled slots, and a batch. Out: for every site, layer, head and prefix position, the attention
 weight on it, summed over the queries of the batch; and the size of the text's own keys and values.
 
-Attention is linear in its values, softmax(Q K'ᵀ) V', so it is not implemented a second time here. The attention function
-of the forward pass is called again with values of 1 at one prefix position and 0 elsewhere: its output is the weight of
-this position, with the same mask, position bias and grouping of heads.
+Attention is linear in its values, softmax(Q K'ᵀ) V', so it is not implemented a second time here. The function of the
+forward pass is called again with values of 1 at one prefix position and 0 elsewhere: its output is the weight of this
+position, with the same mask, position bias and grouping of heads.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def prefix_mass(backbone: Backbone, inputs: ModelInputs) -> dict[str, tuple[Laye
 
 @contextmanager
 def _text_queries_set(backbone: Backbone, modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, attention modules have `text_queries`, the mask of queries that are text: the attention mask is by key."""
+    """Inside, attention modules have a mask of the queries that are text: their attention mask only covers keys."""
     encoder = set(backbone.model.get_encoder().modules()) if backbone.is_encoder_decoder else set()
 
     def set_queries(_: nn.Module, __: Any, arguments: Mapping[str, Any]) -> None:

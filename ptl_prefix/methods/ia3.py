@@ -1,10 +1,10 @@
-"""IA3 (Liu et al., 2022): trained factors for keys, values and the inner activations of feed-forward layers.
+"""IA3 (Liu et al., 2022): trainable factors for keys, values and the inner activations of feed-forward layers.
 
-In: a backbone, once. Out: some of its linear modules with each output, or each input, multiplied by a number of its
-own, by PEFT's layers. All factors begin at 1, so that training begins at the bare backbone.
+In: a backbone, once. Out: l * (W x), or W (l * x), in place of W x in some linear modules, by PEFT's layers; l is a
+trainable vector, initialised with 1, so that training starts from the bare backbone.
 
-Difference from the paper: where a family makes queries, keys and values by one matrix (GPT-2, GPT-NeoX), all three are
-multiplied, as PEFT does.
+Difference from the paper: if one matrix computes queries, keys and values (GPT-2, GPT-NeoX), all three are multiplied,
+as in PEFT.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ from ptl_prefix.settings import settings_from
 
 
 class IA3(InjectedLayers):
-    """Multiplies activations by trained factors.
+    """Multiplies activations by trainable factors.
 
     Args:
-        name: What runs and records call it.
-        default_lr: The learning rate where a run chooses none.
-        target_modules: Names of the linear modules, each the end of one path or of several; `None` is keys, values and
-            the end of the feed-forward layer, as in the paper.
-        feedforward_modules: Which of them have their inputs multiplied, not their outputs; `None` is the end of the
-            feed-forward layer.
+        name: Name of the method in run folders and records.
+        default_lr: Learning rate of a run that sets none.
+        target_modules: Names of the linear modules to adapt, each the end of one or several paths; `None` is the key
+            and value projections and the down projection of the feed-forward layers, as in the paper.
+        feedforward_modules: Names of those modules whose inputs, not outputs, are multiplied; `None` is the down
+            projection of the feed-forward layers.
     """
 
     kind = "ia3"
@@ -50,7 +50,7 @@ class IA3(InjectedLayers):
         self._feedforward: list[str] = []
 
     def problems(self, backbone: Backbone) -> list[str]:
-        """Unknown modules, and feed-forward modules that are not adapted at all."""
+        """Unknown modules, and feed-forward modules that are not among the adapted ones."""
         names = self.names_in(backbone)
         adapted = self._adapted_among(self.feedforward_modules or (), backbone)
         return super().problems(backbone) + [
@@ -61,13 +61,13 @@ class IA3(InjectedLayers):
 
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """The factors that a bundle holds."""
+        """Build the method of a bundle, and attach it to `backbone`."""
         return cls(name=bundle.manifest.method, **bundle.manifest.settings)._loaded(bundle, backbone)
 
     def _attach(self, backbone: Backbone) -> None:
-        usual = [LINEAR_NAMES[backbone.family].narrowing]
-        wanted = usual if self.feedforward_modules is None else self.feedforward_modules
-        self._feedforward = self._adapted_among(wanted, backbone)
+        default = [LINEAR_NAMES[backbone.family].narrowing]
+        names = default if self.feedforward_modules is None else self.feedforward_modules
+        self._feedforward = self._adapted_among(names, backbone)
         super()._attach(backbone)
 
     def _adapted_among(self, names: Sequence[str], backbone: Backbone) -> list[str]:

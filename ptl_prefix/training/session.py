@@ -16,7 +16,8 @@ from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.plan import Plan

@@ -11,7 +11,7 @@ from benchmarks.peft_prefix import PeftPrefix
 from ptl_prefix import load_backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.evaluation.loss import target_loss
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 
 
 def _batch() -> ModelInputs:

@@ -17,7 +17,7 @@ from ptl_prefix.artifacts.bundle import Bundle, read_bundle
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BundleError
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import method_class, restore
 
 SOURCES = ["the cat", "a pub in the city", "name : Wildwood"]
