@@ -108,8 +108,8 @@ def restore(backbone: Backbone, bundle: Bundle) -> Adaptation:
         method = kind.restore(bundle, backbone)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(
-            f"A bundle must have the settings and tensors of its method, but this one of '{bundle.manifest.method}' has "
-            f"not: {error} Export it again from its run."
+            "A bundle must have the settings and tensors of its method, but this one of "
+            f"'{bundle.manifest.method}' has not: {error} Export it again from its run."
         ) from error
     adaptation = Adaptation(backbone, method, bundle)
     backbone.attachments.append(adaptation)
