@@ -109,7 +109,7 @@ def restore(backbone: Backbone, bundle: Bundle) -> Adaptation:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(
             "A bundle must have the settings and tensors of its method, but this one of "
-            f"'{bundle.manifest.method}' has not: {error} Export it again from its run."
+            f"'{bundle.manifest.method}' does not: {error} Export it again from its run."
         ) from error
     adaptation = Adaptation(backbone, method, bundle)
     backbone.attachments.append(adaptation)

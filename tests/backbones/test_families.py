@@ -242,7 +242,7 @@ def test_a_prompt_of_an_encoder_decoder_must_fit_its_learned_positions(tiny_fold
         return generate(bart, inputs, _decoding(max_new_tokens=num_written), stop_ids=[])
 
     assert len(write(64, 63)[0]) == 63
-    with pytest.raises(ValueError, match=r"A prompt must fit the 64 positions .* but need 65"):
+    with pytest.raises(ValueError, match=r"prompt must fit the 64 positions .* but need 65"):
         write(65, 5)
     with pytest.raises(ValueError, match=r"`generation.max_new_tokens` must fit the 64 positions .* but need 65"):
         write(5, 64)

@@ -76,7 +76,7 @@ def test_a_second_thread_cannot_enter_while_a_forward_runs(taken: Backbone) -> N
             lambda: taken.slots.fill(random_states(taken, 3)),
             taken.slots.clear,
         ):
-            with pytest.raises(BackboneBusyError, match="one forward at a time"):
+            with pytest.raises(BackboneBusyError, match="one forward pass at a time"):
                 enter()
 
     # The refusals took nothing from the forward that ran.

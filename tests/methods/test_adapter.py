@@ -131,7 +131,7 @@ def test_a_bundle_that_lacks_a_bottleneck_is_refused_and_leaves_no_hook(backbone
     export_untasked(method, backbone, tmp_path / "bundle")
     method.detach()
 
-    with pytest.raises(BundleError, match="must hold what its method needs"):
+    with pytest.raises(BundleError, match="must have the settings and tensors of its method"):
         load_bundle(tmp_path / "bundle", backbone)
 
     assert not any(module._forward_hooks for module in backbone.model.modules())

@@ -140,7 +140,7 @@ def test_methods_that_want_the_same_are_refused_by_name(
 ) -> None:
     if "bitfit" in (one, other) and backbone.family == "llama":
         return  # without biases that is refused for another reason
-    with pytest.raises(ValueError, match=rf"'{one}' \(\w+\) and '{other}' \(\w+\) both take the {resource} of"):
+    with pytest.raises(ValueError, match=rf"'{one}' \(\w+\) and '{other}' \(\w+\) both use the {resource} of"):
         together(one, other).attach(backbone)
 
 

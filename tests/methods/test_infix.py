@@ -126,4 +126,4 @@ def test_an_encoder_decoder_refuses_it_by_that_reason(encoder_decoder: Backbone)
 def test_it_must_leave_room_for_text(backbone: Backbone) -> None:
     settings: dict[str, Any] = {"prefix_length": MAX_POSITIONS, "position_law": "infix"}
 
-    assert "must leave room for text" in PrefixTuning(**settings).problems(backbone)[0]
+    assert "`method.prefix_length` must be less than" in PrefixTuning(**settings).problems(backbone)[0]

@@ -261,7 +261,7 @@ class TestRestore:
         first, second = (bundle, prefix) if comes_first else (prefix, bundle)
         adaptation = restore(backbone, first)
 
-        with pytest.raises(BackboneError, match=f"'{bundle.manifest.method}' acts in every forward pass"):
+        with pytest.raises(BackboneError, match=f"Only one .* '{bundle.manifest.method}' bundle"):
             restore(backbone, second)
 
         adaptation.detach()
@@ -272,7 +272,7 @@ class TestRestore:
         name, tensor = next(iter(bundle.tensors.items()))
         before = numbers_of(backbone.model)
         for tensors in ({**bundle.tensors, name: tensor[None]}, {**bundle.tensors, "another": tensor}, {}):
-            with pytest.raises(BundleError, match="must hold what its method needs"):
+            with pytest.raises(BundleError, match="must have the settings and tensors of its method"):
                 restore(backbone, Bundle(bundle.manifest, tensors))
 
         assert_close(numbers_of(backbone.model), before, rtol=0, atol=0)

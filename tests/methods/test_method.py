@@ -80,7 +80,7 @@ def test_without_a_size_there_is_nothing_to_choose(name: str, backbone: Backbone
 
 
 def test_a_budget_beyond_what_fits_is_refused_with_the_size_it_asks_for(backbone: Backbone) -> None:
-    with pytest.raises(ValueError, match=r"`method.prefix_length` must leave room .* but is \d{4}"):
+    with pytest.raises(ValueError, match=r"`method.prefix_length` must be less than .* but is \d{4}"):
         new_method("prefix_tuning", match_parameters=10**6).attach(backbone)
 
 

@@ -123,7 +123,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"layers": [-1]}, r"`method\.layers` must be from 0 to 2 in .*, but -1 is not"),
     ({"layers": []}, r"`method\.layers` must name at least one layer"),
     ({"layers": [1, 1]}, r"`method\.layers` must name .* each once, but is \[1, 1\]"),
-    ({"prefix_length": MAX_POSITIONS}, r"`method\.prefix_length` must leave room for text in the 64 positions"),
+    ({"prefix_length": MAX_POSITIONS}, r"`method\.prefix_length` must be less than the 64 positions"),
 ]
 
 

@@ -185,13 +185,13 @@ def test_labels_that_cannot_be_read_are_a_problem_only_to_whoever_starts_there(t
 
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
-    ({"init": "text"}, "`method.init_text` must have words to start from, but is None."),
-    ({"init": "text", "init_text": " "}, "`method.init_text` must have words to start from, but is ' '."),
+    ({"init": "text"}, "`method.init_text` must have words for `method.init=text`, but is None."),
+    ({"init": "text", "init_text": " "}, "`method.init_text` must have words for `method.init=text`, but is ' '."),
     ({"init_text": "words"}, "`method.init_text` must be given with `method.init=text` only, but init is vocabulary."),
-    ({"init": "labels"}, "`method.init=labels` needs labels to start from"),
-    ({"init": "labels", "init_labels": ["a", " "]}, "`method.init_labels` must each have words to start from"),
+    ({"init": "labels"}, "`method.init=labels` needs labels"),
+    ({"init": "labels", "init_labels": ["a", " "]}, "`method.init_labels` must each have words"),
     ({"init_labels": ["a"]}, "`method.init_labels` must be given with `method.init=labels` only"),
-    ({"prompt_length": MAX_POSITIONS}, f"`method.prompt_length` must leave room for text in the {MAX_POSITIONS} pos"),
+    ({"prompt_length": MAX_POSITIONS}, f"`method.prompt_length` must be less than the {MAX_POSITIONS} pos"),
 ]
 
 
@@ -216,7 +216,7 @@ def test_an_encoder_s_rows_and_the_source_must_fit_its_learned_positions(tiny_fo
     assert len(generate(backbone, method.condition(fitting), settings, stop_ids=[])[0]) == 5
 
     too_long = prompt_batch([random_ids(room + 1, seed=1)], 2, start)
-    with pytest.raises(ValueError, match=rf"A prompt must fit the {MAX_POSITIONS} positions"):
+    with pytest.raises(ValueError, match=rf"prompt must fit the {MAX_POSITIONS} positions"):
         generate(backbone, method.condition(too_long), settings, stop_ids=[])
 
 
@@ -250,7 +250,7 @@ def test_rows_of_another_shape_are_refused(backbone: Backbone, tmp_path: Path) -
     export_untasked(method, backbone, tmp_path / "bundle")
     method.detach()
 
-    with pytest.raises(BundleError, match="The rows must be of the shape"):
+    with pytest.raises(BundleError, match="The rows must have the shape"):
         load_bundle(tmp_path / "bundle", backbone)
 
 

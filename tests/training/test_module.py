@@ -279,7 +279,7 @@ def test_state_of_another_method_is_refused(tiny_runs: TinyRuns, foreign: dict[s
     module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=1)
 
     with pytest.raises(
-        RunError, match="trained parameters of 'prefix_tuning' as it is configured, but this one holds others"
+        RunError, match="trainable parameters of 'prefix_tuning' as configured, but their names or shapes differ"
     ):
         module.load_state_dict(other.state_dict())
 

@@ -85,4 +85,4 @@ def test_another_method_takes_a_parts_place_and_those_that_collide_are_refused_b
 
     assert other.config["method"]["parts"]["second"]["name"] == "adapter"
     (mistake,) = caught.value.mistakes
-    assert "'first' (prefix_tuning) and 'third' (prompt_tuning) both take the attention slots" in mistake
+    assert "'first' (prefix_tuning) and 'third' (prompt_tuning) both use the attention slots" in mistake
