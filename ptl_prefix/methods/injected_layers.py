@@ -90,15 +90,15 @@ class InjectedLayers(Method):
         """Names that match no linear module."""
         sites = linear_sites(backbone)
         known = ", ".join(sorted({site.path.rpartition(".")[2] for site in sites}))
-        misfits = [
+        problems = [
             f"`method.target_modules` must name linear modules of the backbone, but '{name}' is not one of "
             f"{backbone.name}'s ({known})."
             for name in self.names_in(backbone)
             if not any(site.is_named(name) for site in sites)
         ]
         if not self.names_in(backbone):
-            misfits.append(f"`method.target_modules` must name at least one linear module, but is empty ({known}).")
-        return misfits
+            problems.append(f"`method.target_modules` must name at least one linear module, but is empty ({known}).")
+        return problems
 
     def attach(self, backbone: Backbone) -> Self:
         """As every method; two that replace linear modules would each take the other's for the backbone's own."""

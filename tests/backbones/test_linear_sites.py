@@ -29,14 +29,14 @@ def test_names_of_attention_mean_one_matrix_in_every_attention_module(any_backbo
         assert {site.width_out for site in sites} == widths
 
 
-def test_the_end_of_the_feed_forward_layer_is_once_in_every_layer(any_backbone: Backbone) -> None:
+def test_every_layer_has_one_down_projection(any_backbone: Backbone) -> None:
     sites = sites_named(any_backbone, [LINEAR_NAMES[any_backbone.family].narrowing])
 
     assert len(sites) == len(layers_of(any_backbone.model, any_backbone.config))
     assert {(site.width_in > site.width_out, site.width_out) for site in sites} == {(True, any_backbone.hidden_size)}
 
 
-def test_widths_are_those_of_what_a_module_takes_and_gives(any_backbone: Backbone) -> None:
+def test_widths_are_the_input_and_output_features_of_a_module(any_backbone: Backbone) -> None:
     for site in linear_sites(any_backbone):
         weight = site.module.get_parameter("weight")
 
@@ -46,14 +46,14 @@ def test_widths_are_those_of_what_a_module_takes_and_gives(any_backbone: Backbon
         assert site.module(torch.zeros(2, site.width_in)).shape == (2, site.width_out)
 
 
-def test_the_head_is_none_of_them(any_backbone: Backbone) -> None:
+def test_the_lm_head_is_not_a_linear_site(any_backbone: Backbone) -> None:
     head = any_backbone.model.get_output_embeddings()
 
     assert isinstance(head, nn.Linear)
     assert all(site.module is not head for site in linear_sites(any_backbone))
 
 
-def test_a_name_is_the_end_of_a_path_by_whole_parts(backbone: Backbone) -> None:
+def test_a_name_matches_the_end_of_a_path_in_whole_components(backbone: Backbone) -> None:
     ends = {"gpt2": ("c_proj", "mlp.c_proj", "proj"), "llama": ("q_proj", "self_attn.q_proj", "proj")}
     short, long, part = ends[backbone.family]
 
@@ -65,7 +65,7 @@ def test_a_name_is_the_end_of_a_path_by_whole_parts(backbone: Backbone) -> None:
     assert sites_named(backbone, [short, long]) == shorts
 
 
-def test_a_module_is_put_where_the_other_stood(backbone: Backbone) -> None:
+def test_a_replaced_module_keeps_its_place_in_the_order(backbone: Backbone) -> None:
     site = linear_sites(backbone)[0]
     names, other = [name for name, _ in backbone.model.named_modules()], nn.Identity()
 

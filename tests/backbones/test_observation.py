@@ -26,7 +26,7 @@ def test_what_is_observed_is_what_a_cache_would_hold(backbone: Backbone) -> None
         assert_close(value, layer.values, **EQUAL)
 
 
-def test_spreads_are_standard_deviations_of_channels_by_layer_keys_first(backbone: Backbone) -> None:
+def test_stds_are_those_of_channels_by_layer_keys_first(backbone: Backbone) -> None:
     samples: list[torch.Tensor] = []
     hook = backbone.model.register_forward_pre_hook(
         lambda _, __, given: samples.append(given["input_ids"]), with_kwargs=True
@@ -51,7 +51,7 @@ def _spread(numbers: torch.Tensor) -> float:
     return float(variance.mean().sqrt())
 
 
-def test_scales_are_the_same_every_time_and_draw_from_nobody_s_random_state(backbone: Backbone) -> None:
+def test_stds_are_deterministic_and_leave_the_random_state_unchanged(backbone: Backbone) -> None:
     before = torch.get_rng_state()
 
     first, second = observed_stds(backbone), observed_stds(backbone)
@@ -60,7 +60,7 @@ def test_scales_are_the_same_every_time_and_draw_from_nobody_s_random_state(back
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_observing_ignores_dropout_and_gives_the_mode_back(backbone: Backbone, tiny_folders: Any) -> None:
+def test_observing_ignores_dropout_and_restores_the_mode(backbone: Backbone, tiny_folders: Any) -> None:
     training = load_backbone(str(tiny_folders[backbone.family]), dtype="float32", base_mode="train")
 
     assert_close(observed_stds(training), observed_stds(backbone), rtol=0, atol=0)
@@ -102,7 +102,7 @@ def test_observing_computes_no_logits(backbone: Backbone) -> None:
     assert [shape.numel() for shape in seen] == [0]
 
 
-def test_a_backbone_can_be_observed_while_its_slots_are_taken(backbone: Backbone) -> None:
+def test_a_backbone_can_be_observed_while_its_slots_are_acquired(backbone: Backbone) -> None:
     states = random_states(backbone, 4)
     bare, adapted = observed_stds(backbone), logits_with(backbone, states, unpadded())
     backbone.slots.acquire()

@@ -104,7 +104,7 @@ def test_rows_with_prefixes_of_their_own_keep_them(any_kind: Backbone, num_beams
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("written", [1, 10, 20])
-def test_room_that_is_too_small_grows(any_kind: Backbone, num_beams: int, written: int) -> None:
+def test_a_cache_that_is_too_small_grows(any_kind: Backbone, num_beams: int, written: int) -> None:
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
     inputs = method.condition(prompts(any_kind))
 
@@ -113,7 +113,7 @@ def test_room_that_is_too_small_grows(any_kind: Backbone, num_beams: int, writte
     assert_close(ours, step_logits(any_kind, inputs, plain_cache(any_kind), num_beams), **EQUAL)
 
 
-def test_without_a_prefix_the_librarys_own_will_do(any_kind: Backbone) -> None:
+def test_without_a_prefix_the_cache_of_transformers_is_used(any_kind: Backbone) -> None:
     assert room_in(any_kind) is None
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
     assert room_in(any_kind) is None
@@ -123,7 +123,7 @@ def test_without_a_prefix_the_librarys_own_will_do(any_kind: Backbone) -> None:
     assert room_in(any_kind) is None
 
 
-def test_the_prefix_is_taken_once_and_no_step_makes_another_place(
+def test_the_prefix_is_written_once_and_no_step_allocates_again(
     any_kind: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
@@ -144,7 +144,7 @@ def test_the_prefix_is_taken_once_and_no_step_makes_another_place(
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "t5"])
-def test_layers_with_a_window_or_a_bias_go_by_way_of_the_slots(tiny_folders: dict[str, Path], family: str) -> None:
+def test_layers_with_a_window_or_a_bias_use_the_slots_instead(tiny_folders: dict[str, Path], family: str) -> None:
     backbone = load_backbone(str(tiny_folders[family]), dtype="float32")
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(backbone)
 

@@ -26,7 +26,7 @@ SMALL = {
 @pytest.mark.parametrize(
     ("config", "num_parameters", "kv_width"), [("llama_13b", 13_015_864_320, 5120), ("llama_1b", 1_235_814_400, 512)]
 )
-def test_the_shipped_outlines_have_the_published_number_of_parameters(
+def test_the_shipped_shapes_have_the_published_number_of_parameters(
     config: str, num_parameters: int, kv_width: int
 ) -> None:
     shape = LlamaSpec(**defaults_of(f"backbone/{config}")).load_shape()
@@ -38,7 +38,7 @@ def test_the_shipped_outlines_have_the_published_number_of_parameters(
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_an_outline_has_the_shapes_of_the_model_with_weights(tied: bool) -> None:
+def test_a_shape_has_the_parameters_of_the_model_with_weights(tied: bool) -> None:
     model = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=tied))
 
     shape = LlamaSpec(**SMALL, tie_word_embeddings=tied).load_shape()
@@ -49,12 +49,12 @@ def test_an_outline_has_the_shapes_of_the_model_with_weights(tied: bool) -> None
     assert shape.dtype == torch.bfloat16
 
 
-def test_loading_an_outline_is_refused_with_what_to_do() -> None:
+def test_loading_a_shape_without_weights_is_refused_with_what_to_do() -> None:
     with pytest.raises(BackboneError, match=r"must have weights, but llama_13b is .*backbone=local backbone\.path="):
         LlamaSpec().load()
 
 
-def test_without_a_tokenizer_of_its_own_tokens_are_counted_by_the_embedded_one_which_a_note_says(
+def test_without_its_own_tokenizer_tokens_are_counted_with_the_embedded_one_and_a_note_says_so(
     tiny_folders: dict[str, Path],
 ) -> None:
     borrowed, own = LlamaSpec(**SMALL), LlamaSpec(**SMALL, tokenizer=str(tiny_folders["llama"]))
@@ -65,7 +65,7 @@ def test_without_a_tokenizer_of_its_own_tokens_are_counted_by_the_embedded_one_w
     assert own.notes == ()
 
 
-def test_what_makes_no_llama_is_refused_with_every_mistake(tmp_path: Path) -> None:
+def test_every_invalid_number_of_a_shape_is_reported(tmp_path: Path) -> None:
     changes: dict[str, Any] = {**SMALL, "num_key_value_heads": 3, "hidden_size": 25, "tokenizer": str(tmp_path)}
 
     heads, width, tokenizer = LlamaSpec(**changes).problems()

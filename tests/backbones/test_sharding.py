@@ -44,7 +44,7 @@ def test_each_of_two_ranks_holds_half_and_computes_what_one_does(family: Family,
         assert rank["moved"] == rank["logits"]
 
 
-def test_a_rank_needs_its_share_and_what_it_borrows_at_any_moment() -> None:
+def test_the_memory_of_a_rank_is_its_shard_and_the_gathered_weights() -> None:
     layers = [nn.Linear(10, 10, bias=False) for _ in range(5)]
     model = nn.Sequential(nn.Embedding(30, 10), *layers).requires_grad_(False)
     model.append(nn.Linear(10, 1))  # trained, and so not divided

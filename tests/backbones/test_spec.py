@@ -156,7 +156,7 @@ def test_the_mode_of_the_base_is_what_the_setting_says(folder: Path, base_mode: 
     assert {module.training for module in backbone.model.modules()} == {training}
 
 
-def test_a_sketch_has_the_shapes_and_no_weights(folder: Path) -> None:
+def test_a_loaded_shape_has_no_weights(folder: Path) -> None:
     whole = spec_of(folder).load()
     (folder / "model.safetensors").unlink()
 

@@ -118,7 +118,7 @@ def _frozen(backbone: Backbone, method: Method) -> dict[str, Tensor]:
     }
 
 
-def test_gradients_reach_the_trained_parameters_and_nothing_else(method: Method, backbone: Backbone) -> None:
+def test_gradients_reach_the_trainable_parameters_and_nothing_else(method: Method, backbone: Backbone) -> None:
     trained = method.trainable_parameters()
     # A start at the bare backbone may be one where some of them have no gradient yet.
     train(backbone, method, steps=1)
@@ -259,7 +259,7 @@ FORMULAS: Mapping[str, Callable[[Mapping[str, Any], Backbone], tuple[int, int]]]
 """(numbers trained, numbers stored) in closed form, by the method's kind."""
 
 
-def test_parameters_are_as_many_as_the_closed_form_says(method: Method, backbone: Backbone) -> None:
+def test_the_number_of_parameters_equals_the_closed_form(method: Method, backbone: Backbone) -> None:
     assert method.kind in FORMULAS, f"Write down how many numbers '{method.kind}' trains and stores."
 
     assert (method.num_trainable, method.num_stored) == FORMULAS[method.kind](_settings_of(method), backbone)
@@ -352,7 +352,7 @@ def _cached_step_logits(backbone: Backbone, inputs: ModelInputs) -> tuple[Tensor
     return torch.stack(output.logits, dim=1), output.sequences
 
 
-def test_detaching_gives_back_the_very_same_model(new_method: Callable[[], Method], backbone: Backbone) -> None:
+def test_detaching_restores_the_model(new_method: Callable[[], Method], backbone: Backbone) -> None:
     inputs = padded(texts(), "left", backbone)
     bare, before = text_logits(backbone, inputs), _surface(backbone.model)
     method = new_method().attach(backbone)
@@ -455,7 +455,7 @@ def _gradients(method: Method, backbone: Backbone) -> dict[str, Tensor]:
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
-def test_a_bfloat16_backbone_trains_float32_numbers_and_stays_as_it_is(
+def test_a_bfloat16_backbone_trains_float32_parameters_and_stays_unchanged(
     new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
 ) -> None:
     halved = load_backbone(str(tiny_folders[backbone.family]), dtype="bfloat16")

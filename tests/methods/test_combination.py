@@ -65,7 +65,7 @@ def either(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> Bac
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids="+".join)
-def test_with_the_others_silent_a_part_does_what_it_does_alone(
+def test_with_the_others_neutralized_a_part_computes_as_alone(
     names: tuple[str, ...], either: Backbone, tmp_path: Path
 ) -> None:
     if _does_not_fit(names, either):
@@ -135,7 +135,7 @@ def test_an_encoder_may_read_a_prompt_while_its_layers_have_a_prefix(tiny_folder
 
 
 @pytest.mark.parametrize(("one", "other", "resource"), COLLIDING)
-def test_methods_that_want_the_same_are_refused_by_name(
+def test_parts_that_share_an_exclusive_resource_are_refused_by_name(
     backbone: Backbone, one: str, other: str, resource: str
 ) -> None:
     if "bitfit" in (one, other) and backbone.family == "llama":
@@ -144,9 +144,7 @@ def test_methods_that_want_the_same_are_refused_by_name(
         together(one, other).attach(backbone)
 
 
-def test_whoever_failed_to_attach_leaves_the_backbone_as_it_was(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_attach_leaves_the_backbone_unchanged(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     method = together("prefix", "lora")
     with monkeypatch.context() as patch:
         patch.setattr(LoRA, "_attach", lambda *_: 1 / 0)
@@ -192,7 +190,7 @@ def test_the_base_has_dropout_where_every_part_would_have_it(names: tuple[str, .
     assert together(*names).base_mode == mode
 
 
-def test_a_combination_is_alone_on_its_backbone(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_combination_cannot_share_its_backbone(backbone: Backbone, tmp_path: Path) -> None:
     method = together("prefix", "adapter").attach(backbone)
     export_untasked(method.eval(), backbone, tmp_path / "bundle")
     method.detach()

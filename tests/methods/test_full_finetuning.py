@@ -31,7 +31,7 @@ def _library_losses(backbone: Backbone, *, steps: int, lr: float) -> list[float]
     return losses
 
 
-def test_it_is_training_as_the_library_has_it(any_backbone: Backbone, tiny_folders: Any) -> None:
+def test_training_equals_that_of_transformers(any_backbone: Backbone, tiny_folders: Any) -> None:
     twin = load_backbone(str(tiny_folders[any_backbone.family]), dtype="float32")
     expected = _library_losses(twin, steps=5, lr=1e-3)
 
@@ -40,7 +40,7 @@ def test_it_is_training_as_the_library_has_it(any_backbone: Backbone, tiny_folde
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_was_trained_is_the_library_s_own_weights_after_it(backbone: Backbone, tiny_folders: Any) -> None:
+def test_trained_copies_equal_the_weights_that_transformers_trains(backbone: Backbone, tiny_folders: Any) -> None:
     twin = load_backbone(str(tiny_folders[backbone.family]), dtype="float32")
     _library_losses(twin, steps=2, lr=1e-3)
     method = FullFinetuning().attach(backbone)
@@ -112,7 +112,7 @@ def test_more_layers_than_there_are_are_refused(backbone: Backbone) -> None:
     assert "`method.num_top_layers` must be at most the 3" in misfit
 
 
-def test_stand_ins_leave_the_parameters_where_they_are(backbone: Backbone) -> None:
+def test_overrides_leave_the_parameters_registered(backbone: Backbone) -> None:
     bare = text_logits(backbone, unpadded())
     weights = select_parameters(backbone, "all", num_top_layers=1)
     stand_ins = ParameterOverrides(backbone.model, weights)
@@ -128,7 +128,7 @@ def test_stand_ins_leave_the_parameters_where_they_are(backbone: Backbone) -> No
     assert all(torch.equal(a, b) for a, b in zip(text_logits(backbone, unpadded()), bare, strict=True))
 
 
-def test_checkpointing_sees_the_same_stand_ins_in_backward(tiny_folders: Any) -> None:
+def test_checkpointing_uses_the_same_overrides_in_backward(tiny_folders: Any) -> None:
     gradients = []
     for checkpointing in (False, True):
         backbone = load_backbone(str(tiny_folders["bart"]), dtype="float32", gradient_checkpointing=checkpointing)

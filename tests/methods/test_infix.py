@@ -123,7 +123,7 @@ def test_an_encoder_decoder_refuses_it_by_that_reason(encoder_decoder: Backbone)
     assert misfit.startswith("`method.position_law` must be unshifted in encoder-decoders")
 
 
-def test_it_must_leave_room_for_text(backbone: Backbone) -> None:
+def test_an_infix_must_leave_positions_for_text(backbone: Backbone) -> None:
     settings: dict[str, Any] = {"prefix_length": MAX_POSITIONS, "position_law": "infix"}
 
     assert "`method.prefix_length` must be less than" in PrefixTuning(**settings).problems(backbone)[0]

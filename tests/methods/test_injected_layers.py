@@ -187,9 +187,7 @@ class TestMisfits:
             (IA3(target_modules=["c_attn"], feedforward_modules=["mlp.c_proj"]), "(c_attn), but 'mlp.c_proj' is not"),
         ],
     )
-    def test_what_does_not_fit_is_said_before_any_weights_load(
-        self, sketch: Backbone, method: Method, fact: str
-    ) -> None:
+    def test_problems_are_found_before_any_weights_load(self, sketch: Backbone, method: Method, fact: str) -> None:
         (misfit,) = method.problems(sketch)
 
         assert fact in misfit
@@ -252,7 +250,7 @@ class TestRestore:
         assert not any("peft" in type(module).__module__ for module in backbone.model.modules())
 
     @pytest.mark.parametrize("comes_first", [True, False], ids=["first", "second"])
-    def test_shares_its_backbone_with_no_other_adaptation(
+    def test_cannot_share_its_backbone_with_another_bundle(
         self, bundle: Bundle, backbone: Backbone, tmp_path: Path, comes_first: bool
     ) -> None:
         method = PrefixTuning(prefix_length=2, reparam="none").attach(backbone)

@@ -64,7 +64,7 @@ def test_too_few_words_are_repeated_and_too_many_are_cut(backbone: Backbone) -> 
         word_ids(backbone, "  ", 3)
 
 
-def test_an_mlp_too_narrow_to_reach_its_start_says_how_far_it_came(backbone: Backbone) -> None:
+def test_an_mlp_too_narrow_for_its_target_notes_the_relative_error(backbone: Backbone) -> None:
     method = attached(backbone, init="text", init_text=WORDS, prefix_length=8, reparam_hidden_size=2)
 
     (note,) = method.notes
@@ -216,7 +216,7 @@ def test_settings_that_contradict_each_other_are_named(
     assert misfit.startswith(sentence)
 
 
-def test_a_random_start_says_nothing_of_itself(backbone: Backbone) -> None:
+def test_a_random_start_leaves_no_note(backbone: Backbone) -> None:
     assert attached(backbone).notes == []
     assert defaults_of("method/prefix_tuning")["init"] == "random"
 

@@ -128,7 +128,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "sentence"), MISFITS, ids=[str(settings) for settings, _ in MISFITS])
-def test_what_does_not_fit_the_backbone_is_said_before_anything_is_built(
+def test_problems_are_found_before_anything_is_built(
     backbone: Backbone, settings: dict[str, Any], sentence: str
 ) -> None:
     method = PrefixTuning(**settings)
@@ -141,7 +141,7 @@ def test_what_does_not_fit_the_backbone_is_said_before_anything_is_built(
     assert not any(hasattr(module, "prefix_slot") for module in backbone.model.modules())
 
 
-def test_every_misfit_is_named_at_once(backbone: Backbone) -> None:
+def test_all_problems_are_reported_at_once(backbone: Backbone) -> None:
     method = PrefixTuning(sites=["nowhere"], layers=[7], prefix_length=1000)
 
     assert len(method.problems(backbone)) == 3

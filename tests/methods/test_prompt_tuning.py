@@ -148,7 +148,7 @@ def test_a_label_starts_as_the_mean_of_its_tokens_and_other_rows_as_samples(back
     assert method.notes == ["starts from the labels 'the cat', 'pub'"]
 
 
-def test_labels_without_a_row_are_said(backbone: Backbone) -> None:
+def test_labels_without_a_row_are_noted(backbone: Backbone) -> None:
     method = attached(backbone, init="labels", init_labels=["a", "b", "c"], prompt_length=2)
 
     assert method.notes == ["starts from the labels 'a', 'b'; 1 more have no row, choose a longer prompt for them"]
@@ -158,7 +158,7 @@ class LabelledTask(NoTask):
     label_set = ("yes", "no")
 
 
-def test_a_task_s_labels_are_heard_when_a_run_is_planned(tmp_path: Path, backbone: Backbone) -> None:
+def test_a_plan_provides_the_labels_of_its_task(tmp_path: Path, backbone: Backbone) -> None:
     method = PromptTuning(prompt_length=LENGTH, init="labels")
     plan = dataclasses.replace(TinyRuns(tmp_path).plan(), method=method)
     assert any("the task is none with a closed set of targets" in problem for problem in plan.problems())
@@ -175,7 +175,7 @@ class DamagedTask(NoTask):
         raise DataError("categories.json is damaged; mend it.")
 
 
-def test_labels_that_cannot_be_read_are_a_problem_only_to_whoever_starts_there(tmp_path: Path) -> None:
+def test_unreadable_labels_are_a_problem_only_for_init_labels(tmp_path: Path) -> None:
     plan = dataclasses.replace(TinyRuns(tmp_path).plan(), task=DamagedTask())
     assert not any("damaged" in problem for problem in plan.problems())
 

@@ -70,7 +70,7 @@ def test_it_learns_and_the_backbone_stays(
     ],
     ids=["full", "bitfit", "top_layers", "dora"],
 )
-def test_what_needs_the_weights_themselves_is_refused_before_any_are_loaded(
+def test_methods_that_use_the_weights_are_refused_before_weights_load(
     tiny_folders: dict[str, Path], method: Method
 ) -> None:
     sketch = BackboneSpec(path=str(tiny_folders["bart"]), device="cpu", quantization="bitsandbytes_4bit").load_shape()
@@ -129,7 +129,7 @@ def _write(folder: Path, backbone: Backbone, method: Method) -> None:
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_decoding_with_a_cache_goes_by_the_logits_of_the_whole_text(
+def test_decoding_with_a_cache_uses_the_logits_of_the_whole_text(
     tiny_folders: dict[str, Path], quantization: str
 ) -> None:
     from ptl_prefix.backbones.generation import generate

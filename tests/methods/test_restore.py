@@ -82,7 +82,7 @@ def test_the_same_backbone_from_another_place_in_another_dtype_is_welcome(
 
 
 @pytest.mark.parametrize("kind", ["telepathy", "restore", "../method", ""])
-def test_a_method_that_is_not_known_here_is_refused(bundle: Bundle, backbone: Backbone, kind: str) -> None:
+def test_an_unknown_method_is_refused(bundle: Bundle, backbone: Backbone, kind: str) -> None:
     with pytest.raises(BundleError, match="must be one of this version, but"):
         restore(backbone, _with_manifest(bundle, method=kind))
 
@@ -134,7 +134,7 @@ def test_a_bundle_holds_plain_keys_and_values_however_they_were_made(backbone: B
     }
 
 
-def test_two_bundles_on_one_backbone_answer_in_turn_as_if_each_were_alone(backbone: Backbone, tmp_path: Path) -> None:
+def test_two_prefix_bundles_on_one_backbone_generate_as_if_each_were_alone(backbone: Backbone, tmp_path: Path) -> None:
     folders = [exported(backbone, tmp_path / f"bundle{seed}", seed=seed) for seed in (0, 1)]
     alone, logits = [], []
     for folder in folders:
@@ -195,7 +195,7 @@ def test_decoding_may_be_changed_by_its_own_names(bundle: Bundle, backbone: Back
         adaptation.generate(SOURCES, beams=3)
 
 
-def test_the_bare_backbone_is_in_no_bundle(bundle: Bundle, backbone: Backbone) -> None:
+def test_the_bare_backbone_has_no_bundle(bundle: Bundle, backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="nothing to export"):
         NoAdaptation().export()
     assert method_class("prefix_tuning") is PrefixTuning

@@ -108,7 +108,7 @@ def test_twenty_steps_of_training_are_peft_s(pair: Pair) -> None:
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_as_many_numbers_are_trained_as_peft_trains(pair: Pair) -> None:
+def test_the_number_of_trainable_parameters_equals_that_of_peft(pair: Pair) -> None:
     theirs, ours, _ = pair
 
     assert ours.num_trainable == theirs.get_nb_trainable_parameters()[0]
