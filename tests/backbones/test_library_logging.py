@@ -36,9 +36,9 @@ ptl_prefix.load_backbone(device="cpu")
 ptl_prefix.PrefixTuning
 
 after = state()
-changed = {key: (before[key], after[key]) for key in ("disabled", "warnings", "environment") if before[key] != after[key]}
-changed |= {name: (one, after["loggers"][name]) for name, one in before["loggers"].items() if after["loggers"][name] != one}
-print(json.dumps(changed))
+changed = {name: (before[name], after[name]) for name in ("disabled", "warnings", "environment")}
+changed |= {name: (old, after["loggers"][name]) for name, old in before["loggers"].items()}
+print(json.dumps({name: pair for name, pair in changed.items() if pair[0] != pair[1]}))
 """
 
 

@@ -189,5 +189,5 @@ def test_what_cannot_be_quantised_is_refused_by_name(tiny_folders: dict[str, Pat
         path=llama, quantization="bitsandbytes_4bit", device="mps"
     )
     assert "must hold weights that are not quantised yet" in problem(path=str(packed))
-    with pytest.raises(BackboneError, match="torchao .* gpt2"):
+    with pytest.raises(BackboneError, match=r"torchao .* gpt2"):
         BackboneSpec(path=gpt2, device="cpu", quantization="torchao_int8").load_shape()

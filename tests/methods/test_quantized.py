@@ -157,5 +157,5 @@ def test_nothing_is_merged_into_quantised_weights(tiny_folders: dict[str, Path])
     backbone = quantized(tiny_folders["llama"], "bitsandbytes_4bit")
     method = _attached("lora", backbone)
 
-    with pytest.raises(ValueError, match="`backbone.quantization` must be null to merge"), method.merged():
+    with pytest.raises(ValueError, match=r"`backbone\.quantization` must be null to merge"), method.merged():
         pass
