@@ -1,3 +1,5 @@
 """Side-by-side measurements, runnable by anyone: `python -m benchmarks.<name> --help` from the checkout."""
 
-import ptl_prefix.backbones  # noqa: F401  # first: it quiets what transformers imports
+from ptl_prefix.backbones.library_logging import silence_library_messages
+
+silence_library_messages()  # before a benchmark imports transformers

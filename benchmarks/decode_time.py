@@ -32,7 +32,8 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.settings import defaults_of
 

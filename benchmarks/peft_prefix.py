@@ -69,13 +69,13 @@ class PeftPrefix(Backbone):
         logits: Tensor = self._peft_model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
         return logits
 
-    def target_logits(self, inputs: ModelInputs, wanted: Positions) -> Tensor:
-        """Next-token logits at the wanted positions, by default picked from all of them."""
+    def target_logits(self, inputs: ModelInputs, positions: Positions) -> Tensor:
+        """Next-token logits at some positions, by default selected from those at all positions."""
         if not self._head_at_targets_only:
-            return self.logits(inputs)[wanted]
-        with self._head_sees_only(wanted):
+            return self.logits(inputs)[positions]
+        with self._lm_head_at(positions):
             return self.logits(inputs)
 
-    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """What PEFT trains, by its names."""
         return {name: p for name, p in self._peft_model.named_parameters() if p.requires_grad}

@@ -37,7 +37,8 @@ from ptl_prefix.data.task import Task
 from ptl_prefix.data.tasks.e2e_nlg import E2ENLG
 from ptl_prefix.data.tasks.table_to_text import TableToText
 from ptl_prefix.evaluation.loss import mean_loss, target_loss
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.training.optimization import Optimization
 
@@ -114,7 +115,7 @@ def _ours(length: int, width: int, reparam: str, init: str = "random") -> Callab
             prefix_length=length, reparam=reparam, reparam_hidden_size=width, init=init, position_law="shifted"
         )
         method.attach(backbone)
-        return Trainee(backbone, method, method.trained_parameters())
+        return Trainee(backbone, method, method.trainable_parameters())
 
     return build
 
@@ -122,7 +123,7 @@ def _ours(length: int, width: int, reparam: str, init: str = "random") -> Callab
 def _peft(length: int, width: int | None) -> Callable[[Backbone], Trainee]:
     def build(backbone: Backbone) -> Trainee:
         behind_peft = PeftPrefix(backbone, prefix_length=length, hidden_size=width)
-        return Trainee(behind_peft, NoAdaptation().attach(behind_peft), behind_peft.trained_parameters())
+        return Trainee(behind_peft, NoAdaptation().attach(behind_peft), behind_peft.trainable_parameters())
 
     return build
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.backbones.source import EMBEDDED
 from ptl_prefix.settings import defaults_of
 
 _TOKENS: Mapping[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "use_cache": False}

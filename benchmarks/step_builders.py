@@ -19,7 +19,8 @@ from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.full_finetuning import FullFinetuning
 from ptl_prefix.methods.lora import LoRA
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 
@@ -172,7 +173,7 @@ def our_method(
     def build(setting: Setting) -> Training:
         backbone = _backbone(setting)
         method = make(setting, backbone).attach(backbone)
-        parameters = method.trained_parameters().values()
+        parameters = method.trainable_parameters().values()
         return _training(setting, backbone, parameters, method=method, everywhere=everywhere)
 
     return build
@@ -203,7 +204,7 @@ def peft_prefix(*, projection: bool, at_targets: bool = False) -> Callable[[Sett
             hidden_size=setting.hidden_size if projection else None,
             head_at_targets_only=at_targets,
         )
-        return _training(setting, backbone, backbone.trained_parameters().values(), everywhere=not at_targets)
+        return _training(setting, backbone, backbone.trainable_parameters().values(), everywhere=not at_targets)
 
     return build
 

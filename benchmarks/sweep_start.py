@@ -25,7 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
-from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.backbones.source import EMBEDDED
 
 _STEPS = 20
 

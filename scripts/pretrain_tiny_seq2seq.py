@@ -36,7 +36,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.backbones.source import EMBEDDED
 
 _FEWEST_WORDS, _MOST_WORDS = 10, 48
 _BATCHES_IN_POOL = 16

@@ -32,8 +32,8 @@ if "torch" in sys.modules:
 
 # Only now: what is imported before is not checked.
 install_import_hook(CHECKED_ROOMS, "support.shape_checks.checked")
-# Before a test imports transformers, which logs what torchao and bitsandbytes lack here.
-importlib.import_module("ptl_prefix.backbones")
+# Before a test imports transformers, which imports torchao and bitsandbytes: they log that kernels are missing here.
+importlib.import_module("ptl_prefix.backbones.library_logging").silence_library_messages()
 
 
 @pytest.fixture(scope="session")

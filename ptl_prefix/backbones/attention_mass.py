@@ -1,11 +1,11 @@
-"""How much of its attention a backbone gives to the prefix in its slots.
+"""Attention mass on the prefix: the attention weights that a backbone gives to each prefix position.
 
-In: a backbone whose slots are filled, and a batch. Out: at every site and layer, for each head and each position of the
-prefix, the weight that falls on it, summed over the batch's queries; and how large the text's own keys and values are.
+In: a backbone with filled slots, and a batch. Out: for every site, layer, head and prefix position, the attention
+weight on it, summed over the queries of the batch; and the size of the text's own keys and values.
 
-Attention is linear in its values, softmax(Q K'ᵀ) V', so nothing of it is written down a second time here. The function
-of the forward pass is asked once more, with values of 1 at one position of the prefix and 0 everywhere else: what comes
-out is that position's weight, under the same mask, the same position bias and the same grouping of heads.
+Attention is linear in its values, softmax(Q K'ᵀ) V', so it is not implemented a second time here. The function of the
+forward pass is called again with values of 1 at one prefix position and 0 elsewhere: its output is the weight of this
+position, with the same mask, position bias and grouping of heads.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ptl_prefix.backbones.backbone import NOWHERE, Backbone
+from ptl_prefix.backbones.backbone import NO_POSITIONS, Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.observation import attending_as
+from ptl_prefix.backbones.observation import attention_replaced_by
 from ptl_prefix.backbones.prefix_attention import explicit_mask, prefix_attention
 from ptl_prefix.backbones.prefix_states import LayerStates
 
@@ -31,15 +31,14 @@ _IMPLEMENTATION = "measured_prefix_attention"
 
 @dataclass(frozen=True)
 class LayerMass:
-    """The attention that one layer gives to its prefix, summed over queries, and the text beside it.
+    """Attention mass of one layer, summed over queries, and the size of its text's keys and values.
 
     Args:
-        weights: For each head and prefix position the sum of its attention weights.
-        even: What the whole prefix would get from one head that looks at every visible position alike.
-        num_queries: How many queries were summed: those that see any of the prefix and are no padding.
-        text_squares: Of the text's own keys, and of its values, the mean square over heads and channels, summed over
-            positions.
-        num_keys: How many positions those were.
+        weights: Sum of the attention weights, by head and prefix position.
+        even: Sum of the weight on the whole prefix if every visible position had the same weight, for one head.
+        num_queries: Number of queries in the sums: those that see the prefix and are not padding.
+        text_squares: Mean square over heads and channels of the text's keys, and of its values, summed over positions.
+        num_keys: Number of text positions in `text_squares`.
     """
 
     weights: Float[Tensor, "heads prefix"]
@@ -49,37 +48,37 @@ class LayerMass:
     num_keys: int
 
     def __add__(self, more: Self) -> Self:
-        """Both batches together."""
+        """The sums over both batches."""
         return type(self)(*(getattr(self, f.name) + getattr(more, f.name) for f in dataclasses.fields(self)))
 
 
 @torch.no_grad()
 def prefix_mass(backbone: Backbone, inputs: ModelInputs) -> dict[str, tuple[LayerMass | None, ...]]:
-    """The attention that each layer gives to its prefix; `None` where a layer has none.
+    """The attention mass of each layer, by site; `None` for a layer without a prefix.
 
     Args:
-        backbone: Its slots are filled.
-        inputs: Conditioned by the method that filled them.
+        backbone: A backbone with filled slots.
+        inputs: A batch, conditioned by the method that filled them.
     """
-    with attending_as(backbone, _IMPLEMENTATION, leaving="observed_mass") as sites:
-        with _knowing_its_queries(backbone, list(itertools.chain(*sites.values()))):
-            backbone.target_logits(inputs, NOWHERE)
+    with attention_replaced_by(backbone, _IMPLEMENTATION, attribute="observed_mass") as sites:
+        with _text_queries_set(backbone, list(itertools.chain(*sites.values()))):
+            backbone.target_logits(inputs, NO_POSITIONS)
         return {site: tuple(vars(module).get("observed_mass") for module in sites[site]) for site in sites}
 
 
 @contextmanager
-def _knowing_its_queries(backbone: Backbone, modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Tell every attention module which of its queries are text: its mask speaks of keys only."""
+def _text_queries_set(backbone: Backbone, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, attention modules have a mask of the queries that are text: their attention mask only covers keys."""
     encoder = set(backbone.model.get_encoder().modules()) if backbone.is_encoder_decoder else set()
 
-    def tell(_: nn.Module, __: Any, given: Mapping[str, Any]) -> None:
+    def set_queries(_: nn.Module, __: Any, arguments: Mapping[str, Any]) -> None:
         for module in modules:
             of_source = module in encoder or not backbone.is_encoder_decoder
-            # A decoder that is given no mask reads no padding.
-            counted: Tensor | None = given.get("attention_mask" if of_source else "decoder_attention_mask")
-            module.text_queries = counted  # type: ignore[assignment]
+            # A decoder without a mask has no padding.
+            mask: Tensor | None = arguments.get("attention_mask" if of_source else "decoder_attention_mask")
+            module.text_queries = mask  # type: ignore[assignment]
 
-    hook = backbone.model.register_forward_pre_hook(tell, with_kwargs=True)
+    hook = backbone.model.register_forward_pre_hook(set_queries, with_kwargs=True)
     try:
         yield
     finally:
@@ -101,32 +100,32 @@ def _layer_mass(
 ) -> LayerMass:
     given = (key, value, attention_mask, *args)
     weights = _prefix_weights(module, query, *given, **kwargs)  # (batch, queries, heads, prefix)
-    # Without a query's content every visible position weighs the same; a position bias would prefer some.
-    alike = _prefix_weights(module, torch.zeros_like(query), *given, **{**kwargs, "position_bias": None})
-    even = alike[:, :, 0].sum(dim=-1)  # (batch, queries)
+    # A query of zeros gives every visible position the same weight, without a position bias.
+    uniform = _prefix_weights(module, torch.zeros_like(query), *given, **{**kwargs, "position_bias": None})
+    even = uniform[:, :, 0].sum(dim=-1)  # (batch, queries)
     text: Tensor | None = module.text_queries  # type: ignore[assignment]
     counted = (even > 0) if text is None else (even > 0) & text.bool()
     # A key that no query sees is padding.
-    seen = (attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0).any(dim=(1, 2))
+    is_text = (attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0).any(dim=(1, 2))
     squares = torch.stack([states.float().square().mean(dim=(1, 3)) for states in (key, value)])  # (2, batch, keys)
     return LayerMass(
         weights=torch.einsum("bqhp,bq->hp", weights, counted.float()),
         even=float(even[counted].sum()),
         num_queries=int(counted.sum()),
-        text_squares=(squares * seen).sum(dim=(1, 2)),
-        num_keys=int(seen.expand(squares.shape[1:]).sum()),
+        text_squares=(squares * is_text).sum(dim=(1, 2)),
+        num_keys=int(is_text.expand(squares.shape[1:]).sum()),
     )
 
 
 def _prefix_weights(module: nn.Module, *args: Any, **kwargs: Any) -> Float[Tensor, "batch queries heads prefix"]:
-    """The attention weights on the prefix, in float32: a softmax in bfloat16 would lose small ones."""
+    """The attention weights on the prefix, in float32: a softmax in bfloat16 would lose small weights."""
     slot: LayerStates = module.prefix_slot  # type: ignore[assignment]
     query, key, value, *rest = map(_in_float32, args)
     options = {name: _in_float32(option) for name, option in kwargs.items()}
-    at_once = value.shape[-1]  # as many positions as one output has channels
+    chunk = value.shape[-1]  # one output channel per prefix position
     parts = []
     try:
-        for start in range(0, slot.length, at_once):
+        for start in range(0, slot.length, chunk):
             ones = _one_hot_values(slot, start)
             module.prefix_slot = dataclasses.replace(slot, key=slot.key.float(), value=ones)  # type: ignore[assignment]
             weights, _ = prefix_attention(module, query, key, torch.zeros_like(value), *rest, **options)

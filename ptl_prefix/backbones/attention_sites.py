@@ -1,10 +1,10 @@
-"""Where each model family keeps its attention, and the shape of what a prefix must be there.
+"""The attention modules of each model family, and the shape of a prefix there.
 
-A family is one entry in `FAMILIES`. The rest of the package speaks of sites (`decoder_self`) and layers, and never asks
-what a model is called.
+In: a transformers config, or a model. Out: its attention modules and their geometry, by site and layer.
+A family is one entry in `FAMILIES`; the rest of the package uses sites and layers and never tests for a model type.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ from ptl_prefix.errors import BackboneError
 
 @dataclass(frozen=True)
 class SiteGeometry:
-    """What a prefix at one attention site looks like: `num_layers` x (num_kv_heads, prefix, head_dim).
+    """The shape of a prefix at one attention site: `num_layers` x (num_kv_heads, prefix, head_dim).
 
     Args:
-        num_layers: Attention modules at this site.
-        num_kv_heads: Heads of keys and values; fewer than query heads where they are grouped.
-        head_dim: Width of one head, as the model states it; never hidden size over heads.
+        num_layers: Number of attention modules at this site.
+        num_kv_heads: Number of key and value heads; fewer than query heads in grouped-query attention.
+        head_dim: Width of one head, from the config if it states one.
     """
 
     num_layers: int
@@ -30,7 +30,7 @@ class SiteGeometry:
 
     @property
     def kv_width(self) -> int:
-        """Numbers in one position's keys of one layer; as many again in its values."""
+        """Size of one position's key in one layer, all heads together; its value has the same size."""
         return self.num_kv_heads * self.head_dim
 
 
@@ -40,12 +40,12 @@ Geometry = Mapping[str, SiteGeometry]
 
 @dataclass(frozen=True)
 class SiteLayout:
-    """Where a site's attention modules are, and which of the config's numbers are theirs.
+    """Path of a site's attention modules, and the config's names for their numbers.
 
     Args:
         path: Path of the modules; `*` stands for the layer's index.
-        num_layers: The config's name for how many there are.
-        num_heads: The config's name for their query heads.
+        num_layers: The config's name for the number of layers.
+        num_heads: The config's name for the number of query heads.
     """
 
     path: str
@@ -55,12 +55,12 @@ class SiteLayout:
 
 @dataclass(frozen=True)
 class Family:
-    """What must be known of a model family that its config does not say.
+    """Facts of a model family that its config does not state.
 
     Args:
         sites: The layout of each site, by name: `encoder_self`, `decoder_self`, `decoder_cross`.
-        has_learned_positions: Whether a position past `max_position_embeddings` is an error (a table of learned rows)
-            rather than an extrapolation.
+        has_learned_positions: Whether positions are rows of a learned table, so that one past
+            `max_position_embeddings` is an error rather than an extrapolation.
     """
 
     sites: Mapping[str, SiteLayout]
@@ -104,8 +104,8 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": _LLAMA_LIKE,
     "t5": _T5_LIKE,
 }
-"""By transformers' own name for the type. An entry here and one each in `linear_sites.py` and `sublayers.py` are all
-that a new family needs, if it looks its attention up by name (`AttentionInterface`) and builds its masks through
+"""Families by transformers' `model_type`. A new family needs an entry here and one each in `linear_sites.py` and
+`sublayers.py`, if it looks up its attention by name (`AttentionInterface`) and builds its masks through
 `AttentionMaskInterface`."""
 
 
@@ -113,35 +113,35 @@ def family_of(config: Any) -> Family:
     """The family of a transformers config.
 
     Raises:
-        BackboneError: Naming the families that work, when this one does not.
+        BackboneError: When the family is not supported; the message names those that are.
     """
     try:
         return FAMILIES[config.model_type]
     except KeyError:
         raise BackboneError(
-            "A backbone must be of a family whose attention a prefix can reach, "
+            "A backbone must be of a supported model family, "
             f"but '{config.model_type}' is not one; those are: {', '.join(sorted(FAMILIES))}."
         ) from None
 
 
 def attention_modules(model: nn.Module, config: Any) -> dict[str, tuple[nn.Module, ...]]:
-    """Every attention module of a model, by site, in layer order."""
+    """All attention modules of a model, by site, in layer order."""
     return {site: modules_at(model, layout.path) for site, layout in family_of(config).sites.items()}
 
 
 def stacks_of(model: nn.Module, config: Any) -> dict[str, nn.ModuleList]:
-    """The stacks of layers that hold attention, by their path in the model, in the order of the forward pass."""
+    """The layer stacks of a model, by path, in the order of the forward pass: an encoder-decoder has two."""
     paths = dict.fromkeys(layout.path.partition(".*.")[0] for layout in family_of(config).sites.values())
     return {path: _stack_at(model, path) for path in paths}
 
 
 def layers_of(model: nn.Module, config: Any) -> list[nn.Module]:
-    """Every layer that holds attention, each once, in the order of the forward pass."""
+    """All layers of a model, each once, in the order of the forward pass."""
     return [layer for stack in stacks_of(model, config).values() for layer in stack]
 
 
 def modules_at(model: nn.Module, path: str) -> tuple[nn.Module, ...]:
-    """The modules of a path whose `*` stands for the layer's index, in layer order."""
+    """The modules at a path in which `*` stands for the layer's index, in layer order."""
     stack, _, attention = path.partition(".*.")
     return tuple(layer.get_submodule(attention) for layer in _stack_at(model, stack))
 
@@ -153,8 +153,26 @@ def _stack_at(model: nn.Module, path: str) -> nn.ModuleList:
 
 
 def geometry_of(config: Any) -> dict[str, SiteGeometry]:
-    """The geometry of every site, read from the config alone, so that no weights are needed."""
+    """The geometry of every site, from the config alone, so that no weights are needed."""
     return {site: _site_geometry(config, layout) for site, layout in family_of(config).sites.items()}
+
+
+def select_layers(
+    geometry: Geometry, *, sites: Sequence[str] | None, layers: Sequence[int] | None
+) -> dict[str, list[int]]:
+    """Indices of the selected layers, ascending, by site; a site without any is left out.
+
+    Args:
+        geometry: The geometry of the backbone.
+        sites: Names of the sites to select from; `None` is every site.
+        layers: Indices of the layers to select; `None` is every layer.
+    """
+    selected = {
+        site: [layer for layer in range(shape.num_layers) if layers is None or layer in layers]
+        for site, shape in geometry.items()
+        if sites is None or site in sites
+    }
+    return {site: indices for site, indices in selected.items() if indices}
 
 
 def _site_geometry(config: Any, layout: SiteLayout) -> SiteGeometry:
@@ -163,13 +181,13 @@ def _site_geometry(config: Any, layout: SiteLayout) -> SiteGeometry:
     return SiteGeometry(
         num_layers=getattr(config, layout.num_layers),
         num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
-        # Where a config states no width, the library itself divides.
+        # As transformers does where a config states no head_dim.
         head_dim=head_dim or config.hidden_size // num_heads,
     )
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether a processor multiplies bfloat16 matrices with instructions of its own."""
+    """Whether a device has instructions for bfloat16 matrix multiplication."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":

@@ -1,9 +1,9 @@
-"""Gradient checkpointing: a layer's activations are computed again in the backward pass instead of kept.
+"""Gradient checkpointing: a layer's activations are recomputed in the backward pass instead of kept.
 
-In: a model. Out: `Checkpointing`, which has wrapped the forward of each of its layers.
+In: the layers of a model. Out: `Checkpointing`, which has wrapped the forward of each.
 
-The library's own switch works only where a layer is in training mode, which in some families (BART, OPT) also turns its
-dropout on. The frozen backbone is in eval mode while a prefix trains, as in the paper, so the wrapper is ours.
+The switch of transformers works only if a layer is in training mode, which in some families (BART, OPT) also turns on
+dropout. The frozen backbone is in eval mode while a prefix is trained, as in the paper, hence this wrapper.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,13 +18,12 @@ from transformers import Cache
 
 
 class Checkpointing:
-    """The layers of one model, each run twice in training: forward, and again when backward reaches it.
+    """Checkpoints the layers of one model: each runs in the forward pass, and again in the backward pass.
 
-    What a layer reads besides its arguments, a prefix in its slots, must be the same both times: slots keep their fill
-    until the next one.
+    The prefix in a layer's slot must be the same both times: slots keep their states until they are filled again.
 
     Args:
-        layers: The modules whose activations are not kept.
+        layers: The modules whose activations are recomputed; their `forward` is replaced.
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
@@ -33,7 +32,7 @@ class Checkpointing:
             layer.forward = partial(self._run, layer.forward)
 
     def _run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        # A cache would be written a second time.
+        # Recomputation would write into the cache a second time.
         fills_cache = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
         if not self._is_on or fills_cache or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
@@ -41,7 +40,7 @@ class Checkpointing:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Keep activations of the forwards inside."""
+        """Inside, activations of forward passes are kept."""
         was_on, self._is_on = self._is_on, False
         try:
             yield

@@ -1,7 +1,7 @@
-"""An encoder that reads texts whole, such as a BERT: not adapted, and nothing is generated with it.
+"""A text encoder such as BERT, for metrics that compare hidden states; it is not a backbone.
 
-In: a folder with a model and its tokenizer. Out: for each text the states of its tokens in one layer, without those
-of the special tokens. Nothing is downloaded.
+In: a local folder with a model and its tokenizer. Out: for each text the hidden states of its tokens in one layer,
+special tokens left out. Nothing is downloaded.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ptl_prefix.errors import BackboneError
 
-_READS_SPACES = ("roberta", "xlm-roberta", "longformer")
-"""Families whose tokens hold the space before a word: the first word gets one, too."""
+_NEEDS_LEADING_SPACE = ("roberta", "xlm-roberta", "longformer")
+"""Families whose tokens include the space before a word: the first word must get one as well."""
 
 
 class Encoder:
-    """A model that turns a text into one state a token.
+    """A model that gives one hidden state per token of a text.
 
     Args:
-        folder: Where it lies.
+        folder: Local folder with the model and its tokenizer.
 
     Raises:
-        BackboneError: It cannot be read.
+        BackboneError: When the folder cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
             self.config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-            spaces = {"add_prefix_space": True} if self.config.model_type in _READS_SPACES else {}
+            spaces = {"add_prefix_space": True} if self.config.model_type in _NEEDS_LEADING_SPACE else {}
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, **spaces)
             model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
@@ -42,11 +42,17 @@ class Encoder:
 
     @property
     def num_layers(self) -> int:
-        """Layers, the embeddings not counted."""
+        """Number of layers, the embeddings not counted."""
         return int(self.config.num_hidden_layers)
 
     def states(self, texts: Sequence[str], *, layer: int, batch_size: int = 32) -> list[Float[Tensor, "_ width"]]:
-        """For each text the states of its tokens behind `layer` layers; of an empty text there are none."""
+        """The hidden states of each text's tokens.
+
+        Args:
+            texts: The texts; an empty one has no tokens, so (0, width).
+            layer: Number of layers applied; 0 gives the embeddings.
+            batch_size: Texts in one forward pass.
+        """
         starts = range(0, len(texts), batch_size)
         return [row for start in starts for row in self._batch_states(texts[start : start + batch_size], layer)]
 
@@ -56,13 +62,13 @@ class Encoder:
             [text.strip() for text in texts],
             padding=True,
             truncation=True,
-            # RoBERTa's positions begin at 2, so that it has room for two tokens less than it has positions.
+            # RoBERTa's positions start at 2, so it reads two tokens fewer than it has position embeddings.
             max_length=int(self.config.max_position_embeddings) - 2,
             return_special_tokens_mask=True,
             return_tensors="pt",
         )
         is_text = read.pop("special_tokens_mask") == 0
-        # Of the read text, the mask of attention is what keeps padding out; families differ in what else they take.
+        # Families differ in the other arguments that they accept; these two suffice to mask padding.
         inputs = {name: read[name] for name in ("input_ids", "attention_mask")}
         hidden = self._model(**inputs, output_hidden_states=True).hidden_states[layer]
         return [row[mask] for row, mask in zip(hidden, is_text, strict=True)]

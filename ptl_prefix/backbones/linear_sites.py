@@ -1,8 +1,7 @@
-"""Where each model family keeps its matrices, for methods that change them.
+"""The linear modules of each model family, for methods that adapt weight matrices.
 
-In: a model. Out: its linear modules by path, and what a family calls those of attention and of the feed-forward layer.
-The classes among which a linear module may be are known here alone: GPT-2 keeps its matrices in a class of its own,
-transposed.
+In: a model. Out: its linear modules by path, and the family's names for those of attention and of the feed-forward
+layers. Only this module knows the classes of linear modules: GPT-2's `Conv1D` stores its matrix transposed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,13 @@ from ptl_prefix.backbones.backbone import Backbone
 
 @dataclass(frozen=True)
 class LinearNames:
-    """What a family calls its linear modules; a name may be the end of several paths.
+    """A family's names for its linear modules; a name may be the end of several paths.
 
     Args:
-        query: What makes queries.
-        key: What makes keys; the same name where one matrix makes queries, keys and values.
-        value: What makes values, likewise.
-        narrowing: What leads from the feed-forward layer's inner width back to the model's.
+        query: The query projection.
+        key: The key projection; the same name if one matrix computes queries, keys and values.
+        value: The value projection; likewise.
+        narrowing: The down projection of the feed-forward layer, from its inner width to the model's.
     """
 
     query: str
@@ -51,19 +50,19 @@ LINEAR_NAMES: Mapping[str, LinearNames] = {
     "qwen3": _LLAMA_LIKE,
     "t5": _T5_LIKE,
 }
-"""By the family's name, as in `attention_sites.FAMILIES`."""
+"""By the names of `attention_sites.FAMILIES`."""
 
 
 @dataclass(frozen=True)
 class LinearSite:
-    """A linear module and where it is.
+    """A linear module and its path.
 
     Args:
-        path: Its path in the model.
-        module: The module itself.
-        width_in: Numbers that it takes.
-        width_out: Numbers that it gives.
-        is_transposed: Whether its matrix is kept as (in, out).
+        path: Path in the model.
+        module: The module.
+        width_in: Number of input features.
+        width_out: Number of output features.
+        is_transposed: Whether its weight is stored as (in, out).
     """
 
     path: str
@@ -72,24 +71,24 @@ class LinearSite:
     width_out: int
     is_transposed: bool
 
-    def is_called(self, name: str) -> bool:
-        """Whether `name` is the end of the path, by whole parts: `c_proj` and `mlp.c_proj`, but not `proj`."""
+    def is_named(self, name: str) -> bool:
+        """Whether `name` is the end of the path in whole components: `c_proj` or `mlp.c_proj`, but not `proj`."""
         return f".{self.path}".endswith(f".{name}")
 
 
 def linear_sites(backbone: Backbone) -> list[LinearSite]:
-    """Every linear module of the layers, in the order of the forward pass; the output embedding is none of them."""
+    """All linear modules of a backbone but the LM head, in the order of the forward pass."""
     head = backbone.model.get_output_embeddings()
     return [_site(path, module) for path, module in backbone.model.named_modules() if _is_linear(module, head)]
 
 
-def sites_called(backbone: Backbone, names: Sequence[str]) -> list[LinearSite]:
-    """The linear modules of these names, each once."""
-    return [site for site in linear_sites(backbone) if any(site.is_called(name) for name in names)]
+def sites_named(backbone: Backbone, names: Sequence[str]) -> list[LinearSite]:
+    """The linear modules that one of these names matches, each once, in the order of the forward pass."""
+    return [site for site in linear_sites(backbone) if any(site.is_named(name) for name in names)]
 
 
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Let `module` stand where another one does, in the same place of the order."""
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Replace the module at a path; the order of the model's modules stays the same."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
 

@@ -1,4 +1,7 @@
-"""What one forward pass takes: the word that data and methods share."""
+"""The inputs of one forward pass, which data makes and methods condition.
+
+In: token ids. Out: `ModelInputs`, padded batches of them.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,20 +21,19 @@ IGNORED_LABEL = -100
 class ModelInputs:
     """A batch of token ids and what a method adds to it.
 
-    A decoder-only backbone reads and writes one text. An encoder-decoder reads `input_ids` and writes
-    `decoder_input_ids`. Below, `written` is the text that is written: the latter if there is one, else the former.
+    A decoder-only backbone has one text, `input_ids`. An encoder-decoder encodes `input_ids` and decodes
+    `decoder_input_ids`. The axis `written` is that of `decoder_input_ids` if there are any, else of `input_ids`.
 
     Args:
-        input_ids: Token ids of the text that is read, padding included.
-        attention_mask: 1 where there is text, 0 where there is padding.
-        labels: The id to predict *at* its own position of the written text (as transformers has it in decoder-only
-            models: the logits one position earlier are compared with it); `IGNORED_LABEL` elsewhere. `None` when
-            generating.
-        position_ids: Positions of the text. `None` until something decides them, see `with_positions`; always `None`
-            for an encoder-decoder, which counts by itself.
-        decoder_input_ids: What an encoder-decoder has written so far, its start included; padded on the right.
-        decoder_attention_mask: Where that is text.
-        prompt_rows: Embeddings that an encoder reads before every row of the text, as if they were tokens of it.
+        input_ids: Token ids of the text, padding included.
+        attention_mask: 1 for text, 0 for padding.
+        labels: Target ids at their own positions (as in transformers' decoder-only models: compared with the logits
+            one position earlier), `IGNORED_LABEL` elsewhere; `None` for generation.
+        position_ids: Positions of the text; `None` until a method sets them, see `with_positions`, and always `None`
+            for an encoder-decoder, which computes its own.
+        decoder_input_ids: Token ids of an encoder-decoder's target, start token included, padded on the right.
+        decoder_attention_mask: 1 for text, 0 for padding of `decoder_input_ids`.
+        prompt_rows: Embeddings that an encoder reads before every row of the text; `None` for none.
     """
 
     input_ids: Int[Tensor, "batch text"]
@@ -44,29 +46,29 @@ class ModelInputs:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the batch."""
+        """Number of rows in the batch."""
         return self.input_ids.shape[0]
 
     @property
     def num_columns_read(self) -> int:
-        """Columns that are read, padding and what a method puts before the text included."""
+        """Number of columns of the source, padding and prompt rows included."""
         return self.input_ids.shape[1] + (0 if self.prompt_rows is None else self.prompt_rows.shape[0])
 
     @property
     def num_tokens(self) -> int:
-        """Tokens read and written, padding left out."""
+        """Number of tokens, padding left out."""
         masks = (self.attention_mask, self.decoder_attention_mask)
         return sum(int(mask.sum()) for mask in masks if mask is not None)
 
     @property
     def next_labels(self) -> Int[Tensor, "batch written"]:
-        """What the logits at each position of the written text are compared with: `IGNORED_LABEL` for nothing."""
+        """Labels shifted to the positions whose logits predict them; `IGNORED_LABEL` where nothing is predicted."""
         assert self.labels is not None
         return torch.nn.functional.pad(self.labels[:, 1:], (0, 1), value=IGNORED_LABEL)
 
     @property
     def first_written(self) -> Int[Tensor, " batch"]:
-        """The column, one a row, whose logits say the first token that is written: the last one of the prompt."""
+        """For each row, the column whose logits predict the first target token: the last column of the prompt."""
         columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         if self.labels is None:
             return torch.where(self.attention_mask.bool(), columns, 0).amax(dim=1)
@@ -82,13 +84,13 @@ class ModelInputs:
         return self.replace(**{name: value.to(device) for name, value in moved.items() if value is not None})
 
     def with_positions(self, offset: Int[Tensor, "#batch"] | Int[Tensor, "#batch text"] | int = 0) -> Self:
-        """Positions that count text only, so that padding on either side changes nothing, starting at `offset`.
+        """A copy with positions that count text only, so that padding on either side changes nothing.
 
-        Padding gets position `offset` (any legal one would do: nobody attends to it). An encoder-decoder counts its own
-        positions: these inputs are returned as they are.
+        Left padding gets position `offset`; no query attends to it. Inputs of an encoder-decoder, which computes its
+        own positions, are returned unchanged.
 
         Args:
-            offset: One number for all, one a row, or one a position.
+            offset: Position of the first text token: one number, one per row, or a shift per column.
         """
         if self.decoder_input_ids is not None:
             return self
@@ -104,10 +106,10 @@ def prompt_batch(
     """A batch of prompts, ready for generation.
 
     Args:
-        prompts: Ids of each.
-        pad_id: Fills the gaps; masked.
-        decoder_start_ids: What an encoder-decoder's text starts with; `None` for a decoder-only backbone, whose
-            prompts must all end where generation begins.
+        prompts: Token ids of each prompt.
+        pad_id: Id of the padding token; masked.
+        decoder_start_ids: Ids that an encoder-decoder's target starts with; `None` for a decoder-only backbone, whose
+            prompts are padded on the left.
     """
     if decoder_start_ids is None:
         return left_padded(prompts, pad_id)
@@ -119,7 +121,7 @@ def prompt_batch(
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> ModelInputs:
-    """A batch of prompts that all end where generation begins."""
+    """A batch of prompts padded on the left, so that all end in the last column."""
     return _padded(prompts, pad_id, side="left")
 
 

@@ -1,7 +1,7 @@
-"""Prefix states: the keys and values that wait before an attention module, and who may see them.
+"""Prefix states: keys and values that attention modules attend to before the text, and the queries that see them.
 
-Training fills one row that serves a whole batch; a router fills one row per request, of unequal length. Both are the
-same noun, so what was trained is what is served.
+In: tables of keys and values. Out: `PrefixStates`, which fill the slots of a backbone: one row that a whole batch
+shares, as in training, or one row per request, of unequal lengths, as in serving.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class LayerStates:
     """The prefix of one attention module.
 
     Args:
-        key: Keys as attention sees them (after rotary embedding, where there is one).
+        key: Keys, after the rotary embedding if the model has one.
         value: Values.
-        mask: Which positions of a row exist; rows of unequal length are padded.
-        first_visible: The first column of a batch whose query sees the prefix, an entry for each row of the batch;
-            `None`: every query does. A forward that goes on from a cache is behind it.
+        mask: True for positions that exist; rows of unequal length are padded.
+        first_visible: For each row of the batch, the first column whose query sees the prefix; `None` if every query
+            does. Queries of a forward pass that continues from a cache always see it.
     """
 
     key: Float[Tensor, "rows kv_heads prefix head_dim"]
@@ -34,34 +34,34 @@ class LayerStates:
 
     @property
     def length(self) -> int:
-        """Positions, padding included."""
+        """Number of prefix positions, padding included."""
         return self.key.shape[2]
 
     def for_rows(self, batch: int) -> LayerStates:
-        """These states for `batch` rows: one row serves all; several repeat for the beams of each.
+        """These states for `batch` rows: one row is shared by all, several are repeated for their beams.
 
         Raises:
-            ValueError: When `batch` is not a multiple of the rows.
+            ValueError: When `batch` is not a multiple of the number of rows.
         """
         return dataclasses.replace(self, **{name: _repeated(getattr(self, name), batch) for name in _BY_ROW})
 
     def visible(self, batch: int, queries: int, *, keys: int) -> Bool[Tensor, "batch 1 queries prefix"]:
-        """Which positions of the prefix each query sees.
+        """True for the positions of the prefix that a query sees.
 
         Args:
-            batch: Rows, beams included.
-            queries: Columns of this forward.
-            keys: Columns of text that attention has keys of; more than `queries` where a cache holds earlier ones.
+            batch: Number of rows, beams included.
+            queries: Number of columns of this forward pass.
+            keys: Number of columns of text that have keys; more than `queries` if a cache holds earlier ones.
         """
-        seen = _repeated(self.mask, batch)[:, None, None, :].expand(-1, 1, queries, -1)
+        visible = _repeated(self.mask, batch)[:, None, None, :].expand(-1, 1, queries, -1)
         if self.first_visible is None or keys > queries:
-            return seen
-        columns = torch.arange(queries, device=seen.device)
-        behind = columns >= _repeated(self.first_visible, batch)[:, None]  # (batch, queries)
-        return seen & behind[:, None, :, None]
+            return visible
+        columns = torch.arange(queries, device=visible.device)
+        reached = columns >= _repeated(self.first_visible, batch)[:, None]  # (batch, queries)
+        return visible & reached[:, None, :, None]
 
     def padded(self, length: int) -> LayerStates:
-        """These states with invisible positions in front, up to `length`."""
+        """These states, padded in front with invisible positions to `length`."""
         missing = length - self.length
         return dataclasses.replace(
             self,
@@ -75,13 +75,13 @@ _BY_ROW = ("key", "value", "mask")
 
 
 def layers_of_table(table: Float[Tensor, "layers two kv_heads prefix head_dim"]) -> list[LayerStates]:
-    """One row of states for each layer of a table of keys and values, every position seen by every query."""
+    """The states of each layer of a table of keys and values: one row, every position visible to every query."""
     mask = torch.ones(1, table.shape[3], dtype=torch.bool, device=table.device)
     return [LayerStates(key[None], value[None], mask) for key, value in table]
 
 
 def _repeated(rows: Tensor, batch: int) -> Tensor:
-    """One row for all of a batch; or each as often as it has beams."""
+    """One row expanded to the batch, or each row repeated for its beams."""
     if rows.shape[0] == batch:
         return rows
     if rows.shape[0] == 1:
@@ -96,9 +96,9 @@ class PrefixStates:
     """The prefix of every attention module of a backbone.
 
     Args:
-        sites: For each site one entry a layer; `None` where the layer has no prefix.
-        position_offset: How far each row's text positions are shifted: the prefix length, or 0 where the position law
-            leaves the text unshifted. One entry a row. See also `seen_from`.
+        sites: For each site one entry per layer; `None` for a layer without a prefix.
+        position_offset: Shift of the text positions, one entry per row: the prefix length, or 0 if the position law is
+            `unshifted`. See also `seen_from`.
     """
 
     sites: Mapping[str, tuple[LayerStates | None, ...]]
@@ -106,23 +106,23 @@ class PrefixStates:
 
     @property
     def rows(self) -> int:
-        """1 when one prefix serves every row of a batch, else the number of rows it was made for."""
+        """Number of rows; 1 if every row of a batch shares the prefix."""
         return self.position_offset.shape[0]
 
     def invisible(self) -> PrefixStates:
-        """The same states, seen by nobody: what a backbone computes is then its own, at shifted positions."""
+        """The same states, invisible to every query: the backbone computes as without it, at shifted positions."""
         return self._map(lambda layer: dataclasses.replace(layer, mask=torch.zeros_like(layer.mask)))
 
     def seen_from(self, columns: Int[Tensor, " batch"]) -> PrefixStates:
-        """The same states, seen only by queries at or behind a column of the batch, one for each of its rows.
+        """The same states, visible only to queries at a column or after it, one column per row of the batch.
 
-        The text before it keeps its positions, only what comes after is shifted: infix-tuning (Li & Liang 2021,
+        The text before this column keeps its positions, the text after it is shifted: infix-tuning (Li & Liang, 2021,
         section 7.3).
         """
         return self._map(lambda layer: dataclasses.replace(layer, first_visible=columns))
 
     def text_offset(self, width: int) -> Int[Tensor, "rows widths"]:
-        """How far the text is shifted: one number a row, or one for each of `width` columns."""
+        """Shift of the text positions: one number per row, or one for each of `width` columns after `seen_from`."""
         offset = self.position_offset[:, None]
         first = next((layer.first_visible for layers in self.sites.values() for layer in layers if layer), None)
         if first is None:
@@ -130,7 +130,7 @@ class PrefixStates:
         return offset * (torch.arange(width, device=first.device) >= first[:, None])
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> PrefixStates:
-        """The same states as the backbone computes; gradients flow back to the float32 master."""
+        """The same states on another device and in another dtype; gradients flow back to the float32 parameters."""
         moved = self._map(
             lambda layer: dataclasses.replace(
                 layer, key=layer.key.to(device, dtype), value=layer.value.to(device, dtype), mask=layer.mask.to(device)
@@ -147,7 +147,10 @@ class PrefixStates:
 
     @staticmethod
     def stack(rows: Sequence[PrefixStates]) -> PrefixStates:
-        """One batch out of several prefixes, in order; shorter ones, and layers without one, are padded invisibly."""
+        """Several prefixes as the rows of one batch, in order.
+
+        Shorter prefixes, and layers without a prefix, are padded with invisible positions.
+        """
         first = rows[0]
         sites = {
             site: tuple(_stack_layer([row.sites[site][index] for row in rows], rows) for index in range(len(layers)))
@@ -162,7 +165,7 @@ def _stack_layer(layers: Sequence[LayerStates | None], rows: Sequence[PrefixStat
         return None
     length = max(layer.length for layer in present)
     filled = [
-        _nothing_like(present[0], row.rows) if layer is None else layer for layer, row in zip(layers, rows, strict=True)
+        _empty_like(present[0], row.rows) if layer is None else layer for layer, row in zip(layers, rows, strict=True)
     ]
     padded = [layer.padded(length) for layer in filled]
     return LayerStates(
@@ -174,7 +177,7 @@ def _stack_layer(layers: Sequence[LayerStates | None], rows: Sequence[PrefixStat
 
 
 def _stack_first_visible(layers: Sequence[LayerStates]) -> Tensor | None:
-    """Each row's own; where some rows have none, all of their queries see the prefix: from column 0."""
+    """The first visible column of each row; 0 for rows in which every query sees the prefix."""
     if all(layer.first_visible is None for layer in layers):
         return None
     return torch.cat(
@@ -187,8 +190,8 @@ def _stack_first_visible(layers: Sequence[LayerStates]) -> Tensor | None:
     )
 
 
-def _nothing_like(layer: LayerStates, rows: int) -> LayerStates:
-    """No positions at all, in `rows` rows: what a layer without a prefix adds to a stack."""
+def _empty_like(layer: LayerStates, rows: int) -> LayerStates:
+    """States without positions, in `rows` rows: those of a layer without a prefix."""
     return LayerStates(
         layer.key.new_zeros(rows, layer.key.shape[1], 0, layer.key.shape[3]),
         layer.value.new_zeros(rows, layer.value.shape[1], 0, layer.value.shape[3]),

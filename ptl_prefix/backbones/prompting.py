@@ -1,11 +1,11 @@
-"""How text becomes the ids that a backbone continues, and ids become text again.
+"""Encodes sources and targets as token ids, and decodes generated ids.
 
-In: a tokenizer and a `PromptFormat`. Out: `Prompter`, the one place where [before][source][between][target][after]
-turns into ids, so that training, generation and serving cannot differ.
+In: a tokenizer and a `PromptFormat`. Out: `Prompter`, the only place where [before][source][between][target][after]
+is turned into ids, so that training, generation and serving cannot differ.
 
-The parts are tokenised separately: the ids of a prompt never depend on the target that follows, and a source is cut
-without touching what surrounds it. Only the format's own `{bos}` and `{eos}` become special ids; a source or target in
-which someone wrote "<|endoftext|>" keeps it as the plain text that it is.
+The parts are tokenised separately: the ids of a prompt do not depend on the target, and truncation of a source does not
+affect the text around it. Only `{bos}` and `{eos}` of the format become special tokens; "<|endoftext|>" in a source or
+target is tokenised as plain text.
 """
 
 import hashlib
@@ -18,29 +18,28 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 
 _SPECIAL = re.compile(r"(\{bos\}|\{eos\})")
 _ANCHOR = "a"
-"""A word put ahead of the format's text while it is tokenised, and taken off again: see `_text_in_context`."""
+"""A word put before the format's text while it is tokenised, and removed again; see `_text_in_context`."""
 
 
 class Prompter:
-    """Encodes sources and targets and decodes what was generated, for one tokenizer and one format.
+    """Encodes sources and targets and decodes generated ids, for one tokenizer and one format.
 
-    Spaces: a source or target that follows something is parted from it by one space, unless `before` or `between` ends
-    in whitespace. Byte-level tokenizers (GPT-2) get that space as part of the text; tokenizers that put one before
-    every text themselves (LLaMA's SentencePiece) are left to it. So write `between: " ##"`, not `" ## "`.
+    Spaces: a source or target is separated from text before it by one space, unless `before` or `between` ends in
+    whitespace. Byte-level tokenizers (GPT-2) get this space as part of the text; tokenizers that put a space before
+    every text themselves (LLaMA's SentencePiece) do not. So write `between: " ##"`, not `" ## "`.
 
-    A tokenizer whose own encoding starts with its bos (LLaMA) gets that id first here too, unless `before` already has
-    it.
+    If the tokenizer itself starts a text with its bos token (LLaMA), the prompt starts with it too.
 
-    An encoder-decoder's source has around it what its tokenizer puts around any text; its target has nothing before it
-    but `decoder_start_ids`.
+    In an encoder-decoder, the source is surrounded by the special tokens that the tokenizer adds to a text; the target
+    starts with `decoder_start_ids`.
 
     Args:
         tokenizer: The backbone's tokenizer.
         prompt_format: The task's format.
-        decoder_start_id: What an encoder-decoder's text starts with; `None` for a decoder-only backbone.
+        decoder_start_id: Id that an encoder-decoder's target starts with; `None` for a decoder-only backbone.
 
     Raises:
-        ValueError: The tokenizer lacks a special id that the format needs, or nothing would end a target.
+        ValueError: When the tokenizer lacks a special token that the format needs, or nothing would end a target.
     """
 
     def __init__(
@@ -55,14 +54,14 @@ class Prompter:
         self._adds_space = tokenizer.decode(self._plain([_ANCHOR])[0] * 2) == f"{_ANCHOR} {_ANCHOR}"
         self._source_lead = self._lead(prompt_format.before)
         if decoder_start_id is None:
-            self._continue_one_text(prompt_format)
+            self._set_up_decoder_only(prompt_format)
         else:
-            self._part_two_texts(prompt_format, decoder_start_id)
+            self._set_up_encoder_decoder(prompt_format, decoder_start_id)
         self.after_ids = self._segment_ids("after", prompt_format.after)
         if not self.after_ids:
             raise ValueError('`after` must give at least one id, so that a target ends, but is empty; use "{eos}".')
 
-    def _continue_one_text(self, prompt_format: PromptFormat) -> None:
+    def _set_up_decoder_only(self, prompt_format: PromptFormat) -> None:
         """Prompt and target are one text."""
         self.decoder_start_ids: list[int] | None = None
         self.before_ids = self._segment_ids("before", prompt_format.before)
@@ -72,22 +71,22 @@ class Prompter:
             self.before_ids = own_start + self.before_ids
         self._target_lead = self._lead("{source}" + prompt_format.between)
 
-    def _part_two_texts(self, prompt_format: PromptFormat, decoder_start_id: int) -> None:
-        """A source to read and a target to write, each framed as the tokenizer frames texts."""
+    def _set_up_encoder_decoder(self, prompt_format: PromptFormat, decoder_start_id: int) -> None:
+        """Source and target are two texts, each with the tokenizer's own special tokens around it."""
         own_start, own_end = self._own_frame()
         before, between = (_SPECIAL.sub("", text).rstrip() for text in (prompt_format.before, prompt_format.between))
         self.before_ids = own_start + self._segment_ids("before", before)
         self.between_ids = self._segment_ids("between", between) + own_end
-        # Where a text starts with an id of its own (BART), the one that is written does too: nothing to be learned.
+        # If the tokenizer starts a text with a special token (BART), the target starts with it too, untrained.
         self.decoder_start_ids = [decoder_start_id, *own_start]
         self._target_lead = ""
 
     def _own_frame(self) -> tuple[list[int], list[int]]:
-        """The ids that the tokenizer itself puts before and after a text."""
+        """The special tokens that the tokenizer itself adds before and after a text."""
         plain, framed = self._plain([_ANCHOR])[0], list(self._tokenizer(_ANCHOR).input_ids)
-        for place in range(len(framed) - len(plain) + 1):
-            if framed[place : place + len(plain)] == plain:
-                return framed[:place], framed[place + len(plain) :]
+        for start in range(len(framed) - len(plain) + 1):
+            if framed[start : start + len(plain)] == plain:
+                return framed[:start], framed[start + len(plain) :]
         return [], []
 
     @property
@@ -97,12 +96,12 @@ class Prompter:
 
     @property
     def num_fixed_tokens(self) -> int:
-        """Ids of a prompt that are not the source's."""
+        """Number of ids in a prompt besides those of the source."""
         return len(self.before_ids) + len(self.between_ids)
 
     @property
     def fingerprint(self) -> str:
-        """Changes when anything that decides ids does: the tokenizer, the format, or how the one serves the other."""
+        """A hash that changes with the tokenizer, the format, or the way in which ids are made from them."""
         tokenizer = self._tokenizer
         words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
         ids = (self.before_ids, self.between_ids, self.after_ids, self.decoder_start_ids)
@@ -110,80 +109,84 @@ class Prompter:
         parts = (type(tokenizer).__name__, words, ids, leads, self.prompt_format)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def encode_source(self, text: str, room: int | None = None) -> list[int]:
-        """The ids of a whole prompt: before, source, between. `room` is as in `source_ids`."""
-        return self.prompt_ids(self.source_ids(text, room))
+    def encode_source(self, text: str, max_tokens: int | None = None) -> list[int]:
+        """The ids of a whole prompt: before, source, between. `max_tokens` is as in `source_ids`."""
+        return self.prompt_ids(self.source_ids(text, max_tokens))
 
     def prompt_ids(self, source_ids: Sequence[int]) -> list[int]:
-        """The ids of a whole prompt around a source's own ids."""
+        """The ids of a whole prompt, given those of the source."""
         return [*self.before_ids, *source_ids, *self.between_ids]
 
-    def source_ids(self, text: str, room: int | None = None) -> list[int]:
-        """The source's own ids, cut to `max_source_tokens` and to `room`, the most ids that the source may take.
+    def source_ids(self, text: str, max_tokens: int | None = None) -> list[int]:
+        """The ids of a source, truncated to the format's `max_source_tokens` and to `max_tokens`.
+
+        Args:
+            text: The source.
+            max_tokens: Number of ids that fit the context window; `None` if there is no limit.
 
         Raises:
-            ValueError: It is longer and the format's truncation is `none`.
+            ValueError: When the source is longer, and the format's `truncation` is `none`.
         """
-        return self.cut_source(self.tokenize_sources([text])[0], room)
+        return self.cut_source(self.tokenize_sources([text])[0], max_tokens)
 
-    def cut_source(self, ids: Sequence[int], room: int | None = None) -> list[int]:
-        """Cut a source's own ids at the end that the format names; raises like `source_ids`."""
-        limits = [limit for limit in (self.prompt_format.max_source_tokens, room) if limit is not None]
+    def cut_source(self, ids: Sequence[int], max_tokens: int | None = None) -> list[int]:
+        """Truncate the ids of a source, at the end that the format names; see `source_ids`."""
+        limits = [limit for limit in (self.prompt_format.max_source_tokens, max_tokens) if limit is not None]
         keep = max(min(limits, default=len(ids)), 0)
         if len(ids) <= keep:
             return list(ids)
         if self.prompt_format.truncation == "none":
             raise ValueError(
                 f"A source must have at most {keep} tokens here, but has {len(ids)}; "
-                "shorten it, or let `truncation` be 'right' or 'left'."
+                "shorten it, or set `truncation` to 'right' or 'left'."
             )
         return list(ids[:keep]) if self.prompt_format.truncation == "right" else list(ids[len(ids) - keep :])
 
     def encode_target(self, text: str) -> list[int]:
-        """The ids of a target and of what ends it."""
+        """The ids of a target, with those of `after`."""
         return self.tokenize_targets([text])[0] + self.after_ids
 
     def tokenize_sources(self, texts: Sequence[str]) -> list[list[int]]:
-        """Each source's own ids, uncut."""
+        """The ids of each source, not truncated."""
         return self._plain([self._source_lead + text if text else "" for text in texts])
 
     def tokenize_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """Each target's own ids, without what ends it."""
+        """The ids of each target, without those of `after`."""
         return self._plain([self._target_lead + text if text else "" for text in texts])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids: cut at the first stop id, without special tokens, stripped."""
+        """The text of generated ids: up to the first stop id, without special tokens and surrounding whitespace."""
         text_ids = list(ids)
-        for place, token in enumerate(text_ids):
+        for index, token in enumerate(text_ids):
             if token in self.stop_ids:
-                del text_ids[place:]
+                del text_ids[index:]
                 break
         text = self._tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text).strip()
 
     def _plain(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise text as nothing but text."""
+        """Tokenise texts without adding or recognising special tokens."""
         if not texts:
             return []
-        # Not verbose, or it warns of texts that are too long for the model, which are cut later.
+        # Not verbose: it would warn of texts that are longer than the model's limit, which are truncated later.
         encoded = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return [list(ids) for ids in encoded.input_ids]
 
     def _lead(self, preceding: str) -> str:
-        """The space between a text and what precedes it, unless the tokenizer puts one there itself."""
+        """The space between a text and the text before it, unless the tokenizer adds one itself."""
         return "" if self._adds_space or not preceding or preceding[-1].isspace() else " "
 
     def _segment_ids(self, name: str, text: str) -> list[int]:
-        """One of the format's texts, special ids in place of `{bos}` and `{eos}`."""
+        """The ids of one of the format's texts, with special tokens for `{bos}` and `{eos}`."""
         ids: list[int] = []
         for piece in filter(None, _SPECIAL.split(text)):
             ids += [self._special_id(name, piece)] if _SPECIAL.fullmatch(piece) else self._text_in_context(piece)
         return ids
 
     def _text_in_context(self, text: str) -> list[int]:
-        r"""Tokenise text as it comes out inside a text: without the space that some tokenizers put before every text.
+        r"""Tokenise text as in the middle of a text, without the space that some tokenizers put before every text.
 
-        Otherwise LLaMA's "\n" would be the two ids of " \n", and the first of them a poor stop id.
+        Otherwise LLaMA's "\n" would become the two ids of " \n", of which the first is no stop id.
         """
         anchor, anchored = self._plain([_ANCHOR, _ANCHOR + text])
         if anchored[: len(anchor)] == anchor:
@@ -191,7 +194,7 @@ class Prompter:
         return self._plain([text])[0]
 
     def _special_id(self, name: str, piece: str) -> int:
-        """The tokenizer's bos or eos; its eos where it has no bos."""
+        """The id of the tokenizer's bos or eos token; eos stands in for a missing bos."""
         tokenizer = self._tokenizer
         wanted = (tokenizer.bos_token_id, tokenizer.eos_token_id) if piece == "{bos}" else (tokenizer.eos_token_id,)
         for token in wanted:

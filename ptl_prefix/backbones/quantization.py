@@ -1,10 +1,10 @@
-"""A frozen model whose matrices are kept in fewer bits: `backbone.quantization`.
+"""Quantisation of a frozen model's weight matrices: `backbone.quantization`.
 
-In: the setting's name. Out: what stands in its way, what transformers quantises weights with while it loads them, and
-how many numbers and bytes a model has. Quantised are the matrices of the layers; embeddings, norms, biases and what
-writes the logits stay as they are, and so does everything that is trained.
+In: the setting. Out: problems with it, the options with which transformers quantises weights while it loads them, and
+the number of parameters and bytes of a quantised model. The matrices of the layers are quantised; embeddings, norms,
+biases, the LM head and all trainable parameters are not.
 
-`for_training` undoes what the libraries do for the sake of inference alone, as nothing could be trained with it.
+`prepare_for_training` undoes optimisations for inference, through which no gradient would flow.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 Quantization = Literal["bitsandbytes_8bit", "bitsandbytes_4bit", "torchao_int8"]
-"""LLM.int8 (Dettmers et al., 2022); NF4 in blocks of 64 (Dettmers et al., 2023); int8 weights with a scale a row."""
+"""LLM.int8 (Dettmers et al., 2022); NF4 in blocks of 64 (Dettmers et al., 2023); int8 weights with a scale per row."""
 
 _LIBRARIES = {"bitsandbytes_8bit": "bitsandbytes", "bitsandbytes_4bit": "bitsandbytes", "torchao_int8": "torchao"}
 _NF4_BLOCK, _NF4_LEVELS = 64, 16
@@ -30,28 +30,28 @@ _DEVICES = ("cpu", "cuda")
 
 
 def library_problems(quantization: Quantization) -> list[str]:
-    """The library, if it is not installed."""
+    """A problem if the quantisation's library is not installed."""
     library = _LIBRARIES[quantization]
     if importlib.util.find_spec(library) is not None:
         return []
     return [
-        f"`backbone.quantization` must be by a library that is there, but {quantization} is by {library}, which is not "
-        f"installed; pip install 'ptl-prefix[{library}]'."
+        f"`backbone.quantization` must be of a library that is installed, but {quantization} needs {library}, which is "
+        f"not; pip install 'ptl-prefix[{library}]'."
     ]
 
 
 def model_problems(quantization: Quantization | None, config: Any, device: torch.device) -> list[str]:
-    """Models and devices that a quantization is not for.
+    """Why a model cannot be quantised on a device.
 
     Args:
-        quantization: The setting.
+        quantization: The setting; `None` for no quantisation.
         config: The model's transformers config.
-        device: Where it would be.
+        device: Device of the model.
     """
     if getattr(config, "quantization_config", None) is not None:
         return [
             "`backbone.path` must hold weights that are not quantised yet, but its config.json has a "
-            "`quantization_config`; give the model that it was made from, with `backbone.quantization`."
+            "`quantization_config`; give the original model, and set `backbone.quantization`."
         ]
     if quantization is None:
         return []
@@ -62,35 +62,35 @@ def model_problems(quantization: Quantization | None, config: Any, device: torch
         )
     if quantization == "torchao_int8" and config.model_type == "gpt2":
         problems.append(
-            "`backbone.quantization` must be able to hold the backbone's matrices, but torchao passes over gpt2's, "
-            "which are kept transposed; choose bitsandbytes_8bit or bitsandbytes_4bit."
+            "`backbone.quantization` must support the backbone's weight matrices, but torchao passes over gpt2's, "
+            "which are stored transposed; choose bitsandbytes_8bit or bitsandbytes_4bit."
         )
     return problems
 
 
 def loading_options(quantization: Quantization, *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` must be told: weights are quantised as they come, and never whole all at once."""
+    """Arguments of `from_pretrained`: weights are quantised one by one while they are loaded."""
     place: Any = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device
-    with _quietly():
+    with _logging_disabled():
         importlib.import_module(_LIBRARIES[quantization])
         return {"quantization_config": _config(quantization, dtype), "device_map": {"": place}}
 
 
 def _config(quantization: Quantization, dtype: torch.dtype) -> Any:
-    # transformers' own classes say nothing of types.
+    # The constructors of transformers are not typed.
     bitsandbytes: Any = BitsAndBytesConfig
     if quantization == "bitsandbytes_8bit":
         return bitsandbytes(load_in_8bit=True)
     if quantization == "bitsandbytes_4bit":
         return bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    # By its path, as only who has torchao can import it.
+    # By name, because torchao is optional.
     weight_only: Any = importlib.import_module("torchao.quantization").Int8WeightOnlyConfig
     return TorchAoConfig(weight_only())
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Both libraries log what kernels they lack here, which changes nothing but speed."""
+def _logging_disabled() -> Iterator[None]:
+    """Both libraries log kernels that are missing for this processor, which concerns speed only."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
@@ -100,9 +100,9 @@ def _quietly() -> Iterator[None]:
 
 
 def quantised_modules(model: PreTrainedModel, quantization: Quantization) -> list[nn.Module]:
-    """The modules whose matrices are quantised, or would be, where the model is a sketch."""
+    """The modules whose matrices are quantised, or would be, for a model on the meta device."""
     kept = HfQuantizer.get_modules_to_not_convert(model, None, list(model._keep_in_fp32_modules or ()))
-    # transformers asks of modules for the one library and of matrices for the other: T5's `wo` differs.
+    # transformers matches names of modules for bitsandbytes and of parameters for torchao: T5's `wo` differs.
     end = ".weight" if quantization == "torchao_int8" else ""
     return [
         module
@@ -112,9 +112,9 @@ def quantised_modules(model: PreTrainedModel, quantization: Quantization) -> lis
 
 
 def sizes(model: PreTrainedModel, quantization: Quantization | None) -> tuple[int, int]:
-    """Numbers in a model's parameters, and the bytes that they take; of a sketch, that they would take.
+    """Number of parameters of a model, and their memory in bytes; on the meta device, what they would take.
 
-    They are counted by their matrices' shapes, as packed numbers are not to be counted by their tensors.
+    Quantised matrices are counted by the shapes of their modules, because their tensors are packed.
     """
     modules = quantised_modules(model, quantization) if quantization else []
     packed = {id(module.weight) for module in modules}
@@ -133,7 +133,7 @@ def _widths(module: Any) -> tuple[int, int]:
 
 
 def _packed_bytes(width_in: int, width_out: int, quantization: Quantization | None, dtype: torch.dtype) -> int:
-    """Of one matrix: its numbers, and the scales beside them."""
+    """Bytes of one quantised matrix: its numbers, and their scales."""
     numbers = width_in * width_out
     if quantization == "bitsandbytes_8bit":
         return numbers + 4 * width_out
@@ -142,23 +142,21 @@ def _packed_bytes(width_in: int, width_out: int, quantization: Quantization | No
     return numbers + dtype.itemsize * width_out
 
 
-def for_training(model: PreTrainedModel, quantization: Quantization) -> None:
-    """Make what was loaded one through which gradients flow, and that keeps no more than it must."""
-    # It says at every multiplication that inputs become float16, which is how LLM.int8 works.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+def prepare_for_training(model: PreTrainedModel, quantization: Quantization) -> None:
+    """Change a quantised model, in place, so that gradients flow through it and no dequantised copy is kept."""
     for module in quantised_modules(model, quantization):
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # On such a processor the first forward without gradients packs a 4-bit matrix for a kernel that has none:
-            # from then on nothing before it would learn.
+            # With AVX512-BF16 the first forward without gradients would repack a 4-bit matrix for a kernel that has
+            # no backward pass.
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         elif type(module) is nn.Linear:
-            module.__class__ = _DequantizedAgain
+            module.__class__ = _RecomputedLinear
 
 
-class _DequantizedAgain(nn.Linear):
-    """A linear module with a quantised matrix, of which nothing but that is kept for the backward.
+class _RecomputedLinear(nn.Linear):
+    """A linear module with a quantised weight that is dequantised again in the backward pass.
 
-    torchao multiplies by a copy in full precision, which autograd would keep, for each matrix of the model.
+    torchao multiplies by a dequantised copy, which autograd would keep for every matrix of the model.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:

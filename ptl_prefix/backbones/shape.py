@@ -1,47 +1,105 @@
-"""A backbone of which there are only the architecture's numbers: enough for a dry run.
+"""A LLaMA's shape without weights: enough for a dry run.
 
-In: what `conf/backbone/llama_13b.yaml` says. Out: a `sketch()` of shapes, made with no folder, no hub and no network;
-and a refusal to load, as there is nothing to be loaded.
+In: the numbers of an architecture, as in `conf/backbone/llama_13b.yaml`. Out: `LlamaShape`, a source of config and
+tokenizer that needs no folder, hub or network, and `LlamaSpec`, the settings of a backbone with this source.
 """
 
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
-import torch
 from annotated_types import Ge
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from ptl_prefix.backbones.quantization import Quantization
+from ptl_prefix.backbones.source import PretrainedFiles, ShapeSource
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.errors import BackboneError
 from ptl_prefix.settings import settings_from
 
 Size = Annotated[int, Ge(1)]
 _EMBEDDED_TOKENIZER = "tiny_gpt2"
+_BORROWED_TOKENIZER = (
+    "has no tokenizer here, so tokens are counted with that of the embedded tiny_gpt2, which splits text into more "
+    "tokens; give a folder with its own as `backbone.tokenizer`"
+)
 
 
-class LlamaShape(BackboneSpec):
-    """A LLaMA without weights; the numbers have the names that they have in transformers' `LlamaConfig`.
+class LlamaShape(ShapeSource):
+    """A LLaMA's config, from its numbers, and a tokenizer; see `ShapeSource`.
 
     Args:
-        name: What a dry run calls it.
-        num_hidden_layers: Layers.
+        tokenizer: Name of an embedded backbone, local folder, or name on the hub, whose tokenizer is used; `None` is
+            the tokenizer of the embedded tiny_gpt2.
+        numbers: Keyword arguments of transformers' `LlamaConfig`.
+    """
+
+    is_local = True
+
+    def __init__(self, *, tokenizer: str | None, **numbers: Any) -> None:
+        self._numbers = numbers
+        self._tokenizer_files = PretrainedFiles(tokenizer or _EMBEDDED_TOKENIZER)
+        self.path = self._tokenizer_files.path
+        self.notes = () if tokenizer is not None else (_BORROWED_TOKENIZER,)
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return LlamaConfig(**self._numbers)
+
+    def problems(self) -> list[str]:
+        """Numbers that do not make a LLaMA, and a tokenizer that cannot be read."""
+        problems = [
+            f"`backbone.{key}` must be a multiple of `backbone.{divisor}`, but is {self._numbers[key]}, and that is "
+            f"{self._numbers[divisor]}."
+            for key, divisor in (
+                ("num_attention_heads", "num_key_value_heads"),
+                ("hidden_size", "num_attention_heads"),
+            )
+            if self._numbers[key] % self._numbers[divisor]
+        ]
+        try:
+            self.tokenizer()
+        except BackboneError as error:
+            problems.append(f"`backbone.tokenizer`: {error}")
+        return problems
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that counts tokens.
+
+        Raises:
+            BackboneError: When it cannot be read, or has no end-of-text token.
+        """
+        files = self._tokenizer_files
+        try:
+            return files.tokenizer()
+        except (OSError, ValueError) as error:
+            raise BackboneError(
+                f"A tokenizer must be in a local folder or on a hub that can be reached, but "
+                f"'{files.folder or Path(files.path)}' has none: {str(error).splitlines()[0]}"
+            ) from error
+
+
+class LlamaSpec(BackboneSpec):
+    """The settings of a LLaMA without weights, by the names of transformers' `LlamaConfig`.
+
+    Args:
+        name: Name of the backbone in a dry run.
+        num_hidden_layers: Number of layers.
         hidden_size: Width of the embeddings.
-        intermediate_size: Width inside the feed-forward.
-        num_attention_heads: Heads of queries.
-        num_key_value_heads: Heads of keys and values; fewer where they are shared.
+        intermediate_size: Width inside the feed-forward layers.
+        num_attention_heads: Number of query heads.
+        num_key_value_heads: Number of key and value heads; fewer than query heads in grouped-query attention.
         head_dim: Width of one head.
         vocab_size: Rows of the embeddings.
-        max_position_embeddings: Positions that it was made for.
-        tie_word_embeddings: Whether the output takes the embeddings' weights.
-        tokenizer: An embedded backbone's name, a local folder or a hub name, whose tokenizer counts tokens; `None` for
-            the embedded one.
-        dtype: What it would compute in.
-        quantization: How its matrices would be held.
+        max_position_embeddings: Length of the context window in tokens.
+        tie_word_embeddings: Whether the LM head shares the weights of the embeddings.
+        tokenizer: Name of an embedded backbone, local folder, or name on the hub, whose tokenizer counts tokens; `None`
+            is the tokenizer of the embedded tiny_gpt2.
+        dtype: As in `BackboneSpec`.
+        quantization: As in `BackboneSpec`.
         base_mode: As in `BackboneSpec`.
         gradient_checkpointing: As in `BackboneSpec`.
-        device: Where it would be put.
+        device: As in `BackboneSpec`.
     """
 
     @settings_from("backbone/llama_13b")
@@ -65,83 +123,17 @@ class LlamaShape(BackboneSpec):
         gradient_checkpointing: bool,
         device: Literal["auto", "cpu", "cuda", "mps"],
     ) -> None:
-        super().__init__(
-            name=name,
-            path=tokenizer or _EMBEDDED_TOKENIZER,  # all that is read is the tokenizer
-            revision=None,
-            dtype=dtype,
-            quantization=quantization,
-            base_mode=base_mode,
-            gradient_checkpointing=gradient_checkpointing,
-            device=device,
+        shape = LlamaShape(
+            tokenizer=tokenizer,
+            num_hidden_layers=num_hidden_layers,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_attention_heads=num_attention_heads,
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            vocab_size=vocab_size,
+            max_position_embeddings=max_position_embeddings,
+            tie_word_embeddings=tie_word_embeddings,
         )
-        self.tokenizer = tokenizer
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_key_value_heads
-        self.hidden_size = hidden_size
-        self._numbers: dict[str, Any] = {
-            "num_hidden_layers": num_hidden_layers,
-            "hidden_size": hidden_size,
-            "intermediate_size": intermediate_size,
-            "num_attention_heads": num_attention_heads,
-            "num_key_value_heads": num_key_value_heads,
-            "head_dim": head_dim,
-            "vocab_size": vocab_size,
-            "max_position_embeddings": max_position_embeddings,
-            "tie_word_embeddings": tie_word_embeddings,
-        }
-
-    def problems(self) -> list[str]:
-        """Numbers that make no LLaMA, and a tokenizer that is not there."""
-        problems = [
-            f"`backbone.{key}` must be a multiple of `backbone.{divisor}`, but is {value}, and that is {by}."
-            for key, divisor, value, by in (
-                ("num_attention_heads", "num_key_value_heads", self.num_attention_heads, self.num_key_value_heads),
-                ("hidden_size", "num_attention_heads", self.hidden_size, self.num_attention_heads),
-            )
-            if value % by
-        ]
-        try:
-            self._tokenizer()
-        except BackboneError as error:
-            problems.append(f"`backbone.tokenizer`: {error}")
-        return problems
-
-    def weight_problems(self) -> list[str]:
-        """There are none to load."""
-        return [
-            f"`backbone` must have weights, but {self.name} is nothing but an architecture's numbers, for "
-            "dry_run=true; with weights in a folder or on the hub: backbone=local backbone.path=<folder or hub name>."
-        ]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Whose tokens were counted, where they are not its own."""
-        if self.tokenizer is not None:
-            return ()
-        return (
-            "has no tokenizer here, so tokens are counted by that of the embedded tiny_gpt2, which cuts text into "
-            "more; give a folder with its own as `backbone.tokenizer`",
-        )
-
-    def load(self, *, on: torch.device | None = None) -> NoReturn:
-        """Refuse.
-
-        Raises:
-            BackboneError: Always.
-        """
-        raise BackboneError(" ".join(self.weight_problems()))
-
-    @cached_property
-    def _config(self) -> Any:
-        return LlamaConfig(**self._numbers)
-
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        try:
-            return super()._tokenizer()
-        except (OSError, ValueError) as error:
-            where = self.folder or Path(self.path)
-            raise BackboneError(
-                f"A tokenizer must lie in a local folder or on a hub that can be reached, but '{where}' gave none: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
+        self._set_source(shape, weights=None)
+        self._set_holding(name, dtype, quantization, base_mode, gradient_checkpointing, device)

@@ -1,8 +1,7 @@
-"""Where each model family's sublayers end: the modules whose output is added to the residual stream.
+"""The last module of each sublayer, by model family: its output is added to the residual stream.
 
-In: a model. Out: for each kind of sublayer (attention at a site, or feed-forward) one module a layer. What stands
-between a projection and the residual, a norm or dropout, belongs to the sublayer. A new family enters by one entry in
-`SUBLAYERS`.
+In: a model. Out: for each kind of sublayer (attention at a site, or feed-forward) one module per layer. A norm or
+dropout between a projection and the residual belongs to the sublayer. A new family needs one entry in `SUBLAYERS`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from torch import nn
 from ptl_prefix.backbones.attention_sites import family_of, modules_at
 
 FEED_FORWARD = "feed_forward"
-"""What the names of feed-forward sublayers end with; the others are named as their attention sites."""
+"""Suffix of the names of feed-forward sublayers; attention sublayers have the names of their sites."""
 
 
 def _decoder_only(layers: str, attention: str, feed_forward: str) -> dict[str, str]:
@@ -21,7 +20,7 @@ def _decoder_only(layers: str, attention: str, feed_forward: str) -> dict[str, s
 
 
 _LLAMA_LIKE = _decoder_only("model.layers", "self_attn.o_proj", "mlp")
-# Their sublayers end with a norm of their own.
+# Their sublayers end with a norm.
 _GEMMA2_LIKE = _decoder_only("model.layers", "post_attention_layernorm", "post_feedforward_layernorm")
 _BART_LIKE = {
     "encoder_self": "model.encoder.layers.*.self_attn.out_proj",
@@ -54,10 +53,14 @@ SUBLAYERS: Mapping[str, Mapping[str, str]] = {
     "qwen3": _LLAMA_LIKE,
     "t5": _T5_LIKE,
 }
-"""By the names of `attention_sites.FAMILIES`: the path of each kind of sublayer's end; `*` stands for the layer."""
+"""By the names of `attention_sites.FAMILIES`: the path of each kind of sublayer's last module; `*` is the layer."""
 
 
 def sublayer_ends(model: nn.Module, config: Any) -> dict[str, tuple[nn.Module, ...]]:
-    """The modules whose output is what a sublayer adds to the residual stream, by kind, in layer order."""
-    family_of(config)  # refuses by name what is unknown
+    """The last module of every sublayer, by kind of sublayer, in layer order.
+
+    Raises:
+        BackboneError: When the family is not supported.
+    """
+    family_of(config)
     return {kind: modules_at(model, path) for kind, path in SUBLAYERS[config.model_type].items()}

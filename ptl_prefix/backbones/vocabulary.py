@@ -1,9 +1,8 @@
-"""The words of a backbone's vocabulary, and the keys and values that each of them gets.
+"""The words of a backbone's vocabulary, with their keys and values.
 
-In: a backbone. Out: its words, and for some layers what attention sees of every one of them. A word is read alone
-behind one start token, as the second position of a text without a prefix. The start token is there because the first
-position of any text is a place where attention rests: its keys and values hardly depend on the word. A rotary key is
-as attention sees it, so rotated by one position.
+In: a backbone. Out: its words, and the keys and values of each word in some layers. A word is read alone after a start
+token, as the second position of a text without a prefix, because the first position of a text is an attention sink:
+its keys and values hardly depend on the word. Rotary keys are rotated, by one position.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,34 +15,34 @@ from transformers import PreTrainedTokenizerBase
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.observation import observed_keys_values, text_everywhere
+from ptl_prefix.backbones.observation import observed_keys_values, text_for_every_site
 
 _BATCH_WORDS = 256
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 WordStates = Float[Tensor, "two words kv_width"]
-"""Keys (index 0) and values (index 1) of some words in one layer, all heads side by side, float32."""
+"""Keys (index 0) and values (index 1) of words in one layer, heads concatenated, float32."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """One entry of a vocabulary that reads as text.
+    """An entry of a vocabulary that is readable text.
 
     Args:
-        token_id: Its id.
-        text: What it adds to a text, with the space that it may start with.
+        token_id: Id of the token.
+        text: Text of the token, with a leading space if it has one.
     """
 
     token_id: int
     text: str
 
 
-def words_of(backbone: Backbone) -> list[Word]:
-    """Every token with a letter or a digit in it, by id; special ones and pieces of a character are no words."""
+def vocabulary_words(backbone: Backbone) -> list[Word]:
+    """All tokens that contain a letter or digit, by id, without special tokens and parts of a character."""
     tokenizer: PreTrainedTokenizerBase = backbone.tokenizer
     special = set(tokenizer.all_special_ids)
     ids = [i for i in range(min(len(tokenizer), backbone.config.vocab_size)) if i not in special]
-    # Behind another token, as some tokenizers take the space off the first one of a text.
+    # After another token, because some tokenizers strip the space of a text's first token.
     (anchor,) = tokenizer("a", add_special_tokens=False).input_ids[-1:]
     lead = str(tokenizer.decode([anchor]))
     texts = tokenizer.batch_decode([[anchor, token_id] for token_id in ids], clean_up_tokenization_spaces=False)
@@ -55,18 +54,19 @@ def words_of(backbone: Backbone) -> list[Word]:
 def word_states(
     backbone: Backbone, words: Sequence[Word], layers: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[int, WordStates]]:
-    """The keys and values of words, on the CPU.
+    """The keys and values of words, on the CPU, by site and layer.
 
     Args:
-        backbone: Its slots may be filled: they are not looked at.
-        words: Read in batches; what is kept grows with words and layers.
-        layers: Which layers of each site are kept. A site that does not read the word itself is left out.
+        backbone: The backbone; a prefix in its slots has no effect.
+        words: The words; they are read in batches.
+        layers: Indices of the layers to return, by site. A site that does not read the word itself
+            (`decoder_cross`) is left out.
     """
     kept: dict[str, dict[int, list[Tensor]]] = {
         site: {layer: [] for layer in wanted} for site, wanted in layers.items()
     }
     for start in range(0, len(words), _BATCH_WORDS):
-        inputs = _behind_a_start(backbone, words[start : start + _BATCH_WORDS])
+        inputs = _after_start_token(backbone, words[start : start + _BATCH_WORDS])
         observed = observed_keys_values(backbone, inputs)
         for site, wanted in layers.items():
             for layer in wanted:
@@ -80,7 +80,7 @@ def word_states(
     }
 
 
-def _behind_a_start(backbone: Backbone, words: Sequence[Word]) -> ModelInputs:
+def _after_start_token(backbone: Backbone, words: Sequence[Word]) -> ModelInputs:
     bos, eos = backbone.tokenizer.bos_token_id, backbone.tokenizer.eos_token_id
     ids = torch.tensor([[eos if bos is None else bos, word.token_id] for word in words])
-    return text_everywhere(backbone, ids)
+    return text_for_every_site(backbone, ids)

@@ -1,7 +1,8 @@
-"""The backbone's own weights, chosen by kind, and stood in for while they are trained.
+"""Selects parameters of the backbone by kind, and lets trained copies override them.
 
-In: a backbone. Out: the names of some of its parameters, and `StandIns`, which lets other tensors act in their place.
-The parameters themselves never change: with the stand-ins gone, the model is bit for bit what it was.
+In: a backbone. Out: some of its parameters by name, and `ParameterOverrides`, which makes modules compute with other
+tensors in place of these parameters. The parameters themselves never change: once the overrides are cleared, the model
+is bit for bit what it was.
 """
 
 from collections.abc import Mapping
@@ -15,14 +16,14 @@ from ptl_prefix.backbones.backbone import Backbone
 Choice = Literal["all", "biases", "top_layers"]
 
 
-def chosen_weights(backbone: Backbone, choice: Choice, *, num_top_layers: int) -> dict[str, nn.Parameter]:
-    """Some of a backbone's parameters by name, tied ones once.
+def select_parameters(backbone: Backbone, choice: Choice, *, num_top_layers: int) -> dict[str, nn.Parameter]:
+    """Select parameters of a backbone, by name; tied parameters once.
 
     Args:
-        backbone: Whose.
-        choice: `all`; `biases`: those called so (BitFit, Ben Zaken et al. 2022); `top_layers`: the last layers of the
-            stack that writes, and the norm behind them.
-        num_top_layers: How many layers the last choice has.
+        backbone: The backbone.
+        choice: `all`; `biases` (BitFit, Ben Zaken et al., 2022); or `top_layers`: the last layers of the decoder, and
+            the norm after them.
+        num_top_layers: Number of layers that `top_layers` selects.
     """
     named = dict(backbone.model.named_parameters())
     if choice == "all":
@@ -32,27 +33,27 @@ def chosen_weights(backbone: Backbone, choice: Choice, *, num_top_layers: int) -
     stack, layers = list(stacks_of(backbone.model, backbone.config).items())[-1]
     first = len(layers) - num_top_layers
     wanted = [f"{stack}.{index}." for index in range(max(first, 0), len(layers))]
-    # Beside the stack stands the norm that comes after its last layer, if the family has one.
+    # The norm after the last layer is a sibling of the stack, if the family has one.
     parent, _, _ = stack.rpartition(".")
     norms = [f"{parent}.{name}." for name in ("ln_f", "norm", "final_layer_norm", "layer_norm")]
     return {name: parameter for name, parameter in named.items() if name.startswith((*wanted, *norms))}
 
 
-class StandIns:
-    """Tensors that act as a model's parameters.
+class ParameterOverrides:
+    """Makes a model compute with other tensors in place of its parameters.
 
-    A module finds an attribute of its own before it looks among its parameters; so a tensor that is set there is used
-    in the parameter's place, and the parameter stays where checkpoints, counts and devices are read.
+    Python finds an instance attribute of a module before `nn.Module` looks among the parameters, so a tensor set as
+    attribute is used instead of the parameter, which remains registered for checkpoints, counts and devices.
 
     Args:
         model: The model.
-        weights: The parameters that may be stood in for, by name.
+        weights: The parameters that can be overridden, by name.
     """
 
     def __init__(self, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
         names = {id(parameter): name for name, parameter in weights.items()}
-        # A tied parameter has several places.
-        self._places = [
+        # A tied parameter belongs to several modules.
+        self._overridden = [
             (module, attribute, names[id(parameter)])
             for module in model.modules()
             for attribute, parameter in module._parameters.items()
@@ -60,11 +61,11 @@ class StandIns:
         ]
 
     def set(self, tensors: Mapping[str, Tensor]) -> None:
-        """Let `tensors`, by the parameters' names, act from now on."""
-        for module, attribute, name in self._places:
+        """Compute with `tensors`, given by the parameters' names, from now on."""
+        for module, attribute, name in self._overridden:
             vars(module)[attribute] = tensors[name]
 
     def clear(self) -> None:
-        """Let the parameters themselves act again."""
-        for module, attribute, _ in self._places:
+        """Compute with the parameters again."""
+        for module, attribute, _ in self._overridden:
             vars(module).pop(attribute, None)

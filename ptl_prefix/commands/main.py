@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands import shell_completion
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import split_command_line
@@ -174,4 +175,5 @@ cli = _Door(
 
 def main() -> None:
     """The console script."""
+    silence_library_messages()
     cli(prog_name="ptl-prefix")

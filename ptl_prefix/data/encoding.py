@@ -111,7 +111,7 @@ def encode_prompts(sources: Sequence[str], prompter: Prompter, *, max_prompt_tok
     Args:
         sources: Rendered sources, in order.
         prompter: Turns text into ids.
-        max_prompt_tokens: Longest prompt, see `Backbone.room_for_prompt`; a longer one loses part of its source.
+        max_prompt_tokens: Longest prompt, see `Backbone.position_budget`; a longer one loses part of its source.
             `None`: no limit.
     """
     room = None if max_prompt_tokens is None else max_prompt_tokens - prompter.num_fixed_tokens

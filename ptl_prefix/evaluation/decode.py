@@ -59,7 +59,7 @@ def decode(
     """
     write = _writer(backbone, method, prompter, decoding, labels)
     longest = decoding.max_new_tokens if labels is None else max(len(prompter.encode_target(one)) for one in labels)
-    room = backbone.room_for_prompt(taken=positions_left_free, max_new_tokens=longest)
+    room = backbone.position_budget(reserved=positions_left_free, max_new_tokens=longest)
     batches = PromptBatches(
         encode_prompts([row["source"] for row in rows], prompter, max_prompt_tokens=room),
         batch_size=batch_size,

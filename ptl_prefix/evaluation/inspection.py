@@ -16,7 +16,7 @@ from ptl_prefix.backbones.attention_mass import LayerMass, prefix_mass
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prefix_states import LayerStates
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.backbones.vocabulary import Word, word_states, words_of
+from ptl_prefix.backbones.vocabulary import Word, vocabulary_words, word_states
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.data.encoding import encode_prompts
 from ptl_prefix.errors import BundleError, DataError
@@ -101,7 +101,7 @@ def inspect_prefix(
     manifest, backbone, method = adaptation.bundle.manifest, adaptation.backbone, adaptation.method
     require_prefix(manifest.method)
     assert isinstance(method, PrefixTuning)
-    vocabulary = words_of(backbone)
+    vocabulary = vocabulary_words(backbone)
     words = vocabulary[: settings.max_words]
     with torch.no_grad():
         states = {site: _present(layers) for site, layers in method.states().sites.items() if any(layers)}
@@ -184,7 +184,7 @@ def _rows(
 ) -> list[EncodedRow]:
     """Each prompt with what the bundle itself writes after it, which is where a prefix does its work."""
     backbone, number = adaptation.backbone, settings.max_new_tokens
-    room = backbone.room_for_prompt(taken=adaptation.method.position_offset, max_new_tokens=number)
+    room = backbone.position_budget(reserved=adaptation.method.position_offset, max_new_tokens=number)
     try:
         prompts = encode_prompts(texts, prompter, max_prompt_tokens=room)
         written = prompter.tokenize_targets(_written(adaptation, texts, settings)) if number else [[] for _ in prompts]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
-from ptl_prefix.backbones.observation import text_everywhere
+from ptl_prefix.backbones.observation import text_for_every_site
 from ptl_prefix.methods.method import Method
 
 _TARGETS_MULTIPLE = 32
@@ -64,7 +64,9 @@ def is_skipped(backbone: Backbone, batch: ModelInputs) -> bool:
 
 def _nothing_to_predict(backbone: Backbone) -> ModelInputs:
     ids = torch.full((1, 2), backbone.pad_id)
-    return text_everywhere(backbone, ids).replace(labels=torch.full_like(ids, IGNORED_LABEL, device=backbone.device))
+    return text_for_every_site(backbone, ids).replace(
+        labels=torch.full_like(ids, IGNORED_LABEL, device=backbone.device)
+    )
 
 
 def mean_loss(

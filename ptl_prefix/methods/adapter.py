@@ -1,14 +1,14 @@
-"""Bottleneck adapters: small trained networks behind the sublayers of a frozen model.
+"""Bottleneck adapters: small trainable networks after the sublayers of a frozen model.
 
-In: a backbone, once. Out: in every forward h + W_up f(W_down h + b_down) + b_up in place of what a sublayer gives, just
-before it is added to the residual stream.
+In: a backbone, once. Out: h + W_up f(W_down h + b_down) + b_up in place of the output h of a sublayer, before it is
+added to the residual stream.
 
-`houlsby` (Houlsby et al., 2019) puts one behind every attention and every feed-forward sublayer: two a layer, and three
-in the decoder layers of an encoder-decoder, whose cross-attention is a sublayer too. `pfeiffer` (Pfeiffer et al., 2021)
-puts one behind the feed-forward alone.
+`houlsby` (Houlsby et al., 2019) puts an adapter after every attention and feed-forward sublayer: two per layer, and
+three in the decoder layers of an encoder-decoder, which have cross-attention. `pfeiffer` (Pfeiffer et al., 2021) puts
+one after the feed-forward sublayer only.
 
-Differences from the papers: W_up starts at zero, so that an adapted backbone starts as exactly the bare one, where
-Houlsby et al. draw small numbers; the backbone's own norms stay frozen, where they are trained.
+Differences from the papers: W_up is initialised with zeros, so that training starts from the bare backbone, where
+Houlsby et al. draw small numbers; the backbone's layer norms stay frozen, where the papers train them.
 """
 
 from collections.abc import Callable
@@ -35,12 +35,12 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Bottleneck(nn.Module):
-    """One adapter; as drawn, the identity.
+    """One adapter; initialised as the identity.
 
     Args:
-        width: Of the residual stream.
-        bottleneck_size: Numbers between the projections.
-        activation: Between them; a name of `_ACTIVATIONS`.
+        width: Width of the residual stream.
+        bottleneck_size: Width between the two projections.
+        activation: Name of the activation between them, a key of `_ACTIVATIONS`.
     """
 
     def __init__(self, width: int, bottleneck_size: int, activation: str) -> None:
@@ -52,7 +52,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
-        """In the dtype of what comes in; the parameters stay as they are."""
+        """Compute in the dtype of `hidden`; the parameters stay in float32."""
         return hidden + _projected(self.activation(_projected(hidden, self.down)), self.up)
 
 
@@ -61,19 +61,20 @@ def _projected(hidden: Tensor, linear: nn.Linear) -> Tensor:
 
 
 class Adapter(Method):
-    """Puts a bottleneck behind the sublayers of every layer.
+    """Puts a bottleneck adapter after the sublayers of every layer.
 
     Args:
-        name: What runs and records call it.
-        default_lr: The learning rate where a run chooses none.
-        match_parameters: Numbers to store, for which the bottleneck is chosen; `None`: `bottleneck_size` says.
-        placement: `houlsby`: behind attention and feed-forward; `pfeiffer`: behind feed-forward alone.
-        bottleneck_size: Numbers between the two projections.
-        activation: What is between them.
+        name: Name of the method in run folders and records.
+        default_lr: Learning rate of a run that sets none.
+        match_parameters: Number of stored parameters to come closest to, by choosing the bottleneck; `None` uses
+            `bottleneck_size`.
+        placement: Sublayers that get an adapter: `houlsby` attention and feed-forward, `pfeiffer` feed-forward only.
+        bottleneck_size: Width between the two projections.
+        activation: Activation between the two projections.
     """
 
     kind = "adapter"
-    base_mode = "train"  # both papers fine-tune as usual but for what is frozen
+    base_mode = "train"  # both papers train with the backbone's dropout
 
     @settings_from("method/adapter")
     def __init__(
@@ -92,16 +93,16 @@ class Adapter(Method):
         self.activation = activation
         self.bottlenecks = nn.ModuleDict()
         self._undo: list[Callable[[], None]] = []
-        self._at_work = False
+        self._is_active = False
         self._neutral = False
 
     @property
     def size_setting(self) -> str:
-        """The bottleneck's width."""
+        """The width of the bottleneck."""
         return "bottleneck_size"
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
-        """What sublayers give."""
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
+        """The outputs of sublayers."""
         return frozenset({"sublayer outputs"})
 
     def _attach(self, backbone: Backbone) -> None:
@@ -118,37 +119,37 @@ class Adapter(Method):
         for kind, modules in ends.items():
             bottlenecks: Any = self.bottlenecks[kind]
             for module, bottleneck in zip(modules, bottlenecks, strict=True):
-                self._undo.append(module.register_forward_hook(self._behind(bottleneck)).remove)
-        self._undo.append(backbone.slots.when_cleared(self._rest))
+                self._undo.append(module.register_forward_hook(self._hook(bottleneck)).remove)
+        self._undo.append(backbone.slots.on_clear(self._deactivate))
 
-    def _behind(self, bottleneck: nn.Module) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        """A forward hook; while the adapter rests it changes nothing."""
-        return lambda module, arguments, output: bottleneck(output) if self._at_work else None
+    def _hook(self, bottleneck: nn.Module) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+        """A forward hook that applies a bottleneck while the method is active."""
+        return lambda module, arguments, output: bottleneck(output) if self._is_active else None
 
     def _detach(self) -> None:
-        self._rest()
+        self._deactivate()
         for undo in self._undo:
             undo()
         self._undo.clear()
 
-    def _rest(self) -> None:
-        """Leave the backbone to others, until the next `condition`."""
-        self._at_work = False
+    def _deactivate(self) -> None:
+        """Have no effect until the next `condition`, so that other methods can use the backbone."""
+        self._is_active = False
 
     def condition(self, inputs: ModelInputs) -> ModelInputs:
-        """Begin to work, for this thread, until the backbone is cleared; of the inputs only positions change."""
+        """Activate the adapters, for this thread, until the slots are cleared; of the inputs only positions change."""
         self.backbone.slots.claim()
-        self._at_work = not self._neutral
+        self._is_active = not self._neutral
         return inputs.with_positions()
 
     def neutralize(self) -> None:
-        """Pass on what each sublayer gives."""
+        """Leave the outputs of sublayers unchanged."""
         self._neutral = True
 
     @property
     def num_stored(self) -> int:
-        """As many as are trained: 2 x width x bottleneck_size + width + bottleneck_size a sublayer."""
-        return self.num_trained
+        """The number of trainable parameters: 2 x width x bottleneck_size + width + bottleneck_size per sublayer."""
+        return self.num_trainable
 
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Both projections of every bottleneck, float32: `<sublayer>.<layer>.<down or up>.<weight or bias>`."""
@@ -161,7 +162,7 @@ class Adapter(Method):
 
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """The adapter that a bundle holds."""
+        """Build the method of a bundle, and attach it to `backbone`."""
         method = cls(name=bundle.manifest.method, **bundle.manifest.settings).attach(backbone)
         try:
             method.bottlenecks.load_state_dict(bundle.tensors)

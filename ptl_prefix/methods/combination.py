@@ -1,16 +1,16 @@
-"""Several methods at work together, such as prefix-tuning and LoRA (He et al., 2022).
+"""Several methods on one backbone at the same time, such as prefix-tuning and LoRA (He et al., 2022).
 
-In: a backbone, once; a batch, per forward. Out: what each part makes of it, one after another. The parts are trained
-at once, each with its own learning rate unless a run chooses one for all, and exported as one bundle.
+In: a backbone, once; a batch, per forward pass. Out: the batch, conditioned by every part. The parts are trained
+together, each with its own learning rate unless a run sets one for all, and exported as one bundle.
 
-Parts share a backbone if none takes what another has: the attention slots (prefix-tuning, and prompt tuning in
+Parts can be combined if they share no exclusive resource: the attention slots (prefix-tuning, and prompt tuning in
 decoder-only backbones), the weights (LoRA, IA3, fine-tuning), the outputs of sublayers (adapters).
 
-Difference from He et al.: their "MAM adapter" reads a sublayer's input, beside it; the adapters here stand behind it.
+Difference from He et al.: their "MAM adapter" is parallel to a sublayer; the adapters here come after it.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Self, TypeVar
 
@@ -26,15 +26,15 @@ from ptl_prefix.settings import settings_from
 _T = TypeVar("_T")
 
 _SEPARATOR = "/"
-"""Between a part's name and that of its tensor; no method's own tensors have it in their names."""
+"""Between the names of a part and its tensor; no tensor of a method has it in its name."""
 
 
 class Combination(Method):
     """Two or more methods as one.
 
     Args:
-        name: What runs and records call it.
-        parts: The methods, none of them attached, by the names that their tensors get.
+        name: Name of the combination in run folders and records.
+        parts: The methods, not attached, by their names in bundles.
     """
 
     kind = "combination"
@@ -42,13 +42,13 @@ class Combination(Method):
 
     @settings_from("method/prefix_lora")
     def __init__(self, *, name: str, parts: Mapping[str, Any]) -> None:
-        strange = [key for key, part in parts.items() if not isinstance(part, Method) or isinstance(part, Combination)]
-        if strange or len(parts) < 2:
+        invalid = [key for key, part in parts.items() if not isinstance(part, Method) or isinstance(part, Combination)]
+        if invalid or len(parts) < 2:
             raise ValueError(
-                "`method.parts` must be two methods or more, none of them a combination, but "
-                + (f"{' and '.join(map(repr, strange))} is none." if strange else f"there is {len(parts)}.")
+                "`method.parts` must be two or more methods that are no combinations, but "
+                + (f"{' and '.join(map(repr, invalid))} is none." if invalid else f"there is {len(parts)}.")
             )
-        # Every part has a learning rate of its own; this is only what one number can say of them.
+        # Every part has its own learning rate, see `lr_groups`; this is the largest of them.
         super().__init__(name=name, default_lr=max(part.default_lr for part in parts.values()))
         self.parts = nn.ModuleDict(dict(parts))
         self.base_mode = "train" if all(part.base_mode == "train" for part in parts.values()) else "eval"
@@ -57,41 +57,41 @@ class Combination(Method):
         parts: dict[str, Method] = dict(self.parts.items())  # type: ignore[arg-type]
         return parts
 
-    def expect_labels(self, label_set: Any) -> None:
-        """Every part hears them."""
+    def provide_labels(self, read_labels: Callable[[], Sequence[str] | None]) -> None:
+        """Give every part the function."""
         for part in self._parts().values():
-            part.expect_labels(label_set)
+            part.provide_labels(read_labels)
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
-        """All that its parts take."""
-        return frozenset().union(*(part.takes(backbone) for part in self._parts().values()))
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
+        """The exclusive resources of all parts."""
+        return frozenset().union(*(part.exclusive_resources(backbone) for part in self._parts().values()))
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
-        """What the first of its parts does that does anything."""
-        return next(filter(None, (part.touches_weights(backbone) for part in self._parts().values())), None)
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
+        """That of the first part that has any."""
+        return next(filter(None, (part.direct_weight_access(backbone) for part in self._parts().values())), None)
 
     @property
-    def wants_size(self) -> bool:
-        """Whether one of its parts does."""
-        return any(part.wants_size for part in self._parts().values())
+    def needs_size(self) -> bool:
+        """Whether a part needs a size."""
+        return any(part.needs_size for part in self._parts().values())
 
-    def fit_size(self, backbone: Backbone) -> dict[str, Any]:
-        """Every part that was asked for it chooses its size."""
-        chosen = {name: part.fit_size(backbone) for name, part in self._parts().items()}
+    def choose_size(self, backbone: Backbone) -> dict[str, Any]:
+        """Choose the size of every part that needs one."""
+        chosen = {name: part.choose_size(backbone) for name, part in self._parts().items()}
         return {"parts": chosen} if any(chosen.values()) else {}
 
-    def misfits(self, backbone: Backbone) -> list[str]:
-        """Parts that want the same of the backbone, and what is wrong with each."""
-        misfits = [
-            f"`method.parts` must not share what they work on, but '{one}' ({first.name}) and '{other}' "
-            f"({second.name}) both take the {resource} of {backbone.name}."
+    def problems(self, backbone: Backbone) -> list[str]:
+        """Exclusive resources that two parts share, and the problems of each part."""
+        problems = [
+            f"`method.parts` must not share an exclusive resource, but '{one}' ({first.name}) and '{other}' "
+            f"({second.name}) both use the {resource} of {backbone.name}."
             for (one, first), (other, second) in combinations(self._parts().items(), 2)
-            for resource in sorted(first.takes(backbone) & second.takes(backbone))
+            for resource in sorted(first.exclusive_resources(backbone) & second.exclusive_resources(backbone))
         ]
         for name, part in self._parts().items():
-            # A part speaks of its settings as if they were the whole method's.
-            misfits += [misfit.replace("`method.", f"`method.parts.{name}.") for misfit in part.misfits(backbone)]
-        return misfits
+            # A part names its settings `method.…`, as if it were the whole method.
+            problems += [problem.replace("`method.", f"`method.parts.{name}.") for problem in part.problems(backbone)]
+        return problems
 
     def _attach(self, backbone: Backbone) -> None:
         attached: list[Method] = []
@@ -110,58 +110,63 @@ class Combination(Method):
             part.detach()
 
     def condition(self, inputs: ModelInputs) -> ModelInputs:
-        """Each part in its turn."""
-        for part in self._in_turn():
+        """Condition the inputs by one part after another."""
+        for part in self._in_order():
             inputs = part.condition(inputs)
         return inputs
 
-    def _in_turn(self) -> list[Method]:
-        """Whoever moves the text's positions comes last: the others put them back."""
+    def _in_order(self) -> list[Method]:
+        """The part that shifts text positions comes last: the others would reset them."""
         return sorted(self._parts().values(), key=lambda part: part.position_offset)
 
     def neutralize(self) -> None:
-        """Let no part have an effect."""
+        """Disable every part."""
         for part in self._parts().values():
             part.neutralize()
 
-    def positions_taken(self, backbone: Backbone) -> int:
-        """What its parts take together: of those, one at most takes any."""
-        return sum(part.positions_taken(backbone) for part in self._parts().values())
+    def reserved_positions(self, backbone: Backbone) -> int:
+        """The sum over parts, of which at most one occupies positions."""
+        return sum(part.reserved_positions(backbone) for part in self._parts().values())
 
     @property
     def position_law(self) -> str:
-        """That of the part that fills the slots."""
+        """The law of the part that fills the slots."""
         laws = {part.position_law for part in self._parts().values()} - {"unshifted"}
         return laws.pop() if laws else "unshifted"
 
     @property
     def num_stored(self) -> int:
-        """The sum."""
+        """The sum over parts."""
         return sum(part.num_stored for part in self._parts().values())
 
-    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
-        """Those of every part, as `<part>/<name>`."""
-        return dict(_joined({name: part.trained_parameters() for name, part in self._parts().items()}))
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
+        """The trainable parameters of every part, as `<part>/<name>`."""
+        return dict(_joined({name: part.trainable_parameters() for name, part in self._parts().items()}))
 
     def lr_groups(self) -> Iterable[tuple[float, Iterable[nn.Parameter]]]:
-        """Each part's own."""
+        """The groups of every part."""
         return [group for part in self._parts().values() for group in part.lr_groups()]
 
+    def tracked_norms(self) -> dict[str, float]:
+        """The norm of all trainable parameters together, and the other norms of every part."""
+        by_part = [part.tracked_norms() for part in self._parts().values()]
+        return {name: norm for norms in by_part for name, norm in norms.items()} | super().tracked_norms()
+
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The tensors of every part, as `<part>/<name>`, and its kind and settings."""
+        """The kind and settings of every part, and its tensors as `<part>/<name>`."""
         exported = {name: part.export() for name, part in self._parts().items()}
         settings = {name: {"kind": part.kind, "settings": exported[name][0]} for name, part in self._parts().items()}
         return {"parts": settings}, dict(_joined({name: tensors for name, (_, tensors) in exported.items()}))
 
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """The parts that a bundle holds, together."""
+        """Build the parts of a bundle, and attach them to `backbone`."""
         restored: dict[str, Method] = {}
         try:
             for name, part in bundle.manifest.settings["parts"].items():
                 restored[name] = method_class(part["kind"]).restore(_part_of(bundle, name, part), backbone)
         finally:
-            # Each came attached by itself; together they are attached below, and what failed leaves nothing behind.
+            # `restore` attaches each part; detach them here, also after a failure, and attach them together below.
             for method in reversed(restored.values()):
                 method.detach()
         return cls(name=bundle.manifest.method, parts=restored).attach(backbone).eval()
@@ -174,8 +179,8 @@ def _joined(by_part: Mapping[str, Mapping[str, _T]]) -> Iterator[tuple[str, _T]]
 
 
 def _part_of(bundle: Bundle, name: str, part: Mapping[str, Any]) -> Bundle:
-    """What a bundle holds for one of its parts, as a bundle of that part alone."""
-    before = f"{name}{_SEPARATOR}"
+    """One part of a combination's bundle, as a bundle of its own."""
+    prefix = f"{name}{_SEPARATOR}"
     manifest = dataclasses.replace(bundle.manifest, method=part["kind"], settings=part["settings"])
-    tensors = {key.removeprefix(before): tensor for key, tensor in bundle.tensors.items() if key.startswith(before)}
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in bundle.tensors.items() if key.startswith(prefix)}
     return Bundle(manifest, tensors)

@@ -1,10 +1,10 @@
-"""IA3 (Liu et al., 2022): trained factors for keys, values and the inner activations of feed-forward layers.
+"""IA3 (Liu et al., 2022): trainable factors for keys, values and the inner activations of feed-forward layers.
 
-In: a backbone, once. Out: some of its linear modules with each output, or each input, multiplied by a number of its
-own, by PEFT's layers. All factors begin at 1, so that training begins at the bare backbone.
+In: a backbone, once. Out: l * (W x), or W (l * x), in place of W x in some linear modules, by PEFT's layers; l is a
+trainable vector, initialised with 1, so that training starts from the bare backbone.
 
-Difference from the paper: where a family makes queries, keys and values by one matrix (GPT-2, GPT-NeoX), all three are
-multiplied, as PEFT does.
+Difference from the paper: if one matrix computes queries, keys and values (GPT-2, GPT-NeoX), all three are multiplied,
+as in PEFT.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,21 +17,21 @@ from torch import nn
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.linear_sites import LINEAR_NAMES, LinearNames, LinearSite, sites_called
+from ptl_prefix.backbones.linear_sites import LINEAR_NAMES, LinearNames, LinearSite, sites_named
 from ptl_prefix.methods.injected_layers import ADAPTER, InjectedLayers
 from ptl_prefix.settings import settings_from
 
 
 class IA3(InjectedLayers):
-    """Multiplies activations by trained factors.
+    """Multiplies activations by trainable factors.
 
     Args:
-        name: What runs and records call it.
-        default_lr: The learning rate where a run chooses none.
-        target_modules: Names of the linear modules, each the end of one path or of several; `None` is keys, values and
-            the end of the feed-forward layer, as in the paper.
-        feedforward_modules: Which of them have their inputs multiplied, not their outputs; `None` is the end of the
-            feed-forward layer.
+        name: Name of the method in run folders and records.
+        default_lr: Learning rate of a run that sets none.
+        target_modules: Names of the linear modules to adapt, each the end of one or several paths; `None` is the key
+            and value projections and the down projection of the feed-forward layers, as in the paper.
+        feedforward_modules: Names of those modules whose inputs, not outputs, are multiplied; `None` is the down
+            projection of the feed-forward layers.
     """
 
     kind = "ia3"
@@ -49,11 +49,11 @@ class IA3(InjectedLayers):
         self.feedforward_modules = feedforward_modules
         self._feedforward: list[str] = []
 
-    def misfits(self, backbone: Backbone) -> list[str]:
-        """Unknown modules, and feed-forward modules that are not adapted at all."""
+    def problems(self, backbone: Backbone) -> list[str]:
+        """Unknown modules, and feed-forward modules that are not among the adapted ones."""
         names = self.names_in(backbone)
         adapted = self._adapted_among(self.feedforward_modules or (), backbone)
-        return super().misfits(backbone) + [
+        return super().problems(backbone) + [
             f"`method.feedforward_modules` must be among the adapted modules ({', '.join(names)}), but '{name}' is not."
             for name in self.feedforward_modules or ()
             if name not in adapted
@@ -61,28 +61,28 @@ class IA3(InjectedLayers):
 
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """The factors that a bundle holds."""
+        """Build the method of a bundle, and attach it to `backbone`."""
         return cls(name=bundle.manifest.method, **bundle.manifest.settings)._loaded(bundle, backbone)
 
     def _attach(self, backbone: Backbone) -> None:
-        usual = [LINEAR_NAMES[backbone.family].narrowing]
-        wanted = usual if self.feedforward_modules is None else self.feedforward_modules
-        self._feedforward = self._adapted_among(wanted, backbone)
+        default = [LINEAR_NAMES[backbone.family].narrowing]
+        names = default if self.feedforward_modules is None else self.feedforward_modules
+        self._feedforward = self._adapted_among(names, backbone)
         super()._attach(backbone)
 
     def _adapted_among(self, names: Sequence[str], backbone: Backbone) -> list[str]:
-        adapted = sites_called(backbone, self.names_in(backbone))
-        return [name for name in names if any(site.is_called(name) for site in adapted)]
+        adapted = sites_named(backbone, self.names_in(backbone))
+        return [name for name in names if any(site.is_named(name) for site in adapted)]
 
-    def _usual_names(self, names: LinearNames) -> list[str]:
+    def _default_names(self, names: LinearNames) -> list[str]:
         return [names.key, names.value, names.narrowing]
 
-    def _around(self, site: LinearSite) -> Linear:
-        multiplies_inputs = any(site.is_called(name) for name in self._feedforward)
+    def _wrap(self, site: LinearSite) -> Linear:
+        multiplies_inputs = any(site.is_named(name) for name in self._feedforward)
         config = IA3Config(fan_in_fan_out=site.is_transposed)
         return Linear(site.module, ADAPTER, config, is_feedforward=multiplies_inputs)
 
-    def _trained_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
+    def _trainable_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
         return {"factors": layer.ia3_l[ADAPTER]}
 
     def _settings(self) -> dict[str, Any]:

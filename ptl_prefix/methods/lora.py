@@ -1,11 +1,11 @@
-"""LoRA (Hu et al., 2022), and its relatives DoRA and rsLoRA: a low-rank change of some of the backbone's matrices.
+"""LoRA (Hu et al., 2022), DoRA and rsLoRA: low-rank updates of some of the backbone's weight matrices.
 
-In: a backbone, once. Out: W x + scale * B A x where there was W x, by PEFT's layers. A begins random and B at zero, so
-that training begins at the bare backbone. DoRA (Liu et al., 2024) also trains the length of every output's row of
-weights; rsLoRA (Kalajdzievski, 2023) divides alpha by the root of the rank, not by the rank.
+In: a backbone, once. Out: W x + (alpha / rank) B A x in place of W x, by PEFT's layers. A is initialised at random and
+B at zero, so that training starts from the bare backbone. DoRA (Liu et al., 2024) also trains the magnitude of every
+row of weights; rsLoRA (Kalajdzievski, 2023) scales by alpha / sqrt(rank).
 
-Difference from the paper: where a family makes queries, keys and values by one matrix (GPT-2, GPT-NeoX), that matrix is
-adapted as one, as PEFT does, where Hu et al. left GPT-2's keys alone.
+Difference from the paper: if one matrix computes queries, keys and values (GPT-2, GPT-NeoX), it is adapted as a whole,
+as in PEFT; Hu et al. do not adapt GPT-2's keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,25 +18,25 @@ from torch import nn
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.linear_sites import LinearNames, LinearSite, sites_called
+from ptl_prefix.backbones.linear_sites import LinearNames, LinearSite, sites_named
 from ptl_prefix.methods.injected_layers import ADAPTER, InjectedLayers
 from ptl_prefix.settings import settings_from
 
 
 class LoRA(InjectedLayers):
-    """Adds a trained matrix of low rank to each chosen one.
+    """Adds a trainable low-rank update to weight matrices.
 
     Args:
-        name: What runs and records call it.
-        default_lr: The learning rate where a run chooses none.
-        match_parameters: Numbers to store, for which the rank is chosen; `None`: `rank` says.
-        rank: Rank of the change.
-        alpha: The change is multiplied by alpha / rank.
-        dropout: Dropout on what A reads, while training; the backbone's own is another setting.
-        target_modules: Names of the linear modules, each the end of one path or of several; `None` is queries and
-            values, as in the paper.
-        use_dora: Whether the lengths of the rows are trained too.
-        use_rslora: Whether the change is multiplied by alpha / sqrt(rank) instead.
+        name: Name of the method in run folders and records.
+        default_lr: Learning rate of a run that sets none.
+        match_parameters: Number of stored parameters to come closest to, by choosing the rank; `None` uses `rank`.
+        rank: Rank of the update.
+        alpha: Numerator of the update's scale, alpha / rank.
+        dropout: Dropout probability on the input of A during training; `backbone.base_mode` is about the backbone's.
+        target_modules: Names of the linear modules to adapt, each the end of one or several paths; `None` is the query
+            and value projections, as in the paper.
+        use_dora: Whether the magnitudes of the rows are trained too (DoRA).
+        use_rslora: Whether the scale is alpha / sqrt(rank) instead (rsLoRA).
     """
 
     kind = "lora"
@@ -69,34 +69,34 @@ class LoRA(InjectedLayers):
         """The rank."""
         return "rank"
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
-        """DoRA begins with their rows' lengths."""
-        return "measures the rows of the weights" if self.use_dora else None
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
+        """DoRA initialises the magnitudes with the norms of the rows."""
+        return "reads the norms of the weights' rows" if self.use_dora else None
 
-    def misfits(self, backbone: Backbone) -> list[str]:
-        """Unknown modules, and a rank that is none in some of them."""
-        misfits = super().misfits(backbone)
-        if does := self.touches_weights(backbone):
-            misfits += self.quantization_misfits(backbone, does=does)
-        sites = [] if misfits else sites_called(backbone, self.names_in(backbone))
+    def problems(self, backbone: Backbone) -> list[str]:
+        """Unknown modules, quantised weights with DoRA, and a rank above the width of a matrix."""
+        problems = super().problems(backbone)
+        if use := self.direct_weight_access(backbone):
+            problems += self.quantization_problems(backbone, use=use)
+        sites = [] if problems else sites_named(backbone, self.names_in(backbone))
         narrowest = min(sites, key=_narrow_width, default=None)
         if narrowest is not None and self.rank > _narrow_width(narrowest):
-            misfits.append(
+            problems.append(
                 f"`method.rank` must be at most the width of every matrix, but is {self.rank}, and "
                 f"'{narrowest.path}' of {backbone.name} is {narrowest.width_in} x {narrowest.width_out}."
             )
-        return misfits
+        return problems
 
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """The change that a bundle holds."""
+        """Build the method of a bundle, and attach it to `backbone`."""
         return cls(name=bundle.manifest.method, dropout=0.0, **bundle.manifest.settings)._loaded(bundle, backbone)
 
-    def _usual_names(self, names: LinearNames) -> list[str]:
+    def _default_names(self, names: LinearNames) -> list[str]:
         return [names.query, names.value]
 
-    def _around(self, site: LinearSite) -> Linear:
-        alpha: Any = self.alpha  # said to be an integer there, and only divided
+    def _wrap(self, site: LinearSite) -> Linear:
+        alpha: Any = self.alpha  # annotated as an integer there, but only divided
         config = LoraConfig(
             r=self.rank,
             lora_alpha=alpha,
@@ -107,13 +107,13 @@ class LoRA(InjectedLayers):
         )
         layer = Linear(site.module, ADAPTER, config, r=self.rank, lora_alpha=alpha)
         if self.use_dora:
-            # PEFT has measured the rows in the backbone's dtype; in bfloat16 they would be off by parts of a hundred.
+            # PEFT computes the norms in the backbone's dtype; in bfloat16 they would be off by about one percent.
             lora_a, lora_b = layer.lora_A[ADAPTER].weight.float(), layer.lora_B[ADAPTER].weight.float()
             magnitude: Any = layer.lora_magnitude_vector[ADAPTER]
             magnitude.update_layer(base_layer=site.module, lora_A=lora_a, lora_B=lora_b, scaling=layer.scaling[ADAPTER])
         return layer
 
-    def _trained_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
+    def _trainable_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
         trained = {"lora_a": layer.lora_A[ADAPTER].weight, "lora_b": layer.lora_B[ADAPTER].weight}
         if self.use_dora:
             trained["magnitude"] = layer.lora_magnitude_vector[ADAPTER].weight

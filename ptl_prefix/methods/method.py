@@ -1,7 +1,8 @@
-"""A way of adapting a frozen backbone: two verbs and a trained state.
+"""The interface of an adaptation method.
 
-A method touches the backbone in two places only: once when it is attached, and once per forward when it conditions the
-inputs. Whoever adds one writes a file here and a YAML in `conf/method/`; the contract tests find both by glob.
+In: a backbone, once, in `attach`; the inputs of a forward pass, in `condition`. Out: conditioned inputs, and trainable
+parameters. A method acts on the backbone in these two functions only. A new method is one file here and one YAML in
+`conf/method/`; the contract tests find both.
 """
 
 import copy
@@ -19,29 +20,29 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import BackboneError, RunError
 
 Resource = Literal["attention slots", "encoder input", "weights", "sublayer outputs"]
-"""A part of a backbone that one method at a time can have."""
+"""A part of a backbone that only one method at a time can use."""
 
 
 class Method(nn.Module, ABC):
-    """A way of adapting.
+    """A way of adapting a frozen backbone.
 
     Args:
-        name: What runs and records call it.
-        default_lr: The learning rate where a run chooses none.
-        match_parameters: Numbers that a bundle should hold: the size (a length, a rank, a width) is chosen that comes
-            closest, in place of the one that is configured; `None` keeps that.
+        name: Name of the method in run folders and records.
+        default_lr: Learning rate of a run that sets none.
+        match_parameters: Number of stored parameters to come closest to, by choosing the method's size (a length, rank
+            or width) instead of the configured one; `None` keeps the configured size.
     """
 
     kind: ClassVar[str]
-    """The file and config that define this method; a bundle names it."""
+    """Name of the file and config that define this method; bundles store it."""
     can_be_merged: ClassVar[bool] = False
-    """Whether what it does can be written into the backbone's own weights, see `merged`."""
+    """Whether the method can be merged into the backbone's weights; see `merged`."""
     is_exclusive: ClassVar[bool] = False
-    """Whether it acts in every forward pass while attached, conditioned by it or not, so that no other adaptation can
+    """Whether the method acts in every forward pass while attached, conditioned or not, so that no other bundle can
     share its backbone."""
     base_mode: Literal["eval", "train"] = "eval"
-    """The backbone's mode while this trains, where a run chooses none: `train` if its paper has the backbone's own
-    dropout on."""
+    """Mode of the backbone while the method is trained, if a run sets none: `train` if the method's paper trains with
+    the backbone's dropout."""
 
     def __init__(self, *, name: str, default_lr: float, match_parameters: int | None = None) -> None:
         super().__init__()
@@ -49,13 +50,13 @@ class Method(nn.Module, ABC):
         self.default_lr = default_lr
         self.match_parameters = match_parameters
         self.notes: list[str] = []
-        """What a person should know of how it started, a sentence each; filled by `attach`."""
+        """Remarks on the initialisation for the user, set by `attach`; each continues a sentence about the method."""
         self._backbone: Backbone | None = None
-        self._has_size = False
+        self._size_is_chosen = False
 
     @property
     def backbone(self) -> Backbone:
-        """The backbone this is attached to."""
+        """The backbone that the method is attached to."""
         if self._backbone is None:
             raise BackboneError(
                 f"A method must be attached before it is used, but '{self.name}' is not; call attach(backbone)."
@@ -64,83 +65,90 @@ class Method(nn.Module, ABC):
 
     @property
     def is_attached(self) -> bool:
-        """Whether `attach` was called, and `detach` was not."""
+        """Whether the method is attached to a backbone."""
         return self._backbone is not None
 
-    def expect_labels(self, label_set: Callable[[], Sequence[str] | None]) -> None:
-        """Hear, before `misfits`, how to read what a task's targets may be (`None`: any text), for a start there."""
-
-    def misfits(self, backbone: Backbone) -> list[str]:
-        """What in these settings does not fit a backbone of this shape; asked before any weights load."""
-        return []
-
-    def quantization_misfits(self, backbone: Backbone, *, does: str) -> list[str]:
-        """For `misfits` of a method that cannot do without the numbers of weights, if they are not at hand.
+    def provide_labels(self, read_labels: Callable[[], Sequence[str] | None]) -> None:
+        """Give the method a function that reads the task's labels, for its initialisation; called before `problems`.
 
         Args:
-            backbone: Its weights may be quantised.
-            does: What it does with them.
+            read_labels: Returns the closed set of the task's targets; `None` if targets are free text.
+        """
+
+    def problems(self, backbone: Backbone) -> list[str]:
+        """Settings that this backbone does not support, one sentence each; its shape alone is read."""
+        return []
+
+    def quantization_problems(self, backbone: Backbone, *, use: str) -> list[str]:
+        """A problem if the weights are quantised, for a method that reads or changes their values.
+
+        Args:
+            backbone: The backbone.
+            use: What the method does with the weights, as a verb phrase.
         """
         if backbone.quantization is None:
             return []
         return [
-            f"`backbone.quantization` must be null where a method needs the weights themselves, but is "
-            f"{backbone.quantization} and '{self.name}' {does}; choose a prefix, a prompt or LoRA, or no quantization."
+            f"`backbone.quantization` must be null for a method that uses the values of the weights, but is "
+            f"{backbone.quantization} and '{self.name}' {use}; choose prefix-tuning, prompt tuning or LoRA, or no "
+            "quantisation."
         ]
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
-        """What it has to itself while at work: methods work together if they share nothing. Unless it says: all."""
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
+        """The parts of the backbone that no other method can use at the same time; by default, all."""
         return frozenset(get_args(Resource))
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
-        """What it does with the backbone's weights besides whole forward passes; `None` if nothing.
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
+        """What the method does with the weights besides whole forward passes, as a verb phrase; `None` for nothing.
 
-        Weights that are divided among ranks are there for whole forward passes alone.
+        Weights that are sharded over ranks are only available in whole forward passes.
         """
         return None
 
     @property
     def size_setting(self) -> str | None:
-        """The setting that says how many numbers are stored; `None` if there is no such choice."""
+        """The setting that decides the number of stored parameters; `None` if there is none."""
         return None
 
     @property
     def smallest_size(self) -> int:
-        """The least that setting can be."""
+        """The smallest value of `size_setting`."""
         return 1
 
     @property
-    def wants_size(self) -> bool:
-        """Whether a size is still to be chosen."""
-        return self.match_parameters is not None and not self._has_size
+    def needs_size(self) -> bool:
+        """Whether `match_parameters` is given, and the size is not chosen yet."""
+        return self.match_parameters is not None and not self._size_is_chosen
 
-    def fit_size(self, backbone: Backbone) -> dict[str, Any]:
-        """Choose the size that `match_parameters` asks for; the numbers stored grow evenly with it.
+    def choose_size(self, backbone: Backbone) -> dict[str, Any]:
+        """Choose the size with which the number of stored parameters comes closest to `match_parameters`.
 
         Args:
-            backbone: Its shapes alone are read.
+            backbone: The backbone; its shape alone is read.
 
-        Returns: The setting that was chosen; nothing where a budget was not asked for.
+        Returns:
+            The chosen setting; empty without `match_parameters`.
 
         Raises:
             ValueError: When the method has no size to choose.
         """
-        if self.match_parameters is None or self._has_size:  # as in `wants_size`, which says less to a type checker
+        if self.match_parameters is None or self._size_is_chosen:  # `needs_size`, written out for the type checker
             return {}
         if self.size_setting is None:
             raise ValueError(
-                f"`method.match_parameters` must be null where there is no size to choose, but is "
+                f"`method.match_parameters` must be null for a method without a size setting, but is "
                 f"{self.match_parameters} and '{self.name}' has none."
             )
+        # The number of stored parameters is linear in the size.
         least = self.smallest_size
         at_least, one_more = (self._num_stored_at(size, backbone) for size in (least, least + 1))
         step = one_more - at_least
         size = least + max(0, round((self.match_parameters - at_least) / step))
         setattr(self, self.size_setting, size)
-        self._has_size = True
-        numbers = at_least + (size - least) * step
+        self._size_is_chosen = True
+        num_stored = at_least + (size - least) * step
         self.notes.append(
-            f"has {self.size_setting} {size}: the {numbers:,} numbers that it stores come closest to the "
+            f"has {self.size_setting} {size}: its {num_stored:,} stored parameters come closest to the "
             f"{self.match_parameters:,} of match_parameters"
         )
         return {self.size_setting: size}
@@ -148,7 +156,7 @@ class Method(nn.Module, ABC):
     def _num_stored_at(self, size: int, backbone: Backbone) -> int:
         trial = copy.deepcopy(self)
         setattr(trial, str(self.size_setting), size)
-        with torch.random.fork_rng():  # what the method itself will draw does not depend on its trials
+        with torch.random.fork_rng():  # the initialisation of the method itself must not depend on this
             trial._attach(backbone)
         trial._backbone = backbone
         try:
@@ -157,74 +165,79 @@ class Method(nn.Module, ABC):
             trial.detach()
 
     def attach(self, backbone: Backbone) -> Self:
-        """Make this method's parameters for `backbone`, from torch's random state, and take what it needs there."""
+        """Attach the method to a backbone, and initialise its parameters from torch's random state if it has none.
+
+        Raises:
+            BackboneError: When the method is attached already.
+            ValueError: When there are `problems`.
+        """
         if self.is_attached:
             raise BackboneError(
                 f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
             )
-        self.fit_size(backbone)
-        if misfits := self.misfits(backbone):
-            raise ValueError(" ".join(misfits))
+        self.choose_size(backbone)
+        if problems := self.problems(backbone):
+            raise ValueError(" ".join(problems))
         self._attach(backbone)
         self._backbone = backbone
         return self
 
     def detach(self) -> None:
-        """Give the backbone back as it was before `attach`. The trained state stays with the method."""
+        """Restore the backbone as it was before `attach`. The method keeps its trained parameters."""
         self._detach()
         self._backbone = None
 
     @abstractmethod
     def condition(self, inputs: ModelInputs) -> ModelInputs:
-        """Prepare one forward pass: called once per batch, before the backbone runs."""
+        """Prepare one forward pass; called once per batch, before the backbone runs."""
 
     @abstractmethod
     def neutralize(self) -> None:
-        """Make the method's effect nothing: the backbone computes as if bare, at the positions the method gives."""
+        """Disable the method's effect: the backbone computes as without it, at the method's text positions."""
 
     @property
     @abstractmethod
     def num_stored(self) -> int:
-        """Numbers that an exported bundle holds."""
+        """Number of parameters in an exported bundle."""
 
-    def positions_taken(self, backbone: Backbone) -> int:
-        """Positions that the method takes from those that `backbone` has; known before it is attached."""
+    def reserved_positions(self, backbone: Backbone) -> int:
+        """Number of positions of the backbone's context window that the method occupies; known before `attach`."""
         return 0
 
     @property
     def position_offset(self) -> int:
-        """Positions that the method takes from those its backbone has."""
-        return self.positions_taken(self.backbone)
+        """Number of positions that the method occupies in the backbone it is attached to."""
+        return self.reserved_positions(self.backbone)
 
     @property
     def position_law(self) -> str:
-        """Where the text's positions start: `unshifted`, or `shifted` by what the method takes."""
+        """Where text positions start: `unshifted` at 0, `shifted` after the positions that the method occupies."""
         return "shifted" if self.position_offset else "unshifted"
 
     @abstractmethod
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The settings and the tensors from which `restore` builds a method that computes the same."""
+        """Settings and tensors from which `restore` builds an equal method."""
 
     def merged(self) -> AbstractContextManager[None]:
-        """Inside, the backbone's own weights compute what the method does, and nothing else of it is left.
+        """Inside, the method is merged into the backbone's weights.
 
         Raises:
-            ValueError: When the method is no change of weights.
+            ValueError: When the method is not a change of weights.
         """
         raise ValueError(
-            f"A method must be a change of the backbone's weights to be merged into them, but '{self.name}' is none; "
+            f"A method must change the backbone's weights to be merged into them, but '{self.name}' does not; "
             "export it as a bundle."
         )
 
     @property
     def is_whole_model(self) -> bool:
-        """Whether what is stored is as much as the backbone, so that it may as well be a model of its own."""
+        """Whether the stored parameters are all of the backbone's, so that they can be exported as a model."""
         return False
 
     @classmethod
     @abstractmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """The method that a bundle holds, attached to `backbone`."""
+        """Build the method of a bundle, and attach it to `backbone`."""
 
     @abstractmethod
     def _attach(self, backbone: Backbone) -> None: ...
@@ -232,65 +245,40 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def _detach(self) -> None: ...
 
-    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
-        """What training changes, by name; nothing else has a gradient."""
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
+        """The parameters that are trained, by name; nothing else gets a gradient."""
         return dict(self.named_parameters())
 
     def lr_groups(self) -> Iterable[tuple[float, Iterable[nn.Parameter]]]:
-        """The trained parameters with the learning rate of each, where a run chooses none."""
-        return [(self.default_lr, self.trained_parameters().values())]
+        """Groups of trainable parameters, each with its learning rate for a run that sets none."""
+        return [(self.default_lr, self.trainable_parameters().values())]
 
-    def load_trained(self, state: Mapping[str, Tensor]) -> None:
-        """Put numbers into the trained parameters.
+    def load_trainable_parameters(self, state: Mapping[str, Tensor]) -> None:
+        """Set the values of the trainable parameters.
+
+        Args:
+            state: Tensors by the parameters' names.
 
         Raises:
-            RunError: When their names or shapes are not those of this method as it is configured.
+            RunError: When names or shapes differ from those of this method as configured.
         """
-        own = self.trained_parameters()
+        own = self.trainable_parameters()
         if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in state.items()}:
             raise RunError(
-                f"A checkpoint must hold the trained parameters of '{self.name}' as it is configured, but this one "
-                "holds others; use the run's own config."
+                f"A checkpoint must have the trainable parameters of '{self.name}' as configured, but their names or "
+                "shapes differ; use the run's own config."
             )
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
 
     @property
-    def num_trained(self) -> int:
-        """Numbers that training changes."""
-        return sum(parameter.numel() for parameter in self.trained_parameters().values())
+    def num_trainable(self) -> int:
+        """Number of trainable parameters."""
+        return sum(parameter.numel() for parameter in self.trainable_parameters().values())
 
-
-class NoAdaptation(Method):
-    """The bare backbone, spoken of as a method: what every method is compared with."""
-
-    kind = "none"
-
-    def __init__(self) -> None:
-        super().__init__(name="none", default_lr=0.0)
-
-    def condition(self, inputs: ModelInputs) -> ModelInputs:
-        """Nothing but positions."""
-        return inputs.with_positions()
-
-    def neutralize(self) -> None:
-        """It already is."""
-
-    @property
-    def num_stored(self) -> int:
-        """Nothing is stored."""
-        return 0
-
-    def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """There is nothing to export."""
-        raise ValueError("The bare backbone has nothing to export.")
-
-    @classmethod
-    def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """There is nothing to restore."""
-        raise ValueError("The bare backbone is in no bundle.")
-
-    def _attach(self, backbone: Backbone) -> None: ...
-
-    def _detach(self) -> None: ...
+    @torch.no_grad()
+    def tracked_norms(self) -> dict[str, float]:
+        """Norms to log during training, by name: `trained` is the L2 norm of all trainable parameters together."""
+        trainable = [parameter.detach().float() for parameter in self.trainable_parameters().values()]
+        return {"trained": float(torch.stack(torch._foreach_norm(trainable)).norm())}

@@ -1,9 +1,7 @@
-"""How a prefix's keys and values are produced while they are trained.
+"""Reparametrisations of a prefix: how its keys and values are computed from trainable parameters.
 
-Directly, by an MLP, by low-rank factors, or from embeddings by the frozen layers themselves.
-
-In: nothing but parameters. Out: one table of keys and values for the layers of one site, computed once per step, never
-per row of a batch. Whatever produced it, it is exported as a plain table.
+In: parameters. Out: one table of keys and values for the layers of one attention site, computed once per step, not per
+row of a batch. Every reparametrisation is exported as a plain table.
 """
 
 from abc import ABC, abstractmethod
@@ -22,11 +20,11 @@ KeyValueTable = Float[Tensor, "layers two kv_heads prefix head_dim"]
 
 
 class PrefixTable(nn.Module, ABC):
-    """Produces the keys and values of one site.
+    """Computes the keys and values of one attention site.
 
     Args:
-        geometry: The site's shape; `num_layers` counts only the layers that receive a prefix.
-        prefix_length: Positions per layer.
+        geometry: Shape of the site; `num_layers` counts only the layers that get a prefix.
+        prefix_length: Number of prefix positions per layer.
     """
 
     def __init__(self, geometry: SiteGeometry, prefix_length: int) -> None:
@@ -40,22 +38,22 @@ class PrefixTable(nn.Module, ABC):
 
     @abstractmethod
     def match(self, scale: Tensor) -> None:
-        """Set the starting point so that what `forward` gives is centred and as large as `scale`.
+        """Scale newly drawn parameters so that the table has mean 0 and the given standard deviations.
 
-        Args: scale: Standard deviation of the keys and of the values of each layer, (layers, 2, 1, 1, 1); 0 makes them
-            start at 0.
+        Args:
+            scale: Standard deviations of the keys and of the values of each layer, (layers, 2, 1, 1, 1); 0 sets them
+                to 0.
         """
 
     @abstractmethod
     def fit(self, target: KeyValueTable) -> float:
-        """Set the starting point so that `forward` gives `target`, or comes as near as it can.
+        """Set the parameters so that the table equals `target`, or is as close to it as possible.
 
         Returns:
-            What is missing, as a share of the target's length (Frobenius norm).
+            The relative error: the Frobenius norm of the difference over that of the target.
         """
 
-    def _missing(self, target: KeyValueTable) -> float:
-        """The share of `target` that `forward` does not give."""
+    def _relative_error(self, target: KeyValueTable) -> float:
         return float((self.forward() - target).norm() / target.norm())
 
     @property
@@ -66,7 +64,7 @@ class PrefixTable(nn.Module, ABC):
 
 
 class PlainTable(PrefixTable):
-    """`reparam: none`. The table itself is trained."""
+    """`reparam: none`. The table is the parameter."""
 
     def __init__(self, geometry: SiteGeometry, prefix_length: int) -> None:
         super().__init__(geometry, prefix_length)
@@ -78,30 +76,31 @@ class PlainTable(PrefixTable):
 
     @torch.no_grad()
     def match(self, scale: Tensor) -> None:
-        """Widen the table where the backbone spreads more than 1; a scale of 0 empties it.
+        """Scale the table where the standard deviation is more than 1; a scale of 0 sets it to 0.
 
-        Where it spreads less the table stays as drawn, from N(0, 1): every number moves by about a learning rate a
-        step, however small it began, and rows that begin close together are told apart late.
+        Below 1 the table stays as drawn from N(0, 1): Adam changes every number by about the learning rate per step,
+        however small it is, so rows that start close to each other would stay similar for long.
         """
         self.table.mul_(torch.where(scale > 0, scale.clamp(min=1.0), scale))
 
     @torch.no_grad()
     def fit(self, target: KeyValueTable) -> float:
-        """Copy it."""
+        """Copy the target."""
         self.table.copy_(target)
         return 0.0
 
 
 class MlpTable(PrefixTable):
-    """`reparam: mlp`. Rows -> linear -> tanh -> linear to all layers' keys and values (Li & Liang 2021, section 4.3).
+    """`reparam: mlp`. P[i] = MLP(P'[i]): linear, tanh, linear to all layers' keys and values.
 
-    As in the authors' code, rows are drawn from N(0, 1) and the output layer is shared by nobody: every layer, key and
-    value has its own columns. The authors' code runs the MLP once per row of the batch; this one once per step.
+    Li & Liang (2021), section 4.3. As in the authors' code, the rows P' are drawn from N(0, 1), and every layer's keys
+    and values have their own columns of the output layer. The authors' code runs the MLP once per row of the batch,
+    this one once per step.
 
     Args:
         geometry: As in `PrefixTable`.
         prefix_length: As in `PrefixTable`.
-        embedding_size: Width of the rows.
+        embedding_size: Width of the rows P'.
         hidden_size: Width of the hidden layer.
     """
 
@@ -112,7 +111,7 @@ class MlpTable(PrefixTable):
         self.output = nn.Linear(hidden_size, 2 * geometry.num_layers * geometry.kv_width)
 
     def forward(self) -> KeyValueTable:
-        """Every row through the MLP, once."""
+        """The MLP of all rows."""
         layers, two, kv_heads, prefix, head_dim = self.shape
         numbers = self.output(torch.tanh(self.hidden(self.rows)))  # (prefix, layers * 2 * kv_heads * head_dim)
         table: Tensor = numbers.view(prefix, layers, two, kv_heads, head_dim).permute(1, 2, 3, 0, 4)
@@ -120,20 +119,20 @@ class MlpTable(PrefixTable):
 
     @torch.no_grad()
     def match(self, scale: Tensor) -> None:
-        """Scale the output layer's columns, without a bias at first."""
+        """Scale the columns of the output layer, and set its bias to 0."""
         layers, two, kv_heads, _, head_dim = self.shape
         self.output.bias.zero_()
-        # The size that the freshly drawn layers give, one number for the whole output.
+        # Root mean square of the whole output as drawn.
         size = self.forward().square().mean().sqrt()
         per_column = scale.expand(layers, two, kv_heads, 1, head_dim).reshape(-1, 1)
         self.output.weight.mul_(per_column / size)
 
     @torch.no_grad()
     def fit(self, target: KeyValueTable) -> float:
-        """Solve for the output layer, the rows and the hidden layer as they were drawn.
+        """Solve for the output layer by least squares; the rows and the hidden layer stay as drawn.
 
-        The authors' low-data runs come near the words' activations by gradient descent on the whole MLP; least squares
-        reach them, where the hidden layer is at least as wide as the prefix is long.
+        The authors' low-data runs approximate the activations of words by gradient descent on the whole MLP. Least
+        squares reproduce them exactly if the hidden layer is at least as wide as the prefix is long.
         """
         numbers = target.permute(3, 0, 1, 2, 4).flatten(1).double().cpu()  # (prefix, layers * 2 * kv_heads * head_dim)
         hidden = torch.tanh(self.hidden(self.rows)).double().cpu()
@@ -141,14 +140,14 @@ class MlpTable(PrefixTable):
         weight = torch.linalg.lstsq(hidden, numbers - bias, driver="gelsd").solution
         self.output.bias.copy_(bias)
         self.output.weight.copy_(weight.T)
-        return self._missing(target)
+        return self._relative_error(target)
 
 
 class LinearTable(PrefixTable):
-    """`reparam: linear`. In each layer its own P' (prefix_length x e) times W_K and W_V (e x kv_width).
+    """`reparam: linear`. P_K = P' W_K and P_V = P' W_V in each layer; P' is (prefix_length, e), W are (e, kv_width).
 
-    e (L + 2 kv_width) numbers a layer: fewer than `none` only if e < 2 L kv_width / (L + 2 kv_width), L the prefix
-    length.
+    It has e (L + 2 kv_width) parameters per layer, L the prefix length: fewer than `none` only if
+    e < 2 L kv_width / (L + 2 kv_width).
 
     Args:
         geometry: As in `PrefixTable`.
@@ -159,12 +158,12 @@ class LinearTable(PrefixTable):
     def __init__(self, geometry: SiteGeometry, prefix_length: int, embedding_size: int) -> None:
         super().__init__(geometry, prefix_length)
         self.rows = nn.Parameter(torch.randn(geometry.num_layers, prefix_length, embedding_size))
-        # Columns whose products have unit variance, so that `match` may scale them as it scales a plain table.
+        # The products have unit variance, so that `match` can scale them like a plain table.
         scale = embedding_size**-0.5
         self.columns = nn.Parameter(torch.randn(geometry.num_layers, 2, embedding_size, geometry.kv_width) * scale)
 
     def forward(self) -> KeyValueTable:
-        """P' W in every layer."""
+        """P' W of every layer."""
         layers, two, kv_heads, prefix, head_dim = self.shape
         numbers = torch.einsum("lpe,ltew->ltpw", self.rows, self.columns)
         return numbers.reshape(layers, two, prefix, kv_heads, head_dim).transpose(2, 3)
@@ -176,9 +175,10 @@ class LinearTable(PrefixTable):
 
     @torch.no_grad()
     def fit(self, target: KeyValueTable) -> float:
-        """Take the e greatest singular directions of each layer's table.
+        """Set P' and W to the e largest singular components of each layer's table.
 
-        Where e is more than a table can have, the P' of the others is 0: their W stays as drawn, so that they learn.
+        If e is larger than the rank of a table, the remaining columns of P' are 0 and those of W stay as drawn, so that
+        they can be trained.
         """
         layers, two, kv_heads, prefix, head_dim = self.shape
         numbers = (
@@ -186,49 +186,55 @@ class LinearTable(PrefixTable):
         )  # (layers, prefix, 2 kv_width)
         left, sizes, right = torch.linalg.svd(numbers, full_matrices=False)
         rank = min(self.rows.shape[2], sizes.shape[1])
-        unit = prefix**0.5  # rows of about unit size, as they are when drawn
+        unit = prefix**0.5  # the rows of P' have about unit size, as when drawn
         self.rows.zero_()
         self.rows[:, :, :rank] = (left[:, :, :rank] * unit).to(self.rows)
         columns = (sizes[:, :rank, None] * right[:, :rank] / unit).view(layers, rank, two, kv_heads * head_dim)
         self.columns[:, :, :rank] = columns.transpose(1, 2).to(self.columns)
-        return self._missing(target)
+        return self._relative_error(target)
 
 
 class EmbeddingTable(PrefixTable):
-    """`reparam: embedding`. What the frozen layers make of trained embeddings (Li & Liang 2021, section 7.2).
+    """`reparam: embedding`. The keys and values of trained embeddings in the frozen layers.
 
-    The "embedding-only" ablation: one trained vector a position, in place of a token's embedding, and no freedom above
-    it. In a causal backbone nothing of the text reaches the prefix, so its keys and values are computed once per step,
-    by a forward over the prefix alone, and fold into a table like any other.
+    The "embedding-only" ablation of Li & Liang (2021), section 7.2: one trainable vector per position, in place of a
+    token's embedding, and none in the layers above. In a causal backbone no text reaches the prefix, so its keys and
+    values are computed once per step by a forward pass over the prefix alone.
 
     Args:
         geometry: As in `PrefixTable`.
         prefix_length: As in `PrefixTable`.
-        backbone: Whose layers they pass through.
+        backbone: The backbone whose layers compute the keys and values.
     """
 
     def __init__(self, geometry: SiteGeometry, prefix_length: int, backbone: Backbone) -> None:
         super().__init__(geometry, prefix_length)
         self.backbone = backbone
-        words = backbone.embedded(torch.arange(backbone.config.vocab_size))
-        size = torch.ones(()) if backbone.is_sketch else words.float().std()
+        words = backbone.embed(torch.arange(backbone.config.vocab_size))
+        size = torch.ones(()) if backbone.is_shape_only else words.float().std()
         self.rows = nn.Parameter(torch.randn(prefix_length, words.shape[1]) * size)
 
     def forward(self) -> KeyValueTable:
-        """One forward of the backbone over the prefix."""
+        """A forward pass of the backbone over the prefix."""
         return keys_values_of_embeddings(self.backbone, self.rows)
 
     def match(self, scale: Tensor) -> None:
-        """The rows were drawn as large as words' embeddings, which is all that there is to choose."""
+        """Nothing to scale: the rows are drawn with the standard deviation of the token embeddings."""
 
     @torch.no_grad()
     def start_from(self, ids: Sequence[int]) -> None:
-        """Begin with the embeddings of tokens."""
-        self.rows.copy_(self.backbone.embedded(torch.tensor(list(ids))))
+        """Set the rows to the embeddings of tokens."""
+        self.rows.copy_(self.backbone.embed(torch.tensor(list(ids))))
 
     def fit(self, target: KeyValueTable) -> float:
-        """Keys and values of one's own choice are just what embeddings cannot give."""
-        raise ValueError("Embeddings cannot start from keys and values; choose another `method.init`.")
+        """Refused: embeddings cannot represent arbitrary keys and values.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "`method.init` must be random or text with `method.reparam=embedding`, but keys and values were given."
+        )
 
 
 def make_table(
@@ -240,7 +246,7 @@ def make_table(
     embedding_size: int | None,
     hidden_size: int,
 ) -> PrefixTable:
-    """The table that `reparam` names: `none`, `mlp`, `linear` or `embedding`."""
+    """A new table for `reparam`: `none`, `mlp`, `linear` or `embedding`."""
     if reparam == "none":
         return PlainTable(geometry, prefix_length)
     if reparam == "mlp":

@@ -1,18 +1,19 @@
-"""Prompt tuning (Lester et al., 2021): trained embeddings that a frozen model reads before the text.
+"""Prompt tuning (Lester et al., 2021): trainable embeddings that a frozen model reads before the text.
 
-In: a backbone, once; a batch, per forward. Out: in a decoder-only backbone filled slots and the text's positions; in an
-encoder-decoder the rows, for its encoder to read. What is exported is the rows alone.
+In: a backbone, once; a batch, per forward pass. Out: in a decoder-only backbone, filled slots and the text's positions;
+in an encoder-decoder, prompt rows that its encoder reads. A bundle holds the rows.
 
-Nothing of the text reaches a prompt that stands before it in a causal model, so its keys and values are the same for
-every row of a batch: the frozen layers compute them once per step, and the text attends to them as to any prefix. An
-encoder lets the prompt see the text, so there the rows are read with each text, as its first tokens.
+In a causal model no text reaches a prompt before it, so the prompt's keys and values are the same for every row of a
+batch: the frozen layers compute them once per step, and the text attends to them as to a prefix. In an encoder the
+prompt sees the text, so the rows are read with each text, as its first tokens.
 
-Positions: the rows have 0 to `prompt_length` - 1 and the text follows, also in an encoder with learned positions
-(BART); in one with relative positions (T5) they are the text's left neighbours. What a decoder writes is never shifted.
+Positions: the rows have positions 0 to `prompt_length` - 1 and the text follows, also in an encoder with learned
+positions (BART); with relative positions (T5) they are the text's left neighbours. Positions of a decoder's target are
+never shifted.
 
 Differences from the authors' code (github.com/google-research/prompt-tuning): models are not trained further on
 language modelling first (LM adaptation); the optimizer is AdamW rather than Adafactor, hence another learning rate;
-where attention has a window, a causal backbone's prompt never falls out of it.
+with sliding-window attention, a prompt stays visible in a causal backbone.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,18 +36,19 @@ from ptl_prefix.settings import settings_from
 
 
 class PromptTuning(Method):
-    """Gives a backbone `prompt_length` trained embeddings to read before every text.
+    """Puts `prompt_length` trainable embeddings before every text.
 
     Args:
-        name: What runs and records call it.
-        default_lr: The learning rate where a run chooses none.
-        match_parameters: Numbers to store, for which the length is chosen; `None`: `prompt_length` says.
-        prompt_length: Rows of the prompt.
-        init: `vocabulary` draws the embeddings of tokens among the most common ones; `random` draws evenly from
-            [-0.5, 0.5]; `text` takes the embeddings of words; `labels` those of a task's labels, and goes on as
-            `vocabulary` where there are fewer than rows.
-        init_text: The words of `text`; repeated where they are fewer than the rows.
-        init_labels: The labels of `labels`; `None`: those of the task.
+        name: Name of the method in run folders and records.
+        default_lr: Learning rate of a run that sets none.
+        match_parameters: Number of stored parameters to come closest to, by choosing the length; `None` uses
+            `prompt_length`.
+        prompt_length: Number of rows (virtual tokens).
+        init: Initial values: `vocabulary` samples embeddings of the most common tokens; `random` is uniform in
+            [-0.5, 0.5]; `text` takes the embeddings of words; `labels` those of the task's labels, and samples as
+            `vocabulary` if there are fewer labels than rows.
+        init_text: Words for `init=text`, repeated if they have fewer tokens than there are rows.
+        init_labels: Labels for `init=labels`; `None` is the task's labels.
     """
 
     kind = "prompt_tuning"
@@ -70,100 +72,100 @@ class PromptTuning(Method):
         self.init_labels = init_labels
         self.rows: nn.Parameter | None
         self.register_parameter("rows", None)
-        self._task_labels: Callable[[], Sequence[str] | None] = lambda: None
+        self._read_task_labels: Callable[[], Sequence[str] | None] = lambda: None
         self._visible = True
 
-    def expect_labels(self, label_set: Callable[[], Sequence[str] | None]) -> None:
-        """Keep them for `init=labels`; a task may have to open its data for them."""
-        self._task_labels = label_set
+    def provide_labels(self, read_labels: Callable[[], Sequence[str] | None]) -> None:
+        """Keep the function for `init=labels`: a task may have to read its data for them."""
+        self._read_task_labels = read_labels
 
     @property
     def size_setting(self) -> str:
-        """Its length."""
+        """The length of the prompt."""
         return "prompt_length"
 
-    def takes(self, backbone: Backbone) -> frozenset[Resource]:
-        """The slots, or what an encoder reads."""
+    def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
+        """The attention slots; in an encoder-decoder, the encoder's input."""
         return frozenset({"encoder input" if backbone.is_encoder_decoder else "attention slots"})
 
-    def misfits(self, backbone: Backbone) -> list[str]:
-        """Lengths that leave no room for text, and starts that lack their words or their labels."""
-        misfits = []
+    def problems(self, backbone: Backbone) -> list[str]:
+        """A length that leaves no positions for text, and an initialisation without its words or labels."""
+        problems = []
         limit = backbone.max_positions
         if limit is not None and self.prompt_length >= limit:
-            misfits.append(
-                f"`method.prompt_length` must leave room for text in the {limit} positions of {backbone.name}, "
+            problems.append(
+                f"`method.prompt_length` must be less than the {limit} positions of {backbone.name}, "
                 f"but is {self.prompt_length}."
             )
-        return misfits + self._start_misfits()
+        return problems + self._init_problems()
 
-    def _start_misfits(self) -> list[str]:
-        misfits = [
+    def _init_problems(self) -> list[str]:
+        problems = [
             f"`method.init_{init}` must be given with `method.init={init}` only, but init is {self.init}."
             for init, value in (("text", self.init_text), ("labels", self.init_labels))
             if value is not None and self.init != init
         ]
         if self.init == "text" and not (self.init_text or "").strip():
-            misfits.append(f"`method.init_text` must have words to start from, but is {self.init_text!r}.")
-        return misfits + (self._label_misfits() if self.init == "labels" else [])
+            problems.append(f"`method.init_text` must have words for `method.init=text`, but is {self.init_text!r}.")
+        return problems + (self._label_problems() if self.init == "labels" else [])
 
-    def _label_misfits(self) -> list[str]:
+    def _label_problems(self) -> list[str]:
         try:
             labels = self._labels()
         except DataError as error:
             return [f"`method.init=labels` needs the task's labels, but: {error}"]
         if not labels:
             return [
-                "`method.init=labels` needs labels to start from, but the task is none with a closed set of targets; "
-                "give `method.init_labels`, or choose another start."
+                "`method.init=labels` needs labels, but the task has no closed set of targets; "
+                "give `method.init_labels`, or choose another `method.init`."
             ]
         if not all(label.strip() for label in labels):
-            return [f"`method.init_labels` must each have words to start from, but are {list(labels)}."]
+            return [f"`method.init_labels` must each have words, but are {list(labels)}."]
         return []
 
     def _labels(self) -> Sequence[str]:
-        return self.init_labels or self._task_labels() or ()
+        return self.init_labels or self._read_task_labels() or ()
 
     def _attach(self, backbone: Backbone) -> None:
         if self.rows is None:
-            self.rows = nn.Parameter(self._start(backbone).float().to(backbone.device))
+            self.rows = nn.Parameter(self._initial_rows(backbone).float().to(backbone.device))
         if not backbone.is_encoder_decoder:
-            backbone.slots.take()
+            backbone.slots.acquire()
 
     def _detach(self) -> None:
         if not self.backbone.is_encoder_decoder:
             self.backbone.slots.release()
 
     @torch.no_grad()
-    def _start(self, backbone: Backbone) -> Tensor:
-        """What the rows begin with, (prompt_length, width)."""
+    def _initial_rows(self, backbone: Backbone) -> Tensor:
+        """The initial rows, (prompt_length, width)."""
         if self.init == "random":
             return torch.rand(self.prompt_length, backbone.embedding_size) - 0.5
         if self.init == "text":
             assert self.init_text is not None
             ids = word_ids(backbone, self.init_text, self.prompt_length)
             self.notes.append(f"starts from the words {backbone.tokenizer.decode(ids)!r}")
-            return backbone.embedded(torch.tensor(ids))
+            return backbone.embed(torch.tensor(ids))
         sampled = sampled_embeddings(backbone, self.prompt_length)
         if self.init == "vocabulary":
             return sampled
-        return self._start_from_labels(backbone, sampled)
+        return self._label_rows(backbone, sampled)
 
-    def _start_from_labels(self, backbone: Backbone, others: Tensor) -> Tensor:
+    def _label_rows(self, backbone: Backbone, sampled: Tensor) -> Tensor:
         labels = self._labels()
-        taken = labels[: self.prompt_length]
-        left_out = len(labels) - len(taken)
-        rest = f"; {left_out} more have no row, choose a longer prompt for them" if left_out else ""
-        self.notes.append(f"starts from the labels {', '.join(map(repr, taken))}{rest}")
-        return torch.cat([label_embeddings(backbone, taken), others[len(taken) :]])
+        used = labels[: self.prompt_length]
+        num_unused = len(labels) - len(used)
+        rest = f"; {num_unused} more have no row, choose a longer prompt for them" if num_unused else ""
+        self.notes.append(f"starts from the labels {', '.join(map(repr, used))}{rest}")
+        return torch.cat([label_embeddings(backbone, used), sampled[len(used) :]])
 
-    def touches_weights(self, backbone: Backbone) -> str | None:
-        """In a decoder-only backbone it calls a part of the model, for the keys and values inside the layers."""
-        return None if backbone.is_encoder_decoder else "takes keys and values out of the layers"
+    def direct_weight_access(self, backbone: Backbone) -> str | None:
+        """In a decoder-only backbone it calls the base model, for the keys and values of the prompt."""
+        return None if backbone.is_encoder_decoder else "reads keys and values inside the layers"
 
     def condition(self, inputs: ModelInputs) -> ModelInputs:
-        """Hand an encoder the rows; else fill the slots with what the layers make of them, and shift the text."""
-        backbone, rows = self.backbone, self._trained_rows
+        """Add the rows to an encoder's input; else fill the slots with their keys and values, and shift the text."""
+        backbone, rows = self.backbone, self._required_rows
         if backbone.is_encoder_decoder:
             return inputs.replace(prompt_rows=rows if self._visible else None)
         states = PrefixStates(
@@ -175,33 +177,33 @@ class PromptTuning(Method):
         return inputs.with_positions(self.prompt_length)
 
     def neutralize(self) -> None:
-        """Hide the prompt from every query; leave it out of what an encoder reads, which then counts from 0."""
+        """Make the prompt invisible; in an encoder-decoder, leave it out, so that the text's positions start at 0."""
         self._visible = False
 
-    def positions_taken(self, backbone: Backbone) -> int:
-        """The prompt's length: of what is read, never of what an encoder-decoder writes."""
+    def reserved_positions(self, backbone: Backbone) -> int:
+        """The prompt's length; in an encoder-decoder, of the encoder's positions only."""
         return self.prompt_length
 
     @property
     def num_stored(self) -> int:
-        """The rows: prompt_length x width."""
-        return self._trained_rows.numel()
+        """Size of the rows: prompt_length x width."""
+        return self._required_rows.numel()
 
     @property
-    def _trained_rows(self) -> Tensor:
+    def _required_rows(self) -> Tensor:
         assert self.rows is not None
         return self.rows
 
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The rows, float32: (prompt_length, width)."""
-        return {"prompt_length": self.prompt_length}, {"rows": self._trained_rows.detach().cpu().clone()}
+        return {"prompt_length": self.prompt_length}, {"rows": self._required_rows.detach().cpu().clone()}
 
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """The prompt that a bundle holds."""
+        """Build the method of a bundle, and attach it to `backbone`."""
         method = cls(name=bundle.manifest.method, init="random", **bundle.manifest.settings)
-        wanted, rows = (method.prompt_length, backbone.embedding_size), bundle.tensors["rows"]
-        if rows.shape != wanted:
-            raise ValueError(f"The rows must be of the shape {wanted}, but are of {tuple(rows.shape)}.")
+        shape, rows = (method.prompt_length, backbone.embedding_size), bundle.tensors["rows"]
+        if rows.shape != shape:
+            raise ValueError(f"The rows must have the shape {shape}, but have {tuple(rows.shape)}.")
         method.rows = nn.Parameter(rows.float().to(backbone.device))
         return method.attach(backbone).eval()

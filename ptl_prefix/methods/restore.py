@@ -1,7 +1,7 @@
-"""From a bundle to a backbone that can be asked.
+"""Loads a bundle onto a backbone, for generation.
 
-In: an attached backbone's name and a bundle's folder. Out: `Adaptation`: the method, restored, with the prompt format
-and the decoding it was trained for. Several adaptations share one backbone; each fills the slots when it is asked.
+In: a bundle's folder, and a backbone. Out: `Adaptation`: the restored method, with the prompt format and decoding
+settings that it was trained for. Several prefix bundles can share a backbone; each fills the slots before it generates.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 
 from ptl_prefix import methods
 from ptl_prefix.artifacts.bundle import Bundle, check_backbone, read_bundle
+from ptl_prefix.backbones.attachment import Attachment
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import prompt_batch
@@ -20,12 +21,12 @@ from ptl_prefix.errors import BackboneError, BundleError
 from ptl_prefix.methods.method import Method
 
 
-class Adaptation:
-    """A bundle at work on a backbone.
+class Adaptation(Attachment):
+    """A bundle that is attached to a backbone.
 
     Args:
-        backbone: The frozen model.
-        method: What the bundle held, attached to it.
+        backbone: The backbone.
+        method: The bundle's method, attached to the backbone.
         bundle: The bundle.
     """
 
@@ -35,17 +36,38 @@ class Adaptation:
         self.bundle = bundle
         self._prompter = backbone.prompter(bundle.manifest.prompt)
 
+    @property
+    def kind(self) -> str:
+        """The method's kind, as bundles name it."""
+        return self.method.kind
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether no other bundle can share the backbone."""
+        return self.method.is_exclusive
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the method still is attached."""
+        return self.method.is_attached
+
     def generate(self, sources: Sequence[str], **decoding: Any) -> list[str]:
-        """What the adapted backbone writes for each source.
+        """Generate a text for each source.
 
         Args:
-            sources: Rendered as the bundle's task renders them.
-            decoding: Changes to the bundle's own decoding, by the names of `Decoding`.
+            sources: Source texts, rendered as by the bundle's task.
+            decoding: Changes to the bundle's decoding settings, by the names of `Decoding`.
+
+        Raises:
+            ValueError: When a source does not fit the context window, and the bundle's `truncation` is `none`.
+            BackboneBusyError: When another thread is using the backbone.
         """
         settings = dataclasses.replace(self.bundle.manifest.decoding, **decoding)
-        room = self.backbone.room_for_prompt(taken=self.method.position_offset, max_new_tokens=settings.max_new_tokens)
-        room = None if room is None else room - self._prompter.num_fixed_tokens
-        prompts = [self._prompter.encode_source(source, room) for source in sources]
+        budget = self.backbone.position_budget(
+            reserved=self.method.position_offset, max_new_tokens=settings.max_new_tokens
+        )
+        max_source_tokens = None if budget is None else budget - self._prompter.num_fixed_tokens
+        prompts = [self._prompter.encode_source(source, max_source_tokens) for source in sources]
         inputs = prompt_batch(prompts, self.backbone.pad_id, self._prompter.decoder_start_ids).to(self.backbone.device)
         with self.backbone.slots.exclusive():
             ids = generate(self.backbone, self.method.condition(inputs), settings, self._prompter.stop_ids)
@@ -53,56 +75,62 @@ class Adaptation:
         return [self._prompter.decode(row) for row in ids]
 
     def detach(self) -> None:
-        """Take the method off the backbone, which is an ordinary transformers model again."""
+        """Detach the method: the backbone is an ordinary transformers model again."""
         self.method.detach()
-        self.backbone.adaptations.remove(self)
+        self.backbone.attachments.remove(self)
 
 
 def load_bundle(folder: str | Path, backbone: Backbone) -> Adaptation:
-    """Read a bundle and put it to work on the backbone that it was made for.
+    """Read a bundle, and attach its method to the backbone that it was trained on.
+
+    Args:
+        folder: The bundle's folder.
+        backbone: The backbone.
 
     Raises:
-        BundleError: When the bundle is damaged, foreign, or made for another backbone.
+        BundleError: When the bundle is damaged, or was trained on another backbone.
+        BackboneError: When it cannot share the backbone with the bundles that are attached.
     """
     return restore(backbone, read_bundle(Path(folder)))
 
 
 def restore(backbone: Backbone, bundle: Bundle) -> Adaptation:
-    """Put a bundle to work on the backbone that it was made for.
+    """Attach the method of a bundle to the backbone that it was trained on.
 
     Raises:
-        BundleError: When it was made for another backbone, or by a method that is not known here.
-        BackboneError: When it and what is at work there would change each other's answers.
+        BundleError: When it was trained on another backbone, or its method is unknown.
+        BackboneError: When it cannot share the backbone with the bundles that are attached.
     """
     check_backbone(bundle.manifest, backbone.identity)
     kind = method_class(bundle.manifest.method)
-    _check_sharing(kind, [other for other in backbone.adaptations if other.method.is_attached])
+    _check_sharing(kind, [other for other in backbone.attachments if other.is_attached])
     try:
         method = kind.restore(bundle, backbone)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(
-            f"A bundle must hold what its method needs, but this one of '{bundle.manifest.method}' does not: {error} "
-            "Export it again from its run."
+            "A bundle must have the settings and tensors of its method, but this one of "
+            f"'{bundle.manifest.method}' does not: {error} Export it again from its run."
         ) from error
     adaptation = Adaptation(backbone, method, bundle)
-    backbone.adaptations.append(adaptation)
+    backbone.attachments.append(adaptation)
     return adaptation
 
 
-def _check_sharing(kind: type[Method], others: Sequence[Adaptation]) -> None:
-    if others and (kind.is_exclusive or any(other.method.is_exclusive for other in others)):
-        exclusive = kind.kind if kind.is_exclusive else others[0].method.kind
+def _check_sharing(kind: type[Method], others: Sequence[Attachment]) -> None:
+    if others and (kind.is_exclusive or any(other.is_exclusive for other in others)):
+        exclusive = kind.kind if kind.is_exclusive else others[0].kind
         raise BackboneError(
-            f"An adaptation by '{exclusive}' acts in every forward pass and must be alone on its backbone, but this "
-            "would be the second one there; detach the first, merge it on export, or load the backbone again."
+            "Only one LoRA-style or fully fine-tuned bundle can be attached to a backbone (prefix bundles can share "
+            f"it), but a '{exclusive}' bundle would share this one; detach the other bundle, merge it on export, or "
+            "load the backbone again."
         )
 
 
 def method_class(kind: str) -> type[Method]:
-    """The method that `methods/<kind>.py` defines.
+    """The method class that `methods/<kind>.py` defines.
 
     Raises:
-        BundleError: Naming those that there are.
+        BundleError: When there is none.
     """
     known = [module.name for module in pkgutil.iter_modules(methods.__path__)]
     if kind in known:
@@ -111,5 +139,6 @@ def method_class(kind: str) -> type[Method]:
             if isinstance(member, type) and issubclass(member, Method) and getattr(member, "kind", None) == kind:
                 return member
     raise BundleError(
-        f"A bundle's method must be known here, but '{kind}' is not; use the version of ptl_prefix that wrote it."
+        f"A bundle's method must be one of this version, but '{kind}' is not; use the version of ptl_prefix that wrote "
+        "it."
     )

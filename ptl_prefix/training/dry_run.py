@@ -13,7 +13,7 @@ from torch import Tensor
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.backbones.sharding import Held
+from ptl_prefix.backbones.sharding import RankMemory
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.evaluation.loss import num_computed
 from ptl_prefix.methods.method import Method
@@ -91,21 +91,21 @@ class Estimate:
 
 def estimate(plan: Plan) -> Estimate:
     """What `plan` would be. No weight is read."""
-    backbone = plan.backbone.sketch(gradient_checkpointing=True)
+    backbone = plan.backbone.load_shape(gradient_checkpointing=True)
     prompter = backbone.prompter(plan.task.prompt)
     encoded = plan.encoded("train", backbone, prompter)
     batches_per_epoch = plan.batches_per_epoch(len(encoded))
     steps = plan.num_steps(batches_per_epoch)
     method = plan.method.attach(backbone)
-    gradient_bytes = method.num_trained * _GRADIENT_BYTES
+    gradient_bytes = method.num_trainable * _GRADIENT_BYTES
     held = _held(plan, backbone)
     try:
         batch, num_targets = _longest_batch(prompter, encoded, plan.batches.batch_size)
         recomputed = step_memory(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
-        with backbone.no_checkpointing():
+        with backbone.without_checkpointing():
             kept = step_memory(backbone, method, batch, num_targets, micro_batches=plan.accumulation)
         return Estimate(
-            trained=method.num_trained,
+            trained=method.num_trainable,
             stored=method.num_stored,
             backbone=backbone.num_parameters,
             steps=steps,
@@ -114,7 +114,7 @@ def estimate(plan: Plan) -> Estimate:
             longest_tokens=int(encoded.lengths.max()),
             num_devices=plan.num_ranks,
             backbone_bytes=held.in_layers,
-            optimizer_bytes=method.num_trained * _STATE_BYTES,
+            optimizer_bytes=method.num_trainable * _STATE_BYTES,
             gradient_bytes=gradient_bytes,
             kept_bytes=_beside(kept, held) - gradient_bytes,
             recomputed_bytes=_beside(recomputed, held) - gradient_bytes,
@@ -127,21 +127,21 @@ def estimate(plan: Plan) -> Estimate:
         method.detach()
 
 
-def _held(plan: Plan, backbone: Backbone) -> Held:
+def _held(plan: Plan, backbone: Backbone) -> RankMemory:
     """Memory of the weights on each device, whole or divided."""
     if plan.is_sharded and plan.num_ranks > 1:
-        return backbone.held_by_each(plan.num_ranks)
-    return Held(backbone.num_bytes, backbone.num_bytes)
+        return backbone.memory_per_rank(plan.num_ranks)
+    return RankMemory(backbone.num_bytes, backbone.num_bytes)
 
 
-def _beside(step: StepMemory, held: Held) -> int:
+def _beside(step: StepMemory, held: RankMemory) -> int:
     """What a step needs beside `held.in_layers`: most of it in a layer, or when the backward begins."""
     return max(step.most, step.at_turn + held.at_ends - held.in_layers)
 
 
 def _update_bytes(plan: Plan, method: Method) -> int:
     """What lives for a moment after the backward: a gradient's size of all, or twice that of the largest."""
-    sizes = [parameter.numel() * _GRADIENT_BYTES for parameter in method.trained_parameters().values()]
+    sizes = [parameter.numel() * _GRADIENT_BYTES for parameter in method.trainable_parameters().values()]
     # On a GPU AdamW takes all parameters at once, elsewhere one after another, but then with two tensors for each.
     is_whole = plan.num_ranks > 1 or plan.backbone.torch_device.type == "cuda"
     return max(sum(sizes) if is_whole else 0, 2 * max(sizes))

@@ -33,7 +33,7 @@ def load_trained_state(method: Method, checkpoint: Path) -> None:
         raise RunError(
             f"A checkpoint must be one that `ptl-prefix train` wrote, but '{checkpoint}' is not: {error}"
         ) from error
-    method.load_trained(trained)
+    method.load_trainable_parameters(trained)
 
 
 def export_bundle(

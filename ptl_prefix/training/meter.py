@@ -12,7 +12,6 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.loss_scaling import scaling_of
 from ptl_prefix.training.module import AdaptationModule
-from ptl_prefix.training.norms import norms
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
 
 
@@ -66,8 +65,9 @@ class Meter(pl.Callback):
     def on_validation_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: AdaptationModule
     ) -> None:
-        """Log the loss of the split, and how large what is trained has become."""
-        values = {"val/loss": float(trainer.callback_metrics["val/loss"]), **norms(pl_module.method)}
+        """Log the validation loss, and the norms of the trained parameters."""
+        norms = {f"norm/{name}": norm for name, norm in pl_module.method.tracked_norms().items()}
+        values = {"val/loss": float(trainer.callback_metrics["val/loss"]), **norms}
         self.events.write("validation", step=trainer.global_step, **values, **self._so_far())
 
     def _so_far(self) -> dict[str, float]:

@@ -69,7 +69,7 @@ class AdaptationModule(pl.LightningModule):
     def on_after_backward(self) -> None:
         """Add up the gradients of all ranks when the window is whole, before anybody scales or looks at them."""
         if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.ranks.sum_gradients(self.method.trained_parameters().values())
+            self.ranks.sum_gradients(self.method.trainable_parameters().values())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn summed gradients into those of the mean over the step's target tokens."""
@@ -77,7 +77,7 @@ class AdaptationModule(pl.LightningModule):
         loss = nats / tokens
         self._refuse_non_finite(loss)
         self.num_trained_tokens += int(tokens)
-        for parameter in self.method.trained_parameters().values():
+        for parameter in self.method.trainable_parameters().values():
             if parameter.grad is not None:
                 parameter.grad.mul_(1 / tokens)
         self.last_step = {"train/loss": loss, "lr": optimizer.param_groups[0]["lr"]}
@@ -89,7 +89,7 @@ class AdaptationModule(pl.LightningModule):
 
         Where the loss is scaled, gradients have been scaled down again before.
         """
-        parameters = [p for p in self.method.trained_parameters().values() if p.grad is not None]
+        parameters = [p for p in self.method.trainable_parameters().values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         length = norm.item()
         if not math.isfinite(length) and scaling_of(self.trainer) and not is_finite(parameters):
@@ -141,7 +141,7 @@ class AdaptationModule(pl.LightningModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trained parameters alone: a checkpoint is megabytes, whatever the backbone weighs."""
-        return {name: parameter.detach() for name, parameter in self.method.trained_parameters().items()}
+        return {name: parameter.detach() for name, parameter in self.method.trainable_parameters().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load what `state_dict` gave.
@@ -149,7 +149,7 @@ class AdaptationModule(pl.LightningModule):
         Raises:
             RunError: When the names or shapes are not those of this method.
         """
-        self.method.load_trained(state_dict)
+        self.method.load_trainable_parameters(state_dict)
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
     def transfer_batch_to_device(self, batch: ModelInputs, device: torch.device, dataloader_idx: int) -> ModelInputs:

@@ -60,12 +60,12 @@ class Plan:
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        self.method.expect_labels(lambda: self.task.label_set)
+        self.method.provide_labels(lambda: self.task.label_set)
 
     def problems(self) -> list[str]:
         """What no single setting shows, one sentence each; asked before any weights load."""
-        backbone = self.backbone.sketch()
-        misfits = self.method.misfits(backbone) or room_problems(backbone, self.method, self.task, self.decoding)
+        backbone = self.backbone.load_shape()
+        misfits = self.method.problems(backbone) or room_problems(backbone, self.method, self.task, self.decoding)
         return [
             *trainer_problems(self.trainer),
             *accelerator_problems(self.trainer, self.backbone),
@@ -82,7 +82,7 @@ class Plan:
             split,
             prompter,
             max_tokens=backbone.max_positions,
-            taken=self.method.positions_taken(backbone),
+            taken=self.method.reserved_positions(backbone),
             settings=self.batches,
         )
 
@@ -152,7 +152,7 @@ def room_problems(backbone: Backbone, method: Method, task: Task, decoding: Deco
         return [f"`task`: {error}"]
     if backbone.max_positions is None:
         return []
-    room = backbone.max_positions - method.positions_taken(backbone)
+    room = backbone.max_positions - method.reserved_positions(backbone)
     num_prompt, num_end = prompter.num_fixed_tokens, len(prompter.after_ids) + 1
     needed = [
         ("a prompt and its target", num_prompt + num_end, room),
@@ -192,7 +192,7 @@ def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Back
             "`backbone.quantization` must be null with `trainer.strategy` fsdp, as packed weights are not divided "
             f"among devices, but is {backbone.quantization}; choose trainer=ddp, each with a whole one."
         )
-    touches = method.touches_weights(backbone)
+    touches = method.direct_weight_access(backbone)
     if touches is None:
         return problems
     return [

@@ -78,7 +78,7 @@ class Ledger:
         method = self._plan.method
         self._device = backbone.device
         self._parameters = Parameters(
-            trained=method.num_trained, stored=method.num_stored, backbone=backbone.num_parameters
+            trained=method.num_trainable, stored=method.num_stored, backbone=backbone.num_parameters
         )
         return self._parameters
 

@@ -48,7 +48,7 @@ class Samples(pl.Callback):
             self._material.prompter,
             self._decoding,
             batch_size=plan.batches.eval_batch_size,
-            positions_left_free=plan.method.positions_taken(backbone),
+            positions_left_free=plan.method.reserved_positions(backbone),
             labels=plan.task.label_set,
         )
         samples = [

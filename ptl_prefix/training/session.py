@@ -16,7 +16,8 @@ from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.plan import Plan
@@ -113,7 +114,7 @@ class Session:
         ranks, plan = self.ranks, self.plan
         if (ranks.number, plan.num_ranks) == (1, 1):
             return {}
-        num_bytes = ranks.gradient_bytes(plan.method.trained_parameters().values())
+        num_bytes = ranks.gradient_bytes(plan.method.trainable_parameters().values())
         self._say(f"ranks: {ranks.number}; in a step each sends {num_bytes:,} bytes of gradients")
         if ranks.number != plan.num_ranks:
             self._say(
@@ -122,7 +123,7 @@ class Session:
             )
         facts = {"num_ranks": ranks.number, "synchronised_bytes_per_step": num_bytes}
         if self.backbone.is_sharded:
-            facts["backbone_bytes_per_rank"] = ranks.largest(self.backbone.num_bytes_here)
+            facts["backbone_bytes_per_rank"] = ranks.largest(self.backbone.num_local_bytes)
             self._say(
                 f"of the backbone's {self.backbone.num_bytes:,} bytes each holds {facts['backbone_bytes_per_rank']:,}"
             )
@@ -134,7 +135,7 @@ class Session:
         self._say(f"decoding with the best checkpoint, of step {checkpoints.best_step}")
         if self.ranks.is_first:
             load_trained_state(plan.method, self.context.folder.best)
-        self.ranks.copy_first(plan.method.trained_parameters().values())
+        self.ranks.copy_first(plan.method.trainable_parameters().values())
         plan.method.eval()
         self.ledger.note_loss("val/loss", checkpoints.best_loss)
         adapted = self._decode(plan.method)
@@ -194,7 +195,7 @@ class Session:
             self.material.prompter,
             self.plan.decoding,
             batch_size=self.plan.batches.eval_batch_size,
-            positions_left_free=self.plan.method.positions_taken(self.backbone),
+            positions_left_free=self.plan.method.reserved_positions(self.backbone),
             labels=self.plan.task.label_set,
             **apart,
         )

@@ -49,10 +49,10 @@ def step_memory(
         num_targets: Positions of the whole batch at which logits are computed.
         micro_batches: Batches in one step; from the second on, there are gradients already.
     """
-    trained = list(method.trained_parameters().values())
+    trained = list(method.trainable_parameters().values())
     place = torch.zeros(num_targets, dtype=torch.long, device="meta")
     # The library's own masks look at numbers, which the meta device has not.
-    backbone.slots.take()
+    backbone.slots.acquire()
     known = [*backbone.model.parameters(), *backbone.model.buffers(), *method.parameters(), *trained]
     turns: list[int] = []
     try:

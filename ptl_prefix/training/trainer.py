@@ -41,7 +41,7 @@ class Loop:
         plan, batches, backbone = self._plan, self._material.train, self._material.backbone
         num_steps = plan.num_steps(len(batches))
         interval = plan.val_check_interval(len(batches))
-        self._ranks.copy_first(plan.method.trained_parameters().values())
+        self._ranks.copy_first(plan.method.trainable_parameters().values())
         module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=num_steps, ranks=self._ranks)
         checkpoints = Checkpoints(
             self._context.folder,

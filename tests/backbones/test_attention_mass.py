@@ -23,7 +23,7 @@ from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
 
 @contextmanager
 def filled(backbone: Backbone, states: PrefixStates) -> Iterator[None]:
-    backbone.slots.take()
+    backbone.slots.acquire()
     try:
         backbone.slots.fill(states)
         yield
@@ -126,7 +126,7 @@ def test_two_batches_add_up(backbone: Backbone) -> None:
         assert (total.num_queries, total.num_keys) == (together.num_queries, together.num_keys) == (12, 12)
 
 
-def test_a_head_that_asks_nothing_looks_at_every_position_alike(backbone: Backbone) -> None:
+def test_a_head_with_zero_queries_attends_to_every_position_equally(backbone: Backbone) -> None:
     prefix, rows, length = 4, 2, 6
     _silence_queries(backbone.model)
 
@@ -148,7 +148,7 @@ def _silence_queries(model: nn.Module) -> None:
                 parameter.zero_()
 
 
-def test_even_attention_does_not_depend_on_what_is_asked(backbone: Backbone) -> None:
+def test_even_attention_does_not_depend_on_the_queries(backbone: Backbone) -> None:
     layers = mass_with(backbone, random_states(backbone, 4), padded(texts(), "left"))["decoder_self"]
 
     expected = sum(4 / (4 + seen) for row in texts() for seen in range(1, len(row) + 1))
@@ -172,7 +172,7 @@ def test_a_layer_without_a_prefix_has_no_mass(backbone: Backbone) -> None:
     assert [layer is None for layer in layers] == [True, False, True]
 
 
-def test_an_invisible_prefix_gets_no_attention_from_nobody(backbone: Backbone) -> None:
+def test_an_invisible_prefix_gets_no_attention(backbone: Backbone) -> None:
     for layer in mass_with(backbone, random_states(backbone, 4).invisible(), unpadded())["decoder_self"]:
         assert layer is not None
         assert_close(layer.weights, torch.zeros(4, 4), rtol=0, atol=0)
@@ -202,7 +202,7 @@ def test_in_bfloat16_small_weights_are_not_lost(backbone: Backbone) -> None:
         assert_close(layer, reference, rtol=0.2, atol=0.1)
 
 
-def test_measuring_changes_nothing(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_leaves_the_backbone_unchanged(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     states, inputs = random_states(backbone, 4), padded(texts(), "left")
     usual, bare, adapted = backbone.config._attn_implementation, text_logits(backbone, inputs), None
     adapted = logits_with(backbone, states, inputs)
@@ -289,7 +289,7 @@ def test_encoder_and_cross_attention_are_measured_alike(family: str, monkeypatch
     monkeypatch.setattr(observation, "attention_modules", lambda *_: modules)
     calls = _recorded_calls(monkeypatch)
     slots = PrefixSlots(model, modules)
-    slots.take()
+    slots.acquire()
     slots.fill(_drawn(shapes, length=14))
     found = prefix_mass(_Reader(model, batch), unpadded())
 

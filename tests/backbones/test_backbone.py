@@ -27,7 +27,7 @@ def _library_names(inputs: object) -> dict[str, Tensor]:
     return {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
 
 
-def test_target_logits_are_the_full_logits_at_the_wanted_places(backbone: Backbone) -> None:
+def test_target_logits_are_the_full_logits_at_the_given_positions(backbone: Backbone) -> None:
     inputs = padded(texts(), "right")
     wanted = inputs.attention_mask.bool().clone()
     wanted[:, ::2] = False
@@ -42,7 +42,7 @@ def test_target_logits_may_be_asked_for_as_a_slice(backbone: Backbone) -> None:
     assert_close(backbone.target_logits(inputs, last), backbone.logits(inputs)[:, -1:], **EQUAL)
 
 
-def test_the_head_sees_the_wanted_rows_only_and_is_left_as_it_was(backbone: Backbone) -> None:
+def test_the_lm_head_receives_the_given_positions_only_and_keeps_no_hook(backbone: Backbone) -> None:
     inputs = unpadded(2, length=6)
     wanted = torch.zeros(2, 6, dtype=torch.bool)
     wanted[0, 1] = wanted[1, 4] = wanted[1, 5] = True
@@ -57,14 +57,14 @@ def test_the_head_sees_the_wanted_rows_only_and_is_left_as_it_was(backbone: Back
     assert not head._forward_pre_hooks
 
 
-def test_the_head_is_left_as_it_was_after_an_error_too(backbone: Backbone) -> None:
+def test_the_lm_head_keeps_no_hook_after_an_error(backbone: Backbone) -> None:
     with pytest.raises(IndexError):
         backbone.target_logits(unpadded(2, length=6), torch.ones(2, 7, dtype=torch.bool))
 
     assert not backbone.model.get_output_embeddings()._forward_pre_hooks
 
 
-def test_gradients_at_the_wanted_places_are_those_of_the_full_logits(backbone: Backbone) -> None:
+def test_gradients_at_the_given_positions_are_those_of_the_full_logits(backbone: Backbone) -> None:
     inputs = unpadded()
     wanted = torch.rand(inputs.input_ids.shape, generator=torch.Generator().manual_seed(0)) > 0.5
     embeddings = backbone.model.get_input_embeddings().weight.requires_grad_()
@@ -81,7 +81,7 @@ def test_gradients_at_the_wanted_places_are_those_of_the_full_logits(backbone: B
 def test_a_position_past_the_learned_ones_is_an_error_only_where_they_are_learned(backbone: Backbone) -> None:
     inputs = left_padded([random_ids(4, seed=0)], backbone.pad_id).with_positions(61)
 
-    if backbone.max_positions_are_hard:
+    if backbone.has_hard_position_limit:
         with pytest.raises(IndexError):
             backbone.logits(inputs)
     else:

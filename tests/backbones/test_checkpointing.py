@@ -56,7 +56,7 @@ def _step(backbone: Backbone, **settings: Any) -> tuple[dict[str, torch.Tensor],
     for hook in hooks:
         hook.remove()
     method.detach()
-    return {name: p.grad for name, p in method.trained_parameters().items() if p.grad is not None}, len(forwards)
+    return {name: p.grad for name, p in method.trainable_parameters().items() if p.grad is not None}, len(forwards)
 
 
 @pytest.mark.parametrize("family", sorted(TINY_CONFIGS))

@@ -194,7 +194,7 @@ def test_each_row_of_a_batch_decodes_with_its_own_prefix_at_each_site(
 def _scores(backbone: Backbone, states: PrefixStates, prompts: list[list[int]], num_beams: int) -> Tensor:
     """For each prompt the log-probabilities of what greedy or beam search wrote, a forward over it telling them."""
     inputs = prompt_batch(prompts, PAD, _start(backbone))
-    backbone.slots.take()
+    backbone.slots.acquire()
     try:
         backbone.slots.fill(states)
         written = generate(backbone, inputs, _decoding(num_beams=num_beams), stop_ids=[])
@@ -242,7 +242,7 @@ def test_a_prompt_of_an_encoder_decoder_must_fit_its_learned_positions(tiny_fold
         return generate(bart, inputs, _decoding(max_new_tokens=num_written), stop_ids=[])
 
     assert len(write(64, 63)[0]) == 63
-    with pytest.raises(ValueError, match=r"A prompt must fit the 64 positions .* but need 65"):
+    with pytest.raises(ValueError, match=r"prompt must fit the 64 positions .* but need 65"):
         write(65, 5)
     with pytest.raises(ValueError, match=r"`generation.max_new_tokens` must fit the 64 positions .* but need 65"):
         write(5, 64)

@@ -68,7 +68,7 @@ def test_each_step_has_the_logits_of_one_forward_over_all_that_is_written(backbo
     # Tokens alone would not do: a random model writes the same ones at wrong positions.
     states = random_states(backbone, 7)
     prompts = padded(texts(), "left").with_positions(states.position_offset)
-    backbone.slots.take()
+    backbone.slots.acquire()
     backbone.slots.fill(states)
     steps: list[torch.Tensor] = []
     hook = backbone.model.register_forward_hook(lambda model, arguments, output: steps.append(output.logits[:, -1]))
@@ -156,7 +156,7 @@ def test_the_mode_comes_back_after_an_error_too(backbone: Backbone) -> None:
 
 def test_one_request_leaves_nothing_for_the_next(backbone: Backbone) -> None:
     # Another prompt, not the same twice: keys that stayed behind would be its own.
-    backbone.slots.take()
+    backbone.slots.acquire()
     states = random_states(backbone, 4)
     backbone.slots.fill(states)
     first, second = (left_padded([random_ids(6, seed)], PAD).with_positions(4) for seed in (1, 2))
@@ -180,7 +180,7 @@ def test_prefix_prompt_and_text_must_fit_the_learned_positions(
     room = MAX_POSITIONS - 20 - prefix_length
     assert len(generate(backbone, prompt, decoding(max_new_tokens=room), stop_ids=[])[0]) == room
 
-    if backbone.max_positions_are_hard:
+    if backbone.has_hard_position_limit:
         with pytest.raises(
             ValueError, match=f"must fit the {MAX_POSITIONS} positions .* but need {MAX_POSITIONS + 1};"
         ):

@@ -16,7 +16,8 @@ from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
 from ptl_prefix.backbones.model_inputs import prompt_batch
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import target_loss
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 
 LABELS = [random_ids(length, seed=50 + length) for length in (1, 4, 2, 7)]
 FAMILIES = ["gpt2", "llama", "mistral", "gemma2", "bart", "t5"]

@@ -9,7 +9,7 @@ from support.toy_prefixes import logits_with, random_states
 from torch.testing import assert_close
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.observation import observed_keys_values, observed_spreads
+from ptl_prefix.backbones.observation import observed_keys_values, observed_stds
 from ptl_prefix.backbones.spec import load_backbone
 
 
@@ -26,13 +26,13 @@ def test_what_is_observed_is_what_a_cache_would_hold(backbone: Backbone) -> None
         assert_close(value, layer.values, **EQUAL)
 
 
-def test_spreads_are_standard_deviations_of_channels_by_layer_keys_first(backbone: Backbone) -> None:
+def test_stds_are_those_of_channels_by_layer_keys_first(backbone: Backbone) -> None:
     samples: list[torch.Tensor] = []
     hook = backbone.model.register_forward_pre_hook(
         lambda _, __, given: samples.append(given["input_ids"]), with_kwargs=True
     )
 
-    spreads = observed_spreads(backbone)
+    spreads = observed_stds(backbone)
 
     hook.remove()
     (sample,) = samples
@@ -51,26 +51,26 @@ def _spread(numbers: torch.Tensor) -> float:
     return float(variance.mean().sqrt())
 
 
-def test_scales_are_the_same_every_time_and_draw_from_nobody_s_random_state(backbone: Backbone) -> None:
+def test_stds_are_deterministic_and_leave_the_random_state_unchanged(backbone: Backbone) -> None:
     before = torch.get_rng_state()
 
-    first, second = observed_spreads(backbone), observed_spreads(backbone)
+    first, second = observed_stds(backbone), observed_stds(backbone)
 
     assert_close(first, second, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_observing_ignores_dropout_and_gives_the_mode_back(backbone: Backbone, tiny_folders: Any) -> None:
+def test_observing_ignores_dropout_and_restores_the_mode(backbone: Backbone, tiny_folders: Any) -> None:
     training = load_backbone(str(tiny_folders[backbone.family]), dtype="float32", base_mode="train")
 
-    assert_close(observed_spreads(training), observed_spreads(backbone), rtol=0, atol=0)
+    assert_close(observed_stds(training), observed_stds(backbone), rtol=0, atol=0)
     assert {module.training for module in training.model.modules()} == {True}
 
 
 def test_observing_leaves_the_model_as_it_was(backbone: Backbone) -> None:
     usual, bare = backbone.config._attn_implementation, text_logits(backbone, unpadded())
 
-    observed_spreads(backbone)
+    observed_stds(backbone)
 
     assert backbone.config._attn_implementation == usual
     assert not any(hasattr(module, "observed") for module in backbone.model.modules())
@@ -84,7 +84,7 @@ def test_observing_leaves_the_model_as_it_was_after_an_error_too(backbone: Backb
     usual = backbone.config._attn_implementation
     hook = backbone.model.get_output_embeddings().register_forward_hook(break_down)
     with pytest.raises(ArithmeticError):
-        observed_spreads(backbone)
+        observed_stds(backbone)
 
     hook.remove()
     assert backbone.config._attn_implementation == usual
@@ -96,18 +96,18 @@ def test_observing_computes_no_logits(backbone: Backbone) -> None:
     seen: list[torch.Size] = []
     hook = backbone.model.get_output_embeddings().register_forward_hook(lambda _, __, out: seen.append(out.shape))
 
-    observed_spreads(backbone)
+    observed_stds(backbone)
 
     hook.remove()
     assert [shape.numel() for shape in seen] == [0]
 
 
-def test_a_backbone_can_be_observed_while_its_slots_are_taken(backbone: Backbone) -> None:
+def test_a_backbone_can_be_observed_while_its_slots_are_acquired(backbone: Backbone) -> None:
     states = random_states(backbone, 4)
-    bare, adapted = observed_spreads(backbone), logits_with(backbone, states, unpadded())
-    backbone.slots.take()
+    bare, adapted = observed_stds(backbone), logits_with(backbone, states, unpadded())
+    backbone.slots.acquire()
     backbone.slots.fill(states)
 
-    assert_close(observed_spreads(backbone), bare, **EQUAL)
+    assert_close(observed_stds(backbone), bare, **EQUAL)
 
     assert_close(logits_with(backbone, states, unpadded()), adapted, **EQUAL)

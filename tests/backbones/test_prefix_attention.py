@@ -113,7 +113,7 @@ def test_beams_of_a_row_share_that_row_s_prefix(backbone: Backbone) -> None:
 def _beam_scores(backbone: Backbone, states: PrefixStates, prompts: list[list[int]]) -> Tensor:
     """The log-probability of each of three beams a prompt."""
     inputs = left_padded(prompts, PAD).with_positions(states.position_offset)
-    backbone.slots.take()
+    backbone.slots.acquire()
     backbone.slots.fill(states)
     model: Any = backbone.model
     output = model.generate(

@@ -18,7 +18,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
-from ptl_prefix.backbones.prefix_cache import RoomyLayer
+from ptl_prefix.backbones.prefix_cache import PreallocatedLayer
 from ptl_prefix.backbones.prefix_states import PrefixStates
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.settings import defaults_of
@@ -45,7 +45,7 @@ def step_logits(backbone: Backbone, inputs: ModelInputs, cache: Any, num_beams: 
     """The logits of six steps."""
     start = {"position_ids": inputs.position_ids, "decoder_input_ids": inputs.decoder_input_ids}
     output = backbone.model.generate(  # type: ignore[operator]
-        **backbone.read(inputs),
+        **backbone.input_arguments(inputs),
         **{name: value for name, value in start.items() if value is not None},
         past_key_values=cache,
         max_new_tokens=6,
@@ -104,7 +104,7 @@ def test_rows_with_prefixes_of_their_own_keep_them(any_kind: Backbone, num_beams
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("written", [1, 10, 20])
-def test_room_that_is_too_small_grows(any_kind: Backbone, num_beams: int, written: int) -> None:
+def test_a_cache_that_is_too_small_grows(any_kind: Backbone, num_beams: int, written: int) -> None:
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
     inputs = method.condition(prompts(any_kind))
 
@@ -113,7 +113,7 @@ def test_room_that_is_too_small_grows(any_kind: Backbone, num_beams: int, writte
     assert_close(ours, step_logits(any_kind, inputs, plain_cache(any_kind), num_beams), **EQUAL)
 
 
-def test_without_a_prefix_the_librarys_own_will_do(any_kind: Backbone) -> None:
+def test_without_a_prefix_the_cache_of_transformers_is_used(any_kind: Backbone) -> None:
     assert room_in(any_kind) is None
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
     assert room_in(any_kind) is None
@@ -123,18 +123,18 @@ def test_without_a_prefix_the_librarys_own_will_do(any_kind: Backbone) -> None:
     assert room_in(any_kind) is None
 
 
-def test_the_prefix_is_taken_once_and_no_step_makes_another_place(
+def test_the_prefix_is_written_once_and_no_step_allocates_again(
     any_kind: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(any_kind)
     decoding = Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 5})
-    usual, made = RoomyLayer.lazy_initialization, []
+    usual, made = PreallocatedLayer.lazy_initialization, []
 
-    def counted(self: RoomyLayer, *arguments: Tensor) -> None:
+    def counted(self: PreallocatedLayer, *arguments: Tensor) -> None:
         usual(self, *arguments)
         made.append((self, self._places[0]))
 
-    monkeypatch.setattr(RoomyLayer, "lazy_initialization", counted)
+    monkeypatch.setattr(PreallocatedLayer, "lazy_initialization", counted)
 
     generate(any_kind, method.condition(prompts(any_kind)), decoding, ())
 
@@ -144,7 +144,7 @@ def test_the_prefix_is_taken_once_and_no_step_makes_another_place(
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "t5"])
-def test_layers_with_a_window_or_a_bias_go_by_way_of_the_slots(tiny_folders: dict[str, Path], family: str) -> None:
+def test_layers_with_a_window_or_a_bias_use_the_slots_instead(tiny_folders: dict[str, Path], family: str) -> None:
     backbone = load_backbone(str(tiny_folders[family]), dtype="float32")
     method = new_method("prefix_tuning", prefix_length=4, reparam="none").attach(backbone)
 

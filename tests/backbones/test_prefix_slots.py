@@ -25,7 +25,7 @@ INPUTS = unpadded()
 @pytest.fixture
 def taken(backbone: Backbone) -> Backbone:
     """A backbone whose slots are taken and empty."""
-    backbone.slots.take()
+    backbone.slots.acquire()
     return backbone
 
 
@@ -76,7 +76,7 @@ def test_a_second_thread_cannot_enter_while_a_forward_runs(taken: Backbone) -> N
             lambda: taken.slots.fill(random_states(taken, 3)),
             taken.slots.clear,
         ):
-            with pytest.raises(BackboneBusyError, match="one forward at a time"):
+            with pytest.raises(BackboneBusyError, match="one forward pass at a time"):
                 enter()
 
     # The refusals took nothing from the forward that ran.
@@ -93,7 +93,7 @@ def test_a_second_thread_cannot_use_what_another_filled(taken: Backbone) -> None
         taken.slots.fill(random_states(taken, 4))
 
 
-def test_what_a_thread_left_behind_is_nobody_else_s(taken: Backbone) -> None:
+def test_states_of_an_ended_thread_are_not_used_by_another(taken: Backbone) -> None:
     def fill() -> int:
         taken.slots.fill(random_states(taken, 3))
         return threading.get_ident()
@@ -111,7 +111,7 @@ def test_what_a_thread_left_behind_is_nobody_else_s(taken: Backbone) -> None:
         assert isinstance(_in_another_thread(ask), BackboneBusyError)
 
 
-def test_being_refused_never_stands_in_the_owner_s_way(taken: Backbone) -> None:
+def test_a_refused_thread_does_not_block_the_owner(taken: Backbone) -> None:
     states = random_states(taken, 3)
     taken.slots.fill(states)
     stop = threading.Event()
@@ -205,11 +205,11 @@ def test_an_exception_inside_a_forward_gives_the_backbone_back(taken: Backbone) 
     assert isinstance(_in_another_thread(lambda: text_logits(taken, INPUTS)), list)
 
 
-def test_the_last_of_several_holders_gives_the_model_back(backbone: Backbone) -> None:
+def test_the_last_release_restores_the_model(backbone: Backbone) -> None:
     usual = backbone.config._attn_implementation
     bare = text_logits(backbone, INPUTS)
-    backbone.slots.take()
-    backbone.slots.take()
+    backbone.slots.acquire()
+    backbone.slots.acquire()
     backbone.slots.fill(random_states(backbone, 3))
 
     backbone.slots.release()
@@ -222,7 +222,7 @@ def test_the_last_of_several_holders_gives_the_model_back(backbone: Backbone) ->
     assert all(torch.equal(a, b) for a, b in zip(text_logits(backbone, INPUTS), bare, strict=True))
 
 
-def test_releasing_what_was_not_taken_is_a_programmer_s_error(backbone: Backbone) -> None:
+def test_a_release_without_acquire_is_an_assertion_error(backbone: Backbone) -> None:
     with pytest.raises(AssertionError):
         backbone.slots.release()
 
@@ -232,7 +232,7 @@ def test_two_backbones_have_slots_of_their_own(taken: Backbone, tiny_folders: An
 
     other = load_backbone(str(tiny_folders[taken.family]), dtype="float32")
     bare = text_logits(other, INPUTS)
-    other.slots.take()
+    other.slots.acquire()
 
     taken.slots.fill(random_states(taken, 3))
 

@@ -70,7 +70,7 @@ def test_a_target_gets_no_space_where_the_separator_ends_in_one(gpt2: PreTrained
     assert prompter.tokenize_targets(["The Mill"]) == [plain_ids(gpt2, "The Mill")]
 
 
-def test_a_source_is_parted_from_text_before_it(gpt2: PreTrainedTokenizerBase) -> None:
+def test_a_source_is_separated_from_text_before_it(gpt2: PreTrainedTokenizerBase) -> None:
     prompter = Prompter(gpt2, PromptFormat(before="Say:", between=" ##"))
 
     assert gpt2.decode(prompter.encode_source("it")) == "Say: it ##"
@@ -124,12 +124,12 @@ _GPT2 = Prompter(gpt2_like(), PromptFormat())
 
 
 @given(st.text())
-def test_any_text_survives_the_way_there_and_back(text: str) -> None:
+def test_any_text_survives_encoding_and_decoding(text: str) -> None:
     assert _GPT2.decode(_GPT2.encode_target(text)) == text.strip()
 
 
 @given(st.text(min_size=1), st.integers(0, 12), st.sampled_from(["right", "left"]))
-def test_a_cut_source_is_the_end_that_was_to_be_kept(text: str, room: int, truncation: Any) -> None:
+def test_a_truncated_source_keeps_the_configured_end(text: str, room: int, truncation: Any) -> None:
     prompter = Prompter(_GPT2._tokenizer, PromptFormat(truncation=truncation))
     whole = prompter.source_ids(text)
 
@@ -144,7 +144,7 @@ def test_the_format_limits_a_source_too(gpt2: PreTrainedTokenizerBase) -> None:
     prompter = Prompter(gpt2, PromptFormat(max_source_tokens=3))
 
     assert len(prompter.source_ids("one two three four five")) == 3
-    assert len(prompter.source_ids("one two three four five", room=2)) == 2
+    assert len(prompter.source_ids("one two three four five", max_tokens=2)) == 2
 
 
 def test_truncation_none_refuses_a_source_that_is_too_long(gpt2: PreTrainedTokenizerBase) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from ptl_prefix.backbones.attention_sites import layers_of
-from ptl_prefix.backbones.observation import text_everywhere
-from ptl_prefix.backbones.sharding import held_by_each
+from ptl_prefix.backbones.observation import text_for_every_site
+from ptl_prefix.backbones.sharding import memory_per_rank
 
 FSDP = {"trainer__devices": 2, "trainer__strategy": "fsdp"}
 SLACK = 40_000
@@ -23,7 +23,7 @@ SLACK = 40_000
 def test_each_of_two_ranks_holds_half_and_computes_what_one_does(family: Family, tmp_path: Path) -> None:
     tiny = TinyRuns(tmp_path, family)
     alone = tiny.backbone()
-    batch = text_everywhere(alone, torch.arange(12).view(2, 6))
+    batch = text_for_every_site(alone, torch.arange(12).view(2, 6))
 
     others = sum(
         4 * weight.numel() for layer in layers_of(alone.model, alone.config)[1:] for weight in layer.parameters()
@@ -39,17 +39,17 @@ def test_each_of_two_ranks_holds_half_and_computes_what_one_does(family: Family,
         # While a layer computes, the others are divided.
         assert rank["inside"] == pytest.approx(alone.num_bytes - others / 2, abs=100)
         assert_close(torch.tensor(rank["logits"]), alone.logits(batch))
-        assert_close(torch.tensor(rank["embedded"]), alone.embedded(batch.input_ids))
+        assert_close(torch.tensor(rank["embedded"]), alone.embed(batch.input_ids))
         assert rank["likelihoods"] == [pytest.approx(row, abs=1e-4) for row in rank_bodies.label_likelihoods(alone)]
         assert rank["moved"] == rank["logits"]
 
 
-def test_a_rank_needs_its_share_and_what_it_borrows_at_any_moment() -> None:
+def test_the_memory_of_a_rank_is_its_shard_and_the_gathered_weights() -> None:
     layers = [nn.Linear(10, 10, bias=False) for _ in range(5)]
     model = nn.Sequential(nn.Embedding(30, 10), *layers).requires_grad_(False)
     model.append(nn.Linear(10, 1))  # trained, and so not divided
 
-    held = held_by_each(model, layers, num_ranks=4)
+    held = memory_per_rank(model, layers, num_ranks=4)
 
     assert held.in_layers == 4 * (800 // 4 + 300 + 2 * 100)
     assert held.at_ends == 4 * (800 // 4 + 2 * 300 + 100)

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from ptl_prefix.backbones import spec as spec_module
 from ptl_prefix.backbones.attention_sites import FAMILIES
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.spec import EMBEDDED, BackboneSpec, load_backbone
+from ptl_prefix.backbones.source import EMBEDDED, PretrainedFiles
+from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
 from ptl_prefix.errors import BackboneError
 from ptl_prefix.settings import defaults_of
 
@@ -155,14 +156,14 @@ def test_the_mode_of_the_base_is_what_the_setting_says(folder: Path, base_mode: 
     assert {module.training for module in backbone.model.modules()} == {training}
 
 
-def test_a_sketch_has_the_shapes_and_no_weights(folder: Path) -> None:
+def test_a_loaded_shape_has_no_weights(folder: Path) -> None:
     whole = spec_of(folder).load()
     (folder / "model.safetensors").unlink()
 
-    sketch = spec_of(folder).sketch()
+    sketch = spec_of(folder).load_shape()
 
-    assert sketch.is_sketch
-    assert not whole.is_sketch
+    assert sketch.is_shape_only
+    assert not whole.is_shape_only
     assert {parameter.device.type for parameter in sketch.model.parameters()} == {"meta"}
     assert (sketch.num_parameters, sketch.geometry) == (whole.num_parameters, whole.geometry)
 
@@ -211,7 +212,7 @@ def test_the_embedded_backbone_loads_by_its_name_from_anywhere(tmp_path: Path, m
     backbone = load_backbone()
 
     assert (backbone.name, backbone.family, backbone.path) == ("tiny_gpt2", "gpt2", "tiny_gpt2")
-    assert spec_of("tiny_gpt2").folder == EMBEDDED / "tiny_gpt2"
+    assert PretrainedFiles("tiny_gpt2").folder == EMBEDDED / "tiny_gpt2"
 
 
 def test_the_name_of_a_backbone_is_its_folder_s_unless_another_is_given(folder: Path) -> None:

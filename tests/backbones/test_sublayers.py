@@ -14,7 +14,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.sublayers import FEED_FORWARD, SUBLAYERS, sublayer_ends
 
 
-def test_every_family_says_where_its_sublayers_end() -> None:
+def test_every_family_has_its_sublayers() -> None:
     assert sorted(SUBLAYERS) == sorted(FAMILIES)
     for name, family in FAMILIES.items():
         attention = {kind for kind in SUBLAYERS[name] if not kind.endswith(FEED_FORWARD)}

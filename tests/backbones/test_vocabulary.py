@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 from ptl_prefix.backbones import vocabulary
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.vocabulary import Word, word_states, words_of
+from ptl_prefix.backbones.vocabulary import Word, vocabulary_words, word_states
 
 
 def test_words_are_tokens_with_a_letter_or_a_digit_and_keep_their_space(backbone: Backbone) -> None:
-    words = words_of(backbone)
+    words = vocabulary_words(backbone)
 
     texts = {word.text for word in words}
     assert {"a", "7", " the"} <= texts
@@ -32,7 +32,7 @@ def test_a_word_with_a_piece_of_a_character_is_none(backbone: Backbone, monkeypa
         backbone.tokenizer, "batch_decode", lambda pairs, **_: [f"ax{chr(0xFFFD)}" if p[1] % 2 else "ax" for p in pairs]
     )
 
-    assert {word.token_id % 2 for word in words_of(backbone)} == {0}
+    assert {word.token_id % 2 for word in vocabulary_words(backbone)} == {0}
 
 
 def test_a_model_with_fewer_ids_than_its_tokenizer_has_fewer_words(
@@ -40,15 +40,15 @@ def test_a_model_with_fewer_ids_than_its_tokenizer_has_fewer_words(
 ) -> None:
     monkeypatch.setattr(backbone.model.config, "vocab_size", 100)
 
-    assert max(word.token_id for word in words_of(backbone)) < 100
+    assert max(word.token_id for word in vocabulary_words(backbone)) < 100
 
 
 def test_a_words_states_are_those_at_the_second_place_of_a_text(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vocabulary, "_BATCH_WORDS", 3)  # the last batch has one word
-    words = words_of(backbone)[20:27]
-    backbone.slots.take()
+    words = vocabulary_words(backbone)[20:27]
+    backbone.slots.acquire()
     backbone.slots.fill(random_states(backbone, 4))
 
     found = word_states(backbone, words, {"decoder_self": [0, 2]})["decoder_self"]
@@ -84,6 +84,6 @@ def test_a_site_that_does_not_read_the_word_is_left_out(backbone: Backbone, monk
 
     monkeypatch.setattr(vocabulary, "observed_keys_values", observed)
 
-    assert list(word_states(backbone, words_of(backbone)[:4], {"decoder_self": [0], "encoder_self": [1]})) == [
+    assert list(word_states(backbone, vocabulary_words(backbone)[:4], {"decoder_self": [0], "encoder_self": [1]})) == [
         "encoder_self"
     ]

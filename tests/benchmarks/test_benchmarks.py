@@ -11,7 +11,7 @@ from benchmarks.peft_prefix import PeftPrefix
 from ptl_prefix import load_backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.evaluation.loss import target_loss
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 
 
 def _batch() -> ModelInputs:
@@ -52,7 +52,7 @@ def test_what_peft_trains_is_float32_on_a_bfloat16_backbone() -> None:
 
     target_loss(behind_peft, NoAdaptation().attach(behind_peft), _batch()).nats.backward()  # type: ignore[no-untyped-call]
 
-    trained = behind_peft.trained_parameters().values()
+    trained = behind_peft.trainable_parameters().values()
     assert trained
     assert {parameter.dtype for parameter in trained} == {torch.float32}
     assert all(parameter.grad is not None for parameter in trained)

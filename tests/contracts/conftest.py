@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _DECODER_ONLY, _ENCODER_DECODERS = ("gpt2", "llama"), ("bart", "t5")
 _TESTED_ELSEWHERE = (
     "test_gradient_checkpointing_changes_no_gradient",
-    "test_a_bfloat16_backbone_trains_float32_numbers_and_stays_as_it_is",
+    "test_a_bfloat16_backbone_trains_float32_parameters_and_stays_unchanged",
 )
 _CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"})
 

@@ -112,14 +112,14 @@ def test_the_frozen_backbone_stays_bit_identical_while_a_method_trains(method: M
 
 def _frozen(backbone: Backbone, method: Method) -> dict[str, Tensor]:
     """The backbone's own parameters and buffers: a method may have put some of its own among them."""
-    trained = {id(parameter) for parameter in method.trained_parameters().values()}
+    trained = {id(parameter) for parameter in method.trainable_parameters().values()}
     return {
         name: tensor for name, tensor in backbone.model.state_dict(keep_vars=True).items() if id(tensor) not in trained
     }
 
 
-def test_gradients_reach_the_trained_parameters_and_nothing_else(method: Method, backbone: Backbone) -> None:
-    trained = method.trained_parameters()
+def test_gradients_reach_the_trainable_parameters_and_nothing_else(method: Method, backbone: Backbone) -> None:
+    trained = method.trainable_parameters()
     # A start at the bare backbone may be one where some of them have no gradient yet.
     train(backbone, method, steps=1)
     before = {name: parameter.detach().clone() for name, parameter in trained.items()}
@@ -259,10 +259,10 @@ FORMULAS: Mapping[str, Callable[[Mapping[str, Any], Backbone], tuple[int, int]]]
 """(numbers trained, numbers stored) in closed form, by the method's kind."""
 
 
-def test_parameters_are_as_many_as_the_closed_form_says(method: Method, backbone: Backbone) -> None:
+def test_the_number_of_parameters_equals_the_closed_form(method: Method, backbone: Backbone) -> None:
     assert method.kind in FORMULAS, f"Write down how many numbers '{method.kind}' trains and stores."
 
-    assert (method.num_trained, method.num_stored) == FORMULAS[method.kind](_settings_of(method), backbone)
+    assert (method.num_trainable, method.num_stored) == FORMULAS[method.kind](_settings_of(method), backbone)
 
 
 def _settings_of(method: Method) -> dict[str, Any]:
@@ -339,7 +339,7 @@ def _cached_step_logits(backbone: Backbone, inputs: ModelInputs) -> tuple[Tensor
         # Its own would have as many layers as the encoder, which is shallower here.
         start["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
     output = model.generate(
-        **backbone.read(inputs),
+        **backbone.input_arguments(inputs),
         **{name: value for name, value in start.items() if value is not None},
         use_cache=True,
         max_new_tokens=5,
@@ -352,7 +352,7 @@ def _cached_step_logits(backbone: Backbone, inputs: ModelInputs) -> tuple[Tensor
     return torch.stack(output.logits, dim=1), output.sequences
 
 
-def test_detaching_gives_back_the_very_same_model(new_method: Callable[[], Method], backbone: Backbone) -> None:
+def test_detaching_restores_the_model(new_method: Callable[[], Method], backbone: Backbone) -> None:
     inputs = padded(texts(), "left", backbone)
     bare, before = text_logits(backbone, inputs), _surface(backbone.model)
     method = new_method().attach(backbone)
@@ -408,18 +408,18 @@ def test_the_trained_state_survives_being_detached(trained: Method, backbone: Ba
 def test_a_trained_state_moves_to_a_method_of_the_same_settings_and_to_no_other(
     trained: Method, new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
 ) -> None:
-    state = {name: parameter.detach().clone() for name, parameter in trained.trained_parameters().items()}
+    state = {name: parameter.detach().clone() for name, parameter in trained.trainable_parameters().items()}
     twin_backbone = load_backbone(str(tiny_folders[backbone.family]), dtype="float32")
     twin = new_method().attach(twin_backbone)
 
-    twin.load_trained(state)
+    twin.load_trainable_parameters(state)
 
     logits = text_logits(twin_backbone, twin.eval().condition(unpadded(backbone=backbone)))
     assert_close(logits, text_logits(backbone, trained.condition(unpadded(backbone=backbone))), rtol=0, atol=0)
     name, numbers = state.popitem()
     for foreign in (state, {**state, name: numbers[None]}, {**state, "another": numbers}):
         with pytest.raises(RunError, match="must hold the trained parameters"):
-            twin.load_trained(foreign)
+            twin.load_trainable_parameters(foreign)
 
 
 def test_the_same_seed_gives_the_same_start(
@@ -451,11 +451,11 @@ def _gradients(method: Method, backbone: Backbone) -> dict[str, Tensor]:
     method.attach(backbone).eval()
     train(backbone, method, steps=1)
     target_loss(backbone, method, training_batch(backbone)).nats.backward()
-    gradients = {name: parameter.grad for name, parameter in method.trained_parameters().items()}
+    gradients = {name: parameter.grad for name, parameter in method.trainable_parameters().items()}
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
-def test_a_bfloat16_backbone_trains_float32_numbers_and_stays_as_it_is(
+def test_a_bfloat16_backbone_trains_float32_parameters_and_stays_unchanged(
     new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
 ) -> None:
     halved = load_backbone(str(tiny_folders[backbone.family]), dtype="bfloat16")
@@ -465,8 +465,8 @@ def test_a_bfloat16_backbone_trains_float32_numbers_and_stays_as_it_is(
     losses = train(halved, method, steps=20, lr=3e-2)
 
     assert losses[-1] < losses[0] - 0.1
-    assert {parameter.dtype for parameter in method.trained_parameters().values()} == {torch.float32}
-    assert {parameter.grad is None for parameter in method.trained_parameters().values()} == {True}
+    assert {parameter.dtype for parameter in method.trainable_parameters().values()} == {torch.float32}
+    assert {parameter.grad is None for parameter in method.trainable_parameters().values()} == {True}
     after = _frozen(halved, method)
     assert all(torch.equal(after[name], before[name]) for name in before)
     _, tensors = method.export()

@@ -12,7 +12,8 @@ from ptl_prefix.data.rank_share import RankShare
 from ptl_prefix.evaluation import decode as decoding_room
 from ptl_prefix.evaluation.decode import decode
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
-from ptl_prefix.methods.method import Method, NoAdaptation
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 
 SOURCES = [
     "name : The Eagle",
@@ -53,7 +54,7 @@ class Written:
             self.prompter,
             self.plan.decoding,
             batch_size=batch_size,
-            positions_left_free=self.plan.method.positions_taken(self.backbone),
+            positions_left_free=self.plan.method.reserved_positions(self.backbone),
             **among,
         )
 

@@ -15,7 +15,7 @@ from ptl_prefix.artifacts.predictions import read_predictions, write_predictions
 from ptl_prefix.evaluation import decode as decoding_room
 from ptl_prefix.evaluation.evaluate import Evaluation, Measures, Subject, evaluate
 from ptl_prefix.evaluation.scoring import score
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 
 MEASURES = Measures(metrics=("exact_match", "attribute_accuracy"))
 

@@ -20,7 +20,7 @@ from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import BundleError, DataError
 from ptl_prefix.evaluation import inspection
 from ptl_prefix.evaluation.inspection import DEFINITIONS, InspectionSettings, inspect_prefix, require_prefix
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import Adaptation
 
 TEXTS = ["the cat sat on the mat", "a pub", "name : Wildwood , a food : Italian"]

@@ -7,7 +7,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import mean_loss, target_loss
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 
 
 def row(num_source: int, num_target: int, seed: int) -> EncodedRow:

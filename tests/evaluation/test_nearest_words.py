@@ -7,13 +7,13 @@ from torch.testing import assert_close
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prefix_states import LayerStates
-from ptl_prefix.backbones.vocabulary import Word, word_states, words_of
+from ptl_prefix.backbones.vocabulary import Word, vocabulary_words, word_states
 from ptl_prefix.evaluation.nearest_words import cosines_beside_the_mean, nearest_words
 
 
 @pytest.mark.parametrize("layer", [0, 2])
 def test_a_prefix_made_of_words_finds_these_words(backbone: Backbone, layer: int) -> None:
-    words = words_of(backbone)
+    words = vocabulary_words(backbone)
     picked = [words[index] for index in (3, 30, 12)]
     text = torch.tensor([[BOS, word.token_id] for word in picked])
     read = backbone.model(text, use_cache=True).past_key_values.layers[layer]

@@ -26,7 +26,7 @@ def attached(backbone: Backbone, *, seed: int = 0, **settings: Any) -> Adapter:
 
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
-def test_it_starts_as_exactly_the_bare_backbone(any_backbone: Backbone, placement: str) -> None:
+def test_a_new_adapter_leaves_the_bare_backbone_unchanged(any_backbone: Backbone, placement: str) -> None:
     inputs = padded(texts(), "right", any_backbone)
     bare = text_logits(any_backbone, inputs)
 
@@ -61,7 +61,7 @@ def _bottlenecks(backbone: Backbone, placement: str) -> dict[str, Any]:
     return dict(method.bottlenecks.items())
 
 
-def test_two_bundles_on_one_backbone_do_not_meet(backbone: Backbone, tmp_path: Path) -> None:
+def test_two_bundles_on_one_backbone_do_not_affect_each_other(backbone: Backbone, tmp_path: Path) -> None:
     sources, alone = ["the cat", "in the city"], []
     methods = attached(backbone, seed=1), attached(backbone, seed=2), PrefixTuning(prefix_length=4, reparam="none")
     for method in methods:
@@ -108,7 +108,7 @@ def test_after_a_request_and_a_detach_the_backbone_is_bare(backbone: Backbone, t
     assert {name: sorted(vars(module)) for name, module in backbone.model.named_modules()} == before
 
 
-def test_a_backbone_at_work_is_kept_from_other_threads(backbone: Backbone) -> None:
+def test_an_active_backbone_is_refused_to_other_threads(backbone: Backbone) -> None:
     method, errors = attached(backbone), []
     method.condition(unpadded())
 
@@ -131,7 +131,7 @@ def test_a_bundle_that_lacks_a_bottleneck_is_refused_and_leaves_no_hook(backbone
     export_untasked(method, backbone, tmp_path / "bundle")
     method.detach()
 
-    with pytest.raises(BundleError, match="must hold what its method needs"):
+    with pytest.raises(BundleError, match="must have the settings and tensors of its method"):
         load_bundle(tmp_path / "bundle", backbone)
 
     assert not any(module._forward_hooks for module in backbone.model.modules())

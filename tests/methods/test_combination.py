@@ -65,14 +65,14 @@ def either(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> Bac
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids="+".join)
-def test_with_the_others_silent_a_part_does_what_it_does_alone(
+def test_with_the_others_neutralized_a_part_computes_as_alone(
     names: tuple[str, ...], either: Backbone, tmp_path: Path
 ) -> None:
     if _does_not_fit(names, either):
         return
     method = together(*names).attach(either)
     train(either, method, steps=3)
-    numbers = {name: tensor.detach().clone() for name, tensor in method.trained_parameters().items()}
+    numbers = {name: tensor.detach().clone() for name, tensor in method.trainable_parameters().items()}
     inputs = unpadded(backbone=either)
     conditioned = method.eval().condition(inputs)
     positions, whole = conditioned.position_ids, text_logits(either, conditioned)
@@ -87,7 +87,9 @@ def test_with_the_others_silent_a_part_does_what_it_does_alone(
         silent = text_logits(either, both.condition(inputs))
         adaptation.detach()
         alone = PARTS[name]().attach(either)
-        alone.load_trained({key.split("/")[1]: n for key, n in numbers.items() if key.startswith(f"{name}/")})
+        alone.load_trainable_parameters(
+            {key.split("/")[1]: n for key, n in numbers.items() if key.startswith(f"{name}/")}
+        )
         expected = text_logits(either, alone.eval().condition(inputs).replace(position_ids=positions))
         alone.detach()
 
@@ -98,7 +100,7 @@ def test_with_the_others_silent_a_part_does_what_it_does_alone(
 def _does_not_fit(names: tuple[str, ...], backbone: Backbone) -> bool:
     if "infix" not in names or not backbone.is_encoder_decoder:
         return False
-    (misfit,) = together(*names).misfits(backbone)
+    (misfit,) = together(*names).problems(backbone)
     assert misfit.startswith("`method.parts.infix.position_law` must be unshifted in encoder-decoders")
     return True
 
@@ -129,22 +131,20 @@ def test_a_bundle_computes_what_was_exported_and_the_backbone_comes_back(
 def test_an_encoder_may_read_a_prompt_while_its_layers_have_a_prefix(tiny_folders: dict[str, Path]) -> None:
     t5 = load_backbone(str(tiny_folders["t5"]), dtype="float32")
 
-    assert together("prompt", "prefix").misfits(t5) == []
+    assert together("prompt", "prefix").problems(t5) == []
 
 
 @pytest.mark.parametrize(("one", "other", "resource"), COLLIDING)
-def test_methods_that_want_the_same_are_refused_by_name(
+def test_parts_that_share_an_exclusive_resource_are_refused_by_name(
     backbone: Backbone, one: str, other: str, resource: str
 ) -> None:
     if "bitfit" in (one, other) and backbone.family == "llama":
         return  # without biases that is refused for another reason
-    with pytest.raises(ValueError, match=rf"'{one}' \(\w+\) and '{other}' \(\w+\) both take the {resource} of"):
+    with pytest.raises(ValueError, match=rf"'{one}' \(\w+\) and '{other}' \(\w+\) both use the {resource} of"):
         together(one, other).attach(backbone)
 
 
-def test_whoever_failed_to_attach_leaves_the_backbone_as_it_was(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_attach_leaves_the_backbone_unchanged(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     method = together("prefix", "lora")
     with monkeypatch.context() as patch:
         patch.setattr(LoRA, "_attach", lambda *_: 1 / 0)
@@ -180,7 +180,7 @@ def test_every_part_has_its_own_learning_rate_unless_one_is_chosen(backbone: Bac
     assert own[0]["lr"] != own[1]["lr"]
     assert [group["lr"] for group in chosen] == [0.5, 0.5]
     moving = {id(parameter) for group in own for parameter in group["params"]}
-    assert moving == {id(parameter) for parameter in method.trained_parameters().values()}
+    assert moving == {id(parameter) for parameter in method.trainable_parameters().values()}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_the_base_has_dropout_where_every_part_would_have_it(names: tuple[str, .
     assert together(*names).base_mode == mode
 
 
-def test_a_combination_is_alone_on_its_backbone(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_combination_cannot_share_its_backbone(backbone: Backbone, tmp_path: Path) -> None:
     method = together("prefix", "adapter").attach(backbone)
     export_untasked(method.eval(), backbone, tmp_path / "bundle")
     method.detach()

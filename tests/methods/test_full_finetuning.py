@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.backbones.weights import StandIns, chosen_weights
+from ptl_prefix.backbones.weights import ParameterOverrides, select_parameters
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.full_finetuning import FullFinetuning
 
@@ -31,7 +31,7 @@ def _library_losses(backbone: Backbone, *, steps: int, lr: float) -> list[float]
     return losses
 
 
-def test_it_is_training_as_the_library_has_it(any_backbone: Backbone, tiny_folders: Any) -> None:
+def test_training_equals_that_of_transformers(any_backbone: Backbone, tiny_folders: Any) -> None:
     twin = load_backbone(str(tiny_folders[any_backbone.family]), dtype="float32")
     expected = _library_losses(twin, steps=5, lr=1e-3)
 
@@ -40,7 +40,7 @@ def test_it_is_training_as_the_library_has_it(any_backbone: Backbone, tiny_folde
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_was_trained_is_the_library_s_own_weights_after_it(backbone: Backbone, tiny_folders: Any) -> None:
+def test_trained_copies_equal_the_weights_that_transformers_trains(backbone: Backbone, tiny_folders: Any) -> None:
     twin = load_backbone(str(tiny_folders[backbone.family]), dtype="float32")
     _library_losses(twin, steps=2, lr=1e-3)
     method = FullFinetuning().attach(backbone)
@@ -64,18 +64,18 @@ def test_tied_weights_are_trained_once_and_act_at_both_ends(backbone: Backbone) 
     method.condition(unpadded())
 
     assert words.weight is head.weight
-    assert method.num_trained == backbone.num_parameters
+    assert method.num_trainable == backbone.num_parameters
 
 
 def test_copies_are_float32_under_a_bfloat16_backbone_and_keep_small_updates(tiny_folders: Any) -> None:
     backbone = load_backbone(str(tiny_folders["gpt2"]), dtype="bfloat16")
     method = FullFinetuning().attach(backbone)
-    before = {name: copy.detach().clone() for name, copy in method.trained_parameters().items()}
+    before = {name: copy.detach().clone() for name, copy in method.trainable_parameters().items()}
 
     train(backbone, method, steps=1, lr=1e-6)
 
-    assert {copy.dtype for copy in method.trained_parameters().values()} == {torch.float32}
-    moved = [float((copy.detach() - before[name]).abs().max()) for name, copy in method.trained_parameters().items()]
+    assert {copy.dtype for copy in method.trainable_parameters().values()} == {torch.float32}
+    moved = [float((copy.detach() - before[name]).abs().max()) for name, copy in method.trainable_parameters().items()]
     # A millionth of a weight is far below what bfloat16 can tell apart.
     assert min(moved) > 0
     assert max(moved) < 1e-5
@@ -85,10 +85,10 @@ def test_copies_are_float32_under_a_bfloat16_backbone_and_keep_small_updates(tin
 def test_only_what_was_chosen_is_trained(backbone: Backbone, choice: str) -> None:
     method = FullFinetuning(trained=choice, num_top_layers=1)
     if backbone.family == "llama" and choice == "biases":
-        assert "is biases and it has none" in method.misfits(backbone)[0]
+        assert "is biases and it has none" in method.problems(backbone)[0]
         return
 
-    names = set(method.attach(backbone).trained_parameters())
+    names = set(method.attach(backbone).trainable_parameters())
 
     if choice == "biases":
         assert names == {name for name in dict(backbone.model.named_parameters()) if name.endswith("bias")}
@@ -100,22 +100,22 @@ def test_only_what_was_chosen_is_trained(backbone: Backbone, choice: str) -> Non
 
 
 def test_the_top_of_an_encoder_decoder_is_its_decoder_s(encoder_decoder: Backbone) -> None:
-    chosen = chosen_weights(encoder_decoder, "top_layers", num_top_layers=1)
+    chosen = select_parameters(encoder_decoder, "top_layers", num_top_layers=1)
 
     assert chosen
     assert not any("encoder." in name.replace("encoder_attn", "") for name in chosen)
 
 
 def test_more_layers_than_there_are_are_refused(backbone: Backbone) -> None:
-    (misfit,) = FullFinetuning(trained="top_layers", num_top_layers=4).misfits(backbone)
+    (misfit,) = FullFinetuning(trained="top_layers", num_top_layers=4).problems(backbone)
 
     assert "`method.num_top_layers` must be at most the 3" in misfit
 
 
-def test_stand_ins_leave_the_parameters_where_they_are(backbone: Backbone) -> None:
+def test_overrides_leave_the_parameters_registered(backbone: Backbone) -> None:
     bare = text_logits(backbone, unpadded())
-    weights = chosen_weights(backbone, "all", num_top_layers=1)
-    stand_ins = StandIns(backbone.model, weights)
+    weights = select_parameters(backbone, "all", num_top_layers=1)
+    stand_ins = ParameterOverrides(backbone.model, weights)
 
     stand_ins.set({name: torch.zeros_like(parameter) for name, parameter in weights.items()})
     zeroed = text_logits(backbone, unpadded())
@@ -128,13 +128,13 @@ def test_stand_ins_leave_the_parameters_where_they_are(backbone: Backbone) -> No
     assert all(torch.equal(a, b) for a, b in zip(text_logits(backbone, unpadded()), bare, strict=True))
 
 
-def test_checkpointing_sees_the_same_stand_ins_in_backward(tiny_folders: Any) -> None:
+def test_checkpointing_uses_the_same_overrides_in_backward(tiny_folders: Any) -> None:
     gradients = []
     for checkpointing in (False, True):
         backbone = load_backbone(str(tiny_folders["bart"]), dtype="float32", gradient_checkpointing=checkpointing)
         method = FullFinetuning().attach(backbone)
         target_loss(backbone, method, training_batch(backbone)).nats.backward()
-        gradients.append({name: copy.grad for name, copy in method.trained_parameters().items()})
+        gradients.append({name: copy.grad for name, copy in method.trainable_parameters().items()})
 
     assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
 

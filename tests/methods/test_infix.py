@@ -70,7 +70,7 @@ def test_the_source_keeps_its_positions_and_the_target_is_shifted(backbone: Back
     # The first row: six tokens of source, the last of which says the target's first.
     assert positions[0, :12].tolist() == [0, 1, 2, 3, 4, *(place + LENGTH for place in range(5, 12))]
     assert infix.position_law == "infix"
-    assert infix.positions_taken(backbone) == LENGTH
+    assert infix.reserved_positions(backbone) == LENGTH
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -118,12 +118,12 @@ def test_an_infix_and_a_prefix_share_a_batch(backbone: Backbone, infix: PrefixTu
 
 
 def test_an_encoder_decoder_refuses_it_by_that_reason(encoder_decoder: Backbone) -> None:
-    (misfit,) = PrefixTuning(position_law="infix").misfits(encoder_decoder)
+    (misfit,) = PrefixTuning(position_law="infix").problems(encoder_decoder)
 
     assert misfit.startswith("`method.position_law` must be unshifted in encoder-decoders")
 
 
-def test_it_must_leave_room_for_text(backbone: Backbone) -> None:
+def test_an_infix_must_leave_positions_for_text(backbone: Backbone) -> None:
     settings: dict[str, Any] = {"prefix_length": MAX_POSITIONS, "position_law": "infix"}
 
-    assert "must leave room for text" in PrefixTuning(**settings).misfits(backbone)[0]
+    assert "`method.prefix_length` must be less than" in PrefixTuning(**settings).problems(backbone)[0]

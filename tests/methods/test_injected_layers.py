@@ -94,7 +94,7 @@ class TestMerged:
     def test_what_fails_inside_leaves_everything_as_it_was(self, backbone: Backbone) -> None:
         method = WAYS["lora"]().attach(backbone)
         train(backbone, method, steps=2)
-        method.trained_parameters()[next(iter(method.trained_parameters()))].data.fill_(float("nan"))
+        method.trainable_parameters()[next(iter(method.trainable_parameters()))].data.fill_(float("nan"))
         before = numbers_of(backbone.model)
 
         with pytest.raises(ValueError, match="NaN"), method.merged():
@@ -131,7 +131,7 @@ class TestPrecision:
 
         losses = train(halved, method, steps=10)
 
-        assert {parameter.dtype for parameter in method.trained_parameters().values()} == {torch.float32}
+        assert {parameter.dtype for parameter in method.trainable_parameters().values()} == {torch.float32}
         assert {weight.dtype for weight in own} == {torch.bfloat16}
         assert losses[-1] < losses[0] - 0.1
         assert halved.logits(method.condition(unpadded())).dtype == torch.bfloat16
@@ -143,7 +143,7 @@ class TestPrecision:
 
         lengths = {
             name.removesuffix(".magnitude"): parameter.detach()
-            for name, parameter in method.trained_parameters().items()
+            for name, parameter in method.trainable_parameters().items()
             if name.endswith(".magnitude")
         }
         assert len(lengths) == 6
@@ -162,7 +162,7 @@ def test_with_gradient_checkpointing_layers_run_twice_and_gradients_are_the_same
         for module in attention_modules(backbone.model, backbone.config)["decoder_self"]:
             module.register_forward_pre_hook(lambda module, *_: forwards.append(module))
         target_loss(backbone, method, training_batch()).nats.backward()
-        return {name: p.grad for name, p in method.trained_parameters().items()}, len(forwards)
+        return {name: p.grad for name, p in method.trainable_parameters().items()}, len(forwards)
 
     (plain, num_plain), (again, num_again) = (step(gradient_checkpointing=on) for on in (False, True))
 
@@ -172,9 +172,9 @@ def test_with_gradient_checkpointing_layers_run_twice_and_gradients_are_the_same
 
 class TestMisfits:
     @pytest.fixture
-    def sketch(self, tiny_folders: dict[str, Path]) -> Backbone:
+    def load_shape(self, tiny_folders: dict[str, Path]) -> Backbone:
         path = str(tiny_folders["gpt2"])
-        return BackboneSpec(**{**defaults_of("backbone/tiny_gpt2"), "name": "gpt2", "path": path}).sketch()
+        return BackboneSpec(**{**defaults_of("backbone/tiny_gpt2"), "name": "gpt2", "path": path}).load_shape()
 
     @pytest.mark.parametrize(
         ("method", "fact"),
@@ -187,23 +187,21 @@ class TestMisfits:
             (IA3(target_modules=["c_attn"], feedforward_modules=["mlp.c_proj"]), "(c_attn), but 'mlp.c_proj' is not"),
         ],
     )
-    def test_what_does_not_fit_is_said_before_any_weights_load(
-        self, sketch: Backbone, method: Method, fact: str
-    ) -> None:
-        (misfit,) = method.misfits(sketch)
+    def test_problems_are_found_before_any_weights_load(self, sketch: Backbone, method: Method, fact: str) -> None:
+        (misfit,) = method.problems(sketch)
 
         assert fact in misfit
         with pytest.raises(ValueError, match="must"):
             method.attach(sketch)
 
     def test_the_widest_rank_fits(self, sketch: Backbone) -> None:
-        assert LoRA(rank=32).misfits(sketch) == []
+        assert LoRA(rank=32).problems(sketch) == []
 
 
 class TestTargets:
     def adapted(self, method: InjectedLayers, backbone: Backbone) -> Iterator[str]:
         method.attach(backbone)
-        return (name.rpartition(".")[0] for name in method.trained_parameters())
+        return (name.rpartition(".")[0] for name in method.trainable_parameters())
 
     def test_a_longer_name_means_fewer_modules(self, tiny_folders: dict[str, Path]) -> None:
         backbone = load_backbone(str(tiny_folders["gpt2"]), dtype="float32")
@@ -217,7 +215,7 @@ class TestTargets:
 
         method = IA3(target_modules=["q_proj", "o_proj"], feedforward_modules=["o_proj"]).attach(backbone)
 
-        shapes = {name.split(".")[-2]: tuple(p.shape) for name, p in method.trained_parameters().items()}
+        shapes = {name.split(".")[-2]: tuple(p.shape) for name, p in method.trainable_parameters().items()}
         assert shapes == {"q_proj": (48, 1), "o_proj": (1, 48)}
 
 
@@ -252,7 +250,7 @@ class TestRestore:
         assert not any("peft" in type(module).__module__ for module in backbone.model.modules())
 
     @pytest.mark.parametrize("comes_first", [True, False], ids=["first", "second"])
-    def test_shares_its_backbone_with_no_other_adaptation(
+    def test_cannot_share_its_backbone_with_another_bundle(
         self, bundle: Bundle, backbone: Backbone, tmp_path: Path, comes_first: bool
     ) -> None:
         method = PrefixTuning(prefix_length=2, reparam="none").attach(backbone)
@@ -261,7 +259,7 @@ class TestRestore:
         first, second = (bundle, prefix) if comes_first else (prefix, bundle)
         adaptation = restore(backbone, first)
 
-        with pytest.raises(BackboneError, match=f"'{bundle.manifest.method}' acts in every forward pass"):
+        with pytest.raises(BackboneError, match=f"Only one .* '{bundle.manifest.method}' bundle"):
             restore(backbone, second)
 
         adaptation.detach()
@@ -272,7 +270,7 @@ class TestRestore:
         name, tensor = next(iter(bundle.tensors.items()))
         before = numbers_of(backbone.model)
         for tensors in ({**bundle.tensors, name: tensor[None]}, {**bundle.tensors, "another": tensor}, {}):
-            with pytest.raises(BundleError, match="must hold what its method needs"):
+            with pytest.raises(BundleError, match="must have the settings and tensors of its method"):
                 restore(backbone, Bundle(bundle.manifest, tensors))
 
         assert_close(numbers_of(backbone.model), before, rtol=0, atol=0)

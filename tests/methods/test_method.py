@@ -53,7 +53,7 @@ def test_the_size_is_chosen_whose_bundle_comes_closest(name: str, backbone: Back
 def test_a_frozen_sink_leaves_at_least_one_position_to_train(backbone: Backbone) -> None:
     method = new_method("prefix_tuning", match_parameters=1, frozen_sink=True).attach(backbone)
 
-    assert (method.prefix_length, method.num_trained > 0) == (2, True)
+    assert (method.prefix_length, method.num_trainable > 0) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["prefix_tuning", "lora", "adapter"])
@@ -63,7 +63,7 @@ def test_a_chosen_size_starts_as_a_configured_one_does(name: str, backbone: Back
     def start(method: Method) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         method.attach(backbone)
-        numbers = {key: parameter.detach().clone() for key, parameter in method.trained_parameters().items()}
+        numbers = {key: parameter.detach().clone() for key, parameter in method.trainable_parameters().items()}
         method.detach()
         return numbers
 
@@ -80,7 +80,7 @@ def test_without_a_size_there_is_nothing_to_choose(name: str, backbone: Backbone
 
 
 def test_a_budget_beyond_what_fits_is_refused_with_the_size_it_asks_for(backbone: Backbone) -> None:
-    with pytest.raises(ValueError, match=r"`method.prefix_length` must leave room .* but is \d{4}"):
+    with pytest.raises(ValueError, match=r"`method.prefix_length` must be less than .* but is \d{4}"):
         new_method("prefix_tuning", match_parameters=10**6).attach(backbone)
 
 
@@ -88,10 +88,10 @@ def test_each_part_of_a_combination_has_a_budget_of_its_own(backbone: Backbone) 
     budget = stored("lora", 3, backbone)
     method = new_method("prefix_lora", parts={"second": {"match_parameters": budget}})
     assert isinstance(method, Combination)
-    assert method.wants_size
+    assert method.needs_size
 
-    chosen = method.fit_size(backbone)
+    chosen = method.choose_size(backbone)
 
     assert chosen["parts"]["second"] == {"rank": 3}
-    assert not method.wants_size
+    assert not method.needs_size
     assert not chosen["parts"]["first"]

@@ -64,11 +64,11 @@ def test_too_few_words_are_repeated_and_too_many_are_cut(backbone: Backbone) -> 
         word_ids(backbone, "  ", 3)
 
 
-def test_an_mlp_too_narrow_to_reach_its_start_says_how_far_it_came(backbone: Backbone) -> None:
+def test_an_mlp_too_narrow_for_its_target_notes_the_relative_error(backbone: Backbone) -> None:
     method = attached(backbone, init="text", init_text=WORDS, prefix_length=8, reparam_hidden_size=2)
 
     (note,) = method.notes
-    assert "reached but for" in note
+    assert "with a relative error of" in note
     assert "%, choose a wider reparametrisation" in note
 
 
@@ -88,12 +88,12 @@ def test_linear_factors_of_a_low_rank_come_as_near_as_that_rank_can(backbone: Ba
 @pytest.mark.parametrize("reparam", REPARAMS)
 def test_what_started_from_words_still_learns_everywhere(backbone: Backbone, reparam: str) -> None:
     method = attached(backbone, init="text", init_text=WORDS, reparam=reparam)
-    before = {name: parameter.detach().clone() for name, parameter in method.trained_parameters().items()}
+    before = {name: parameter.detach().clone() for name, parameter in method.trainable_parameters().items()}
 
     losses = train(backbone, method, steps=30)
 
     assert losses[-1] < losses[0] - 0.3
-    assert not any(torch.equal(p, before[name]) for name, p in method.trained_parameters().items())
+    assert not any(torch.equal(p, before[name]) for name, p in method.trainable_parameters().items())
 
 
 def test_embeddings_start_as_those_of_the_words(backbone: Backbone) -> None:
@@ -103,7 +103,7 @@ def test_embeddings_start_as_those_of_the_words(backbone: Backbone) -> None:
     method = attached(backbone, init="text", init_text=WORDS, reparam="embedding")
 
     assert_close(method.tables["decoder_self"]().detach(), expected, **EQUAL)
-    assert method.num_trained == 4 * backbone.hidden_size
+    assert method.num_trainable == 4 * backbone.hidden_size
 
 
 def test_embeddings_start_as_large_as_a_family_scales_them(tiny_folders: dict[str, Path]) -> None:
@@ -122,7 +122,7 @@ def test_embeddings_learn_what_prompt_tuning_would(backbone: Backbone) -> None:
     inputs = unpadded()
     adapted = backbone.logits(method.condition(inputs))
     adapted.logsumexp(-1).sum().backward()
-    (rows,) = method.trained_parameters().values()
+    (rows,) = method.trainable_parameters().values()
     method.detach()
 
     leaf = rows.detach().clone().requires_grad_()
@@ -135,7 +135,7 @@ def test_embeddings_learn_what_prompt_tuning_would(backbone: Backbone) -> None:
     assert_close(rows.grad, leaf.grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("length", "change"), [(4, "as it is"), (3, "cut to 3"), (6, "repeated up to 6")])
+@pytest.mark.parametrize(("length", "change"), [(4, "unchanged"), (3, "cut to 3"), (6, "repeated up to 6")])
 @pytest.mark.parametrize("reparam", REPARAMS)
 def test_an_exported_prefix_is_a_start(
     backbone: Backbone, reparam: str, length: int, change: str, tmp_path: Path
@@ -162,12 +162,12 @@ def test_a_bundle_of_another_geometry_is_refused_before_weights_load(backbone: B
     export_untasked(earlier, backbone, tmp_path / "bundle")
     earlier.detach()
 
-    def misfits(**settings: Any) -> list[str]:
-        return PrefixTuning(init="bundle", **settings).misfits(backbone)
+    def problems(**settings: Any) -> list[str]:
+        return PrefixTuning(init="bundle", **settings).problems(backbone)
 
-    assert "must be of the layers all, but" in misfits(init_bundle=str(tmp_path / "bundle"))[0]
-    assert misfits(init_bundle=str(tmp_path / "bundle"), layers=[0, 1]) == []
-    assert "`method.init_bundle`: A bundle must be whole" in misfits(init_bundle=str(tmp_path / "nowhere"))[0]
+    assert "must be of the layers all, but" in problems(init_bundle=str(tmp_path / "bundle"))[0]
+    assert problems(init_bundle=str(tmp_path / "bundle"), layers=[0, 1]) == []
+    assert "`method.init_bundle`: A bundle must be whole" in problems(init_bundle=str(tmp_path / "nowhere"))[0]
 
 
 def test_a_bundle_of_other_sites_is_refused(encoder_decoder: Backbone, tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_a_bundle_of_other_sites_is_refused(encoder_decoder: Backbone, tmp_path:
     earlier.detach()
     settings: dict[str, Any] = {"init": "bundle", "init_bundle": str(tmp_path / "bundle")}
 
-    assert "must have the geometry" in PrefixTuning(**settings).misfits(encoder_decoder)[0]
-    assert PrefixTuning(**settings, sites=["decoder_cross"]).misfits(encoder_decoder) == []
+    assert "must have the geometry" in PrefixTuning(**settings).problems(encoder_decoder)[0]
+    assert PrefixTuning(**settings, sites=["decoder_cross"]).problems(encoder_decoder) == []
 
 
 @pytest.mark.parametrize("init", [{"init": "random"}, {"init": "text", "init_text": WORDS}], ids=["random", "text"])
@@ -198,7 +198,7 @@ def test_a_frozen_sink_is_the_first_token_s_and_stays(backbone: Backbone, repara
 
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
-    ({"frozen_sink": True, "prefix_length": 1}, "`method.prefix_length` must be > 1 with a frozen sink"),
+    ({"frozen_sink": True, "prefix_length": 1}, "`method.prefix_length` must be > 1"),
     ({"reparam": "embedding", "init": "zero_values"}, "`method.init` must be random or text with embeddings"),
     ({"init": "text"}, "`method.init_text` must be given with `method.init=text` and only then"),
     ({"init_text": "words"}, "`method.init_text` must be given with `method.init=text` and only then"),
@@ -211,12 +211,12 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
 def test_settings_that_contradict_each_other_are_named(
     backbone: Backbone, settings: dict[str, Any], sentence: str
 ) -> None:
-    (misfit,) = PrefixTuning(**settings).misfits(backbone)
+    (misfit,) = PrefixTuning(**settings).problems(backbone)
 
     assert misfit.startswith(sentence)
 
 
-def test_a_random_start_says_nothing_of_itself(backbone: Backbone) -> None:
+def test_a_random_start_leaves_no_note(backbone: Backbone) -> None:
     assert attached(backbone).notes == []
     assert defaults_of("method/prefix_tuning")["init"] == "random"
 

@@ -14,7 +14,7 @@ from ptl_prefix import PrefixTuning
 from ptl_prefix.backbones.attention_sites import attention_modules
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import left_padded
-from ptl_prefix.backbones.observation import observed_spreads
+from ptl_prefix.backbones.observation import observed_stds
 from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.settings import defaults_of
@@ -39,7 +39,7 @@ def test_a_random_prefix_starts_as_large_as_the_backbone_s_own_keys_and_values(
 
     _, tensors = attached(backbone, prefix_length=60, reparam=reparam, reparam_hidden_size=64).export()
 
-    own = observed_spreads(backbone)["decoder_self"].flatten(1)
+    own = observed_stds(backbone)["decoder_self"].flatten(1)
     for index, numbers in enumerate((tensors["decoder_self.keys"], tensors["decoder_self.values"])):
         assert_close(numbers.square().mean(dim=(1, 2, 3)).sqrt(), own[:, index], rtol=0.2, atol=0)
 
@@ -106,7 +106,7 @@ def test_a_prefix_takes_positions_from_the_text_only_where_it_shifts_it(backbone
     too_long = left_padded([random_ids(MAX_POSITIONS - 3, seed=0)], backbone.pad_id)
     shifted = attached(backbone, position_law="shifted")
     backbone.logits(shifted.condition(longest))
-    if backbone.max_positions_are_hard:
+    if backbone.has_hard_position_limit:
         with pytest.raises(IndexError):
             backbone.logits(shifted.condition(too_long))
     shifted.detach()
@@ -114,7 +114,7 @@ def test_a_prefix_takes_positions_from_the_text_only_where_it_shifts_it(backbone
     unshifted = attached(backbone, position_law="unshifted")
 
     assert backbone.logits(unshifted.condition(too_long)).isfinite().all()
-    assert unshifted.positions_taken(backbone) == 0
+    assert unshifted.reserved_positions(backbone) == 0
 
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
@@ -123,16 +123,16 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"layers": [-1]}, r"`method\.layers` must be from 0 to 2 in .*, but -1 is not"),
     ({"layers": []}, r"`method\.layers` must name at least one layer"),
     ({"layers": [1, 1]}, r"`method\.layers` must name .* each once, but is \[1, 1\]"),
-    ({"prefix_length": MAX_POSITIONS}, r"`method\.prefix_length` must leave room for text in the 64 positions"),
+    ({"prefix_length": MAX_POSITIONS}, r"`method\.prefix_length` must be less than the 64 positions"),
 ]
 
 
 @pytest.mark.parametrize(("settings", "sentence"), MISFITS, ids=[str(settings) for settings, _ in MISFITS])
-def test_what_does_not_fit_the_backbone_is_said_before_anything_is_built(
+def test_problems_are_found_before_anything_is_built(
     backbone: Backbone, settings: dict[str, Any], sentence: str
 ) -> None:
     method = PrefixTuning(**settings)
-    assert len(method.misfits(backbone)) == 1
+    assert len(method.problems(backbone)) == 1
 
     with pytest.raises(ValueError, match=sentence):
         method.attach(backbone)
@@ -141,10 +141,10 @@ def test_what_does_not_fit_the_backbone_is_said_before_anything_is_built(
     assert not any(hasattr(module, "prefix_slot") for module in backbone.model.modules())
 
 
-def test_every_misfit_is_named_at_once(backbone: Backbone) -> None:
+def test_all_problems_are_reported_at_once(backbone: Backbone) -> None:
     method = PrefixTuning(sites=["nowhere"], layers=[7], prefix_length=1000)
 
-    assert len(method.misfits(backbone)) == 3
+    assert len(method.problems(backbone)) == 3
 
 
 def test_a_prefix_that_takes_no_position_may_be_longer_than_the_text(backbone: Backbone) -> None:
@@ -242,11 +242,11 @@ def test_a_bfloat16_backbone_gives_float32_gradients(tiny_folders: dict[str, Pat
 def test_stored_and_trained_numbers_of_gpt2_medium_are_those_of_the_literature(tmp_path: Path) -> None:
     GPT2Config(n_embd=1024, n_layer=24, n_head=16).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    sketch = BackboneSpec(**{**defaults_of("backbone/tiny_gpt2"), "path": str(tmp_path)}).sketch()
+    sketch = BackboneSpec(**{**defaults_of("backbone/tiny_gpt2"), "path": str(tmp_path)}).load_shape()
 
     method = PrefixTuning(prefix_length=5, reparam="mlp", reparam_hidden_size=512).attach(sketch)
 
     assert sketch.num_parameters == 354_823_168
     assert method.num_stored == 245_760  # 0.25M
-    assert method.num_trained == 25_744_896  # 25.7M
+    assert method.num_trainable == 25_744_896  # 25.7M
     assert {parameter.device.type for parameter in method.parameters()} == {"meta"}

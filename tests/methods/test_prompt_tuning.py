@@ -110,7 +110,7 @@ def test_random_rows_are_even_between_minus_a_half_and_a_half(backbone: Backbone
 def test_sampled_rows_are_embeddings_of_tokens_none_twice_and_none_special(any_backbone: Backbone) -> None:
     rows = rows_of(attached(any_backbone, prompt_length=40)).detach()
 
-    every = any_backbone.embedded(torch.arange(any_backbone.config.vocab_size)).float()
+    every = any_backbone.embed(torch.arange(any_backbone.config.vocab_size)).float()
     ids = torch.cdist(rows, every).argmin(dim=1)
     assert_close(rows, every[ids], rtol=0, atol=0)
     assert len(set(ids.tolist())) == 40
@@ -133,7 +133,7 @@ def test_words_start_as_their_embeddings(any_backbone: Backbone) -> None:
 
     method = attached(any_backbone, init="text", init_text="the cat", prompt_length=len(ids))
 
-    assert_close(rows_of(method).detach(), any_backbone.embedded(torch.tensor(ids)), rtol=0, atol=0)
+    assert_close(rows_of(method).detach(), any_backbone.embed(torch.tensor(ids)), rtol=0, atol=0)
     assert method.notes == ["starts from the words 'the cat'"]
 
 
@@ -142,13 +142,13 @@ def test_a_label_starts_as_the_mean_of_its_tokens_and_other_rows_as_samples(back
 
     for row, label in zip(rows_of(method).detach(), ["the cat", "pub"], strict=False):
         ids = torch.tensor(backbone.tokenizer(label, add_special_tokens=False).input_ids)
-        assert_close(row, backbone.embedded(ids).mean(dim=0))
-    words = backbone.embedded(torch.arange(backbone.config.vocab_size))
+        assert_close(row, backbone.embed(ids).mean(dim=0))
+    words = backbone.embed(torch.arange(backbone.config.vocab_size))
     assert all((words == row).all(dim=1).any() for row in rows_of(method).detach()[2:])
     assert method.notes == ["starts from the labels 'the cat', 'pub'"]
 
 
-def test_labels_without_a_row_are_said(backbone: Backbone) -> None:
+def test_labels_without_a_row_are_noted(backbone: Backbone) -> None:
     method = attached(backbone, init="labels", init_labels=["a", "b", "c"], prompt_length=2)
 
     assert method.notes == ["starts from the labels 'a', 'b'; 1 more have no row, choose a longer prompt for them"]
@@ -158,7 +158,7 @@ class LabelledTask(NoTask):
     label_set = ("yes", "no")
 
 
-def test_a_task_s_labels_are_heard_when_a_run_is_planned(tmp_path: Path, backbone: Backbone) -> None:
+def test_a_plan_provides_the_labels_of_its_task(tmp_path: Path, backbone: Backbone) -> None:
     method = PromptTuning(prompt_length=LENGTH, init="labels")
     plan = dataclasses.replace(TinyRuns(tmp_path).plan(), method=method)
     assert any("the task is none with a closed set of targets" in problem for problem in plan.problems())
@@ -175,7 +175,7 @@ class DamagedTask(NoTask):
         raise DataError("categories.json is damaged; mend it.")
 
 
-def test_labels_that_cannot_be_read_are_a_problem_only_to_whoever_starts_there(tmp_path: Path) -> None:
+def test_unreadable_labels_are_a_problem_only_for_init_labels(tmp_path: Path) -> None:
     plan = dataclasses.replace(TinyRuns(tmp_path).plan(), task=DamagedTask())
     assert not any("damaged" in problem for problem in plan.problems())
 
@@ -185,19 +185,19 @@ def test_labels_that_cannot_be_read_are_a_problem_only_to_whoever_starts_there(t
 
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
-    ({"init": "text"}, "`method.init_text` must have words to start from, but is None."),
-    ({"init": "text", "init_text": " "}, "`method.init_text` must have words to start from, but is ' '."),
+    ({"init": "text"}, "`method.init_text` must have words for `method.init=text`, but is None."),
+    ({"init": "text", "init_text": " "}, "`method.init_text` must have words for `method.init=text`, but is ' '."),
     ({"init_text": "words"}, "`method.init_text` must be given with `method.init=text` only, but init is vocabulary."),
-    ({"init": "labels"}, "`method.init=labels` needs labels to start from"),
-    ({"init": "labels", "init_labels": ["a", " "]}, "`method.init_labels` must each have words to start from"),
+    ({"init": "labels"}, "`method.init=labels` needs labels"),
+    ({"init": "labels", "init_labels": ["a", " "]}, "`method.init_labels` must each have words"),
     ({"init_labels": ["a"]}, "`method.init_labels` must be given with `method.init=labels` only"),
-    ({"prompt_length": MAX_POSITIONS}, f"`method.prompt_length` must leave room for text in the {MAX_POSITIONS} pos"),
+    ({"prompt_length": MAX_POSITIONS}, f"`method.prompt_length` must be less than the {MAX_POSITIONS} pos"),
 ]
 
 
 @pytest.mark.parametrize(("settings", "sentence"), MISFITS, ids=[str(settings) for settings, _ in MISFITS])
 def test_settings_that_do_not_fit_are_named(backbone: Backbone, settings: dict[str, Any], sentence: str) -> None:
-    (misfit,) = PromptTuning(**settings if "prompt_length" in settings else {"prompt_length": 4, **settings}).misfits(
+    (misfit,) = PromptTuning(**settings if "prompt_length" in settings else {"prompt_length": 4, **settings}).problems(
         backbone
     )
 
@@ -207,7 +207,7 @@ def test_settings_that_do_not_fit_are_named(backbone: Backbone, settings: dict[s
 def test_an_encoder_s_rows_and_the_source_must_fit_its_learned_positions(tiny_folders: dict[str, Path]) -> None:
     backbone = load_backbone(str(tiny_folders["bart"]), dtype="float32")
     method = attached(backbone)
-    room = backbone.room_for_prompt(taken=method.position_offset, max_new_tokens=5)
+    room = backbone.position_budget(reserved=method.position_offset, max_new_tokens=5)
     assert room == MAX_POSITIONS - LENGTH
     start = backbone.prompter(NoTask.prompt).decoder_start_ids
     settings = five_tokens()
@@ -216,7 +216,7 @@ def test_an_encoder_s_rows_and_the_source_must_fit_its_learned_positions(tiny_fo
     assert len(generate(backbone, method.condition(fitting), settings, stop_ids=[])[0]) == 5
 
     too_long = prompt_batch([random_ids(room + 1, seed=1)], 2, start)
-    with pytest.raises(ValueError, match=rf"A prompt must fit the {MAX_POSITIONS} positions"):
+    with pytest.raises(ValueError, match=rf"prompt must fit the {MAX_POSITIONS} positions"):
         generate(backbone, method.condition(too_long), settings, stop_ids=[])
 
 
@@ -250,7 +250,7 @@ def test_rows_of_another_shape_are_refused(backbone: Backbone, tmp_path: Path) -
     export_untasked(method, backbone, tmp_path / "bundle")
     method.detach()
 
-    with pytest.raises(BundleError, match="The rows must be of the shape"):
+    with pytest.raises(BundleError, match="The rows must have the shape"):
         load_bundle(tmp_path / "bundle", backbone)
 
 
@@ -287,6 +287,6 @@ def test_a_dry_run_needs_no_weights(tiny_folders: dict[str, Path]) -> None:
         {"init": "text", "init_text": "the cat"},
         {"init": "labels", "init_labels": ["a"]},
     ):
-        sketch = BackboneSpec(name="tiny", path=str(tiny_folders["bart"])).sketch()
+        sketch = BackboneSpec(name="tiny", path=str(tiny_folders["bart"])).load_shape()
 
-        assert attached(sketch, **init).num_trained == LENGTH * 32
+        assert attached(sketch, **init).num_trainable == LENGTH * 32

@@ -55,7 +55,7 @@ def test_it_learns_and_the_backbone_stays(
     losses = train(backbone, method, steps=20)
 
     assert losses[-1] < losses[0] - 0.05
-    assert all(parameter.dtype == torch.float32 for parameter in method.trained_parameters().values())
+    assert all(parameter.dtype == torch.float32 for parameter in method.trainable_parameters().values())
     method.detach()
     assert all(torch.equal(was, now) for was, now in zip(before, _bytes_of(backbone), strict=True))
 
@@ -70,14 +70,14 @@ def test_it_learns_and_the_backbone_stays(
     ],
     ids=["full", "bitfit", "top_layers", "dora"],
 )
-def test_what_needs_the_weights_themselves_is_refused_before_any_are_loaded(
+def test_methods_that_use_the_weights_are_refused_before_weights_load(
     tiny_folders: dict[str, Path], method: Method
 ) -> None:
-    sketch = BackboneSpec(path=str(tiny_folders["bart"]), device="cpu", quantization="bitsandbytes_4bit").sketch()
+    sketch = BackboneSpec(path=str(tiny_folders["bart"]), device="cpu", quantization="bitsandbytes_4bit").load_shape()
 
-    (misfit,) = method.misfits(sketch)
+    (misfit,) = method.problems(sketch)
 
-    assert "`backbone.quantization` must be null where a method needs the weights themselves" in misfit
+    assert "`backbone.quantization` must be null" in misfit
     assert "choose a prefix, a prompt or LoRA, or no quantization" in misfit
     with pytest.raises(ValueError, match="must be null where a method needs the weights"):
         method.attach(sketch)
@@ -129,7 +129,7 @@ def _write(folder: Path, backbone: Backbone, method: Method) -> None:
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_decoding_with_a_cache_goes_by_the_logits_of_the_whole_text(
+def test_decoding_with_a_cache_uses_the_logits_of_the_whole_text(
     tiny_folders: dict[str, Path], quantization: str
 ) -> None:
     from ptl_prefix.backbones.generation import generate
@@ -157,5 +157,5 @@ def test_nothing_is_merged_into_quantised_weights(tiny_folders: dict[str, Path])
     backbone = quantized(tiny_folders["llama"], "bitsandbytes_4bit")
     method = _attached("lora", backbone)
 
-    with pytest.raises(ValueError, match="must have whole weights to be merged into"), method.merged():
+    with pytest.raises(ValueError, match=r"`backbone\.quantization` must be null to merge"), method.merged():
         pass

@@ -17,7 +17,7 @@ from ptl_prefix.artifacts.bundle import Bundle, read_bundle
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BundleError
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import method_class, restore
 
 SOURCES = ["the cat", "a pub in the city", "name : Wildwood"]
@@ -82,8 +82,8 @@ def test_the_same_backbone_from_another_place_in_another_dtype_is_welcome(
 
 
 @pytest.mark.parametrize("kind", ["telepathy", "restore", "../method", ""])
-def test_a_method_that_is_not_known_here_is_refused(bundle: Bundle, backbone: Backbone, kind: str) -> None:
-    with pytest.raises(BundleError, match="must be known here"):
+def test_an_unknown_method_is_refused(bundle: Bundle, backbone: Backbone, kind: str) -> None:
+    with pytest.raises(BundleError, match="must be one of this version, but"):
         restore(backbone, _with_manifest(bundle, method=kind))
 
 
@@ -114,7 +114,7 @@ def test_a_tensor_of_another_shape_is_refused(bundle: Bundle, backbone: Backbone
 def test_settings_that_make_no_method_are_refused(bundle: Bundle, backbone: Backbone, changes: dict[str, Any]) -> None:
     settings = {**bundle.manifest.settings, **changes}
 
-    with pytest.raises(BundleError, match="must hold what its method needs"):
+    with pytest.raises(BundleError, match="must have the settings and tensors of its method"):
         restore(backbone, _with_manifest(bundle, settings=settings))
 
     assert not any(hasattr(module, "prefix_slot") for module in backbone.model.modules())
@@ -134,7 +134,7 @@ def test_a_bundle_holds_plain_keys_and_values_however_they_were_made(backbone: B
     }
 
 
-def test_two_bundles_on_one_backbone_answer_in_turn_as_if_each_were_alone(backbone: Backbone, tmp_path: Path) -> None:
+def test_two_prefix_bundles_on_one_backbone_generate_as_if_each_were_alone(backbone: Backbone, tmp_path: Path) -> None:
     folders = [exported(backbone, tmp_path / f"bundle{seed}", seed=seed) for seed in (0, 1)]
     alone, logits = [], []
     for folder in folders:
@@ -195,7 +195,7 @@ def test_decoding_may_be_changed_by_its_own_names(bundle: Bundle, backbone: Back
         adaptation.generate(SOURCES, beams=3)
 
 
-def test_the_bare_backbone_is_in_no_bundle(bundle: Bundle, backbone: Backbone) -> None:
+def test_the_bare_backbone_has_no_bundle(bundle: Bundle, backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="nothing to export"):
         NoAdaptation().export()
     assert method_class("prefix_tuning") is PrefixTuning

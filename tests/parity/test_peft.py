@@ -122,7 +122,7 @@ def test_loss_and_gradients_are_peft_s(pair: tuple[Any, PrefixTuning], backbone:
         assert_close(own.grad, gradient, **EQUAL)
 
 
-def test_as_many_numbers_are_trained_as_peft_trains(pair: tuple[Any, PrefixTuning]) -> None:
+def test_the_number_of_trainable_parameters_equals_that_of_peft(pair: tuple[Any, PrefixTuning]) -> None:
     theirs, ours = pair
 
-    assert ours.num_trained == theirs.get_nb_trainable_parameters()[0]
+    assert ours.num_trainable == theirs.get_nb_trainable_parameters()[0]

@@ -108,7 +108,7 @@ def test_the_start_is_peft_s(pair: tuple[Any, Method]) -> None:
     theirs, ours = pair
     trained = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
 
-    assert ours.num_trained == theirs.get_nb_trainable_parameters()[0]
+    assert ours.num_trainable == theirs.get_nb_trainable_parameters()[0]
     starts = sorted(float(parameter.detach().double().abs().sum()) for parameter in trained)
-    own = sorted(float(parameter.detach().double().abs().sum()) for parameter in ours.trained_parameters().values())
+    own = sorted(float(parameter.detach().double().abs().sum()) for parameter in ours.trainable_parameters().values())
     assert_close(own, starts, **EQUAL)

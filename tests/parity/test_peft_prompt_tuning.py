@@ -88,7 +88,7 @@ def test_twenty_steps_of_training_are_peft_s(pair: Pair) -> None:
     batch = training_batch(backbone)
     own, other = (
         torch.optim.AdamW(parameters, lr=3e-2, weight_decay=0.0)
-        for parameters in (ours.trained_parameters().values(), [_their_rows(theirs)])
+        for parameters in (ours.trainable_parameters().values(), [_their_rows(theirs)])
     )
 
     losses, expected = [], []
@@ -108,7 +108,7 @@ def test_twenty_steps_of_training_are_peft_s(pair: Pair) -> None:
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_as_many_numbers_are_trained_as_peft_trains(pair: Pair) -> None:
+def test_the_number_of_trainable_parameters_equals_that_of_peft(pair: Pair) -> None:
     theirs, ours, _ = pair
 
-    assert ours.num_trained == theirs.get_nb_trainable_parameters()[0]
+    assert ours.num_trainable == theirs.get_nb_trainable_parameters()[0]

@@ -80,7 +80,7 @@ class TestExport:
         for name, fact in (
             ("missing.ckpt", "is no file; look in"),
             ("torn.ckpt", "must be one that `ptl-prefix train` wrote"),
-            ("foreign.ckpt", "holds others; use the run's own config"),
+            ("foreign.ckpt", "names or shapes differ; use the run's own config"),
         ):
             result = invoke("export", f"run={worsened.path}", f"checkpoint={name}", "out=exported")
 

@@ -13,7 +13,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.inspect import command
 from ptl_prefix.commands.inspect.command import _PROMPTS
 from ptl_prefix.evaluation import inspection
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 
 SOURCE = "name : The Golden Mill | kind : pub | city : Paris"
 

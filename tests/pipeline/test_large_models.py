@@ -7,7 +7,7 @@ import pytest
 from support.command_lines import CommandLine, run
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.shape import LlamaShape
+from ptl_prefix.backbones.shape import LlamaSpec
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 README = Path(__file__).parents[2] / "README.md"
@@ -18,7 +18,7 @@ _NUMBER_BYTES = 4
 @pytest.fixture(scope="module")
 def llama_13b() -> Backbone:
     """Its shapes."""
-    return LlamaShape().sketch()
+    return LlamaSpec().load_shape()
 
 
 def num_stored(backbone: Backbone, prefix_length: int) -> int:
@@ -56,7 +56,7 @@ def test_a_million_numbers_are_the_rows_that_the_readme_says(llama_13b: Backbone
     assert row == 2 * 40 * 5120
     assert f"2 × 40 layers × 5,120 = {row:,} numbers" in README.read_text(encoding="utf-8")
     assert f"{10**6 / row:.1f} rows" in README.read_text(encoding="utf-8")
-    assert PrefixTuning(match_parameters=10**6).fit_size(llama_13b) == {"prefix_length": 2}
+    assert PrefixTuning(match_parameters=10**6).choose_size(llama_13b) == {"prefix_length": 2}
 
 
 OUTLINE = ["backbone=llama_13b", "method=prefix_tuning"]

@@ -59,7 +59,7 @@ def test_a_method_is_attached_and_detached_by_hand() -> None:
     bare = backbone.model(ids).logits
 
     method = PrefixTuning(prefix_length=4, reparam="none").attach(backbone)
-    assert method.num_trained == 2 * 4 * 4 * 256
+    assert method.num_trainable == 2 * 4 * 4 * 256
     method.detach()
 
     assert torch.equal(backbone.model(ids).logits, bare)

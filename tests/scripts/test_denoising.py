@@ -8,7 +8,7 @@ import pytest
 from denoising import SENTINELS, Row, SpanCorruption, TextInfilling, segments
 from seq2seq_models import tokenizer_for
 
-from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.backbones.source import EMBEDDED
 
 _BART, _T5 = (tokenizer_for(kind, EMBEDDED / "tiny_gpt2").backend_tokenizer for kind in ("bart", "t5"))
 _PASSAGE = [

@@ -10,7 +10,7 @@ from denoising import MASK, SENTINELS
 from seq2seq_models import MAX_POSITIONS, new_model, read_from, tokenizer_for
 from support.tiny_backbones import tiny_tokenizer
 
-from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.backbones.source import EMBEDDED
 
 _SIZES = Namespace(width=32, layers=2, heads=2, feed_forward=48)
 _OWN = EMBEDDED / "tiny_gpt2"

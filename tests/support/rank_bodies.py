@@ -24,7 +24,7 @@ from ptl_prefix.backbones.attention_sites import layers_of
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
 from ptl_prefix.backbones.model_inputs import prompt_batch
-from ptl_prefix.backbones.observation import text_everywhere
+from ptl_prefix.backbones.observation import text_for_every_site
 from ptl_prefix.commands.train.command import plan_of
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.ranks import Ranks
@@ -89,7 +89,7 @@ def trained(
         "outputs": [output.hypothesis for output in outcome.adapted],
         "signal": outcome.signal,
         "steps": outcome.record.cost.steps,
-        "state": {name: tensor.detach().clone() for name, tensor in plan.method.trained_parameters().items()},
+        "state": {name: tensor.detach().clone() for name, tensor in plan.method.trainable_parameters().items()},
         "drawn": (random.random(), float(torch.rand(()))),
     }
 
@@ -120,16 +120,16 @@ def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -
     plan = plan_of(tiny.config(**changes))
     before = _live_bytes()
     backbone = load_run_inputs(plan, ranks).backbone
-    at_rest = backbone.num_bytes_here, _live_bytes() - before
-    batch = text_everywhere(backbone, torch.arange(12).view(2, 6))
+    at_rest = backbone.num_local_bytes, _live_bytes() - before
+    batch = text_for_every_site(backbone, torch.arange(12).view(2, 6))
     inside: list[int] = []
     first = layers_of(backbone.model, backbone.config)[0]
-    hook = first.register_forward_pre_hook(lambda *_: inside.append(backbone.num_bytes_here))
+    hook = first.register_forward_pre_hook(lambda *_: inside.append(backbone.num_local_bytes))
     with torch.no_grad():
         # As lists, which are no tensors to be counted.
         logits = backbone.logits(batch).tolist()
-        later = backbone.num_bytes_here, _live_bytes() - before
-        embedded = backbone.embedded(batch.input_ids).tolist()
+        later = backbone.num_local_bytes, _live_bytes() - before
+        embedded = backbone.embed(batch.input_ids).tolist()
         likelihoods = label_likelihoods(backbone)
     hook.remove()
     # As a trainer moves a model from device to device.
@@ -152,7 +152,7 @@ def peak_of_a_step(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> 
     """The most that this rank holds in a step, its share of the backbone included."""
     plan = plan_of(tiny.config(**changes))
     backbone = load_run_inputs(plan, ranks).backbone
-    return backbone.num_bytes_here + measured_peak(plan, backbone, ranks)
+    return backbone.num_local_bytes + measured_peak(plan, backbone, ranks)
 
 
 def label_likelihoods(backbone: Backbone) -> list[list[float]]:

@@ -19,7 +19,7 @@ def measured_peak(plan: Plan, backbone: Backbone, ranks: Ranks = ONE_RANK) -> in
     encoded = plan.encoded("train", backbone, prompter)
     batch = next(iter(EvalBatches(encoded, batch_size=plan.batches.batch_size, pad_id=backbone.pad_id)))
     method = plan.method.attach(backbone)
-    trained = list(method.trained_parameters().values())
+    trained = list(method.trainable_parameters().values())
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
     def step() -> None:

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.spec import EMBEDDED, load_backbone
+from ptl_prefix.backbones.source import EMBEDDED
+from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.commands.train.command import plan_of
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.plan import Plan

@@ -87,7 +87,7 @@ def written_mask(inputs: ModelInputs) -> Tensor:
 def train(backbone: Backbone, method: Method, *, steps: int, lr: float = 1e-2) -> list[float]:
     """Train on one batch; the mean loss before each step, in nats per token."""
     batch = training_batch(backbone)
-    optimizer = torch.optim.AdamW(method.trained_parameters().values(), lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(method.trainable_parameters().values(), lr=lr, weight_decay=0.0)
     losses = []
     for _ in range(steps):
         loss = target_loss(backbone, method, batch)

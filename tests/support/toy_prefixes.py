@@ -40,7 +40,7 @@ def random_states(
 @torch.no_grad()
 def logits_with(backbone: Backbone, states: PrefixStates, inputs: ModelInputs) -> list[Tensor]:
     """For each row the logits at its text, with `states` in the slots; the slots are taken and given back."""
-    backbone.slots.take()
+    backbone.slots.acquire()
     try:
         backbone.slots.fill(states)
         logits = backbone.logits(inputs.with_positions(states.text_offset(inputs.input_ids.shape[1])))

@@ -79,9 +79,9 @@ def test_a_checkpoint_holds_what_is_trained_and_not_the_backbone(tiny_runs: Tiny
     train(plan, folder)
 
     content = loaded(folder.last)
-    assert content["state_dict"].keys() == plan.method.trained_parameters().keys()
+    assert content["state_dict"].keys() == plan.method.trainable_parameters().keys()
     assert {"optimizer_states", "lr_schedulers", "loops", "callbacks"} <= content.keys()
-    trained_bytes = 4 * plan.method.num_trained
+    trained_bytes = 4 * plan.method.num_trainable
     # The parameters and Adam's two moments; the random state is some kilobytes.
     assert folder.last.stat().st_size < 3 * trained_bytes + 50_000
     assert folder.last.stat().st_size < tiny_runs.backbone_folder.joinpath("model.safetensors").stat().st_size / 5

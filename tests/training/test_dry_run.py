@@ -24,12 +24,12 @@ def test_counts_are_those_of_the_loaded_backbone_and_method(tiny_runs: TinyRuns,
 
     estimated = estimate(tiny_runs.plan(method__reparam=reparam))
 
-    assert estimated.trained == plan.method.num_trained
+    assert estimated.trained == plan.method.num_trainable
     assert estimated.stored == plan.method.num_stored
     assert estimated.backbone == backbone.num_parameters
     assert estimated.backbone_bytes == 4 * backbone.num_parameters
-    assert estimated.optimizer_bytes == 12 * plan.method.num_trained
-    assert estimated.gradient_bytes == 4 * plan.method.num_trained
+    assert estimated.optimizer_bytes == 12 * plan.method.num_trainable
+    assert estimated.gradient_bytes == 4 * plan.method.num_trainable
 
 
 def test_a_bfloat16_backbone_takes_half_the_memory(tiny_runs: TinyRuns) -> None:
@@ -51,11 +51,11 @@ def test_quantised_matrices_take_less_and_the_rest_is_as_it_was(tiny_runs: TinyR
 
 def test_of_a_sharded_backbone_a_device_holds_a_share(tiny_runs: TinyRuns) -> None:
     plan = tiny_runs.plan(backbone__path="tiny_gpt2", trainer__devices=8, trainer__strategy="fsdp")
-    backbone = plan.backbone.sketch()
+    backbone = plan.backbone.load_shape()
 
     sharded = estimate(plan)
 
-    assert sharded.backbone_bytes == backbone.held_by_each(8).in_layers < backbone.num_bytes
+    assert sharded.backbone_bytes == backbone.memory_per_rank(8).in_layers < backbone.num_bytes
 
 
 def test_a_backbone_that_one_device_would_shard_is_whole_on_it(tiny_runs: TinyRuns) -> None:
@@ -105,5 +105,5 @@ def test_numbers_that_a_method_puts_into_the_backbone_are_not_counted_as_the_bac
 
     assert (estimated.backbone, estimated.backbone_bytes) == (other.backbone, other.backbone_bytes)
     backbone = tiny_runs.backbone()
-    assert (estimated.trained, estimated.stored) == (method.num_trained, method.num_stored)
+    assert (estimated.trained, estimated.stored) == (method.num_trainable, method.num_stored)
     assert backbone.num_parameters == other.backbone

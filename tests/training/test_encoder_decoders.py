@@ -10,7 +10,7 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.data.batches import EvalBatches
 from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.evaluation.loss import target_loss
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import load_bundle
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.train import train

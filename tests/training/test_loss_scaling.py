@@ -145,7 +145,7 @@ def test_every_method_trains_float32_numbers(tmp_path: Path, family: Family, met
     outcome = train(plan, folder)
 
     assert outcome.record.cost.skipped_steps < 6
-    assert {parameter.dtype for parameter in plan.method.trained_parameters().values()} == {torch.float32}
+    assert {parameter.dtype for parameter in plan.method.trainable_parameters().values()} == {torch.float32}
     validations = [event["val/loss"] for event in read_events(folder.events) if event["kind"] == "validation"]
     assert validations[-1] < validations[0]
 
@@ -159,7 +159,7 @@ def test_bfloat16_needs_no_scale(tiny_runs: TinyRuns, tmp_path: Path) -> None:
 
     assert outcome.record.cost.skipped_steps == 0
     assert all("loss_scale" not in point and "train/grad_norm" in point for point in points(folder))
-    assert {parameter.dtype for parameter in plan.method.trained_parameters().values()} == {torch.float32}
+    assert {parameter.dtype for parameter in plan.method.trainable_parameters().values()} == {torch.float32}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -173,6 +173,6 @@ def test_a_gpu_trains_in_float16_what_it_trains_in_float32(tiny_runs: TinyRuns, 
     train(plan, half)
     train(tiny_runs.plan(**on_gpu), exact)
 
-    assert {parameter.dtype for parameter in plan.method.trained_parameters().values()} == {torch.float32}
+    assert {parameter.dtype for parameter in plan.method.trainable_parameters().values()} == {torch.float32}
     losses = [[point["train/loss"] for point in points(folder)] for folder in (half, exact)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

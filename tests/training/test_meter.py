@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 BATCH = ModelInputs(torch.ones(2, 6, dtype=torch.long), torch.tensor([[1] * 6, [1] * 4 + [0] * 2]))
-METHOD = SimpleNamespace(trained_parameters=lambda: {"w": torch.tensor([3.0, 4.0])}, modules=list)
+METHOD = SimpleNamespace(tracked_norms=lambda: {"trained": 5.0})
 MODULE: Any = SimpleNamespace(last_step={"train/loss": 2.0, "lr": 0.1}, method=METHOD)
 
 

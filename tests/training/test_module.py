@@ -32,7 +32,7 @@ class Watched(AdaptationModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *limits: Any, **named_limits: Any) -> None:
         super().configure_gradient_clipping(optimizer, *limits, **named_limits)
-        parameters = self.method.trained_parameters().values()
+        parameters = self.method.trainable_parameters().values()
         self.gradients.append(torch.cat([parameter.grad.flatten() for parameter in parameters]))
 
 
@@ -92,8 +92,8 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tiny_runs: TinyRun
     for parts, whole in zip(accumulated.gradients, at_once.gradients, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-7)
     # Adam divides by the gradient's size, so that where it is almost 0, rounding is all there is.
-    for name, parameter in accumulated.method.trained_parameters().items():
-        torch.testing.assert_close(parameter, at_once.method.trained_parameters()[name], rtol=1e-3, atol=1e-3)
+    for name, parameter in accumulated.method.trainable_parameters().items():
+        torch.testing.assert_close(parameter, at_once.method.trainable_parameters()[name], rtol=1e-3, atol=1e-3)
     assert accumulated.last_step["train/loss"] == pytest.approx(at_once.last_step["train/loss"], rel=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_gradient_is_that_of_the_mean_over_target_tokens(tiny_runs: TinyRuns, ro
     plan, backbone = tiny_runs.attached()
     loss = target_loss(backbone, plan.method, batches_of(rows[:6], 6)[0])
     (loss.nats / loss.num_tokens).backward()
-    parameters = plan.method.trained_parameters().values()
+    parameters = plan.method.trainable_parameters().values()
     wanted = torch.cat([parameter.grad.flatten() for parameter in parameters])
 
     (gradient,) = watched_fit(tiny_runs, batches_of(rows[:6], 2), steps=1, accumulate_grad_batches=3).gradients
@@ -199,7 +199,7 @@ class TestWithAScaledLoss:
                 self.seen: list[tuple[Tensor, float, int]] = []
 
             def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
-                trained = torch.cat([one.detach().flatten() for one in self.method.trained_parameters().values()])
+                trained = torch.cat([one.detach().flatten() for one in self.method.trainable_parameters().values()])
                 optimizer: Any = self.optimizers()
                 self.seen.append((trained, optimizer.param_groups[0]["lr"], len(optimizer.state)))
                 loss = super().training_step(batch, batch_idx)
@@ -257,8 +257,8 @@ def test_state_is_the_trained_parameters_alone(tiny_runs: TinyRuns) -> None:
 
     state = module.state_dict()
 
-    assert state.keys() == plan.method.trained_parameters().keys()
-    assert sum(tensor.numel() for tensor in state.values()) == plan.method.num_trained
+    assert state.keys() == plan.method.trainable_parameters().keys()
+    assert sum(tensor.numel() for tensor in state.values()) == plan.method.num_trainable
 
 
 def test_state_comes_back_bit_by_bit(tiny_runs: TinyRuns) -> None:
@@ -279,7 +279,7 @@ def test_state_of_another_method_is_refused(tiny_runs: TinyRuns, foreign: dict[s
     module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=1)
 
     with pytest.raises(
-        RunError, match="trained parameters of 'prefix_tuning' as it is configured, but this one holds others"
+        RunError, match="trainable parameters of 'prefix_tuning' as configured, but their names or shapes differ"
     ):
         module.load_state_dict(other.state_dict())
 
@@ -345,7 +345,7 @@ class TestAMethodInsideTheModel:
         backbone = plan.backbone.load()
         torch.manual_seed(0)
         method = LoRA(rank=2, dropout=0.5).attach(backbone)
-        for parameter in method.trained_parameters().values():
+        for parameter in method.trainable_parameters().values():
             nn.init.normal_(parameter)
         return AdaptationModule(backbone, method, plan.optimization, total_steps=1)
 
@@ -359,7 +359,7 @@ class TestAMethodInsideTheModel:
 
         assert self.num_losses(module) == 3
         with torch.no_grad():
-            for parameter in module.method.trained_parameters().values():
+            for parameter in module.method.trainable_parameters().values():
                 parameter.zero_()
         assert self.num_losses(module) == 1  # what is left is the backbone
 

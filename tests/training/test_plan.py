@@ -99,7 +99,7 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
         ),
         ({"trainer__precision": "bf16-true"}, "must be one of 32-true, bf16-mixed, 16-mixed, but is 'bf16-true'; what"),
         ({"backbone__dtype": "float16"}, "float16 is trained with `trainer.precision` 16-mixed, which scales the loss"),
-        ({"method__prefix_length": 160}, "`method.prefix_length` must leave room for text in the 160 positions"),
+        ({"method__prefix_length": 160}, "`method.prefix_length` must be less than the 160 positions"),
         ({"method__prefix_length": 158}, "must hold a prompt and its target beside the method, which leaves 2"),
         (
             {"generation__max_new_tokens": 157},

@@ -66,7 +66,7 @@ def test_with_half_of_the_backbone_each_two_ranks_train_what_one_trains(
     method: str, family: Family, tmp_path: Path, folder: RunFolder, whole: RunFolder
 ) -> None:
     if (method, family) in (("prompt_tuning", "gpt2"), ("prompt_tuning", "llama")):
-        pytest.skip("refused: it takes keys and values out of the layers")
+        pytest.skip("refused: it reads keys and values inside the layers")
     tiny = TinyRuns(tmp_path / "tiny", family)
     node = method_node(method, **METHODS[method])
 
@@ -132,8 +132,8 @@ def test_where_one_rank_fails_the_other_is_told_and_the_run_goes_on_later(
         ("full_finetuning", "'full_finetuning' trains copies of the weights"),
         ("top_layers", "'top_layers' trains copies of the weights"),
         ("bitfit", "'bitfit' trains copies of the weights"),
-        ("dora", "'dora' measures the rows of the weights"),
-        ("prompt_tuning", "'prompt_tuning' takes keys and values out of the layers"),
+        ("dora", "'dora' reads the norms of the weights' rows"),
+        ("prompt_tuning", "'prompt_tuning' reads keys and values inside the layers"),
     ],
 )
 def test_a_method_that_needs_the_weights_themselves_is_refused(tiny_runs: TinyRuns, method: str, does: str) -> None:

@@ -109,5 +109,5 @@ def test_parameters_are_counted_once_the_method_is_attached(
 
     # Two layers of keys and values, 3 positions, width 24.
     assert parameters.stored == 2 * 2 * 3 * 24
-    assert parameters.trained == plan.method.num_trained
+    assert parameters.trained == plan.method.num_trainable
     assert parameters.backbone == backbone.num_parameters

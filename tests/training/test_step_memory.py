@@ -13,7 +13,7 @@ from support.step_peaks import measured_peak
 from support.tiny_runs import TinyRuns
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from ptl_prefix.backbones.spec import EMBEDDED
+from ptl_prefix.backbones.source import EMBEDDED
 from ptl_prefix.methods.full_finetuning import FullFinetuning
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method

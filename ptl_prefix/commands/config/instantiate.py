@@ -14,7 +14,7 @@ TRAINER = "pytorch_lightning.Trainer"
 """The only target outside the package."""
 
 _MOVED = {
-    "ptl_prefix.backbones.outline.LlamaOutline": "ptl_prefix.backbones.shape.LlamaShape",
+    "ptl_prefix.backbones.outline.LlamaOutline": "ptl_prefix.backbones.shape.LlamaSpec",
     "ptl_prefix.data.batches.BatchSettings": "ptl_prefix.data.settings.DataSettings",
 }
 """Earlier addresses of classes, as configs of older runs and studies name them: those must open and resume."""

@@ -22,7 +22,7 @@ from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.evaluation.evaluate import Measures, Subject, evaluate
 from ptl_prefix.evaluation.metric import name_mistakes
-from ptl_prefix.methods.method import NoAdaptation
+from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
 

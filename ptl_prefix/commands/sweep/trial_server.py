@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ptl_prefix.backbones.library_logging import silence_library_messages
+
 LOG_FILE = "log.txt"
 """What a trial prints, in its folder."""
 
@@ -193,6 +195,7 @@ def _rehearse() -> None:
 
 def main() -> None:
     """Read orders until there are no more."""
+    silence_library_messages()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     orders = os.dup(0)
     if "--warm" in sys.argv[1:]:

@@ -59,7 +59,7 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
     """The plan that a config describes; what that leaves to the method is decided, and written into the plan's own."""
     method = build(config["method"])
     backbone = _placed(config) | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
-    chosen = method.fit_size(build(backbone).sketch()) if method.wants_size else {}
+    chosen = method.choose_size(build(backbone).load_shape()) if method.needs_size else {}
     config = {**config, "backbone": backbone, "method": _changed(config["method"], chosen)}
     return Plan(
         seed=config["seed"],
@@ -130,12 +130,12 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         if not config["dry_run"]:
             mistakes += build(config["backbone"]).weight_problems()
         try:
-            method, backbone = build(config["method"]), build(config["backbone"]).sketch()
-            if method.wants_size:
-                method.fit_size(backbone)
+            method, backbone = build(config["method"]), build(config["backbone"]).load_shape()
+            if method.needs_size:
+                method.choose_size(backbone)
             if "trainer" in sound:
                 mistakes += sharding_problems(target_values(config["trainer"]), method, backbone)
-            misfits = method.misfits(backbone)
+            misfits = method.problems(backbone)
             if not misfits and {"task", "generation"} <= set(sound):
                 misfits = room_problems(backbone, method, build(config["task"]), build(config["generation"]))
             mistakes += misfits

@@ -12,12 +12,15 @@ import threading
 import traceback
 from types import FrameType
 
+from ptl_prefix.backbones.library_logging import silence_library_messages
+
 
 def main() -> None:
     """Take part in the run whose folder is the only argument."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     threading.Thread(target=_follow_the_starter, name="starter", daemon=True).start()
+    silence_library_messages()
     # Imported here: a signal must be heard while this takes seconds.
     from ptl_prefix.commands.train.command import take_part_in_run
     from ptl_prefix.commands.train.rank_processes import LEFT_ALONE

@@ -2,11 +2,13 @@ import pytest
 from support.method_nodes import method_node
 
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build, import_target
 from ptl_prefix.commands.config.validate import node_mistakes
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.errors import ConfigError
+from ptl_prefix.settings import defaults_of
 
 DECODING = "ptl_prefix.artifacts.decoding.Decoding"
 
@@ -85,4 +87,20 @@ def test_another_method_takes_a_parts_place_and_those_that_collide_are_refused_b
 
     assert other.config["method"]["parts"]["second"]["name"] == "adapter"
     (mistake,) = caught.value.mistakes
-    assert "'first' (prefix_tuning) and 'third' (prompt_tuning) both take the attention slots" in mistake
+    assert "'first' (prefix_tuning) and 'third' (prompt_tuning) both use the attention slots" in mistake
+
+
+@pytest.mark.parametrize(
+    ("old", "choice"),
+    [
+        ("ptl_prefix.backbones.outline.LlamaOutline", "llama_13b"),
+        ("ptl_prefix.backbones.spec.BackboneSpec", "tiny_gpt2"),
+    ],
+)
+def test_a_config_of_an_older_version_still_builds(old: str, choice: str) -> None:
+    node = {**defaults_of(f"backbone/{choice}"), "_target_": old}
+
+    spec = build(node)
+
+    assert isinstance(spec, BackboneSpec)
+    assert spec.load_shape().name == choice
