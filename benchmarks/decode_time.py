@@ -30,7 +30,7 @@ from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
-from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
@@ -128,7 +128,7 @@ def main(words: Sequence[str] | None = None) -> None:
     backbone = random_backbone(arguments.shape, device=arguments.device, dtype=dtype)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(8000, (arguments.rows, arguments.prompt_tokens), generator=generator)
-    prompts = prompt_batch(ids.tolist(), pad_id=0).to(arguments.device)
+    prompts = prompt_batch(ids.tolist(), Padding(0)).to(arguments.device)
     new = {"max_new_tokens": arguments.new_tokens, "min_new_tokens": arguments.new_tokens}
     decoding = Decoding(**{**defaults_of("generation/greedy"), **new})
     times = interleaved_times(backbone, prompts, decoding, rounds=arguments.rounds, warmup=arguments.warmup)

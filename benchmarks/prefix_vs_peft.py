@@ -26,7 +26,7 @@ from benchmarks.peft_prefix import PeftPrefix
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.data.batches import EvalBatches, TrainBatches
@@ -134,7 +134,7 @@ def run(contender: Contender, splits: Splits, seed: int, arguments: argparse.Nam
     torch.manual_seed(seed)
     trainee = contender.build(backbone)
     losses = {0: mean_loss(trainee.backbone, trainee.method, splits.validation)}
-    batches = TrainBatches(splits.train, batch_size=arguments.batch_size, pad_id=backbone.pad_id, seed=seed)
+    batches = TrainBatches(splits.train, batch_size=arguments.batch_size, padding=Padding(backbone.pad_id), seed=seed)
     optimization = _optimization(contender.lr, arguments.steps)
     optimizer = optimization.optimizer([(contender.lr, trainee.parameters.values())])
     scheduler = optimization.scheduler(optimizer, arguments.steps)
@@ -178,7 +178,7 @@ def load_splits(backbone: Backbone, arguments: argparse.Namespace) -> Splits:
         EvalBatches(
             validation,
             batch_size=settings.eval_batch_size,
-            pad_id=backbone.pad_id,
+            padding=Padding(backbone.pad_id),
             num_rows=arguments.validation_rows,
         ),
     )

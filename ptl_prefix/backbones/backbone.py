@@ -19,7 +19,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.attachment import Attachment
 from ptl_prefix.backbones.attention_sites import SiteGeometry, attention_modules, family_of, geometry_of, layers_of
 from ptl_prefix.backbones.checkpointing import Checkpointing
-from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.quantization import Quantization, sizes
@@ -190,6 +190,10 @@ class Backbone:
         """The padding token's id, or that of the end-of-text token; no query attends to padding."""
         pad_id = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad_id is None else pad_id)
+
+    def padding(self, prompter: Prompter) -> Padding:
+        """The padding of batches that hold a prompter's ids."""
+        return Padding(self.pad_id, prompter.decoder_start_ids)
 
     @cached_property
     def decoder_start_id(self) -> int | None:

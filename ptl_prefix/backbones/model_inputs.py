@@ -18,6 +18,20 @@ IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
+class Padding:
+    """The ids that a batch holds besides its texts.
+
+    Args:
+        pad_id: Id that fills short rows; it is masked, so its value changes no result.
+        decoder_start_ids: Ids that the decoder's text starts with in an encoder-decoder; `None` for a decoder-only
+            backbone, which has one text.
+    """
+
+    pad_id: int
+    decoder_start_ids: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
 class ModelInputs:
     """A batch of token ids and what a method adds to it.
 
@@ -100,22 +114,19 @@ class ModelInputs:
         return self.replace(position_ids=positions)
 
 
-def prompt_batch(
-    prompts: Sequence[Sequence[int]], pad_id: int, decoder_start_ids: Sequence[int] | None = None
-) -> ModelInputs:
+def prompt_batch(prompts: Sequence[Sequence[int]], padding: Padding) -> ModelInputs:
     """A batch of prompts, ready for generation.
 
     Args:
         prompts: Token ids of each prompt.
-        pad_id: Id of the padding token; masked.
-        decoder_start_ids: Ids that an encoder-decoder's target starts with; `None` for a decoder-only backbone, whose
-            prompts are padded on the left.
+        padding: Pad id and decoder start ids. Without start ids the prompts are padded on the left, so that all of
+            them end where generation begins.
     """
-    if decoder_start_ids is None:
-        return left_padded(prompts, pad_id)
-    started = torch.tensor([list(decoder_start_ids)]).expand(len(prompts), -1)
+    if padding.decoder_start_ids is None:
+        return left_padded(prompts, padding.pad_id)
+    started = torch.tensor([list(padding.decoder_start_ids)]).expand(len(prompts), -1)
     # An encoder's positions count from the left edge, so its padding must be on the right.
-    return _padded(prompts, pad_id, side="right").replace(
+    return _padded(prompts, padding.pad_id, side="right").replace(
         decoder_input_ids=started, decoder_attention_mask=torch.ones_like(started)
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
 from ptl_prefix.data.collation import EncodedRow, batch_width, collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.rank_share import ALONE, Indices, RankShare
@@ -33,8 +33,7 @@ class TrainBatches:
     Args:
         encoded: The rows.
         batch_size: Rows in a batch, of all ranks together.
-        pad_id: The id that fills rows up; masked, so any id would do.
-        decoder_start_ids: As in `collate_training`.
+        padding: Pad id and decoder start ids, as in `collate_training`.
         seed: With the epoch, decides the order.
         accumulation: Batches in an optimizer step.
         share: Which rows of every batch this process takes.
@@ -48,16 +47,14 @@ class TrainBatches:
         encoded: EncodedSplit,
         *,
         batch_size: int,
-        pad_id: int,
-        decoder_start_ids: Sequence[int] | None = None,
+        padding: Padding,
         seed: int,
         accumulation: int = 1,
         share: RankShare = ALONE,
     ) -> None:
         if not len(encoded):
             raise ValueError("There must be rows to train on, but there are none.")
-        self._encoded, self._pad_id, self._seed = encoded, pad_id, seed
-        self._decoder_start_ids = decoder_start_ids
+        self._encoded, self._padding, self._seed = encoded, padding, seed
         self._batch_size, self._accumulation, self._share = batch_size, accumulation, share
         self._epoch, self._num_handed_out = 0, 0
 
@@ -73,7 +70,7 @@ class TrainBatches:
             indices = order[self._num_handed_out]
             # Counted before it is handed out: whoever asks for the state while using a batch has it behind them.
             self._num_handed_out += 1
-            yield collate_training(self._encoded.rows(indices), self._pad_id, self._decoder_start_ids)
+            yield collate_training(self._encoded.rows(indices), self._padding)
 
     def order(self, epoch: int) -> list[Indices]:
         """The rows of each of this rank's batches in an epoch: a pure function of the seed and the epoch."""
@@ -95,7 +92,7 @@ class TrainBatches:
 
     def padding_share(self) -> float:
         """The share of padding among the positions of this rank's current epoch."""
-        return _padding_share(_text_lengths(self._encoded, self._decoder_start_ids), self.order(self._epoch))
+        return _padding_share(_text_lengths(self._encoded, self._padding), self.order(self._epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """The exact position: the epoch, how many of its batches were handed out, and what they are batches of."""
@@ -134,8 +131,7 @@ class EvalBatches:
     Args:
         encoded: The rows.
         batch_size: Rows in a batch.
-        pad_id: The id that fills rows up; masked, so any id would do.
-        decoder_start_ids: As in `collate_training`.
+        padding: Pad id and decoder start ids, as in `collate_training`.
         num_rows: Only so many rows, evenly spread over the split; `None` means all.
         share: Which of the batches this process takes.
     """
@@ -145,12 +141,11 @@ class EvalBatches:
         encoded: EncodedSplit,
         *,
         batch_size: int,
-        pad_id: int,
-        decoder_start_ids: Sequence[int] | None = None,
+        padding: Padding,
         num_rows: int | None = None,
         share: RankShare = ALONE,
     ) -> None:
-        self._encoded, self._pad_id, self._decoder_start_ids = encoded, pad_id, decoder_start_ids
+        self._encoded, self._padding = encoded, padding
         kept = len(encoded) if num_rows is None else min(num_rows, len(encoded))
         rows = np.arange(kept, dtype=np.int64) * len(encoded) // kept
         self._order = share.of_batches([rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)])
@@ -160,20 +155,18 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[ModelInputs]:
         for indices in self._order:
-            yield collate_training(self._encoded.rows(indices), self._pad_id, self._decoder_start_ids)
+            yield collate_training(self._encoded.rows(indices), self._padding)
 
     def padding_share(self) -> float:
         """The share of padding among all positions."""
-        return _padding_share(_text_lengths(self._encoded, self._decoder_start_ids), self._order)
+        return _padding_share(_text_lengths(self._encoded, self._padding), self._order)
 
 
-def pair_batches(
-    rows: Sequence[EncodedRow], *, batch_size: int, pad_id: int, decoder_start_ids: Sequence[int] | None = None
-) -> Iterator[ModelInputs]:
+def pair_batches(rows: Sequence[EncodedRow], *, batch_size: int, padding: Padding) -> Iterator[ModelInputs]:
     """Some pairs, each once, the longest first; arguments are those of `EvalBatches`."""
     lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
     for batch in _longest_first(lengths, batch_size):
-        yield collate_training([rows[index] for index in batch], pad_id, decoder_start_ids)
+        yield collate_training([rows[index] for index in batch], padding)
 
 
 class PromptBatches:
@@ -182,8 +175,7 @@ class PromptBatches:
     Args:
         prompts: Ids of each prompt.
         batch_size: Prompts in a batch.
-        pad_id: The id that fills prompts up; masked, so any id would do.
-        decoder_start_ids: As in `prompt_batch`.
+        padding: Pad id and decoder start ids, as in `prompt_batch`.
     """
 
     def __init__(
@@ -191,10 +183,9 @@ class PromptBatches:
         prompts: Sequence[Sequence[int]],
         *,
         batch_size: int,
-        pad_id: int,
-        decoder_start_ids: Sequence[int] | None = None,
+        padding: Padding,
     ) -> None:
-        self._prompts, self._pad_id, self._decoder_start_ids = prompts, pad_id, decoder_start_ids
+        self._prompts, self._padding = prompts, padding
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         self._order = _longest_first(lengths, batch_size)
 
@@ -205,7 +196,7 @@ class PromptBatches:
         for batch in self._order:
             indices = [int(index) for index in batch]
             prompts = [self._prompts[index] for index in indices]
-            yield prompt_batch(prompts, self._pad_id, self._decoder_start_ids), indices
+            yield prompt_batch(prompts, self._padding), indices
 
 
 def _longest_first(lengths: Indices, batch_size: int) -> list[Indices]:
@@ -213,12 +204,12 @@ def _longest_first(lengths: Indices, batch_size: int) -> list[Indices]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _text_lengths(encoded: EncodedSplit, decoder_start_ids: Sequence[int] | None) -> list[Indices]:
+def _text_lengths(encoded: EncodedSplit, padding: Padding) -> list[Indices]:
     """How long each row's texts are: one of prompt and target, or one that is read and one that is written."""
-    if decoder_start_ids is None:
+    if padding.decoder_start_ids is None:
         return [encoded.lengths]
     sources = encoded.num_source_ids
-    return [sources, encoded.lengths - sources + len(decoder_start_ids)]
+    return [sources, encoded.lengths - sources + len(padding.decoder_start_ids)]
 
 
 def _padding_share(texts: Sequence[Indices], batches: Sequence[Indices]) -> float:

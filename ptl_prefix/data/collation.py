@@ -10,7 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs, Padding
 
 _WIDTH_MULTIPLE = 8
 """Batches are as wide as a multiple of this: few shapes, so that the kernels made for them are used again."""
@@ -30,22 +30,19 @@ class EncodedRow(TypedDict):
     example: int
 
 
-def collate_training(
-    rows: Sequence[EncodedRow], pad_id: int, decoder_start_ids: Sequence[int] | None = None
-) -> ModelInputs:
+def collate_training(rows: Sequence[EncodedRow], padding: Padding) -> ModelInputs:
     """A right-padded batch with labels: the target and its end; neither the prompt nor padding is trained on.
 
     Args:
         rows: Prompts with their targets; none make a batch without rows or columns.
-        pad_id: Fills the gaps; masked.
-        decoder_start_ids: What an encoder-decoder's text starts with; its prompts and targets are parted. `None` for a
-            decoder-only backbone.
+        padding: Pad id and decoder start ids. With start ids the prompt is the encoder's text and the target the
+            decoder's.
     """
-    if decoder_start_ids is not None:
-        return _collate_apart(rows, pad_id, decoder_start_ids)
+    if padding.decoder_start_ids is not None:
+        return _collate_apart(rows, padding.pad_id, padding.decoder_start_ids)
     texts = [torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]
     return ModelInputs(
-        input_ids=_padded(texts, pad_id),
+        input_ids=_padded(texts, padding.pad_id),
         attention_mask=_padded([torch.ones_like(text) for text in texts], 0),
         labels=_labels(texts, [row["num_source_ids"] for row in rows]),
     )

@@ -63,8 +63,7 @@ def decode(
     batches = PromptBatches(
         encode_prompts([row["source"] for row in rows], prompter, max_prompt_tokens=room),
         batch_size=batch_size,
-        pad_id=backbone.pad_id,
-        decoder_start_ids=prompter.decoder_start_ids,
+        padding=backbone.padding(prompter),
     )
     known = known or {}
     written: Written = {}

@@ -163,9 +163,7 @@ def _masses(
     rows = _rows(adaptation, prompter, texts, settings)
     totals: dict[str, dict[int, LayerMass]] = {site: {} for site in backbone.geometry}
     for start in range(0, len(rows), settings.batch_size):
-        inputs = collate_training(
-            rows[start : start + settings.batch_size], backbone.pad_id, prompter.decoder_start_ids
-        )
+        inputs = collate_training(rows[start : start + settings.batch_size], backbone.padding(prompter))
         if not settings.max_new_tokens:
             inputs = inputs.replace(labels=None)
         with backbone.slots.exclusive():

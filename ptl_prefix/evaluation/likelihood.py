@@ -54,8 +54,7 @@ def likelihood(
     batches = pair_batches(
         [row for row, _ in pairs],
         batch_size=batch_size,
-        pad_id=backbone.pad_id,
-        decoder_start_ids=prompter.decoder_start_ids,
+        padding=backbone.padding(prompter),
     )
     total = summed_loss(backbone, method, batches)
     backbone.slots.clear()

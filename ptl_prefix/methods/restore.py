@@ -68,7 +68,7 @@ class Adaptation(Attachment):
         )
         max_source_tokens = None if budget is None else budget - self._prompter.num_fixed_tokens
         prompts = [self._prompter.encode_source(source, max_source_tokens) for source in sources]
-        inputs = prompt_batch(prompts, self.backbone.pad_id, self._prompter.decoder_start_ids).to(self.backbone.device)
+        inputs = prompt_batch(prompts, self.backbone.padding(self._prompter)).to(self.backbone.device)
         with self.backbone.slots.exclusive():
             ids = generate(self.backbone, self.method.condition(inputs), settings, self._prompter.stop_ids)
             self.backbone.slots.clear()

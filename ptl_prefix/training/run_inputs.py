@@ -50,7 +50,7 @@ def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
     with ranks.first_goes_first():
         train = plan.encoded("train", backbone, prompter)
         validation = plan.encoded("validation", backbone, prompter)
-    padding: dict[str, Any] = {"pad_id": backbone.pad_id, "decoder_start_ids": prompter.decoder_start_ids}
+    padding = backbone.padding(prompter)
     decoded_split: Split = "test" if "test" in plan.task.splits else "validation"
     decodable = plan.task.examples(decoded_split)
     return RunInputs(
@@ -62,14 +62,14 @@ def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
             seed=plan.seed,
             accumulation=plan.accumulation,
             share=ranks.share,
-            **padding,
+            padding=padding,
         ),
         validation=EvalBatches(
             validation,
             batch_size=plan.batches.eval_batch_size,
             num_rows=plan.num_validation_rows(len(validation)),
             share=ranks.share,
-            **padding,
+            padding=padding,
         ),
         decoded_split=decoded_split,
         num_in_decoded_split=len(decodable),

@@ -19,7 +19,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.attention_sites import FAMILIES, attention_modules
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
-from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BackboneError
@@ -193,7 +193,7 @@ def test_each_row_of_a_batch_decodes_with_its_own_prefix_at_each_site(
 @torch.no_grad()
 def _scores(backbone: Backbone, states: PrefixStates, prompts: list[list[int]], num_beams: int) -> Tensor:
     """For each prompt the log-probabilities of what greedy or beam search wrote, a forward over it telling them."""
-    inputs = prompt_batch(prompts, PAD, _start(backbone))
+    inputs = prompt_batch(prompts, Padding(PAD, _start(backbone)))
     backbone.slots.acquire()
     try:
         backbone.slots.fill(states)
@@ -207,7 +207,7 @@ def _scores(backbone: Backbone, states: PrefixStates, prompts: list[list[int]], 
 
 
 def test_settings_that_come_with_a_model_do_not_decide_how_text_is_written(any_backbone: Backbone) -> None:
-    inputs = prompt_batch([random_ids(5, seed=1)], PAD, _start(any_backbone))
+    inputs = prompt_batch([random_ids(5, seed=1)], Padding(PAD, _start(any_backbone)))
     written = generate(any_backbone, inputs, _decoding(), stop_ids=[])
     own = any_backbone.model.generation_config
     own.update(forced_eos_token_id=7, min_length=30, no_repeat_ngram_size=1, repetition_penalty=9.0, num_beams=4)
@@ -238,7 +238,7 @@ def test_a_prompt_of_an_encoder_decoder_must_fit_its_learned_positions(tiny_fold
     start = _start(bart)
 
     def write(num_read: int, num_written: int) -> list[list[int]]:
-        inputs: ModelInputs = prompt_batch([random_ids(num_read, seed=0)], PAD, start)
+        inputs: ModelInputs = prompt_batch([random_ids(num_read, seed=0)], Padding(PAD, start))
         return generate(bart, inputs, _decoding(max_new_tokens=num_written), stop_ids=[])
 
     assert len(write(64, 63)[0]) == 63

@@ -13,7 +13,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones import label_likelihood
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
-from ptl_prefix.backbones.model_inputs import prompt_batch
+from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import Method
@@ -46,7 +46,7 @@ def written_out(backbone: Backbone, method: Method) -> torch.Tensor:
     def one(prompt: list[int], label: list[int]) -> float:
         row = EncodedRow(input_ids=[*prompt, *label], num_source_ids=len(prompt), example=0)
         with torch.no_grad():
-            return -float(target_loss(backbone, method, collate_training([row], PAD, start)).nats)
+            return -float(target_loss(backbone, method, collate_training([row], Padding(PAD, start))).nats)
 
     return torch.tensor([[one(prompt, label) for label in LABELS] for prompt in texts()])
 
@@ -60,7 +60,7 @@ def test_labels_are_as_likely_as_training_finds_them(any_kind: Backbone, name: s
     if name != "none":
         train(any_kind, method, steps=2)
     method.eval()
-    batch = prompt_batch(texts(), PAD, any_kind.prompter(PromptFormat()).decoder_start_ids)
+    batch = prompt_batch(texts(), Padding(PAD, any_kind.prompter(PromptFormat()).decoder_start_ids))
 
     found = label_log_likelihoods(any_kind, method.condition(batch), LABELS)
 
@@ -71,7 +71,7 @@ def test_labels_are_as_likely_as_training_finds_them(any_kind: Backbone, name: s
 def test_how_many_labels_go_together_changes_nothing(
     backbone: Backbone, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = prompt_batch(texts(), PAD)
+    batch = prompt_batch(texts(), Padding(PAD))
     together = label_log_likelihoods(backbone, batch, LABELS)
 
     monkeypatch.setattr(label_likelihood, "_ROWS_AT_ONCE", rows_at_once)
@@ -83,7 +83,7 @@ def test_the_backbones_mode_comes_back_and_dropout_stays_off(tiny_folders: dict[
     from ptl_prefix.backbones.spec import load_backbone
 
     backbone = load_backbone(str(tiny_folders["gpt2"]), dtype="float32", base_mode="train")
-    batch = prompt_batch(texts(), PAD)
+    batch = prompt_batch(texts(), Padding(PAD))
 
     first, second = (label_log_likelihoods(backbone, batch, LABELS) for _ in range(2))
 

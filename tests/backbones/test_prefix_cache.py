@@ -17,7 +17,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
-from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
 from ptl_prefix.backbones.prefix_cache import PreallocatedLayer
 from ptl_prefix.backbones.prefix_states import PrefixStates
 from ptl_prefix.backbones.spec import load_backbone
@@ -38,7 +38,7 @@ def any_kind(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> B
 
 
 def prompts(backbone: Backbone) -> ModelInputs:
-    return prompt_batch(texts(), PAD, backbone.prompter(PromptFormat()).decoder_start_ids)
+    return prompt_batch(texts(), Padding(PAD, backbone.prompter(PromptFormat()).decoder_start_ids))
 
 
 def step_logits(backbone: Backbone, inputs: ModelInputs, cache: Any, num_beams: int = 1) -> Tensor:

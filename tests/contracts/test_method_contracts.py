@@ -22,7 +22,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.attention_sites import FAMILIES
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BackboneError, RunError
 from ptl_prefix.evaluation.loss import target_loss
@@ -300,8 +300,8 @@ def test_a_row_does_not_depend_on_the_padding_of_its_batch(trained: Method, back
 
 @pytest.mark.parametrize("is_padded", [True, False], ids=["padded", "unpadded"])
 def test_cached_and_uncached_steps_have_the_same_logits(trained: Method, backbone: Backbone, is_padded: bool) -> None:
-    start_ids = backbone.prompter(PromptFormat()).decoder_start_ids
-    inputs = prompt_batch(texts(), PAD, start_ids) if is_padded else unpadded(backbone=backbone)
+    padding = Padding(PAD, backbone.prompter(PromptFormat()).decoder_start_ids)
+    inputs = prompt_batch(texts(), padding) if is_padded else unpadded(backbone=backbone)
 
     cached, written = _cached_step_logits(backbone, trained.condition(inputs))
 

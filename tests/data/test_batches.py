@@ -11,12 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
 from ptl_prefix.data.batches import EvalBatches, PromptBatches, TrainBatches
 from ptl_prefix.data.collation import EncodedRow
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, write_encoded
 from ptl_prefix.data.rank_share import RankShare
 from ptl_prefix.data.settings import DataSettings
+
+PADDING = Padding(0)
 
 
 class Lengths:
@@ -69,7 +71,7 @@ def test_an_epoch_has_every_row_once_for_any_number_of_ranks(
         TrainBatches(
             of_lengths(lengths),
             batch_size=batch_size * num_ranks,
-            pad_id=0,
+            padding=PADDING,
             seed=seed,
             accumulation=accumulation,
             share=share,
@@ -90,7 +92,7 @@ def test_an_epoch_has_every_row_once_for_any_number_of_ranks(
 def test_ranks_and_accumulated_batches_see_at_each_step_what_one_sees_with_a_larger_batch(
     lengths: list[int], batch_size: int, num_ranks: int, accumulation: int, seed: int, epoch: int
 ) -> None:
-    arguments: dict[str, Any] = {"encoded": of_lengths(lengths), "pad_id": 0, "seed": seed}
+    arguments: dict[str, Any] = {"encoded": of_lengths(lengths), "padding": PADDING, "seed": seed}
     together = batch_size * num_ranks
     at_once = TrainBatches(**arguments, batch_size=together * accumulation).order(epoch)
 
@@ -107,7 +109,7 @@ def test_ranks_and_accumulated_batches_see_at_each_step_what_one_sees_with_a_lar
 
 def test_a_rank_can_be_left_without_rows_and_says_so_by_a_batch_of_none() -> None:
     first, second = (
-        TrainBatches(of_lengths([3] * 5), batch_size=4, pad_id=0, seed=0, share=share) for share in shares(2)
+        TrainBatches(of_lengths([3] * 5), batch_size=4, padding=PADDING, seed=0, share=share) for share in shares(2)
     )
 
     sizes = sorted((one.num_rows, other.num_rows) for one, other in zip(first, second, strict=True))
@@ -118,12 +120,16 @@ def test_a_rank_can_be_left_without_rows_and_says_so_by_a_batch_of_none() -> Non
 def test_evaluation_is_divided_by_batches_which_stay_as_they_are(tmp_path: Path) -> None:
     encoded = on_disk(tmp_path / "split", [3, 9, 5, 9, 2])
 
-    divided = [[rows_of(batch) for batch in EvalBatches(encoded, batch_size=2, pad_id=0, share=s)] for s in shares(2)]
+    divided = [
+        [rows_of(batch) for batch in EvalBatches(encoded, batch_size=2, padding=PADDING, share=s)] for s in shares(2)
+    ]
 
     assert divided[0] == [[1, 3], [4]]
     assert divided[1][:1] == [[2, 0]]
     assert [len(rank) for rank in divided] == [2, 2], "a rank without batches would not be validated"
-    assert EvalBatches(encoded, batch_size=2, pad_id=0, share=RankShare(1, 2)).padding_share() == pytest.approx(1 / 2)
+    assert EvalBatches(encoded, batch_size=2, padding=PADDING, share=RankShare(1, 2)).padding_share() == pytest.approx(
+        1 / 2
+    )
 
 
 @given(some_lengths, sizes, seeds, st.integers(0, 60))
@@ -132,7 +138,7 @@ def test_going_on_from_any_point_yields_what_was_left(
     lengths: list[int], batch_size: int, seed: int, point: int
 ) -> None:
     def fresh() -> TrainBatches:
-        return TrainBatches(of_lengths(lengths), batch_size=batch_size, pad_id=0, seed=seed)
+        return TrainBatches(of_lengths(lengths), batch_size=batch_size, padding=PADDING, seed=seed)
 
     def stream(batches: TrainBatches, number: int) -> list[list[int]]:
         taken: list[list[int]] = []
@@ -153,7 +159,7 @@ def test_going_on_from_any_point_yields_what_was_left(
 
 
 def test_a_pass_ends_with_its_epoch_and_the_next_begins_another() -> None:
-    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, pad_id=0, seed=0)
+    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, padding=PADDING, seed=0)
 
     first, second = [rows_of(batch) for batch in batches], [rows_of(batch) for batch in batches]
 
@@ -163,7 +169,7 @@ def test_a_pass_ends_with_its_epoch_and_the_next_begins_another() -> None:
 
 
 def test_the_state_counts_the_batch_that_is_in_use() -> None:
-    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, pad_id=0, seed=0)
+    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, padding=PADDING, seed=0)
 
     next(iter(batches))
 
@@ -171,9 +177,9 @@ def test_the_state_counts_the_batch_that_is_in_use() -> None:
 
 
 def test_a_finished_epoch_is_not_replayed() -> None:
-    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, pad_id=0, seed=0)
+    batches = TrainBatches(of_lengths([3] * 10), batch_size=3, padding=PADDING, seed=0)
     list(batches)
-    resumed = TrainBatches(of_lengths([3] * 10), batch_size=3, pad_id=0, seed=0)
+    resumed = TrainBatches(of_lengths([3] * 10), batch_size=3, padding=PADDING, seed=0)
 
     resumed.load_state_dict(batches.state_dict())
 
@@ -183,7 +189,7 @@ def test_a_finished_epoch_is_not_replayed() -> None:
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 2}, {"accumulation": 2}])
 def test_a_position_in_another_order_is_refused(change: dict[str, int]) -> None:
-    arguments: dict[str, Any] = {"batch_size": 3, "pad_id": 0, "seed": 0}
+    arguments: dict[str, Any] = {"batch_size": 3, "padding": PADDING, "seed": 0}
     state = TrainBatches(of_lengths([3] * 10), **arguments).state_dict()
 
     with pytest.raises(ValueError, match="only good for the batches it was taken from"):
@@ -192,7 +198,7 @@ def test_a_position_in_another_order_is_refused(change: dict[str, int]) -> None:
 
 def test_the_order_is_told_by_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
-        batches = TrainBatches(of_lengths([2 + row % 7 for row in range(50)]), batch_size=4, pad_id=0, seed=seed)
+        batches = TrainBatches(of_lengths([2 + row % 7 for row in range(50)]), batch_size=4, padding=PADDING, seed=seed)
         return [batch.tolist() for batch in batches.order(epoch)]
 
     first = order(0, 0)
@@ -207,7 +213,7 @@ def test_the_order_is_told_by_seed_and_epoch_alone() -> None:
 def test_the_global_generators_are_left_alone() -> None:
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)
 
-    list(TrainBatches(of_lengths([3] * 20), batch_size=3, pad_id=0, seed=0))
+    list(TrainBatches(of_lengths([3] * 20), batch_size=3, padding=PADDING, seed=0))
 
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert random.getstate() == python_state
@@ -217,17 +223,21 @@ def test_the_global_generators_are_left_alone() -> None:
 def test_batches_of_similar_length_hold_little_padding() -> None:
     generator = random.Random(0)
     encoded = of_lengths([generator.randint(10, 100) for _ in range(3000)])
-    batches = TrainBatches(encoded, batch_size=16, pad_id=0, seed=0)
+    batches = TrainBatches(encoded, batch_size=16, padding=PADDING, seed=0)
 
     real = sum(int(batch.attention_mask.sum()) for batch in batches)
-    positions = sum(batch.attention_mask.numel() for batch in TrainBatches(encoded, batch_size=16, pad_id=0, seed=0))
+    positions = sum(
+        batch.attention_mask.numel() for batch in TrainBatches(encoded, batch_size=16, padding=PADDING, seed=0)
+    )
 
-    assert TrainBatches(encoded, batch_size=16, pad_id=0, seed=0).padding_share() == pytest.approx(1 - real / positions)
+    assert TrainBatches(encoded, batch_size=16, padding=PADDING, seed=0).padding_share() == pytest.approx(
+        1 - real / positions
+    )
     assert batches.padding_share() < 0.08  # some 0.06 of it for widths that are multiples of 8
 
 
 def test_a_position_is_good_for_any_number_of_ranks() -> None:
-    arguments: dict[str, Any] = {"batch_size": 4, "pad_id": 0, "seed": 0}
+    arguments: dict[str, Any] = {"batch_size": 4, "padding": PADDING, "seed": 0}
     alone = TrainBatches(of_lengths([3] * 10), **arguments)
     next(iter(alone))
     left = [sorted(rows_of(batch)) for batch in alone]
@@ -243,11 +253,11 @@ def test_a_position_is_good_for_any_number_of_ranks() -> None:
 
 def test_nothing_to_train_on_is_refused() -> None:
     with pytest.raises(ValueError, match="There must be rows to train on"):
-        TrainBatches(of_lengths([]), batch_size=1, pad_id=0, seed=0)
+        TrainBatches(of_lengths([]), batch_size=1, padding=PADDING, seed=0)
 
 
 def test_evaluation_goes_from_the_longest_to_the_shortest_every_time(tmp_path: Path) -> None:
-    batches = EvalBatches(on_disk(tmp_path / "split", [3, 9, 5, 9, 2]), batch_size=2, pad_id=0)
+    batches = EvalBatches(on_disk(tmp_path / "split", [3, 9, 5, 9, 2]), batch_size=2, padding=PADDING)
 
     assert [rows_of(batch) for batch in batches] == [rows_of(batch) for batch in batches] == [[1, 3], [2, 0], [4]]
     assert len(batches) == 3
@@ -256,7 +266,7 @@ def test_evaluation_goes_from_the_longest_to_the_shortest_every_time(tmp_path: P
 
 def test_prompts_come_with_their_places() -> None:
     prompts = [[5], [6, 6, 6], [7, 7]]
-    batches = PromptBatches(prompts, batch_size=2, pad_id=0)
+    batches = PromptBatches(prompts, batch_size=2, padding=PADDING)
 
     handed_out = [(inputs.input_ids.tolist(), indices) for inputs, indices in batches]
 

@@ -5,10 +5,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, left_padded, prompt_batch
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, Padding, left_padded, prompt_batch
 from ptl_prefix.data.collation import EncodedRow, batch_width, collate_training
 
 PAD = 3
+ONE_TEXT, TWO_TEXTS = Padding(PAD), Padding(PAD, [7, 8])
 
 
 @st.composite
@@ -21,11 +22,11 @@ def rows(draw: Any) -> EncodedRow:
 
 @given(st.lists(rows(), min_size=1, max_size=5))
 def test_a_row_does_not_depend_on_its_batch(batch: list[EncodedRow]) -> None:
-    together = collate_training(batch, PAD)
+    together = collate_training(batch, ONE_TEXT)
     assert together.labels is not None
 
     for index, row in enumerate(batch):
-        alone = collate_training([row], PAD)
+        alone = collate_training([row], ONE_TEXT)
         length = len(row["input_ids"])
         assert alone.labels is not None
         assert together.input_ids[index, :length].tolist() == alone.input_ids[0, :length].tolist() == row["input_ids"]
@@ -35,7 +36,7 @@ def test_a_row_does_not_depend_on_its_batch(batch: list[EncodedRow]) -> None:
 
 @given(st.lists(rows(), min_size=1, max_size=5))
 def test_labels_are_the_targets_and_nothing_else(batch: list[EncodedRow]) -> None:
-    labels = collate_training(batch, PAD).labels
+    labels = collate_training(batch, ONE_TEXT).labels
     assert labels is not None
 
     for row, label in zip(batch, labels.tolist(), strict=True):
@@ -59,14 +60,15 @@ def test_a_row_without_padding_is_not_changed_by_what_the_padding_is() -> None:
     ids = list(range(8))
     batch: list[EncodedRow] = [EncodedRow(input_ids=ids, num_source_ids=1, example=0)]
 
-    assert collate_training(batch, 0).input_ids.tolist() == collate_training(batch, 9).input_ids.tolist() == [ids]
+    for pad_id in (0, 9):
+        assert collate_training(batch, Padding(pad_id)).input_ids.tolist() == [ids]
 
 
 @given(st.lists(rows(), min_size=1, max_size=5))
 def test_batches_come_in_few_widths(batch: list[EncodedRow]) -> None:
     longest = max(len(row["input_ids"]) for row in batch)
 
-    width = collate_training(batch, PAD).input_ids.shape[1]
+    width = collate_training(batch, ONE_TEXT).input_ids.shape[1]
 
     assert width == batch_width(longest)
     assert width % 8 == 0
@@ -75,7 +77,7 @@ def test_batches_come_in_few_widths(batch: list[EncodedRow]) -> None:
 
 @given(st.lists(rows(), min_size=1, max_size=5))
 def test_an_encoder_decoder_reads_the_prompt_and_writes_the_target(batch: list[EncodedRow]) -> None:
-    inputs = collate_training(batch, PAD, [7, 8])
+    inputs = collate_training(batch, TWO_TEXTS)
     assert inputs.labels is not None
     assert inputs.decoder_input_ids is not None
     assert inputs.decoder_attention_mask is not None
@@ -93,7 +95,7 @@ def test_an_encoder_decoder_reads_the_prompt_and_writes_the_target(batch: list[E
 
 
 def test_prompts_of_an_encoder_decoder_begin_together() -> None:
-    inputs = prompt_batch([[5, 6], [4]], PAD, [7, 8])
+    inputs = prompt_batch([[5, 6], [4]], TWO_TEXTS)
 
     assert inputs.input_ids.tolist() == [[5, 6], [4, PAD]]
     assert inputs.attention_mask.tolist() == [[1, 1], [1, 0]]

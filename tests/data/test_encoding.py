@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
-from ptl_prefix.backbones.model_inputs import IGNORED_LABEL
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, Padding
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import TrainBatches
 from ptl_prefix.data.collation import collate_training
@@ -22,6 +22,8 @@ from ptl_prefix.data.example import Example, as_dataset
 from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task, fingerprint_of
 from ptl_prefix.errors import DataError
+
+PADDING = Padding(1)
 
 EXAMPLES = (
     Example("name : The Mill | kind : pub", ("The Mill is a pub.", "There is a pub called The Mill."), "0"),
@@ -84,7 +86,7 @@ def test_every_pair_becomes_a_row_of_prompt_target_and_end(encode: Any, prompter
 def test_unmasked_labels_decode_to_the_target(encode: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     encoded = encode(ListedTask())
 
-    labels = collate_training(encoded.rows([0, 1, 2]), pad_id=1).labels
+    labels = collate_training(encoded.rows([0, 1, 2]), padding=PADDING).labels
     assert labels is not None
 
     texts = [tokenizer.decode(row[row != IGNORED_LABEL]) for row in labels]
@@ -358,7 +360,7 @@ def test_a_prompt_for_generation_is_the_one_that_was_trained(encode: Any, prompt
 
 
 def test_batches_come_from_an_encoded_split(encode: Any) -> None:
-    batches = list(TrainBatches(encode(ListedTask()), batch_size=2, pad_id=1, seed=0))
+    batches = list(TrainBatches(encode(ListedTask()), batch_size=2, padding=PADDING, seed=0))
 
     assert sum(batch.num_rows for batch in batches) == 3
 

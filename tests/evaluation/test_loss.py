@@ -4,10 +4,12 @@ from support.tiny_runs import TinyRuns
 from torch.nn import functional
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs, Padding
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import mean_loss, target_loss
 from ptl_prefix.methods.no_adaptation import NoAdaptation
+
+PADDING = Padding(1)
 
 
 def row(num_source: int, num_target: int, seed: int) -> EncodedRow:
@@ -16,7 +18,7 @@ def row(num_source: int, num_target: int, seed: int) -> EncodedRow:
 
 
 def batch_of(*sizes: tuple[int, int]) -> ModelInputs:
-    return collate_training([row(source, target, seed) for seed, (source, target) in enumerate(sizes)], pad_id=1)
+    return collate_training([row(source, target, seed) for seed, (source, target) in enumerate(sizes)], padding=PADDING)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_loss_is_a_sum_so_that_batches_can_be_added_up(bare: tuple[Backbone, NoA
     together = target_loss(*bare, batch_of((5, 7), (9, 2)))
 
     alone = [
-        target_loss(*bare, collate_training([row(source, target, seed)], pad_id=1))
+        target_loss(*bare, collate_training([row(source, target, seed)], padding=PADDING))
         for seed, (source, target) in enumerate([(5, 7), (9, 2)])
     ]
 

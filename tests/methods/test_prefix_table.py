@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from ptl_prefix.backbones.attention_sites import SiteGeometry
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import Padding
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.prefix_table import LinearTable, MlpTable, PlainTable, PrefixTable, make_table
@@ -112,7 +113,7 @@ def test_the_table_is_computed_once_a_step_however_many_rows_the_batch_has(backb
     for module in method.tables.modules():
         module.register_forward_hook(lambda module, arguments, output: calls.append((type(module), arguments)))
 
-    target_loss(backbone, method, collate_training(rows, backbone.pad_id)).nats.backward()
+    target_loss(backbone, method, collate_training(rows, Padding(backbone.pad_id))).nats.backward()
 
     tables = [arguments for kind, arguments in calls if issubclass(kind, PrefixTable)]
     inner = [arguments[0].shape for kind, arguments in calls if kind is torch.nn.Linear]

@@ -26,7 +26,7 @@ from torch.testing import assert_close
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
-from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
 from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
 from ptl_prefix.errors import BundleError, DataError
 from ptl_prefix.evaluation.loss import target_loss
@@ -209,13 +209,13 @@ def test_an_encoder_s_rows_and_the_source_must_fit_its_learned_positions(tiny_fo
     method = attached(backbone)
     room = backbone.position_budget(reserved=method.position_offset, max_new_tokens=5)
     assert room == MAX_POSITIONS - LENGTH
-    start = backbone.prompter(NoTask.prompt).decoder_start_ids
+    padding = Padding(2, backbone.prompter(NoTask.prompt).decoder_start_ids)
     settings = five_tokens()
 
-    fitting = prompt_batch([random_ids(room, seed=1)], 2, start)
+    fitting = prompt_batch([random_ids(room, seed=1)], padding)
     assert len(generate(backbone, method.condition(fitting), settings, stop_ids=[])[0]) == 5
 
-    too_long = prompt_batch([random_ids(room + 1, seed=1)], 2, start)
+    too_long = prompt_batch([random_ids(room + 1, seed=1)], padding)
     with pytest.raises(ValueError, match=rf"prompt must fit the {MAX_POSITIONS} positions"):
         generate(backbone, method.condition(too_long), settings, stop_ids=[])
 
@@ -234,7 +234,7 @@ def test_a_bundle_holds_the_rows_alone_and_writes_what_was_trained(encoder_decod
     sources = ["the cat", "in the city there is a pub"]
     prompter = encoder_decoder.prompter(NoTask.prompt)
     prompts = [prompter.encode_source(source, None) for source in sources]
-    inputs = method.condition(prompt_batch(prompts, encoder_decoder.pad_id, prompter.decoder_start_ids))
+    inputs = method.condition(prompt_batch(prompts, encoder_decoder.padding(prompter)))
     written = generate(encoder_decoder, inputs, five_tokens(), prompter.stop_ids)
     method.detach()
 

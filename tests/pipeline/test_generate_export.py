@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.backbones.model_inputs import prompt_batch
+from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.commands.main import cli
 from ptl_prefix.methods.restore import restore
@@ -119,7 +119,7 @@ class TestMerge:
         assert (result.stdout.strip(), result.stderr) == ("model: model", "")
         merged, bundle = load_backbone("model", dtype="float32"), read_bundle(lora_run.bundle)
         bare = load_backbone(bundle.manifest.backbone.path, dtype="float32")
-        inputs = prompt_batch([[5, 6, 7, 8]], 1).with_positions()
+        inputs = prompt_batch([[5, 6, 7, 8]], Padding(1)).with_positions()
         plain = bare.logits(inputs)
         restore(bare, bundle)
         assert_close(merged.logits(inputs), bare.logits(inputs), rtol=1e-4, atol=1e-4)

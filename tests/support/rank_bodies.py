@@ -23,7 +23,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.attention_sites import layers_of
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
-from ptl_prefix.backbones.model_inputs import prompt_batch
+from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
 from ptl_prefix.backbones.observation import text_for_every_site
 from ptl_prefix.commands.train.command import plan_of
 from ptl_prefix.training.module import AdaptationModule
@@ -158,7 +158,7 @@ def peak_of_a_step(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> 
 def label_likelihoods(backbone: Backbone) -> list[list[float]]:
     """Of three labels after two prompts."""
     start = None if backbone.decoder_start_id is None else [backbone.decoder_start_id]
-    prompts = prompt_batch([[5, 6, 7], [8, 9]], backbone.pad_id, start)
+    prompts = prompt_batch([[5, 6, 7], [8, 9]], Padding(backbone.pad_id, start))
     found: list[list[float]] = label_log_likelihoods(backbone, prompts, [[11, 12], [13], [14, 15, 16]]).tolist()
     return found
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded, prompt_batch
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, left_padded, prompt_batch
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import Method
@@ -38,23 +38,27 @@ def padded(rows: Sequence[list[int]], side: Side, backbone: Backbone | None = No
     An encoder-decoder reads the texts, always padded on the right, and has written others: long ones where the source
     is short.
     """
-    start = None if backbone is None else backbone.prompter(PromptFormat()).decoder_start_ids
+    start = _padding(backbone).decoder_start_ids
     if start is None and side == "left":
         return left_padded(rows, PAD)
     if start is None:
-        batch = collate_training([EncodedRow(input_ids=row, num_source_ids=0, example=0) for row in rows], PAD)
+        batch = collate_training([EncodedRow(input_ids=row, num_source_ids=0, example=0) for row in rows], Padding(PAD))
     else:
         written = [random_ids(12 - len(row), seed=100 + len(row)) for row in rows]
         pairs = zip(rows, written, strict=True)
         encoded = [EncodedRow(input_ids=[*row, *text], num_source_ids=len(row), example=0) for row, text in pairs]
-        batch = collate_training(encoded, PAD, start)
+        batch = collate_training(encoded, Padding(PAD, start))
     return batch.replace(labels=None)
 
 
 def unpadded(num_rows: int = 2, length: int = 6, backbone: Backbone | None = None) -> ModelInputs:
     """A batch without any padding, for which transformers likes to leave masks out."""
     rows = [random_ids(length, seed=row) for row in range(num_rows)]
-    return prompt_batch(rows, PAD, None if backbone is None else backbone.prompter(PromptFormat()).decoder_start_ids)
+    return prompt_batch(rows, _padding(backbone))
+
+
+def _padding(backbone: Backbone | None) -> Padding:
+    return Padding(PAD, None if backbone is None else backbone.prompter(PromptFormat()).decoder_start_ids)
 
 
 def training_batch(backbone: Backbone | None = None) -> ModelInputs:
@@ -67,9 +71,7 @@ def training_batch(backbone: Backbone | None = None) -> ModelInputs:
         )
         for index, (source, target) in enumerate([(6, 5), (3, 7), (4, 2), (8, 4)])
     ]
-    return collate_training(
-        rows, PAD, None if backbone is None else backbone.prompter(PromptFormat()).decoder_start_ids
-    )
+    return collate_training(rows, _padding(backbone))
 
 
 @torch.no_grad()

@@ -3,10 +3,13 @@ from itertools import islice
 import pytest
 from support.tiny_runs import TinyRuns
 
+from ptl_prefix.backbones.model_inputs import Padding
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import TrainBatches
 from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.training.batch_stream import BatchStream
+
+PADDING = Padding(1)
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def new_batches(tiny_runs: TinyRuns) -> TrainBatches:
     plan = tiny_runs.plan()
     prompter = Prompter(plan.backbone.load_shape().tokenizer, plan.task.prompt)
     encoded = encode_split(plan.task, "train", prompter, max_tokens=None, settings=plan.batches)
-    return TrainBatches(encoded, batch_size=4, pad_id=1, seed=3)
+    return TrainBatches(encoded, batch_size=4, padding=PADDING, seed=3)
 
 
 def ids(stream: BatchStream, number: int) -> list[list[list[int]]]:

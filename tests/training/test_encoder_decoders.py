@@ -7,6 +7,7 @@ from support.tiny_runs import Family, TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.backbones.model_inputs import Padding
 from ptl_prefix.data.batches import EvalBatches
 from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.evaluation.loss import target_loss
@@ -28,7 +29,7 @@ def test_loss_equals_the_loss_of_transformers(tiny: TinyRuns) -> None:
     prompter = backbone.prompter(plan.task.prompt)
     encoded = encode_split(plan.task, "train", prompter, max_tokens=160, settings=plan.batches)
     start = prompter.decoder_start_ids
-    batch = next(iter(EvalBatches(encoded, batch_size=4, pad_id=backbone.pad_id, decoder_start_ids=start)))
+    batch = next(iter(EvalBatches(encoded, batch_size=4, padding=backbone.padding(prompter))))
     assert batch.labels is not None
     assert start == [backbone.config.decoder_start_token_id]
     # transformers shifts labels to the right by itself, and puts the start before them.
@@ -90,7 +91,7 @@ def test_padding_is_counted_in_what_is_read_and_in_what_is_written(tiny: TinyRun
     plan, backbone = tiny.plan(), tiny.backbone()
     prompter = backbone.prompter(plan.task.prompt)
     encoded = encode_split(plan.task, "train", prompter, max_tokens=160, settings=plan.batches)
-    batches = EvalBatches(encoded, batch_size=4, pad_id=1, decoder_start_ids=prompter.decoder_start_ids)
+    batches = EvalBatches(encoded, batch_size=4, padding=Padding(1, prompter.decoder_start_ids))
 
     tokens = positions = 0
     for batch in batches:

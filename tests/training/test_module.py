@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded
+from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, left_padded
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.collation import collate_training
 from ptl_prefix.data.encoding import encode_split
@@ -21,6 +21,8 @@ from ptl_prefix.training.lightning_warnings import quiet_lightning
 from ptl_prefix.training.loss_scaling import LossScaling
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.plan import Plan
+
+PADDING = Padding(1)
 
 
 class Watched(AdaptationModule):
@@ -79,7 +81,7 @@ def rows(tiny_runs: TinyRuns) -> list[Any]:
 
 
 def batches_of(rows: list[Any], size: int) -> list[ModelInputs]:
-    return [collate_training(rows[start : start + size], pad_id=1) for start in range(0, len(rows), size)]
+    return [collate_training(rows[start : start + size], padding=PADDING) for start in range(0, len(rows), size)]
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(tiny_runs: TinyRuns, rows: list[Any]) -> None:
