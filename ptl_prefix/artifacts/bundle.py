@@ -43,6 +43,7 @@ __all__ = [
     "BUNDLE_VERSION",
     "BackboneIdentity",
     "Bundle",
+    "BundleContents",
     "Manifest",
     "TensorInfo",
     "check_backbone",
@@ -63,60 +64,61 @@ class Bundle:
     tensors: dict[str, Tensor]
 
 
-def write_bundle(
-    folder: str | Path,
-    *,
-    tensors: Mapping[str, Tensor],
-    method: str,
-    settings: Mapping[str, Any],
-    task: str,
-    task_version: str,
-    prompt: PromptFormat,
-    stop_ids: Sequence[int],
-    decoding: Decoding,
-    label_set: Sequence[str] | None,
-    metrics: Mapping[str, float],
-    geometry: Mapping[str, Mapping[str, int]],
-    position_law: str,
-    dtype: str,
-    backbone: BackboneIdentity,
-) -> Bundle:
-    """Export an adaptation into `folder`, whole or not at all, in place of an older bundle if one is there.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BundleContents:
+    """Everything that an exporter puts into a bundle; the manifest adds hashes, shapes, the time and the version.
+
+    Args:
+        tensors: Trained tensors by name, on any device.
+        method: Name of the method.
+        settings: Keyword arguments of the method.
+        task: Name of the task.
+        task_version: Version of the task.
+        prompt: Prompt format of the task.
+        stop_ids: Token ids that end generation.
+        decoding: Default decoding settings.
+        label_set: Legal targets of a classification task; `None` for free text.
+        metrics: Validation and test metrics by `split/name`.
+        geometry: `num_layers`, `num_kv_heads` and `head_dim` of each attention site.
+        position_law: Start of the text positions: `shifted` by the prefix, or `unshifted`.
+        dtype: Dtype of the backbone in training.
+        backbone: Identity of the backbone.
+    """
+
+    tensors: Mapping[str, Tensor]
+    method: str
+    settings: Mapping[str, Any]
+    task: str
+    task_version: str
+    prompt: PromptFormat
+    stop_ids: Sequence[int]
+    decoding: Decoding
+    label_set: Sequence[str] | None
+    metrics: Mapping[str, float]
+    geometry: Mapping[str, Mapping[str, int]]
+    position_law: str
+    dtype: str
+    backbone: BackboneIdentity
+
+
+def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
+    """Export an adaptation into `folder`, whole or not at all; an older bundle in it is replaced.
 
     Returns:
         The bundle as it was read back.
 
     Raises:
         BundleError: If a tensor holds NaN or infinity, or `folder` holds anything but a bundle.
-        ValueError: If the manifest holds what cannot be read back.
+        ValueError: If the manifest holds a value that cannot be read back.
     """
     _refuse_to_replace_anything_else(Path(folder))
-    stored = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    if fact := _what_is_not_finite(stored):
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(contents.tensors.items())}
+    if fact := _what_is_not_finite(tensors):
         raise BundleError(f"A bundle must hold finite numbers, but {fact}; export another checkpoint.")
-    content = safetensors.torch.save(stored)
-    manifest = Manifest(
-        method=method,
-        settings=dict(settings),
-        task=task,
-        task_version=task_version,
-        prompt=prompt,
-        stop_ids=tuple(stop_ids),
-        decoding=decoding,
-        label_set=None if label_set is None else tuple(label_set),
-        metrics=dict(metrics),
-        geometry={site: dict(numbers) for site, numbers in geometry.items()},
-        position_law=position_law,
-        dtype=dtype,
-        backbone=backbone,
-        tensors={name: _info(tensor) for name, tensor in stored.items()},
-        tensors_sha256=hashlib.sha256(content).hexdigest(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        package_version=package_version(),
-    )
-    text = sealed_text(manifest)
+    tensors_file = safetensors.torch.save(tensors)
+    text = sealed_text(_manifest(contents, tensors, hashlib.sha256(tensors_file).hexdigest()))
     with folder_written_whole(folder) as unfinished:
-        (unfinished / TENSORS_FILE).write_bytes(content)
+        (unfinished / TENSORS_FILE).write_bytes(tensors_file)
         (unfinished / MANIFEST_FILE).write_text(text, encoding="utf-8")
         return read_bundle(unfinished)
 
@@ -140,6 +142,28 @@ def _refuse_to_replace_anything_else(folder: Path) -> None:
     if others:
         law = "A bundle must be written to a new folder or in place of a bundle"
         raise BundleError(f"{law}, but {folder} also holds {min(others)!r}; choose another folder.")
+
+
+def _manifest(contents: BundleContents, tensors: Mapping[str, Tensor], tensors_sha256: str) -> Manifest:
+    return Manifest(
+        method=contents.method,
+        settings=dict(contents.settings),
+        task=contents.task,
+        task_version=contents.task_version,
+        prompt=contents.prompt,
+        stop_ids=tuple(contents.stop_ids),
+        decoding=contents.decoding,
+        label_set=None if contents.label_set is None else tuple(contents.label_set),
+        metrics=dict(contents.metrics),
+        geometry={site: dict(numbers) for site, numbers in contents.geometry.items()},
+        position_law=contents.position_law,
+        dtype=contents.dtype,
+        backbone=contents.backbone,
+        tensors={name: _info(tensor) for name, tensor in tensors.items()},
+        tensors_sha256=tensors_sha256,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        package_version=package_version(),
+    )
 
 
 def _info(tensor: Tensor) -> TensorInfo:

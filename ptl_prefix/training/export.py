@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ptl_prefix.artifacts.atomic import folder_written_whole
-from ptl_prefix.artifacts.bundle import Bundle, write_bundle
+from ptl_prefix.artifacts.bundle import Bundle, BundleContents, write_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -48,8 +48,7 @@ def export_bundle(
 ) -> Bundle:
     """Write the bundle of a method as it stands; whole or not at all."""
     settings, tensors = method.export()
-    return write_bundle(
-        folder,
+    contents = BundleContents(
         tensors=tensors,
         method=method.kind,
         settings=settings,
@@ -65,6 +64,7 @@ def export_bundle(
         dtype=str(backbone.dtype).removeprefix("torch."),
         backbone=backbone.identity,
     )
+    return write_bundle(folder, contents)
 
 
 def export_merged(folder: Path, *, backbone: Backbone, method: Method, replace: bool = False) -> None:

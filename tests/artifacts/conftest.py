@@ -37,7 +37,7 @@ def identity() -> BackboneIdentity:
 
 @pytest.fixture(scope="session")
 def stated(decoding: Decoding, identity: BackboneIdentity) -> dict[str, Any]:
-    """What an exporter says of a bundle; all arguments of `write_bundle` but the folder and the tensors."""
+    """What an exporter says of a bundle; all fields of `BundleContents` but the tensors."""
     return {
         "method": "prefix_tuning",
         "settings": {"prefix_length": 5, "layers": [0, 1], "reparam": "mlp", "prefix_dropout": 0.1, "sites": None},

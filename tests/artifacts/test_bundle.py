@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ptl_prefix.artifacts import bundle as bundles
-from ptl_prefix.artifacts.bundle import Bundle, Manifest, TensorInfo, read_bundle, write_bundle
+from ptl_prefix.artifacts.bundle import Bundle, BundleContents, Manifest, TensorInfo, read_bundle, write_bundle
 from ptl_prefix.artifacts.manifest import sealed_text
 from ptl_prefix.errors import BundleError
 
@@ -38,7 +38,7 @@ def assert_same(one: Bundle, other: Bundle) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, stated: dict[str, Any]) -> Path:
-    write_bundle(tmp_path / "bundle", tensors=tensors(), **stated)
+    write_bundle(tmp_path / "bundle", BundleContents(tensors=tensors(), **stated))
     return tmp_path / "bundle"
 
 
@@ -52,7 +52,7 @@ def reason(folder: Path) -> str:
 
 
 def test_a_bundle_is_read_as_it_was_written(tmp_path: Path, stated: dict[str, Any]) -> None:
-    written = write_bundle(tmp_path / "out" / "bundle", tensors=tensors(), **stated)
+    written = write_bundle(tmp_path / "out" / "bundle", BundleContents(tensors=tensors(), **stated))
 
     read = read_bundle(tmp_path / "out" / "bundle")
 
@@ -81,7 +81,7 @@ def test_any_tensors_come_back_bit_for_bit(
     }
     folder = tmp_path_factory.getbasetemp() / "any-bundle"
 
-    write_bundle(folder, tensors=drawn, **stated)
+    write_bundle(folder, BundleContents(tensors=drawn, **stated))
 
     read = read_bundle(folder)
     assert_same(read, Bundle(read.manifest, dict(sorted(drawn.items()))))
@@ -93,7 +93,7 @@ def test_tensors_that_share_memory_or_train_or_lie_transposed_are_stored_by_valu
     table = torch.nn.Parameter(torch.randn(4, 6))
     views = {"all": table, "row": table[0], "column": table[:, 0], "transposed": table.T}
 
-    bundle = write_bundle(tmp_path / "bundle", tensors=views, **stated)
+    bundle = write_bundle(tmp_path / "bundle", BundleContents(tensors=views, **stated))
 
     for name, view in views.items():
         assert torch.equal(bundle.tensors[name], view)
@@ -107,7 +107,7 @@ def test_the_reader_of_a_bundle_may_change_its_tensors(folder: Path) -> None:
 
 
 def test_a_bundle_takes_the_place_of_an_older_one(folder: Path, stated: dict[str, Any]) -> None:
-    newer = write_bundle(folder, tensors={"keys": torch.ones(2)}, **{**stated, "method": "lora"})
+    newer = write_bundle(folder, BundleContents(tensors={"keys": torch.ones(2)}, **{**stated, "method": "lora"}))
 
     assert_same(read_bundle(folder), newer)
     assert newer.manifest.method == "lora"
@@ -117,7 +117,7 @@ def test_a_bundle_never_takes_the_place_of_anything_else(tmp_path: Path, stated:
     (tmp_path / "thesis.tex").write_text("mine")
 
     with pytest.raises(BundleError, match=r"also holds 'thesis\.tex'; choose another folder"):
-        write_bundle(tmp_path, tensors=tensors(), **stated)
+        write_bundle(tmp_path, BundleContents(tensors=tensors(), **stated))
 
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
@@ -129,7 +129,7 @@ def test_a_tensor_that_is_not_finite_is_never_written(folder: Path, stated: dict
     broken["decoder_self.values"][1, 0, 2, 3] = bad
 
     with pytest.raises(BundleError, match=r"'decoder_self\.values' has NaN or infinity; export another checkpoint"):
-        write_bundle(folder, tensors=broken, **stated)
+        write_bundle(folder, BundleContents(tensors=broken, **stated))
 
     assert_same(read_bundle(folder), before)
 
@@ -149,7 +149,7 @@ def test_a_manifest_that_could_not_be_read_back_is_never_written(
     before = read_bundle(folder)
 
     with pytest.raises(ValueError) as refusal:
-        write_bundle(folder, **{"tensors": tensors(), **stated, **changes})
+        write_bundle(folder, BundleContents(**{"tensors": tensors(), **stated, **changes}))
 
     assert fact in str(refusal.value)
     assert_same(read_bundle(folder), before)
@@ -166,7 +166,7 @@ def test_a_bundle_that_is_interrupted_leaves_the_old_one(
     with monkeypatch.context() as patch:
         patch.setattr(bundles, "read_bundle", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            write_bundle(folder, tensors={"keys": torch.ones(2)}, **stated)
+            write_bundle(folder, BundleContents(tensors={"keys": torch.ones(2)}, **stated))
 
     assert_same(read_bundle(folder), before)
     assert os.listdir(folder.parent) == ["bundle"]
@@ -342,7 +342,7 @@ def test_a_manifest_with_an_impossible_tensor_is_refused(folder: Path, tensors_c
 
 def test_a_tensor_may_not_be_called_what_the_format_keeps_for_itself(tmp_path: Path, stated: dict[str, Any]) -> None:
     with pytest.raises(BundleError):
-        write_bundle(tmp_path / "bundle", tensors={"__metadata__": torch.zeros(2)}, **stated)
+        write_bundle(tmp_path / "bundle", BundleContents(tensors={"__metadata__": torch.zeros(2)}, **stated))
 
     assert os.listdir(tmp_path) == []
 

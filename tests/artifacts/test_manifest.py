@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.artifacts import manifest as manifests
-from ptl_prefix.artifacts.bundle import BackboneIdentity, Manifest, check_backbone, write_bundle
+from ptl_prefix.artifacts.bundle import BackboneIdentity, BundleContents, Manifest, check_backbone, write_bundle
 from ptl_prefix.artifacts.manifest import read_manifest
 from ptl_prefix.errors import BundleError
 
 
 @pytest.fixture
 def folder(tmp_path: Path, stated: dict[str, Any]) -> Path:
-    write_bundle(tmp_path / "bundle", tensors={"keys": torch.ones(2)}, **stated)
+    write_bundle(tmp_path / "bundle", BundleContents(tensors={"keys": torch.ones(2)}, **stated))
     return tmp_path / "bundle"
 
 

@@ -8,7 +8,7 @@ import torch
 from support.quantized_backbones import PAIRS, QUANTIZATIONS, quantized
 from support.toy_batches import EQUAL, text_logits, train, training_batch
 
-from ptl_prefix.artifacts.bundle import write_bundle
+from ptl_prefix.artifacts.bundle import BundleContents, write_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
@@ -109,8 +109,7 @@ def test_a_bundle_serves_what_was_trained_and_knows_beside_which_weights(
 
 def _write(folder: Path, backbone: Backbone, method: Method) -> None:
     settings, tensors = method.export()
-    write_bundle(
-        folder,
+    contents = BundleContents(
         tensors=tensors,
         method=method.kind,
         settings=settings,
@@ -126,6 +125,7 @@ def _write(folder: Path, backbone: Backbone, method: Method) -> None:
         dtype="float32",
         backbone=backbone.identity,
     )
+    write_bundle(folder, contents)
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
