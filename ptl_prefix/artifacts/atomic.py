@@ -7,7 +7,6 @@ into place. What a killed writer leaves behind is swept by the next write to the
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ptl_prefix.artifacts.file_lock import lock_file
 
 _ASIDE = ".old"
 """Ends the temporary name of an old folder that waits for its successor; see `_swap_in_two_steps`."""
@@ -70,21 +71,20 @@ def _temporary_sibling(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        if _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if _lock(folder, timeout_s=0.0):
             _sweep(path)
-        _lock(folder, fcntl.LOCK_SH)
+        _lock(folder, shared=True, timeout_s=None)
         yield _temporary_name(path)
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
-def _lock(folder: int, how: int) -> bool:
+def _lock(folder: int, *, shared: bool = False, timeout_s: float | None) -> bool:
     try:
-        fcntl.flock(folder, how)
-    except OSError:  # taken, or a network file system that locks no folders: then nothing is swept
+        return lock_file(folder, shared=shared, timeout_s=timeout_s)
+    except OSError:  # a network file system that locks no folders: then nothing is swept
         return False
-    return True
 
 
 def _temporary_name(path: Path) -> Path:

@@ -3,14 +3,13 @@
 In: the path of a run's folder. Out: the paths inside it. What lies there is the business of its owner.
 """
 
-import fcntl
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
+from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.errors import RunError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]+")
@@ -21,7 +20,7 @@ CONFIRM = "confirm"
 
 _LONGEST_LABEL = 64
 _PATIENCE_S = 0.2
-"""How long a lock may be taken by somebody who only looks whether it is."""
+"""Seconds to wait for the lock: `is_held` in another process holds it for a moment, too."""
 
 
 def is_name(text: str) -> bool:
@@ -119,37 +118,17 @@ class RunFolder:
             RunError: When another process is at work in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        # A file of its own: the folder itself is locked by whoever writes a file in it, for a moment.
-        with self.lock.open("w") as lock:
-            if not _lock(lock, fcntl.LOCK_EX, patience_s=_PATIENCE_S):
-                raise RunError(
-                    f"A run is the work of one process at a time, but another is at work in {self.path}; "
-                    "wait for it, or stop it."
-                )
+        busy = RunError(
+            f"A run folder must have one process at a time, but another process is working in {self.path}; "
+            "wait for it, or stop it."
+        )
+        # The lock is on a file: the folder itself is locked, for a moment, by every atomic write of a file in it.
+        with FileLock(self.lock, timeout_s=_PATIENCE_S, busy=busy, required=False):
             yield
 
     def is_held(self) -> bool:
-        """Whether a process is at work in the folder; nothing is made or changed by asking."""
-        try:
-            with self.lock.open("r") as lock:
-                return not _lock(lock, fcntl.LOCK_SH, patience_s=0.0)
-        except OSError:  # nobody ever held it, or we may not look
-            return False
+        """Whether a process is working in the folder. Nothing on disk is made or changed."""
+        return FileLock(self.lock).is_held()
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
-
-
-def _lock(file: IO[str], how: int, *, patience_s: float) -> bool:
-    """Lock an open file until it is closed; False when another process has it for longer than one's patience."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(file, how | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-        except OSError:  # a network file system without locks: then nobody is kept out
-            return True

@@ -4,13 +4,13 @@ In: batches of predictions, as they come. Out: a file that only grows, a whole b
 process, what it holds. It belongs to one process at a time, and is removed when the predictions are finished.
 """
 
-import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ptl_prefix.artifacts.file_lock import lock_file
 from ptl_prefix.artifacts.predictions import Prediction, read_predictions, to_line
 from ptl_prefix.errors import RunError
 
@@ -30,12 +30,14 @@ class UnfinishedPredictions:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            is_locked = lock_file(self._file, timeout_s=0.0)
+        except OSError:  # a file system without locks
+            is_locked = False
+        if not is_locked:
             self._file.close()
             raise RunError(
-                f"An evaluation must have its folder to itself, but another process is writing {path}; wait for it."
-            ) from error
+                f"An evaluation must have one process at a time, but another process is writing {path}; wait for it."
+            )
 
     def read(self) -> list[Prediction]:
         """What an earlier process wrote; a last line that it did not finish is cut off.

@@ -4,16 +4,16 @@ In: the study's folder and a URL. Out: Optuna's storage, readable by optuna-dash
 the study respect, on one machine or many: beside a file it is a file's, in PostgreSQL the server's own.
 """
 
-import fcntl
 import hashlib
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ptl_prefix.artifacts.event_log import cut_torn_line
+from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.errors import SweepError
 
 if TYPE_CHECKING:
@@ -114,29 +114,6 @@ class StudyStorage:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:number)"), {"number": number})
 
 
-class FileLock:
-    """A lock of one process at a time on this file; the system lets go of it when that process ends.
-
-    Args:
-        path: The file, which stays empty.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._held: IO[bytes] | None = None
-
-    def __enter__(self) -> None:
-        file = self._path.open("wb")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        self._held = file
-
-    def __exit__(self, *error: object) -> None:
-        # Forgotten before it is let go: the next to hold it may be another thread of this process.
-        file, self._held = self._held, None
-        if file is not None:
-            file.close()
-
-
 class _JournalLock:
     """What Optuna holds while it adds to a journal.
 
@@ -153,13 +130,13 @@ class _JournalLock:
 
     def acquire(self) -> bool:
         """Wait for the lock."""
-        self._lock.__enter__()
+        self._lock.acquire()
         cut_torn_line(self._path)
         return True
 
     def release(self) -> None:
         """Let go."""
-        self._lock.__exit__()
+        self._lock.release()
 
 
 def url_of_driver(url: str) -> str:

@@ -103,7 +103,7 @@ def test_a_folder_is_held_by_one_process_at_a_time_and_let_go_at_its_end(tmp_pat
         refused = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=False)
     let_in = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=False)
 
-    assert "another is at work in" in refused.stderr
+    assert "another process is working in" in refused.stderr
     assert (refused.returncode, let_in.returncode) == (1, 0)
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from ptl_prefix import settings
 from ptl_prefix.artifacts.atomic import folder_written_whole, write_atomically
+from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build
@@ -24,7 +25,7 @@ from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.result_cache import ResultCache, code_fingerprint
 from ptl_prefix.sweeping.scheduler import Scheduler, max_steps_of
-from ptl_prefix.sweeping.storage import FileLock, StudyStorage
+from ptl_prefix.sweeping.storage import StudyStorage
 from ptl_prefix.sweeping.study_spec import STUDY_FILE, StudySpec
 from ptl_prefix.sweeping.trial_processes import TrialServer
 from ptl_prefix.sweeping.trial_store import TrialStore

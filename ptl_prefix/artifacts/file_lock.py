@@ -1,0 +1,101 @@
+"""The one file lock of this package: advisory (`flock`), and released by the system when its process ends.
+
+In: a path or an open file, and how long to wait. Out: the lock, or the error that the caller chose. Everybody who
+needs to keep other processes out uses this file: run folders, atomic writes, unfinished predictions, studies.
+"""
+
+import fcntl
+import time
+from pathlib import Path
+from typing import IO, Self
+
+_POLL_S = 0.02
+
+
+def lock_file(file: int | IO[bytes], *, shared: bool = False, timeout_s: float | None) -> bool:
+    """Lock an open file or folder until it is closed.
+
+    Args:
+        file: Open file, or descriptor of an open folder.
+        shared: Whether other shared locks are allowed beside this one.
+        timeout_s: Seconds to wait while another process holds the lock; 0 does not wait, `None` waits without limit.
+
+    Returns:
+        Whether the lock was acquired in time.
+
+    Raises:
+        OSError: If the file system has no locks, as some network file systems.
+    """
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if timeout_s is None:
+        fcntl.flock(file, operation)
+        return True
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(file, operation | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+
+
+class FileLock:
+    """A lock that one process at a time holds, on an empty file that exists for nothing else.
+
+    Args:
+        path: Lock file; it is created if it is missing, and stays on disk.
+        timeout_s: Seconds to wait while another process holds the lock; `None` waits without limit.
+        busy: Error to raise when that time is over; `None`: a `TimeoutError`.
+        required: Whether a file system without locks is an error; if not, nothing is locked there.
+    """
+
+    def __init__(
+        self, path: Path, *, timeout_s: float | None = None, busy: Exception | None = None, required: bool = True
+    ) -> None:
+        self._path, self._timeout_s, self._required = path, timeout_s, required
+        self._busy = busy or TimeoutError(f"Another process holds {path} for more than {timeout_s} s.")
+        self._held: IO[bytes] | None = None
+
+    def acquire(self) -> None:
+        """Wait for the lock, for `timeout_s` at most.
+
+        Raises:
+            Exception: `busy`, if another process holds the lock for longer.
+            OSError: If the lock is required and the file system has none.
+        """
+        file = self._path.open("wb")
+        try:
+            is_acquired = lock_file(file, timeout_s=self._timeout_s)
+        except OSError:
+            if self._required:
+                file.close()
+                raise
+            is_acquired = True
+        if not is_acquired:
+            file.close()
+            raise self._busy
+        self._held = file
+
+    def release(self) -> None:
+        """Release the lock; without one, do nothing."""
+        # Cleared before the file is closed: the next holder may be another thread of this process.
+        file, self._held = self._held, None
+        if file is not None:
+            file.close()
+
+    def is_held(self) -> bool:
+        """Whether a process holds the lock. Nothing on disk is made or changed."""
+        try:
+            with self._path.open("rb") as file:
+                return not lock_file(file, shared=True, timeout_s=0.0)
+        except OSError:  # the lock file was never made, cannot be read, or cannot be locked
+            return False
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()

@@ -1,0 +1,92 @@
+"""The file lock: one process at a time, for as long as it lives, and the options of those who wait."""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ptl_prefix.artifacts import file_lock
+from ptl_prefix.artifacts.file_lock import FileLock, lock_file
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ptl_prefix.artifacts.file_lock import FileLock
+with FileLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / ".lock"
+
+
+def no_locks(*_: object) -> None:
+    raise OSError("No locks available")
+
+
+def test_a_lock_that_another_holds_is_refused_in_time_with_the_error_of_the_caller(path: Path) -> None:
+    with FileLock(path):
+        assert FileLock(path).is_held()
+        with pytest.raises(ValueError, match="wait for it"):
+            FileLock(path, timeout_s=0.05, busy=ValueError("wait for it")).acquire()
+        with pytest.raises(TimeoutError, match=r"\.lock"):
+            FileLock(path, timeout_s=0.0).acquire()
+
+    assert not FileLock(path).is_held()
+
+
+def test_a_lock_without_a_timeout_is_waited_for(path: Path) -> None:
+    first, second = FileLock(path), FileLock(path)
+    first.acquire()
+    waiting = threading.Thread(target=second.acquire)
+    waiting.start()
+
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    first.release()
+    waiting.join(30)
+
+    assert not waiting.is_alive()
+    second.release()
+    second.release()  # nothing is held any more
+
+
+def test_a_process_that_is_killed_releases_its_lock(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert FileLock(path).is_held()
+        holder.send_signal(signal.SIGKILL)
+
+    with FileLock(path, timeout_s=5.0):
+        assert path.read_bytes() == b""
+
+
+def test_looking_at_a_lock_makes_no_file(path: Path) -> None:
+    assert not FileLock(path).is_held()
+    assert not path.exists()
+
+
+def test_shared_locks_stand_beside_each_other_but_not_beside_an_exclusive_one(path: Path) -> None:
+    path.touch()
+    with path.open("rb") as one, path.open("rb") as other, path.open("rb") as third:
+        assert lock_file(one, shared=True, timeout_s=0.0)
+        assert lock_file(other, shared=True, timeout_s=None)
+        assert not lock_file(third, timeout_s=0.05)
+
+
+def test_a_file_system_without_locks_is_an_error_only_where_the_lock_is_required(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_lock.fcntl, "flock", no_locks)
+
+    with pytest.raises(OSError, match="No locks available"):
+        FileLock(path).acquire()
+    with FileLock(path, timeout_s=0.0, required=False):
+        assert not FileLock(path).is_held()
