@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.document_file import DocumentFile
@@ -72,12 +72,12 @@ class EvaluationRecord:
 
     Args:
         schema_version: Of this record's shape.
-        question: What the outputs depend on.
+        key: Everything that the outputs depend on; the file calls it `question`.
         num_in_split: Inputs in the whole split.
         metrics: Values by `split/name`. One that was not computed is absent: there is no NaN.
         intervals: 95% bootstrap intervals over test items, by the same key; empty where none were asked for.
         metric_info: What the values mean, by the same key.
-        missing: The metrics that there is no number of, and why.
+        skipped: Reason for each metric that was not computed; the file calls it `missing`.
         decode_s: Seconds of decoding; of what was there already, none.
         environment: See `fingerprint.environment`.
     """
@@ -85,12 +85,12 @@ class EvaluationRecord:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     schema_version: int = SCHEMA_VERSION
-    question: EvaluationKey
+    key: Annotated[EvaluationKey, Field(alias="question")]
     num_in_split: Count
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     metric_info: dict[str, MetricInfo]
-    missing: dict[str, str]
+    skipped: Annotated[dict[str, str], Field(alias="missing")]
     decode_s: Amount
     environment: dict[str, Any]
 

@@ -4,7 +4,8 @@ In: a dataclass, or the bytes of a file. Out: text, or the dataclass; else `Docu
 into its own sentence. Refused: numbers that are not finite, keys named twice, unknown and missing keys, wrong types,
 and a `schema_version` other than the one asked for.
 
-A dataclass that is stored so carries `__pydantic_config__ = STRICT`, which its fields inherit.
+A dataclass that is stored so carries `__pydantic_config__ = STRICT`, which its fields inherit. A field whose key in
+the file differs from its name is annotated with pydantic's `Field(alias=...)`.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -32,7 +33,8 @@ def to_values(document: Any) -> dict[str, Any]:
     Raises:
         DocumentError: Naming the first value that JSON or the dataclass's own types do not allow.
     """
-    values = dataclasses.asdict(document)
+    keys = _keys_of(type(document))
+    values = {keys[name]: value for name, value in dataclasses.asdict(document).items()}
     if fact := why_not_json(values):
         raise DocumentError(f"holds what JSON cannot: {fact}")
     from_values(values, type(document), version=values["schema_version"])
@@ -127,6 +129,17 @@ def from_values(values: dict[str, Any], kind: type[Document], *, version: int) -
     except ValidationError as error:
         raise DocumentError(_fact(error)) from error
     return document
+
+
+@functools.cache
+def _keys_of(kind: type[Any]) -> dict[str, str]:
+    """The JSON key of each field: its alias, where a file keeps a key that the field no longer has as its name."""
+    hints = get_type_hints(kind, include_extras=True)
+    keys = {field.name: field.name for field in dataclasses.fields(kind)}
+    for name in keys:
+        aliases = (getattr(part, "alias", None) for part in getattr(hints[name], "__metadata__", ()))
+        keys[name] = next(filter(None, aliases), name)
+    return keys
 
 
 @functools.cache

@@ -36,7 +36,7 @@ class TrainBatches:
         padding: Pad id and decoder start ids, as in `collate_training`.
         seed: With the epoch, decides the order.
         accumulation: Batches in an optimizer step.
-        share: Which rows of every batch this process takes.
+        rank_share: Share of the rows of every batch that this process takes.
 
     Raises:
         ValueError: There are no rows.
@@ -50,12 +50,12 @@ class TrainBatches:
         padding: Padding,
         seed: int,
         accumulation: int = 1,
-        share: RankShare = ALONE,
+        rank_share: RankShare = ALONE,
     ) -> None:
         if not len(encoded):
             raise ValueError("There must be rows to train on, but there are none.")
         self._encoded, self._padding, self._seed = encoded, padding, seed
-        self._batch_size, self._accumulation, self._share = batch_size, accumulation, share
+        self._batch_size, self._accumulation, self._rank_share = batch_size, accumulation, rank_share
         self._epoch, self._num_handed_out = 0, 0
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class TrainBatches:
         """The rows of each of this rank's batches in an epoch: a pure function of the seed and the epoch."""
         starts = [number * self._batch_size for number in range(self._accumulation)]
         batches = [step[start : start + self._batch_size] for step in self._steps(epoch) for start in starts]
-        return [self._share.of_rows(batch) for batch in batches]
+        return [self._rank_share.of_rows(batch) for batch in batches]
 
     def _steps(self, epoch: int) -> list[Indices]:
         """The rows of each optimizer step of an epoch."""
@@ -133,7 +133,7 @@ class EvalBatches:
         batch_size: Rows in a batch.
         padding: Pad id and decoder start ids, as in `collate_training`.
         num_rows: Only so many rows, evenly spread over the split; `None` means all.
-        share: Which of the batches this process takes.
+        rank_share: Share of the batches that this process takes.
     """
 
     def __init__(
@@ -143,12 +143,13 @@ class EvalBatches:
         batch_size: int,
         padding: Padding,
         num_rows: int | None = None,
-        share: RankShare = ALONE,
+        rank_share: RankShare = ALONE,
     ) -> None:
         self._encoded, self._padding = encoded, padding
         kept = len(encoded) if num_rows is None else min(num_rows, len(encoded))
         rows = np.arange(kept, dtype=np.int64) * len(encoded) // kept
-        self._order = share.of_batches([rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)])
+        batches = [rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)]
+        self._order = rank_share.of_batches(batches)
 
     def __len__(self) -> int:
         return len(self._order)

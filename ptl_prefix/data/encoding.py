@@ -1,16 +1,16 @@
-"""A task's examples become ids, once.
+"""Encoding of a task's examples into token ids, done once and cached.
 
-In: a task, one of its splits and a `Prompter`. Out: an `EncodedSplit`, read from the cache when nothing that decides
-its ids has changed since it was written, and the prompts of a split for generation.
+In: a task, one of its splits and a `Prompter`. Out: an `EncodedSplit`, read from the cache unless the data, the
+tokenizer, the prompt format or a limit has changed since it was written; and the prompts of a split for generation.
 
-The rule for what is over-long, where `max_tokens` less what is `taken` is the room for prompt and target together, or,
-in an encoder-decoder, for the prompt alone, and `max_tokens` that for the target:
+Over-long pairs follow three rules. The position budget is `max_tokens` less `reserved_positions`: for prompt and target
+together in a decoder-only backbone, for the prompt alone in an encoder-decoder, where the target has `max_tokens`.
 
-1. a target has at most `max_target_tokens` ids, its end included; a source at most the format's `max_source_tokens`;
-2. where the two are still too long, the source gives way first, at the end that the format's `truncation`
-names; 3. only when no source is left is the target cut. Its end is always kept.
+1. A target has at most `max_target_tokens` ids, its end included; a source at most the format's `max_source_tokens`.
+2. If both do not fit the budget together, the source is cut first, at the end that the format's `truncation` names.
+3. The target is cut only when nothing is left of the source. Its end is always kept.
 
-With `overlong: drop` a pair that would be cut is left out instead. Everything cut or left out is counted.
+With `overlong: drop`, a pair that would be cut is left out instead. Cut and dropped pairs are counted.
 """
 
 import os
@@ -27,20 +27,29 @@ from ptl_prefix.data.task import Split, Task, fingerprint_of
 from ptl_prefix.errors import DataError
 
 _VERSION = 1
-"""Part of every entry's fingerprint: raise it when the rule or the layout changes."""
+"""Part of every cache key: raise it when the rules or the layout change."""
 _CHUNK_EXAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class _Room:
-    """Positions for text: `num_positions`, of which a method takes some from what is read."""
+class _PositionBudget:
+    """The positions that a text may use.
+
+    Args:
+        num_positions: Positions of the backbone.
+        reserved: Positions of these that the method uses.
+    """
 
     num_positions: int
-    taken: int
+    reserved: int
 
-    def shared(self, num_target: int, prompter: Prompter) -> tuple[int, int]:
-        """What they leave for a source's own ids, and for a target's: together, or each its own."""
-        for_prompt = self.num_positions - self.taken - prompter.num_fixed_tokens
+    def __repr__(self) -> str:
+        # Part of the keys of caches that users have: another spelling would encode every split again.
+        return f"_Room(num_positions={self.num_positions}, taken={self.reserved})"
+
+    def split(self, num_target: int, prompter: Prompter) -> tuple[int, int]:
+        """The most ids for a source beside a target of `num_target` ids, and the most ids for a target."""
+        for_prompt = self.num_positions - self.reserved - prompter.num_fixed_tokens
         num_end = len(prompter.after_ids)
         if prompter.decoder_start_ids is not None:
             return for_prompt, self.num_positions - len(prompter.decoder_start_ids) - num_end
@@ -49,34 +58,40 @@ class _Room:
 
 
 def encode_split(
-    task: Task, split: Split, prompter: Prompter, *, max_tokens: int | None, taken: int = 0, settings: DataSettings
+    task: Task,
+    split: Split,
+    prompter: Prompter,
+    *,
+    max_tokens: int | None,
+    reserved_positions: int = 0,
+    settings: DataSettings,
 ) -> EncodedSplit:
-    """The rows of a split, one per (source, target) pair.
+    """Encode a split into rows, one per (source, target) pair, or read them from the cache.
 
     Args:
-        task: Whose examples.
-        split: Which of them.
-        prompter: Turns text into ids.
+        task: Task of the examples.
+        split: Split of the examples.
+        prompter: Encoder of sources and targets.
         max_tokens: Positions for prompt and target together, or for each in an encoder-decoder; `None`: no limit.
-        taken: Of those of what is read, how many the method takes.
-        settings: The longest target, what to do with what is over-long, where to keep the result.
+        reserved_positions: Positions of the prompt's text that the method uses.
+        settings: Longest target, handling of over-long pairs, and cache folder.
 
     Raises:
-        DataError: The data cannot be read, nothing of the split can be used, or the result cannot be kept.
-        ValueError: There is no room for any target.
+        DataError: The data cannot be read, no pair of the split can be used, or the cache cannot be written.
+        ValueError: The position budget leaves no token for a target.
     """
-    room = None if max_tokens is None else _Room(max_tokens, taken)
-    _check_room(prompter, room)
-    limits = (room, settings.max_target_tokens, settings.overlong)
+    budget = _budget(max_tokens, reserved_positions)
+    _check_budget(prompter, budget)
+    limits = (budget, settings.max_target_tokens, settings.overlong)
     key = fingerprint_of(_VERSION, task.fingerprint(split), prompter.fingerprint, limits)
     folder = cache_folder(settings.cache_dir) / "encoded" / key
     if (encoded := read_encoded(folder)) is None:
         try:
-            encoded = write_encoded(folder, _chunks(task, split, prompter, room, settings))
+            encoded = write_encoded(folder, _chunks(task, split, prompter, budget, settings))
         except OSError as error:
             raise DataError(
-                f"Encoded splits are kept in {folder.parent}, but it cannot be written ({error}); "
-                "give another folder as `data.cache_dir`."
+                f"The cache of encoded splits, {folder.parent}, must be writable, but is not ({error}); "
+                "set `data.cache_dir` to another folder."
             ) from error
     if not len(encoded):
         raise DataError(_nothing_left(task, split, encoded.report))
@@ -84,59 +99,62 @@ def encode_split(
 
 
 def encode_pairs(
-    rows: Sequence[Mapping[str, Any]], prompter: Prompter, *, max_tokens: int | None, taken: int = 0
+    rows: Sequence[Mapping[str, Any]], prompter: Prompter, *, max_tokens: int | None, reserved_positions: int = 0
 ) -> list[tuple[EncodedRow, str]]:
-    """Every (source, target) pair of some examples that fits uncut, beside its target's text.
+    """Encode every (source, target) pair that fits uncut; each is returned with the text of its target.
 
     Args:
         rows: Examples, as a task gives them.
-        prompter: Turns text into ids.
-        max_tokens: As in `encode_split`.
-        taken: As in `encode_split`.
+        prompter: Encoder of sources and targets.
+        max_tokens: Positions for prompt and target, as in `encode_split`.
+        reserved_positions: Positions that the method uses, as in `encode_split`.
     """
-    room = None if max_tokens is None else _Room(max_tokens, taken)
+    budget = _budget(max_tokens, reserved_positions)
     settings = DataSettings(overlong="drop", max_target_tokens=None)
     pairs = []
     for index, row in enumerate(rows):
         for target in row["targets"]:
             columns = {"source": [row["source"]], "targets": [[target]], "example_id": [row["example_id"]]}
-            encoded, _ = _encode_chunk(columns, index, prompter, room, settings)
+            encoded, _ = _encode_chunk(columns, index, prompter, budget, settings)
             pairs += [(pair, target) for pair in encoded]
     return pairs
 
 
 def encode_prompts(sources: Sequence[str], prompter: Prompter, *, max_prompt_tokens: int | None) -> list[list[int]]:
-    """The prompts of sources, for generation.
+    """Encode sources into prompts for generation.
 
     Args:
         sources: Rendered sources, in order.
-        prompter: Turns text into ids.
-        max_prompt_tokens: Longest prompt, see `Backbone.position_budget`; a longer one loses part of its source.
-            `None`: no limit.
+        prompter: Encoder of the sources.
+        max_prompt_tokens: Length limit of a prompt, whose source is cut to fit; `None`: no limit.
     """
-    room = None if max_prompt_tokens is None else max_prompt_tokens - prompter.num_fixed_tokens
-    if room is not None and room < 0:
+    max_source = None if max_prompt_tokens is None else max_prompt_tokens - prompter.num_fixed_tokens
+    if max_source is not None and max_source < 0:
         raise ValueError(
             f"A prompt must have room for its {prompter.num_fixed_tokens} fixed tokens, but may have only "
             f"{max_prompt_tokens}; generate fewer tokens, or shorten the prefix."
         )
-    return [prompter.prompt_ids(prompter.cut_source(ids, room)) for ids in prompter.tokenize_sources(sources)]
+    return [prompter.prompt_ids(prompter.cut_source(ids, max_source)) for ids in prompter.tokenize_sources(sources)]
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """Where encoded splits are kept: as told, or `ptl_prefix` in the user's cache folder."""
+    """The folder for encoded splits: `cache_dir`, or `ptl_prefix` in the user's cache folder for `None`."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ptl_prefix"
 
 
-def _check_room(prompter: Prompter, room: _Room | None) -> None:
-    if room is None:
+def _budget(max_tokens: int | None, reserved: int) -> _PositionBudget | None:
+    return None if max_tokens is None else _PositionBudget(max_tokens, reserved)
+
+
+def _check_budget(prompter: Prompter, budget: _PositionBudget | None) -> None:
+    if budget is None:
         return
-    source_room, target_room = room.shared(1, prompter)
-    if source_room < 0 or target_room < 1:
-        left = room.num_positions - room.taken
-        least = left - min(source_room, target_room - 1)
+    max_source, max_target = budget.split(1, prompter)
+    if max_source < 0 or max_target < 1:
+        left = budget.num_positions - budget.reserved
+        least = left - min(max_source, max_target - 1)
         raise ValueError(
             f"A prompt and its target need at least {least} positions, but {left} are left; shorten the prefix."
         )
@@ -146,23 +164,27 @@ def _nothing_left(task: Task, split: Split, report: EncodingReport) -> str:
     if report.num_dropped:
         return (
             f"The {split} split of {task.name} must have a pair that fits, but all {report.num_dropped} are over-long "
-            "and `data.overlong` is 'drop'; let it be 'truncate', or shorten the prefix."
+            "and `data.overlong` is 'drop'; set it to 'truncate', or shorten the prefix."
         )
-    return f"The {split} split of {task.name} must have examples, but has none; look at its files."
+    return f"The {split} split of {task.name} must have examples, but has none; check its files."
 
 
 def _chunks(
-    task: Task, split: Split, prompter: Prompter, room: _Room | None, settings: DataSettings
+    task: Task, split: Split, prompter: Prompter, budget: _PositionBudget | None, settings: DataSettings
 ) -> Iterator[tuple[list[EncodedRow], EncodingReport]]:
-    """The rows of each thousand examples, with what was done to them."""
+    """The rows of each thousand examples, with a report on them."""
     examples = task.examples(split)
     for start in range(0, len(examples), _CHUNK_EXAMPLES):
         columns = examples[start : start + _CHUNK_EXAMPLES]
-        yield _encode_chunk(columns, start, prompter, room, settings)
+        yield _encode_chunk(columns, start, prompter, budget, settings)
 
 
 def _encode_chunk(
-    columns: dict[str, list[Any]], start: int, prompter: Prompter, room: _Room | None, settings: DataSettings
+    columns: dict[str, list[Any]],
+    start: int,
+    prompter: Prompter,
+    budget: _PositionBudget | None,
+    settings: DataSettings,
 ) -> tuple[list[EncodedRow], EncodingReport]:
     sources = prompter.tokenize_sources(columns["source"])
     owners = [index for index, targets in enumerate(columns["targets"]) for _ in targets]
@@ -171,36 +193,36 @@ def _encode_chunk(
     report = EncodingReport(num_examples=len(sources), num_pairs=len(targets))
     for owner, target in zip(owners, targets, strict=True):
         source = sources[owner]
-        source_room, target_room = _rooms(len(source), len(target), prompter, room, settings)
-        source_cut, target_cut = len(source) > source_room, len(target) > target_room
+        num_source, num_target = _kept_ids(len(source), len(target), prompter, budget, settings)
+        source_cut, target_cut = len(source) > num_source, len(target) > num_target
         if (source_cut or target_cut) and settings.overlong == "drop":
             report += EncodingReport(num_dropped=1)
             continue
         try:
-            prompt = prompter.prompt_ids(prompter.cut_source(source, source_room))
+            prompt = prompter.prompt_ids(prompter.cut_source(source, num_source))
         except ValueError as error:
             raise DataError(
                 f"Example {columns['example_id'][owner]}: {error} Or drop it with `data.overlong=drop`."
             ) from error
-        row_ids = prompt + target[:target_room] + prompter.after_ids
+        row_ids = prompt + target[:num_target] + prompter.after_ids
         rows.append(EncodedRow(input_ids=row_ids, num_source_ids=len(prompt), example=start + owner))
         report += EncodingReport(num_truncated_source=int(source_cut), num_truncated_target=int(target_cut))
     return rows, report
 
 
-def _rooms(
-    num_source: int, num_target: int, prompter: Prompter, room: _Room | None, settings: DataSettings
+def _kept_ids(
+    num_source: int, num_target: int, prompter: Prompter, budget: _PositionBudget | None, settings: DataSettings
 ) -> tuple[int, int]:
-    """How many ids of its own a source may keep, and a target; see the rule at the top."""
+    """The number of ids that a source and a target keep, by the rules at the top of this file."""
     num_end = len(prompter.after_ids)
-    source_room = _least(num_source, prompter.prompt_format.max_source_tokens)
-    target_room = _least(
+    num_source = _least(num_source, prompter.prompt_format.max_source_tokens)
+    num_target = _least(
         num_target, None if settings.max_target_tokens is None else settings.max_target_tokens - num_end
     )
-    if room is not None:
-        rooms = room.shared(target_room, prompter)
-        source_room, target_room = _least(source_room, rooms[0]), _least(target_room, rooms[1])
-    return source_room, target_room
+    if budget is not None:
+        max_source, max_target = budget.split(num_target, prompter)
+        num_source, num_target = _least(num_source, max_source), _least(num_target, max_target)
+    return num_source, num_target
 
 
 def _least(number: int, limit: int | None) -> int:

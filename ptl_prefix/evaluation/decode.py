@@ -1,11 +1,12 @@
-"""Decode examples, the same way for every method.
+"""Decoding of examples, the same way for every method.
 
-In: a backbone, a method and examples. Out: outputs beside their references; `scoring` measures them. Where a task has a
-closed set of labels, the most likely of them is taken, and no free text is written.
+In: a `DecodingJob`: a backbone, a method, examples and decoding settings. Out: one `Prediction` for each example;
+`scoring` measures them. A task with a closed set of labels gets its most likely label, and no free text is generated.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ptl_prefix.artifacts.decoding import Decoding
@@ -22,88 +23,109 @@ from ptl_prefix.methods.method import Method
 
 Rows = Sequence[Mapping[str, Any]]
 """Examples, as a task gives them."""
-Written = dict[int, str]
-"""Outputs by the place of their row."""
+Hypotheses = dict[int, str]
+"""Decoded texts by the index of their row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingJob:
+    """The examples to decode, and everything that their outputs depend on.
+
+    Args:
+        backbone: Frozen model.
+        method: Method that is attached to it; `NoAdaptation` for the bare backbone.
+        prompter: Encoder of the sources and decoder of the generated ids.
+        rows: Examples, as a task gives them.
+        decoding: Decoding settings.
+        batch_size: Prompts that are decoded together.
+        reserved_positions: Positions that no prompt may use. One number for all methods gives all of them the same
+            prompts.
+        labels: Legal outputs of a classification task, of which the most likely one is chosen; `None` for free text.
+    """
+
+    backbone: Backbone
+    method: Method
+    prompter: Prompter
+    rows: Rows
+    decoding: Decoding
+    batch_size: int
+    reserved_positions: int
+    labels: Sequence[str] | None = None
 
 
 def decode(
-    backbone: Backbone,
-    method: Method,
-    rows: Rows,
-    prompter: Prompter,
-    decoding: Decoding,
+    job: DecodingJob,
     *,
-    batch_size: int,
-    positions_left_free: int,
-    labels: Sequence[str] | None = None,
-    known: Mapping[str, str] | None = None,
+    finished: Mapping[str, str] | None = None,
     on_batch: Callable[[list[Prediction]], None] = lambda _: None,
-    share: RankShare = ALONE,
-    join: Callable[[Written], Written] = lambda written: written,
+    rank_share: RankShare = ALONE,
+    gather: Callable[[Hypotheses], Hypotheses] = lambda hypotheses: hypotheses,
 ) -> list[Prediction]:
-    """What the backbone writes for each row under `method`, in the order of the rows.
+    """Decode every row of a job.
 
     Args:
-        backbone: The frozen model.
-        method: Attached to it, or the bare backbone.
-        rows: Examples, as a task gives them.
-        prompter: Renders sources and decodes ids.
-        decoding: How text is decoded.
-        batch_size: Prompts decoded together.
-        positions_left_free: Positions that no prompt may take, so that every method reads the same prompts.
-        labels: The legal outputs, if there are only so many: the most likely one is written.
-        known: What was written before, by the id of the row; a batch whose rows are all known is not decoded again.
-        on_batch: Told of each batch that is decoded.
-        share: Which of the batches this process decodes; they are the same batches, however many share them.
-        join: Puts together what all of them have written.
+        job: Examples, model and decoding settings.
+        finished: Texts that an earlier call decoded, by example id; a batch whose rows all have one is skipped.
+        on_batch: Callback that receives the predictions of each batch that is decoded.
+        rank_share: Share of the batches that this process decodes. The batches are the same for any number of ranks.
+        gather: Callback that merges the texts of all ranks.
+
+    Returns:
+        One prediction for each row, in the order of the rows.
     """
-    write = _writer(backbone, method, prompter, decoding, labels)
-    longest = decoding.max_new_tokens if labels is None else max(len(prompter.encode_target(one)) for one in labels)
-    room = backbone.position_budget(reserved=positions_left_free, max_new_tokens=longest)
-    batches = PromptBatches(
-        encode_prompts([row["source"] for row in rows], prompter, max_prompt_tokens=room),
-        batch_size=batch_size,
-        padding=backbone.padding(prompter),
-    )
-    known = known or {}
-    written: Written = {}
-    was_training = method.training
-    method.eval()
-    # Batches are the same whatever is known, so that an evaluation that was killed ends with the same outputs.
-    for number, (inputs, indices) in enumerate(batches):
-        if not share.has(number):
+    rows, finished = job.rows, finished or {}
+    write = _writer(job)
+    hypotheses: Hypotheses = {}
+    was_training = job.method.training
+    job.method.eval()
+    # Batches do not depend on what is finished, so that a resumed evaluation has the outputs of an uninterrupted one.
+    for number, (inputs, indices) in enumerate(_batches(job)):
+        if not rank_share.has(number):
             continue
-        if all(rows[index]["example_id"] in known for index in indices):
-            written.update((index, known[rows[index]["example_id"]]) for index in indices)
+        if all(rows[index]["example_id"] in finished for index in indices):
+            hypotheses.update((index, finished[rows[index]["example_id"]]) for index in indices)
             continue
-        texts = write(method.condition(inputs.to(backbone.device)), number)
-        written.update(zip(indices, texts, strict=True))
+        texts = write(job.method.condition(inputs.to(job.backbone.device)), number)
+        hypotheses.update(zip(indices, texts, strict=True))
         on_batch([_prediction(rows[index], text) for index, text in zip(indices, texts, strict=True)])
-    backbone.slots.clear()
-    method.train(was_training)
-    written = join(written)
-    return [_prediction(row, written[index]) for index, row in enumerate(rows)]
+    job.backbone.slots.clear()
+    job.method.train(was_training)
+    hypotheses = gather(hypotheses)
+    return [_prediction(row, hypotheses[index]) for index, row in enumerate(rows)]
 
 
-def _writer(
-    backbone: Backbone, method: Method, prompter: Prompter, decoding: Decoding, labels: Sequence[str] | None
-) -> Callable[[ModelInputs, int], list[str]]:
-    """What turns conditioned prompts, the batch of that number, into texts."""
+def _batches(job: DecodingJob) -> PromptBatches:
+    """The prompts, cut so that the longest possible output fits after each of them."""
+    prompter, labels = job.prompter, job.labels
+    longest = job.decoding.max_new_tokens
+    if labels is not None:
+        longest = max(len(prompter.encode_target(label)) for label in labels)
+    position_budget = job.backbone.position_budget(reserved=job.reserved_positions, max_new_tokens=longest)
+    return PromptBatches(
+        encode_prompts([row["source"] for row in job.rows], prompter, max_prompt_tokens=position_budget),
+        batch_size=job.batch_size,
+        padding=job.backbone.padding(prompter),
+    )
+
+
+def _writer(job: DecodingJob) -> Callable[[ModelInputs, int], list[str]]:
+    """A function from conditioned prompts and the number of their batch to texts."""
 
     def free_text(inputs: ModelInputs, number: int) -> list[str]:
-        # Each batch draws from a seed of its own, or the first rows of all batches would share their luck.
-        of_batch = dataclasses.replace(decoding, seed=decoding.seed + number)
-        return [prompter.decode(ids) for ids in generate(backbone, inputs, of_batch, prompter.stop_ids)]
+        # One seed per batch: with one seed for all, the first rows of all batches would be sampled alike.
+        decoding = dataclasses.replace(job.decoding, seed=job.decoding.seed + number)
+        return [job.prompter.decode(ids) for ids in generate(job.backbone, inputs, decoding, job.prompter.stop_ids)]
 
-    if labels is None:
+    if job.labels is None:
         return free_text
-    encoded = [prompter.encode_target(label) for label in labels]
+    labels = job.labels
+    encoded = [job.prompter.encode_target(label) for label in labels]
 
-    def label(inputs: ModelInputs, number: int) -> list[str]:
-        best = label_log_likelihoods(backbone, inputs, encoded).argmax(dim=1)
+    def most_likely_label(inputs: ModelInputs, number: int) -> list[str]:
+        best = label_log_likelihoods(job.backbone, inputs, encoded).argmax(dim=1)
         return [labels[index] for index in best.tolist()]
 
-    return label
+    return most_likely_label
 
 
 def _prediction(row: Mapping[str, Any], hypothesis: str) -> Prediction:

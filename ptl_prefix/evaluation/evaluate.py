@@ -1,7 +1,8 @@
-"""Decode a split, score it, and leave a record that is never changed.
+"""Evaluation of a split: decode it, score it, and write a record that never changes.
 
-In: a backbone with a method, and a task's split. Out: a folder named by all that the outputs depend on, with
-`predictions.jsonl` and `metrics.json`. Killed at any moment, the same call goes on from the last whole batch.
+In: an `EvaluationJob`: a backbone with a method, and a task's split. Out: a folder whose name is a hash of everything
+that the outputs depend on, with `predictions.jsonl` and `metrics.json`. After a kill, the same call resumes after the
+last complete batch.
 """
 
 import time
@@ -28,22 +29,21 @@ from ptl_prefix.artifacts.unfinished_predictions import UnfinishedPredictions
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.task import Split, Task
-from ptl_prefix.evaluation.decode import Rows, decode
+from ptl_prefix.evaluation.decode import DecodingJob, Rows, decode
 from ptl_prefix.evaluation.likelihood import INFOS, likelihood
-from ptl_prefix.evaluation.scoring import Scores
-from ptl_prefix.evaluation.scoring import score as scores_of
+from ptl_prefix.evaluation.scoring import Scores, score
 from ptl_prefix.methods.method import Method
 from ptl_prefix.settings import settings_from
 
 SPLIT_NAMES: Mapping[Split, str] = {"train": "train", "validation": "val", "test": "test"}
-"""What splits are called in metrics' keys."""
+"""The name of each split in metric keys, such as `val/loss`."""
 
 
 class EvaluationSettings:
-    """What is decoded when training ends.
+    """Settings of the evaluation at the end of a training.
 
     Args:
-        num_examples: Inputs of the test split, evenly spread over it; `None` is all.
+        num_examples: Number of test inputs that are decoded, evenly spread over the split; `None` is all.
         compare_bare: Whether the bare backbone decodes them too.
     """
 
@@ -53,12 +53,12 @@ class EvaluationSettings:
         self.compare_bare = compare_bare
 
     def sample(self, examples: Any) -> list[Mapping[str, Any]]:
-        """The rows of a split that are decoded: the same ones in every run."""
+        """The rows of a split that are decoded, the same ones in every run."""
         return sample(examples, self.num_examples)
 
 
 def sample(examples: Any, number: int | None) -> list[Mapping[str, Any]]:
-    """So many rows of a split, evenly spread over it; `None` is all."""
+    """`number` rows of a split, evenly spread over it; all rows for `None`."""
     count = len(examples)
     kept = count if number is None else min(number, count)
     return [examples[index * count // kept] for index in range(kept)]
@@ -66,12 +66,12 @@ def sample(examples: Any, number: int | None) -> list[Mapping[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is evaluated.
+    """The model that is evaluated.
 
     Args:
-        backbone: The model.
-        method: Attached to it; `NoAdaptation` for the bare one.
-        prompter: Renders sources as they were in training.
+        backbone: Frozen model.
+        method: Method that is attached to it; `NoAdaptation` for the bare backbone.
+        prompter: Encoder of the sources, as in training.
         adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
     """
 
@@ -80,8 +80,8 @@ class Subject:
     prompter: Prompter
     adaptation: str | None
 
-    def question(self, task: Task, split: Split, num_examples: int, decoding: Decoding) -> EvaluationKey:
-        """All that this subject's outputs depend on."""
+    def evaluation_key(self, task: Task, split: Split, num_examples: int, decoding: Decoding) -> EvaluationKey:
+        """Everything that this subject's outputs on `split` depend on."""
         return EvaluationKey(
             method=self.method.kind,
             adaptation=self.adaptation,
@@ -100,14 +100,14 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What is measured of the outputs.
+    """The measures of an evaluation.
 
     Args:
         metrics: Names of metrics.
-        resamples: Bootstrap draws for the intervals; 0 gives none.
-        seed: Of those draws.
-        likelihood: Whether the references' likelihood is measured, too.
-        settings: What the constructors of some metrics take, by metric.
+        resamples: Number of bootstrap draws for the intervals; 0 computes none.
+        seed: Seed of the bootstrap draws.
+        likelihood: Whether the likelihood of the references is computed too.
+        settings: Constructor arguments of some metrics, by metric.
     """
 
     metrics: Sequence[str]
@@ -117,142 +117,155 @@ class Measures:
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation leaves behind.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob:
+    """One evaluation: a subject, its examples, its decoding and its measures.
 
     Args:
-        folder: Where it lies.
-        record: As in `metrics.json`.
-        predictions: As in `predictions.jsonl`.
-        was_there: Whether all of it had been there before.
+        subject: Model that is evaluated.
+        task: Task of the examples.
+        split: Split of the examples.
+        decoding: Decoding settings.
+        measures: Metrics to compute. A finished record keeps the measures that it was made with.
+        num_examples: Number of inputs, evenly spread over the split; `None` is all.
+        batch_size: Prompts that are decoded together.
+    """
+
+    subject: Subject
+    task: Task
+    split: Split
+    decoding: Decoding
+    measures: Measures
+    num_examples: int | None
+    batch_size: int
+
+    def decoding_job(self, rows: Rows) -> DecodingJob:
+        """The decoding of `rows` by this evaluation's subject."""
+        return DecodingJob(
+            backbone=self.subject.backbone,
+            method=self.subject.method,
+            prompter=self.subject.prompter,
+            rows=rows,
+            decoding=self.decoding,
+            batch_size=self.batch_size,
+            reserved_positions=self.subject.method.position_offset,
+            labels=self.task.label_set,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Args:
+        folder: Folder of the evaluation.
+        record: Content of `metrics.json`.
+        predictions: Content of `predictions.jsonl`.
+        was_finished: Whether the folder held a finished evaluation, so that nothing was computed.
     """
 
     folder: Path
     record: EvaluationRecord
     predictions: list[Prediction]
-    was_there: bool = False
+    was_finished: bool = False
 
 
-def evaluate(
-    subject: Subject,
-    task: Task,
-    split: Split,
-    decoding: Decoding,
-    measures: Measures,
-    *,
-    num_examples: int | None,
-    batch_size: int,
-    out: Path,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Evaluation:
-    """Evaluate, or go on with an evaluation, or find it finished.
+Progress = Callable[[int, int], None]
+"""A callback that receives the number of finished outputs and the number of all."""
+
+
+def evaluate(job: EvaluationJob, out: Path, *, on_progress: Progress = lambda done, total: None) -> Evaluation:
+    """Run an evaluation, resume it, or return its finished record.
 
     Args:
-        subject: What is evaluated.
-        task: Whose examples.
-        split: Which of them.
-        decoding: How text is decoded.
-        measures: What is measured. A finished record keeps the measures that it was made with.
-        num_examples: Inputs, evenly spread over the split; `None` is all.
-        batch_size: Prompts decoded together.
-        out: Where the evaluation's folder is made.
-        on_progress: Told how many outputs there are, of how many.
+        job: Subject, examples, decoding and measures.
+        out: Folder in which the evaluation's own folder is made.
+        on_progress: Callback for the number of finished outputs.
 
     Raises:
-        RunError: Another process is at work on it, or its record cannot be read.
-        DataError: The split, or what an earlier process wrote, cannot be read.
+        RunError: Another process is working on this evaluation, or its record cannot be read.
+        DataError: The split, or the predictions of an earlier process, cannot be read.
     """
-    examples = task.examples(split)
-    rows = sample(examples, num_examples)
-    question = subject.question(task, split, len(rows), decoding)
-    folder = out / question.folder_name
+    examples = job.task.examples(job.split)
+    rows = sample(examples, job.num_examples)
+    key = job.subject.evaluation_key(job.task, job.split, len(rows), job.decoding)
+    folder = out / key.folder_name
     if (folder / RECORD_FILE).is_file():
         record = read_evaluation_record(folder / RECORD_FILE)
-        return Evaluation(folder, record, read_predictions(folder / PREDICTIONS_FILE), was_there=True)
-    started = time.monotonic()
+        return Evaluation(folder, record, read_predictions(folder / PREDICTIONS_FILE), was_finished=True)
     with UnfinishedPredictions(folder / UNFINISHED_FILE) as unfinished:
-        known = {prediction.id: prediction.hypothesis for prediction in _known(folder, unfinished)}
-        num_done = len(known)
-        on_progress(num_done, len(rows))
-
-        def keep(batch: list[Prediction]) -> None:
-            nonlocal num_done
-            unfinished.add(batch)
-            num_done += len(batch)
-            on_progress(num_done, len(rows))
-
-        predictions = _decoded(subject, task, rows, decoding, batch_size, known, keep)
-        write_predictions(folder / PREDICTIONS_FILE, predictions)
-        seconds = time.monotonic() - started if len(known) < len(rows) else 0.0
-        likelihoods = _likelihood(subject, rows, batch_size) if measures.likelihood else {}
-        scores = scores_of(
-            predictions,
-            measures.metrics,
-            resamples=measures.resamples,
-            seed=measures.seed,
-            settings=measures.settings,
-        )
-        if measures.likelihood and not likelihoods:
-            scores.unfit.update(dict.fromkeys(INFOS, "no reference fits the backbone's positions uncut"))
-        record = _record(question, scores, likelihoods, len(examples), seconds)
+        predictions, decode_s = _decode(job.decoding_job(rows), folder, unfinished, on_progress)
+        likelihoods = _likelihoods(job, rows)
+        record = _record(key, _scores(job.measures, predictions, likelihoods), likelihoods, len(examples), decode_s)
         write_evaluation_record(folder / RECORD_FILE, record)
         unfinished.remove()
     return Evaluation(folder, record, predictions)
 
 
-def _known(folder: Path, unfinished: UnfinishedPredictions) -> list[Prediction]:
-    """What is there already: everything, from a training's end, or what a killed evaluation had come to."""
-    finished = folder / PREDICTIONS_FILE
-    return read_predictions(finished) if finished.is_file() else unfinished.read()
+def _decode(
+    job: DecodingJob, folder: Path, unfinished: UnfinishedPredictions, on_progress: Progress
+) -> tuple[list[Prediction], float]:
+    """The predictions of a job, written to `folder`, and the seconds of decoding."""
+    started = time.monotonic()
+    finished = {prediction.id: prediction.hypothesis for prediction in _finished(folder, unfinished)}
+    num_done, num_rows = len(finished), len(job.rows)
+    on_progress(num_done, num_rows)
+
+    def keep(batch: list[Prediction]) -> None:
+        nonlocal num_done
+        unfinished.add(batch)
+        num_done += len(batch)
+        on_progress(num_done, num_rows)
+
+    predictions = decode(job, finished=finished, on_batch=keep)
+    write_predictions(folder / PREDICTIONS_FILE, predictions)
+    return predictions, time.monotonic() - started if len(finished) < num_rows else 0.0
+
+
+def _finished(folder: Path, unfinished: UnfinishedPredictions) -> list[Prediction]:
+    """Predictions that exist: all of them, decoded at the end of a training, or those of a killed evaluation."""
+    path = folder / PREDICTIONS_FILE
+    return read_predictions(path) if path.is_file() else unfinished.read()
+
+
+def _likelihoods(job: EvaluationJob, rows: Rows) -> dict[str, float]:
+    if not job.measures.likelihood:
+        return {}
+    return likelihood(
+        job.subject.backbone,
+        job.subject.method,
+        rows,
+        job.subject.prompter,
+        batch_size=job.batch_size,
+        reserved_positions=job.subject.method.position_offset,
+    )
+
+
+def _scores(measures: Measures, predictions: list[Prediction], likelihoods: Mapping[str, float]) -> Scores:
+    scores = score(
+        predictions,
+        measures.metrics,
+        resamples=measures.resamples,
+        seed=measures.seed,
+        settings=measures.settings,
+    )
+    if measures.likelihood and not likelihoods:
+        scores.inapplicable.update(dict.fromkeys(INFOS, "no reference fits the backbone's positions uncut"))
+    return scores
 
 
 def _record(
-    question: EvaluationKey, scores: Scores, likelihoods: Mapping[str, float], num_in_split: int, seconds: float
+    key: EvaluationKey, scores: Scores, likelihoods: Mapping[str, float], num_in_split: int, decode_s: float
 ) -> EvaluationRecord:
-    name = SPLIT_NAMES[question.split]  # type: ignore[index]
+    split = SPLIT_NAMES[key.split]  # type: ignore[index]
     values, infos = {**likelihoods, **scores.values}, {**INFOS, **scores.infos}
     return EvaluationRecord(
-        question=question,
+        key=key,
         num_in_split=num_in_split,
-        metrics={f"{name}/{metric}": value for metric, value in values.items()},
-        intervals={f"{name}/{metric}": ends for metric, ends in scores.intervals.items()},
-        metric_info={f"{name}/{metric}": infos[metric] for metric in values},
-        missing=scores.absent,
-        decode_s=seconds,
+        metrics={f"{split}/{metric}": value for metric, value in values.items()},
+        intervals={f"{split}/{metric}": ends for metric, ends in scores.intervals.items()},
+        metric_info={f"{split}/{metric}": infos[metric] for metric in values},
+        skipped=scores.skipped,
+        decode_s=decode_s,
         environment=environment(),
-    )
-
-
-def _decoded(
-    subject: Subject,
-    task: Task,
-    rows: Rows,
-    decoding: Decoding,
-    batch_size: int,
-    known: Mapping[str, str],
-    keep: Callable[[list[Prediction]], None],
-) -> list[Prediction]:
-    return decode(
-        subject.backbone,
-        subject.method,
-        rows,
-        subject.prompter,
-        decoding,
-        batch_size=batch_size,
-        positions_left_free=subject.method.position_offset,
-        labels=task.label_set,
-        known=known,
-        on_batch=keep,
-    )
-
-
-def _likelihood(subject: Subject, rows: Rows, batch_size: int) -> dict[str, float]:
-    return likelihood(
-        subject.backbone,
-        subject.method,
-        rows,
-        subject.prompter,
-        batch_size=batch_size,
-        positions_left_free=subject.method.position_offset,
     )

@@ -6,18 +6,18 @@ In: predictions. Out: pairs of them, white space apart.
 from collections.abc import Sequence
 
 from ptl_prefix.artifacts.predictions import Prediction
-from ptl_prefix.evaluation.metric import UnfitDataError
+from ptl_prefix.evaluation.metric import MetricNotApplicableError
 
 
 def labels_of(metric: str, predictions: Sequence[Prediction]) -> list[tuple[str, str]]:
     """The label that is due and the one that was written, for each prediction.
 
     Raises:
-        UnfitDataError: When a prediction has several references: which label is due?
+        MetricNotApplicableError: When a prediction has several references: which label is due?
     """
     for one in predictions:
         if len(one.references) != 1:
-            raise UnfitDataError(
+            raise MetricNotApplicableError(
                 f"{metric} needs one reference, the label, for each prediction, but '{one.id}' has "
                 f"{len(one.references)}."
             )

@@ -36,7 +36,7 @@ def likelihood(
     prompter: Prompter,
     *,
     batch_size: int,
-    positions_left_free: int,
+    reserved_positions: int,
 ) -> dict[str, float]:
     """The numbers of `INFOS`, over every reference that fits the backbone uncut; none if none does.
 
@@ -46,9 +46,9 @@ def likelihood(
         rows: Examples, as a task gives them.
         prompter: Turns text into ids.
         batch_size: Pairs read together.
-        positions_left_free: Positions that no text may take.
+        reserved_positions: Positions that no text may use.
     """
-    pairs = encode_pairs(rows, prompter, max_tokens=backbone.max_positions, taken=positions_left_free)
+    pairs = encode_pairs(rows, prompter, max_tokens=backbone.max_positions, reserved_positions=reserved_positions)
     if not pairs:
         return {}
     batches = pair_batches(

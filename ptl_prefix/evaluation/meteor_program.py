@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ptl_prefix.evaluation.metric import NotComputedError, Statistics
+from ptl_prefix.evaluation.metric import MetricFailedError, Statistics
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _MODULE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # equal words, stems, synonyms, paraphrases
 _COLUMNS = 23
 
 
-def what_is_missing() -> str | None:
+def unavailable_reason() -> str | None:
     """What keeps METEOR from running here, as a sentence; `None` if nothing."""
     if _jar() is None:
         return "it needs the package pycocoevalcap, which is not installed; pip install 'ptl-prefix[meteor]'."
@@ -36,7 +36,7 @@ def meteor_rows(compared: Iterable[tuple[str, Iterable[str]]]) -> Statistics:
     """The program's counts for each hypothesis beside the best of its references.
 
     Raises:
-        NotComputedError: The program failed.
+        MetricFailedError: The program failed.
     """
     lines = [" ||| ".join(["SCORE", *map(_plain, texts), _plain(written)]) for written, texts in compared]
     command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -45,7 +45,7 @@ def meteor_rows(compared: Iterable[tuple[str, Iterable[str]]]) -> Statistics:
     answers = [line.split() for line in done.stdout.decode("utf-8", "replace").splitlines()]
     if done.returncode or [len(answer) for answer in answers] != [_COLUMNS] * len(lines):
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
-        raise NotComputedError(
+        raise MetricFailedError(
             f"its Java program must count in each text, but ended with {done.returncode} and said: {said[-1]}"
         )
     return _without_perfect_chunks(np.array(answers, dtype=np.float64))

@@ -23,18 +23,18 @@ Statistics = npt.NDArray[np.float64]
 """A row for each prediction, or the total of such rows."""
 
 
-class UnfitDataError(ValueError):
+class MetricNotApplicableError(ValueError):
     """The predictions lack what a metric needs: values, labels, a form of source."""
 
 
-class NotComputedError(ValueError):
+class MetricFailedError(ValueError):
     """This machine could not compute a metric, though it seemed to have what it takes."""
 
 
 class Metric(ABC):
     """A number for a list of predictions.
 
-    `scoring.score` calls it: first `lacks`, then `statistics`, then `value` of the rows' total.
+    `scoring.score` calls it: first `unavailable_reason`, then `statistics`, then `value` of the rows' total.
     """
 
     info: ClassVar[MetricInfo]
@@ -44,7 +44,7 @@ class Metric(ABC):
     references. The rows of a part are then made anew; resamples of an interval keep the weights of the whole."""
 
     @property
-    def lacks(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """What this machine lacks to compute it, as a sentence; `None` if nothing."""
         return None
 
@@ -53,7 +53,7 @@ class Metric(ABC):
         """A row for each prediction; there is at least one.
 
         Raises:
-            UnfitDataError: The predictions lack what the metric needs.
+            MetricNotApplicableError: The predictions lack what the metric needs.
         """
 
     @abstractmethod

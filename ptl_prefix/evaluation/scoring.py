@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.evaluation.bootstrap import interval
-from ptl_prefix.evaluation.metric import Metric, NotComputedError, Statistics, UnfitDataError, metric_named
+from ptl_prefix.evaluation.metric import Metric, MetricFailedError, MetricNotApplicableError, Statistics, metric_named
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,21 @@ class Scores:
         infos: What each of them means.
         parts: What some of them are made of, such as kinds of errors.
         intervals: Their 95% intervals; empty where none were asked for.
-        missing: The metrics that this machine cannot compute, and why.
-        unfit: Those that these predictions are not made for, and why.
+        unavailable: Reason for each metric that was skipped because this machine cannot compute it.
+        inapplicable: Reason for each metric that was skipped because the predictions do not fit it.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     infos: dict[str, MetricInfo] = field(default_factory=dict)
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    unfit: dict[str, str] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    inapplicable: dict[str, str] = field(default_factory=dict)
 
     @property
-    def absent(self) -> dict[str, str]:
-        """All metrics that there is no number of, and why."""
-        return {**self.missing, **self.unfit}
+    def skipped(self) -> dict[str, str]:
+        """The reason for each metric that was skipped."""
+        return {**self.unavailable, **self.inapplicable}
 
 
 def score(
@@ -63,15 +63,15 @@ def score(
     scores = Scores()
     given = settings or {}
     for name, metric in [(name, metric_named(name, **given.get(name, {}))) for name in names]:
-        if metric.lacks is not None:
-            scores.missing[name] = metric.lacks
+        if metric.unavailable_reason is not None:
+            scores.unavailable[name] = metric.unavailable_reason
             continue
         try:
             _measure(scores, name, metric, predictions, resamples=resamples, seed=seed)
-        except NotComputedError as error:
-            scores.missing[name] = str(error)
-        except UnfitDataError as error:
-            scores.unfit[name] = str(error)
+        except MetricFailedError as error:
+            scores.unavailable[name] = str(error)
+        except MetricNotApplicableError as error:
+            scores.inapplicable[name] = str(error)
     return scores
 
 

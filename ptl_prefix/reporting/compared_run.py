@@ -87,9 +87,9 @@ class ComparedRun:
         return {
             folder: record
             for folder, record in self._evaluations.items()
-            if record.question.num_examples == record.num_in_split
-            and record.question.task_version == self.record.task_version
-            and record.question.adaptation == adaptation
+            if record.key.num_examples == record.num_in_split
+            and record.key.task_version == self.record.task_version
+            and record.key.adaptation == adaptation
         }
 
     @functools.cached_property
@@ -101,7 +101,7 @@ class ComparedRun:
             folder
             for folder in folders
             if (record := self._evaluations.get(folder)) is None
-            or (record.question.decoding == self.record.decoding and record.question.num_examples == wanted)
+            or (record.key.decoding == self.record.decoding and record.key.num_examples == wanted)
         ]
         if not own:  # a split that is smaller than the sample would be
             own = [folder for folder, record in self.whole_tests.items() if _decodes_as(record, self.record)]
@@ -134,7 +134,7 @@ class ComparedRun:
 
 
 def _decodes_as(evaluation: EvaluationRecord, record: RunRecord) -> bool:
-    return evaluation.question.decoding == record.decoding
+    return evaluation.key.decoding == record.decoding
 
 
 def outputs_in(folder: Path | None) -> list[Prediction]:

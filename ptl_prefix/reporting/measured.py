@@ -80,7 +80,7 @@ def measured(runs: Sequence[ComparedRun]) -> Measured:
 
 def _shared_decoding(runs: Sequence[ComparedRun]) -> Decoding | None:
     """How every run's whole split was decoded at least once: as in its own record, or else in the one shared way."""
-    sets = [{record.question.decoding for record in run.whole_tests.values()} for run in runs]
+    sets = [{record.key.decoding for record in run.whole_tests.values()} for run in runs]
     shared = set.intersection(*sets)
     own = [decoding for decoding in shared if all(decoding == run.record.decoding for run in runs)]
     return next(iter(own or shared)) if own or len(shared) == 1 else None
@@ -91,12 +91,12 @@ def _whole(run: ComparedRun, decoding: Decoding) -> Numbers:
     own = {key: value for key, value in _of_training(run).items() if not key.startswith("test/")}
     metrics = {**own, **record.metrics}
     infos = {**{key: _info(run, key) for key in own}, **record.metric_info}
-    return Numbers(metrics, infos, decoding, record.question.num_examples, folder)
+    return Numbers(metrics, infos, decoding, record.key.num_examples, folder)
 
 
 def _newest(run: ComparedRun, decoding: Decoding) -> tuple[Path, EvaluationRecord]:
     """Of several, as from several devices' dtypes, the one that was written last."""
-    fitting = {folder: record for folder, record in run.whole_tests.items() if record.question.decoding == decoding}
+    fitting = {folder: record for folder, record in run.whole_tests.items() if record.key.decoding == decoding}
     folder = max(fitting, key=lambda path: (path.stat().st_mtime, str(path)))
     return folder, fitting[folder]
 

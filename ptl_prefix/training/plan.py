@@ -82,7 +82,7 @@ class Plan:
             split,
             prompter,
             max_tokens=backbone.max_positions,
-            taken=self.method.reserved_positions(backbone),
+            reserved_positions=self.method.reserved_positions(backbone),
             settings=self.batches,
         )
 

@@ -65,13 +65,13 @@ class Ledger:
         """Score outputs by the task's metrics, and keep the numbers as `test/<metric>` or `val/<metric>`.
 
         Returns:
-            The metrics that there is no number of, and why.
+            The reason for each metric that was skipped.
         """
         scores = score(outputs, self._plan.task.metrics)
         for name, value in scores.values.items():
             key = f"{SPLIT_NAMES[split]}/{name}{suffix}"
             self.metrics[key], self._metric_info[key] = value, scores.infos[name]
-        return scores.absent
+        return scores.skipped
 
     def note_parameters(self, backbone: Backbone) -> Parameters:
         """Count parameters, once the method is attached."""

@@ -8,7 +8,7 @@ import dataclasses
 
 import pytorch_lightning as pl
 
-from ptl_prefix.evaluation.decode import decode
+from ptl_prefix.evaluation.decode import DecodingJob, decode
 from ptl_prefix.evaluation.evaluate import sample
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.plan import Plan
@@ -42,14 +42,16 @@ class Samples(pl.Callback):
         """Log what is written now."""
         plan, backbone = self._plan, self._material.backbone
         written = decode(
-            backbone,
-            plan.method,
-            self._rows,
-            self._material.prompter,
-            self._decoding,
-            batch_size=plan.batches.eval_batch_size,
-            positions_left_free=plan.method.reserved_positions(backbone),
-            labels=plan.task.label_set,
+            DecodingJob(
+                backbone=backbone,
+                method=plan.method,
+                prompter=self._material.prompter,
+                rows=self._rows,
+                decoding=self._decoding,
+                batch_size=plan.batches.eval_batch_size,
+                reserved_positions=plan.method.reserved_positions(backbone),
+                labels=plan.task.label_set,
+            )
         )
         samples = [
             {"source": one.source, "reference": one.references[0], "hypothesis": one.hypothesis} for one in written

@@ -13,7 +13,7 @@ from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
 from ptl_prefix.artifacts.run_record import RunRecord
-from ptl_prefix.evaluation.decode import decode
+from ptl_prefix.evaluation.decode import DecodingJob, decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method
@@ -169,8 +169,8 @@ class Session:
             prompter=self.material.prompter,
             adaptation=bundle.manifest.tensors_sha256,
         )
-        question = subject.question(plan.task, self.material.decoded_split, len(outputs), plan.decoding)
-        write_predictions(self.context.folder.evaluation / question.folder_name / PREDICTIONS_FILE, outputs)
+        key = subject.evaluation_key(plan.task, self.material.decoded_split, len(outputs), plan.decoding)
+        write_predictions(self.context.folder.evaluation / key.folder_name / PREDICTIONS_FILE, outputs)
 
     def _note_scores(self, outputs: list[Prediction], suffix: str = "") -> None:
         """Score outputs, and say once which metrics the record will lack."""
@@ -187,15 +187,15 @@ class Session:
     def _decode(self, method: Method) -> list[Prediction]:
         # Sharded layers compute for all ranks at once, and ranks with batches of their own would write texts of other
         # lengths: each decodes everything, and all come to the same.
-        apart: Any = {} if self.backbone.is_sharded else {"share": self.ranks.share, "join": self.ranks.join}
-        return decode(
-            self.backbone,
-            method,
-            self.material.decoded_rows,
-            self.material.prompter,
-            self.plan.decoding,
+        apart: Any = {} if self.backbone.is_sharded else {"rank_share": self.ranks.share, "gather": self.ranks.join}
+        job = DecodingJob(
+            backbone=self.backbone,
+            method=method,
+            prompter=self.material.prompter,
+            rows=self.material.decoded_rows,
+            decoding=self.plan.decoding,
             batch_size=self.plan.batches.eval_batch_size,
-            positions_left_free=self.plan.method.reserved_positions(self.backbone),
+            reserved_positions=self.plan.method.reserved_positions(self.backbone),
             labels=self.plan.task.label_set,
-            **apart,
         )
+        return decode(job, **apart)

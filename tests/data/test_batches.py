@@ -74,7 +74,7 @@ def test_an_epoch_has_every_row_once_for_any_number_of_ranks(
             padding=PADDING,
             seed=seed,
             accumulation=accumulation,
-            share=share,
+            rank_share=share,
         )
         for share in shares(num_ranks)
     ]
@@ -97,7 +97,7 @@ def test_ranks_and_accumulated_batches_see_at_each_step_what_one_sees_with_a_lar
     at_once = TrainBatches(**arguments, batch_size=together * accumulation).order(epoch)
 
     divided = [
-        TrainBatches(**arguments, batch_size=together, accumulation=accumulation, share=share).order(epoch)
+        TrainBatches(**arguments, batch_size=together, accumulation=accumulation, rank_share=share).order(epoch)
         for share in shares(num_ranks)
     ]
 
@@ -109,7 +109,8 @@ def test_ranks_and_accumulated_batches_see_at_each_step_what_one_sees_with_a_lar
 
 def test_a_rank_can_be_left_without_rows_and_says_so_by_a_batch_of_none() -> None:
     first, second = (
-        TrainBatches(of_lengths([3] * 5), batch_size=4, padding=PADDING, seed=0, share=share) for share in shares(2)
+        TrainBatches(of_lengths([3] * 5), batch_size=4, padding=PADDING, seed=0, rank_share=share)
+        for share in shares(2)
     )
 
     sizes = sorted((one.num_rows, other.num_rows) for one, other in zip(first, second, strict=True))
@@ -121,15 +122,16 @@ def test_evaluation_is_divided_by_batches_which_stay_as_they_are(tmp_path: Path)
     encoded = on_disk(tmp_path / "split", [3, 9, 5, 9, 2])
 
     divided = [
-        [rows_of(batch) for batch in EvalBatches(encoded, batch_size=2, padding=PADDING, share=s)] for s in shares(2)
+        [rows_of(batch) for batch in EvalBatches(encoded, batch_size=2, padding=PADDING, rank_share=s)]
+        for s in shares(2)
     ]
 
     assert divided[0] == [[1, 3], [4]]
     assert divided[1][:1] == [[2, 0]]
     assert [len(rank) for rank in divided] == [2, 2], "a rank without batches would not be validated"
-    assert EvalBatches(encoded, batch_size=2, padding=PADDING, share=RankShare(1, 2)).padding_share() == pytest.approx(
-        1 / 2
-    )
+    assert EvalBatches(
+        encoded, batch_size=2, padding=PADDING, rank_share=RankShare(1, 2)
+    ).padding_share() == pytest.approx(1 / 2)
 
 
 @given(some_lengths, sizes, seeds, st.integers(0, 60))
@@ -242,7 +244,7 @@ def test_a_position_is_good_for_any_number_of_ranks() -> None:
     next(iter(alone))
     left = [sorted(rows_of(batch)) for batch in alone]
 
-    ranks = [TrainBatches(of_lengths([3] * 10), **arguments, share=share) for share in shares(2)]
+    ranks = [TrainBatches(of_lengths([3] * 10), **arguments, rank_share=share) for share in shares(2)]
     alone_again = TrainBatches(of_lengths([3] * 10), **arguments)
     next(iter(alone_again))
     for rank in ranks:

@@ -10,7 +10,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.rank_share import RankShare
 from ptl_prefix.evaluation import decode as decoding_room
-from ptl_prefix.evaluation.decode import decode
+from ptl_prefix.evaluation.decode import DecodingJob, decode
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
@@ -47,16 +47,16 @@ class Written:
     def outputs(
         self, rows: Sequence[Mapping[str, Any]], batch_size: int, method: Method | None = None, **among: Any
     ) -> list[Prediction]:
-        return decode(
-            self.backbone,
-            method or self.plan.method,
-            rows,
-            self.prompter,
-            self.plan.decoding,
+        job = DecodingJob(
+            backbone=self.backbone,
+            method=method or self.plan.method,
+            prompter=self.prompter,
+            rows=rows,
+            decoding=self.plan.decoding,
             batch_size=batch_size,
-            positions_left_free=self.plan.method.reserved_positions(self.backbone),
-            **among,
+            reserved_positions=self.plan.method.reserved_positions(self.backbone),
         )
+        return decode(job, **among)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_what_several_decode_is_what_one_decodes_in_its_order(tiny_runs: TinyRun
         parts.append(part)
         return dict.fromkeys(range(5), "not yet") | {place: text for part in parts for place, text in part.items()}
 
-    *_, together = [written.outputs(ROWS, 2, share=RankShare(rank, 3), join=keep) for rank in (2, 0, 1)]
+    *_, together = [written.outputs(ROWS, 2, rank_share=RankShare(rank, 3), gather=keep) for rank in (2, 0, 1)]
 
     assert together == whole
     assert sorted(place for part in parts for place in part) == [0, 1, 2, 3, 4]

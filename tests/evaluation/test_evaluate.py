@@ -13,7 +13,7 @@ from support.tiny_runs import TinyRuns
 from ptl_prefix.artifacts.evaluation_record import EvaluationKey, read_evaluation_record
 from ptl_prefix.artifacts.predictions import read_predictions, write_predictions
 from ptl_prefix.evaluation import decode as decoding_room
-from ptl_prefix.evaluation.evaluate import Evaluation, Measures, Subject, evaluate
+from ptl_prefix.evaluation.evaluate import Evaluation, EvaluationJob, Measures, Subject, evaluate
 from ptl_prefix.evaluation.scoring import score
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 
@@ -34,17 +34,16 @@ class Exam:
 
     def take(self, measures: Measures = MEASURES, number: int | None = 7, **decoding: Any) -> Evaluation:
         """Evaluate, in batches of two."""
-        return evaluate(
-            self.subject,
-            self.plan.task,
-            "test",
-            dataclasses.replace(self.plan.decoding, **decoding),
-            measures,
+        job = EvaluationJob(
+            subject=self.subject,
+            task=self.plan.task,
+            split="test",
+            decoding=dataclasses.replace(self.plan.decoding, **decoding),
+            measures=measures,
             num_examples=number,
             batch_size=2,
-            out=self.out,
-            on_progress=lambda done, total: self.seen.append((done, total)),
         )
+        return evaluate(job, self.out, on_progress=lambda done, total: self.seen.append((done, total)))
 
 
 @pytest.fixture
@@ -71,17 +70,17 @@ def test_the_numbers_are_those_of_the_predictions_with_their_split(exam: Exam) -
     assert {name: record.metrics[f"test/{name}"] for name in scores.values} == scores.values
     assert record.intervals == {f"test/{name}": ends for name, ends in scores.intervals.items()}
     assert record.metric_info.keys() == record.metrics.keys()
-    assert (record.question.num_examples, record.num_in_split) == (7, 10)
+    assert (record.key.num_examples, record.num_in_split) == (7, 10)
 
 
 def test_a_metric_that_cannot_be_had_is_named(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
     from ptl_prefix.evaluation.metrics.exact_match import ExactMatch
 
-    monkeypatch.setattr(ExactMatch, "lacks", "no luck today")
+    monkeypatch.setattr(ExactMatch, "unavailable_reason", "no luck today")
 
     record = exam.take().record
 
-    assert record.missing == {"exact_match": "no luck today"}
+    assert record.skipped == {"exact_match": "no luck today"}
     assert "test/exact_match" not in record.metrics
     assert "test/attribute_accuracy" in record.metrics
 
@@ -93,7 +92,7 @@ def test_a_finished_one_is_found_and_not_changed(exam: Exam, monkeypatch: pytest
 
     again = exam.take(Measures(metrics=("exact_match",), resamples=10))
 
-    assert (first.was_there, again.was_there) == (False, True)
+    assert (first.was_finished, again.was_finished) == (False, True)
     assert again.record == first.record
     assert {path: path.read_bytes() for path in first.folder.iterdir()} == before
 
@@ -132,9 +131,9 @@ def test_a_killed_one_goes_on_and_ends_with_the_same_outputs(
 
 
 def test_what_a_training_decoded_is_only_measured(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
-    question = exam.subject.question(exam.plan.task, "test", 7, exam.plan.decoding)
+    key = exam.subject.evaluation_key(exam.plan.task, "test", 7, exam.plan.decoding)
     expected = exam.take()
-    folder = exam.out / question.folder_name
+    folder = exam.out / key.folder_name
     (folder / "metrics.json").unlink()
     write_predictions(folder / "predictions.jsonl", expected.predictions)
     monkeypatch.setattr(decoding_room, "generate", lambda *_: 1 / 0)
@@ -159,12 +158,12 @@ CHANGES: Sequence[Mapping[str, Any]] = [
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
 def test_whatever_outputs_depend_on_has_a_folder_of_its_own(exam: Exam, change: Mapping[str, Any]) -> None:
-    question = exam.subject.question(exam.plan.task, "test", 7, exam.plan.decoding)
-    other = dataclasses.replace(question, **change)
-    beams = dataclasses.replace(question, decoding=dataclasses.replace(question.decoding, num_beams=4))
+    key = exam.subject.evaluation_key(exam.plan.task, "test", 7, exam.plan.decoding)
+    other = dataclasses.replace(key, **change)
+    beams = dataclasses.replace(key, decoding=dataclasses.replace(key.decoding, num_beams=4))
 
-    assert len({question.folder_name, other.folder_name, beams.folder_name}) == 3
-    assert {name.partition("-")[0] for name in (question.folder_name, other.folder_name)} == {"test"}
+    assert len({key.folder_name, other.folder_name, beams.folder_name}) == 3
+    assert {name.partition("-")[0] for name in (key.folder_name, other.folder_name)} == {"test"}
     assert set().union(*CHANGES) | {"backbone", "task", "split", "decoding"} == {
         field.name for field in dataclasses.fields(EvaluationKey)
     }
@@ -177,7 +176,7 @@ def test_a_bare_backbone_is_evaluated_too(exam: Exam) -> None:
 
     other = exam.take()
 
-    assert other.record.question.method == "none"
+    assert other.record.key.method == "none"
     assert other.record.metrics["test/loss"] != bare.record.metrics["test/loss"]
 
 

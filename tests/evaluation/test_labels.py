@@ -2,7 +2,7 @@ import pytest
 from support.made_up_predictions import prediction
 
 from ptl_prefix.evaluation.labels import labels_of
-from ptl_prefix.evaluation.metric import UnfitDataError
+from ptl_prefix.evaluation.metric import MetricNotApplicableError
 
 
 def test_the_label_that_is_due_comes_with_the_one_that_was_written_white_space_apart() -> None:
@@ -10,5 +10,5 @@ def test_the_label_that_is_due_comes_with_the_one_that_was_written_white_space_a
 
 
 def test_where_two_labels_would_be_due_there_is_none() -> None:
-    with pytest.raises(UnfitDataError, match=r"macro_f1 needs one reference, the label, .* but 'x' has 2"):
+    with pytest.raises(MetricNotApplicableError, match=r"macro_f1 needs one reference, the label, .* but 'x' has 2"):
         labels_of("macro_f1", [prediction("a", "a"), prediction("a", "a", "b", id="x")])

@@ -25,7 +25,7 @@ def measured(runs: TinyRuns, rows: list[dict[str, Any]], **changes: Any) -> tupl
         rows,
         prompter,
         batch_size=2,
-        positions_left_free=plan.method.reserved_positions(backbone),
+        reserved_positions=plan.method.reserved_positions(backbone),
     )
     return numbers, plan, (backbone, prompter)
 

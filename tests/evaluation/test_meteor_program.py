@@ -28,12 +28,12 @@ def test_without_java_it_is_named_as_missing_and_the_rest_is_measured(
     scores = score(random_predictions(5), ["meteor", "meteor_webnlg", "bleu"])
 
     assert scores.values.keys() == {"bleu", "bleu_seen", "bleu_unseen"}
-    assert scores.missing.keys() == {"meteor", "meteor_webnlg"}
-    assert "needs Java, but there is no `java` on the PATH; install" in scores.missing["meteor"]
+    assert scores.unavailable.keys() == {"meteor", "meteor_webnlg"}
+    assert "needs Java, but there is no `java` on the PATH; install" in scores.unavailable["meteor"]
 
 
 @needs_the_program
-def test_the_command_names_what_is_missing_on_stderr_and_ends_well(
+def test_the_command_names_unavailable_reason_on_stderr_and_ends_well(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -53,7 +53,7 @@ def test_without_the_package_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("importlib.metadata.distribution", absent)
 
-    assert "pip install 'ptl-prefix[meteor]'" in score(random_predictions(3), ["meteor"]).missing["meteor"]
+    assert "pip install 'ptl-prefix[meteor]'" in score(random_predictions(3), ["meteor"]).unavailable["meteor"]
 
 
 @needs_the_program
@@ -72,4 +72,4 @@ def test_a_program_that_fails_is_named_as_missing_with_what_it_said(
     java.chmod(java.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
-    assert fact in score(random_predictions(3), ["meteor"]).missing["meteor"]
+    assert fact in score(random_predictions(3), ["meteor"]).unavailable["meteor"]

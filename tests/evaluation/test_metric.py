@@ -23,8 +23,8 @@ every_metric = pytest.mark.parametrize(
 
 def computed(name: str) -> Metric:
     metric = metric_named(name)
-    if metric.lacks is not None:
-        pytest.skip(metric.lacks)
+    if metric.unavailable_reason is not None:
+        pytest.skip(metric.unavailable_reason)
     return metric
 
 

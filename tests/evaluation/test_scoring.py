@@ -12,7 +12,7 @@ def test_numbers_come_by_name_in_the_order_of_the_names_with_what_they_mean() ->
 
     assert list(scores.values.items()) == [("exact_match", 1.0), ("attribute_accuracy", 0.0)]
     assert scores.infos["exact_match"] == ExactMatch.info
-    assert scores.intervals == scores.absent == {}
+    assert scores.intervals == scores.skipped == {}
 
 
 @pytest.mark.parametrize("name", ["bleu", "nist", "rouge_l", "cider", "exact_match", "attribute_accuracy"])
@@ -58,10 +58,10 @@ def test_what_cannot_be_computed_is_named_and_the_rest_is_measured(monkeypatch: 
     scores = score([prediction("a", "a")], ["far", "attribute_accuracy", "exact_match"])
 
     assert scores.values == {"exact_match": 1.0}
-    assert scores.missing == {"far": "it needs a machine that is not here."}
-    assert scores.unfit.keys() == {"attribute_accuracy"}
-    assert "needs `values`" in scores.unfit["attribute_accuracy"]
-    assert scores.absent == {**scores.missing, **scores.unfit}
+    assert scores.unavailable == {"far": "it needs a machine that is not here."}
+    assert scores.inapplicable.keys() == {"attribute_accuracy"}
+    assert "needs `values`" in scores.inapplicable["attribute_accuracy"]
+    assert scores.skipped == {**scores.unavailable, **scores.inapplicable}
 
 
 def test_a_name_of_no_metric_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

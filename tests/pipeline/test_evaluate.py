@@ -79,8 +79,8 @@ def test_a_bare_backbone_has_a_perplexity(invoke: Invoke, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     (folder,) = Path("outputs/table_to_text/bare/none/evaluation").iterdir()
     record = read_evaluation_record(folder / "metrics.json")
-    assert record.question.adaptation is None
-    assert (record.question.dtype, record.question.decoding.num_beams) == ("float32", 1)
+    assert record.key.adaptation is None
+    assert (record.key.dtype, record.key.decoding.num_beams) == ("float32", 1)
     assert record.metrics["test/perplexity"] > 1
     assert record.metrics["test/bits_per_character"] > 0
 

@@ -142,7 +142,7 @@ def evaluate_run(
     folder: RunFolder, run: MadeUp, *, bleu: float, num_in_split: int = 3, decoding: Decoding | None = None
 ) -> Path:
     """What `ptl-prefix evaluate` leaves in a run's folder; of the whole split."""
-    question = EvaluationKey(
+    key = EvaluationKey(
         method=run.method,
         adaptation=_manifest(run).tensors_sha256,
         backbone=run.backbone,
@@ -157,16 +157,16 @@ def evaluate_run(
         over_labels=False,
     )
     record = EvaluationRecord(
-        question=question,
+        key=key,
         num_in_split=num_in_split,
         metrics={"test/loss": 1.5, "test/bleu": bleu},
         intervals={},
         metric_info={"test/loss": LOSS, "test/bleu": BLEU},
-        missing={},
+        skipped={},
         decode_s=1.0,
         environment={},
     )
-    place = folder.evaluation / question.folder_name
+    place = folder.evaluation / key.folder_name
     write_predictions(place / "predictions.jsonl", run.predictions())
     write_evaluation_record(place / "metrics.json", record)
     return place

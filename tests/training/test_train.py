@@ -16,7 +16,7 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.data.tasks.text_pairs import TextPairs
 from ptl_prefix.errors import NonFiniteLossError
-from ptl_prefix.evaluation.decode import decode
+from ptl_prefix.evaluation.decode import DecodingJob, decode
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.evaluation.scoring import score
 from ptl_prefix.methods.restore import restore
@@ -151,15 +151,17 @@ def test_metrics_of_the_record_come_back_when_the_bundle_is_evaluated(tiny_runs:
     material = load_run_inputs(fresh)
     adaptation = restore(material.backbone, read_bundle(folder.bundle))
 
-    outputs = decode(
-        material.backbone,
-        adaptation.method,
-        material.decoded_rows,
-        material.prompter,
-        fresh.decoding,
+    job = DecodingJob(
+        backbone=material.backbone,
+        method=adaptation.method,
+        prompter=material.prompter,
+        rows=material.decoded_rows,
+        decoding=fresh.decoding,
         batch_size=2,
-        positions_left_free=3,
+        reserved_positions=3,
     )
+
+    outputs = decode(job)
 
     assert outputs == outcome.adapted
     values = score(outputs, fresh.task.metrics).values

@@ -20,7 +20,7 @@ from ptl_prefix.commands.evaluate.bertscore_setting import encoder_mistakes
 from ptl_prefix.commands.evaluate.tables import show_evaluation
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
-from ptl_prefix.evaluation.evaluate import Measures, Subject, evaluate
+from ptl_prefix.evaluation.evaluate import EvaluationJob, Measures, Subject, evaluate
 from ptl_prefix.evaluation.metric import name_mistakes
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
@@ -47,12 +47,12 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     subject, decoding = _bare(config, task) if "backbone" in config else _adapted(config)
     console = Console(stderr=True)
     with _progress(console) as on_progress:
-        found = evaluate(
-            subject,
-            task,
-            config["split"],
-            dataclasses.replace(decoding, **decoding_changes(config)),
-            Measures(
+        job = EvaluationJob(
+            subject=subject,
+            task=task,
+            split=config["split"],
+            decoding=dataclasses.replace(decoding, **decoding_changes(config)),
+            measures=Measures(
                 metrics=metrics,
                 resamples=config["resamples"],
                 seed=config["resample_seed"],
@@ -61,10 +61,9 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             ),
             num_examples=config["num_examples"],
             batch_size=config["batch_size"],
-            out=_out_folder(config, task),
-            on_progress=on_progress,
         )
-    if found.was_there:
+        found = evaluate(job, _out_folder(config, task), on_progress=on_progress)
+    if found.was_finished:
         console.print(
             Text(
                 "This evaluation was there already, and a finished one is never changed. Other measures of what it "

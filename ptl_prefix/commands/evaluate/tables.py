@@ -13,9 +13,9 @@ _NUM_EXAMPLES = 3
 
 def show_evaluation(found: Evaluation, console: Console) -> None:
     """Print it."""
-    record, question = found.record, found.record.question
+    record, key = found.record, found.record.key
     table = Table(
-        title=f"{question.method} on {question.backbone}, {question.task}, {question.split}",
+        title=f"{key.method} on {key.backbone}, {key.task}, {key.split}",
         title_justify="left",
         caption=_caption(found),
         caption_justify="left",
@@ -32,7 +32,7 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         better = "lower" if info.direction == "minimize" else "higher"
         table.add_row(name, f"{value:.4f}", *interval, better, info.scale)
     console.print(table)
-    for name, reason in record.missing.items():
+    for name, reason in record.skipped.items():
         console.print(Text(f"no {name}: {reason}"), soft_wrap=True)
     for prediction in found.predictions[:_NUM_EXAMPLES]:
         console.print(example_row("source", prediction.source, "bold"))
@@ -44,16 +44,16 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
 
 
 def _caption(found: Evaluation) -> str:
-    record, question = found.record, found.record.question
-    of = "all" if question.num_examples == record.num_in_split else f"{question.num_examples} of"
+    record, key = found.record, found.record.key
+    of = "all" if key.num_examples == record.num_in_split else f"{key.num_examples} of"
     took = f"; {record.decode_s:.1f} s of decoding" if record.decode_s else ""
-    return f"{of} {record.num_in_split} inputs; {_how(question)}{took}"
+    return f"{of} {record.num_in_split} inputs; {_how(key)}{took}"
 
 
-def _how(question: EvaluationKey) -> str:
-    if question.over_labels:
+def _how(key: EvaluationKey) -> str:
+    if key.over_labels:
         return "the most likely label"
-    decoding = question.decoding
+    decoding = key.decoding
     if decoding.do_sample:
         return f"sampled at temperature {decoding.temperature:g}, seed {decoding.seed}"
     return "greedy" if decoding.num_beams == 1 else f"{decoding.num_beams} beams"

@@ -17,6 +17,6 @@ class Accuracy(MeanMetric):
         """1 for a right label, else 0.
 
         Raises:
-            UnfitDataError: When a prediction has several references.
+            MetricNotApplicableError: When a prediction has several references.
         """
         return [float(expected == given) for expected, given in labels_of("accuracy", predictions)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
-from ptl_prefix.evaluation.metric import Metric, Statistics, UnfitDataError
+from ptl_prefix.evaluation.metric import Metric, MetricNotApplicableError, Statistics
 
 
 class AttributeAccuracy(Metric):
@@ -18,10 +18,10 @@ class AttributeAccuracy(Metric):
         """Values mentioned, and values.
 
         Raises:
-            UnfitDataError: When no prediction has a value to look for.
+            MetricNotApplicableError: When no prediction has a value to look for.
         """
         if not any(prediction.values for prediction in predictions):
-            raise UnfitDataError(
+            raise MetricNotApplicableError(
                 "attribute_accuracy needs `values`, what each output should mention, but no prediction has any."
             )
         return np.array(

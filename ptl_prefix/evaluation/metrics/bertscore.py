@@ -39,7 +39,7 @@ class BERTScore(MeanMetric):
         self._folder = model
 
     @property
-    def lacks(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """An encoder."""
         if self._folder is None:
             return "it needs an encoder, but none was named; give bertscore_model=<folder>."
@@ -47,7 +47,7 @@ class BERTScore(MeanMetric):
 
     def values(self, predictions: Sequence[Prediction]) -> list[float]:
         """Each prediction's F-measure with its best reference."""
-        assert self._folder is not None, "`lacks` is asked first."
+        assert self._folder is not None, "`unavailable_reason` is asked first."
         # Imported here: the other metrics need no torch.
         from ptl_prefix.backbones.encoder import Encoder
 

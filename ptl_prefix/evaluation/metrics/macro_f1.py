@@ -24,7 +24,7 @@ class MacroF1(Metric):
         """For each label whether it is right, due, given.
 
         Raises:
-            UnfitDataError: When a prediction has several references.
+            MetricNotApplicableError: When a prediction has several references.
         """
         pairs = labels_of("macro_f1", predictions)
         place = {label: number for number, label in enumerate(sorted({expected for expected, _ in pairs}))}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
-from ptl_prefix.evaluation.meteor_program import meteor_rows, meteor_score, what_is_missing
+from ptl_prefix.evaluation.meteor_program import meteor_rows, meteor_score, unavailable_reason
 from ptl_prefix.evaluation.metric import Metric, Statistics, library
 from ptl_prefix.evaluation.webnlg_text import challenge_texts
 
@@ -20,15 +20,15 @@ class ChallengeMETEOR(Metric):
     )
 
     @property
-    def lacks(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Java, or the program."""
-        return what_is_missing()
+        return unavailable_reason()
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
         """The program's counts.
 
         Raises:
-            NotComputedError: The program failed.
+            MetricFailedError: The program failed.
         """
         return meteor_rows(map(challenge_texts, predictions))
 

@@ -13,7 +13,7 @@ import numpy as np
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.evaluation.e2e_slots import slot_errors, slots_of
-from ptl_prefix.evaluation.metric import Metric, Statistics, UnfitDataError
+from ptl_prefix.evaluation.metric import Metric, MetricNotApplicableError, Statistics
 
 
 class SlotErrorRate(Metric):
@@ -25,13 +25,13 @@ class SlotErrorRate(Metric):
         """Values missing, added, repeated, and those of the input.
 
         Raises:
-            UnfitDataError: When a source is no input of E2E.
+            MetricNotApplicableError: When a source is no input of E2E.
         """
         rows = []
         for one in predictions:
             slots = slots_of(one.source)
             if slots is None:
-                raise UnfitDataError(
+                raise MetricNotApplicableError(
                     "slot_error_rate needs inputs of E2E, such as 'name : Blue Spice | Type : pub', but that of "
                     f"'{one.id}' is {one.source!r:.60}."
                 )

@@ -2,7 +2,7 @@ import pytest
 from support.made_up_predictions import prediction
 
 from ptl_prefix.artifacts.predictions import Prediction
-from ptl_prefix.evaluation.metric import UnfitDataError
+from ptl_prefix.evaluation.metric import MetricNotApplicableError
 from ptl_prefix.evaluation.metrics.attribute_accuracy import AttributeAccuracy
 
 
@@ -20,5 +20,5 @@ def test_it_is_the_share_of_all_values_that_are_mentioned(predictions: list[Pred
 
 
 def test_predictions_without_values_are_refused() -> None:
-    with pytest.raises(UnfitDataError, match="needs `values`, what each output should mention, but no prediction has"):
+    with pytest.raises(MetricNotApplicableError, match=r"needs `values`.*no prediction has"):
         AttributeAccuracy().score([prediction("a", "a")])

@@ -53,7 +53,7 @@ def test_the_best_reference_counts_and_a_row_does_not_depend_on_its_batch(encode
 
 
 def test_without_an_encoder_it_is_named_as_missing() -> None:
-    assert "give bertscore_model=<folder>" in score(random_predictions(3), ["bertscore"]).missing["bertscore"]
+    assert "give bertscore_model=<folder>" in score(random_predictions(3), ["bertscore"]).unavailable["bertscore"]
 
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:

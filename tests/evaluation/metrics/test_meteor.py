@@ -9,7 +9,7 @@ from ptl_prefix.evaluation import meteor_program
 from ptl_prefix.evaluation.metrics.meteor import METEOR
 from ptl_prefix.evaluation.ptb_tokens import caption_words
 
-if (reason := meteor_program.what_is_missing()) is not None:
+if (reason := meteor_program.unavailable_reason()) is not None:
     pytest.skip(f"METEOR: {reason}", allow_module_level=True)
 
 

@@ -4,7 +4,7 @@ import pytest
 from support.e2e_challenge import predictions_of
 from support.made_up_predictions import prediction
 
-from ptl_prefix.evaluation.metric import UnfitDataError
+from ptl_prefix.evaluation.metric import MetricNotApplicableError
 from ptl_prefix.evaluation.metrics.slot_error_rate import SlotErrorRate
 
 SOURCE = "name : The Mill | Type : pub | food : French | area : riverside"
@@ -25,7 +25,7 @@ def test_it_is_the_errors_over_the_values_and_says_which() -> None:
 
 
 def test_another_source_is_refused_by_its_id() -> None:
-    with pytest.raises(UnfitDataError, match=r"slot_error_rate needs inputs of E2E, .* but that of 'x' is 'An article"):
+    with pytest.raises(MetricNotApplicableError, match=r"slot_error_rate needs inputs of E2E, .* 'x' is 'An article"):
         SlotErrorRate().score([prediction("a", "a", source="An article.", id="x")])
 
 
