@@ -38,7 +38,7 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
 
 
 @contextmanager
-def folder_written_whole(path: str | Path) -> Iterator[Path]:
+def write_folder_atomically(path: str | Path) -> Iterator[Path]:
     """Fill the folder that this yields; it becomes `path` when the block ends without an error.
 
     A folder that is already at `path` is replaced in one step where the file system can (Linux and macOS). Elsewhere it

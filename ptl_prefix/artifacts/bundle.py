@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ptl_prefix.artifacts.atomic import folder_written_whole
+from ptl_prefix.artifacts.atomic import write_folder_atomically
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import package_version
 from ptl_prefix.artifacts.json_document import DocumentError
@@ -30,9 +30,9 @@ from ptl_prefix.artifacts.manifest import (
     BackboneIdentity,
     Manifest,
     TensorInfo,
+    bundle_errors,
     check_backbone,
     read_manifest,
-    refusing,
     require_plain_file,
     sealed_text,
 )
@@ -117,7 +117,7 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
         raise BundleError(f"A bundle must hold finite numbers, but {fact}; export another checkpoint.")
     tensors_file = safetensors.torch.save(tensors)
     text = sealed_text(_manifest(contents, tensors, hashlib.sha256(tensors_file).hexdigest()))
-    with folder_written_whole(folder) as unfinished:
+    with write_folder_atomically(folder) as unfinished:
         (unfinished / TENSORS_FILE).write_bytes(tensors_file)
         (unfinished / MANIFEST_FILE).write_text(text, encoding="utf-8")
         return read_bundle(unfinished)
@@ -131,7 +131,7 @@ def read_bundle(folder: str | Path) -> Bundle:
     """
     manifest = read_manifest(folder)
     path = Path(folder, TENSORS_FILE)
-    with refusing(path):
+    with bundle_errors(path):
         tensors = _parse_tensors(_read_whole(path, manifest), manifest)
     return Bundle(manifest, tensors)
 

@@ -22,8 +22,8 @@ class DocumentFile(Generic[Document]):
         max_bytes: A longer file is refused before it is read.
         name: How a sentence about one begins: "A run's record".
         error: What reading raises.
-        when_unfit: What the writer of an unfit one can do.
-        when_unread: What the reader of a damaged one can do.
+        write_advice: What the writer of an unfit one can do.
+        read_advice: What the reader of a damaged one can do.
     """
 
     kind: type[Document]
@@ -31,8 +31,8 @@ class DocumentFile(Generic[Document]):
     max_bytes: int
     name: str
     error: type[PtlPrefixError]
-    when_unfit: str
-    when_unread: str
+    write_advice: str
+    read_advice: str
 
     def write(self, path: str | Path, document: Document) -> None:
         """Write a document, or leave the old one.
@@ -44,7 +44,7 @@ class DocumentFile(Generic[Document]):
             text = to_text(to_values(document))
         except DocumentError as error:
             law = f"{self.name} must hold finite values of the stated types"
-            raise ValueError(f"{law}, but it {error}; {self.when_unfit}") from error
+            raise ValueError(f"{law}, but it {error}; {self.write_advice}") from error
         write_atomically(path, text)
 
     def read(self, path: str | Path) -> Document:
@@ -57,4 +57,4 @@ class DocumentFile(Generic[Document]):
             return from_values(read_values(Path(path), max_bytes=self.max_bytes), self.kind, version=self.version)
         except DocumentError as error:
             law = f"{self.name} must be whole and of a version that is known here"
-            raise self.error(f"{law}, but {path} {error}; {self.when_unread}") from error
+            raise self.error(f"{law}, but {path} {error}; {self.read_advice}") from error

@@ -101,7 +101,7 @@ _FILE = DocumentFile(
     max_bytes=16 * 2**20,
     name="An evaluation's record",
     error=RunError,
-    when_unfit="leave out what was not computed.",
-    when_unread="remove its folder, and evaluate again.",
+    write_advice="leave out what was not computed.",
+    read_advice="remove its folder, and evaluate again.",
 )
 write_evaluation_record, read_evaluation_record = _FILE.write, _FILE.read

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.json_document import DocumentError, parse_values, why_not_json
+from ptl_prefix.artifacts.json_document import DocumentError, json_problem, parse_values
 from ptl_prefix.errors import RunError
 
 
@@ -44,7 +44,7 @@ class EventLog:
         if "time_s" in values:
             raise ValueError("An event's values must not be called `time_s`, which is the log's own; rename yours.")
         event = {"time_s": round(time.time(), 3), "kind": kind, "step": step, **values}
-        if fact := why_not_json(event):
+        if fact := json_problem(event):
             raise ValueError(f"An event must hold finite JSON values, but {fact}; leave it out or make it text.")
         # One call with the whole line: threads of one process cannot interleave inside it.
         self._file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
@@ -63,7 +63,7 @@ class EventLog:
         self.close()
 
 
-def validations_in(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+def validation_losses(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
     """The steps and losses of a run's validations, in order."""
     return [
         (event["step"], event["val/loss"]) for event in events if event["kind"] == "validation" and "val/loss" in event

@@ -130,7 +130,7 @@ _FILE = DocumentFile(
     max_bytes=256 * 2**20,
     name="An inspection",
     error=BundleError,
-    when_unfit="look at the bundle's tensors.",
-    when_unread="inspect the bundle again.",
+    write_advice="look at the bundle's tensors.",
+    read_advice="inspect the bundle again.",
 )
 write_inspection, read_inspection = _FILE.write, _FILE.read

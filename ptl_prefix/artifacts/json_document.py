@@ -35,7 +35,7 @@ def to_values(document: Any) -> dict[str, Any]:
     """
     keys = _keys_of(type(document))
     values = {keys[name]: value for name, value in dataclasses.asdict(document).items()}
-    if fact := why_not_json(values):
+    if fact := json_problem(values):
         raise DocumentError(f"holds what JSON cannot: {fact}")
     from_values(values, type(document), version=values["schema_version"])
     return values
@@ -46,7 +46,7 @@ def to_text(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def why_not_json(value: Any, where: str = "") -> str | None:
+def json_problem(value: Any, where: str = "") -> str | None:
     """Which part of a value JSON cannot hold, and why; `None` if it can hold all of it."""
     if value is None or isinstance(value, str | bool | int):
         return None
@@ -60,7 +60,7 @@ def why_not_json(value: Any, where: str = "") -> str | None:
         parts = {str(index): part for index, part in enumerate(value)}.items()
     else:
         return f"`{where}` is a {type(value).__name__}"
-    facts = (why_not_json(part, f"{where}.{key}" if where else key) for key, part in parts)
+    facts = (json_problem(part, f"{where}.{key}" if where else key) for key, part in parts)
     return next((fact for fact in facts if fact), None)
 
 

@@ -148,7 +148,7 @@ def _hash_of(values: dict[str, Any]) -> str:
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
+def bundle_errors(path: Path) -> Iterator[None]:
     """Turn a fact about one of the two files into a refusal of the bundle."""
     try:
         yield
@@ -164,7 +164,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         BundleError: With the first reason to refuse it.
     """
     path = Path(folder, MANIFEST_FILE)
-    with refusing(path):
+    with bundle_errors(path):
         require_plain_file(path)
         values = read_values(path, max_bytes=MAX_MANIFEST_BYTES)
         seal = values.pop(_SEAL, None)

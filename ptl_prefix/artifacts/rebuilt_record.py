@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.event_log import read_events, validations_in
+from ptl_prefix.artifacts.event_log import read_events, validation_losses
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
@@ -19,7 +19,7 @@ from ptl_prefix.errors import RunError
 Event = dict[str, Any]
 
 
-def rebuilt_record(folder: RunFolder) -> RunRecord:
+def rebuild_record(folder: RunFolder) -> RunRecord:
     """What the run would have said of itself where it was cut off.
 
     Raises:
@@ -50,7 +50,7 @@ def rebuilt_record(folder: RunFolder) -> RunRecord:
             ),
             cost=_cost(events),
             decoding=TypeAdapter(Decoding).validate_python(begun["decoding"]),
-            metrics=losses_in(events),
+            metrics=read_losses(events),
             metric_info=TypeAdapter(dict[str, MetricInfo]).validate_python(begun["metric_info"]),
             environment=begun["environment"],
         )
@@ -61,10 +61,10 @@ def rebuilt_record(folder: RunFolder) -> RunRecord:
         ) from error
 
 
-def losses_in(events: Sequence[Event]) -> dict[str, float]:
+def read_losses(events: Sequence[Event]) -> dict[str, float]:
     """The bare backbone's validation loss, and the least that the run had, where they were measured."""
     before = [event["val/loss_before"] for event in events if "val/loss_before" in event]
-    after = [loss for _, loss in validations_in(events)]
+    after = [loss for _, loss in validation_losses(events)]
     return {
         **({"val/loss_before": before[0]} if before else {}),
         **({"val/loss": min(after)} if after else {}),

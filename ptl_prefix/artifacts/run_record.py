@@ -129,7 +129,7 @@ _FILE = DocumentFile(
     max_bytes=64 * 2**20,
     name="A run's record",
     error=RunError,
-    when_unfit="leave out what was not computed.",
-    when_unread="leave this run out, or repeat it.",
+    write_advice="leave out what was not computed.",
+    read_advice="leave this run out, or repeat it.",
 )
 write_record, read_record = _FILE.write, _FILE.read

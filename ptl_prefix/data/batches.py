@@ -1,8 +1,8 @@
-"""Encoded rows become batches, in an order that can be told from (seed, epoch) alone.
+"""Batches of encoded rows, in an order that depends on the seed and the epoch alone.
 
-In: an `EncodedSplit`, or prompts. Out: `ModelInputs`. Rows of similar length share a batch, so that little of it is
-padding. The training order draws from a generator of its own, never from the global one, and its exact position is its
-state: a run that goes on in the middle of an epoch sees exactly the batches that it has not seen.
+In: an `EncodedSplit`, or prompts. Out: `ModelInputs`. Rows of similar length share a batch, which keeps padding low.
+The training order comes from a generator of its own, never from the global one, and can be saved at any batch: a run
+that is resumed within an epoch gets exactly the batches that are left of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,26 +16,26 @@ from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.rank_share import ALONE, Indices, RankShare
 
 _POOL_BATCHES = 50
-"""Batches whose rows are sorted by length together: enough for little padding, few enough that an epoch stays
-shuffled."""
+"""Number of batches whose rows are sorted by length together: enough for little padding, few enough that an epoch
+stays shuffled."""
 
 
 class TrainBatches:
-    """Every row once an epoch, shuffled, in batches of similar length.
+    """Training batches: every row once per epoch, shuffled, in batches of similar length.
 
-    One pass of `iter` yields what is left of the current epoch; the next pass starts the next epoch. A pass that is
-    left early goes on where it stopped, so limits on the number of batches never show a row twice.
+    One pass of `iter` yields the rest of the current epoch; the next pass starts the next epoch. A pass that is left
+    early is continued by the next one, so a limit on the number of batches never repeats a row.
 
-    The rows of an optimizer step are drawn at once, and only then divided among its batches, and each batch among the
-    ranks: two ranks with batches of B, one rank with batches of 2B and one that takes two batches of B for a step see
-    the same rows at every step. At the end of an epoch, where rows are few, a batch can be without any.
+    The rows of an optimizer step are drawn together, then divided among its batches, and each batch among the ranks.
+    So two ranks with batches of B, one rank with batches of 2B, and one rank that accumulates two batches of B train on
+    the same rows at every step. The last batches of an epoch can be without rows.
 
     Args:
-        encoded: The rows.
-        batch_size: Rows in a batch, of all ranks together.
+        encoded: Encoded training split.
+        batch_size: Rows of a batch, of all ranks together.
         padding: Pad id and decoder start ids, as in `collate_training`.
-        seed: With the epoch, decides the order.
-        accumulation: Batches in an optimizer step.
+        seed: Seed of the order, together with the epoch.
+        accumulation: Batches of an optimizer step.
         rank_share: Share of the rows of every batch that this process takes.
 
     Raises:
@@ -53,7 +53,7 @@ class TrainBatches:
         rank_share: RankShare = ALONE,
     ) -> None:
         if not len(encoded):
-            raise ValueError("There must be rows to train on, but there are none.")
+            raise ValueError("There must be rows to train on, but there are none; check the training split.")
         self._encoded, self._padding, self._seed = encoded, padding, seed
         self._batch_size, self._accumulation, self._rank_share = batch_size, accumulation, rank_share
         self._epoch, self._num_handed_out = 0, 0
@@ -68,12 +68,12 @@ class TrainBatches:
         epoch, order = self._epoch, self.order(self._epoch)
         while self._epoch == epoch and self._num_handed_out < len(order):
             indices = order[self._num_handed_out]
-            # Counted before it is handed out: whoever asks for the state while using a batch has it behind them.
+            # Counted before it is yielded: a state that is saved while a batch is in use has this batch behind it.
             self._num_handed_out += 1
             yield collate_training(self._encoded.rows(indices), self._padding)
 
     def order(self, epoch: int) -> list[Indices]:
-        """The rows of each of this rank's batches in an epoch: a pure function of the seed and the epoch."""
+        """The row indices of each of this rank's batches: a pure function of the seed and the epoch."""
         starts = [number * self._batch_size for number in range(self._accumulation)]
         batches = [step[start : start + self._batch_size] for step in self._steps(epoch) for start in starts]
         return [self._rank_share.of_rows(batch) for batch in batches]
@@ -88,26 +88,26 @@ class TrainBatches:
             pool = rows[start : start + per_step * _POOL_BATCHES]
             pool = pool[np.argsort(self._encoded.lengths[pool], kind="stable")]
             steps += [pool[first : first + per_step] for first in range(0, len(pool), per_step)]
-        return [steps[place] for place in generator.permutation(len(steps))]
+        return [steps[index] for index in generator.permutation(len(steps))]
 
     def padding_share(self) -> float:
-        """The share of padding among the positions of this rank's current epoch."""
+        """The fraction of padding among all positions of this rank's current epoch."""
         return _padding_share(_text_lengths(self._encoded, self._padding), self.order(self._epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """The exact position: the epoch, how many of its batches were handed out, and what they are batches of."""
+        """The position: the epoch, the number of its batches that were yielded, and the identity of the order."""
         return {"epoch": self._epoch, "num_handed_out": self._num_handed_out, "order_of": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a position.
+        """Continue from a position.
 
         Raises:
-            ValueError: The position is one in another order: other rows, another seed or batch size.
+            ValueError: The position belongs to another order: other rows, another seed or batch size.
         """
         if state["order_of"] != self._identity():
             raise ValueError(
-                "A position is only good for the batches it was taken from, "
-                f"but those were {state['order_of']} and these are {self._identity()}."
+                "A position must be loaded into batches of the order that it was saved from, "
+                f"but that was {state['order_of']} and this is {self._identity()}; use the same data and settings."
             )
         self._epoch, self._num_handed_out = state["epoch"], state["num_handed_out"]
 
@@ -121,18 +121,18 @@ class TrainBatches:
 
 
 def num_batches(num_rows: int, *, batch_size: int, accumulation: int) -> int:
-    """Batches of one epoch of `TrainBatches`: of whole steps, the last of which may have fewer rows."""
+    """The number of batches of one epoch of `TrainBatches`: whole steps, the last of which may have fewer rows."""
     return -(-num_rows // (batch_size * accumulation)) * accumulation
 
 
 class EvalBatches:
-    """Every row once, in a fixed order: the longest first, so that a batch too large for memory fails at once.
+    """Validation batches: every row once, the longest first, so that a batch too large for memory fails at once.
 
     Args:
-        encoded: The rows.
-        batch_size: Rows in a batch.
+        encoded: Encoded split.
+        batch_size: Rows of a batch.
         padding: Pad id and decoder start ids, as in `collate_training`.
-        num_rows: Only so many rows, evenly spread over the split; `None` means all.
+        num_rows: Number of rows, evenly spread over the split; `None` means all.
         rank_share: Share of the batches that this process takes.
     """
 
@@ -159,23 +159,23 @@ class EvalBatches:
             yield collate_training(self._encoded.rows(indices), self._padding)
 
     def padding_share(self) -> float:
-        """The share of padding among all positions."""
+        """The fraction of padding among all positions."""
         return _padding_share(_text_lengths(self._encoded, self._padding), self._order)
 
 
 def pair_batches(rows: Sequence[EncodedRow], *, batch_size: int, padding: Padding) -> Iterator[ModelInputs]:
-    """Some pairs, each once, the longest first; arguments are those of `EvalBatches`."""
+    """Batches of encoded pairs, each pair once, the longest first."""
     lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
     for batch in _longest_first(lengths, batch_size):
         yield collate_training([rows[index] for index in batch], padding)
 
 
 class PromptBatches:
-    """Prompts for generation, each once, the longest first, with the index of each.
+    """Batches of prompts for generation, the longest first, each batch with the indices of its prompts.
 
     Args:
         prompts: Ids of each prompt.
-        batch_size: Prompts in a batch.
+        batch_size: Prompts of a batch.
         padding: Pad id and decoder start ids, as in `prompt_batch`.
     """
 
@@ -206,7 +206,7 @@ def _longest_first(lengths: Indices, batch_size: int) -> list[Indices]:
 
 
 def _text_lengths(encoded: EncodedSplit, padding: Padding) -> list[Indices]:
-    """How long each row's texts are: one of prompt and target, or one that is read and one that is written."""
+    """The lengths of each row's texts: prompt and target in one, or the encoder's text and the decoder's."""
     if padding.decoder_start_ids is None:
         return [encoded.lengths]
     sources = encoded.num_source_ids

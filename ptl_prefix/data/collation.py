@@ -1,7 +1,7 @@
-"""Rows of ids become one batch.
+"""Collation of encoded rows into one training batch.
 
-In: encoded rows. Out: `ModelInputs`, padded on the right; prompts for generation are `model_inputs.prompt_batch`. What
-    a row holds never depends on the padding of its batch.
+In: encoded rows. Out: `ModelInputs`, padded on the right; `model_inputs.prompt_batch` makes the batches for generation.
+The padding of a batch never changes what its rows hold.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs, Padding
 
 _WIDTH_MULTIPLE = 8
-"""Batches are as wide as a multiple of this: few shapes, so that the kernels made for them are used again."""
+"""The width of each batch is a multiple of this: fewer shapes, whose kernels are reused."""
 
 
 class EncodedRow(TypedDict):
     """One (source, target) pair as ids.
 
     Args:
-        input_ids: The prompt, the target and what ends it.
-        num_source_ids: How many of them are the prompt, which is not trained on.
+        input_ids: Ids of the prompt, the target and its end.
+        num_source_ids: Number of prompt ids among them; these are not trained on.
         example: Index of the pair's example in its split.
     """
 
@@ -31,15 +31,15 @@ class EncodedRow(TypedDict):
 
 
 def collate_training(rows: Sequence[EncodedRow], padding: Padding) -> ModelInputs:
-    """A right-padded batch with labels: the target and its end; neither the prompt nor padding is trained on.
+    """Collate rows into a right-padded batch. Its labels are the targets and their ends, not prompts or padding.
 
     Args:
-        rows: Prompts with their targets; none make a batch without rows or columns.
+        rows: Prompts with their targets; without rows, the batch has no columns either.
         padding: Pad id and decoder start ids. With start ids the prompt is the encoder's text and the target the
             decoder's.
     """
     if padding.decoder_start_ids is not None:
-        return _collate_apart(rows, padding.pad_id, padding.decoder_start_ids)
+        return _collate_encoder_decoder(rows, padding.pad_id, padding.decoder_start_ids)
     texts = [torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]
     return ModelInputs(
         input_ids=_padded(texts, padding.pad_id),
@@ -48,7 +48,7 @@ def collate_training(rows: Sequence[EncodedRow], padding: Padding) -> ModelInput
     )
 
 
-def _collate_apart(rows: Sequence[EncodedRow], pad_id: int, decoder_start_ids: Sequence[int]) -> ModelInputs:
+def _collate_encoder_decoder(rows: Sequence[EncodedRow], pad_id: int, decoder_start_ids: Sequence[int]) -> ModelInputs:
     sources = [torch.tensor(row["input_ids"][: row["num_source_ids"]], dtype=torch.long) for row in rows]
     written = [
         torch.tensor([*decoder_start_ids, *row["input_ids"][row["num_source_ids"] :]], dtype=torch.long) for row in rows
@@ -63,7 +63,7 @@ def _collate_apart(rows: Sequence[EncodedRow], pad_id: int, decoder_start_ids: S
 
 
 def _labels(texts: Sequence[Tensor], nums_given: Sequence[int]) -> Tensor:
-    """Every id of each text but those given at its start."""
+    """The ids of each text after the first ones, which are given."""
     labels = [text.clone() for text in texts]
     for label, num_given in zip(labels, nums_given, strict=True):
         label[:num_given] = IGNORED_LABEL
@@ -71,7 +71,7 @@ def _labels(texts: Sequence[Tensor], nums_given: Sequence[int]) -> Tensor:
 
 
 def batch_width(longest: int) -> int:
-    """How wide a batch is whose longest row has so many ids."""
+    """The width of a batch whose longest row has `longest` ids."""
     return -(-longest // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
 
 

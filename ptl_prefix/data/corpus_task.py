@@ -1,7 +1,7 @@
-"""What the tasks of this package do alike with their examples, wherever those come from.
+"""The base class of this package's tasks.
 
-In: the examples of a split and what decides them. Out: the rest of a `Task`: rows that are numbered, a subset of those
-to train on, fingerprints.
+In: the examples of a split, and everything that decides them. Out: the rest of a `Task`: numbered rows, a subset of the
+training split, fingerprints.
 """
 
 import random
@@ -14,7 +14,7 @@ import datasets
 from annotated_types import Ge
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
-from ptl_prefix.data.example import Example, as_dataset
+from ptl_prefix.data.example import Example, to_dataset
 from ptl_prefix.data.task import Split, Task, fingerprint_of
 from ptl_prefix.errors import DataError
 
@@ -23,13 +23,13 @@ class CorpusTask(Task):
     """A task that lists the examples of each split.
 
     Args:
-        name: What the run's folder and record call the task.
+        name: Name of the task in run folders and records.
         between: Text between a source and its target.
-        max_source_tokens: Longest source in tokens; `None` means whatever the backbone has room for.
-        truncation: Which end of an over-long source is cut; `none` refuses it.
-        num_train_examples: How many examples of the training split are used, each with all its targets; `None` is all.
-            Of one `subset_seed`, the smaller subset is part of the larger.
-        subset_seed: Decides which ones. The seed of the training does not.
+        max_source_tokens: Longest source in tokens; `None`: limited by the backbone's positions only.
+        truncation: End at which an over-long source is cut, `right` or `left`; `none` refuses such a source.
+        num_train_examples: Number of training examples that are used, each with all its targets; `None` is all.
+            Subsets that share `subset_seed` are nested.
+        subset_seed: Seed of the choice of training examples; the seed of the run does not change it.
     """
 
     def __init__(
@@ -48,33 +48,37 @@ class CorpusTask(Task):
 
     @abstractmethod
     def all_examples(self, split: Split) -> Iterable[Example]:
-        """Every example of a split, not numbered; raises like `examples`."""
+        """Every example of a split, without ids. Raises the errors of `examples`."""
 
     @abstractmethod
     def content(self, split: Split) -> object:
-        """All that decides `all_examples` besides the version; its `repr` must tell. Raises like `examples`."""
+        """Everything besides the version that decides `all_examples`, as a value whose `repr` states it.
+
+        Raises:
+            DataError: A file is missing or malformed.
+        """
 
     def examples(self, split: Split) -> datasets.Dataset:
-        """The examples of one split, in the order of its data; to train on, those of the subset."""
+        """The examples of one split, in the order of its data; of the training split, those of the subset."""
         numbered = enumerate(self.all_examples(split))
-        rows = as_dataset(replace(example, example_id=f"{split}-{index}") for index, example in numbered)
+        rows = to_dataset(replace(example, example_id=f"{split}-{index}") for index, example in numbered)
         return rows if split != "train" or self._num_train_examples is None else rows.select(self._subset(len(rows)))
 
     def fingerprint(self, split: Split) -> str:
-        """Of all that decides the examples, the subset of those to train on included."""
+        """A hash of everything that decides the examples, including the choice of a training subset."""
         subset = None
         if split == "train" and self._num_train_examples is not None:
             subset = (self._num_train_examples, self._subset_seed)
         return fingerprint_of(self.name, self.version, split, subset, self.content(split))
 
-    def _subset(self, there_are: int) -> list[int]:
-        """Which rows are used: the first of a shuffling that their number does not change, back in their order."""
+    def _subset(self, num_rows: int) -> list[int]:
+        """The rows of the subset, in the order of the data: the first ones of a shuffle that depends on the seed only."""
         wanted = self._num_train_examples
-        if wanted is None or wanted > there_are:
+        if wanted is None or wanted > num_rows:
             raise DataError(
-                f"`task.num_train_examples` must be at most the {there_are} examples that {self.name} has to train on, "
-                f"but is {wanted}; lower it, or let it be null for all."
+                f"`task.num_train_examples` must be at most the {num_rows} training examples of {self.name}, "
+                f"but is {wanted}; lower it, or set it to null for all of them."
             )
-        order = list(range(there_are))
+        order = list(range(num_rows))
         random.Random(f"{self._subset_seed} subset").shuffle(order)
         return sorted(order[:wanted])

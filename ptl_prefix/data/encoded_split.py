@@ -1,11 +1,10 @@
-"""A split as ids: what an encoding leaves on disk, and what batches read.
+"""An encoded split on disk, and its reader.
 
-In: rows, a chunk at a time, or the folder in which they were left. Out: `EncodedSplit`, memory-mapped, so that a large
-data set costs little memory and the processes of one machine share it.
+In: rows, a chunk at a time, or the folder of an earlier encoding. Out: `EncodedSplit`, memory-mapped, so that a large
+data set needs little memory and the processes of one machine share it.
 
-A folder is an entry of a cache: it is written beside its place and renamed, whole or not at all, and is trusted only
-if its rows are those that were written. Two processes that write the same entry at once both succeed, and both read
-the first one's.
+Each folder is a cache entry. It is written under a temporary name and renamed, whole or not at all, and it is used only
+if its hash is right. Two processes that write the same entry at once both succeed, and both use the first one's.
 """
 
 import contextlib
@@ -36,14 +35,14 @@ _ROWS, _REPORT = "rows.arrow", "report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingReport:
-    """What encoding did to a split, or to a part of one; reports add up.
+    """Counts of an encoding, for a split or a part of one; reports can be added.
 
     Args:
-        num_examples: Examples of the split.
-        num_pairs: (source, target) pairs among them; each one became a row, or was dropped.
-        num_truncated_source: Rows whose source was cut.
-        num_truncated_target: Rows whose target was cut.
-        num_dropped: Pairs that were left out as over-long.
+        num_examples: Number of examples.
+        num_pairs: Number of (source, target) pairs; each one became a row or was dropped.
+        num_truncated_source: Number of rows whose source was cut.
+        num_truncated_target: Number of rows whose target was cut.
+        num_dropped: Number of over-long pairs that were left out.
     """
 
     num_examples: int = 0
@@ -60,8 +59,8 @@ class EncodedSplit:
     """The rows of a split, one per (source, target) pair, in the order of its examples.
 
     Args:
-        dataset: Columns as in `EncodedRow`.
-        report: What encoding did.
+        dataset: Rows with the columns of `EncodedRow`.
+        report: Counts of the encoding.
     """
 
     def __init__(self, dataset: datasets.Dataset, report: EncodingReport) -> None:
@@ -75,24 +74,24 @@ class EncodedSplit:
 
     @property
     def num_source_ids(self) -> npt.NDArray[np.int64]:
-        """Ids of each row's prompt."""
+        """The number of prompt ids of each row."""
         column: npt.NDArray[np.int64] = self.dataset.data.column("num_source_ids").to_numpy().astype(np.int64)
         return column
 
     def rows(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> list[EncodedRow]:
-        """Some rows, in the order asked for."""
+        """The rows at `indices`, in that order."""
         columns = self.dataset[[int(index) for index in indices]]
         values = zip(columns["input_ids"], columns["num_source_ids"], columns["example"], strict=True)
         return [EncodedRow(input_ids=ids, num_source_ids=num, example=example) for ids, num, example in values]
 
     @property
     def num_target_ids(self) -> int:
-        """Ids that are trained on: the targets and their ends."""
+        """The number of ids that are trained on: those of the targets and their ends."""
         return int(self.lengths.sum() - self.num_source_ids.sum())
 
 
 def write_encoded(folder: Path, chunks: Iterable[tuple[list[EncodedRow], EncodingReport]]) -> EncodedSplit:
-    """Leave rows in a folder and return what then lies there: another process' rows if that one was first.
+    """Write rows into a folder, and open it. If another process was first, its rows are opened.
 
     Raises:
         OSError: The folder cannot be written.
@@ -109,7 +108,7 @@ def write_encoded(folder: Path, chunks: Iterable[tuple[list[EncodedRow], Encodin
                 entry.rename(folder)
                 break
             except OSError:
-                # Something is there already: a winner's entry, or one that reading finds damaged and removes.
+                # The folder exists: another process was first, or reading finds a damaged entry and removes it.
                 if (stored := read_encoded(folder)) is not None:
                     return stored
                 if attempt:
@@ -118,10 +117,7 @@ def write_encoded(folder: Path, chunks: Iterable[tuple[list[EncodedRow], Encodin
 
 
 def read_encoded(folder: Path) -> EncodedSplit | None:
-    """What lies in a folder, memory-mapped; `None` if nothing does, or nothing that can be trusted.
-
-    What cannot be trusted is removed, so that it can be written anew.
-    """
+    """Open the entry in a folder; `None` if there is none, or a damaged one, which is removed."""
     if not folder.is_dir():
         return None
     try:
@@ -130,9 +126,9 @@ def read_encoded(folder: Path) -> EncodedSplit | None:
         if record["sha256"] == _seal(folder / _ROWS, report):
             return _open(folder, report)
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # Unreadable is one way of being damaged.
+        pass  # An entry that cannot be read is treated as damaged.
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".damaged.") as grave:
-        folder.rename(Path(grave) / "entry")  # In one step: nobody ever sees half of it.
+        folder.rename(Path(grave) / "entry")  # In one step, so that no process sees a part of it.
     return None
 
 
@@ -141,7 +137,7 @@ def _open(folder: Path, report: EncodingReport) -> EncodedSplit:
 
 
 def _write_rows(path: Path, chunks: Iterable[tuple[list[EncodedRow], EncodingReport]]) -> EncodingReport:
-    """Write rows as they come, never all of them in memory, and add up what was done to them."""
+    """Write the rows chunk by chunk, so that they are never all in memory, and add up the reports."""
     schema = _COLUMNS.arrow_schema
     total = EncodingReport()
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
@@ -153,7 +149,7 @@ def _write_rows(path: Path, chunks: Iterable[tuple[list[EncodedRow], EncodingRep
 
 
 def _seal(rows: Path, report: EncodingReport) -> str:
-    """The hash of an entry: of the rows and of what is said about them."""
+    """The hash of an entry: of its rows and its report."""
     with rows.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(repr(report).encode())

@@ -1,7 +1,6 @@
-"""One input and what may be written for it.
+"""One example of a task: a source and its targets.
 
-In: what a task reads or makes up. Out: `Example`, and its form as rows of a `datasets.Dataset`, the only thing that
-leaves a task.
+In: the texts that a task reads or generates. Out: `Example`s, and the `datasets.Dataset` of them that a task returns.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,19 +17,19 @@ FEATURES = datasets.Features(
         "group": datasets.Value("string"),
     }
 )
-"""The columns of every task's data set."""
+"""The columns of the examples of every task."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One input of a task.
+    """One input of a task with its references.
 
     Args:
-        source: What the backbone reads, as the task renders it.
-        targets: What it should write: every reference there is, at least one. Training uses each of them.
-        example_id: Names the example inside its task and split, the same in every run; empty until it is numbered.
-        values: What a faithful output mentions word for word; empty where a task does not say.
-        group: The part of its split that it is measured with (`seen`, `unseen`); empty where there are no parts.
+        source: Input text, as the task renders it.
+        targets: Reference outputs, at least one; training uses each of them.
+        example_id: Id of the example in its task and split, the same in every run; empty until it is numbered.
+        values: Strings that a faithful output contains word for word; empty where the task states none.
+        group: Part of the split that is also scored by itself, such as `seen`; empty where there are no parts.
     """
 
     source: str
@@ -40,8 +39,8 @@ class Example:
     group: str = ""
 
 
-def merged(examples: Iterable[Example]) -> Iterator[Example]:
-    """One example per distinct source, where it first stands, with the targets of all examples of that source."""
+def merge_by_source(examples: Iterable[Example]) -> Iterator[Example]:
+    """Merge examples of the same source into the first of them, which gets the targets of all."""
     targets: dict[str, list[str]] = {}
     first: dict[str, Example] = {}
     for example in examples:
@@ -51,8 +50,8 @@ def merged(examples: Iterable[Example]) -> Iterator[Example]:
         yield replace(example, targets=tuple(targets[source]))
 
 
-def as_dataset(examples: Iterable[Example]) -> datasets.Dataset:
-    """The examples as rows, in their order."""
+def to_dataset(examples: Iterable[Example]) -> datasets.Dataset:
+    """Examples as a data set, in their order."""
     columns: dict[str, list[object]] = {name: [] for name in FEATURES}
     for example in examples:
         columns["source"].append(example.source)

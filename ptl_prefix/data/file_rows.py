@@ -1,7 +1,7 @@
-"""Files of records - JSON, CSV, TSV, Parquet, parallel text - read so that every mistake is found at its file and line.
+"""Readers of data files: JSON, JSON lines, CSV, TSV, Parquet and parallel text.
 
-In: a path. Out: `FileRow`s in the file's order, each of which knows where it was read. They are read here and not by
-`datasets`, whose readers turn a cell that says "NA" or "null" into nothing, and name neither file nor line.
+In: a path. Out: `FileRow`s in the order of the file. Every error names the file and the line. The readers of `datasets`
+are not used, as they read a cell with "NA" or "null" as an empty one, and name neither file nor line.
 
 Files are UTF-8, with or without a byte order mark; lines end in LF or CRLF.
 """
@@ -23,30 +23,35 @@ from ptl_prefix.errors import DataError
 
 @dataclass(frozen=True)
 class FileRow:
-    """One record of a file.
+    """One row of a user's data file.
 
     Args:
-        place: Where it was read, for people: `/data/train.csv, line 7`.
-        cells: Its columns, by name.
+        place: File and line of the row, for messages: `/data/train.csv, line 7`.
+        cells: Values by column name.
     """
 
     place: str
     cells: dict[str, Any]
 
     def text(self, column: str) -> str:
-        """The one text of a column; a list of texts (sentences) is joined with spaces.
+        """The text of a column; a list of texts, such as sentences, is joined with spaces.
 
         Raises:
-            DataError: There is no such column, or no text in it.
+            DataError: The column is missing, or holds no text.
         """
         return " ".join(self.texts(column))
 
     def texts(self, column: str) -> list[str]:
-        """The texts of a column, one or a list of them, stripped, less the empty ones of a list; raises like `text`."""
+        """The texts of a column, stripped; empty texts of a list are left out.
+
+        Raises:
+            DataError: The column is missing, or holds no text.
+        """
         if column not in self.cells:
             columns = ", ".join(self.cells)
             raise DataError(
-                f"{self.place}: a record must have a column '{column}', but has {columns}; name one of them."
+                f"{self.place}: each row must have the column '{column}', but this one has {columns}; "
+                "name one of these, or add the column."
             )
         cell = self.cells[column]
         texts = cell if isinstance(cell, list) else [cell]
@@ -55,33 +60,33 @@ class FileRow:
             return stripped
         raise DataError(
             f"{self.place}: '{column}' must be text, or a list of texts, and not empty, but is {_shortened(cell)}; "
-            "mend the record or remove it."
+            "correct the row, or remove it."
         )
 
 
 def read_rows(path: Path) -> Iterator[FileRow]:
-    """The records of a file, in its order.
+    """The rows of a file, in its order.
 
     Raises:
-        DataError: It is missing or malformed, or of a format that is not known; with file and line.
+        DataError: The file is missing, malformed or of an unknown format; the message names file and line.
     """
-    if (mistake := unreadable(path)) is not None:
+    if (mistake := why_unreadable(path)) is not None:
         raise DataError(mistake)
     return _READERS[path.suffix.lower()](path)
 
 
-def unreadable(path: Path) -> str | None:
-    """Why a file cannot be read, as far as its name and its presence tell."""
+def why_unreadable(path: Path) -> str | None:
+    """The reason why a file cannot be read, or `None`. Only its name and existence are checked."""
     if path.suffix.lower() not in SUFFIXES:
-        return f"{path} must end in one of {', '.join(SUFFIXES)}, which tells its format; convert or rename it."
+        return f"{path} must end in one of {', '.join(SUFFIXES)}, which names its format; convert or rename it."
     return next(filter(None, map(_absence, _parts(path))), None)
 
 
 def fingerprint_file(path: Path) -> str:
-    """The hash of a file's content, and of the file that is read beside it if there is one.
+    """The hash of a file's content; for parallel text, the hashes of both files.
 
     Raises:
-        DataError: It is missing.
+        DataError: The file is missing.
     """
     digests = []
     for part in _parts(path):
@@ -93,7 +98,7 @@ def fingerprint_file(path: Path) -> str:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files that are read together: `x.source` is nothing without `x.target`."""
+    """The files that are read together: `x.source` needs `x.target`."""
     return [path, path.with_suffix(".target")] if path.suffix.lower() == ".source" else [path]
 
 
@@ -121,7 +126,7 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[FileRow]:
             cells = next(reader, None)
         except csv.Error as error:
             raise DataError(
-                f"{path}, line {first_line}: a record must be well-formed, but {error}; mend it."
+                f"{path}, line {first_line}: each row must be well-formed, but {error}; correct it."
             ) from error
         if cells is None:
             break
@@ -132,7 +137,7 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[FileRow]:
             columns = _column_names(cells, place)
         elif len(cells) != len(columns):
             raise DataError(
-                f"{place}: every record must have the {len(columns)} columns that the first line names, "
+                f"{place}: each row must have the {len(columns)} columns that the first line names, "
                 f"but this one has {len(cells)}; quote a cell that holds a separator."
             )
         else:
@@ -155,9 +160,9 @@ def _read_json_lines(path: Path) -> Iterator[FileRow]:
         try:
             cells = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{place}: a line must be one JSON object, but {error}; mend it.") from error
+            raise DataError(f"{place}: each line must be one JSON object, but {error}; correct it.") from error
         if not isinstance(cells, dict):
-            raise DataError(f"{place}: a line must be one JSON object, but is {_shortened(cells)}; mend it.")
+            raise DataError(f"{place}: each line must be one JSON object, but is {_shortened(cells)}; correct it.")
         yield FileRow(place, cells)
 
 
@@ -166,47 +171,47 @@ def _read_json(path: Path) -> Iterator[FileRow]:
     try:
         content = json.loads("".join(line for _, line in _lines(path)))
     except ValueError as error:
-        raise DataError(f"{path} must be JSON, but {error}; mend it, or name it .jsonl if each line is.") from error
+        raise DataError(f"{path} must be JSON, but {error}; correct it, or name it .jsonl if its lines are.") from error
     if isinstance(content, dict) and len(content) == 1:
         (content,) = content.values()
     if not isinstance(content, list):
         raise DataError(f"{path} must be one array of JSON objects, but is {_shortened(content)}; convert it.")
     for number, cells in enumerate(content, start=1):
-        place = f"{path}, record {number}"
+        place = f"{path}, row {number}"
         if not isinstance(cells, dict):
-            raise DataError(f"{place}: a record must be a JSON object, but is {_shortened(cells)}; mend it.")
+            raise DataError(f"{place}: each row must be a JSON object, but is {_shortened(cells)}; correct it.")
         yield FileRow(place, cells)
 
 
 def _read_parallel(path: Path) -> Iterator[FileRow]:
-    """Rows of `x.source` and `x.target`: what stands in the same line of both."""
+    """Rows of `x.source` and `x.target`: one for each pair of lines with the same number."""
     source, target = _parts(path)
     for number, (left, right) in enumerate(itertools.zip_longest(_lines(source), _lines(target)), start=1):
         if left is None or right is None:
             shorter, longer = (source, target) if left is None else (target, source)
             raise DataError(
-                f"{longer}, line {number}: {source.name} and {target.name} must have a line for each other's, but "
-                f"{shorter.name} ends before; mend them."
+                f"{longer}, line {number}: {source.name} and {target.name} must have equally many lines, but "
+                f"{shorter.name} ends before this line; correct them."
             )
         yield FileRow(f"{source}, line {number}", {"source": left[1].strip(), "target": right[1].strip()})
 
 
 def _read_parquet(path: Path) -> Iterator[FileRow]:
-    """Rows of a Parquet file, which has no lines: they are counted from 1."""
+    """Rows of a Parquet file; as it has no lines, messages count its rows from 1."""
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches():
             for cells in batch.to_pylist():
                 number += 1
-                yield FileRow(f"{path}, record {number}", cells)
+                yield FileRow(f"{path}, row {number}", cells)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{path} must be a Parquet file, but cannot be read as one ({error}); write it anew."
+            f"{path} must be a Parquet file, but cannot be read as one ({error}); write it again."
         ) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines, split at LF alone; text may hold other characters that Python takes for line ends."""
+    """Numbered lines, split at LF only: text may hold other characters that Python treats as line ends."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -219,7 +224,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a file could hold it: JSON can spell halves of characters."""
+    """Whether a UTF-8 file can hold the text: JSON escapes can spell lone surrogates, which it cannot."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -237,4 +242,4 @@ _READERS: dict[str, Callable[[Path], Iterator[FileRow]]] = {
     ".source": _read_parallel,
 }
 SUFFIXES = tuple(_READERS)
-"""What the name of a file that can be read ends in."""
+"""Suffixes of the files that can be read."""

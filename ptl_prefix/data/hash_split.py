@@ -1,7 +1,7 @@
-"""One set of sources, divided into splits.
+"""Division of one set of sources into splits, by a hash of each source's text.
 
-In: a source. Out: the split it belongs to, which its text alone decides: no source is in two splits, and adding or
-removing others moves none.
+In: a source. Out: its split. Only the text and the seed decide: no source is in two splits, and adding or removing
+other sources moves none.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ from ptl_prefix.data.task import Split
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """Shares of the distinct sources, met on average; what is left is to train on.
+    """Fractions of the distinct sources for each split, met on average; the rest is the training split.
 
     Args:
-        validation: Share for validation.
-        test: Share for the test.
-        seed: Another one divides otherwise.
+        validation: Fraction for validation.
+        test: Fraction for the test split.
+        seed: Seed of the hash; another one gives another division.
     """
 
     validation: float
@@ -25,7 +25,7 @@ class Division:
     seed: int
 
     def split_of(self, source: str) -> Split:
-        """Where a source belongs: a number in [0, 1) made from its text, laid on the shares."""
+        """The split of a source: its text is hashed to a number in [0, 1), which the fractions divide."""
         digest = hashlib.sha256(f"{self.seed}\n{source}".encode()).digest()
         number = int.from_bytes(digest[:8]) / 2**64
         if number < self.validation:

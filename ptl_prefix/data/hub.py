@@ -1,8 +1,8 @@
-"""Data sets by hub name: the only place of this room that may reach for the network, and only when a task is told to.
+"""Data sets from the Hugging Face hub. No other file of `data` uses the network.
 
-In: a name on the hub. Out: `FileRow`s; a class is read as its name, not as its number. A data set that is a script is
-refused by the library; give the revision with its copy as Parquet, `refs/convert/parquet`. The library's own switches
-hold: with HF_HUB_OFFLINE=1 only what was downloaded before is found.
+In: a name on the hub. Out: `FileRow`s; class labels are read as names, not as numbers. The `datasets` library refuses
+data sets that are scripts: use the revision with their Parquet copy, `refs/convert/parquet`. The library's environment
+variables apply: with HF_HUB_OFFLINE=1 only downloaded data sets are found.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.errors import DataError
 
 
-def read_hub_records(hub: str, *, config: str | None, revision: str | None, split: str) -> Iterator[FileRow]:
-    """The records of one split of a data set on the hub.
+def read_hub_rows(hub: str, *, config: str | None, revision: str | None, split: str) -> Iterator[FileRow]:
+    """The rows of one split of a data set on the hub.
 
     Raises:
-        DataError: It cannot be reached, or has no such config, revision or split.
+        DataError: The data set cannot be reached, or has no such config, revision or split.
     """
     try:
         with _no_progress_bars():
@@ -31,12 +31,12 @@ def read_hub_records(hub: str, *, config: str | None, revision: str | None, spli
     labels = {name: kind for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
     for number, cells in enumerate(rows, start=1):
         names = {column: kind.int2str(cells[column]) for column, kind in labels.items()}
-        yield FileRow(f"{hub} ({split}), record {number}", {**cells, **names})
+        yield FileRow(f"{hub} ({split}), row {number}", {**cells, **names})
 
 
 @contextlib.contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Keep `datasets` from drawing over the project's own progress bar."""
+    """Turn off the progress bars of `datasets`, which would overwrite this project's own."""
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

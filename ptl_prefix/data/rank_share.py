@@ -1,7 +1,7 @@
-"""Which part of the batches a process takes, where several work on the same data.
+"""The rows and batches of one rank, where several processes work on the same data.
 
-In: its rank, and how many there are. Out: a choice among batches or rows that leaves nothing out and takes nothing
-twice, without a word between the processes.
+In: the rank and the number of ranks. Out: this rank's part of any rows or batches. Together the parts hold everything
+once; the ranks need not communicate.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RankShare:
-    """One of several processes; by default the only one.
+    """One rank of several; by default the only one.
 
     Args:
-        rank: Which one, counted from 0.
-        num_ranks: How many there are.
+        rank: Index of this rank, from 0.
+        num_ranks: Number of ranks.
     """
 
     rank: int = 0
@@ -29,23 +29,23 @@ class RankShare:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that speaks and writes for all."""
+        """Whether this is rank 0, which alone prints and writes files."""
         return self.rank == 0
 
     def has(self, number: int) -> bool:
-        """Whether the work of that number is this process's."""
+        """Whether the batch with this number belongs to this rank."""
         return number % self.num_ranks == self.rank
 
     def of_rows(self, rows: Indices) -> Indices:
-        """This process's rows of a batch; none, if there are fewer rows than processes."""
+        """This rank's rows of a batch; none if there are fewer rows than ranks."""
         return rows[self.rank :: self.num_ranks]
 
     def of_batches(self, batches: Sequence[Indices]) -> list[Indices]:
-        """This process's batches. All processes have equally many, if need be one without rows."""
-        taken = list(batches[self.rank :: self.num_ranks])
+        """This rank's batches. All ranks have equally many; the last one may be without rows."""
+        own = list(batches[self.rank :: self.num_ranks])
         most = -(-len(batches) // self.num_ranks)
-        return taken + [np.zeros(0, dtype=np.int64)] * (most - len(taken))
+        return own + [np.zeros(0, dtype=np.int64)] * (most - len(own))
 
 
 ALONE = RankShare()
-"""Where there is one process."""
+"""The share of a single process: everything."""

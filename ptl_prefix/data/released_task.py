@@ -1,7 +1,7 @@
-"""Data sets as they were released: what the tasks of published data share.
+"""The base class of tasks with published data sets.
 
-In: a folder with the released files, or the name of a copy on the hub. Out: a task; what is left to its own file is
-what the files are called, and what one record becomes.
+In: a folder with the released files, or the name of a copy on the hub. Out: a task. Its own file adds the names of the
+released files, and the example that a row becomes.
 """
 
 from abc import abstractmethod
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ptl_prefix.data.corpus_task import CorpusTask
 from ptl_prefix.data.example import Example
 from ptl_prefix.data.file_rows import SUFFIXES, FileRow, fingerprint_file, read_rows
-from ptl_prefix.data.hub import read_hub_records
+from ptl_prefix.data.hub import read_hub_rows
 from ptl_prefix.data.task import SPLITS, Split
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import with_settings_of
@@ -22,29 +22,30 @@ _STEMS: dict[Split, tuple[str, ...]] = {
     "validation": ("validation", "dev", "val"),
     "test": ("test",),
 }
-"""What a split's file may be called besides its released name, with any suffix that can be read."""
+"""File names of a split besides its released name; each may have any suffix that can be read."""
 
 
 class ReleasedTask(CorpusTask):
     """A published data set, from the files of one folder or from the hub.
 
     A split is read from the file with its released name, or else from `train`, `validation` (`dev`, `val`) or `test`
-    with any suffix that can be read; of several, from the first. One that is not there is missed when it is used.
+    with any suffix that can be read; if there are several, from the first. A missing file is an error when its split
+    is used.
 
     Args:
-        data_dir: Folder with the files; `None` means the hub.
-        hub: Name of a copy on the hub, used when there is no `data_dir`.
-        hub_config: Which configuration of it.
-        hub_revision: Which revision of it.
-        shared: As in `CorpusTask`.
+        data_dir: Folder with the released files; `None` means the hub.
+        hub: Name of a copy on the hub, used if `data_dir` is `None`.
+        hub_config: Configuration of the copy on the hub.
+        hub_revision: Revision of the copy on the hub.
+        shared: Settings of `CorpusTask`.
     """
 
     released_files: ClassVar[tuple[str, str, str]]
-    """What the file of each of `SPLITS` is called where it was released."""
+    """Released file name of each of `SPLITS`."""
     other_files: ClassVar[str] = ""
-    """What else a split may be read from, as the end of "has no ..."."""
+    """Other files that a split can be read from, as the end of a message "has no ..."."""
     hub_splits: ClassVar[tuple[str, str, str]] = SPLITS
-    """What each of `SPLITS` is called on the hub."""
+    """Name of each of `SPLITS` on the hub."""
 
     @with_settings_of(CorpusTask.__init__)
     def __init__(
@@ -61,59 +62,61 @@ class ReleasedTask(CorpusTask):
         self._hub, self._hub_config, self._hub_revision = hub, hub_config, hub_revision
 
     @abstractmethod
-    def example(self, record: FileRow, split: Split) -> Example | None:
-        """What a record becomes; `None` if it is not one of the task's. Raises `DataError` if it is malformed."""
+    def example(self, row: FileRow, split: Split) -> Example | None:
+        """The example of a row; `None` if the row is not part of the split.
+
+        Raises:
+            DataError: The row is malformed.
+        """
 
     def all_examples(self, split: Split) -> Iterable[Example]:
-        """One per record, in the order of the files."""
-        for record in self.records(split):
-            if (example := self.example(record, split)) is not None:
+        """One example per row, in the order of the files."""
+        for row in self.rows(split):
+            if (example := self.example(row, split)) is not None:
                 yield example
 
     def content(self, split: Split) -> object:
-        """The files' content; the examples themselves where they come from the hub."""
+        """Hashes of the files; for a copy on the hub, the examples themselves."""
         if self.folder is None:
             return list(self.all_examples(split))
         return [fingerprint_file(path) for path in self._needed_files(split)]
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Those with a file; of a copy on the hub all, as it alone could tell."""
+        """The splits with a file; for a copy on the hub, all, as only the hub knows."""
         return tuple(split for split in SPLITS if self.folder is None or self.files(split))
 
     def problems(self) -> list[str]:
-        """No place to take data from, or no files there to train on and validate with."""
+        """Problems: neither a folder nor a hub name, or no files for training and validation in the folder."""
         if self.folder is None:
             must = f"{self.name} must have `task.data_dir` or `task.hub`, but both are null"
             return [] if self._hub is not None else [f"{must}; give the folder of the released files."]
         if not self.folder.is_dir():
-            return [f"`task.data_dir` must be a folder, but there is none at {self.folder}; correct the path."]
+            return [f"`task.data_dir` must be a folder, but {self.folder} is not one; correct the path."]
         needed: tuple[Split, ...] = ("train", "validation")
         return [self._missing(split) for split in needed if not self.files(split)]
 
-    def records(self, split: Split) -> Iterator[FileRow]:
-        """The records of a split.
+    def rows(self, split: Split) -> Iterator[FileRow]:
+        """The rows of a split.
 
         Raises:
-            DataError: There is no such split, or a file is malformed.
+            DataError: The split is missing, or a file is malformed.
         """
         if self.folder is not None:
             for path in self._needed_files(split):
                 yield from self.read(path)
         elif self._hub is not None:
             hub_split = self.hub_splits[SPLITS.index(split)]
-            yield from read_hub_records(
-                self._hub, config=self._hub_config, revision=self._hub_revision, split=hub_split
-            )
+            yield from read_hub_rows(self._hub, config=self._hub_config, revision=self._hub_revision, split=hub_split)
         else:
             raise DataError(" ".join(self.problems()))
 
     def read(self, path: Path) -> Iterator[FileRow]:
-        """The records of one file."""
+        """The rows of one file."""
         return read_rows(path)
 
     def files(self, split: Split) -> list[Path]:
-        """The files of a split in the folder, in the order in which they are read; none if it is not there."""
+        """The files of a split in the folder, in reading order; empty if the split is missing."""
         assert self.folder is not None, "Only a folder has files."
         names = [f"{stem}{suffix}" for stem in _STEMS[split] for suffix in SUFFIXES]
         paths = (self.folder / name for name in (self._released_file(split), *names))

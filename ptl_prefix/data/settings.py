@@ -1,4 +1,4 @@
-"""How examples become batches: the settings of the config group `data`."""
+"""Settings of the config group `data`: batch sizes, length limits and the cache folder."""
 
 from typing import Annotated, Literal
 
@@ -8,14 +8,15 @@ from ptl_prefix.settings import settings_from
 
 
 class DataSettings:
-    """How examples become batches.
+    """Settings of encoding and batching.
 
     Args:
-        batch_size: Rows in a training batch, on each device.
-        eval_batch_size: Rows in a batch of validation or generation.
-        max_target_tokens: Longest target, its end included; `None` means whatever the backbone has room for.
-        overlong: `truncate` cuts the source, then the target; `drop` leaves the pair out. Both are counted.
-        cache_dir: Where encoded splits are kept; `None` means `ptl_prefix` in the user's cache folder.
+        batch_size: Rows of a training batch on each device.
+        eval_batch_size: Rows of a batch in validation and generation.
+        max_target_tokens: Longest target in tokens, its end included; `None`: limited by the backbone's positions only.
+        overlong: Handling of pairs that are too long: `truncate` cuts the source, then the target; `drop` leaves the
+            pair out. Both are counted.
+        cache_dir: Folder of the cache of encoded splits; `None`: `ptl_prefix` in the user's cache folder.
     """
 
     @settings_from("data/batches")

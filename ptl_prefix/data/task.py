@@ -1,7 +1,7 @@
-"""What a task is: a data set, how it is rendered, and how its output is measured.
+"""The interface of a task: a data set, its rendering as text, and the metrics of its outputs.
 
-In: settings, one `conf/task/<name>.yaml` each. Out: examples, the prompt format and the names of the metrics. A new
-task is one file in `tasks/` and one YAML.
+In: the settings of `conf/task/<name>.yaml`. Out: examples, the prompt format and names of metrics. A new task is one
+file in `tasks/` and one YAML file.
 """
 
 import hashlib
@@ -13,41 +13,41 @@ import datasets
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 
 Split = Literal["train", "validation", "test"]
-"""What a part of a task's data is for."""
+"""The name of a split."""
 SPLITS: tuple[Split, Split, Split] = ("train", "validation", "test")
 
 
 class Task(ABC):
-    """One task. `encode_split` and evaluation call it; nothing else knows where its data come from."""
+    """One task. `encode_split` and evaluation call it; where its data come from is known to the task alone."""
 
     name: str
-    """What the run's folder and record call it."""
+    """Name of the task in run folders and records."""
     version: str
-    """Changes whenever rendering or the choice of data does, so that results are never mixed."""
+    """Version of the rendering and the choice of data. Results of two versions are never compared."""
     licence: str
-    """Under which the data may be used; empty where only the user knows."""
+    """Licence of the data; empty for the user's own."""
     metrics: tuple[str, ...]
-    """Names of the metrics of `evaluation` that apply."""
+    """Names of the metrics that the task is scored with."""
     prompt: PromptFormat
-    """How a source becomes a prompt."""
+    """Format of the prompts."""
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that there are; asking for another is an error."""
+        """The splits that the data set has; asking for another one is an error."""
         return SPLITS
 
     @property
     def label_set(self) -> tuple[str, ...] | None:
-        """The closed set of targets, for classification; `None` where any text may be written."""
+        """The closed set of targets of a classification task; `None` for free text."""
         return None
 
     @abstractmethod
     def problems(self) -> list[str]:
-        """What keeps a training from it, one sentence each; empty if nothing does. Cheap: opens no data."""
+        """Problems that would stop a training, one sentence each. The check is cheap: no data file is opened."""
 
     @abstractmethod
     def examples(self, split: Split) -> datasets.Dataset:
-        """The examples of one split, rows as in `example.FEATURES`.
+        """The examples of one split, with the columns of `example.FEATURES`.
 
         Raises:
             DataError: A file is missing or malformed.
@@ -55,9 +55,9 @@ class Task(ABC):
 
     @abstractmethod
     def fingerprint(self, split: Split) -> str:
-        """Changes when the examples of the split may: name, version, settings, content of the data files."""
+        """A hash of everything that decides the split's examples: name, version, settings, content of the files."""
 
 
 def fingerprint_of(*parts: object) -> str:
-    """One hash of parts whose `repr` says all there is to them."""
+    """The hash of values whose `repr` states their whole content."""
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,8 +1,8 @@
-"""The forms in which WebNLG is published, read into one.
+"""Readers of the formats in which WebNLG is published.
 
-In: the challenge's XML, in many files anywhere below a folder; the JSON of the paper's code, which is
-`{"entries": [{"1": {...}}, ...]}`; records with `category, triples, lexs, comments`, one JSON object a line; or the
-hub's records. Out: `Entry`s.
+In: the challenge's XML, in any number of files below a folder; the JSON of the paper's code, which is
+`{"entries": [{"1": {...}}, ...]}`; JSON lines with `category, triples, lexs, comments`; or rows of the hub's copy.
+Out: `Entry`s.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 from ptl_prefix.data.file_rows import FileRow, read_rows
 from ptl_prefix.data.task import Split
-from ptl_prefix.data.triples import Triple, triples_of
+from ptl_prefix.data.triples import Triple, parse_triples
 from ptl_prefix.errors import DataError
 
 _SPLIT_WORDS: dict[Split, str] = {"train": "train", "validation": "dev", "test": "test"}
@@ -22,12 +22,12 @@ _SPLIT_WORDS: dict[Split, str] = {"train": "train", "validation": "dev", "test":
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry.
+    """One entry of WebNLG.
 
     Args:
-        category: Of DBpedia, `Airport`.
-        triples: What is to be said.
-        texts: Ways to say it, each with its comment (`good`, `toFix`).
+        category: Category in DBpedia, such as `Airport`.
+        triples: Facts that a text states.
+        texts: Reference texts, each with its comment (`good`, `toFix`).
     """
 
     category: str
@@ -36,7 +36,7 @@ class Entry:
 
 
 def xml_files(folder: Path, split: Split) -> list[Path]:
-    """The XML files of a split below a folder: those in a folder named after it, or else named after it themselves."""
+    """The XML files of a split: those whose folder is named after the split, else those whose own name has it."""
     found = []
     for path in sorted(folder.rglob("*.xml")):
         *folders, name = path.relative_to(folder).parts
@@ -48,17 +48,17 @@ def xml_files(folder: Path, split: Split) -> list[Path]:
 
 
 def read_entries(path: Path) -> Iterator[FileRow]:
-    """The records of one file, each of which `entry_of` understands."""
+    """The rows of one file, for `parse_entry`."""
     return _read_xml(path) if path.suffix == ".xml" else read_rows(path)
 
 
-def entry_of(record: FileRow) -> Entry:
-    """The entry that a record holds, in any of the forms.
+def parse_entry(row: FileRow) -> Entry:
+    """The entry of a row, in any of the formats.
 
     Raises:
-        DataError: It holds none.
+        DataError: The row has none of the formats.
     """
-    cells = record.cells
+    cells = row.cells
     if len(cells) == 1 and isinstance(inner := next(iter(cells.values())), dict):
         cells = inner  # The paper's JSON names each entry by its number.
     try:
@@ -67,14 +67,14 @@ def entry_of(record: FileRow) -> Entry:
         pairs = [(text.strip(), comment) for text, comment in texts if text.strip()]
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise DataError(
-            f"{record.place}: an entry must have a category, triples, and texts with their comments, but it has not "
-            f"({type(error).__name__}: {error}); see the module `webnlg_files` for the forms."
+            f"{row.place}: an entry must have a category, triples, and texts with their comments, but it has not "
+            f"({type(error).__name__}: {error}); the module `webnlg_files` describes the formats."
         ) from error
-    return Entry(category, triples_of(rows, record.place), pairs)
+    return Entry(category, parse_triples(rows, row.place), pairs)
 
 
 def _parts(cells: dict[str, Any]) -> tuple[str, list[Any], list[tuple[str, str]]]:
-    """Category, triples and texts with comments, wherever the form has them."""
+    """Category, triples, and texts with comments, from any of the formats."""
     if "lexs" in cells:
         return cells["category"], cells["triples"], list(zip(cells["lexs"], cells["comments"], strict=True))
     if "lexicalisations" in cells:
@@ -89,7 +89,7 @@ def _read_xml(path: Path) -> Iterator[FileRow]:
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError) as error:
-        raise DataError(f"{path} must be XML, but {error}; fetch it anew.") from error
+        raise DataError(f"{path} must be XML, but {error}; download it again.") from error
     for number, entry in enumerate(root.iter("entry"), start=1):
         texts = entry.findall("lex")
         cells = {

@@ -16,7 +16,7 @@ _TAILS = (2.5, 97.5)
 _DRAWN_TOGETHER = 256  # bounds the memory that counts take
 
 
-def interval(
+def bootstrap_interval(
     statistics: Statistics, value: Callable[[Statistics], float], *, resamples: int, seed: int
 ) -> tuple[float, float]:
     """The 95% interval of a metric.

@@ -82,7 +82,7 @@ _ALIKE = {
 """Who wrote the references took a figure and its word for the same."""
 
 
-def slots_of(source: str) -> Slots | None:
+def parse_slots(source: str) -> Slots | None:
     """The values of `name : Blue Spice | Type : pub`, or of `name[Blue Spice], eatType[pub]`; else `None`."""
     released = re.findall(r"([^\[\],]+)\[([^\[\]]*)\]", source)
     pairs = released or [part.split(" : ", 1) for part in source.split(" | ") if " : " in part]
@@ -93,7 +93,7 @@ def slots_of(source: str) -> Slots | None:
     return slots if slots and slots.keys() <= set(_ATTRIBUTES) else None
 
 
-def slot_errors(slots: Slots, text: str) -> tuple[int, int, int]:
+def count_slot_errors(slots: Slots, text: str) -> tuple[int, int, int]:
     """How many values a text lacks, adds and repeats."""
     missing = added = repeated = 0
     for attribute in ("name", "near"):

@@ -30,7 +30,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.task import Split, Task
 from ptl_prefix.evaluation.decode import DecodingJob, Rows, decode
-from ptl_prefix.evaluation.likelihood import INFOS, likelihood
+from ptl_prefix.evaluation.likelihood import INFOS, measure_likelihood
 from ptl_prefix.evaluation.scoring import Scores, score
 from ptl_prefix.methods.method import Method
 from ptl_prefix.settings import settings_from
@@ -231,7 +231,7 @@ def _finished(folder: Path, unfinished: UnfinishedPredictions) -> list[Predictio
 def _likelihoods(job: EvaluationJob, rows: Rows) -> dict[str, float]:
     if not job.measures.likelihood:
         return {}
-    return likelihood(
+    return measure_likelihood(
         job.subject.backbone,
         job.subject.method,
         rows,

@@ -20,7 +20,7 @@ from ptl_prefix.backbones.vocabulary import Word, vocabulary_words, word_states
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.data.encoding import encode_prompts
 from ptl_prefix.errors import BundleError, DataError
-from ptl_prefix.evaluation.nearest_words import NUM_RANDOM, nearest_words
+from ptl_prefix.evaluation.nearest_words import NUM_RANDOM, find_nearest_words
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.methods.restore import Adaptation, method_class
 
@@ -140,7 +140,7 @@ def _nearest(
     known = word_states(backbone, words, wanted)
     return {
         site: [
-            nearest_words(states[site][index], of_words, words, layer=index, top_k=settings.top_k)
+            find_nearest_words(states[site][index], of_words, words, layer=index, top_k=settings.top_k)
             for index, of_words in known.get(site, {}).items()
         ]
         for site in states

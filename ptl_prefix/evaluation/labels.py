@@ -9,7 +9,7 @@ from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.evaluation.metric import MetricNotApplicableError
 
 
-def labels_of(metric: str, predictions: Sequence[Prediction]) -> list[tuple[str, str]]:
+def label_pairs(metric: str, predictions: Sequence[Prediction]) -> list[tuple[str, str]]:
     """The label that is due and the one that was written, for each prediction.
 
     Raises:

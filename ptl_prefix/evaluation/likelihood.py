@@ -29,7 +29,7 @@ INFOS: Mapping[str, MetricInfo] = {
 """What the numbers mean. The end of each target counts as a token, and as a character."""
 
 
-def likelihood(
+def measure_likelihood(
     backbone: Backbone,
     method: Method,
     rows: Rows,

@@ -35,7 +35,7 @@ class TargetLoss:
     num_tokens: int
 
 
-def num_computed(num_targets: int) -> int:
+def num_computed_positions(num_targets: int) -> int:
     """At how many positions logits are computed for so many targets."""
     return num_targets + -num_targets % _TARGETS_MULTIPLE
 
@@ -48,7 +48,7 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     rows, columns = (next_labels != IGNORED_LABEL).nonzero(as_tuple=True)
     num_tokens = rows.numel()
     # Filled up with the first position, whose label is then ignored: kernels are made for one shape, and kept.
-    missing = num_computed(num_tokens) - num_tokens
+    missing = num_computed_positions(num_tokens) - num_tokens
     rows, columns = (nn.functional.pad(index, (0, missing)) for index in (rows, columns))
     targets = next_labels[rows, columns]  # (targets,)
     targets[num_tokens:] = IGNORED_LABEL

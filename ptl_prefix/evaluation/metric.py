@@ -93,7 +93,7 @@ def metric_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(metrics.__path__))
 
 
-def name_mistakes(names: Iterable[str], setting: str) -> list[str]:
+def metric_name_mistakes(names: Iterable[str], setting: str) -> list[str]:
     """A sentence for each name of no metric.
 
     Args:
@@ -108,7 +108,7 @@ def name_mistakes(names: Iterable[str], setting: str) -> list[str]:
     ]
 
 
-def metric_named(name: str, **settings: object) -> Metric:
+def load_metric(name: str, **settings: object) -> Metric:
     """The metric that `metrics/<name>.py` defines.
 
     Args:

@@ -20,7 +20,7 @@ NUM_RANDOM = 64
 _DECIMALS = 6
 
 
-def nearest_words(
+def find_nearest_words(
     prefix: LayerStates, states: WordStates, words: Sequence[Word], *, layer: int, top_k: int
 ) -> NearestWords:
     """The words nearest to each virtual token of a layer.
@@ -35,7 +35,7 @@ def nearest_words(
     lists, chances = [], []
     for vectors, of_words in zip((prefix.key, prefix.value), states, strict=True):
         flat = vectors[0].transpose(0, 1).flatten(1).float().cpu()  # (prefix, kv_heads * head_dim)
-        cosines, places = cosines_beside_the_mean(flat, of_words).topk(min(top_k, len(words)), dim=1)
+        cosines, places = cosines_without_mean(flat, of_words).topk(min(top_k, len(words)), dim=1)
         lists.append(
             tuple(
                 tuple(
@@ -51,7 +51,7 @@ def nearest_words(
     )
 
 
-def cosines_beside_the_mean(
+def cosines_without_mean(
     vectors: Float[Tensor, "vectors width"], of_words: Float[Tensor, "words width"]
 ) -> Float[Tensor, "vectors words"]:
     """Cosines after the direction of the words' mean is taken out of both sides: it would make all words alike.
@@ -65,7 +65,7 @@ def cosines_beside_the_mean(
 
 def _chance(of_words: Tensor) -> float:
     drawn = torch.randn(NUM_RANDOM, of_words.shape[1], generator=torch.Generator().manual_seed(0))
-    return float(cosines_beside_the_mean(drawn, of_words).amax(dim=1).mean())
+    return float(cosines_without_mean(drawn, of_words).amax(dim=1).mean())
 
 
 def _without(vectors: Tensor, direction: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
-from ptl_prefix.evaluation.bootstrap import interval
-from ptl_prefix.evaluation.metric import Metric, MetricFailedError, MetricNotApplicableError, Statistics, metric_named
+from ptl_prefix.evaluation.bootstrap import bootstrap_interval
+from ptl_prefix.evaluation.metric import Metric, MetricFailedError, MetricNotApplicableError, Statistics, load_metric
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def score(
     """
     scores = Scores()
     given = settings or {}
-    for name, metric in [(name, metric_named(name, **given.get(name, {}))) for name in names]:
+    for name, metric in [(name, load_metric(name, **given.get(name, {}))) for name in names]:
         if metric.unavailable_reason is not None:
             scores.unavailable[name] = metric.unavailable_reason
             continue
@@ -85,7 +85,7 @@ def _measure(
         if parts := metric.parts(total):
             scores.parts[key] = dict(parts)
         if resamples:
-            scores.intervals[key] = interval(rows, metric.value, resamples=resamples, seed=seed)
+            scores.intervals[key] = bootstrap_interval(rows, metric.value, resamples=resamples, seed=seed)
 
 
 def _rows_by_group(metric: Metric, predictions: Sequence[Prediction]) -> Iterator[tuple[str, Statistics]]:

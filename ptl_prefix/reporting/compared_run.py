@@ -18,7 +18,7 @@ from ptl_prefix.artifacts.evaluation_record import (
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.manifest import Manifest, read_manifest
 from ptl_prefix.artifacts.predictions import Prediction, read_predictions
-from ptl_prefix.artifacts.rebuilt_record import rebuilt_record
+from ptl_prefix.artifacts.rebuilt_record import rebuild_record
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import BundleError, PtlPrefixError
@@ -155,7 +155,7 @@ def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[l
             left_out.append(LeftOut(folder.path, _REASONS[state]))
             continue
         try:
-            record = rebuilt_record(folder) if state == "died" else read_record(folder.record)
+            record = rebuild_record(folder) if state == "died" else read_record(folder.record)
             runs.append(ComparedRun(folder, record))
         except PtlPrefixError as error:
             left_out.append(LeftOut(folder.path, f"cannot be read: {error}"))

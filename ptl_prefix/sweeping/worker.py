@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptl_prefix.artifacts.event_log import read_events, validations_in
+from ptl_prefix.artifacts.event_log import read_events, validation_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
@@ -137,7 +137,7 @@ class _Watch:
             events = read_events(path)
         except (OSError, PtlPrefixError):
             return
-        yield from ((step, value) for step, value in validations_in(events) if step not in self._known)
+        yield from ((step, value) for step, value in validation_losses(events) if step not in self._known)
 
     def _judge(self, step: int, value: float) -> str | None:
         scheduler, trial = self._scheduler, self._job.trial

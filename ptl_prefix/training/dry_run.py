@@ -15,7 +15,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.sharding import RankMemory
 from ptl_prefix.data.encoded_split import EncodedSplit
-from ptl_prefix.evaluation.loss import num_computed
+from ptl_prefix.evaluation.loss import num_computed_positions
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.step_memory import StepMemory, step_memory
@@ -153,7 +153,7 @@ def _longest_batch(prompter: Prompter, encoded: EncodedSplit, batch_size: int) -
     num_source = int(encoded.num_source_ids[longest])
     num_target = int(encoded.lengths[longest]) - num_source
 
-    num_targets = num_computed(batch_size * num_target)
+    num_targets = num_computed_positions(batch_size * num_target)
 
     def ids(length: int) -> Tensor:
         return torch.ones(batch_size, length, dtype=torch.long, device="meta")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ptl_prefix.artifacts.atomic import folder_written_whole
+from ptl_prefix.artifacts.atomic import write_folder_atomically
 from ptl_prefix.artifacts.bundle import Bundle, BundleContents, write_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
@@ -84,5 +84,5 @@ def export_merged(folder: Path, *, backbone: Backbone, method: Method, replace: 
     """
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"A merged model must be written to a new folder, but '{folder}' is there; choose another.")
-    with method.merged(), folder_written_whole(folder) as unfinished:
+    with method.merged(), write_folder_atomically(folder) as unfinished:
         save_backbone(backbone, unfinished)

@@ -7,7 +7,7 @@ import torch
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.artifacts.predictions import Prediction
-from ptl_prefix.artifacts.rebuilt_record import losses_in
+from ptl_prefix.artifacts.rebuilt_record import read_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Status, write_record
 from ptl_prefix.backbones.backbone import Backbone
@@ -86,7 +86,7 @@ class Ledger:
         """Write the record of a run that ends so."""
         plan, meter = self._plan, self._meter
         if status != "finished":
-            for name, nats in losses_in(read_events(self._folder.events)).items():
+            for name, nats in read_losses(read_events(self._folder.events)).items():
                 self.note_loss(name, nats)
         record = RunRecord(
             run_id=plan.run_id,

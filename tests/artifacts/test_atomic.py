@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.artifacts import atomic
-from ptl_prefix.artifacts.atomic import folder_written_whole, write_atomically
+from ptl_prefix.artifacts.atomic import write_atomically, write_folder_atomically
 
 
 def fill(folder: Path, word: str, num_files: int = 3) -> None:
@@ -66,7 +66,7 @@ def test_files_and_folders_have_the_permissions_that_the_user_asked_for(tmp_path
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "file", "text")
-        with folder_written_whole(tmp_path / "folder"):
+        with write_folder_atomically(tmp_path / "folder"):
             pass
     finally:
         os.umask(before)
@@ -78,7 +78,7 @@ def test_files_and_folders_have_the_permissions_that_the_user_asked_for(tmp_path
 def test_a_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "bundle"
 
-    with folder_written_whole(path) as unfinished:
+    with write_folder_atomically(path) as unfinished:
         fill(unfinished, "new")
         assert not path.exists()
         assert unfinished.parent == path.parent and unfinished.name.startswith(".bundle.tmp-")
@@ -96,10 +96,10 @@ def way_of_swapping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 def test_a_folder_replaces_an_older_one_entirely(tmp_path: Path, way_of_swapping: str) -> None:
     path = tmp_path / "bundle"
-    with folder_written_whole(path) as unfinished:
+    with write_folder_atomically(path) as unfinished:
         fill(unfinished, "old", num_files=5)
 
-    with folder_written_whole(path) as unfinished:
+    with write_folder_atomically(path) as unfinished:
         fill(unfinished, "new", num_files=2)
 
     assert words_in(path) == ["new"] * 2
@@ -109,10 +109,10 @@ def test_a_folder_replaces_an_older_one_entirely(tmp_path: Path, way_of_swapping
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_inside_the_block_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "bundle"
-    with folder_written_whole(path) as unfinished:
+    with write_folder_atomically(path) as unfinished:
         fill(unfinished, "old")
 
-    with pytest.raises(error), folder_written_whole(path) as unfinished:
+    with pytest.raises(error), write_folder_atomically(path) as unfinished:
         fill(unfinished, "new")
         raise error
 
@@ -123,7 +123,7 @@ def test_an_error_inside_the_block_leaves_the_old_folder(tmp_path: Path, error: 
 def test_a_folder_never_replaces_a_file(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
 
-    with pytest.raises(NotADirectoryError), folder_written_whole(tmp_path / "notes") as unfinished:
+    with pytest.raises(NotADirectoryError), write_folder_atomically(tmp_path / "notes") as unfinished:
         fill(unfinished, "new")
 
     assert (tmp_path / "notes").read_text() == "mine"
@@ -135,7 +135,7 @@ def test_links_are_written_through(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(tmp_path / "disk" / name)
 
     write_atomically(tmp_path / "file", "text")
-    with folder_written_whole(tmp_path / "folder") as unfinished:
+    with write_folder_atomically(tmp_path / "folder") as unfinished:
         fill(unfinished, "new")
 
     assert (tmp_path / "file").is_symlink() and (tmp_path / "disk" / "file").read_text() == "text"
@@ -149,7 +149,7 @@ def test_the_next_write_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path:
     (tmp_path / ".other.tmp-dead").write_text("not of these two")
 
     write_atomically(tmp_path / "record.json", "whole")
-    with folder_written_whole(tmp_path / "bundle") as unfinished:
+    with write_folder_atomically(tmp_path / "bundle") as unfinished:
         fill(unfinished, "new")
 
     assert sorted(os.listdir(tmp_path)) == [".other.tmp-dead", "bundle", "record.json"]
@@ -158,8 +158,8 @@ def test_the_next_write_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path:
 def test_a_write_does_not_sweep_one_that_is_still_going_on(tmp_path: Path) -> None:
     path = tmp_path / "bundle"
 
-    with folder_written_whole(path) as first:
-        with folder_written_whole(path) as second:
+    with write_folder_atomically(path) as first:
+        with write_folder_atomically(path) as second:
             fill(second, "second")
         assert words_in(path) == ["second"] * 3
         fill(first, "first")
@@ -184,7 +184,7 @@ def write(word):
     if what == "file":
         atomic.write_atomically(top / "file", word * 3)
         return
-    with atomic.folder_written_whole(top / "folder") as unfinished:
+    with atomic.write_folder_atomically(top / "folder") as unfinished:
         for index in range(3):
             (unfinished / str(index)).write_text(word)
 
@@ -261,7 +261,7 @@ def test_an_old_folder_that_was_moved_aside_is_put_back_even_if_the_next_write_f
     (tmp_path / ".bundle.tmp-dead.old").mkdir()
     fill(tmp_path / ".bundle.tmp-dead.old", "old")
 
-    with pytest.raises(ValueError, match="fails too"), folder_written_whole(tmp_path / "bundle"):
+    with pytest.raises(ValueError, match="fails too"), write_folder_atomically(tmp_path / "bundle"):
         raise ValueError("fails too")
 
     assert words_in(tmp_path / "bundle") == ["old"] * 3
@@ -280,9 +280,9 @@ def test_readers_see_whole_folders_while_a_writer_writes_and_is_killed(tmp_path:
     path = tmp_path / "bundle"
     script = """
         import itertools, sys
-        from ptl_prefix.artifacts.atomic import folder_written_whole
+        from ptl_prefix.artifacts.atomic import write_folder_atomically
         for turn in itertools.count():
-            with folder_written_whole(sys.argv[1]) as unfinished:
+            with write_folder_atomically(sys.argv[1]) as unfinished:
                 for index in range(20):
                     (unfinished / str(index)).write_text(str(turn))
     """

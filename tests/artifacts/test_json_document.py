@@ -15,11 +15,11 @@ from ptl_prefix.artifacts.json_document import (
     STRICT,
     DocumentError,
     from_values,
+    json_problem,
     parse_values,
     read_values,
     to_text,
     to_values,
-    why_not_json,
 )
 
 
@@ -142,12 +142,12 @@ def test_no_bytes_make_the_parser_fail_in_another_way(data: bytes) -> None:
     ],
 )
 def test_a_value_that_json_cannot_hold_is_named(value: object, fact: str) -> None:
-    assert fact in (why_not_json(value) or "")
+    assert fact in (json_problem(value) or "")
 
 
 @given(value=plain)
 def test_a_value_that_json_can_hold_is_not_complained_about(value: object) -> None:
-    assert why_not_json(value) is None
+    assert json_problem(value) is None
     assert json.loads(json.dumps(value, allow_nan=False)) == value
 
 

@@ -5,7 +5,7 @@ import yaml
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.event_log import EventLog
-from ptl_prefix.artifacts.rebuilt_record import rebuilt_record
+from ptl_prefix.artifacts.rebuilt_record import rebuild_record
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import MetricInfo, Parameters
 from ptl_prefix.errors import RunError
@@ -36,7 +36,7 @@ def test_a_killed_run_has_the_record_that_its_log_tells(folder: RunFolder) -> No
     with folder.events.open("a") as file:
         file.write('{"torn')
 
-    record = rebuilt_record(folder)
+    record = rebuild_record(folder)
 
     assert (record.status, record.run_id, record.seed, record.task, record.task_version) == (
         "died",
@@ -60,7 +60,7 @@ def test_a_resumed_run_counts_what_it_counted_when_it_went_on(folder: RunFolder)
             "resumed", step=30, parameters_trained=7, parameters_stored=6, parameters_backbone=9, planned_steps=120
         )
 
-    record = rebuilt_record(folder)
+    record = rebuild_record(folder)
 
     assert record.parameters.stored == 6 and record.budget == {"steps": 120}
 
@@ -70,11 +70,11 @@ def test_a_log_that_ends_before_it_says_what_was_trained_is_no_record(folder: Ru
     folder.events.write_bytes(b"".join(lines[:2]))
 
     with pytest.raises(RunError, match="ends before that"):
-        rebuilt_record(folder)
+        rebuild_record(folder)
 
 
 def test_a_log_that_lacks_something_is_refused_by_its_name(folder: RunFolder) -> None:
     folder.events.write_text(folder.events.read_text().replace("task_version", "task_edition"))
 
     with pytest.raises(RunError, match="task_version"):
-        rebuilt_record(folder)
+        rebuild_record(folder)

@@ -194,7 +194,7 @@ def test_a_position_in_another_order_is_refused(change: dict[str, int]) -> None:
     arguments: dict[str, Any] = {"batch_size": 3, "padding": PADDING, "seed": 0}
     state = TrainBatches(of_lengths([3] * 10), **arguments).state_dict()
 
-    with pytest.raises(ValueError, match="only good for the batches it was taken from"):
+    with pytest.raises(ValueError, match="batches of the order that it was saved from"):
         TrainBatches(of_lengths([3] * 10), **{**arguments, **change}).load_state_dict(state)
 
 

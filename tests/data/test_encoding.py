@@ -18,7 +18,7 @@ from ptl_prefix.data.batches import TrainBatches
 from ptl_prefix.data.collation import collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport
 from ptl_prefix.data.encoding import cache_folder, encode_prompts, encode_split
-from ptl_prefix.data.example import Example, as_dataset
+from ptl_prefix.data.example import Example, to_dataset
 from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task, fingerprint_of
 from ptl_prefix.errors import DataError
@@ -45,7 +45,7 @@ class ListedTask(Task):
 
     def examples(self, split: Split) -> datasets.Dataset:
         self.num_reads += 1
-        return as_dataset(self.listed)
+        return to_dataset(self.listed)
 
     def fingerprint(self, split: Split) -> str:
         return fingerprint_of(split, self.listed)

@@ -1,10 +1,10 @@
 """Examples and their form as rows."""
 
-from ptl_prefix.data.example import FEATURES, Example, as_dataset, merged
+from ptl_prefix.data.example import FEATURES, Example, merge_by_source, to_dataset
 
 
 def test_rows_have_the_columns_in_the_order_of_the_examples() -> None:
-    rows = as_dataset([Example("a", ("x", "y"), "train-0", ("v",), "seen"), Example("b", ("z",))])
+    rows = to_dataset([Example("a", ("x", "y"), "train-0", ("v",), "seen"), Example("b", ("z",))])
 
     assert rows.features == FEATURES
     assert rows.to_list() == [
@@ -16,4 +16,4 @@ def test_rows_have_the_columns_in_the_order_of_the_examples() -> None:
 def test_examples_of_one_source_become_one_where_it_first_stands() -> None:
     examples = [Example("a", ("a1",), group="seen"), Example("b", ("b1",)), Example("a", ("a2", "a1"))]
 
-    assert list(merged(examples)) == [Example("a", ("a1", "a2", "a1"), group="seen"), Example("b", ("b1",))]
+    assert list(merge_by_source(examples)) == [Example("a", ("a1", "a2", "a1"), group="seen"), Example("b", ("b1",))]

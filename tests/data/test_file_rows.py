@@ -1,4 +1,4 @@
-"""Files of records: what is read, and how a mistake is named."""
+"""Files of rows: what is read, and how a mistake is named."""
 
 import csv
 from pathlib import Path
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptl_prefix.data.file_rows import fingerprint_file, read_rows, unreadable
+from ptl_prefix.data.file_rows import fingerprint_file, read_rows, why_unreadable
 from ptl_prefix.errors import DataError
 
 
 def read(path: Path, content: str | bytes) -> list[dict[str, Any]]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return [record.cells for record in read_rows(path)]
+    return [row.cells for row in read_rows(path)]
 
 
 def test_csv_and_tsv_are_read_by_the_names_in_their_first_line(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path: Path, end: str, 
     assert read(tmp_path / "x.jsonl", json_lines) == expected
 
 
-def test_other_characters_that_end_lines_in_unicode_do_not_end_records(tmp_path: Path) -> None:
+def test_other_characters_that_end_lines_in_unicode_do_not_end_rows(tmp_path: Path) -> None:
     text = "a\u2028b\x0bc\x85d"
 
     assert read(tmp_path / "x.csv", f"source\n{text}\n") == [{"source": text}]
@@ -52,19 +52,19 @@ def test_a_quoted_cell_may_hold_a_line_end_and_blank_lines_are_nothing(tmp_path:
     path = tmp_path / "x.csv"
     path.write_text('source\n\n"two\nlines"\nthird\n')
 
-    records = list(read_rows(path))
+    rows = list(read_rows(path))
 
-    assert [record.cells["source"] for record in records] == ["two\nlines", "third"]
-    assert [record.place for record in records] == [f"{path}, line 3", f"{path}, line 5"]
+    assert [row.cells["source"] for row in rows] == ["two\nlines", "third"]
+    assert [row.place for row in rows] == [f"{path}, line 3", f"{path}, line 5"]
 
 
 def test_parquet_is_read_with_its_lists(tmp_path: Path) -> None:
     pq.write_table(pa.table({"source": ["a", "b"], "targets": [["x", "y"], ["z"]]}), tmp_path / "x.parquet")
 
-    records = list(read_rows(tmp_path / "x.parquet"))
+    rows = list(read_rows(tmp_path / "x.parquet"))
 
-    assert [record.texts("targets") for record in records] == [["x", "y"], ["z"]]
-    assert records[1].place == f"{tmp_path / 'x.parquet'}, record 2"
+    assert [row.texts("targets") for row in rows] == [["x", "y"], ["z"]]
+    assert rows[1].place == f"{tmp_path / 'x.parquet'}, row 2"
 
 
 def test_json_is_an_array_of_objects_or_one_key_that_holds_it(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_json_is_an_array_of_objects_or_one_key_that_holds_it(tmp_path: Path) ->
 
     assert read(tmp_path / "x.json", '[{"source": "a"},\n {"source": "b"}]') == expected
     assert read(tmp_path / "x.json", '\ufeff{"entries": [{"source": "a"}, {"source": "b"}]}') == expected
-    assert [record.place for record in read_rows(tmp_path / "x.json")][1] == f"{tmp_path / 'x.json'}, record 2"
+    assert [row.place for row in read_rows(tmp_path / "x.json")][1] == f"{tmp_path / 'x.json'}, row 2"
 
 
 def test_parallel_text_is_read_line_by_line(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_parallel_text_is_read_line_by_line(tmp_path: Path) -> None:
         {"source": "", "target": ""},
         {"source": "Three.", "target": "B."},
     ]
-    assert [record.place for record in read_rows(tmp_path / "x.source")][2] == f"{tmp_path / 'x.source'}, line 3"
+    assert [row.place for row in read_rows(tmp_path / "x.source")][2] == f"{tmp_path / 'x.source'}, line 3"
 
 
 @pytest.mark.parametrize(("sources", "targets"), [(2, 1), (1, 2)])
@@ -98,7 +98,7 @@ def test_parallel_text_of_unequal_length_is_named_where_it_ends(tmp_path: Path, 
 def test_parallel_text_is_two_files(tmp_path: Path) -> None:
     (tmp_path / "x.source").write_text("a\n")
 
-    assert str(unreadable(tmp_path / "x.source")).startswith(f"{tmp_path / 'x.target'} must be a file")
+    assert str(why_unreadable(tmp_path / "x.source")).startswith(f"{tmp_path / 'x.target'} must be a file")
     for use in (read_rows, fingerprint_file):
         with pytest.raises(DataError, match=r"x.target must be a file, but does not exist"):
             use(tmp_path / "x.source")
@@ -119,16 +119,16 @@ def test_whatever_is_written_as_csv_is_read_back(tmp_path: Path, pairs: list[tup
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("source", "target"), *pairs])
 
-    assert [(record.cells["source"], record.cells["target"]) for record in read_rows(path)] == pairs
+    assert [(row.cells["source"], row.cells["target"]) for row in read_rows(path)] == pairs
 
 
 @pytest.mark.parametrize(
     ("name", "content", "mistake"),
     [
-        ("x.csv", b"source,target\na,b\nc\n", "line 3: every record must have the 2 columns .* has 1"),
-        ("x.csv", b"source,target\na,b,c\n", "line 2: every record must have the 2 columns .* has 3"),
-        ("x.csv", b'source,target\na,b\n"c,d\ne,f\n', "line 3: a record must be well-formed, but unexpected end"),
-        ("x.csv", b'source,target\n"a"b,c\n', "line 2: a record must be well-formed"),
+        ("x.csv", b"source,target\na,b\nc\n", "line 3: each row must have the 2 columns .* has 1"),
+        ("x.csv", b"source,target\na,b,c\n", "line 2: each row must have the 2 columns .* has 3"),
+        ("x.csv", b'source,target\na,b\n"c,d\ne,f\n', "line 3: a row must be well-formed, but unexpected end"),
+        ("x.csv", b'source,target\n"a"b,c\n', "line 2: a row must be well-formed"),
         ("x.csv", b"source,source\na,b\n", "line 1: column names must differ"),
         ("x.csv", b"source\nok\nCaf\xe9\n", "line 3: a file must be UTF-8, but byte 0xe9 is not"),
         ("x.csv", "source\nok\n".encode("utf-16"), "line 1: a file must be UTF-8, but byte 0xff is not"),
@@ -139,7 +139,7 @@ def test_whatever_is_written_as_csv_is_read_back(tmp_path: Path, pairs: list[tup
         ("x.json", b'{"a": 1}\n{"a": 2}\n', "must be JSON, but Extra data: .*name it .jsonl if each line is"),
         ("x.json", b'{"a": 1, "b": []}', "must be one array of JSON objects, but is"),
         ("x.json", b'{"a": 1}', "must be one array of JSON objects, but is 1"),
-        ("x.json", b'[{"source": "a"}, 7]', "record 2: a record must be a JSON object, but is 7"),
+        ("x.json", b'[{"source": "a"}, 7]', "row 2: a row must be a JSON object, but is 7"),
         ("x.parquet", b"PAR1 not really", "must be a Parquet file, but cannot be read as one"),
     ],
 )
@@ -165,10 +165,10 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, cont
 def test_a_cell_without_text_is_named(tmp_path: Path, cell: str, mistake: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(f'{{"source": "a"}}\n{{"source": {cell}}}\n')
-    record = list(read_rows(path))[1]
+    row = list(read_rows(path))[1]
 
     with pytest.raises(DataError, match=f"line 2: 'source' must be text, or a list of texts, .* but {mistake};"):
-        record.text("source")
+        row.text("source")
 
 
 def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> None:
@@ -182,18 +182,18 @@ def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> 
 def test_lists_of_texts_are_sentences_or_alternatives(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"source": [" One. ", "", "Two."]}\n')
-    record = next(read_rows(path))
+    row = next(read_rows(path))
 
-    assert record.text("source") == "One. Two."
-    assert record.texts("source") == ["One.", "Two."]
+    assert row.text("source") == "One. Two."
+    assert row.texts("source") == ["One.", "Two."]
 
 
 def test_files_that_cannot_be_read_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
 
-    assert "must end in one of .jsonl, .json, .csv, .tsv, .parquet, .source" in str(unreadable(tmp_path / "x.xlsx"))
-    assert "does not exist" in str(unreadable(tmp_path / "x.csv"))
-    assert "is a folder" in str(unreadable(tmp_path / "folder.csv"))
+    assert "must end in one of .jsonl, .json, .csv, .tsv, .parquet, .source" in str(why_unreadable(tmp_path / "x.xlsx"))
+    assert "does not exist" in str(why_unreadable(tmp_path / "x.csv"))
+    assert "is a folder" in str(why_unreadable(tmp_path / "folder.csv"))
     for use in (read_rows, fingerprint_file):
         with pytest.raises(DataError, match="does not exist"):
             use(tmp_path / "x.csv")

@@ -5,11 +5,11 @@ from typing import Any
 import datasets
 import pytest
 
-from ptl_prefix.data.hub import read_hub_records
+from ptl_prefix.data.hub import read_hub_rows
 from ptl_prefix.errors import DataError
 
 
-def test_records_come_from_the_split_config_and_revision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_come_from_the_split_config_and_revision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
     def load_dataset(*arguments: Any, **named: Any) -> datasets.Dataset:
@@ -18,11 +18,11 @@ def test_records_come_from_the_split_config_and_revision_asked_for(monkeypatch: 
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
-    records = list(read_hub_records("owner/name", config="small", revision="refs/convert/parquet", split="test"))
+    rows = list(read_hub_rows("owner/name", config="small", revision="refs/convert/parquet", split="test"))
 
     assert calls == [(("owner/name", "small"), {"split": "test", "revision": "refs/convert/parquet"}, True)]
-    assert [record.text("source") for record in records] == ["a", "b"]
-    assert records[1].place == "owner/name (test), record 2"
+    assert [row.text("source") for row in rows] == ["a", "b"]
+    assert rows[1].place == "owner/name (test), row 2"
     assert not datasets.are_progress_bars_disabled()
 
 
@@ -38,7 +38,7 @@ def test_a_hub_that_does_not_answer_is_an_error_with_a_way_out(
     with pytest.raises(
         DataError, match=rf"test split of 'owner/name' must be reachable .* \({error}\); give local files"
     ):
-        list(read_hub_records("owner/name", config=None, revision=None, split="test"))
+        list(read_hub_rows("owner/name", config=None, revision=None, split="test"))
 
 
 def test_a_class_is_read_as_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +50,6 @@ def test_a_class_is_read_as_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
-    records = list(read_hub_records("owner/name", config=None, revision=None, split="test"))
+    rows = list(read_hub_rows("owner/name", config=None, revision=None, split="test"))
 
-    assert [record.cells for record in records] == [{"label": "yes", "number": 1}, {"label": "no", "number": 0}]
+    assert [row.cells for row in rows] == [{"label": "yes", "number": 1}, {"label": "no", "number": 0}]

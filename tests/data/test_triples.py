@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from ptl_prefix.data.triples import linearised, triples_of
+from ptl_prefix.data.triples import linearise, parse_triples
 from ptl_prefix.errors import DataError
 
 
 def test_triples_are_written_as_in_the_papers_code() -> None:
-    triples = triples_of([["Reed Hall ", "opened", "1921"], ["Reed Hall", "in", "Oldport"]], "here")
+    triples = parse_triples([["Reed Hall ", "opened", "1921"], ["Reed Hall", "in", "Oldport"]], "here")
 
-    assert linearised(triples) == "Reed Hall : opened : 1921 | Reed Hall : in : Oldport"
+    assert linearise(triples) == "Reed Hall : opened : 1921 | Reed Hall : in : Oldport"
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ def test_triples_are_written_as_in_the_papers_code() -> None:
 )
 def test_what_are_no_triples_is_named_with_its_place(cell: Any) -> None:
     with pytest.raises(DataError, match=r"here: triples must be a list of \[subject, property, object\], not empty"):
-        triples_of(cell, "here")
+        parse_triples(cell, "here")

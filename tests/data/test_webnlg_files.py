@@ -7,7 +7,7 @@ import pytest
 
 from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.data.task import Split
-from ptl_prefix.data.webnlg_files import Entry, entry_of, read_entries, xml_files
+from ptl_prefix.data.webnlg_files import Entry, parse_entry, read_entries, xml_files
 from ptl_prefix.errors import DataError
 
 ENTRY = Entry("Food", [("Stew", "country", "Westland")], [("Stew is westland.", "toFix"), ("It is.", "good")])
@@ -42,23 +42,23 @@ It is.</lex></entry></entries></benchmark>"""
 
 
 @pytest.mark.parametrize("form", CELLS)
-def test_every_form_of_record_gives_the_same_entry(form: str) -> None:
-    assert entry_of(FileRow("here", CELLS[form])) == ENTRY
+def test_every_form_of_row_gives_the_same_entry(form: str) -> None:
+    assert parse_entry(FileRow("here", CELLS[form])) == ENTRY
 
 
 def test_xml_gives_the_same_entry(tmp_path: Path) -> None:
     (tmp_path / "x.xml").write_text(XML)
 
-    (record,) = read_entries(tmp_path / "x.xml")
+    (row,) = read_entries(tmp_path / "x.xml")
 
-    assert entry_of(record) == ENTRY
-    assert record.place == f"{tmp_path / 'x.xml'}, entry 1 (Id1)"
+    assert parse_entry(row) == ENTRY
+    assert row.place == f"{tmp_path / 'x.xml'}, entry 1 (Id1)"
 
 
 def test_a_text_that_is_empty_is_none() -> None:
     cells = {**CELLS["json_lines"], "lexs": [" ", "It is."]}
 
-    assert entry_of(FileRow("here", cells)).texts == [("It is.", "good")]
+    assert parse_entry(FileRow("here", cells)).texts == [("It is.", "good")]
 
 
 @pytest.mark.parametrize(
@@ -72,15 +72,15 @@ def test_a_text_that_is_empty_is_none() -> None:
         {"lexs": [1, 2]},
     ],
 )
-def test_a_record_that_holds_no_entry_is_named_with_its_place(change: dict[str, Any]) -> None:
+def test_a_row_that_holds_no_entry_is_named_with_its_place(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"^here: "):
-        entry_of(FileRow("here", {**CELLS["json_lines"], **change}))
+        parse_entry(FileRow("here", {**CELLS["json_lines"], **change}))
 
 
 @pytest.mark.parametrize("cells", [{}, {"category": "Food"}, {"1": {"category": "Food", "lexicalisations": []}}])
-def test_a_record_of_another_kind_is_named_with_its_place(cells: dict[str, Any]) -> None:
+def test_a_row_of_another_kind_is_named_with_its_place(cells: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"here: an entry must have a category, triples, and texts"):
-        entry_of(FileRow("here", cells))
+        parse_entry(FileRow("here", cells))
 
 
 @pytest.mark.parametrize(

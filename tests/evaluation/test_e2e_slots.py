@@ -1,6 +1,6 @@
 import pytest
 
-from ptl_prefix.evaluation.e2e_slots import slot_errors, slots_of
+from ptl_prefix.evaluation.e2e_slots import count_slot_errors, parse_slots
 
 FULL = (
     "name : Blue Spice | Type : pub | food : Chinese | price : cheap | customer rating : low | area : riverside | "
@@ -14,13 +14,13 @@ def test_an_input_is_read_as_it_is_rendered_and_as_it_was_released() -> None:
         "familyFriendly[yes], near[Café Rouge]"
     )
 
-    assert slots_of(FULL) == slots_of(released)
-    assert slots_of("name : A | price : £20-25") == {"name": "A", "price": "£20-25"}
+    assert parse_slots(FULL) == parse_slots(released)
+    assert parse_slots("name : A | price : £20-25") == {"name": "A", "price": "£20-25"}
 
 
 @pytest.mark.parametrize("source", ["", "A long article.", "city : Rome | kind : pub", " | Mars : color : red"])
 def test_what_is_no_input_of_e2e_has_no_slots(source: str) -> None:
-    assert slots_of(source) is None
+    assert parse_slots(source) is None
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ def test_what_is_no_input_of_e2e_has_no_slots(source: str) -> None:
     ],
 )  # fmt: skip
 def test_values_that_a_text_lacks_adds_and_repeats_are_counted(text: str, errors: tuple[int, int, int]) -> None:
-    slots = slots_of(FULL)
+    slots = parse_slots(FULL)
     assert slots is not None
 
-    assert slot_errors(slots, text) == errors
+    assert count_slot_errors(slots, text) == errors
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_values_that_a_text_lacks_adds_and_repeats_are_counted(text: str, errors
     ],
 )
 def test_there_are_many_ways_to_say_a_value(source: str, text: str) -> None:
-    slots = slots_of(source)
+    slots = parse_slots(source)
     assert slots is not None
 
-    assert slot_errors(slots, text) == (0, 0, 0)
+    assert count_slot_errors(slots, text) == (0, 0, 0)

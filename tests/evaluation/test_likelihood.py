@@ -8,7 +8,7 @@ import torch
 from support.tiny_runs import TinyRuns
 
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.evaluation.likelihood import INFOS, likelihood
+from ptl_prefix.evaluation.likelihood import INFOS, measure_likelihood
 
 ROWS: list[dict[str, Any]] = [
     {"source": "name : The Eagle", "targets": ["The Eagle is here.", "Là est l'aigle."], "example_id": "0"},
@@ -19,7 +19,7 @@ ROWS: list[dict[str, Any]] = [
 def measured(runs: TinyRuns, rows: list[dict[str, Any]], **changes: Any) -> tuple[dict[str, float], Any, Any]:
     plan, backbone = runs.attached(**changes)
     prompter = backbone.prompter(plan.task.prompt)
-    numbers = likelihood(
+    numbers = measure_likelihood(
         backbone,
         plan.method.eval(),
         rows,

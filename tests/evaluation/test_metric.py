@@ -11,7 +11,7 @@ from support.made_up_predictions import fit_predictions, prediction
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.evaluation import metrics
-from ptl_prefix.evaluation.metric import MeanMetric, Metric, library, metric_named, metric_names
+from ptl_prefix.evaluation.metric import MeanMetric, Metric, library, load_metric, metric_names
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(metrics.__path__))
 
@@ -22,7 +22,7 @@ every_metric = pytest.mark.parametrize(
 
 
 def computed(name: str) -> Metric:
-    metric = metric_named(name)
+    metric = load_metric(name)
     if metric.unavailable_reason is not None:
         pytest.skip(metric.unavailable_reason)
     return metric
@@ -39,7 +39,7 @@ def test_every_file_is_a_metric() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_metric_is_found_by_its_files_name_and_says_what_it_means(name: str) -> None:
-    metric = metric_named(name)
+    metric = load_metric(name)
 
     assert isinstance(metric, Metric)
     assert type(metric).__module__ == f"{metrics.__name__}.{name}"
@@ -108,7 +108,7 @@ def test_every_metric_survives_every_text(name: str) -> None:
 
 def test_an_unknown_metric_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(ValueError, match=r"must be one of .*attribute_accuracy, .*exact_match.*, but is 'blue'"):
-        metric_named("blue")
+        load_metric("blue")
 
 
 def test_a_mean_metric_is_the_mean_on_its_scale() -> None:

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prefix_states import LayerStates
 from ptl_prefix.backbones.vocabulary import Word, vocabulary_words, word_states
-from ptl_prefix.evaluation.nearest_words import cosines_beside_the_mean, nearest_words
+from ptl_prefix.evaluation.nearest_words import cosines_without_mean, find_nearest_words
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -22,7 +22,7 @@ def test_a_prefix_made_of_words_finds_these_words(backbone: Backbone, layer: int
     prefix = LayerStates(key, value, torch.ones(1, 3, dtype=torch.bool))
 
     states = word_states(backbone, words, {"decoder_self": [layer]})["decoder_self"][layer]
-    found = nearest_words(prefix, states, words, layer=layer, top_k=2)
+    found = find_nearest_words(prefix, states, words, layer=layer, top_k=2)
 
     for lists in (found.by_key, found.by_value):
         assert [nearest[0].token_id for nearest in lists] == [word.token_id for word in picked]
@@ -36,7 +36,7 @@ def test_what_all_words_share_is_taken_out_however_much_of_it_a_prefix_has(along
     shared = torch.tensor([100.0, 0.0, 0.0])
     of_words = torch.tensor([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]) + shared
 
-    found = cosines_beside_the_mean(torch.tensor([[along, 0.6, 0.8]]), of_words)
+    found = cosines_without_mean(torch.tensor([[along, 0.6, 0.8]]), of_words)
 
     assert_close(found, torch.tensor([[0.6, -0.6, 0.8, -0.8]]))
 
@@ -58,7 +58,7 @@ def test_random_numbers_of_any_size_are_as_near_as_chance_says(shift: float, siz
     states, words = made_up(500, 40, shift)
     prefix = drawn_prefix(200, 40)
 
-    found = nearest_words(
+    found = find_nearest_words(
         LayerStates(prefix.key * size, prefix.value * size, prefix.mask), states, words, layer=0, top_k=1
     )
 
@@ -69,7 +69,7 @@ def test_random_numbers_of_any_size_are_as_near_as_chance_says(shift: float, siz
 def test_no_more_words_are_named_than_there_are() -> None:
     states, words = made_up(3, 8)
 
-    found = nearest_words(drawn_prefix(2, 8), states, words, layer=5, top_k=9)
+    found = find_nearest_words(drawn_prefix(2, 8), states, words, layer=5, top_k=9)
 
     assert found.layer == 5
     assert [len(near) for near in (*found.by_key, *found.by_value)] == [3] * 4

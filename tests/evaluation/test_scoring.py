@@ -2,7 +2,7 @@ import pytest
 from support.made_up_predictions import prediction, random_predictions
 
 from ptl_prefix.evaluation import scoring
-from ptl_prefix.evaluation.metric import Metric, metric_named
+from ptl_prefix.evaluation.metric import Metric, load_metric
 from ptl_prefix.evaluation.metrics.exact_match import ExactMatch
 from ptl_prefix.evaluation.scoring import score
 
@@ -22,10 +22,10 @@ def test_a_groups_number_is_that_of_the_group_alone(name: str) -> None:
     values = score(some, [name]).values
 
     assert values.keys() == {name, f"{name}_seen", f"{name}_unseen"}
-    assert values[name] == metric_named(name).score(some)
+    assert values[name] == load_metric(name).score(some)
     for group in ("seen", "unseen"):
         alone = [one for one in some if one.group == group]
-        assert values[f"{name}_{group}"] == pytest.approx(metric_named(name).score(alone), rel=1e-12)
+        assert values[f"{name}_{group}"] == pytest.approx(load_metric(name).score(alone), rel=1e-12)
 
 
 def test_what_has_no_group_is_in_the_whole_alone() -> None:
@@ -51,9 +51,9 @@ def test_what_cannot_be_computed_is_named_and_the_rest_is_measured(monkeypatch: 
         lacks = "it needs a machine that is not here."
 
     def named(name: str) -> Metric:
-        return OutOfReach() if name == "far" else metric_named(name)
+        return OutOfReach() if name == "far" else load_metric(name)
 
-    monkeypatch.setattr(scoring, "metric_named", named)
+    monkeypatch.setattr(scoring, "load_metric", named)
 
     scores = score([prediction("a", "a")], ["far", "attribute_accuracy", "exact_match"])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ptl_prefix.artifacts.event_log import read_events
-from ptl_prefix.artifacts.rebuilt_record import rebuilt_record
+from ptl_prefix.artifacts.rebuilt_record import rebuild_record
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
@@ -66,7 +66,7 @@ class TestARunThatSkips:
         assert 3 < skipped < 12
         assert [point["skipped_steps"] for point in told] == [*range(1, skipped), *[skipped] * (13 - skipped)]
         assert [point["loss_scale"] for point in told] == [2.0 ** (20 - point["skipped_steps"]) for point in told]
-        assert rebuilt_record(folder).cost.skipped_steps == skipped
+        assert rebuild_record(folder).cost.skipped_steps == skipped
 
     def test_logs_the_gradients_of_the_others_as_they_are_without_a_scale(
         self, run: tuple[Outcome, RunFolder], tiny_runs: TinyRuns, tmp_path: Path

@@ -21,7 +21,7 @@ from ptl_prefix.commands.evaluate.tables import show_evaluation
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.evaluation.evaluate import EvaluationJob, Measures, Subject, evaluate
-from ptl_prefix.evaluation.metric import name_mistakes
+from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
@@ -91,7 +91,7 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         mistakes.append("`backbone_path` must be null for a bare backbone, which is at `backbone.path`.")
     if "backbone" in given and "backbone" in sound:
         mistakes += build(config["backbone"]).weight_problems()
-    return mistakes + name_mistakes(config.get("metrics") or (), "metrics")
+    return mistakes + metric_name_mistakes(config.get("metrics") or (), "metrics")
 
 
 def _run_of(config: Mapping[str, Any]) -> RunFolder | None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from ptl_prefix.artifacts.predictions import read_predictions
 from ptl_prefix.commands.evaluate.bertscore_setting import encoder_mistakes
 from ptl_prefix.errors import ConfigError, DataError
-from ptl_prefix.evaluation.metric import name_mistakes
+from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.evaluation.scoring import Scores, score
 
 
@@ -25,7 +25,7 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
     """Names of no metric, and an encoder that is missing or that nobody asked for."""
     given, model = config.get("metrics"), config.get("bertscore_model")
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
-    return name_mistakes(names, "metrics") + encoder_mistakes(model, names)
+    return metric_name_mistakes(names, "metrics") + encoder_mistakes(model, names)
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:

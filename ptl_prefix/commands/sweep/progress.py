@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ptl_prefix.artifacts.event_log import read_events, validations_in
+from ptl_prefix.artifacts.event_log import read_events, validation_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.sweep.study_folder import Study
 from ptl_prefix.errors import PtlPrefixError
@@ -88,7 +88,7 @@ def _so_far(folder: RunFolder) -> tuple[str, str]:
     """How far a run is: its newest step and validation."""
     with suppress(PtlPrefixError):
         events = read_events(folder.events)
-        validations = validations_in(events)
+        validations = validation_losses(events)
         return str(
             max((event["step"] for event in events), default=0)
         ), f"{validations[-1][1]:.4g}" if validations else ""

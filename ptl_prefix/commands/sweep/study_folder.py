@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ptl_prefix import settings
-from ptl_prefix.artifacts.atomic import folder_written_whole, write_atomically
+from ptl_prefix.artifacts.atomic import write_atomically, write_folder_atomically
 from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
@@ -164,7 +164,7 @@ def _plain(spec: StudySpec, key: str) -> Any:
 
 
 def _keep_configs(folder: Path, flags: HydraFlags, first: Mapping[str, Any]) -> None:
-    with folder_written_whole(folder / CONFIGS) as kept:
+    with write_folder_atomically(folder / CONFIGS) as kept:
         shutil.copytree(settings.conf_dir(), kept / "conf")
         shutil.copytree(settings.sweeps_dir(), kept / "sweeps")
         if flags.config_dir is not None:

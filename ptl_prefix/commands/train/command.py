@@ -16,7 +16,7 @@ from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
-from ptl_prefix.evaluation.metric import name_mistakes
+from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.plan import Plan, room_problems, sharding_problems, split_problems, start_problems
@@ -125,7 +125,7 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         mistakes += accelerator_problems(settings, placed) + precision_problems(settings, placed)
     if "task" in sound:
         task = build(config["task"])
-        mistakes += split_problems(task) + name_mistakes(task.metrics, "task.metrics")
+        mistakes += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
     if {"backbone", "method"} <= set(sound):
         if not config["dry_run"]:
             mistakes += build(config["backbone"]).weight_problems()

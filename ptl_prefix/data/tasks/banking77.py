@@ -1,13 +1,13 @@
-"""banking77 (Casanueva et al., 2020): a bank's customer's message to one of 77 intents.
+"""banking77 (Casanueva et al., 2020): classify a bank customer's message as one of 77 intents.
 
-In: the released `train.csv` and `test.csv`, columns `text,category`, and `categories.json`, which lists the labels; by
-hub name too. Out: one example per message. Classification is generation: the target is the label as it is written in
-the release (`card_arrival`), and the closed set of labels is known as `label_set`.
+In: the released `train.csv` and `test.csv`, columns `text,category`, and `categories.json`, which lists the labels; or
+a copy on the hub. Out: one example per message. The target is the label as the release spells it (`card_arrival`), and
+`label_set` is the closed set of labels: classification chooses the most likely of them.
 
-There is no validation split in the release: a hash of the message takes a share of `train.csv` for it, the same one
-for the same `split_seed`. Six messages of the test are in `train.csv` too; they stay, as in published results.
+The release has no validation split: a hash of each message assigns a fraction of `train.csv` to it, the same one for
+the same `split_seed`. Six messages of the test split are in `train.csv` too; they stay, as in published results.
 
-Measured by accuracy and macro-F1.
+Metrics: accuracy and macro-F1.
 """
 
 import json
@@ -26,12 +26,12 @@ from ptl_prefix.settings import settings_from, with_settings_of
 
 
 class Banking77(ReleasedTask):
-    """A message to its intent.
+    """Classification of a message's intent.
 
     Args:
-        validation_fraction: Share of the training messages for validation, on average.
-        split_seed: Another one takes others.
-        shared: As in `ReleasedTask`.
+        validation_fraction: Fraction of the training messages that is used for validation, on average.
+        split_seed: Seed of the choice of validation messages.
+        shared: Settings of `ReleasedTask`.
     """
 
     version = "1"
@@ -50,39 +50,39 @@ class Banking77(ReleasedTask):
 
     @property
     def label_set(self) -> tuple[str, ...]:
-        """The labels in the order of `categories.json`; where there is none, those of the training data, sorted."""
+        """The labels in the order of `categories.json`; without that file, the sorted labels of the training data."""
         path = None if self.folder is None else self.folder / "categories.json"
         if path is None or not path.is_file():
-            return tuple(sorted({_label(record) for record in self.records("train")}))
+            return tuple(sorted({_label(row) for row in self.rows("train")}))
         try:
             labels = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise DataError(f"{path} must be a JSON array of labels, but {error}; mend it.") from error
+            raise DataError(f"{path} must be a JSON array of labels, but {error}; correct it.") from error
         if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-            raise DataError(f"{path} must be a JSON array of labels, but is {labels!r:.60}; mend it.")
+            raise DataError(f"{path} must be a JSON array of labels, but is {labels!r:.60}; correct it.")
         return tuple(labels)
 
     def all_examples(self, split: Split) -> Iterable[Example]:
-        """One per message, checked against the labels."""
+        """One example per message; each label must be one of `label_set`."""
         labels = set(self.label_set)
         for example in super().all_examples(split):
             if example.targets[0] not in labels:
                 raise DataError(
-                    f"The labels of {self.name} must be those of categories.json, but '{example.targets[0]}' is not "
-                    f"(of '{example.source:.60}'); mend one of the two."
+                    f"The labels of {self.name} must be in categories.json, but '{example.targets[0]}' is not "
+                    f"(of '{example.source:.60}'); correct one of the two."
                 )
             yield example
 
-    def example(self, record: FileRow, split: Split) -> Example | None:
-        """One message, if it is of this split: the training file is divided."""
-        text = record.text("text")
+    def example(self, row: FileRow, split: Split) -> Example | None:
+        """The example of a message, if it belongs to the split: the training file holds two splits."""
+        text = row.text("text")
         is_of_split = split == "test" or self._division.split_of(text) == split
-        return Example(text, (_label(record),)) if is_of_split else None
+        return Example(text, (_label(row),)) if is_of_split else None
 
     def content(self, split: Split) -> object:
-        """The file, its labels, and how it is divided."""
+        """The file's hash, the labels, and the division into splits."""
         return super().content(split), self.label_set, self._division
 
 
-def _label(record: FileRow) -> str:
-    return record.text("category" if "category" in record.cells else "label")
+def _label(row: FileRow) -> str:
+    return row.text("category" if "category" in row.cells else "label")

@@ -1,14 +1,14 @@
-"""DART (Nan et al., NAACL 2021): facts from tables to a sentence.
+"""DART (Nan et al., NAACL 2021): generate a sentence from facts of a table.
 
-In: the released `dart-v1.1.1-full-{train,dev,test}.json`, or records with the same keys, `tripleset` and
-`annotations[].text`; by hub name too. Out: one example per record, its texts the references.
+In: the released `dart-v1.1.1-full-{train,dev,test}.json`, or rows with the same keys, `tripleset` and
+`annotations[].text`; or a copy on the hub. Out: one example per row; its texts are the references.
 
-As in the code of Li & Liang (2021): properties in lower case, triples as `subject : property : object` with ` | `
-between them, the bos between source and target. Their code puts a space before the source and one before the closing
-eos, ours none. Texts that are empty are no references here; a record without any other is left out. Records with the
-same triples stay apart, as the official test counts each of them.
+As in the code of Li & Liang (2021): properties are in lower case, triples are `subject : property : object` with ` | `
+between them, and the bos token separates source and target. Unlike their code, no space is put before the source or the
+closing eos. Empty texts are not references, and a row without other texts is left out. Rows with the same triples stay
+separate examples, as the official test set counts each of them.
 
-Measured as WebNLG is: BLEU (multi-bleu), METEOR and TER over up to three references, and chrF++.
+Metrics, as for WebNLG: BLEU (multi-bleu), METEOR and TER over up to three references, and chrF++.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ from ptl_prefix.data.example import Example
 from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
-from ptl_prefix.data.triples import linearised, triples_of
+from ptl_prefix.data.triples import linearise, parse_triples
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import settings_from
 
 
 class DART(ReleasedTask):
-    """Triples to a sentence, with one or many references. Settings as in `ReleasedTask`."""
+    """Generation of a sentence from triples. Its settings are those of `ReleasedTask`."""
 
     version = "1"
     licence = "MIT"
@@ -32,22 +32,22 @@ class DART(ReleasedTask):
 
     __init__ = settings_from("task/dart")(ReleasedTask.__init__)
 
-    def example(self, record: FileRow, split: Split) -> Example | None:
-        """One set of triples with its texts."""
-        triples = triples_of(record.cells.get("tripleset"), record.place)
+    def example(self, row: FileRow, split: Split) -> Example | None:
+        """The example of one set of triples."""
+        triples = parse_triples(row.cells.get("tripleset"), row.place)
         lowered = [(subject, relation.lower(), object_) for subject, relation, object_ in triples]
-        texts = [text.strip() for text in _texts(record) if text.strip()]
-        return Example(linearised(lowered), tuple(texts)) if texts else None
+        texts = [text.strip() for text in _texts(row) if text.strip()]
+        return Example(linearise(lowered), tuple(texts)) if texts else None
 
 
-def _texts(record: FileRow) -> list[str]:
-    """The annotations' texts: a list of objects in the released files, an object of lists in their Parquet copy."""
-    cell: Any = record.cells.get("annotations")
+def _texts(row: FileRow) -> list[str]:
+    """The texts of a row: from a list of objects in the released files, from an object of lists in the Parquet copy."""
+    cell: Any = row.cells.get("annotations")
     texts = cell.get("text") if isinstance(cell, dict) else None
     if isinstance(cell, list):
         texts = [annotation.get("text") if isinstance(annotation, dict) else None for annotation in cell]
     if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
         return texts
     raise DataError(
-        f"{record.place}: 'annotations' must be a list of objects with a 'text', but is {cell!r:.80}; mend it."
+        f"{row.place}: 'annotations' must be a list of objects with a 'text', but is {cell!r:.80}; correct it."
     )

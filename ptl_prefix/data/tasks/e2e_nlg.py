@@ -1,21 +1,21 @@
-"""E2E NLG (Novikova et al., 2017): restaurants' attributes to a description.
+"""E2E NLG (Novikova et al., 2017): describe a restaurant from its attributes.
 
-In: the released `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, columns `mr,ref`, from a folder or by hub name.
-Out: one example per distinct input, with every reference that the files give it, linearised as in the code of Li &
-Liang (2021): `name[Blue Spice], eatType[pub]` becomes `name : Blue Spice | Type : pub`.
+In: the released `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, columns `mr,ref`, or a copy on the hub. Out: one
+example per distinct input with all its references, linearised as in the code of Li & Liang (2021):
+`name[Blue Spice], eatType[pub]` becomes `name : Blue Spice | Type : pub`.
 
-Equal to the authors' files and code: the attributes' new names (`Type`, `price`, `family friendly`), their order, ` : `
-and ` | `, the bos between source and target, one prompt per distinct input when testing. Different: their copy of the
-texts was tokenised further (`more than £ 30`), ours keeps the released text; their code puts a space before the source
-and one before the closing eos, ours none.
+As in the authors' files and code: the renamed attributes (`Type`, `price`, `family friendly`), their order, the
+separators ` : ` and ` | `, the bos token between source and target, and one test prompt per distinct input. Unlike
+them: the texts are those of the release, while their copy was tokenised further (`more than £ 30`), and no space is put
+before the source or the closing eos.
 
-Measured by BLEU, NIST, METEOR, ROUGE-L and CIDEr over all references, and by slot errors.
+Metrics: BLEU, NIST, METEOR, ROUGE-L and CIDEr over all references, and the slot error rate.
 """
 
 import re
 from collections.abc import Iterable
 
-from ptl_prefix.data.example import Example, merged
+from ptl_prefix.data.example import Example, merge_by_source
 from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
@@ -36,7 +36,7 @@ _ATTRIBUTE = re.compile(r"([^\[\],]+)\[([^\[\]]+)\]")
 
 
 class E2ENLG(ReleasedTask):
-    """Restaurants' attributes to a description, with one or many references. Settings as in `ReleasedTask`."""
+    """Generation of a description from attributes. Its settings are those of `ReleasedTask`."""
 
     version = "1"
     licence = "CC BY-SA 4.0"
@@ -47,29 +47,29 @@ class E2ENLG(ReleasedTask):
 
     def all_examples(self, split: Split) -> Iterable[Example]:
         """One example per distinct input, in the order in which inputs first appear."""
-        return merged(super().all_examples(split))
+        return merge_by_source(super().all_examples(split))
 
-    def example(self, record: FileRow, split: Split) -> Example:
-        """One input with one of its references."""
+    def example(self, row: FileRow, split: Split) -> Example:
+        """The example of one row: an input with one of its references."""
         hub_columns = ("meaning_representation", "human_reference")
-        columns = hub_columns if hub_columns[0] in record.cells else ("mr", "ref")
-        return Example(linearised(record.text(columns[0]), record.place), (record.text(columns[1]),))
+        columns = hub_columns if hub_columns[0] in row.cells else ("mr", "ref")
+        return Example(linearise(row.text(columns[0]), row.place), (row.text(columns[1]),))
 
 
-def linearised(meaning: str, place: str) -> str:
-    """`name[Blue Spice], eatType[pub]` as `name : Blue Spice | Type : pub`.
+def linearise(meaning: str, place: str) -> str:
+    """Turn `name[Blue Spice], eatType[pub]` into `name : Blue Spice | Type : pub`.
 
     Raises:
-        DataError: It is not of that form, or has an attribute that E2E does not.
+        DataError: The input is not of that form, or has an attribute that E2E does not have.
     """
     parts = []
     for written in meaning.split(", "):
-        # Values hold no ", ": where one did, the rest of it would not be an attribute and is refused below.
+        # No value of the release holds ", ". The rest of one that did would be refused below, as no attribute.
         match = _ATTRIBUTE.fullmatch(written.strip())
         if match is None or match[1] not in _RENAMED:
             raise DataError(
                 f"{place}: an input must be like 'name[Blue Spice], eatType[pub]' with attributes of "
-                f"{', '.join(_RENAMED)}, but has '{written}'; mend it."
+                f"{', '.join(_RENAMED)}, but has '{written}'; correct it."
             )
         parts.append(f"{_RENAMED[match[1]]} : {match[2]}")
     return " | ".join(parts)

@@ -1,10 +1,10 @@
-"""SciTLDR (Cachola et al., Findings of EMNLP 2020): a paper's abstract to one sentence.
+"""SciTLDR (Cachola et al., Findings of EMNLP 2020): summarise a paper's abstract in one sentence.
 
-In: the released `{train,dev,test}.jsonl` of SciTLDR-A, `source` and `target` lists of texts; by hub name too. Out: one
-example per paper, the sentences of its abstract joined with spaces; every target is a reference, as the release has
-several for validation and test.
+In: the released `{train,dev,test}.jsonl` of SciTLDR-A, where `source` and `target` are lists of texts; or a copy on the
+hub. Out: one example per paper. The sentences of the abstract are joined with spaces, and every target is a reference:
+the release has several for validation and test.
 
-Measured by ROUGE-1, ROUGE-2 and ROUGE-L, the best over the references.
+Metrics: ROUGE-1, ROUGE-2 and ROUGE-L, each with the best of the references.
 """
 
 from ptl_prefix.data.example import Example
@@ -15,7 +15,7 @@ from ptl_prefix.settings import settings_from
 
 
 class SciTLDR(ReleasedTask):
-    """An abstract to a sentence. Settings as in `ReleasedTask`."""
+    """Summarisation of an abstract. Its settings are those of `ReleasedTask`."""
 
     version = "1"
     licence = "Apache-2.0"
@@ -24,6 +24,6 @@ class SciTLDR(ReleasedTask):
 
     __init__ = settings_from("task/scitldr")(ReleasedTask.__init__)
 
-    def example(self, record: FileRow, split: Split) -> Example:
-        """One paper."""
-        return Example(record.text("source"), tuple(record.texts("target")))
+    def example(self, row: FileRow, split: Split) -> Example:
+        """The example of one paper."""
+        return Example(row.text("source"), tuple(row.texts("target")))

@@ -1,9 +1,9 @@
-"""The built-in task: small tables of attributes, and the sentences that say what they say.
+"""The built-in task: describe a small table of attributes in one or two sentences.
 
-In: a seed. Out: examples that need no file and no network, the same on every machine. A source reads
-`name : The Golden Mill | kind : museum | city : Paris | near : lake`; a target says all of it in one sentence or two.
-There are few ways to say it, all of them references, so that what is written is either one of them or wrong, and a
-small backbone can learn the task in a minute: values are everyday words, copied as they stand, in a fixed order.
+In: a seed. Out: generated examples, the same on every machine; they need no files and no network. A source looks like
+`name : The Golden Mill | kind : museum | city : Paris | near : lake`; a target states all of it. All correct sentences
+are references, so an output is either one of them or wrong. Values are everyday words that are copied in a fixed order,
+so a small backbone learns the task in a minute.
 """
 
 import itertools
@@ -48,28 +48,28 @@ _OPENINGS = (
     ("In {city} there is a {kind} called {name}.", "In {city}, near the {near}, there is a {kind} called {name}."),
     ("There is a {kind} called {name} in {city}.", "There is a {kind} called {name} near the {near} in {city}."),
 )
-"""The ways to begin, without and with `near`."""
+"""First sentences, each without and with `near`."""
 _CLOSINGS = {
     (): "",
     ("built",): " It was built in {built}.",
     ("owner",): " It belongs to {owner}.",
     ("built", "owner"): " It was built in {built} and belongs to {owner}.",
 }
-"""The way to go on, by the other optional attributes that a table has."""
+"""The second sentence, by the optional attributes that the table has."""
 
 
 class TableToText(CorpusTask):
-    """Attribute tables to sentences.
+    """Generation of sentences from a table of attributes.
 
-    A training example has one target, drawn from the ways to say its table; one for validation or test has all of them
-    as references. No two splits share a table, and no split has one twice.
+    A training example has one target, drawn from the correct sentences; a validation or test example has all of them as
+    references. No table occurs twice, in one split or in two.
 
     Args:
-        num_train: Examples to train on.
-        num_validation: Examples for validation.
-        num_test: Examples for the test.
-        data_seed: Decides which tables there are, and the training targets.
-        shared: As in `CorpusTask`.
+        num_train: Number of training examples.
+        num_validation: Number of validation examples.
+        num_test: Number of test examples.
+        data_seed: Seed of the tables and of the training targets.
+        shared: Settings of `CorpusTask`.
     """
 
     version = "1"
@@ -92,55 +92,57 @@ class TableToText(CorpusTask):
         self._seed = data_seed
 
     def problems(self) -> list[str]:
-        """More examples are wanted than there are tables."""
-        wanted, there_are = sum(self._sizes.values()), _num_tables()
-        if wanted > there_are // 2:
-            # Tables are drawn until they differ, which grows slow as they run out.
-            return [f"{self.name} can make {there_are // 2} examples, but {wanted} are wanted; lower `task.num_train`."]
+        """A problem if more examples are wanted than can be generated."""
+        wanted, limit = sum(self._sizes.values()), _num_tables() // 2
+        if wanted > limit:
+            # A table that was drawn before is drawn again, which becomes slow when few new ones are left.
+            return [
+                f"{self.name} can generate at most {limit} examples, but {wanted} are wanted; lower `task.num_train`."
+            ]
         return []
 
     def content(self, split: Split) -> object:
-        """All that decides the tables and what is said of them; there are no files."""
+        """Everything that decides the tables and their sentences."""
         return split, self._sizes, self._seed, _VALUES, _OPENINGS, _CLOSINGS
 
     def all_examples(self, split: Split) -> Iterator[Example]:
-        """As many different tables as the split has examples."""
-        # Validation and test come first, so that they stay the same when there is more to train on.
+        """One example per table; all tables differ."""
+        # Validation and test tables are drawn first, so that `num_train` does not change them.
         first = {"validation": 0, "test": self._sizes["validation"], "train": 0}[split]
         if split == "train":
             first = self._sizes["validation"] + self._sizes["test"]
         tables = itertools.islice(_distinct_tables(self._seed), first, first + self._sizes[split])
         chooser = random.Random(f"{self._seed} targets")
         for table in tables:
-            sentences = sentences_of(table)
+            sentences = render_sentences(table)
             targets = (chooser.choice(sentences),) if split == "train" else sentences
-            yield Example(source_of(table), targets, values=tuple(table.values()))
+            yield Example(render_source(table), targets, values=tuple(table.values()))
 
 
-def source_of(table: Table) -> str:
-    """A table in one line."""
+def render_source(table: Table) -> str:
+    """The source text of a table, on one line."""
     return " | ".join(f"{attribute} : {value}" for attribute, value in table.items())
 
 
-def sentences_of(table: Table) -> tuple[str, ...]:
-    """Every acceptable way to say a table."""
+def render_sentences(table: Table) -> tuple[str, ...]:
+    """All correct texts for a table."""
     closing = _CLOSINGS[tuple(attribute for attribute in ("built", "owner") if attribute in table)]
     return tuple((opening["near" in table] + closing).format(**table) for opening in _OPENINGS)
 
 
 def _distinct_tables(seed: int) -> Iterator[Table]:
-    """Tables without end, none of them twice."""
+    """An endless sequence of tables that all differ."""
     generator = random.Random(f"{seed} tables")
     seen = set()
     while True:
         table = _random_table(generator)
-        if (source := source_of(table)) not in seen:
+        if (source := render_source(table)) not in seen:
             seen.add(source)
             yield table
 
 
 def _random_table(generator: random.Random) -> Table:
-    """Each optional attribute is there half of the time."""
+    """A random table; it has each optional attribute with probability 1/2."""
     return {
         attribute: generator.choice(values)
         for attribute, values in _VALUES.items()

@@ -1,7 +1,7 @@
-"""The user's own pairs: a source and what should be written for it.
+"""The user's own data: pairs of a source and one or more targets.
 
-In: JSON, JSON lines, CSV, TSV, Parquet or parallel text, one file for each split or one that is divided here; or a data
-set on the hub. Out: one example per record, in the file's order; a record may hold several acceptable targets.
+In: JSON, JSON lines, CSV, TSV, Parquet or parallel text, one file per split or one file that is divided into splits; or
+a data set on the hub. Out: one example per row, in the order of the file; a row may hold several targets.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,34 +12,34 @@ from annotated_types import Ge, Lt, MinLen
 
 from ptl_prefix.data.corpus_task import CorpusTask
 from ptl_prefix.data.example import Example
-from ptl_prefix.data.file_rows import FileRow, fingerprint_file, read_rows, unreadable
+from ptl_prefix.data.file_rows import FileRow, fingerprint_file, read_rows, why_unreadable
 from ptl_prefix.data.hash_split import Division
-from ptl_prefix.data.hub import read_hub_records
+from ptl_prefix.data.hub import read_hub_rows
 from ptl_prefix.data.task import SPLITS, Split
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import settings_from, with_settings_of
 
 
 class TextPairs(CorpusTask):
-    """Pairs from the user's own files.
+    """Source-target pairs of the user.
 
-    Exactly one origin is given: files for the splits, `data_file`, or `hub`.
+    Exactly one origin must be given: files for the splits, `data_file`, or `hub`.
 
     Args:
-        train_file: Pairs to train on.
-        validation_file: Pairs for validation.
-        test_file: Pairs for the test.
-        data_file: One file for all splits, divided by `Division`.
-        validation_fraction: Share of `data_file`'s distinct sources for validation, on average.
-        test_fraction: The same for the test.
-        split_seed: Another seed divides `data_file` otherwise.
-        hub: A data set on the hub.
-        hub_config: Its configuration.
-        hub_revision: Its revision.
-        source_column: Column with the source; a list of texts in it is joined with spaces.
-        target_columns: Columns with acceptable targets; each text of a list in them is one.
-        metrics: Names of metrics of `evaluation`.
-        shared: As in `CorpusTask`.
+        train_file: File of the training split.
+        validation_file: File of the validation split.
+        test_file: File of the test split.
+        data_file: One file for all splits, divided by a hash of each source.
+        validation_fraction: Fraction of `data_file`'s distinct sources for validation, on average.
+        test_fraction: Fraction of `data_file`'s distinct sources for the test split, on average.
+        split_seed: Seed of the division of `data_file`.
+        hub: Name of a data set on the hub.
+        hub_config: Configuration of the data set on the hub.
+        hub_revision: Revision of the data set on the hub.
+        source_column: Column with the source; a list of texts is joined with spaces.
+        target_columns: Columns with targets; each text of a list is one target.
+        metrics: Names of metrics.
+        shared: Settings of `CorpusTask`.
     """
 
     version = "1"
@@ -76,7 +76,7 @@ class TextPairs(CorpusTask):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that there are; for a data set on the hub, all, as it alone could tell."""
+        """The splits with data; for a data set on the hub, all, as only the hub knows."""
         if self._files:
             return tuple(split for split in SPLITS if split in self._files)
         if self._data_file is not None:
@@ -85,32 +85,34 @@ class TextPairs(CorpusTask):
         return SPLITS
 
     def problems(self) -> list[str]:
-        """Not exactly one origin, files that are missing, fractions that leave nothing to train on."""
+        """Problems: not exactly one origin, missing files, or fractions that leave no training split."""
         origins = {"files for the splits": self._files, "data_file": self._data_file, "hub": self._hub}
         given = [origin for origin, value in origins.items() if value]
         problems = []
         if len(given) != 1:
             problems.append(
-                f"{self.name} must have one origin of {', '.join(origins)}, but has {' and '.join(given) or 'none'}; "
+                f"{self.name} must have exactly one of {', '.join(origins)}, but has {' and '.join(given) or 'none'}; "
                 "give `task.train_file` and `task.validation_file`, or `task.data_file`, or `task.hub`."
             )
         files = {f"{split}_file": file for split, file in self._files.items()}
         if self._data_file is not None:
             files["data_file"] = self._data_file
             if self._division.validation + self._division.test >= 1:
-                problems.append("`task.validation_fraction` and `task.test_fraction` must leave a share to train on.")
-        mistakes = ((key, unreadable(file)) for key, file in files.items())
+                problems.append(
+                    "The sum of `task.validation_fraction` and `task.test_fraction` must be < 1; lower one of them."
+                )
+        mistakes = ((key, why_unreadable(file)) for key, file in files.items())
         return problems + [f"`task.{key}`: {mistake}" for key, mistake in mistakes if mistake is not None]
 
     def all_examples(self, split: Split) -> Iterator[Example]:
-        """One per record, in the file's order."""
-        for record in self._records(split):
-            source = record.text(self._source_column)
+        """One example per row, in the order of the file."""
+        for row in self._rows(split):
+            source = row.text(self._source_column)
             if self._data_file is None or self._division.split_of(source) == split:
-                yield Example(source, tuple(text for column in self._target_columns for text in record.texts(column)))
+                yield Example(source, tuple(text for column in self._target_columns for text in row.texts(column)))
 
     def content(self, split: Split) -> object:
-        """The settings and the file's content; the examples themselves where they come from the hub."""
+        """The settings and the file's hash; for a data set on the hub, the examples themselves."""
         settings = (self._source_column, self._target_columns)
         if self._data_file is not None:
             return settings, fingerprint_file(self._data_file), self._division
@@ -118,16 +120,16 @@ class TextPairs(CorpusTask):
             return settings, list(self.all_examples(split))
         return settings, fingerprint_file(self._file_of(split))
 
-    def _records(self, split: Split) -> Iterator[FileRow]:
+    def _rows(self, split: Split) -> Iterator[FileRow]:
         if self._data_file is not None:
             return read_rows(self._data_file)
         if self._hub is not None:
-            return read_hub_records(self._hub, config=self._hub_config, revision=self._hub_revision, split=split)
+            return read_hub_rows(self._hub, config=self._hub_config, revision=self._hub_revision, split=split)
         return read_rows(self._file_of(split))
 
     def _file_of(self, split: Split) -> Path:
         if split not in self._files:
             raise DataError(
-                f"{self.name} has no {split} split, but it is needed; give `task.{split}_file`, or `task.data_file`."
+                f"{self.name} must have a {split} split here, but has none; set `task.{split}_file` or `task.data_file`."
             )
         return self._files[split]

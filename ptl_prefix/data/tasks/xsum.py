@@ -1,10 +1,10 @@
-"""XSum (Narayan et al., EMNLP 2018): a BBC article to one sentence.
+"""XSum (Narayan et al., EMNLP 2018): summarise a BBC article in one sentence.
 
-In: parallel text, `{train,val,test}.source` and `.target` with one article a line, as summarisation code has it; or
-records with `document` and `summary`; by hub name too. Out: one example per article. One whose document is empty is
-left out, as there is nothing to summarise.
+In: parallel text, `{train,val,test}.source` and `.target` with one article per line, as summarisation code uses it; or
+rows with `document` and `summary`; or a copy on the hub. Out: one example per article. Articles without text are left
+out.
 
-Measured by ROUGE-1, ROUGE-2 and ROUGE-L with stemming.
+Metrics: ROUGE-1, ROUGE-2 and ROUGE-L with stemming.
 """
 
 from ptl_prefix.data.example import Example
@@ -15,7 +15,7 @@ from ptl_prefix.settings import settings_from
 
 
 class XSum(ReleasedTask):
-    """An article to a sentence. Settings as in `ReleasedTask`."""
+    """Summarisation of an article. Its settings are those of `ReleasedTask`."""
 
     version = "1"
     licence = "MIT for the release; the articles are the BBC's"
@@ -24,9 +24,9 @@ class XSum(ReleasedTask):
 
     __init__ = settings_from("task/xsum")(ReleasedTask.__init__)
 
-    def example(self, record: FileRow, split: Split) -> Example | None:
-        """One article."""
-        columns = ("source", "target") if "source" in record.cells else ("document", "summary")
-        if record.cells.get(columns[0]) == "":
+    def example(self, row: FileRow, split: Split) -> Example | None:
+        """The example of one article."""
+        columns = ("source", "target") if "source" in row.cells else ("document", "summary")
+        if row.cells.get(columns[0]) == "":
             return None
-        return Example(record.text(columns[0]), (record.text(columns[1]),))
+        return Example(row.text(columns[0]), (row.text(columns[1]),))

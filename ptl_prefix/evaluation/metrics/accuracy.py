@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
-from ptl_prefix.evaluation.labels import labels_of
+from ptl_prefix.evaluation.labels import label_pairs
 from ptl_prefix.evaluation.metric import MeanMetric
 
 
@@ -19,4 +19,4 @@ class Accuracy(MeanMetric):
         Raises:
             MetricNotApplicableError: When a prediction has several references.
         """
-        return [float(expected == given) for expected, given in labels_of("accuracy", predictions)]
+        return [float(expected == given) for expected, given in label_pairs("accuracy", predictions)]

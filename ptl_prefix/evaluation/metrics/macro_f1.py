@@ -10,7 +10,7 @@ import numpy as np
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
-from ptl_prefix.evaluation.labels import labels_of
+from ptl_prefix.evaluation.labels import label_pairs
 from ptl_prefix.evaluation.metric import Metric, Statistics
 
 
@@ -26,7 +26,7 @@ class MacroF1(Metric):
         Raises:
             MetricNotApplicableError: When a prediction has several references.
         """
-        pairs = labels_of("macro_f1", predictions)
+        pairs = label_pairs("macro_f1", predictions)
         place = {label: number for number, label in enumerate(sorted({expected for expected, _ in pairs}))}
         rows = np.zeros((len(pairs), 3, len(place)))
         for row, (expected, given) in zip(rows, pairs, strict=True):

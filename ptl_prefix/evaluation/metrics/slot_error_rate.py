@@ -12,7 +12,7 @@ import numpy as np
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
-from ptl_prefix.evaluation.e2e_slots import slot_errors, slots_of
+from ptl_prefix.evaluation.e2e_slots import count_slot_errors, parse_slots
 from ptl_prefix.evaluation.metric import Metric, MetricNotApplicableError, Statistics
 
 
@@ -29,13 +29,13 @@ class SlotErrorRate(Metric):
         """
         rows = []
         for one in predictions:
-            slots = slots_of(one.source)
+            slots = parse_slots(one.source)
             if slots is None:
                 raise MetricNotApplicableError(
                     "slot_error_rate needs inputs of E2E, such as 'name : Blue Spice | Type : pub', but that of "
                     f"'{one.id}' is {one.source!r:.60}."
                 )
-            rows.append([*slot_errors(slots, one.hypothesis), len(slots)])
+            rows.append([*count_slot_errors(slots, one.hypothesis), len(slots)])
         return np.array(rows, dtype=np.float64)
 
     def value(self, total: Statistics) -> float:

@@ -1,4 +1,4 @@
-"""DART: linearised as in the paper's code, every record an example."""
+"""DART: linearised as in the paper's code, every row an example."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +24,14 @@ def test_only_the_property_is_written_in_lower_case() -> None:
     )
 
 
-def test_empty_texts_are_no_references_and_a_record_without_others_is_left_out() -> None:
+def test_empty_texts_are_no_references_and_a_row_without_others_is_left_out() -> None:
     assert DART(data_dir=str(RELEASED)).examples("train")["targets"] == [
         ["Reed Hall in Westland opened in 1921."],
         ["Oldport FC plays at Mill Lane.", "Mill Lane is the ground of Oldport FC."],
     ]
 
 
-def test_records_with_the_same_triples_stay_apart() -> None:
+def test_rows_with_the_same_triples_stay_apart() -> None:
     examples = DART(data_dir=str(RELEASED)).examples("validation")
 
     assert examples["source"] == ["Tall Column : height_m : 41"] * 2

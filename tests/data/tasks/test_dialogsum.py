@@ -31,11 +31,11 @@ def test_the_test_has_three_references() -> None:
 def test_a_dialogue_without_a_summary_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"dialogue": "Hello.", "topic": "x"}\n')
 
-    with pytest.raises(DataError, match=r"train.jsonl, line 1: a record must have a column 'summary'"):
+    with pytest.raises(DataError, match=r"train.jsonl, line 1: each row must have the column 'summary'"):
         DialogSum(data_dir=str(tmp_path)).examples("train")
 
 
-def test_the_hub_has_a_record_for_each_summary_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_has_a_row_for_each_summary_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*arguments: Any, **named: Any) -> datasets.Dataset:
         assert arguments == ("knkarthick/dialogsum", None)
         assert named == {"split": "test", "revision": None}

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from ptl_prefix.data.task import Task
-from ptl_prefix.data.tasks.e2e_nlg import E2ENLG, linearised
+from ptl_prefix.data.tasks.e2e_nlg import E2ENLG, linearise
 from ptl_prefix.errors import DataError
 
 ALL_ATTRIBUTES = (
@@ -27,7 +27,7 @@ def write(folder: Path, **files: list[tuple[str, str]]) -> str:
 
 
 def test_attributes_are_renamed_as_in_the_papers_files() -> None:
-    assert linearised(ALL_ATTRIBUTES, "here") == (
+    assert linearise(ALL_ATTRIBUTES, "here") == (
         "name : The Mill | Type : pub | food : English | price : more than £30 | customer rating : 5 out of 5 | "
         "area : riverside | family friendly : yes | near : Café Rouge"
     )

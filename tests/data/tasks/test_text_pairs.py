@@ -13,8 +13,8 @@ from ptl_prefix.data.tasks.text_pairs import TextPairs
 from ptl_prefix.errors import DataError
 
 
-def json_lines(path: Path, records: list[Any]) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+def json_lines(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
@@ -131,11 +131,11 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     [
         ("source,target\na,b\n,c\n", "line 3: 'source' must be text"),
         ("source,target\na,b\nc, \n", "line 3: 'target' must be text"),
-        ("source,goal\na,b\n", "line 2: a record must have a column 'target', but has source, goal"),
-        ("source,target\na,b,c\n", "line 2: every record must have the 2 columns"),
+        ("source,goal\na,b\n", "line 2: each row must have the column 'target', but this one has source, goal"),
+        ("source,target\na,b,c\n", "line 2: each row must have the 2 columns"),
     ],
 )
-def test_a_bad_record_is_named_with_file_and_line(tmp_path: Path, content: str, mistake: str) -> None:
+def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, content: str, mistake: str) -> None:
     (tmp_path / "x.csv").write_text(content)
 
     with pytest.raises(DataError, match=f"x.csv, {mistake}"):

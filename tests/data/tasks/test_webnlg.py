@@ -103,13 +103,13 @@ def test_a_missing_split_is_told_with_every_form_it_may_have(tmp_path: Path) -> 
 def test_the_challenges_entries_load_whole(data_folder: Path) -> None:
     task = WebNLG(data_dir=str(data_folder / "data" / "webnlg"))
 
-    records = {split: list(task.records(split)) for split in task.splits}
+    rows = {split: list(task.rows(split)) for split in task.splits}
     train, validation, test = (task.examples(split) for split in ("train", "validation", "test"))
 
-    assert [len(of_split) for of_split in records.values()] == [6_940, 872, 1_862]
+    assert [len(of_split) for of_split in rows.values()] == [6_940, 872, 1_862]
     # Five and one have no text that is good.
     assert [len(train), len(validation), len(test)] == [6_935, 871, 1_862]
     assert [test["group"].count(group) for group in ("seen", "unseen")] == [971, 891]
-    assert {record.cells["category"] for record in records["train"]} == SEEN_CATEGORIES
+    assert {row.cells["category"] for row in rows["train"]} == SEEN_CATEGORIES
     assert sum(map(len, test["targets"])) == 4_928
     assert train[0]["source"] == ' | Aarhus_Airport : cityServed : "Aarhus, Denmark"'

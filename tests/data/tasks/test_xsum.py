@@ -1,4 +1,4 @@
-"""XSum: parallel text or records."""
+"""XSum: parallel text or rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_an_article_without_text_is_left_out() -> None:
     assert examples["example_id"] == ["train-0", "train-1"]
 
 
-def test_records_have_a_document_and_a_summary(tmp_path: Path) -> None:
+def test_rows_have_a_document_and_a_summary(tmp_path: Path) -> None:
     (tmp_path / "val.jsonl").write_text('{"document": "Snow fell.\\nIt stayed.", "summary": "Snow.", "id": "7"}\n')
 
     (row,) = XSum(data_dir=str(tmp_path)).examples("validation").to_list()

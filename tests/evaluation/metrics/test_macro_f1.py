@@ -1,7 +1,7 @@
 import pytest
 from support.made_up_predictions import prediction, random_labels
 
-from ptl_prefix.evaluation.bootstrap import interval
+from ptl_prefix.evaluation.bootstrap import bootstrap_interval
 from ptl_prefix.evaluation.metrics.macro_f1 import MacroF1
 
 
@@ -26,4 +26,4 @@ def test_a_rare_label_counts_as_much_as_a_common_one() -> None:
 def test_a_resample_without_a_label_is_measured_by_the_others() -> None:
     rows = MacroF1().statistics([prediction("a", "a"), prediction("b", "b")])
 
-    assert interval(rows, MacroF1().value, resamples=50, seed=0) == (1.0, 1.0)
+    assert bootstrap_interval(rows, MacroF1().value, resamples=50, seed=0) == (1.0, 1.0)

@@ -7,7 +7,7 @@ from sacrebleu.metrics import chrf as sacrebleu_chrf
 from sacrebleu.metrics import ter as sacrebleu_ter
 from support.made_up_predictions import random_predictions
 
-from ptl_prefix.evaluation.metric import metric_named
+from ptl_prefix.evaluation.metric import load_metric
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ def test_the_number_is_sacrebleus(name: str, theirs: Any) -> None:
 
     expected = theirs.corpus_score([one.hypothesis for one in some], streams)
 
-    assert metric_named(name).score(some) == pytest.approx(expected.score, abs=1e-12)
+    assert load_metric(name).score(some) == pytest.approx(expected.score, abs=1e-12)
