@@ -72,7 +72,7 @@ class CorpusTask(Task):
         return fingerprint_of(self.name, self.version, split, subset, self.content(split))
 
     def _subset(self, num_rows: int) -> list[int]:
-        """The rows of the subset, in the order of the data: the first ones of a shuffle that depends on the seed only."""
+        """The rows of the subset, in the order of the data: the first ones of a shuffle by the seed."""
         wanted = self._num_train_examples
         if wanted is None or wanted > num_rows:
             raise DataError(

@@ -1,9 +1,9 @@
-"""How sure a metric's number is, from the items that it was measured on.
+"""Bootstrap confidence intervals of metrics, over the test items.
 
-In: a row of statistics for each item, and what makes a number of their total. Out: an interval. The items are drawn
-anew, with replacement, as often as there are items; the interval holds the middle 95% of the numbers of many such draws
-(Koehn, EMNLP 2004: percentile bootstrap). It says how much the number depends on the choice of test items, and nothing
-of the choice of training data or seeds.
+In: a row of statistics for each item, and a function from the rows' total to a value. Out: a 95% interval. Each
+resample draws as many items as there are, with replacement; the interval holds the middle 95% of the values of many
+resamples (percentile bootstrap; Koehn, EMNLP 2004). It shows how much a value depends on the choice of test items, not
+of training data or seeds.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,19 @@ import numpy as np
 from ptl_prefix.evaluation.metric import Statistics
 
 _TAILS = (2.5, 97.5)
-_DRAWN_TOGETHER = 256  # bounds the memory that counts take
+_DRAWN_TOGETHER = 256  # bounds the memory of the counts
 
 
 def bootstrap_interval(
     statistics: Statistics, value: Callable[[Statistics], float], *, resamples: int, seed: int
 ) -> tuple[float, float]:
-    """The 95% interval of a metric.
+    """Compute the 95% interval of a metric.
 
     Args:
-        statistics: A row for each item.
-        value: The number, from the total of some rows.
-        resamples: Draws; 1,000 are usual.
-        seed: Of the draws. All metrics of one seed see the same ones, so that two systems can be compared.
+        statistics: Statistics of the items, a row for each.
+        value: Function from the total of some rows to the metric's value.
+        resamples: Number of resamples; 1,000 is usual.
+        seed: Seed of the resamples. Metrics with one seed use the same resamples, so that two systems can be compared.
     """
     rng = np.random.default_rng(seed)
     items = len(statistics)

@@ -1,15 +1,14 @@
-"""What a text says of a restaurant's attributes, found by patterns.
+"""Slot errors of E2E outputs, found by patterns.
 
-In: an input of E2E and a text. Out: how many values the text lacks, adds and repeats. Attributes with a closed set of
-values have a pattern for each; names are looked for as they are written. A name is taken out of the text before the
-others are looked for: there is a Café Rouge that is no coffee shop, and a Raja Indian Cuisine that makes nobody's
-food Indian.
+In: an input of E2E and a text. Out: the numbers of missing, added and repeated values. Attributes with a closed set of
+values have a pattern for each value; names are searched as they are written. A name is removed from the text before the
+other attributes are searched: Café Rouge is not a coffee shop, and Raja Indian Cuisine does not make the food Indian.
 """
 
 import re
 
 Slots = dict[str, str]
-"""An input: values by attribute, as `e2e_nlg` calls them."""
+"""An input: values by attribute, with the attribute names of `e2e_nlg`."""
 
 _RELEASED_NAMES = {
     "eattype": "type",
@@ -74,16 +73,16 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _GENERIC = "restaurant"
-"""What is said of a pub as well, and twice: it is neither added nor repeated."""
+"""A word that texts use for pubs too, and more than once: it counts neither as added nor as repeated."""
 _ALIKE = {
     "price": [{"less than £20", "cheap"}, {"£20-25", "moderate"}, {"more than £30", "high"}],
     "customer rating": [{"1 out of 5", "low"}, {"3 out of 5", "average"}, {"5 out of 5", "high"}],
 }
-"""Who wrote the references took a figure and its word for the same."""
+"""Values that count as equal: the writers of the references used a figure and its word interchangeably."""
 
 
 def parse_slots(source: str) -> Slots | None:
-    """The values of `name : Blue Spice | Type : pub`, or of `name[Blue Spice], eatType[pub]`; else `None`."""
+    """Parse `name : Blue Spice | Type : pub`, or `name[Blue Spice], eatType[pub]`; `None` for any other text."""
     released = re.findall(r"([^\[\],]+)\[([^\[\]]*)\]", source)
     pairs = released or [part.split(" : ", 1) for part in source.split(" | ") if " : " in part]
     slots: Slots = {}
@@ -94,20 +93,20 @@ def parse_slots(source: str) -> Slots | None:
 
 
 def count_slot_errors(slots: Slots, text: str) -> tuple[int, int, int]:
-    """How many values a text lacks, adds and repeats."""
+    """Count the values that a text misses, adds and repeats."""
     missing = added = repeated = 0
     for attribute in ("name", "near"):
         if attribute in slots:
-            text, found = _taken_out(slots[attribute], text)
+            text, found = _remove_name(slots[attribute], text)
             missing += not found
-            # A text may well name its subject again.
+            # Repeating the name of the subject is not an error.
             repeated += max(0, found - 1) if attribute == "near" else 0
     for attribute, patterns in _COMPILED.items():
-        said = {value: count for value, pattern in patterns.items() if (count := len(pattern.findall(text)))}
+        mentions = {value: count for value, pattern in patterns.items() if (count := len(pattern.findall(text)))}
         due = _alike(attribute, slots[attribute]) if attribute in slots else set()
-        missing += bool(due) and not due & said.keys()
-        repeated += max([said[value] - 1 for value in due & said.keys() - {_GENERIC}], default=0)
-        added += len({frozenset(_alike(attribute, value)) for value in said.keys() - due - {_GENERIC}})
+        missing += bool(due) and not due & mentions.keys()
+        repeated += max([mentions[value] - 1 for value in due & mentions.keys() - {_GENERIC}], default=0)
+        added += len({frozenset(_alike(attribute, value)) for value in mentions.keys() - due - {_GENERIC}})
     expected, family = slots.get("family friendly"), _family_friendly(text)
     missing += expected is not None and expected not in family
     added += len(family - {expected})
@@ -115,19 +114,19 @@ def count_slot_errors(slots: Slots, text: str) -> tuple[int, int, int]:
 
 
 def _alike(attribute: str, value: str) -> set[str]:
-    """The values that say the same."""
+    """The values that count as equal to `value`, itself included."""
     return next((values for values in _ALIKE.get(attribute, []) if value in values), {value})
 
 
-def _taken_out(name: str, text: str) -> tuple[str, int]:
-    """The text without a name, written with or without its article and accents, and how often it had it."""
+def _remove_name(name: str, text: str) -> tuple[str, int]:
+    """Replace a name, with or without its article and accents, and count its occurrences."""
     bare = re.sub(r"^the ", "", name, flags=re.IGNORECASE)
     pattern = re.escape(bare).replace("é", "[eé]")
     return re.subn(rf"(?:the )?\b{pattern}", "it", text, flags=re.IGNORECASE)
 
 
 def _family_friendly(text: str) -> set[str]:
-    """`yes` or `no`, or both, by what is said near each mention of families and children."""
+    """`yes`, `no` or both, from the words near each mention of families and children."""
     found = set()
     for sentence in re.split(r"[.!?;]|, (?:but|and|however)\b", text):
         if _FAMILY.search(sentence):

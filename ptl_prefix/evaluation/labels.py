@@ -1,6 +1,6 @@
-"""Labels, as classification has them: one is due for each input, and one is written.
+"""Expected and predicted labels of a classification task.
 
-In: predictions. Out: pairs of them, white space apart.
+In: predictions. Out: a pair of labels for each, with white space normalised.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from ptl_prefix.evaluation.metric import MetricNotApplicableError
 
 
 def label_pairs(metric: str, predictions: Sequence[Prediction]) -> list[tuple[str, str]]:
-    """The label that is due and the one that was written, for each prediction.
+    """The expected and the predicted label of each prediction.
 
     Raises:
-        MetricNotApplicableError: When a prediction has several references: which label is due?
+        MetricNotApplicableError: A prediction has several references, so that the expected label is unknown.
     """
     for one in predictions:
         if len(one.references) != 1:
@@ -21,8 +21,8 @@ def label_pairs(metric: str, predictions: Sequence[Prediction]) -> list[tuple[st
                 f"{metric} needs one reference, the label, for each prediction, but '{one.id}' has "
                 f"{len(one.references)}."
             )
-    return [(_plain(one.references[0]), _plain(one.hypothesis)) for one in predictions]
+    return [(_normalised(one.references[0]), _normalised(one.hypothesis)) for one in predictions]
 
 
-def _plain(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.split())

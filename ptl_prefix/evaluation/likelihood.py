@@ -1,7 +1,7 @@
-"""How well a backbone predicts references: loss, perplexity, bits per character.
+"""Likelihood of the references: loss, perplexity and bits per character.
 
-In: a backbone, a method and examples. Out: three ways of saying one sum of negative log-likelihoods. Nats per token and
-perplexity compare methods on one backbone; bits per character compare backbones, whose tokens differ.
+In: a backbone, a method and examples. Out: one sum of negative log-likelihoods, in three units. Nats per token and
+perplexity compare methods on one backbone; bits per character compare backbones, whose tokenizers differ.
 """
 
 import math
@@ -26,7 +26,7 @@ INFOS: Mapping[str, MetricInfo] = {
         scale="bits per target character", direction="minimize", version="1", library=_TORCH
     ),
 }
-"""What the numbers mean. The end of each target counts as a token, and as a character."""
+"""The description of each value. The end of each target counts as one token, and as one character."""
 
 
 def measure_likelihood(
@@ -38,14 +38,14 @@ def measure_likelihood(
     batch_size: int,
     reserved_positions: int,
 ) -> dict[str, float]:
-    """The numbers of `INFOS`, over every reference that fits the backbone uncut; none if none does.
+    """Compute the values of `INFOS` over every reference that fits the backbone uncut; empty if none does.
 
     Args:
-        backbone: The frozen model.
-        method: Attached to it, or the bare backbone.
+        backbone: Frozen model.
+        method: Method that is attached to it; `NoAdaptation` for the bare backbone.
         rows: Examples, as a task gives them.
-        prompter: Turns text into ids.
-        batch_size: Pairs read together.
+        prompter: Encoder of sources and targets.
+        batch_size: Pairs of one forward pass.
         reserved_positions: Positions that no text may use.
     """
     pairs = encode_pairs(rows, prompter, max_tokens=backbone.max_positions, reserved_positions=reserved_positions)

@@ -1,8 +1,8 @@
-"""The loss: nats over target tokens, from logits that are computed at target positions only.
+"""The loss: negative log-likelihood of the target tokens, in nats.
 
-In: a backbone, a method and a batch. Out: the sum over target tokens and their number, so that whoever adds batches up
-(over an accumulation window, over ranks, over a split) can divide once, by all the tokens. A mean of means is another
-number.
+In: a backbone, a method and a batch. Out: the sum over target tokens and their number. Sums over an accumulation
+window, over ranks or over a split are divided once, by the number of all tokens: a mean of batch means would be another
+number. Logits are computed at target positions only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +18,8 @@ from ptl_prefix.backbones.observation import text_for_every_site
 from ptl_prefix.methods.method import Method
 
 _TARGETS_MULTIPLE = 32
-"""Logits are computed for a multiple of so many positions. A CPU keeps a kernel for every shape that it has met in
-bfloat16: without this, a run of some hundred steps held gigabytes of them."""
+"""Logits are computed at a multiple of this number of positions. A CPU caches a bfloat16 kernel for every shape: without
+the rounding, the kernels of some hundred steps took gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class TargetLoss:
     """A sum of negative log-likelihoods.
 
     Args:
-        nats: Their sum, with a gradient.
-        num_tokens: Target tokens in it, each example's end included.
+        nats: Sum in nats, with a gradient.
+        num_tokens: Number of target tokens in it, each example's end included.
     """
 
     nats: Float[Tensor, ""]
@@ -36,18 +36,18 @@ class TargetLoss:
 
 
 def num_computed_positions(num_targets: int) -> int:
-    """At how many positions logits are computed for so many targets."""
+    """The number of positions at which logits are computed for `num_targets` targets."""
     return num_targets + -num_targets % _TARGETS_MULTIPLE
 
 
 def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label_smoothing: float = 0.0) -> TargetLoss:
-    """What `batch` costs the backbone under `method`; without rows nothing, by a forward all the same."""
-    batch = batch if batch.num_rows else _nothing_to_predict(backbone)
-    # The logits at one position predict the token at the next, so a target is wanted one position earlier.
+    """The loss of a batch. A batch without rows has a loss of 0, after a forward pass all the same."""
+    batch = batch if batch.num_rows else _without_targets(backbone)
+    # The logits at one position predict the token at the next, so a target's logits are one position earlier.
     next_labels = batch.next_labels  # (batch, written)
     rows, columns = (next_labels != IGNORED_LABEL).nonzero(as_tuple=True)
     num_tokens = rows.numel()
-    # Filled up with the first position, whose label is then ignored: kernels are made for one shape, and kept.
+    # Filled up with the first position, whose label is then ignored.
     missing = num_computed_positions(num_tokens) - num_tokens
     rows, columns = (nn.functional.pad(index, (0, missing)) for index in (rows, columns))
     targets = next_labels[rows, columns]  # (targets,)
@@ -58,11 +58,11 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
 
 
 def is_skipped(backbone: Backbone, batch: ModelInputs) -> bool:
-    """Whether a batch without rows needs no forward: of a sharded backbone all ranks must run equally many."""
+    """Whether a batch has no rows and is skipped; the ranks of a sharded backbone must run equally many forwards."""
     return not batch.num_rows and not backbone.is_sharded
 
 
-def _nothing_to_predict(backbone: Backbone) -> ModelInputs:
+def _without_targets(backbone: Backbone) -> ModelInputs:
     ids = torch.full((1, 2), backbone.pad_id)
     return text_for_every_site(backbone, ids).replace(
         labels=torch.full_like(ids, IGNORED_LABEL, device=backbone.device)
@@ -76,13 +76,13 @@ def mean_loss(
     *,
     add_up: Callable[[float, float], Sequence[float]] = lambda nats, tokens: (nats, tokens),
 ) -> float:
-    """Nats per target token over all of `batches`, without dropout.
+    """The loss in nats per target token over all batches, without dropout.
 
     Args:
-        backbone: The frozen model.
-        method: Attached to it.
-        batches: What is predicted.
-        add_up: Adds the nats and tokens of other processes, if these are only some of the batches.
+        backbone: Frozen model.
+        method: Method that is attached to it.
+        batches: Batches with labels.
+        add_up: Callback that adds the nats and tokens of all ranks, if `batches` are one rank's share.
     """
     total = summed_loss(backbone, method, batches)
     nats, tokens = add_up(float(total.nats), total.num_tokens)
@@ -91,7 +91,7 @@ def mean_loss(
 
 @torch.no_grad()
 def summed_loss(backbone: Backbone, method: Method, batches: Iterable[ModelInputs]) -> TargetLoss:
-    """What all of `batches` cost, without dropout; in float64."""
+    """The summed loss of all batches, without dropout, in float64."""
     modes = [(module, module.training) for module in (backbone.model, method)]
     for module, _ in modes:
         module.eval()

@@ -1,11 +1,10 @@
-"""METEOR 1.5, a Java program, asked for its statistics.
+"""Interface to the Java program METEOR 1.5 (Denkowski & Lavie, WMT 2014).
 
-In: hypotheses and their references. Out: a row of counts for each, and the score of such rows' sum. The program and
-its tables of stems, synonyms and paraphrases lie in the package pycocoevalcap. The formula that makes a score of the
-counts is written out here, so that any part or resample of a set needs no Java; tests hold it against the program's
-own score.
+In: hypotheses and their references. Out: a row of counts for each, and the score of a sum of rows. The program and its
+tables of stems, synonyms and paraphrases are part of the package pycocoevalcap. The formula from counts to score is
+implemented here, so that parts and resamples of a set need no Java; tests compare it with the program's own score.
 
-Denkowski & Lavie, WMT 2014; English, tuned to rankings, which is the program's default and what the challenges used.
+The settings are the program's defaults, which the challenges used: English, tuned to rankings.
 """
 
 import importlib.metadata
@@ -24,7 +23,7 @@ _COLUMNS = 23
 
 
 def unavailable_reason() -> str | None:
-    """What keeps METEOR from running here, as a sentence; `None` if nothing."""
+    """The reason why METEOR cannot run on this machine, as a sentence; `None` if it can."""
     if _jar() is None:
         return "it needs the package pycocoevalcap, which is not installed; pip install 'ptl-prefix[meteor]'."
     if shutil.which("java") is None:
@@ -33,20 +32,21 @@ def unavailable_reason() -> str | None:
 
 
 def meteor_rows(compared: Iterable[tuple[str, Iterable[str]]]) -> Statistics:
-    """The program's counts for each hypothesis beside the best of its references.
+    """Count the matches of each hypothesis with the best of its references.
 
     Raises:
         MetricFailedError: The program failed.
     """
-    lines = [" ||| ".join(["SCORE", *map(_plain, texts), _plain(written)]) for written, texts in compared]
+    lines = [" ||| ".join(["SCORE", *map(_one_line, texts), _one_line(written)]) for written, texts in compared]
     command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
-    asked = "".join(f"{line}\n" for line in lines).encode()
-    done = subprocess.run(command, input=asked, capture_output=True, check=False)
+    request = "".join(f"{line}\n" for line in lines).encode()
+    done = subprocess.run(command, input=request, capture_output=True, check=False)
     answers = [line.split() for line in done.stdout.decode("utf-8", "replace").splitlines()]
     if done.returncode or [len(answer) for answer in answers] != [_COLUMNS] * len(lines):
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
+        messages = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
         raise MetricFailedError(
-            f"its Java program must count in each text, but ended with {done.returncode} and said: {said[-1]}"
+            f"its Java program must return counts for each text, but ended with code {done.returncode} and printed: "
+            f"{messages[-1]}"
         )
     return _without_perfect_chunks(np.array(answers, dtype=np.float64))
 
@@ -56,7 +56,7 @@ def meteor_score(total: Statistics) -> float:
     lengths, function_words, matches, (chunks, *matched_words) = total[:2], total[2:4], total[4:20], total[20:]
     if not all(matched_words):
         return 0.0
-    # For each module: content words of the hypothesis and of the reference, then function words of both.
+    # Each module has counts of content words in hypothesis and reference, then of function words in both.
     content, function = matches.reshape(4, 2, 2).swapaxes(0, 1)
     weighted = _DELTA * _MODULE_WEIGHTS @ content + (1 - _DELTA) * _MODULE_WEIGHTS @ function
     precision, recall = weighted / (_DELTA * (lengths - function_words) + (1 - _DELTA) * function_words)
@@ -66,7 +66,7 @@ def meteor_score(total: Statistics) -> float:
 
 
 def _without_perfect_chunks(rows: Statistics) -> Statistics:
-    """A hypothesis that is wholly one chunk of its reference is not in pieces: the program counts no chunk of it."""
+    """Set the chunks of a hypothesis that matches its reference as a whole to 0, as the program does."""
     matches = rows[:, 4:20].reshape(-1, 8, 2).sum(axis=1)
     is_perfect = (matches == rows[:, :2]).all(axis=1) & (rows[:, 20] == 1)
     rows[is_perfect, 20] = 0
@@ -81,6 +81,6 @@ def _jar() -> Path | None:
     return Path(str(package.locate_file("pycocoevalcap/meteor/meteor-1.5.jar")))
 
 
-def _plain(text: str) -> str:
-    """One line, without what the program takes for the end of a text."""
+def _one_line(text: str) -> str:
+    """A text on one line, without the program's separator."""
     return " ".join(text.replace("|||", " ").split())

@@ -1,8 +1,8 @@
-"""What a metric is, and where it is found.
+"""The interface of a metric, and the loader of the metrics in `metrics/`.
 
-In: predictions. Out: one number. A metric is one file in `metrics/`; its name is the file's. It is a function of a sum:
-each prediction has a row of statistics, and the number is made of the rows' total. So one set of rows gives the number
-of the whole, of any part of it, and of as many resamples as an interval needs.
+In: predictions. Out: one value. A metric is one file in `metrics/`, which gives it its name. It is a function of a sum:
+each prediction has a row of statistics, and the value is computed from the rows' total. One set of rows therefore gives
+the value of the whole set, of each group, and of all resamples of a confidence interval.
 """
 
 import importlib
@@ -24,99 +24,100 @@ Statistics = npt.NDArray[np.float64]
 
 
 class MetricNotApplicableError(ValueError):
-    """The predictions lack what a metric needs: values, labels, a form of source."""
+    """The predictions do not have what a metric needs, such as values, labels or a form of source."""
 
 
 class MetricFailedError(ValueError):
-    """This machine could not compute a metric, though it seemed to have what it takes."""
+    """The computation of a metric failed on this machine."""
 
 
 class Metric(ABC):
-    """A number for a list of predictions.
+    """A metric of a list of predictions.
 
-    `scoring.score` calls it: first `unavailable_reason`, then `statistics`, then `value` of the rows' total.
+    `scoring.score` calls `unavailable_reason`, then `statistics`, then `value` with the total of the rows.
     """
 
     info: ClassVar[MetricInfo]
-    """Its scale, direction, version and library, recorded with every value."""
+    """Scale, direction, version and library, recorded with every value."""
     rows_depend_on_all: ClassVar[bool] = False
-    """Whether a row depends on the other predictions, as where n-grams are weighted by how rare they are in all of the
-    references. The rows of a part are then made anew; resamples of an interval keep the weights of the whole."""
+    """Whether a row depends on the other predictions, as with n-grams that are weighted by their frequency in all
+    references. The rows of a group are then computed again; resamples keep the weights of the whole set."""
 
     @property
     def unavailable_reason(self) -> str | None:
-        """What this machine lacks to compute it, as a sentence; `None` if nothing."""
+        """The reason why this machine cannot compute the metric, as a sentence; `None` if it can."""
         return None
 
     @abstractmethod
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
-        """A row for each prediction; there is at least one.
+        """Compute a row for each prediction, of which there is at least one.
 
         Raises:
-            MetricNotApplicableError: The predictions lack what the metric needs.
+            MetricNotApplicableError: The predictions do not have what the metric needs.
+            MetricFailedError: The computation failed.
         """
 
     @abstractmethod
     def value(self, total: Statistics) -> float:
-        """The number, from the sum of the rows."""
+        """The value for the sum of some rows."""
 
     def parts(self, total: Statistics) -> Mapping[str, float]:
-        """What the number is made of, where that is worth seeing; most metrics have nothing to say."""
+        """Components of the value, such as kinds of errors; empty for most metrics."""
         return {}
 
     def score(self, predictions: Sequence[Prediction]) -> float:
-        """The number for these predictions."""
+        """The value for these predictions."""
         return self.value(self.statistics(predictions).sum(axis=0))
 
 
 class MeanMetric(Metric):
-    """A metric that gives each prediction a number of its own, and all of them the mean."""
+    """A metric whose value is the mean of one number per prediction."""
 
     scale: ClassVar[float] = 1.0
-    """What the mean is multiplied by: 100 for percent."""
+    """Factor of the mean; 100 for percent."""
 
     @abstractmethod
     def values(self, predictions: Sequence[Prediction]) -> Sequence[float]:
-        """One number for each prediction."""
+        """Compute one number for each prediction."""
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
-        """Each number, and that it is one."""
+        """Rows of a number and the count 1."""
         return np.array([(value, 1.0) for value in self.values(predictions)])
 
     def value(self, total: Statistics) -> float:
-        """The mean."""
+        """The mean, times `scale`."""
         return float(self.scale * total[0] / total[1])
 
 
 def metric_names() -> list[str]:
-    """Every metric that there is."""
+    """The names of all metrics."""
     return sorted(module.name for module in pkgutil.iter_modules(metrics.__path__))
 
 
 def metric_name_mistakes(names: Iterable[str], setting: str) -> list[str]:
-    """A sentence for each name of no metric.
+    """A message for each name that is not a metric's.
 
     Args:
-        names: As a config has them.
-        setting: Where.
+        names: Names from a config.
+        setting: Config key of the names.
     """
     known = metric_names()
     return [
-        f"`{setting}` must be some of {', '.join(known)}, but one is '{name}'."
+        f"`{setting}` must be names of metrics ({', '.join(known)}), but one is '{name}'; correct or remove it."
         for name in dict.fromkeys(names)
         if name not in known
     ]
 
 
 def load_metric(name: str, **settings: object) -> Metric:
-    """The metric that `metrics/<name>.py` defines.
+    """Construct the metric that `metrics/<name>.py` defines.
 
     Args:
-        name: The file's.
-        settings: What its constructor takes, if anything.
+        name: Name of the metric, and of its file.
+        settings: Keyword arguments of its constructor.
 
     Raises:
-        ValueError: Naming those that there are.
+        ValueError: There is no such metric; the message lists the names.
     """
     known = metric_names()
     if name not in known:
@@ -127,12 +128,12 @@ def load_metric(name: str, **settings: object) -> Metric:
         for member in vars(module).values()
         if isinstance(member, type) and issubclass(member, Metric) and member.__module__ == module.__name__
     )
-    found: Metric = metric(**settings)
-    return found
+    loaded: Metric = metric(**settings)
+    return loaded
 
 
 def library(distribution: str) -> str:
-    """A library as `MetricInfo` names it, with its version if it is installed."""
+    """A library's name for `MetricInfo`, with its version if it is installed."""
     try:
         return f"{distribution} {importlib.metadata.version(distribution)}"
     except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""Which words a virtual token resembles, in one layer.
+"""The vocabulary words nearest to each virtual token of a layer.
 
 In: the keys and values of a prefix and of the vocabulary's words. Out: for each virtual token the nearest words by key
-and by value, and how near a word comes to a random vector.
+and by value, and the cosine that a random vector reaches.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ptl_prefix.backbones.prefix_states import LayerStates
 from ptl_prefix.backbones.vocabulary import Word, WordStates
 
 NUM_RANDOM = 64
-"""Random vectors whose nearest words say what chance is."""
+"""Number of random vectors that the chance level is averaged over."""
 
 _DECIMALS = 6
 
@@ -23,26 +23,26 @@ _DECIMALS = 6
 def find_nearest_words(
     prefix: LayerStates, states: WordStates, words: Sequence[Word], *, layer: int, top_k: int
 ) -> NearestWords:
-    """The words nearest to each virtual token of a layer.
+    """Find the words nearest to each virtual token of a layer.
 
     Args:
-        prefix: The layer's, one row.
+        prefix: Keys and values of the layer's prefix, one row.
         states: Keys and values of `words` in the same layer.
-        words: What is compared with.
-        layer: The layer's index.
-        top_k: Words for each virtual token.
+        words: Words to compare with.
+        layer: Index of the layer.
+        top_k: Number of words for each virtual token.
     """
     lists, chances = [], []
     for vectors, of_words in zip((prefix.key, prefix.value), states, strict=True):
         flat = vectors[0].transpose(0, 1).flatten(1).float().cpu()  # (prefix, kv_heads * head_dim)
-        cosines, places = cosines_without_mean(flat, of_words).topk(min(top_k, len(words)), dim=1)
+        cosines, indices = cosines_without_mean(flat, of_words).topk(min(top_k, len(words)), dim=1)
         lists.append(
             tuple(
                 tuple(
-                    NearWord(text=words[place].text, token_id=words[place].token_id, cosine=round(cosine, _DECIMALS))
-                    for cosine, place in zip(*row, strict=True)
+                    NearWord(text=words[index].text, token_id=words[index].token_id, cosine=round(cosine, _DECIMALS))
+                    for cosine, index in zip(*row, strict=True)
                 )
-                for row in zip(cosines.tolist(), places.tolist(), strict=True)
+                for row in zip(cosines.tolist(), indices.tolist(), strict=True)
             )
         )
         chances.append(round(_chance(of_words), _DECIMALS))
@@ -54,10 +54,10 @@ def find_nearest_words(
 def cosines_without_mean(
     vectors: Float[Tensor, "vectors width"], of_words: Float[Tensor, "words width"]
 ) -> Float[Tensor, "vectors words"]:
-    """Cosines after the direction of the words' mean is taken out of both sides: it would make all words alike.
+    """Cosines after projecting out the direction of the words' mean, which would make all words similar.
 
-    Taken out, not subtracted: a prefix of another length or sign along it would otherwise be near to the same few
-    words for what it lacks.
+    The direction is projected out of both sides, not subtracted: otherwise a prefix vector that is longer, shorter or
+    reversed along it would be near to the same few words for that reason alone.
     """
     shared = _directions(of_words.mean(dim=0))
     return _directions(_without(vectors, shared)) @ _directions(_without(of_words, shared)).T

@@ -1,12 +1,12 @@
-"""Words as the scorers of image captions, and with them the E2E challenge, cut them: Penn Treebank tokens.
+"""A Penn Treebank tokenizer, as image-caption scorers and the E2E challenge use it.
 
-In: a text of one line. Out: its tokens in lower case. COCO's caption evaluation asks Stanford's PTBTokenizer (CoreNLP
-3.4.1), a Java program; here are rules of our own that cut as it does, so that ROUGE-L and CIDEr need no Java. Where
-Java is found, tests hold the two side by side on real data.
+In: a text of one line. Out: its tokens in lower case. COCO's caption evaluation runs Stanford's PTBTokenizer (CoreNLP
+3.4.1), a Java program. The rules here split text as it does, so that ROUGE-L and CIDEr need no Java. Where Java is
+installed, tests compare the two on real data.
 
-At each place every rule is tried, and the one that sees the farthest wins; of several, the first. Known differences:
-the Java program looks past the end of a line, so that a last initial ("Plan B.") is cut by what the next text begins
-with; telephone numbers and smileys are no single tokens here.
+At each position all rules are tried, and the longest match wins, lookahead included; of equally long ones, the first
+rule. Known differences: the Java program looks past the end of a line, so that the tokens of a last initial ("Plan B.")
+depend on the next text; telephone numbers and smileys are not single tokens here.
 """
 
 import functools
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Signs of Indic scripts stand alone for Python, and belong to their letters here.
+# Python does not count the vowel signs of Indic scripts as letters; here they belong to their letters.
 _LETTER = r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0d7f])"
 _ALNUM = r"(?:[^\W_]|[\u0300-\u036f\u0900-\u0d7f])"
 _WORD = rf"{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)*"
@@ -43,30 +43,30 @@ _OPENER = (  # words that begin a sentence even after an acronym
 
 @dataclass(frozen=True)
 class _Rule:
-    """What a token looks like.
+    """A rule for one kind of token.
 
     Args:
-        token: A pattern.
-        ahead: What must follow it; counts in how far the rule sees.
-        said: What the token becomes; empty: itself.
-        ends_sentence: Whether the period at its end is a token of its own, too.
-        straight: Whether its apostrophe is straightened.
+        token: Pattern of the token.
+        ahead: Pattern that must follow the token; it counts in the length of the match.
+        replacement: Text that replaces the token; empty: the token itself.
+        ends_sentence: Whether the period at the token's end is also a token of its own.
+        straight: Whether its apostrophe is replaced by a straight one.
     """
 
     token: str
     ahead: str = ""
-    said: str = ""
+    replacement: str = ""
     ends_sentence: bool = False
     straight: bool = False
 
     @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The token as group 1, then what is ahead."""
+        """The compiled pattern, with the token as group 1."""
         return re.compile(f"({self.token}){self.ahead}", re.DOTALL)
 
 
 _RULES = [
-    # Two words written as one, and words before their endings.
+    # Two words written as one, and words before a clitic.
     _Rule("(?i:can)", r"(?i:not)(?!\w)"),
     _Rule("(?i:gon|wan)", r"(?i:na)(?!\w)"),
     _Rule("(?i:got)", r"(?i:ta)(?!\w)"),
@@ -76,7 +76,7 @@ _RULES = [
     _Rule(_WORD),
     _Rule(_ENDING, "[^A-Za-z]", straight=True),
     _Rule(_NOT, straight=True),
-    # Addresses and names of the web.
+    # URLs, host names, e-mail addresses, handles and tags.
     _Rule(r"https?://[^\s\"<>|(){}]+[^\s\"<>|.!?(){},-]"),
     _Rule(r"(?:www\.(?:[^\s\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}|(?:[^\s\"`'<>|.!?(){},_$-]+\.)+(?:com|net|org|edu))(?!\w)"),
     _Rule(r"[a-zA-Z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}\[\].,;:]+"),
@@ -88,7 +88,7 @@ _RULES = [
     _Rule(r"(?:\d{1,4}[- \xa0])?\d{1,4}[/\u2044]\d{1,4}"),
     _Rule("[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
     _Rule(r"[A-Z]*\$|#"),
-    # Abbreviations keep their period, and share it with the sentence that they end.
+    # Abbreviations keep their period, which also ends the sentence if they are its last word.
     _Rule(rf"(?:{_AFTER_NAMES})\.", r"\s(?:\s|[A-Z]|\Z)", ends_sentence=True),
     _Rule(rf"(?:{_AFTER_NAMES})\.", ".."),
     _Rule(rf"{_ACRONYM}\.", rf"\s{_OPENER}\s", ends_sentence=True),
@@ -98,13 +98,13 @@ _RULES = [
     _Rule(r"(?i:nos?|op)\.", r"\s?\d"),
     _Rule(rf"{_WORD}\.", "[,;:]"),
     # Quotation marks, dashes, dots.
-    _Rule(r"\"", "[A-Za-z0-9$]", said="``"),
-    _Rule(r"\"", said="''"),
-    _Rule("-{3,4}", said="--"),
+    _Rule(r"\"", "[A-Za-z0-9$]", replacement="``"),
+    _Rule(r"\"", replacement="''"),
+    _Rule("-{3,4}", replacement="--"),
     _Rule("-+"),
-    _Rule(r"\.{3,5}|(?:\.[ \xa0]){2,4}\.|\u2026", said="..."),
+    _Rule(r"\.{3,5}|(?:\.[ \xa0]){2,4}\.|\u2026", replacement="..."),
     _Rule("[?!]+"),
-    # What hyphens, signs and apostrophes hold together.
+    # Words with hyphens, signs and apostrophes.
     _Rule(r"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:[A-Za-z0-9]+|[A-Za-z](?:\.[A-Za-z])*\.))+"),
     _Rule(f"{_PART}(?:-{_PART})*"),
     _Rule(f"{_ALNUM}+(?:_{_ALNUM}+)+"),
@@ -112,12 +112,12 @@ _RULES = [
     _Rule(rf"{_APOSTROPHE}(?:n{_APOSTROPHE}?|em|[2-9]0s|till?|cause)|(?:[lLdDjJ]|ol){_APOSTROPHE}"),
     _Rule(rf"[A-HJ-XZn]{_TICK}{_LETTER}{{2,}}|{_LETTER}+[aeiouyAEIOUY]{_TICK}[aeiouA-Z]{_LETTER}*"),
     _Rule(rf"{_APOSTROPHE}\d\d(?!\w)"),
-    _Rule("'", r"[A-Za-z]\S", said="`"),
+    _Rule("'", r"[A-Za-z]\S", replacement="`"),
     _Rule(r"''|[`\u2018\u2019\u201a-\u201f\u2039\u203a\u00ab\u00bb]{1,2}", straight=True),
-    _Rule("&amp;|&", said="&"),
+    _Rule("&amp;|&", replacement="&"),
     _Rule(r"\S"),
 ]
-_SAID = {
+_REPLACED = {
     "(": "-lrb-",
     ")": "-rrb-",
     "[": "-lsb-",
@@ -134,30 +134,30 @@ _SAID = {
 }
 _STRAIGHT = str.maketrans({"\u2018": "`", "\u2019": "'", "\u0092": "'"})
 _PUNCTUATION = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split())
-"""What COCO's code removes. It means to remove brackets, too, but looks for them in upper case."""
+"""The tokens that COCO's code removes. It also means to remove brackets, but compares them in upper case."""
 
 
 @functools.lru_cache(maxsize=2**16)
 def caption_words(text: str) -> tuple[str, ...]:
-    """The tokens that ROUGE-L and CIDEr compare: those of a text, less punctuation."""
+    """The tokens of a text without punctuation, which ROUGE-L and CIDEr compare."""
     return tuple(token for token in ptb_tokens(text) if token not in _PUNCTUATION)
 
 
 def ptb_tokens(text: str) -> list[str]:
     """The tokens of a text, in lower case."""
-    # Rules that look ahead meet the end of a line.
+    # The end of a line is added for the rules that look ahead.
     return list(_tokens(" ".join(text.splitlines()) + "\n\n"))
 
 
 def _tokens(text: str) -> Iterator[str]:
-    place = 0
-    while place < len(text):
-        if text[place].isspace():
-            place += 1
+    position = 0
+    while position < len(text):
+        if text[position].isspace():
+            position += 1
             continue
-        matches = [(rule, match) for rule in _RULES if (match := rule.pattern.match(text, place))]
+        matches = [(rule, match) for rule in _RULES if (match := rule.pattern.match(text, position))]
         rule, match = max(matches, key=lambda found: found[1].end())
-        token = rule.said or _SAID.get(match[1], match[1])
-        place = match.end(1) - rule.ends_sentence
-        # A space inside a token (4 1/2) is hard, as tokens are joined with spaces and split again.
+        token = rule.replacement or _REPLACED.get(match[1], match[1])
+        position = match.end(1) - rule.ends_sentence
+        # A space inside a token (4 1/2) becomes a no-break space, as tokens are joined with spaces and split again.
         yield (token.translate(_STRAIGHT) if rule.straight else token).lower().replace(" ", "\xa0")

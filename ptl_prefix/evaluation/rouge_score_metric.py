@@ -1,7 +1,7 @@
-"""ROUGE as rouge-score computes it, with stemming: what summaries are measured by.
+"""The base class of ROUGE metrics for summaries, computed by the package rouge-score with stemming.
 
-In: predictions. Out: the mean F-measure of one of its scores. Of several references the one with the best F-measure
-counts, as `RougeScorer.score_multi` has it, for each score by itself.
+In: predictions. Out: the mean F-measure. Of several references, the one with the best F-measure counts, for each kind
+of ROUGE by itself (`RougeScorer.score_multi`).
 """
 
 import sys
@@ -14,21 +14,21 @@ from rouge_score.rouge_scorer import RougeScorer
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.evaluation.metric import MeanMetric
 
-# rouge-score logs through absl, which keeps whatever standard error is when it is imported, and closes it when
-# logging is configured anew, as Hydra does: another's, if it was replaced for a while. It never closes the process's
-# own.
+# rouge-score logs through absl, which keeps the standard error stream of its import, and closes it when logging is
+# configured again, as Hydra does. If that stream was a temporary replacement, somebody else's is closed. absl never
+# closes the process's own stream.
 absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 class RougeScoreMetric(MeanMetric):
-    """One of rouge-score's scores; in percent."""
+    """One kind of ROUGE, in percent."""
 
     rouge_type: ClassVar[str]
-    """What rouge-score calls it."""
+    """The name of the score in rouge-score."""
     scale = 100.0
 
     def values(self, predictions: Sequence[Prediction]) -> list[float]:
-        """Each prediction's best F-measure."""
+        """The best F-measure of each prediction."""
         scorer = RougeScorer([self.rouge_type], use_stemmer=True)
         return [
             float(scorer.score_multi(one.references, one.hypothesis)[self.rouge_type].fmeasure) for one in predictions

@@ -1,8 +1,8 @@
-"""Scores of sacrebleu's, taken apart into what they sum.
+"""The base class of metrics that sacrebleu computes, as statistics that can be summed.
 
-In: a scorer of sacrebleu and predictions. Out: its statistics of each prediction, and its score of their total. The
-methods that are called here are those by which sacrebleu resamples, and not public: tests hold the result against its
-public `corpus_score`.
+In: a scorer of sacrebleu and predictions. Out: its statistics of each prediction, and its score for their total. The
+methods used here are those of sacrebleu's own resampling and are not public; tests compare the result with its public
+`corpus_score`.
 """
 
 from abc import abstractmethod
@@ -17,24 +17,24 @@ from ptl_prefix.evaluation.metric import Metric, Statistics
 
 
 class SacreBleuMetric(Metric):
-    """One of sacrebleu's scores."""
+    """A metric of sacrebleu."""
 
     @abstractmethod
     def scorer(self) -> Any:
-        """The object of sacrebleu's that computes it."""
+        """Construct sacrebleu's scorer."""
 
     def texts(self, prediction: Prediction) -> tuple[str, Sequence[str]]:
-        """The hypothesis and the references that are compared; as they are, unless a metric says otherwise."""
+        """The hypothesis and the references that are compared: unchanged, unless a metric overrides this."""
         return prediction.hypothesis, prediction.references
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
-        """What sacrebleu counts in each prediction."""
+        """The statistics of sacrebleu for each prediction."""
         compared = [self.texts(prediction) for prediction in predictions]
-        # sacrebleu reads a stream for each place in the references; where there is none it wants `None`.
+        # sacrebleu reads one stream per reference number, with `None` where a prediction has fewer references.
         streams = [list(stream) for stream in zip_longest(*(references for _, references in compared))]
         rows = self.scorer()._extract_corpus_statistics([hypothesis for hypothesis, _ in compared], streams)
         return np.array(rows, dtype=np.float64)
 
     def value(self, total: Statistics) -> float:
-        """Sacrebleu's score."""
+        """The score of sacrebleu."""
         return float(self.scorer()._compute_score_from_stats(total.tolist()).score)

@@ -1,8 +1,7 @@
-"""Predictions become numbers: the named metrics of all of them, and of each group by itself.
+"""Scoring of predictions by named metrics, for all predictions and for each group.
 
-In: predictions, names of metrics. Out: `Scores`. With groups there is also `<metric>_<group>`, such as
-`multi_bleu_unseen`: what the metric gives for that group alone. A metric that cannot be computed takes none of the
-others with it.
+In: predictions and names of metrics. Out: `Scores`. If predictions have groups, `<metric>_<group>`, such as
+`multi_bleu_unseen`, is the metric of that group alone. A metric that cannot be computed is skipped, with a reason.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +15,13 @@ from ptl_prefix.evaluation.metric import Metric, MetricFailedError, MetricNotApp
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured.
+    """The scores of a list of predictions.
 
     Args:
-        values: By metric, or `<metric>_<group>`.
-        infos: What each of them means.
-        parts: What some of them are made of, such as kinds of errors.
-        intervals: Their 95% intervals; empty where none were asked for.
+        values: Values by `<metric>` or `<metric>_<group>`.
+        infos: Descriptions of the values, by the same key.
+        parts: Components of some values, such as kinds of errors, by the same key.
+        intervals: 95% confidence intervals by the same key; empty without resamples.
         unavailable: Reason for each metric that was skipped because this machine cannot compute it.
         inapplicable: Reason for each metric that was skipped because the predictions do not fit it.
     """
@@ -48,17 +47,17 @@ def score(
     seed: int = 0,
     settings: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Scores:
-    """Measure predictions; there is at least one.
+    """Score predictions.
 
     Args:
-        predictions: What was written, beside its references.
-        names: Of metrics.
-        resamples: Draws for the intervals; 0 gives none.
-        seed: Of those draws.
-        settings: What the constructors of some metrics take, by metric.
+        predictions: Outputs with their references, at least one.
+        names: Names of metrics.
+        resamples: Number of bootstrap draws for the intervals; 0 computes none.
+        seed: Seed of the bootstrap draws.
+        settings: Constructor arguments of some metrics, by metric.
 
     Raises:
-        ValueError: A name is of no metric.
+        ValueError: A name is not a metric's.
     """
     scores = Scores()
     given = settings or {}
@@ -89,12 +88,12 @@ def _measure(
 
 
 def _rows_by_group(metric: Metric, predictions: Sequence[Prediction]) -> Iterator[tuple[str, Statistics]]:
-    """The rows of all predictions, then of each group, with what ends its name."""
+    """The rows of all predictions, then of each group, with the suffix of the metric's name."""
     rows = metric.statistics(predictions)
     yield "", rows
     for group in sorted({prediction.group for prediction in predictions} - {""}):
-        places = [place for place, prediction in enumerate(predictions) if prediction.group == group]
+        indices = [index for index, prediction in enumerate(predictions) if prediction.group == group]
         if metric.rows_depend_on_all:
-            yield f"_{group}", metric.statistics([predictions[place] for place in places])
+            yield f"_{group}", metric.statistics([predictions[index] for index in indices])
         else:
-            yield f"_{group}", rows[places]
+            yield f"_{group}", rows[indices]

@@ -1,8 +1,8 @@
-"""Text as the WebNLG challenge of 2017 compares it, and with it DART.
+"""Text normalisation of the WebNLG challenge 2017, which DART uses too.
 
-In: a prediction. Out: its texts in lower case and ASCII, cut at every sign that is no letter and no digit, and the
-first three references only. The challenge's scripts make a hypothesis ASCII before they cut it, and a reference
-after; so does this file.
+In: a prediction. Out: its texts in lower case and ASCII, split at every character that is neither a letter nor a digit,
+and at most three references. As in the challenge's scripts, a hypothesis is converted to ASCII before it is split, and
+a reference after.
 """
 
 import re
@@ -15,11 +15,11 @@ _NUM_REFERENCES = 3
 
 
 def challenge_texts(prediction: Prediction) -> tuple[str, tuple[str, ...]]:
-    """The hypothesis and the references that the challenge compares."""
-    hypothesis = _cut(unidecode(prediction.hypothesis.lower()))
-    references = (unidecode(_cut(text).lower()) for text in prediction.references[:_NUM_REFERENCES])
+    """The normalised hypothesis and references."""
+    hypothesis = _split(unidecode(prediction.hypothesis.lower()))
+    references = (unidecode(_split(text).lower()) for text in prediction.references[:_NUM_REFERENCES])
     return hypothesis, tuple(references)
 
 
-def _cut(text: str) -> str:
+def _split(text: str) -> str:
     return " ".join(" ".join(re.split(r"(\W)", text)).split())

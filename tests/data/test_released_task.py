@@ -55,7 +55,7 @@ def test_what_a_training_needs_is_told_at_once(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_one_problem(tmp_path: Path) -> None:
     (problem,) = DialogSum(data_dir=str(tmp_path / "gone")).problems()
 
-    assert problem == f"`task.data_dir` must be a folder, but there is none at {tmp_path / 'gone'}; correct the path."
+    assert problem.startswith(f"`task.data_dir` must be a folder, but {tmp_path / 'gone'} is not")
 
 
 def test_data_come_from_somewhere() -> None:

@@ -98,9 +98,7 @@ class TextPairs(CorpusTask):
         if self._data_file is not None:
             files["data_file"] = self._data_file
             if self._division.validation + self._division.test >= 1:
-                problems.append(
-                    "The sum of `task.validation_fraction` and `task.test_fraction` must be < 1; lower one of them."
-                )
+                problems.append("`task.validation_fraction` + `task.test_fraction` must be < 1; lower one of them.")
         mistakes = ((key, why_unreadable(file)) for key, file in files.items())
         return problems + [f"`task.{key}`: {mistake}" for key, mistake in mistakes if mistake is not None]
 
@@ -130,6 +128,6 @@ class TextPairs(CorpusTask):
     def _file_of(self, split: Split) -> Path:
         if split not in self._files:
             raise DataError(
-                f"{self.name} must have a {split} split here, but has none; set `task.{split}_file` or `task.data_file`."
+                f"{self.name} must have a {split} split, but has none; set `task.{split}_file` or `task.data_file`."
             )
         return self._files[split]

@@ -58,8 +58,8 @@ class WebNLG(ReleasedTask):
         """One example per entry; entries that the test files repeat are read once."""
         sources = set()
         for example in super().all_examples(split):
-            # The release has the whole test split, the same without texts, and its unseen part once more. No two entries
-            # of it have the same triples. Some training entries do, with different categories and other texts.
+            # The release has the whole test split, the same without texts, and its unseen part once more. No two test
+            # entries have the same triples; some training entries do, with different categories and other texts.
             if split != "test" or example.source not in sources:
                 sources.add(example.source)
                 yield example

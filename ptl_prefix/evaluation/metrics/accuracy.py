@@ -1,4 +1,4 @@
-"""The share of labels that are right, where each input has one."""
+"""Accuracy: the fraction of labels that are right, where each input has one."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from ptl_prefix.evaluation.metric import MeanMetric
 
 
 class Accuracy(MeanMetric):
-    """Labels that are right, over all."""
+    """Number of right labels, divided by the number of all."""
 
     info = MetricInfo(scale="0-1", direction="maximize", version="1", library="ptl_prefix")
 
@@ -17,6 +17,6 @@ class Accuracy(MeanMetric):
         """1 for a right label, else 0.
 
         Raises:
-            MetricNotApplicableError: When a prediction has several references.
+            MetricNotApplicableError: A prediction has several references.
         """
-        return [float(expected == given) for expected, given in label_pairs("accuracy", predictions)]
+        return [float(expected == predicted) for expected, predicted in label_pairs("accuracy", predictions)]

@@ -1,4 +1,4 @@
-"""The share of an input's values that its output mentions word for word."""
+"""Attribute accuracy: the fraction of an input's values that its output contains word for word."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from ptl_prefix.evaluation.metric import Metric, MetricNotApplicableError, Stati
 
 
 class AttributeAccuracy(Metric):
-    """Recall of attribute values. It does not see what an output adds; `exact_match` does."""
+    """Recall of attribute values. Values that an output adds do not lower it; `exact_match` catches them."""
 
     info = MetricInfo(scale="0-1", direction="maximize", version="1", library="ptl_prefix")
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
-        """Values mentioned, and values.
+        """Numbers of mentioned values and of all values.
 
         Raises:
-            MetricNotApplicableError: When no prediction has a value to look for.
+            MetricNotApplicableError: No prediction has a value.
         """
         if not any(prediction.values for prediction in predictions):
             raise MetricNotApplicableError(
-                "attribute_accuracy needs `values`, what each output should mention, but no prediction has any."
+                "attribute_accuracy needs `values`, which each output should mention, but no prediction has any."
             )
         return np.array(
             [
@@ -33,5 +33,5 @@ class AttributeAccuracy(Metric):
         )
 
     def value(self, total: Statistics) -> float:
-        """Values mentioned, over all values; a resample without any counts as nothing mentioned."""
+        """Mentioned values divided by all values; 0 for a resample without values."""
         return float(total[0] / total[1]) if total[1] else 0.0

@@ -1,9 +1,10 @@
-"""BERTScore: how near each word is to its nearest in the reference, as an encoder sees them. Needs a local encoder.
+"""BERTScore: similarity of tokens in the representation of an encoder. Needs a local encoder.
 
-Zhang et al., ICLR 2020: each token is matched with the one of the greatest cosine; the mean over the hypothesis'
-tokens is precision, over the reference's recall. No weights by rarity, no rescaling; of several references the best
-F-measure. The layer is the one that the authors' package chose for an encoder of that family and depth, else the
-last. Written out here, as that package reads tokenizers in ways that transformers no longer has.
+Zhang et al., ICLR 2020: each token is matched with the token of the greatest cosine; the mean over the hypothesis'
+tokens is precision, the mean over the reference's tokens recall. There is no idf weighting and no rescaling; of several
+references, the best F-measure counts. The layer is the one that the authors' package uses for an encoder of that family
+and depth, else the last one. It is implemented here because that package needs a tokenizer interface that transformers
+no longer has.
 """
 
 import functools
@@ -30,7 +31,7 @@ class BERTScore(MeanMetric):
     """The mean F-measure.
 
     Args:
-        model: The encoder's folder.
+        model: Folder of the encoder; `None`: the metric is skipped.
     """
 
     info = MetricInfo(scale="0-1", direction="maximize", version="1", library=f"ptl_prefix, {library('transformers')}")
@@ -40,14 +41,14 @@ class BERTScore(MeanMetric):
 
     @property
     def unavailable_reason(self) -> str | None:
-        """An encoder."""
+        """The reason why BERTScore cannot be computed: no encoder."""
         if self._folder is None:
-            return "it needs an encoder, but none was named; give bertscore_model=<folder>."
+            return "it needs an encoder, but none is configured; give bertscore_model=<folder>."
         return None
 
     def values(self, predictions: Sequence[Prediction]) -> list[float]:
-        """Each prediction's F-measure with its best reference."""
-        assert self._folder is not None, "`unavailable_reason` is asked first."
+        """The F-measure of each prediction with its best reference."""
+        assert self._folder is not None, "`unavailable_reason` is checked first."
         # Imported here: the other metrics need no torch.
         from ptl_prefix.backbones.encoder import Encoder
 

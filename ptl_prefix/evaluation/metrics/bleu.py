@@ -1,7 +1,7 @@
-"""BLEU as the E2E challenge has it: mteval-v13a's tokens in lower case, all references.
+"""BLEU of the E2E challenge: corpus BLEU on lower-cased mteval-v13a tokens, with all references.
 
-Papineni et al., ACL 2002. The published scores are those of mteval-v13a.pl, from which sacrebleu's tokeniser and
-smoothing are: over the whole set, the length of the closest reference, of two equally close the shorter.
+Papineni et al., ACL 2002. The published scores are those of mteval-v13a.pl, which sacrebleu's tokenizer and smoothing
+follow. The brevity penalty uses the closest reference length, and the shorter of two equally close ones.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from ptl_prefix.evaluation.sacrebleu_metric import SacreBleuMetric
 
 
 class BLEU(SacreBleuMetric):
-    """Matching n-grams of up to 4 words, and a penalty for being short; in percent."""
+    """Precision of n-grams of up to 4 words with a brevity penalty, in percent."""
 
     info = MetricInfo(scale="0-100", direction="maximize", version="1", library=library("sacrebleu"))
 
     def scorer(self) -> Any:
-        """sacrebleu's, without its remark about text that looks tokenised: systems of the challenge wrote such."""
+        """The BLEU of sacrebleu without its warning about tokenised text, which some systems of the challenge wrote."""
         return sacrebleu_bleu.BLEU(lowercase=True, tokenize="13a", smooth_method="exp", force=True)

@@ -1,6 +1,6 @@
-"""chrF: character n-grams in common, recall weighing twice as much; sacrebleu's chrF2.
+"""chrF: F-measure of character n-grams, with recall weighted twice as much (chrF2), by sacrebleu.
 
-Popović, WMT 2015: n-grams of up to 6 characters without spaces; of several references the best counts.
+Popović, WMT 2015: n-grams of up to 6 characters without spaces; of several references, the best counts.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from ptl_prefix.evaluation.sacrebleu_metric import SacreBleuMetric
 
 
 class ChrF(SacreBleuMetric):
-    """The F-measure of n-grams over the whole set; in percent."""
+    """F-measure of character n-grams over the whole set, in percent."""
 
     info = MetricInfo(scale="0-100", direction="maximize", version="1", library=library("sacrebleu"))
 
     def scorer(self) -> Any:
-        """sacrebleu's, with its defaults."""
+        """The chrF of sacrebleu with its defaults."""
         return sacrebleu_chrf.CHRF()

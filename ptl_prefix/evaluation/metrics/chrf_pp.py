@@ -1,6 +1,6 @@
-"""chrF++: chrF with words and pairs of words; sacrebleu's chrF2++.
+"""chrF++: F-measure of character and word n-grams, with recall weighted twice as much (chrF2++), by sacrebleu.
 
-Popović, WMT 2017: n-grams of up to 6 characters without spaces, and of up to 2 words; of several references the best
+Popović, WMT 2017: n-grams of up to 6 characters without spaces, and of up to 2 words; of several references, the best
 counts.
 """
 
@@ -14,10 +14,10 @@ from ptl_prefix.evaluation.sacrebleu_metric import SacreBleuMetric
 
 
 class ChrFPlusPlus(SacreBleuMetric):
-    """The F-measure of n-grams over the whole set; in percent."""
+    """F-measure of character and word n-grams over the whole set, in percent."""
 
     info = MetricInfo(scale="0-100", direction="maximize", version="1", library=library("sacrebleu"))
 
     def scorer(self) -> Any:
-        """sacrebleu's, with its defaults."""
+        """The chrF of sacrebleu with word bigrams."""
         return sacrebleu_chrf.CHRF(word_order=2)

@@ -1,9 +1,9 @@
-"""CIDEr-D as the E2E challenge has it, in COCO's caption evaluation: n-grams weighted by how rare they are.
+"""CIDEr-D of the E2E challenge: similarity of tf-idf weighted n-grams, as in COCO's caption evaluation.
 
-Vedantam et al., CVPR 2015: the cosine between the hypothesis and each reference in n-grams of 1 to 4 words, counts
-clipped to the reference's, less for another length (sigma = 6), times 10. Words are lower case without punctuation
-(Penn Treebank tokens). An n-gram weighs as the logarithm of inputs over inputs with it in a reference: the number
-depends on the set, and of a single input it is 0.
+Vedantam et al., CVPR 2015: the cosine between the hypothesis and each reference in n-grams of 1 to 4 words, with counts
+clipped to the reference's and a penalty for length differences (sigma = 6), times 10. Words are lower-cased Penn
+Treebank tokens without punctuation. The weight of an n-gram is the logarithm of the number of inputs, divided by the
+number of inputs with the n-gram in a reference: a value depends on the whole set, and is 0 for a single input.
 """
 
 import math
@@ -23,14 +23,14 @@ Ngram = tuple[str, ...]
 
 
 class CIDEr(MeanMetric):
-    """The mean over inputs of the mean cosine with their references, times 10."""
+    """Mean over inputs of the mean cosine with their references, times 10."""
 
     info = MetricInfo(scale="0-10", direction="maximize", version="1", library="ptl_prefix")
     scale = 10.0
     rows_depend_on_all = True
 
     def values(self, predictions: Sequence[Prediction]) -> list[float]:
-        """Each prediction's mean cosine."""
+        """The mean cosine of each prediction."""
         references = [[_ngrams(text) for text in prediction.references] for prediction in predictions]
         num_inputs_with = Counter(ngram for of_one in references for ngram in set().union(*of_one))
         log_inputs = math.log(len(predictions))
@@ -51,7 +51,7 @@ class CIDEr(MeanMetric):
 
 @dataclass(frozen=True)
 class _Vector:
-    """A text in the space of n-grams; COCO's code measures its length in pairs of words."""
+    """A text as a vector of n-gram weights; COCO's code measures its length in word bigrams."""
 
     weights: dict[Ngram, float]
     norms: list[float]
@@ -66,7 +66,7 @@ def _ngrams(text: str) -> Counter[Ngram]:
 
 
 def _norms(weights: dict[Ngram, float]) -> list[float]:
-    """The vector's norm in each order by itself."""
+    """The vector's norm for each n-gram order."""
     squares = [0.0] * _ORDERS
     for ngram, weight in weights.items():
         squares[len(ngram) - 1] += weight**2
@@ -74,12 +74,12 @@ def _norms(weights: dict[Ngram, float]) -> list[float]:
 
 
 def _similarity(hypothesis: _Vector, reference: _Vector) -> float:
-    """The mean over orders of clipped cosines, less the more the lengths differ."""
+    """The mean over orders of clipped cosines, times a penalty for the difference in length."""
     products = [0.0] * _ORDERS
     for ngram, weight in hypothesis.weights.items():
         expected = reference.weights.get(ngram, 0.0)
         products[len(ngram) - 1] += min(weight, expected) * expected
     norms = [ours * theirs for ours, theirs in zip(hypothesis.norms, reference.norms, strict=True)]
     cosines = (product / norm for product, norm in zip(products, norms, strict=True) if norm)
-    likeness = math.exp(-((hypothesis.length - reference.length) ** 2) / (2 * _SIGMA**2))
-    return sum(cosines) / _ORDERS * likeness
+    penalty = math.exp(-((hypothesis.length - reference.length) ** 2) / (2 * _SIGMA**2))
+    return sum(cosines) / _ORDERS * penalty

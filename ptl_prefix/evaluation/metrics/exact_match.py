@@ -1,4 +1,4 @@
-"""The share of outputs that equal one of their references, white space apart."""
+"""Exact match: the fraction of outputs that equal one of their references, up to white space."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from ptl_prefix.evaluation.metric import MeanMetric
 
 
 class ExactMatch(MeanMetric):
-    """Accuracy of whole outputs. A task whose references are not all there is to say will score low."""
+    """Accuracy of whole outputs. It is low for tasks whose references are only some of the right outputs."""
 
     info = MetricInfo(scale="0-1", direction="maximize", version="1", library="ptl_prefix")
 
@@ -18,8 +18,8 @@ class ExactMatch(MeanMetric):
 
 
 def _matches(prediction: Prediction) -> bool:
-    return _plain(prediction.hypothesis) in {_plain(reference) for reference in prediction.references}
+    return _normalised(prediction.hypothesis) in {_normalised(reference) for reference in prediction.references}
 
 
-def _plain(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.split())

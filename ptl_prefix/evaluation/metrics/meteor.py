@@ -1,6 +1,7 @@
-"""METEOR as the E2E challenge has it, in COCO's caption evaluation: words matched also by stem, synonym and paraphrase.
+"""METEOR of the E2E challenge: alignment by words, stems, synonyms and paraphrases. Needs Java.
 
-Version 1.5, over all references, of Penn Treebank tokens without punctuation. It needs Java.
+METEOR 1.5 (Denkowski & Lavie, WMT 2014) as in COCO's caption evaluation: all references, Penn Treebank tokens without
+punctuation.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from ptl_prefix.evaluation.ptb_tokens import caption_words
 
 
 class METEOR(Metric):
-    """The program's score of the whole set; in percent."""
+    """METEOR of the whole set, in percent."""
 
     info = MetricInfo(
         scale="0-100", direction="maximize", version="1", library=f"METEOR 1.5, {library('pycocoevalcap')}"
@@ -21,11 +22,11 @@ class METEOR(Metric):
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Java, or the program."""
+        """The reason why METEOR cannot be computed: no Java, or no program."""
         return unavailable_reason()
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
-        """The program's counts.
+        """The counts of the METEOR program.
 
         Raises:
             MetricFailedError: The program failed.
@@ -33,7 +34,7 @@ class METEOR(Metric):
         return meteor_rows((_caption(one.hypothesis), map(_caption, one.references)) for one in predictions)
 
     def value(self, total: Statistics) -> float:
-        """The score of summed counts."""
+        """METEOR for summed counts."""
         return 100 * meteor_score(total)
 
 

@@ -1,6 +1,6 @@
-"""METEOR as the WebNLG challenge of 2017 has it, and DART: up to three references, text cut at every sign.
+"""METEOR of the WebNLG challenge 2017, also used for DART: up to three references. Needs Java.
 
-Version 1.5, with the text of `webnlg_text.py`. It needs Java.
+METEOR 1.5 (Denkowski & Lavie, WMT 2014) on text that is normalised as in `webnlg_text.py`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ptl_prefix.evaluation.webnlg_text import challenge_texts
 
 
 class ChallengeMETEOR(Metric):
-    """The program's score of the whole set; in percent."""
+    """METEOR of the whole set, in percent."""
 
     info = MetricInfo(
         scale="0-100", direction="maximize", version="1", library=f"METEOR 1.5, {library('pycocoevalcap')}"
@@ -21,11 +21,11 @@ class ChallengeMETEOR(Metric):
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Java, or the program."""
+        """The reason why METEOR cannot be computed: no Java, or no program."""
         return unavailable_reason()
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
-        """The program's counts.
+        """The counts of the METEOR program.
 
         Raises:
             MetricFailedError: The program failed.
@@ -33,5 +33,5 @@ class ChallengeMETEOR(Metric):
         return meteor_rows(map(challenge_texts, predictions))
 
     def value(self, total: Statistics) -> float:
-        """The score of summed counts."""
+        """METEOR for summed counts."""
         return 100 * meteor_score(total)

@@ -1,8 +1,8 @@
-"""BLEU as the WebNLG challenge of 2017 has it, and DART: multi-bleu.perl, up to three references.
+"""BLEU of the WebNLG challenge 2017, also used for DART: multi-bleu.perl, up to three references.
 
-`multi-bleu.perl -lc` cuts at spaces alone and smooths nothing; the challenge's scripts prepare the text, see
-`webnlg_text.py`. Where an input has less than three references they put an empty one, so that for a hypothesis less
-than half as long as its references the closest length is 0, and it is not penalised. That is kept.
+`multi-bleu.perl -lc` splits at spaces and does not smooth; `webnlg_text.py` normalises the text as the challenge's
+scripts do. For an input with fewer than three references those scripts add empty ones, so that a hypothesis less than
+half as long as its references has the closest length 0 and no brevity penalty. This is kept.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from ptl_prefix.evaluation.webnlg_text import challenge_texts
 
 
 class MultiBLEU(SacreBleuMetric):
-    """Matching n-grams of up to 4 words, and a penalty for being short; in percent."""
+    """Precision of n-grams of up to 4 words with a brevity penalty, in percent."""
 
     info = MetricInfo(scale="0-100", direction="maximize", version="1", library=library("sacrebleu"))
 
     def scorer(self) -> Any:
-        """sacrebleu's, told to do what the script does."""
+        """The BLEU of sacrebleu with the script's tokenisation and smoothing: none."""
         return sacrebleu_bleu.BLEU(tokenize="none", smooth_method="none", force=True)
 
     def texts(self, prediction: Prediction) -> tuple[str, Sequence[str]]:
-        """As the challenge compares them, with empty references up to the third."""
+        """The normalised texts, with empty references up to the third."""
         hypothesis, references = challenge_texts(prediction)
         return hypothesis, (*references, "", "")[:3]

@@ -1,7 +1,8 @@
-"""NIST as the E2E challenge has it: n-grams count as much as they tell; mteval-v13a's tokens in lower case.
+"""NIST of the E2E challenge: n-gram matches weighted by their information, on lower-cased mteval-v13a tokens.
 
-Doddington, HLT 2002, as mteval-v13a.pl computes it: n-grams of all references count, and lengths are compared with the
-references' mean over the whole set. Nltk's `corpus_nist` takes the best reference alone for both: another number.
+Doddington, HLT 2002, as mteval-v13a.pl computes it: n-grams of all references count, and the length is compared with
+the mean length of the references over the whole set. NLTK's `corpus_nist` uses the best reference alone for both, which
+gives another number.
 """
 
 import math
@@ -22,16 +23,16 @@ Ngram = tuple[str, ...]
 
 
 class NIST(Metric):
-    """Information that is matched, in bits per n-gram, summed over lengths of 1 to 5.
+    """Matched information in bits per n-gram, summed over n-grams of 1 to 5 words.
 
-    An n-gram's information is that of its last word after the others, counted in all references of the set.
+    The information of an n-gram is that of its last word given the others, estimated from all references of the set.
     """
 
     info = MetricInfo(scale="bits", direction="maximize", version="1", library=f"ptl_prefix, {library('sacrebleu')}")
     rows_depend_on_all = True
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
-        """For each n the information matched, then the n-grams written; words written, of references, references, 1."""
+        """Matched information per order, n-grams per order, words, words of references, number of references, 1."""
         tokenised: Callable[[str], str] = Tokenizer13a()  # type: ignore[no-untyped-call]
 
         def words(text: str) -> list[str]:
@@ -47,7 +48,7 @@ class NIST(Metric):
         return np.array(rows, dtype=np.float64)
 
     def value(self, total: Statistics) -> float:
-        """The sum over n of information per n-gram, less for what is shorter than the references on average."""
+        """The sum over orders of information per n-gram, times a penalty for being shorter than the references."""
         matched, written = total[:_ORDERS], total[_ORDERS : 2 * _ORDERS]
         words, reference_words, num_references, segments = total[2 * _ORDERS :]
         mean_length = reference_words * segments / num_references
@@ -76,7 +77,7 @@ def _information(references: Iterable[Sequence[str]]) -> dict[Ngram, float]:
 def _matched(
     hypothesis: Sequence[str], references: Sequence[Sequence[str]], information: dict[Ngram, float]
 ) -> list[float]:
-    """For each n the information of n-grams that a reference has as often, then the number of n-grams."""
+    """The information of the matched n-grams for each order, then the number of n-grams for each order."""
     written = _ngrams(hypothesis)
     most: Counter[Ngram] = Counter()
     for reference in references:

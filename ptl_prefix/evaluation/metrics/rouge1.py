@@ -1,6 +1,6 @@
-"""ROUGE-1 of summaries: words in common, with stemming, by rouge-score.
+"""ROUGE-1 of summaries: F-measure of common words, with stemming, by rouge-score.
 
-Lin, 2004. The package gives what ROUGE-1.5.5.pl gives with -m.
+Lin, 2004. The package gives the values of ROUGE-1.5.5.pl with -m.
 """
 
 from ptl_prefix.artifacts.run_record import MetricInfo
@@ -9,7 +9,7 @@ from ptl_prefix.evaluation.rouge_score_metric import RougeScoreMetric
 
 
 class Rouge1(RougeScoreMetric):
-    """Words in common; the best of several references."""
+    """F-measure of common words with the best reference."""
 
     info = MetricInfo(scale="0-100", direction="maximize", version="1", library=library("rouge-score"))
     rouge_type = "rouge1"

@@ -1,7 +1,7 @@
-"""ROUGE-L as the E2E challenge has it, in COCO's caption evaluation: not rouge-score's `rougeL`.
+"""ROUGE-L of the E2E challenge, as in COCO's caption evaluation; it differs from rouge-score's `rougeL`.
 
-Lin, 2004: the longest common subsequence, of words in lower case without punctuation (Penn Treebank tokens). COCO's way
-takes the best precision and the best recall over references, each by itself, and weights recall with beta = 1.2.
+Lin, 2004: the longest common subsequence of lower-cased Penn Treebank tokens without punctuation. COCO's code takes the
+best precision and the best recall over the references, each by itself, and weights recall with beta = 1.2.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ _BETA_SQUARED = 1.2**2
 
 
 class RougeL(MeanMetric):
-    """The mean F-measure of longest common subsequences; in percent."""
+    """Mean F-measure of longest common subsequences, in percent."""
 
     info = MetricInfo(scale="0-100", direction="maximize", version="1", library="ptl_prefix")
     scale = 100.0
 
     def values(self, predictions: Sequence[Prediction]) -> list[float]:
-        """Each prediction's F-measure."""
+        """The F-measure of each prediction."""
         return [_f_measure(prediction) for prediction in predictions]
 
 
 def _f_measure(prediction: Prediction) -> float:
-    # COCO's code splits an empty text into one empty word.
+    # An empty text has one empty word, as COCO's code splits it.
     hypothesis = caption_words(prediction.hypothesis) or [""]
     references = [caption_words(reference) or [""] for reference in prediction.references]
     common = [longest_common_subsequence(hypothesis, reference) for reference in references]
@@ -38,11 +38,11 @@ def _f_measure(prediction: Prediction) -> float:
 
 
 def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
-    """How many words two texts have in the same order."""
+    """The length of the longest common subsequence of two texts, in words."""
     above = [0] * (len(right) + 1)
     for word in left:
         row = [0]
-        for place, other in enumerate(right):
-            row.append(above[place] + 1 if word == other else max(above[place + 1], row[place]))
+        for column, other in enumerate(right):
+            row.append(above[column] + 1 if word == other else max(above[column + 1], row[column]))
         above = row
     return above[-1]

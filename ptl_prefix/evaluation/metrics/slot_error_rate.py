@@ -1,9 +1,9 @@
-"""Slot error rate on E2E: values missing, added or said twice, over the values of the input.
+"""Slot error rate of E2E outputs: missing, added and repeated values, divided by the values of the input.
 
-Wen et al., EMNLP 2015: (missing + redundant) / slots. The values are read from the input, as `e2e_nlg` renders it or
-as it was released; what an output says of them is found by patterns of our own, `e2e_slots.py`. By them, two of the
-challenge's systems whose rules were written by hand (TUDA, FORGe) make no error at all; the references of the test make
-11 per 100 values, most of them left out. Lower is better.
+Wen et al., EMNLP 2015: (missing + redundant) / slots. Values are read from the input, as `e2e_nlg` renders it or as it
+was released, and found in outputs by the patterns of `e2e_slots.py`. By these patterns, two rule-based systems of the
+challenge (TUDA, FORGe) make no errors, and the references of the test split make 11 per 100 values, most of them
+missing values. Lower is better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,15 @@ from ptl_prefix.evaluation.metric import Metric, MetricNotApplicableError, Stati
 
 
 class SlotErrorRate(Metric):
-    """Errors per value of the inputs; in percent."""
+    """Errors per value of the inputs, in percent."""
 
     info = MetricInfo(scale="percent", direction="minimize", version="1", library="ptl_prefix")
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
-        """Values missing, added, repeated, and those of the input.
+        """Numbers of missing, added and repeated values, and of the input's values.
 
         Raises:
-            MetricNotApplicableError: When a source is no input of E2E.
+            MetricNotApplicableError: A source is not an input of E2E.
         """
         rows = []
         for one in predictions:
@@ -39,9 +39,9 @@ class SlotErrorRate(Metric):
         return np.array(rows, dtype=np.float64)
 
     def value(self, total: Statistics) -> float:
-        """Errors over values."""
+        """Errors divided by values, in percent."""
         return float(100 * total[:3].sum() / total[3])
 
     def parts(self, total: Statistics) -> Mapping[str, float]:
-        """The three kinds of errors, counted."""
+        """Numbers of the three kinds of errors."""
         return dict(zip(("missing", "added", "repeated"), total[:3].tolist(), strict=True))

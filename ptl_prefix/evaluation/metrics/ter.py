@@ -1,7 +1,7 @@
-"""TER: the edits that turn an output into a reference, per word of it; sacrebleu's, without tokenisation.
+"""TER, translation edit rate: edits that turn an output into a reference, per reference word, by sacrebleu.
 
-Snover et al., AMTA 2006: insertions, deletions, substitutions and shifts; of several references the one with the fewest
-edits, over the references' average length. Lower is better, and more than 100 is possible.
+Snover et al., AMTA 2006: insertions, deletions, substitutions and shifts, without tokenisation; of several references
+the one with the fewest edits counts, divided by their average length. Lower is better; more than 100 is possible.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from ptl_prefix.evaluation.sacrebleu_metric import SacreBleuMetric
 
 
 class TER(SacreBleuMetric):
-    """Edits per word of the references; in percent. Case does not count."""
+    """Edits per reference word, in percent; case is ignored."""
 
     info = MetricInfo(scale="percent", direction="minimize", version="1", library=library("sacrebleu"))
 
     def scorer(self) -> Any:
-        """sacrebleu's, with its defaults."""
+        """The TER of sacrebleu with its defaults."""
         return sacrebleu_ter.TER()

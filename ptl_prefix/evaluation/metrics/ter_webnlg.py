@@ -1,6 +1,6 @@
-"""TER as the WebNLG challenge of 2017 has it: up to three references, text in lower case and cut at every sign.
+"""TER, translation edit rate, of the WebNLG challenge 2017, also used for DART: up to three references.
 
-The challenge asks tercom 0.7.25, with the text of `webnlg_text.py`; sacrebleu's TER is made to equal it.
+The challenge runs tercom 0.7.25 on text that is normalised as in `webnlg_text.py`; sacrebleu's TER reproduces tercom.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from ptl_prefix.evaluation.webnlg_text import challenge_texts
 
 
 class ChallengeTER(SacreBleuMetric):
-    """Edits per word of the references; in percent."""
+    """Edits per reference word, in percent."""
 
     info = MetricInfo(scale="percent", direction="minimize", version="1", library=library("sacrebleu"))
 
     def scorer(self) -> Any:
-        """sacrebleu's, with its defaults."""
+        """The TER of sacrebleu with its defaults."""
         return sacrebleu_ter.TER()
 
     def texts(self, prediction: Prediction) -> tuple[str, Sequence[str]]:
-        """As the challenge compares them."""
+        """The normalised texts."""
         return challenge_texts(prediction)

@@ -75,7 +75,7 @@ def test_a_split_is_missed_only_when_it_is_used(tmp_path: Path) -> None:
     assert task.splits == ("train",)
     assert len(task.examples("train")) == 3
     for use in (task.examples, task.fingerprint):
-        with pytest.raises(DataError, match=r"has no test split, but it is needed; give `task.test_file`"):
+        with pytest.raises(DataError, match=r"must have a test split.*`task.test_file`"):
             use("test")
 
 
@@ -117,9 +117,9 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     problems = task.problems()
 
     assert len(problems) == 4
-    assert "must have one origin" in problems[0]
+    assert "must have exactly one of" in problems[0]
     assert "but has files for the splits and data_file" in problems[0]
-    assert "must leave a share to train on" in problems[1]
+    assert "`task.validation_fraction` + `task.test_fraction` must be < 1" in problems[1]
     assert problems[2].startswith("`task.train_file`: gone.csv must be a file")
     assert problems[3].startswith("`task.data_file`: ")
     assert "must end in one of" in problems[3]
