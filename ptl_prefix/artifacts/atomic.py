@@ -1,8 +1,8 @@
-"""Files and folders that are written whole or not at all.
+"""Atomic writes of files and folders.
 
-In: a path and what shall be there. Out: the old content or the new one, whatever happens in between: an error, Ctrl-C,
-a killed process. New content is made in a sibling named `.<name>.tmp-<random>`, which no reader looks at, and renamed
-into place. What a killed writer leaves behind is swept by the next write to the same path.
+In: a path and its new content. Out: the old content or the new one at that path, even after an error, Ctrl-C or a
+killed process. New content is written to a sibling named `.<name>.tmp-<random>`, which no reader opens, and renamed.
+The next write to the same path removes what a killed writer left behind.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from pathlib import Path
 from ptl_prefix.artifacts.file_lock import lock_file
 
 _ASIDE = ".old"
-"""Ends the temporary name of an old folder that waits for its successor; see `_swap_in_two_steps`."""
+"""The end of the temporary name of an old folder that is about to be replaced; see `_swap_in_two_steps`."""
 
 
 def write_atomically(path: str | Path, data: str | bytes) -> None:
-    """Put `data` into the file at `path`, whose folder is made if it is missing. Text is written as UTF-8."""
+    """Write `data` to the file at `path`; its folder is created if it is missing. Text is written as UTF-8."""
     path = _real(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
     with _temporary_sibling(path) as temporary:
@@ -39,10 +39,10 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
 
 @contextmanager
 def write_folder_atomically(path: str | Path) -> Iterator[Path]:
-    """Fill the folder that this yields; it becomes `path` when the block ends without an error.
+    """Yield a temporary folder, which becomes `path` when the block ends without an error.
 
-    A folder that is already at `path` is replaced in one step where the file system can (Linux and macOS). Elsewhere it
-    is moved aside for an instant, and a writer killed in that instant has the old folder put back by the next write.
+    A folder that exists at `path` is replaced in one step where the file system can (Linux and macOS). Elsewhere it is
+    renamed first; if the writer is killed at that moment, the next write restores it.
     """
     path = _real(path)
     with _temporary_sibling(path) as temporary:
@@ -57,22 +57,22 @@ def write_folder_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def _real(path: str | Path) -> Path:
-    """Written through a link, as `open` does: a rename would replace the link itself."""
+    """The target of a symbolic link, as for `open`: a rename would replace the link itself."""
     return Path(os.path.realpath(path))
 
 
 @contextmanager
 def _temporary_sibling(path: Path) -> Iterator[Path]:
-    """A name beside `path` that nobody else sweeps while the block runs.
+    """A temporary name beside `path` that no other process removes while the block runs.
 
-    Writers hold a shared lock on the folder, and sweeping takes an exclusive one: who gets it knows that every
-    temporary name in there belongs to the dead, for the system drops the locks of a killed process.
+    Writers hold a shared lock on the folder, and removing leftovers takes an exclusive lock. The process that gets it
+    knows that all temporary names in the folder are leftovers, as the system releases the locks of a killed process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         if _lock(folder, timeout_s=0.0):
-            _sweep(path)
+            _remove_leftovers(path)
         _lock(folder, shared=True, timeout_s=None)
         yield _temporary_name(path)
         os.fsync(folder)
@@ -83,7 +83,7 @@ def _temporary_sibling(path: Path) -> Iterator[Path]:
 def _lock(folder: int, *, shared: bool = False, timeout_s: float | None) -> bool:
     try:
         return lock_file(folder, shared=shared, timeout_s=timeout_s)
-    except OSError:  # a network file system that locks no folders: then nothing is swept
+    except OSError:  # a network file system without locks on folders: leftovers are kept
         return False
 
 
@@ -91,8 +91,8 @@ def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed writers of `path` left, or put back what one of them had moved aside."""
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left behind, or restore the old folder that one of them had renamed."""
     for leftover in list(path.parent.iterdir()):
         if not leftover.name.startswith(f".{path.name}.tmp-"):
             continue
@@ -105,7 +105,7 @@ def _sweep(path: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Have the disk hold every file of a folder, so that no crash puts an empty file under a final name."""
+    """Flush every file of a folder to disk, so that a crash cannot leave an empty file under a final name."""
     for root, _, names in os.walk(folder):
         for path in (Path(root, name) for name in (*names, "")):
             if stat.S_ISREG(path.lstat().st_mode) or path == Path(root):
@@ -127,7 +127,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _swap(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step; False where the system or the file system has no such call."""
+    """Exchange two folders in one step; `False` if the system or the file system cannot."""
     libc = ctypes.CDLL(None)
     names = os.fsencode(one), os.fsencode(other)
     with contextlib.suppress(AttributeError):

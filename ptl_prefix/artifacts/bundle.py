@@ -1,9 +1,9 @@
-"""The exported adaptation: what is served. A folder of two files, `tensors.safetensors` and `manifest.json`.
+"""Bundles: an exported adaptation as a folder of two files, `tensors.safetensors` and `manifest.json`.
 
-In: the tensors that a method stores and all that is needed to use them on the same backbone. Out: the same, or
-`BundleError`. A bundle may come from anyone, so nothing in it is believed: sizes are checked before memory is asked
-for, and content against the hashes that the manifest states. Hashes guard against damage, not against malice; but what
-is well-formed and finite can do no more than write nonsense.
+In: the tensors of a method, and everything that is needed to use them on the same backbone. Out: the same, or
+`BundleError`. A bundle may come from anyone, so nothing in it is trusted: sizes are checked before memory is allocated,
+and content against the hashes in the manifest. Hashes detect damage, not malice; but well-formed, finite tensors can at
+worst make the backbone generate nonsense.
 """
 
 import hashlib
@@ -53,12 +53,12 @@ __all__ = [
 
 TENSORS_FILE = "tensors.safetensors"
 MAX_HEADER_BYTES = 100 * 10**6
-"""The bound of the safetensors format itself."""
+"""The limit of the safetensors format."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A manifest and the tensors it describes, on the CPU."""
+    """A manifest and the tensors that it describes, on the CPU."""
 
     manifest: Manifest
     tensors: dict[str, Tensor]
@@ -113,7 +113,7 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
     """
     _refuse_to_replace_anything_else(Path(folder))
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(contents.tensors.items())}
-    if fact := _what_is_not_finite(tensors):
+    if fact := _non_finite_problem(tensors):
         raise BundleError(f"A bundle must hold finite numbers, but {fact}; export another checkpoint.")
     tensors_file = safetensors.torch.save(tensors)
     text = sealed_text(_manifest(contents, tensors, hashlib.sha256(tensors_file).hexdigest()))
@@ -124,10 +124,10 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """The bundle in `folder`.
+    """Read and check the bundle in `folder`.
 
     Raises:
-        BundleError: With the first reason to refuse it.
+        BundleError: The bundle is missing, damaged or of another version.
     """
     manifest = read_manifest(folder)
     path = Path(folder, TENSORS_FILE)
@@ -137,7 +137,7 @@ def read_bundle(folder: str | Path) -> Bundle:
 
 
 def _refuse_to_replace_anything_else(folder: Path) -> None:
-    """`out=` may be mistyped, and whatever is in that folder would be gone."""
+    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them."""
     others = {path.name for path in folder.iterdir()} - {MANIFEST_FILE, TENSORS_FILE} if folder.is_dir() else set()
     if others:
         law = "A bundle must be written to a new folder or in place of a bundle"
@@ -172,7 +172,7 @@ def _info(tensor: Tensor) -> TensorInfo:
 
 
 def _read_whole(path: Path, manifest: Manifest) -> bytes:
-    """The whole file, in one piece: what is hashed is what is parsed, whatever happens to the file meanwhile."""
+    """Read the file once, so that the bytes that are hashed are the bytes that are parsed."""
     require_plain_file(path)
     try:
         with path.open("rb") as file:
@@ -192,32 +192,32 @@ def _num_bytes(info: TensorInfo) -> int:
 
 
 def _check_sizes(file: BinaryIO, num_tensor_bytes: int) -> None:
-    """Compare what the file has with what its header and manifest claim, before memory is taken at their word."""
+    """Compare the file's size with the sizes in its header and manifest, before any memory is allocated for them."""
     size = os.fstat(file.fileno()).st_size
     header_bytes = int.from_bytes(file.read(8), "little")
     if header_bytes > MAX_HEADER_BYTES:
         raise DocumentError(f"claims a header of {header_bytes} bytes, more than {MAX_HEADER_BYTES}")
     if size != 8 + header_bytes + num_tensor_bytes:
         wanted = f"8 and a header of {header_bytes} and tensors of {num_tensor_bytes}"
-        raise DocumentError(f"has {size} bytes, not {wanted}: it is truncated or foreign")
+        raise DocumentError(f"has {size} bytes, not {wanted}: it is truncated, or not of this bundle")
 
 
 def _parse_tensors(content: bytes, manifest: Manifest) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise DocumentError(f"is no safetensors file ({error})") from error
+        raise DocumentError(f"is not a safetensors file ({error})") from error
     found = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()}
     wanted = {name: (info.shape, f"torch.{info.dtype}") for name, info in manifest.tensors.items()}
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise DocumentError(f"has {found.get(name)} as {name!r}, and its manifest says {wanted.get(name)}")
-    if fact := _what_is_not_finite(tensors):
-        raise DocumentError(f"holds no finite numbers: {fact}")
+    if fact := _non_finite_problem(tensors):
+        raise DocumentError(f"holds non-finite numbers: {fact}")
     return {name: tensors[name] for name in manifest.tensors}
 
 
-def _what_is_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def _non_finite_problem(tensors: Mapping[str, Tensor]) -> str | None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             return f"{name!r} has NaN or infinity"

@@ -1,4 +1,4 @@
-"""How text is decoded: one record, the same for every method, carried by the run's record and by the bundle."""
+"""Decoding settings, stored in run records and in bundles, and the same for every method."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,17 +8,17 @@ from annotated_types import Ge, Gt, Le
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """Settings of one decoding; names are those of transformers' `GenerationConfig`.
+    """Decoding settings, with the names of transformers' `GenerationConfig`.
 
     Args:
-        max_new_tokens: Most tokens to write, the stop token included.
-        min_new_tokens: Fewest tokens to write.
-        num_beams: Beams; 1 is greedy or sampling.
+        max_new_tokens: Largest number of generated tokens, the stop token included.
+        min_new_tokens: Smallest number of generated tokens.
+        num_beams: Number of beams; 1 is greedy decoding or sampling.
         length_penalty: Exponent of the length in a beam's score.
-        no_repeat_ngram_size: No n-gram of this size twice; 0 allows all.
-        do_sample: Sample instead of taking the most likely token.
+        no_repeat_ngram_size: Size of the n-grams that may not occur twice; 0 allows all repetitions.
+        do_sample: Whether tokens are sampled, instead of choosing the most likely one.
         temperature: Softmax temperature of sampling.
-        top_p: Nucleus mass of sampling.
+        top_p: Probability mass of nucleus sampling; 1 samples from all tokens.
         seed: Seed of sampling.
     """
 

@@ -1,6 +1,6 @@
-"""A dataclass kept as one JSON file: written whole or not at all, and read strictly.
+"""One dataclass as one JSON file: written atomically, read strictly.
 
-In: what kind of document it is, and what to say when something is wrong with it. Out: a writer and a reader.
+In: a dataclass, and the words of its error messages. Out: a writer and a reader.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from ptl_prefix.errors import PtlPrefixError
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentFile(Generic[Document]):
-    """One kind of file.
+    """A kind of file, with its writer and reader.
 
     Args:
-        kind: The dataclass; it has a `schema_version`.
-        version: The one that is read.
-        max_bytes: A longer file is refused before it is read.
-        name: How a sentence about one begins: "A run's record".
-        error: What reading raises.
-        write_advice: What the writer of an unfit one can do.
-        read_advice: What the reader of a damaged one can do.
+        kind: Dataclass of the document; it has a `schema_version`.
+        version: Schema version that can be read.
+        max_bytes: Largest size of a file; a larger one is refused before it is read.
+        name: Start of a message about such a document: "A run's record".
+        error: Error class of the reader.
+        write_advice: Advice at the end of a message about a document that cannot be written.
+        read_advice: Advice at the end of a message about a file that cannot be read.
     """
 
     kind: type[Document]
@@ -35,10 +35,10 @@ class DocumentFile(Generic[Document]):
     read_advice: str
 
     def write(self, path: str | Path, document: Document) -> None:
-        """Write a document, or leave the old one.
+        """Write a document atomically.
 
         Raises:
-            ValueError: If it holds what cannot be read back, such as NaN.
+            ValueError: If it holds a value that cannot be read back, such as NaN.
         """
         try:
             text = to_text(to_values(document))
@@ -48,13 +48,13 @@ class DocumentFile(Generic[Document]):
         write_atomically(path, text)
 
     def read(self, path: str | Path) -> Document:
-        """The document at `path`.
+        """Read the document at `path`.
 
         Raises:
-            PtlPrefixError: The kind's own error, if it is missing, damaged, or of another version.
+            PtlPrefixError: `error`, if the file is missing, damaged or of another version.
         """
         try:
             return from_values(read_values(Path(path), max_bytes=self.max_bytes), self.kind, version=self.version)
         except DocumentError as error:
-            law = f"{self.name} must be whole and of a version that is known here"
+            law = f"{self.name} must be whole and of a known version"
             raise self.error(f"{law}, but {path} {error}; {self.read_advice}") from error

@@ -1,7 +1,7 @@
-"""What an evaluation says of itself: `metrics.json`, beside the `predictions.jsonl` that it speaks of.
+"""The record of an evaluation: `metrics.json`, beside the `predictions.jsonl` that it describes.
 
-In: an `EvaluationRecord` when all is measured. Out: the same record. It is written once, by an atomic rename, and never
-changed: its folder is named by all that the outputs depend on, so that other outputs lie elsewhere.
+In: an `EvaluationRecord` at the end of an evaluation. Out: the same record. It is written once, atomically, and never
+changed: the folder's name is a hash of everything that the outputs depend on, so that other outputs have other folders.
 """
 
 import hashlib
@@ -29,21 +29,21 @@ Amount = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationKey:
-    """All that the outputs of an evaluation depend on.
+    """Everything that the outputs of an evaluation depend on.
 
     Args:
-        method: The method's kind; `none` for the bare backbone.
+        method: Name of the method; `none` for the bare backbone.
         adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
-        backbone: The backbone's name.
-        backbone_weights: Fingerprint of its weights.
-        dtype: What it computed in, and in what its matrices were held where that was something else.
-        task: The task's name.
-        task_version: Its version.
+        backbone: Name of the backbone.
+        backbone_weights: Fingerprint of the backbone's weights.
+        dtype: Dtype of the computation, and the quantisation of the matrices if there was one.
+        task: Name of the task.
+        task_version: Version of the task.
         data: Fingerprint of the split's data.
-        split: Which split.
-        num_examples: How many of its inputs, evenly spread over it.
-        decoding: How text was decoded.
-        over_labels: Whether the most likely label was taken, in place of decoding.
+        split: Name of the split.
+        num_examples: Number of inputs, evenly spread over the split.
+        decoding: Decoding settings.
+        over_labels: Whether the most likely label was chosen, instead of decoding free text.
     """
 
     method: str
@@ -61,25 +61,25 @@ class EvaluationKey:
 
     @property
     def folder_name(self) -> str:
-        """The split, and a hash of the rest."""
+        """The name of the evaluation's folder: the split, and a hash of all fields."""
         content = json.dumps(asdict(self), sort_keys=True).encode()
         return f"{self.split}-{hashlib.sha256(content).hexdigest()[:10]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
-    """One evaluation, in full.
+    """The record of one evaluation.
 
     Args:
-        schema_version: Of this record's shape.
+        schema_version: Version of this record's format.
         key: Everything that the outputs depend on; the file calls it `question`.
-        num_in_split: Inputs in the whole split.
-        metrics: Values by `split/name`. One that was not computed is absent: there is no NaN.
-        intervals: 95% bootstrap intervals over test items, by the same key; empty where none were asked for.
-        metric_info: What the values mean, by the same key.
+        num_in_split: Number of inputs in the whole split.
+        metrics: Values by `split/name`. A skipped metric has no entry; NaN is never stored.
+        intervals: 95% bootstrap intervals over test items, by the same key; empty without resamples.
+        metric_info: Descriptions of the values, by the same key.
         skipped: Reason for each metric that was not computed; the file calls it `missing`.
-        decode_s: Seconds of decoding; of what was there already, none.
-        environment: See `fingerprint.environment`.
+        decode_s: Seconds of decoding; 0 if all predictions existed.
+        environment: Machine and software, as from `fingerprint.environment`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

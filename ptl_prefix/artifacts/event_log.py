@@ -1,7 +1,7 @@
-"""What happened during a run, as it happened: `events.jsonl`, one line per logged point.
+"""The event log of a run: `events.jsonl`, one JSON object per line.
 
 In: a kind, a step and values. Out: a line in the file before `write` returns, so that a killed run loses at most the
-line it was writing. That torn line has no end, which is how readers know to ignore it and a resumed run to cut it off.
+line that it was writing. Such an incomplete last line is ignored by readers, and removed when the run is resumed.
 """
 
 import json
@@ -18,10 +18,10 @@ from ptl_prefix.errors import RunError
 
 
 class EventLog:
-    """An open log that lines are added to; one writer per file.
+    """An event log that is open for appending; a file has one writer at a time.
 
     Args:
-        path: The file. It is made if it is missing, and a torn last line is cut off.
+        path: File of the log. It is created if it is missing, and an incomplete last line is removed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -34,24 +34,24 @@ class EventLog:
         """Add one line: `{"time_s": …, "kind": …, "step": …, …}`, where `time_s` counts from 1970.
 
         Args:
-            kind: What sort of point this is; readers select by it.
-            step: Optimiser steps done.
-            values: JSON values. A metric's name may hold a slash: `**{"val/loss": 2.5}`.
+            kind: Kind of the event, such as `validation`; readers select by it.
+            step: Number of optimiser steps so far.
+            values: JSON values by name. A name may hold a slash: `**{"val/loss": 2.5}`.
 
         Raises:
-            ValueError: For a value that strict JSON cannot hold, such as NaN.
+            ValueError: A value cannot be stored in strict JSON, such as NaN.
         """
         if "time_s" in values:
-            raise ValueError("An event's values must not be called `time_s`, which is the log's own; rename yours.")
+            raise ValueError("No value of an event may be named `time_s`, which the log itself writes; rename it.")
         event = {"time_s": round(time.time(), 3), "kind": kind, "step": step, **values}
         if fact := json_problem(event):
-            raise ValueError(f"An event must hold finite JSON values, but {fact}; leave it out or make it text.")
-        # One call with the whole line: threads of one process cannot interleave inside it.
+            raise ValueError(f"An event must hold finite JSON values, but {fact}; leave it out, or convert it to text.")
+        # One call with the whole line, so that lines of several threads do not mix.
         self._file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; the log is whole even without this."""
+        """Close the file; the log is complete even without this."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -64,30 +64,30 @@ class EventLog:
 
 
 def validation_losses(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """The steps and losses of a run's validations, in order."""
+    """The step and the loss of each validation, in order."""
     return [
         (event["step"], event["val/loss"]) for event in events if event["kind"] == "validation" and "val/loss" in event
     ]
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
-    """Every whole line of a log, in order.
+    """Read the events of a log, in order.
 
     Raises:
-        RunError: If there is no log, or naming the first line that is no event.
+        RunError: The log is missing, or a line is not an event; the message names the line.
     """
     path = Path(path)
     return [_event(line, path, number) for number, line in enumerate(_whole_lines(path), start=1)]
 
 
 def drop_events_after(path: str | Path, step: int) -> int:
-    """Forget what was logged after `step`, as a run does that goes on from a checkpoint of that step.
+    """Remove the events after `step`, as for a run that is resumed from a checkpoint of that step.
 
     Returns:
-        How many events were dropped, not counting a torn last line, which goes too. 0 if there is no log.
+        Number of removed events, without an incomplete last line, which is removed too; 0 if there is no log.
 
     Raises:
-        RunError: Naming the first line that is no event; nothing is dropped then.
+        RunError: A line is not an event; nothing is removed.
     """
     path = Path(path)
     if not path.exists():
@@ -105,7 +105,7 @@ def _whole_lines(path: Path) -> list[bytes]:
         return path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise RunError(
-            f"A run must have a log of events, but {path} cannot be read ({error.strerror}); check the run's path."
+            f"A run must have an event log, but {path} cannot be read ({error.strerror}); check the run's path."
         ) from error
 
 
@@ -121,12 +121,12 @@ def _event(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def _damaged(path: Path, number: int, fact: str) -> RunError:
-    law = "A log of events must hold one event per line"
-    return RunError(f"{law}, but line {number} of {path} is none: {fact}; remove that line, or repeat the run.")
+    law = "An event log must hold one event per line"
+    return RunError(f"{law}, but line {number} of {path} is not one: {fact}; remove that line, or repeat the run.")
 
 
 def cut_torn_line(path: Path) -> None:
-    """Shorten a log to its last end of line. In place: the bytes that stay are not touched, nor is a whole log."""
+    """Truncate a log after its last complete line, in place; a log without an incomplete line is not touched."""
     if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb") as file:

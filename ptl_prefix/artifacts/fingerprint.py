@@ -1,8 +1,7 @@
-"""What code, libraries, device, weights and data this was.
+"""Fingerprints of weights and data, and a description of code, libraries and device.
 
-In: tensors, files or text. Out: a SHA-256 in hex, equal if and only if the content is, wherever it lies and in whatever
-order it came. Also `environment`, what a record says about the machine and the code. Nothing here says who or where: no
-user names, host names or home folders.
+In: tensors, files or text. Out: a SHA-256 hash in hex, equal if and only if the content is equal, whatever its location
+or order. `environment` describes the machine and the code for a record, without user names, host names or home folders.
 """
 
 import hashlib
@@ -33,17 +32,17 @@ _LIBRARIES = (
 
 
 def fingerprint_tensors(named: Iterable[tuple[str, "Tensor"]]) -> str:
-    """The content of a state: names, shapes, dtypes and bytes.
+    """The hash of named tensors: names, shapes, dtypes and bytes, in any order.
 
-    Each tensor is hashed by itself as it comes, so an iterator over shards needs room for one tensor at a time.
+    Tensors are hashed one after the other, so an iterator over shards needs memory for one tensor at a time.
 
     Raises:
-        ValueError: If a name comes twice.
+        ValueError: Two tensors have the same name.
     """
     digests: dict[str, str] = {}
     for name, tensor in named:
         if name in digests:
-            raise ValueError(f"Tensors must have names of their own, but {name!r} comes twice; rename one.")
+            raise ValueError(f"Each tensor must have a different name, but {name!r} occurs twice; rename one.")
         content = hashlib.sha256(json.dumps([list(tensor.shape), str(tensor.dtype)]).encode() + b"\n")
         content.update(_raw_bytes(tensor))
         digests[name] = content.hexdigest()
@@ -51,7 +50,7 @@ def fingerprint_tensors(named: Iterable[tuple[str, "Tensor"]]) -> str:
 
 
 def _raw_bytes(tensor: "Tensor") -> memoryview:
-    """A tensor's memory, row by row, not copied if it lies so on the CPU. As bytes, for NumPy has no bfloat16."""
+    """A tensor's bytes in row-major order, without a copy if possible. NumPy has no bfloat16, hence bytes."""
     import torch
 
     flat = tensor.detach().cpu().reshape(-1)
@@ -59,7 +58,7 @@ def _raw_bytes(tensor: "Tensor") -> memoryview:
 
 
 def fingerprint_files(paths: Iterable[str | Path]) -> str:
-    """The content of files and their names relative to the folder that they share, whatever the order."""
+    """The hash of files, in any order: their content, and their names relative to their common folder."""
     absolute = sorted({os.path.abspath(path) for path in paths})
     shared = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
     parts: list[str] = []
@@ -70,21 +69,21 @@ def fingerprint_files(paths: Iterable[str | Path]) -> str:
 
 
 def fingerprint_text(*parts: str) -> str:
-    """Some texts in their order; where one ends and the next begins counts."""
+    """The hash of a sequence of texts; their boundaries count."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def package_version() -> str:
-    """The version of this package; `unknown` if it runs from a checkout that is not installed."""
+    """The version of this package; `unknown` if it is not installed."""
     return _version("ptl-prefix") or "unknown"
 
 
 def environment() -> dict[str, Any]:
-    """What a number may depend on besides config and data.
+    """Describe what results may depend on besides config and data.
 
     Returns:
         `python`, `platform`, `cpu`, `cores` that this process may use, `devices`, `package_version`, `libraries` by
-        name, and `git` with `commit` and `dirty` if the package runs from a git checkout, else `None`.
+        name, and `git` with `commit` and `dirty`; `git` is `None` if the package does not run from a git checkout.
     """
     return {
         "python": platform.python_version(),
@@ -99,18 +98,18 @@ def environment() -> dict[str, Any]:
 
 
 def uncommitted_changes() -> str | None:
-    """What this package's checkout has beside its commit, as a patch of files that git tracks; `None` without git."""
+    """The uncommitted changes of this package's git checkout, as a patch of tracked files; `None` without git."""
     folder = Path(__file__).resolve().parent
-    return _answer("git", "-C", str(folder), "diff", "HEAD", "--no-ext-diff", "--no-color") if _git(folder) else None
+    return _output_of("git", "-C", str(folder), "diff", "HEAD", "--no-ext-diff", "--no-color") if _git(folder) else None
 
 
 def num_cores() -> int:
-    """Cores that this process may use, which may be fewer than the machine has."""
+    """The number of cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def library_versions() -> dict[str, str]:
-    """The installed versions of the libraries that numbers may depend on."""
+    """The installed versions of the libraries that results may depend on."""
     return {name: version for name in _LIBRARIES if (version := _version(name))}
 
 
@@ -122,11 +121,11 @@ def _version(distribution: str) -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's model name, which decides what bfloat16 costs and how sums are rounded."""
+    """The processor's model name: the speed of bfloat16 and the rounding of sums depend on it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return _answer("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
+        return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
@@ -140,17 +139,17 @@ def _devices() -> list[str]:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """The commit of the checkout that tracks `folder`; `None` in a virtual environment that merely lies in one."""
+    """The commit of the checkout that tracks `folder`; `None` for a virtual environment inside a checkout."""
     git = ("git", "-C", str(folder))
-    if not _answer(*git, "ls-files", "--", Path(__file__).name):
+    if not _output_of(*git, "ls-files", "--", Path(__file__).name):
         return None
-    commit, changes = _answer(*git, "rev-parse", "HEAD"), _answer(*git, "status", "--porcelain")
+    commit, changes = _output_of(*git, "rev-parse", "HEAD"), _output_of(*git, "status", "--porcelain")
     return {"commit": commit, "dirty": changes != ""} if commit else None
 
 
-def _answer(*command: str) -> str | None:
-    """What a command prints, or `None` if it is not there or fails."""
-    # Git's own variables, which hooks set, would point it at another repository.
+def _output_of(*command: str) -> str | None:
+    """The output of a command; `None` if the command is missing or fails."""
+    # Git's own variables, which hooks set, would select another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     variables["GIT_OPTIONAL_LOCKS"] = "0"
     try:

@@ -1,7 +1,7 @@
-"""What was found when a trained prefix was looked at: `inspection.json`.
+"""The result of an inspection of a trained prefix: `inspection.json`.
 
-In: an `Inspection`. Out: the same, for tables and pictures. Written by an atomic rename, and refused on reading unless
-every key is known and of its type. Each number's meaning is stated in the file itself, under `definitions`.
+In: an `Inspection`. Out: the same, for tables and figures. It is written atomically, and reading refuses unknown keys
+and wrong types. The file itself defines each of its numbers, under `definitions`.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ SCHEMA_VERSION = 1
 
 Count = Annotated[int, Ge(0)]
 Amount = Annotated[float, Ge(0)]
-# A sum of weights may miss 1 by its rounding.
+# Rounding can make a sum of weights slightly larger than 1.
 Share = Annotated[float, Ge(0), Le(1 + 1e-4)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NearWord:
-    """A word of the vocabulary, and how near it is: see `definitions.nearest`."""
+    """A word of the vocabulary, and its cosine: see `definitions.nearest`."""
 
     text: str
     token_id: Count
@@ -36,11 +36,11 @@ class NearestWords:
     """The words nearest to each virtual token in one layer.
 
     Args:
-        layer: Its index.
-        by_key: For each virtual token the words whose keys are nearest to its key, best first.
-        by_value: Likewise with values.
-        chance_by_key: See `definitions.chance`: a cosine that is not above it says nothing.
-        chance_by_value: Likewise with values.
+        layer: Index of the layer.
+        by_key: Words whose keys are nearest to the key of each virtual token, nearest first.
+        by_value: Words whose values are nearest to the value of each virtual token, nearest first.
+        chance_by_key: Chance level of `by_key`, see `definitions.chance`; a cosine below it carries no information.
+        chance_by_value: Chance level of `by_value`.
     """
 
     layer: Count
@@ -52,18 +52,18 @@ class NearestWords:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteInspection:
-    """One attention site.
+    """The numbers of one attention site.
 
     Args:
-        layers: Indices of the layers that have a prefix; the tables below have a row for each.
-        num_queries: Positions of the texts whose attention was measured: those that see the prefix.
-        mass: Layers x heads; see `definitions.mass`.
-        even_mass: For each layer; see `definitions.even_mass`.
-        token_mass: Layers x virtual tokens; see `definitions.token_mass`.
-        key_norms: Layers x virtual tokens; see `definitions.norms`.
-        value_norms: Likewise.
+        layers: Indices of the layers with a prefix; each table below has a row for each.
+        num_queries: Number of text positions that attend to the prefix.
+        mass: Attention mass, layers x heads; see `definitions.mass`.
+        even_mass: Attention mass of even attention, by layer; see `definitions.even_mass`.
+        token_mass: Attention mass of each virtual token, layers x virtual tokens; see `definitions.token_mass`.
+        key_norms: Relative norms of the keys, layers x virtual tokens; see `definitions.norms`.
+        value_norms: Relative norms of the values, layers x virtual tokens; see `definitions.norms`.
         dead: Indices of the dead virtual tokens; see `definitions.dead`.
-        nearest: The nearest words, in some layers; empty where words cannot be compared at this site.
+        nearest: Nearest words in some layers; empty where words cannot be compared at this site.
     """
 
     layers: tuple[Count, ...]
@@ -78,33 +78,33 @@ class SiteInspection:
 
     @property
     def prefix_length(self) -> int:
-        """Virtual tokens in each layer."""
+        """Number of virtual tokens in each layer."""
         return len(self.token_mass[0])
 
     @property
     def peaks(self) -> list[tuple[float, int]]:
-        """For each virtual token its greatest `token_mass`, and the layer where it is."""
+        """The greatest `token_mass` of each virtual token, and its layer."""
         return [max(zip(column, self.layers, strict=True)) for column in zip(*self.token_mass, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """One prefix, looked at.
+    """The inspection of one prefix.
 
     Args:
-        schema_version: Of this document's shape.
-        bundle: The bundle's folder, as it was given.
-        method: The bundle's method.
-        task: The task it was trained for.
-        backbone: The backbone's name.
-        position_law: Where the text's positions start.
-        texts: Where the texts came from, in words.
-        num_texts: How many there were.
-        num_words: Words of the vocabulary that were compared.
-        vocabulary_words: Words that the vocabulary has.
-        dead_below: The threshold of `definitions.dead`.
-        sites: By name, those that have a prefix.
-        definitions: What the numbers mean.
+        schema_version: Version of this document's format.
+        bundle: Folder of the bundle, as it was given.
+        method: Name of the bundle's method.
+        task: Name of the task that it was trained for.
+        backbone: Name of the backbone.
+        position_law: Start of the text positions: `shifted` by the prefix, or `unshifted`.
+        texts: Origin of the texts, in words.
+        num_texts: Number of texts.
+        num_words: Number of vocabulary words that were compared.
+        vocabulary_words: Number of words in the vocabulary.
+        dead_below: Threshold of `definitions.dead`.
+        sites: Numbers of each attention site with a prefix, by its name.
+        definitions: Definitions of the numbers.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -130,7 +130,7 @@ _FILE = DocumentFile(
     max_bytes=256 * 2**20,
     name="An inspection",
     error=BundleError,
-    write_advice="look at the bundle's tensors.",
+    write_advice="check the bundle's tensors.",
     read_advice="inspect the bundle again.",
 )
 write_inspection, read_inspection = _FILE.write, _FILE.read

@@ -1,8 +1,8 @@
-"""A dataclass as strict JSON: what is written can be read back, and what is read is what was written.
+"""Strict JSON for dataclasses: everything that is written can be read back unchanged.
 
-In: a dataclass, or the bytes of a file. Out: text, or the dataclass; else `DocumentError`, a fact that the caller puts
-into its own sentence. Refused: numbers that are not finite, keys named twice, unknown and missing keys, wrong types,
-and a `schema_version` other than the one asked for.
+In: a dataclass, or the bytes of a file. Out: text, or the dataclass; else `DocumentError`, whose message the caller
+puts into its own. Non-finite numbers, repeated, unknown and missing keys, wrong types, and another `schema_version` are
+refused.
 
 A dataclass that is stored so carries `__pydantic_config__ = STRICT`, which its fields inherit. A field whose key in
 the file differs from its name is annotated with pydantic's `Field(alias=...)`.
@@ -24,37 +24,37 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DocumentError(ValueError):
-    """A fact about a document that keeps it from being stored or understood."""
+    """A document cannot be stored or read; the message is the end of a sentence about it."""
 
 
 def to_values(document: Any) -> dict[str, Any]:
-    """A dataclass as a JSON object, checked by reading it back.
+    """Turn a dataclass into a JSON object, and check that it can be read back.
 
     Raises:
-        DocumentError: Naming the first value that JSON or the dataclass's own types do not allow.
+        DocumentError: JSON or the dataclass's types do not allow a value; the message names the first one.
     """
     keys = _keys_of(type(document))
     values = {keys[name]: value for name, value in dataclasses.asdict(document).items()}
     if fact := json_problem(values):
-        raise DocumentError(f"holds what JSON cannot: {fact}")
+        raise DocumentError(f"holds a value that JSON cannot: {fact}")
     from_values(values, type(document), version=values["schema_version"])
     return values
 
 
 def to_text(values: dict[str, Any]) -> str:
-    """A JSON object for people to read."""
+    """Format a JSON object with indentation."""
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def json_problem(value: Any, where: str = "") -> str | None:
-    """Which part of a value JSON cannot hold, and why; `None` if it can hold all of it."""
+    """The part of a value that JSON cannot hold, and the reason; `None` if there is none."""
     if value is None or isinstance(value, str | bool | int):
         return None
     if isinstance(value, float):
         return None if math.isfinite(value) else f"`{where}` is {value}"
     if isinstance(value, dict):
         if foreign := [key for key in value if not isinstance(key, str)]:
-            return f"`{where}` has the key {foreign[0]!r}, which is no text"
+            return f"`{where}` has the key {foreign[0]!r}, which is not text"
         parts = value.items()
     elif isinstance(value, list | tuple):
         parts = {str(index): part for index, part in enumerate(value)}.items()
@@ -65,10 +65,10 @@ def json_problem(value: Any, where: str = "") -> str | None:
 
 
 def read_values(path: Path, *, max_bytes: int) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
-        DocumentError: If there is none, or not one in strict JSON of at most `max_bytes`.
+        DocumentError: The file is missing, longer than `max_bytes`, or not a strict JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -83,7 +83,7 @@ def read_values(path: Path, *, max_bytes: int) -> dict[str, Any]:
 
 
 def parse_values(data: bytes) -> dict[str, Any]:
-    """The JSON object that `data` holds; stricter than `json.loads`."""
+    """Parse a JSON object; unlike `json.loads`, refuse non-finite numbers and repeated keys."""
     try:
         values = json.loads(
             data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_repeats
@@ -98,7 +98,7 @@ def parse_values(data: bytes) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> float:
-    raise DocumentError(f"holds {constant}, which is no finite number")
+    raise DocumentError(f"holds {constant}, which is not a finite number")
 
 
 def _finite(digits: str) -> float:
@@ -115,16 +115,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def from_values(values: dict[str, Any], kind: type[Document], *, version: int) -> Document:
-    """The dataclass `kind` that a JSON object states.
+    """Turn a JSON object into the dataclass `kind`.
 
     Raises:
-        DocumentError: Naming the version if it is not `version`, else the first value that does not fit.
+        DocumentError: The schema version is not `version`, or a value does not fit; the message names the first one.
     """
     found = values.get("schema_version")
     if found != version:
         raise DocumentError(f"has the schema_version {found!r:.40}, and this ptl-prefix reads {version}")
     try:
-        # From JSON text, not from the values: only there a list is a legal tuple in strict mode.
+        # Validated as JSON text: in strict mode, only there a list is accepted for a tuple.
         document: Document = _validator(kind)(json.dumps(values))  # type: ignore[arg-type]  # classes are hashable
     except ValidationError as error:
         raise DocumentError(_fact(error)) from error
@@ -148,7 +148,7 @@ def _validator(kind: type[Any]) -> Callable[[str], Any]:
 
 
 def _fact(error: ValidationError) -> str:
-    """The first thing that does not fit, as the rest of a sentence."""
+    """The first problem, as the end of a sentence."""
     detail = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "unexpected_keyword_argument":

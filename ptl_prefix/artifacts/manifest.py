@@ -1,7 +1,7 @@
-"""What a bundle says of itself: `manifest.json`.
+"""The manifest of a bundle: `manifest.json`.
 
 In: a `Manifest`, or the folder of a bundle from anyone. Out: its text, or the manifest; else `BundleError`. The file
-ends with the hash of everything else in it, so that a changed byte is found here as in the tensors.
+ends with the hash of everything else in it, so that a changed byte is detected here as in the tensors.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 _SEAL = "manifest_sha256"
-"""The key of `manifest.json` that holds the hash of all others."""
+"""The key of `manifest.json` with the hash of all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneIdentity:
-    """Which frozen model.
+    """The identity of a frozen model.
 
     Args:
-        name: What a config calls it.
-        path: Where it was loaded from: an embedded name, a hub name or a local folder.
-        family: Its transformers model type.
-        weights_fingerprint: Of its parameters as loaded.
-        tokenizer_fingerprint: Of what turns text into ids.
-        quantization: How its matrices were held, by `backbone.quantization`'s names; `None`: not quantised.
+        name: Name in the config.
+        path: Origin of the weights: the name of an embedded model, a hub name or a local folder.
+        family: Model type in transformers.
+        weights_fingerprint: Fingerprint of the parameters as loaded.
+        tokenizer_fingerprint: Fingerprint of the tokenizer.
+        quantization: Quantisation of the matrices, as in `backbone.quantization`; `None`: not quantised.
     """
 
     name: str
@@ -53,7 +53,7 @@ class BackboneIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """What one tensor must look like. The bounds keep the arithmetic of a hostile manifest small."""
+    """The shape and dtype of a tensor. The bounds keep a hostile manifest from causing huge computations."""
 
     shape: Annotated[tuple[Annotated[int, Ge(0), Le(2**40)], ...], MaxLen(8)]
     dtype: Literal["float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool"]
@@ -61,27 +61,27 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that a bundle is besides its tensors.
+    """Everything in a bundle besides its tensors.
 
     Args:
-        schema_version: Of this manifest's shape.
-        method: The method's name.
-        settings: The method's keyword arguments.
-        task: The task's name.
-        task_version: Its version.
-        prompt: How a source becomes ids.
-        stop_ids: What generation stops at.
-        decoding: The default decoding.
-        label_set: The legal targets of a classification task; `None` for free text.
+        schema_version: Version of this manifest's format.
+        method: Name of the method.
+        settings: Keyword arguments of the method.
+        task: Name of the task.
+        task_version: Version of the task.
+        prompt: Prompt format of the task.
+        stop_ids: Token ids that end generation.
+        decoding: Default decoding settings.
+        label_set: Legal targets of a classification task; `None` for free text.
         metrics: Validation and test metrics by `split/name`.
-        geometry: By attention site: `num_layers`, `num_kv_heads`, `head_dim`.
-        position_law: Where text positions start: `shifted` by the prefix, or `unshifted`.
-        dtype: Of the backbone that it was trained on.
-        backbone: That backbone.
+        geometry: `num_layers`, `num_kv_heads` and `head_dim` of each attention site.
+        position_law: Start of the text positions: `shifted` by the prefix, or `unshifted`.
+        dtype: Dtype of the backbone in training.
+        backbone: Identity of the backbone in training.
         tensors: Shape and dtype of each tensor.
-        tensors_sha256: Of the tensors' whole file.
-        created: When, in UTC.
-        package_version: By which version of this package.
+        tensors_sha256: Hash of the file with the tensors.
+        created: Time of the export in UTC.
+        package_version: Version of this package that exported the bundle.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -107,39 +107,39 @@ class Manifest:
 
 
 def check_backbone(manifest: Manifest, identity: BackboneIdentity) -> None:
-    """Refuse a backbone other than the one that the bundle was trained on; where it lies and its name do not matter.
+    """Refuse a backbone other than the one that the bundle was trained on; its name and path do not matter.
 
     Raises:
-        BundleError: Naming what differs.
+        BundleError: The backbones differ; the message says in what.
     """
     wanted = manifest.backbone
     differing = {
         "model family": wanted.family != identity.family,
         "weights": wanted.weights_fingerprint != identity.weights_fingerprint,
         "tokenizer": wanted.tokenizer_fingerprint != identity.tokenizer_fingerprint,
-        # What it is trained beside: rounded weights are other weights.
+        # Quantised weights are other weights.
         f"quantization ({wanted.quantization or 'none'} there, {identity.quantization or 'none'} here)": (
             wanted.quantization != identity.quantization
         ),
     }
     if any(differing.values()):
         what = " and ".join(name for name, differs in differing.items() if differs)
-        law = f"A bundle must meet the backbone it was trained on, {wanted.name!r} from {wanted.path!r}"
+        law = f"A bundle must be used on the backbone that it was trained on, {wanted.name!r} from {wanted.path!r}"
         fact = f"the {what} of {identity.name!r} from {identity.path!r} differ"
         raise BundleError(f"{law}, but {fact}; load that one, or train on this one.")
 
 
 def sealed_text(manifest: Manifest) -> str:
-    """What `manifest.json` holds.
+    """The text of `manifest.json`, with the hash of its values.
 
     Raises:
-        ValueError: If the manifest holds what cannot be read back.
+        ValueError: The manifest holds a value that cannot be read back.
     """
     try:
         values = to_values(manifest)
     except DocumentError as error:
         law = "A bundle's manifest must hold finite values of the stated types"
-        raise ValueError(f"{law}, but it {error}; state it otherwise, or leave it out.") from error
+        raise ValueError(f"{law}, but it {error}; change the value, or leave it out.") from error
     return to_text({**values, _SEAL: _hash_of(values)})
 
 
@@ -149,7 +149,7 @@ def _hash_of(values: dict[str, Any]) -> str:
 
 @contextmanager
 def bundle_errors(path: Path) -> Iterator[None]:
-    """Turn a fact about one of the two files into a refusal of the bundle."""
+    """Turn a `DocumentError` about one of the two files into a `BundleError`."""
     try:
         yield
     except DocumentError as error:
@@ -158,10 +158,10 @@ def bundle_errors(path: Path) -> Iterator[None]:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of the bundle in `folder`, without its tensors.
+    """Read and check the manifest of the bundle in `folder`, without its tensors.
 
     Raises:
-        BundleError: With the first reason to refuse it.
+        BundleError: The manifest is missing, damaged or of another version.
     """
     path = Path(folder, MANIFEST_FILE)
     with bundle_errors(path):
@@ -175,7 +175,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def require_plain_file(path: Path) -> None:
-    """Neither a link to the host's other files nor a pipe that never ends."""
+    """Refuse a link that leaves the folder, and anything but a plain file, such as a pipe that never ends."""
     folder, real = os.path.realpath(path.parent), os.path.realpath(path)
     if os.path.dirname(real) != folder:
         raise DocumentError("is a link that leaves its folder")

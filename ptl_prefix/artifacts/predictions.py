@@ -1,8 +1,8 @@
-"""What a system wrote, beside what it is measured against: `predictions.jsonl`.
+"""Predictions of a system with their references: `predictions.jsonl`.
 
-In: `Prediction`s, or a file of any system's that has one JSON object a line with `id`, `source`, `references` and
-`hypothesis`. Out: the same. `values` and `group` may be absent, and keys that are unknown here are passed over, as the
-file may be another system's; everything else that does not fit is refused with its line.
+In: `Prediction`s, or a file of any system with one JSON object per line, with `id`, `source`, `references` and
+`hypothesis`. Out: the same. `values` and `group` are optional, and unknown keys are ignored, as another system may have
+written them; anything else that does not fit is an error that names the line.
 """
 
 import json
@@ -19,15 +19,15 @@ _OPTIONAL = ("values", "group")
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One output beside what it is measured against.
+    """One output of a system with its references.
 
     Args:
-        id: The example's id in its split.
-        source: What was read, as the task renders it.
-        references: Every acceptable target, at least one.
-        hypothesis: What was written; may be empty.
-        values: What a faithful output mentions word for word; may be empty.
-        group: The part of the split that it is also measured with (`seen`); empty where there are no parts.
+        id: Id of the example in its split.
+        source: Input text, as the task renders it.
+        references: Reference outputs, at least one.
+        hypothesis: Output of the system; may be empty.
+        values: Strings that a faithful output contains word for word; may be empty.
+        group: Part of the split that is also scored by itself, such as `seen`; empty where there are no parts.
     """
 
     id: str
@@ -39,22 +39,22 @@ class Prediction:
 
 
 def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
-    """Write a file of predictions, or leave the old one."""
+    """Write a file of predictions atomically."""
     write_atomically(path, "".join(f"{to_line(prediction)}\n" for prediction in predictions))
 
 
 def to_line(prediction: Prediction) -> str:
-    """One line of the file, without its end; what is empty and may be absent is left out."""
+    """One line of the file, without its end; empty optional values are left out."""
     values = asdict(prediction)
     kept = {key: value for key, value in values.items() if value or key not in _OPTIONAL}
     return json.dumps(kept, ensure_ascii=False)
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
-    """The predictions of a file, in its order.
+    """Read the predictions of a file, in its order.
 
     Raises:
-        DataError: It cannot be read, is empty, or a line of it is no prediction; with the line.
+        DataError: The file cannot be read or is empty, or a line is not a prediction; the message names the line.
     """
     found: list[Prediction] = []
     first_lines: dict[str, int] = {}
@@ -62,21 +62,21 @@ def read_predictions(path: str | Path) -> list[Prediction]:
         prediction = _prediction(line, f"{path}, line {number}")
         if (earlier := first_lines.setdefault(prediction.id, number)) != number:
             raise DataError(
-                f"{path}, line {number}: ids must differ, but {prediction.id!r} is that of line {earlier} too; "
+                f"{path}, line {number}: ids must differ, but {prediction.id!r} is also the id of line {earlier}; "
                 "keep one hypothesis for each input."
             )
         found.append(prediction)
     if not found:
-        raise DataError(f"{path} must hold a prediction a line, but is empty; was anything written to it?")
+        raise DataError(f"{path} must hold one prediction per line, but is empty; check the program that wrote it.")
     return found
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines, split at LF alone, less empty ones; a byte order mark and CR before LF are passed over."""
+    """Numbered lines, split at LF only, without empty ones; a byte order mark and CR before LF are ignored."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} must be a file that can be read, but: {error.strerror}; correct the path.") from error
+        raise DataError(f"{path} must be a readable file, but: {error.strerror}; correct the path.") from error
     for number, line in enumerate(data.split(b"\n"), start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -93,12 +93,12 @@ def _prediction(line: str, place: str) -> Prediction:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: a prediction must be one JSON object, but: {error}; mend the line.") from error
+        raise DataError(f"{place}: a prediction must be one JSON object, but: {error}; correct the line.") from error
     if not isinstance(values, dict):
-        raise DataError(f"{place}: a prediction must be one JSON object, but is {values!r:.60}; mend the line.")
+        raise DataError(f"{place}: a prediction must be one JSON object, but is {values!r:.60}; correct the line.")
     references = _texts(values, "references", place)
     if not references:
-        raise DataError(f"{place}: a prediction must have a reference to be measured against, but has none; add one.")
+        raise DataError(f"{place}: a prediction must have at least one reference, but has none; add one.")
     return Prediction(
         id=_id(values, place),
         source=_text(values, "source", place),
@@ -110,7 +110,7 @@ def _prediction(line: str, place: str) -> Prediction:
 
 
 def _id(values: dict[str, Any], place: str) -> str:
-    """Other systems number their inputs: an integer is read as its text."""
+    """The id as text; an integer is accepted, as other systems number their inputs."""
     number = values.get("id")
     if isinstance(number, int) and not isinstance(number, bool):
         return str(number)
@@ -120,14 +120,14 @@ def _id(values: dict[str, Any], place: str) -> str:
 def _text(values: dict[str, Any], key: str, place: str) -> str:
     text = _given(values, key, place)
     if not _is_text(text):
-        raise DataError(f"{place}: '{key}' must be text, but is {text!r:.60}; mend the line.")
+        raise DataError(f"{place}: '{key}' must be text, but is {text!r:.60}; correct the line.")
     return str(text)
 
 
 def _texts(values: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
     texts = _given(values, key, place)
     if not isinstance(texts, list) or not all(map(_is_text, texts)):
-        raise DataError(f"{place}: '{key}' must be a list of texts, but is {texts!r:.60}; mend the line.")
+        raise DataError(f"{place}: '{key}' must be a list of texts, but is {texts!r:.60}; correct the line.")
     return tuple(texts)
 
 
@@ -135,11 +135,11 @@ def _given(values: dict[str, Any], key: str, place: str) -> Any:
     if key not in values:
         raise DataError(
             f"{place}: a prediction must have '{key}', but has {', '.join(values) or 'nothing'}; add it, or rename "
-            "what holds it."
+            "the key that holds it."
         )
     return values[key]
 
 
 def _is_text(value: object) -> bool:
-    """JSON can spell halves of characters, which no file can hold."""
+    """Whether a value is text that a UTF-8 file can hold; JSON escapes can spell lone surrogates, which it cannot."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -1,7 +1,7 @@
-"""How a source becomes the text that a backbone continues.
+"""The format of prompts: how a source becomes the text that a backbone continues.
 
-In: nothing. Out: `PromptFormat`, a record that a task states, an encoding follows and a bundle carries, so that what is
-served is rendered as it was trained. `backbones/prompting.py` turns it into ids.
+In: nothing. Out: `PromptFormat`. A task defines it, encoding applies it, and a bundle stores it, so that prompts are
+the same in training and serving. `backbones/prompting.py` turns it into ids.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat:
-    """The ids of one example are [before][source][between][target][after].
+    """The parts of an example's ids: [before][source][between][target][after].
 
     `before`, `between` and `after` are text in which `{bos}` and `{eos}` stand for the tokenizer's special ids. An
-    encoder-decoder reads [before][source][between] and writes [target][after]. There the special ids of `before` and
-    `between` give way to those that its own tokenizer puts around a text.
+    encoder-decoder encodes [before][source][between] and decodes [target][after]; there the special ids that its own
+    tokenizer puts around a text replace those of `before` and `between`.
 
     Args:
-        before: Text ahead of the source.
+        before: Text before the source.
         between: Text between the source and the target; the prompt ends with it.
-        after: Text that ends the target; its first id is what generation stops at. Trained on, like the target.
-        max_source_tokens: Longest source in tokens; `None` means whatever the backbone has room for.
-        truncation: Which end of an over-long source is cut; `none` refuses it.
+        after: Text at the end of the target; its first id ends generation. It is trained on, like the target.
+        max_source_tokens: Longest source in tokens; `None`: limited by the backbone's positions only.
+        truncation: End at which an over-long source is cut, `right` or `left`; `none` refuses such a source.
     """
 
     before: str = ""

@@ -1,7 +1,7 @@
-"""The record of a run that could write none, as far as its config and its log tell.
+"""The record of a run that was killed before it wrote one, rebuilt from its config and its event log.
 
-In: the folder of a run that was killed. Out: a `RunRecord` with the status `died`: the counts, costs and losses up to
-the last whole line of `events.jsonl`. What only the end of a run measures is absent.
+In: the folder of a killed run. Out: a `RunRecord` with the status `died`: its counts, costs and losses up to the last
+complete line of `events.jsonl`. Values that are measured only at the end of a run are missing.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ Event = dict[str, Any]
 
 
 def rebuild_record(folder: RunFolder) -> RunRecord:
-    """What the run would have said of itself where it was cut off.
+    """Rebuild the record of a killed run.
 
     Raises:
-        RunError: When config or log cannot be read, or the log ends before it says what the run was.
+        RunError: The config or the log cannot be read, or the log ends before the method was attached.
     """
     config, events = read_config(folder), read_events(folder.events)
     begun, attached = _newest(events, "begun"), _newest(events, "attached", "resumed")
     if begun is None or attached is None:
         raise RunError(
-            f"A run's log must say what was trained, but {folder.events} ends before that; resume the run, or leave "
-            "it out."
+            f"A run's log must reach the start of training, but {folder.events} ends before that; resume the run, or "
+            "leave it out."
         )
     try:
         return RunRecord(
@@ -56,13 +56,13 @@ def rebuild_record(folder: RunFolder) -> RunRecord:
         )
     except (KeyError, TypeError, ValidationError) as error:
         raise RunError(
-            f"A run's record must be rebuilt from its config and its log, but {folder.path} lacks what it takes "
+            f"A killed run's config and log must hold its record's values, but in {folder.path} one is missing "
             f"({type(error).__name__}: {error}); resume the run, or leave it out."
         ) from error
 
 
 def read_losses(events: Sequence[Event]) -> dict[str, float]:
-    """The bare backbone's validation loss, and the least that the run had, where they were measured."""
+    """The validation loss of the bare backbone and the lowest one of the run, if they were measured."""
     before = [event["val/loss_before"] for event in events if "val/loss_before" in event]
     after = [loss for _, loss in validation_losses(events)]
     return {

@@ -1,4 +1,4 @@
-"""The config that a run was started with: `config.yaml`, resolved, written before anything else."""
+"""The resolved config of a run: `config.yaml`, the first file that a run writes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,21 +11,21 @@ from ptl_prefix.errors import RunError
 
 
 def write_config(folder: RunFolder, config: Mapping[str, Any]) -> None:
-    """Keep a config: it makes the folder a run's."""
+    """Write the config, which marks the folder as a run's."""
     write_atomically(folder.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def read_config(folder: RunFolder) -> dict[str, Any]:
-    """The config.
+    """Read the config.
 
     Raises:
-        RunError: When it cannot be read.
+        RunError: The file cannot be read.
     """
-    fact = "is no mapping"
+    fact = "is not a mapping"
     try:
         config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         config, fact = None, f"is not: {error}"
     if not isinstance(config, dict):
-        raise RunError(f"A run's config must be readable, but '{folder.config}' {fact}")
+        raise RunError(f"A run's config must be readable, but '{folder.config}' {fact}; repeat the run.")
     return config

@@ -1,6 +1,6 @@
-"""Where a run keeps its things, and how runs may be named.
+"""The layout of a run folder, its lock, and the legal names of runs.
 
-In: the path of a run's folder. Out: the paths inside it. What lies there is the business of its owner.
+In: the path of a run's folder. Out: the paths of the files in it. Other modules read and write those files.
 """
 
 import re
@@ -13,10 +13,10 @@ from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.errors import RunError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]+")
-"""What a task, backbone, method or run may be called: each is the name of a folder."""
+"""The legal names of tasks, backbones, methods and runs: each is the name of a folder."""
 
 CONFIRM = "confirm"
-"""The folder in a study with the runs that confirm, on further seeds, what its search has found."""
+"""The folder of a study with the runs that confirm its best settings on further seeds."""
 
 _LONGEST_LABEL = 64
 _PATIENCE_S = 0.2
@@ -24,22 +24,22 @@ _PATIENCE_S = 0.2
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` may name a folder of `outputs/`. `.` and `..` fit the pattern, but lead elsewhere."""
+    """Whether `text` may name a folder of `outputs/`; `.` and `..` may not, though they match the pattern."""
     return NAME_PATTERN.fullmatch(text) is not None and text.strip(".") != ""
 
 
 def as_name(text: str) -> str:
-    """A legal name for a hub name or a path, from its last part: `openai-community/gpt2` becomes `gpt2`."""
+    """Make a legal name from the last part of a hub name or a path: `openai-community/gpt2` becomes `gpt2`."""
     last = re.split(r"[/\\]", text.rstrip("/\\"))[-1]
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", last)[:_LONGEST_LABEL].strip("-.")
     return label or "unnamed"
 
 
 class RunFolder:
-    """One run's folder, `outputs/<task>/<backbone>/<method>/<run_id>/` or wherever the user put it.
+    """A run folder: `outputs/<task>/<backbone>/<method>/<run_id>/`, or any other path.
 
     Args:
-        path: The folder; it need not exist yet.
+        path: Path of the folder, which need not exist yet.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,42 +47,42 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """The folder of a run that has begun.
+        """Open the folder of an existing run.
 
         Raises:
-            RunError: If there is no run at `path`.
+            RunError: There is no run at `path`.
         """
         folder = cls(path)
         if folder.config.is_file():
             return folder
-        fact = f"has no {folder.config.name}" if folder.path.is_dir() else "is no folder"
+        fact = f"has no {folder.config.name}" if folder.path.is_dir() else "is not a folder"
         whole = next((parent for parent in folder.path.parents if cls(parent).config.is_file()), None)
         way_out = f"did you mean {whole}?" if whole else "give the path that `ptl-prefix train` printed."
-        raise RunError(f"A run must be a folder with the config it was started with, but {path} {fact}; {way_out}")
+        raise RunError(f"A run must be a folder with the config of the run, but {path} {fact}; {way_out}")
 
     @property
     def record(self) -> Path:
-        """What the run says of itself, written at its end; see `run_record.py`."""
+        """The record, written at the end of the run; see `run_record.py`."""
         return self.path / "record.json"
 
     @property
     def config(self) -> Path:
-        """The resolved config, written before anything else: it makes the folder a run."""
+        """The resolved config, written first: it marks the folder as a run's."""
         return self.path / "config.yaml"
 
     @property
     def events(self) -> Path:
-        """What was logged, line by line; see `event_log.py`."""
+        """The event log; see `event_log.py`."""
         return self.path / "events.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """Where training can go on from."""
+        """The folder of checkpoints, from which training can be resumed."""
         return self.path / "checkpoints"
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the least `val/loss`."""
+        """The checkpoint with the lowest `val/loss`."""
         return self.checkpoints / "best.ckpt"
 
     @property
@@ -97,25 +97,25 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The trained backbone as transformers keeps models, where all of it was trained."""
+        """The trained backbone in the format of transformers, for methods that train all of it."""
         return self.path / "model"
 
     @property
     def evaluation(self) -> Path:
-        """What was decoded, a folder for each way; see `evaluation_record.py`."""
+        """The evaluations, a folder for each; see `evaluation_record.py`."""
         return self.path / "evaluation"
 
     @property
     def lock(self) -> Path:
-        """An empty file, locked by the process that is at work in the folder."""
+        """An empty file, locked by the process that is working in the folder."""
         return self.path / ".lock"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep every other process from writing here; a process that dies, however it does, lets go.
+        """Lock the folder, so that no other process writes here. The lock of a process that dies is released.
 
         Raises:
-            RunError: When another process is at work in the folder.
+            RunError: Another process is working in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         busy = RunError(

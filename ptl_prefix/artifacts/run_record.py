@@ -1,7 +1,7 @@
-"""What a run says of itself: `record.json`.
+"""The record of a run: `record.json`.
 
-In: a `RunRecord` when the run ends. Out: the same record for whoever lists or compares runs. It is written by an atomic
-rename, and refused on reading unless every key is known and of its type.
+In: a `RunRecord` at the end of a run. Out: the same record, for lists and comparisons of runs. It is written
+atomically, and reading refuses unknown keys and wrong types.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ Amount = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """How many numbers the method needed.
+    """Numbers of parameters.
 
     Args:
-        trained: Those the optimiser changed, a reparametrisation's included.
-        stored: Those the bundle holds.
-        backbone: Those of the frozen backbone.
+        trained: Number of trainable parameters, a reparametrisation's included.
+        stored: Number of parameters in the bundle.
+        backbone: Number of parameters of the frozen backbone.
     """
 
     trained: Count
@@ -39,15 +39,15 @@ class Parameters:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What training took.
+    """The cost of a training.
 
     Args:
         train_s: Seconds of training, over all resumptions.
-        steps: Optimiser steps.
-        tokens: Tokens that went through the backbone, prompt and target, padding excluded.
-        tokens_per_s: Their rate.
-        peak_memory_bytes: Of the device, or of the process on a CPU; `None` if it was not measured.
-        skipped_steps: Those of the steps that moved nothing, as gradients overflowed in float16.
+        steps: Number of optimiser steps.
+        tokens: Number of tokens that the backbone processed, of prompts and targets, without padding.
+        tokens_per_s: Processed tokens per second of training.
+        peak_memory_bytes: Peak memory of the device, or of the process on a CPU; `None` if it was not measured.
+        skipped_steps: Number of steps that changed no parameter, as gradients overflowed in float16.
     """
 
     train_s: Amount
@@ -60,13 +60,13 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
-    """What a metric's number means, so that no two meanings are ever put in one column.
+    """The description of a metric's values. Values with different descriptions are never put into one column.
 
     Args:
-        scale: The unit or range: `nats/token`, `0-1`, `0-100`.
-        direction: Which way is better, in the words of a study.
-        version: Of the metric's definition.
-        library: What computed it, with its version.
+        scale: Unit or range, such as `nats/token`, `0-1` or `0-100`.
+        direction: Direction of better values, as for an Optuna study.
+        version: Version of the metric's definition.
+        library: Library that computed the value, with its version.
     """
 
     scale: str
@@ -77,28 +77,28 @@ class MetricInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One training, in full.
+    """The record of one run.
 
     Args:
-        schema_version: Of this record's shape.
-        run_id: The name of the run's folder.
-        status: How it ended: by itself, by the user, by an error, by a study that saw no point in going on; or it
-            was killed, and this was rebuilt from its log.
-        task: The task's name.
-        task_version: Its version; runs of two versions are never compared.
-        backbone: The backbone's name.
-        method: The method's name.
-        seed: Of initialisation, batch order and dropout.
-        config: The resolved config.
-        study: The sweep that this run is a trial of, if any.
-        trial: Its number in that study.
-        budget: What the run was given, if it was limited for a comparison: `{"steps": 400}`, `{"tokens": 1e6}`.
-        parameters: Trained, stored and frozen.
-        cost: Time, tokens, memory.
-        decoding: How text was generated for the metrics.
-        metrics: Values by `split/name`. One that was not computed is absent: there is no NaN.
-        metric_info: What those values mean, by the same key or by the name after the slash.
-        environment: See `fingerprint.environment`.
+        schema_version: Version of this record's format.
+        run_id: Name of the run's folder.
+        status: End of the run: `finished`, `stopped` by the user, `failed` with an error, `pruned` by a study, or
+            `died`: killed, with a record that was rebuilt from its log.
+        task: Name of the task.
+        task_version: Version of the task; runs of two versions are never compared.
+        backbone: Name of the backbone.
+        method: Name of the method.
+        seed: Seed of initialisation, batch order and dropout.
+        config: Resolved config.
+        study: Name of the study that the run is a trial of; `None` for a run by itself.
+        trial: Number of the trial in that study; `None` for a run by itself.
+        budget: Limit of the run for a comparison, such as `{"steps": 400}` or `{"tokens": 1e6}`; `None`: no limit.
+        parameters: Numbers of parameters.
+        cost: Time, tokens and memory.
+        decoding: Decoding settings of the metrics.
+        metrics: Values by `split/name`. A skipped metric has no entry; NaN is never stored.
+        metric_info: Descriptions of the values, by the same key or by the name after the slash.
+        environment: Machine and software, as from `fingerprint.environment`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -1,7 +1,7 @@
-"""Predictions while they are still being made, so that whoever is killed goes on where it was.
+"""The predictions of an evaluation that is not finished, from which it can be resumed.
 
-In: batches of predictions, as they come. Out: a file that only grows, a whole batch at a time; and, for the next
-process, what it holds. It belongs to one process at a time, and is removed when the predictions are finished.
+In: batches of predictions. Out: a file that grows by one batch at a time, and its content for the next process. One
+process at a time uses the file, which is removed when the evaluation is finished.
 """
 
 import os
@@ -16,13 +16,13 @@ from ptl_prefix.errors import RunError
 
 
 class UnfinishedPredictions:
-    """The file of one evaluation that is under way.
+    """The file of an unfinished evaluation.
 
     Args:
-        path: The file; made if there is none.
+        path: Path of the file, which is created if it is missing.
 
     Raises:
-        RunError: Another process is at work on it.
+        RunError: Another process is using the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,10 +40,10 @@ class UnfinishedPredictions:
             )
 
     def read(self) -> list[Prediction]:
-        """What an earlier process wrote; a last line that it did not finish is cut off.
+        """Read the predictions of earlier processes; an incomplete last line is removed.
 
         Raises:
-            DataError: A line is no prediction.
+            DataError: A line is not a prediction.
         """
         self._file.seek(0)
         content = self._file.read()
@@ -53,12 +53,12 @@ class UnfinishedPredictions:
         return read_predictions(self.path) if whole else []
 
     def add(self, predictions: Iterable[Prediction]) -> None:
-        """Write some more, in one call, and have the system keep them."""
+        """Append predictions with one write, and flush them to the system."""
         self._file.write("".join(f"{to_line(prediction)}\n" for prediction in predictions).encode())
         self._file.flush()
 
     def remove(self) -> None:
-        """They are finished, and lie elsewhere."""
+        """Remove the file, once the finished predictions are written elsewhere."""
         self.path.unlink()
 
     def __enter__(self) -> Self:

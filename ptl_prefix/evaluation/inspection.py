@@ -1,7 +1,7 @@
-"""What a trained prefix does: who looks at it, what it resembles, which parts of it are idle, how large it is.
+"""Inspection of a trained prefix: attention mass, nearest words, dead virtual tokens and norms.
 
-In: a restored bundle and some texts. Out: an `Inspection`, numbers only. `DEFINITIONS` says what each of them means; it
-goes wherever the numbers go.
+In: a restored bundle and some texts. Out: an `Inspection`, numbers only. `DEFINITIONS` defines each of them, and is
+stored with the numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,39 +25,39 @@ from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.methods.restore import Adaptation, method_class
 
 DEFINITIONS = {
-    "mass": "the share of a head's attention (softmax over prefix and text) that falls on the prefix, in the mean over "
-    "all positions of the texts that see it: of the prompts, and of what the bundle writes after them",
-    "even_mass": "what `mass` would be if the layer looked at every position that it sees alike",
-    "token_mass": "the share of attention that falls on one virtual token, in the mean as in `mass`, in the layer's "
-    "head where it is greatest",
-    "dead": "a virtual token whose `token_mass` is below the threshold in every layer of a site: no head looks at it",
+    "mass": "the fraction of a head's attention (softmax over prefix and text) on the prefix, averaged over all text "
+    "positions that attend to it: those of the prompts, and those of the texts that the bundle generates after them",
+    "even_mass": "the value that `mass` would have if the layer attended equally to every visible position",
+    "token_mass": "the fraction of attention on one virtual token, averaged as in `mass`, in the head of the layer "
+    "where it is greatest",
+    "dead": "a virtual token whose `token_mass` is below the threshold in every layer of a site: no head attends to it",
     "norms": "the root mean square of a virtual token's key (or value) over heads and channels, divided by that of the "
-    "text's own keys (values) beside it in this layer, over all positions of the texts; 1 is as large as those",
-    "nearest": "the cosine, in one layer, between a virtual token's key (value) and the key (value) that a word gets "
-    "when it is read alone behind one start token, as the second position of a text without a prefix; all heads side "
-    "by side, the direction of the words' mean taken out of both. Rotary keys are compared as attention sees them, so "
-    "the word's is rotated by one position; a prefix key has no position that could be taken off it, and values have "
-    "none. A prefix is trained freely and need not resemble any word: cosines near chance say so",
-    "chance": f"the cosine of the word nearest to a random normal vector, in the mean over {NUM_RANDOM} of them",
+    "text's keys (values) in the same layer, over all positions of the texts; 1 means equally large",
+    "nearest": "the cosine, in one layer, between a virtual token's key (value) and the key (value) of a word that is "
+    "read alone after one start token, as the second position of a text without a prefix; all heads are concatenated, "
+    "and the direction of the words' mean is projected out of both. Rotary keys are compared as attention uses them: "
+    "the word's key is rotated by one position; a prefix key has no position to undo, and values have none. A prefix "
+    "is trained freely and need not resemble any word: cosines near chance mean that it does not",
+    "chance": f"the cosine of the word nearest to a random normal vector, averaged over {NUM_RANDOM} vectors",
 }
 
 _DECIMALS = 6
 
 States = dict[int, LayerStates]
-"""The prefix of one site, by layer."""
+"""Keys and values of one site's prefix, by layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectionSettings:
-    """How closely to look.
+    """Settings of an inspection.
 
     Args:
-        batch_size: Texts read together.
-        max_new_tokens: How much of what the bundle writes after each prompt is read, too; 0: prompts alone.
-        dead_below: A virtual token with less than this share of attention, everywhere, is dead.
-        layer: The layer whose nearest words are searched; `None`: the first, the middle and the last.
-        top_k: Words for each virtual token.
-        max_words: Words of the vocabulary to compare with, those of the lowest ids.
+        batch_size: Texts of one forward pass.
+        max_new_tokens: Generated tokens that are read after each prompt; 0: prompts alone.
+        dead_below: Fraction of attention below which, in every layer, a virtual token counts as dead.
+        layer: Layer whose nearest words are searched; `None`: the first, the middle and the last.
+        top_k: Number of nearest words for each virtual token.
+        max_words: Number of vocabulary words to compare with, those of the lowest ids.
     """
 
     batch_size: int
@@ -76,7 +76,7 @@ def require_prefix(kind: str) -> None:
     """
     if not issubclass(method_class(kind), PrefixTuning):
         raise BundleError(
-            f"`inspect` looks at prefixes, but this bundle is of the method '{kind}', which has none; "
+            f"`inspect` needs a bundle with a prefix, but this bundle's method is '{kind}', which has none; "
             "give a bundle of prefix_tuning."
         )
 
@@ -84,19 +84,19 @@ def require_prefix(kind: str) -> None:
 def inspect_prefix(
     adaptation: Adaptation, texts: Sequence[str], settings: InspectionSettings, *, bundle: str, texts_from: str
 ) -> Inspection:
-    """Look at the prefix of a restored bundle while its backbone reads `texts`.
+    """Inspect the prefix of a restored bundle while its backbone reads `texts`.
 
     Args:
-        adaptation: The bundle, on its backbone.
+        adaptation: Bundle, restored on its backbone.
         texts: Sources, rendered as the bundle's task renders them.
-        settings: How closely.
-        bundle: What the inspection calls the bundle.
-        texts_from: Where the texts came from, in words.
+        settings: Settings of the inspection.
+        bundle: Name of the bundle in the result.
+        texts_from: Origin of the texts, in words.
 
     Raises:
-        BundleError: When the bundle has no prefix.
-        DataError: When a text does not fit, or there is none.
-        ValueError: When `settings.layer` has no prefix at any site.
+        BundleError: The bundle has no prefix.
+        DataError: A text does not fit, or there is none.
+        ValueError: `settings.layer` has no prefix at any site.
     """
     manifest, backbone, method = adaptation.bundle.manifest, adaptation.backbone, adaptation.method
     require_prefix(manifest.method)
@@ -136,19 +136,19 @@ def _nearest(
     wanted = {site: _chosen(list(layers), settings.layer) for site, layers in states.items()}
     if not any(wanted.values()):
         with_prefix = "; ".join(f"{site} {', '.join(map(str, layers))}" for site, layers in states.items())
-        raise ValueError(f"`layer` must be one that has a prefix, but is {settings.layer}; those are: {with_prefix}.")
-    known = word_states(backbone, words, wanted)
+        raise ValueError(f"`layer` must be one that has a prefix, but is {settings.layer}; choose from: {with_prefix}.")
+    vocabulary = word_states(backbone, words, wanted)
     return {
         site: [
             find_nearest_words(states[site][index], of_words, words, layer=index, top_k=settings.top_k)
-            for index, of_words in known.get(site, {}).items()
+            for index, of_words in vocabulary.get(site, {}).items()
         ]
         for site in states
     }
 
 
 def _chosen(layers: list[int], wanted: int | None) -> list[int]:
-    """The layers whose nearest words are searched: the one asked for, or the first, the middle and the last."""
+    """The layers whose nearest words are searched: the given one, or the first, the middle and the last."""
     if wanted is not None:
         return [wanted] if wanted in layers else []
     return sorted({layers[0], layers[len(layers) // 2], layers[-1]})
@@ -180,29 +180,31 @@ def _masses(
 def _rows(
     adaptation: Adaptation, prompter: Prompter, texts: Sequence[str], settings: InspectionSettings
 ) -> list[EncodedRow]:
-    """Each prompt with what the bundle itself writes after it, which is where a prefix does its work."""
+    """Each prompt with the text that the bundle generates after it, where a prefix has its effect."""
     backbone, number = adaptation.backbone, settings.max_new_tokens
-    room = backbone.position_budget(reserved=adaptation.method.position_offset, max_new_tokens=number)
+    position_budget = backbone.position_budget(reserved=adaptation.method.position_offset, max_new_tokens=number)
     try:
-        prompts = encode_prompts(texts, prompter, max_prompt_tokens=room)
-        written = prompter.tokenize_targets(_written(adaptation, texts, settings)) if number else [[] for _ in prompts]
+        prompts = encode_prompts(texts, prompter, max_prompt_tokens=position_budget)
+        written: list[list[int]] = [[] for _ in prompts]
+        if number:
+            written = prompter.tokenize_targets(_generated(adaptation, texts, settings))
     except ValueError as error:
         raise DataError(str(error)) from error
     if not prompts or not all(prompts):
-        raise DataError("There must be texts to read, and a token in each, but there are none; give texts or input.")
+        raise DataError("There must be texts, with a token in each, but there are none; give texts or input.")
     rows = [
         EncodedRow(input_ids=[*prompt, *target[:number]], num_source_ids=len(prompt), example=index)
         for index, (prompt, target) in enumerate(zip(prompts, written, strict=True))
     ]
-    # Rows of a batch are of about one length; the longest come first, so that too little memory shows itself at once.
+    # Rows of a batch have similar lengths; the longest come first, so that too little memory fails at once.
     return sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True)
 
 
-def _written(adaptation: Adaptation, texts: Sequence[str], settings: InspectionSettings) -> list[str]:
-    plainly = {"max_new_tokens": settings.max_new_tokens, "min_new_tokens": 0, "num_beams": 1, "do_sample": False}
+def _generated(adaptation: Adaptation, texts: Sequence[str], settings: InspectionSettings) -> list[str]:
+    greedy = {"max_new_tokens": settings.max_new_tokens, "min_new_tokens": 0, "num_beams": 1, "do_sample": False}
     starts = range(0, len(texts), settings.batch_size)
     batches = (texts[start : start + settings.batch_size] for start in starts)
-    return [text for batch in batches for text in adaptation.generate(batch, **plainly)]
+    return [text for batch in batches for text in adaptation.generate(batch, **greedy)]
 
 
 def _site(
@@ -211,26 +213,27 @@ def _site(
     nearest: Sequence[NearestWords],
     dead_below: float,
 ) -> SiteInspection:
-    """Sums over queries become means, and norms multiples of the backbone's own."""
+    """Turn sums over queries into means, and norms into multiples of the text's own norms."""
     shares = torch.stack([mass.weights / max(mass.num_queries, 1) for mass in masses.values()]).cpu()
     token_mass = _table(shares.amax(dim=1))  # (layers, heads, prefix) -> (layers, prefix)
-    own = torch.stack([(mass.text_squares / mass.num_keys).sqrt() for mass in masses.values()]).cpu()  # (layers, 2)
-    keys = torch.stack([_sizes(layer.key) for layer in layers.values()])  # (layers, prefix)
-    values = torch.stack([_sizes(layer.value) for layer in layers.values()])
+    # (layers, 2): of keys and of values
+    text_norms = torch.stack([(mass.text_squares / mass.num_keys).sqrt() for mass in masses.values()]).cpu()
+    keys = torch.stack([_root_mean_squares(layer.key) for layer in layers.values()])  # (layers, prefix)
+    values = torch.stack([_root_mean_squares(layer.value) for layer in layers.values()])
     return SiteInspection(
         layers=tuple(layers),
         num_queries=next(iter(masses.values())).num_queries,
         mass=_table(shares.sum(dim=2)),
         even_mass=tuple(round(mass.even / max(mass.num_queries, 1), _DECIMALS) for mass in masses.values()),
         token_mass=token_mass,
-        key_norms=_table(keys / own[:, :1]),
-        value_norms=_table(values / own[:, 1:]),
+        key_norms=_table(keys / text_norms[:, :1]),
+        value_norms=_table(values / text_norms[:, 1:]),
         dead=tuple(token for token, column in enumerate(zip(*token_mass, strict=True)) if max(column) < dead_below),
         nearest=tuple(nearest),
     )
 
 
-def _sizes(states: Float[Tensor, "one kv_heads prefix head_dim"]) -> Float[Tensor, " prefix"]:
+def _root_mean_squares(states: Float[Tensor, "one kv_heads prefix head_dim"]) -> Float[Tensor, " prefix"]:
     """The root mean square of each virtual token."""
     return states[0].float().square().mean(dim=(0, 2)).sqrt().cpu()
 

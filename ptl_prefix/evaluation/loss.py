@@ -18,8 +18,8 @@ from ptl_prefix.backbones.observation import text_for_every_site
 from ptl_prefix.methods.method import Method
 
 _TARGETS_MULTIPLE = 32
-"""Logits are computed at a multiple of this number of positions. A CPU caches a bfloat16 kernel for every shape: without
-the rounding, the kernels of some hundred steps took gigabytes."""
+"""Logits are computed at a multiple of this number of positions. A CPU caches a bfloat16 kernel for every shape:
+without the rounding, the kernels of some hundred steps took gigabytes."""
 
 
 @dataclass(frozen=True)
