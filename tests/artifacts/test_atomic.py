@@ -1,4 +1,4 @@
-"""Old or new, never half: errors, kills at every step, leftovers."""
+"""Atomic writes: old content or new content after errors and after kills at every step; leftovers are removed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Lines that survive a kill, and a log that goes on after one."""
+"""Event logs: lines that survive a kill, and logs that are continued after one."""
 
 import json
 import signal
@@ -69,7 +69,7 @@ def test_a_line_is_on_disk_before_write_returns(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_log_that_is_opened_again_goes_on(tmp_path: Path) -> None:
+def test_a_log_that_is_opened_again_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     log_of(path, [1, 2])
     log_of(path, [3])

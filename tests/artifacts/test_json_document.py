@@ -4,12 +4,12 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from ptl_prefix.artifacts.json_document import (
     STRICT,
@@ -102,6 +102,23 @@ def test_a_document_without_a_key_is_refused_by_name() -> None:
 
     with pytest.raises(DocumentError, match="has no `amount`"):
         from_values(values, Whole, version=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    schema_version: int = 3
+    key: Annotated[Part, Field(alias="question")]
+
+
+def test_a_field_may_keep_another_key_in_the_file() -> None:
+    values = to_values(Renamed(key=Part(count=1)))
+
+    assert values == {"schema_version": 3, "question": {"count": 1}}
+    assert from_values(values, Renamed, version=3) == Renamed(key=Part(count=1))
+    with pytest.raises(DocumentError, match="has no `question`"):
+        from_values({"schema_version": 3, "key": {"count": 1}}, Renamed, version=3)
 
 
 @pytest.mark.parametrize(

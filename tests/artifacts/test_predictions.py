@@ -105,7 +105,7 @@ def test_a_file_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
         read_predictions(write(tmp_path, b"", b"  "))
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_path_without_a_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.jsonl", tmp_path):
         with pytest.raises(DataError, match="must be a file that can be read"):
             read_predictions(path)

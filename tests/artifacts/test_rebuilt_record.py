@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_a_killed_run_has_the_record_that_its_log_tells(folder: RunFolder) -> None:
+def test_the_record_of_a_killed_run_is_rebuilt_from_its_log(folder: RunFolder) -> None:
     with folder.events.open("a") as file:
         file.write('{"torn')
 
@@ -54,7 +54,7 @@ def test_a_killed_run_has_the_record_that_its_log_tells(folder: RunFolder) -> No
     assert record.environment == {"python": "3"}
 
 
-def test_a_resumed_run_counts_what_it_counted_when_it_went_on(folder: RunFolder) -> None:
+def test_a_resumed_run_keeps_the_counts_of_its_resumption(folder: RunFolder) -> None:
     with EventLog(folder.events) as log:
         log.write(
             "resumed", step=30, parameters_trained=7, parameters_stored=6, parameters_backbone=9, planned_steps=120

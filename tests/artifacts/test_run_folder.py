@@ -1,4 +1,4 @@
-"""Names that are safe as folders, and what is where in a run."""
+"""Names that are safe as folders, the layout of a run folder, and its lock."""
 
 import fcntl
 import subprocess
@@ -107,7 +107,7 @@ def test_a_folder_is_held_by_one_process_at_a_time_and_let_go_at_its_end(tmp_pat
     assert (refused.returncode, let_in.returncode) == (1, 0)
 
 
-def test_whoever_holds_a_folder_can_write_files_in_it(tmp_path: Path) -> None:
+def test_the_process_that_holds_a_folder_can_write_files_in_it(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     script = (
         "from ptl_prefix.artifacts.atomic import write_atomically\n"
@@ -121,7 +121,7 @@ def test_whoever_holds_a_folder_can_write_files_in_it(tmp_path: Path) -> None:
     assert folder.config.read_text() == "seed: 0"
 
 
-def test_one_can_look_whether_a_folder_is_held(tmp_path: Path) -> None:
+def test_is_held_tells_whether_a_process_works_in_the_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     look = f"from ptl_prefix.artifacts.run_folder import RunFolder\nprint(RunFolder({str(folder.path)!r}).is_held())"
     never = folder.is_held()
@@ -133,7 +133,7 @@ def test_one_can_look_whether_a_folder_is_held(tmp_path: Path) -> None:
     assert (never, looked_only, held.stdout.strip(), folder.is_held()) == (False, False, "True", False)
 
 
-def test_a_moments_look_keeps_nobody_out(tmp_path: Path) -> None:
+def test_a_call_of_is_held_in_another_process_blocks_no_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     folder.lock.touch()

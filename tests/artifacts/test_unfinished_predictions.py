@@ -1,4 +1,4 @@
-"""Predictions under way: what a killed process leaves is read, cut to whole lines, and added to."""
+"""Unfinished predictions: those of a killed process are read, cut to complete lines, and continued."""
 
 from pathlib import Path
 

@@ -136,7 +136,7 @@ def test_evaluation_is_divided_by_batches_which_stay_as_they_are(tmp_path: Path)
 
 @given(some_lengths, sizes, seeds, st.integers(0, 60))
 @settings(deadline=None)
-def test_going_on_from_any_point_yields_what_was_left(
+def test_resuming_from_any_point_yields_the_rest_of_the_epoch(
     lengths: list[int], batch_size: int, seed: int, point: int
 ) -> None:
     def fresh() -> TrainBatches:
@@ -198,7 +198,7 @@ def test_a_position_in_another_order_is_refused(change: dict[str, int]) -> None:
         TrainBatches(of_lengths([3] * 10), **{**arguments, **change}).load_state_dict(state)
 
 
-def test_the_order_is_told_by_seed_and_epoch_alone() -> None:
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
         batches = TrainBatches(of_lengths([2 + row % 7 for row in range(50)]), batch_size=4, padding=PADDING, seed=seed)
         return [batch.tolist() for batch in batches.order(epoch)]
@@ -266,7 +266,7 @@ def test_evaluation_goes_from_the_longest_to_the_shortest_every_time(tmp_path: P
     assert batches.padding_share() == pytest.approx(1 - 28 / (2 * 16 + 2 * 8 + 8))
 
 
-def test_prompts_come_with_their_places() -> None:
+def test_prompts_come_with_their_indices() -> None:
     prompts = [[5], [6, 6, 6], [7, 7]]
     batches = PromptBatches(prompts, batch_size=2, padding=PADDING)
 

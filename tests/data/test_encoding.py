@@ -1,7 +1,8 @@
-"""Examples become ids: what is trained on, what is cut, what is kept for the next run."""
+"""Encoding: labels, truncation, and the cache of encoded splits."""
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,24 @@ def encode(prompter: Prompter, tmp_path: Path) -> Any:
     return encoded
 
 
+@dataclass(frozen=True)
+class _Room:
+    """What the position budget was called in the keys of caches that users have."""
+
+    num_positions: int
+    taken: int
+
+
+def test_entries_of_earlier_versions_are_found_again(prompter: Prompter, tmp_path: Path) -> None:
+    task, settings = ListedTask(), DataSettings(cache_dir=str(tmp_path / "cache"))
+
+    encode_split(task, "train", prompter, max_tokens=60, reserved_positions=4, settings=settings)
+
+    limits = (_Room(num_positions=60, taken=4), settings.max_target_tokens, settings.overlong)
+    (entry,) = entries(tmp_path)
+    assert entry.name == fingerprint_of(1, task.fingerprint("train"), prompter.fingerprint, limits)
+
+
 def entries(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "encoded").iterdir())
 
@@ -93,7 +112,7 @@ def test_unmasked_labels_decode_to_the_target(encode: Any, tokenizer: PreTrained
     assert texts == [f" {target}<|endoftext|>" for example in EXAMPLES for target in example.targets]
 
 
-def test_an_over_long_source_gives_way_before_the_target(encode: Any, prompter: Prompter) -> None:
+def test_an_over_long_source_is_cut_before_the_target(encode: Any, prompter: Prompter) -> None:
     source = prompter.tokenize_sources([EXAMPLES[1].source])[0]
     target = prompter.encode_target(EXAMPLES[1].targets[0])
     room = len(source) + prompter.num_fixed_tokens + len(target)
@@ -123,7 +142,7 @@ def test_the_longest_target_counts_its_end(encode: Any, prompter: Prompter) -> N
     assert encoded.report.num_truncated_source == 0
 
 
-def test_a_source_has_the_room_that_a_cut_target_leaves(encode: Any, prompter: Prompter) -> None:
+def test_a_source_may_use_the_positions_that_a_cut_target_leaves(encode: Any, prompter: Prompter) -> None:
     source = prompter.tokenize_sources([EXAMPLES[1].source])[0]
     room = len(source) + prompter.num_fixed_tokens + 3
 
@@ -143,7 +162,7 @@ def test_chunks_join_without_a_seam(encode: Any, monkeypatch: pytest.MonkeyPatch
     assert in_chunks.report == whole.report
 
 
-def test_what_does_not_fit_is_dropped_when_told_to(encode: Any, prompter: Prompter) -> None:
+def test_pairs_that_do_not_fit_are_dropped_with_overlong_drop(encode: Any, prompter: Prompter) -> None:
     limit = len(prompter.encode_source(EXAMPLES[0].source) + prompter.encode_target(EXAMPLES[0].targets[0]))
 
     encoded = encode(ListedTask(EXAMPLES[:1]), max_tokens=limit, overlong="drop")
@@ -275,7 +294,7 @@ def test_a_damaged_entry_is_rebuilt(encode: Any, tmp_path: Path, damage: Any, fi
     assert len(entries(tmp_path)) == 1
 
 
-def test_two_that_encode_at_once_leave_one_whole_entry(encode: Any, tmp_path: Path) -> None:
+def test_two_threads_that_encode_at_once_leave_one_whole_entry(encode: Any, tmp_path: Path) -> None:
     both_are_encoding = threading.Barrier(2)
 
     class SlowTask(ListedTask):
@@ -297,7 +316,7 @@ def test_two_that_encode_at_once_leave_one_whole_entry(encode: Any, tmp_path: Pa
     ]
 
 
-def test_the_cache_is_the_users_unless_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_in_the_users_cache_folder_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert cache_folder(None) == tmp_path / ".cache" / "ptl_prefix"
@@ -329,7 +348,7 @@ def test_a_split_of_which_nothing_is_left_is_refused(encode: Any) -> None:
         encode(ListedTask(), max_tokens=8, overlong="drop")
 
 
-def test_room_for_less_than_a_prompt_and_a_target_is_refused(encode: Any, prompter: Prompter) -> None:
+def test_a_budget_too_small_for_a_prompt_and_a_target_is_refused(encode: Any, prompter: Prompter) -> None:
     least = prompter.num_fixed_tokens + 2
     assert len(encode(ListedTask(), max_tokens=least)) == 3
 
@@ -337,7 +356,7 @@ def test_room_for_less_than_a_prompt_and_a_target_is_refused(encode: Any, prompt
         encode(ListedTask(), max_tokens=least - 1)
 
 
-def test_prompts_lose_part_of_the_source_where_room_is_short(prompter: Prompter) -> None:
+def test_over_long_prompts_lose_part_of_the_source(prompter: Prompter) -> None:
     sources = [example.source for example in EXAMPLES]
 
     whole = encode_prompts(sources, prompter, max_prompt_tokens=None)
@@ -366,7 +385,7 @@ def test_batches_come_from_an_encoded_split(encode: Any) -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [4, 6, 9, None])
-def test_an_encoder_decoder_s_source_and_target_have_room_of_their_own(
+def test_source_and_target_of_an_encoder_decoder_have_separate_budgets(
     tokenizer: PreTrainedTokenizerBase, max_tokens: int | None, tmp_path: Path
 ) -> None:
     prompter = Prompter(tokenizer, PromptFormat(), decoder_start_id=5)

@@ -13,7 +13,7 @@ def test_rows_have_the_columns_in_the_order_of_the_examples() -> None:
     ]
 
 
-def test_examples_of_one_source_become_one_where_it_first_stands() -> None:
+def test_examples_of_one_source_are_merged_into_the_first() -> None:
     examples = [Example("a", ("a1",), group="seen"), Example("b", ("b1",)), Example("a", ("a2", "a1"))]
 
     assert list(merge_by_source(examples)) == [Example("a", ("a1", "a2", "a1"), group="seen"), Example("b", ("b1",))]

@@ -1,4 +1,4 @@
-"""Files of rows: what is read, and how a mistake is named."""
+"""Data files: their rows, and messages that name file and line."""
 
 import csv
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_csv_and_tsv_are_read_by_the_names_in_their_first_line(tmp_path: Path) -
     assert read(tmp_path / "x.tsv", 'source\ttarget\na, b\t"say ""x"""\n') == expected
 
 
-def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
+def test_cells_such_as_na_and_null_stay_text(tmp_path: Path) -> None:
     assert read(tmp_path / "x.csv", "source,target\nNA,null\n") == [{"source": "NA", "target": "null"}]
 
 
@@ -188,7 +188,7 @@ def test_lists_of_texts_are_sentences_or_alternatives(tmp_path: Path) -> None:
     assert row.texts("source") == ["One.", "Two."]
 
 
-def test_files_that_cannot_be_read_are_told_apart(tmp_path: Path) -> None:
+def test_each_reason_for_an_unreadable_file_has_its_own_message(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
 
     assert "must end in one of .jsonl, .json, .csv, .tsv, .parquet, .source" in str(why_unreadable(tmp_path / "x.xlsx"))

@@ -1,4 +1,4 @@
-"""Where a source belongs, by its text alone."""
+"""Division into splits by a hash of each source."""
 
 from ptl_prefix.data.hash_split import Division
 

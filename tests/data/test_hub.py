@@ -41,7 +41,7 @@ def test_a_hub_that_does_not_answer_is_an_error_with_a_way_out(
         list(read_hub_rows("owner/name", config=None, revision=None, split="test"))
 
 
-def test_a_class_is_read_as_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_labels_are_read_as_names(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*arguments: Any, **named: Any) -> datasets.Dataset:
         features = datasets.Features(
             {"label": datasets.ClassLabel(names=["no", "yes"]), "number": datasets.Value("int8")}

@@ -1,4 +1,4 @@
-"""Data sets as they were released: which file a split is read from, and what is said when there is none."""
+"""Published data sets: the file of each split, and the messages about missing ones."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_the_suffix_says_how_a_file_is_read(tmp_path: Path) -> None:
     assert DialogSum(data_dir=str(tmp_path)).examples("train")["targets"] == [["A greeting."]]
 
 
-def test_a_split_is_missed_only_when_it_is_used(tmp_path: Path) -> None:
+def test_a_missing_split_is_an_error_only_when_it_is_used(tmp_path: Path) -> None:
     task = DialogSum(data_dir=write(tmp_path, "train.jsonl", "dev.jsonl"))
 
     assert task.problems() == []
@@ -45,20 +45,20 @@ def test_a_split_is_missed_only_when_it_is_used(tmp_path: Path) -> None:
             use("test")
 
 
-def test_what_a_training_needs_is_told_at_once(tmp_path: Path) -> None:
+def test_all_missing_splits_of_a_training_are_reported_at_once(tmp_path: Path) -> None:
     train, validation = DialogSum(data_dir=write(tmp_path, "test.jsonl")).problems()
 
     assert f"{tmp_path} has no dialogsum.train.jsonl, and no train with one of .jsonl, " in train
     assert "has no dialogsum.dev.jsonl, and no validation or dev or val with one of .jsonl, " in validation
 
 
-def test_a_folder_that_is_not_there_is_one_problem(tmp_path: Path) -> None:
+def test_a_missing_folder_is_one_problem(tmp_path: Path) -> None:
     (problem,) = DialogSum(data_dir=str(tmp_path / "gone")).problems()
 
     assert problem.startswith(f"`task.data_dir` must be a folder, but {tmp_path / 'gone'} is not")
 
 
-def test_data_come_from_somewhere() -> None:
+def test_a_task_needs_a_folder_or_a_hub_name() -> None:
     task = DialogSum(data_dir=None, hub=None)
 
     assert "must have `task.data_dir` or `task.hub`, but both are null" in task.problems()[0]

@@ -113,7 +113,7 @@ def test_a_label_set_is_closed(task: Task) -> None:
         assert len(set(task.label_set)) == len(task.label_set)
 
 
-def test_the_smaller_training_subset_is_part_of_the_larger(task: Task, tmp_path: Path) -> None:
+def test_training_subsets_that_share_a_seed_are_nested(task: Task, tmp_path: Path) -> None:
     make = MAKERS[task.name]
     whole = task.examples("train").to_list()
 

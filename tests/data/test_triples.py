@@ -17,6 +17,6 @@ def test_triples_are_written_as_in_the_papers_code() -> None:
 @pytest.mark.parametrize(
     "cell", [None, [], "a | b | c", [["a", "b"]], [["a", "b", 3]], [["a", "b", "c", "d"]], {"a": 1}]
 )
-def test_what_are_no_triples_is_named_with_its_place(cell: Any) -> None:
+def test_a_cell_without_triples_is_named_with_its_place(cell: Any) -> None:
     with pytest.raises(DataError, match=r"here: triples must be a list of \[subject, property, object\], not empty"):
         parse_triples(cell, "here")

@@ -99,7 +99,7 @@ def test_dropout_is_off_while_decoding_and_on_again_afterwards(tiny_runs: TinyRu
     assert written.plan.method.training
 
 
-def test_a_prompt_leaves_room_for_the_method_and_for_the_text(
+def test_a_prompt_leaves_positions_for_the_method_and_for_the_output(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = []
@@ -137,7 +137,7 @@ def test_no_row_is_sampled_twice() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"generation__do_sample": True}], ids=["greedy", "sampled"])
-def test_what_several_decode_is_what_one_decodes_in_its_order(tiny_runs: TinyRuns, changes: dict[str, Any]) -> None:
+def test_several_ranks_decode_the_same_as_one_rank(tiny_runs: TinyRuns, changes: dict[str, Any]) -> None:
     written = Written(tiny_runs, **changes)
     whole = written.outputs(ROWS, batch_size=2)
     parts: list[dict[int, str]] = []

@@ -1,4 +1,4 @@
-"""An evaluation: what it writes, where, that it is never changed, and that it can be killed."""
+"""Evaluations: their files and folders, finished ones that never change, and killed ones that are resumed."""
 
 import dataclasses
 import json
@@ -20,8 +20,8 @@ from ptl_prefix.methods.no_adaptation import NoAdaptation
 MEASURES = Measures(metrics=("exact_match", "attribute_accuracy"))
 
 
-class Exam:
-    """A tiny backbone, a method with some effect, and the built-in task; evaluated as often as one likes."""
+class Evaluator:
+    """A tiny backbone, a method with some effect, and the built-in task; `run` evaluates them."""
 
     def __init__(self, runs: TinyRuns, out: Path, **changes: Any) -> None:
         self.plan, self.backbone = runs.attached(task__num_test=10, generation__max_new_tokens=6, **changes)
@@ -32,7 +32,7 @@ class Exam:
         )
         self.seen: list[tuple[int, int]] = []
 
-    def take(self, measures: Measures = MEASURES, number: int | None = 7, **decoding: Any) -> Evaluation:
+    def run(self, measures: Measures = MEASURES, number: int | None = 7, **decoding: Any) -> Evaluation:
         """Evaluate, in batches of two."""
         job = EvaluationJob(
             subject=self.subject,
@@ -47,50 +47,50 @@ class Exam:
 
 
 @pytest.fixture
-def exam(tiny_runs: TinyRuns, tmp_path: Path) -> Exam:
-    return Exam(tiny_runs, tmp_path / "evaluation")
+def evaluator(tiny_runs: TinyRuns, tmp_path: Path) -> Evaluator:
+    return Evaluator(tiny_runs, tmp_path / "evaluation")
 
 
-def test_it_leaves_predictions_and_a_record_and_nothing_else(exam: Exam) -> None:
-    found = exam.take()
+def test_an_evaluation_leaves_predictions_and_a_record_and_nothing_else(evaluator: Evaluator) -> None:
+    found = evaluator.run()
 
     assert sorted(path.name for path in found.folder.iterdir()) == ["metrics.json", "predictions.jsonl"]
-    assert found.folder.parent == exam.out
+    assert found.folder.parent == evaluator.out
     assert found.folder.name.startswith("test-")
     assert read_predictions(found.folder / "predictions.jsonl") == found.predictions
     assert read_evaluation_record(found.folder / "metrics.json") == found.record
-    assert exam.seen[0] == (0, 7)
-    assert exam.seen[-1] == (7, 7)
+    assert evaluator.seen[0] == (0, 7)
+    assert evaluator.seen[-1] == (7, 7)
 
 
-def test_the_numbers_are_those_of_the_predictions_with_their_split(exam: Exam) -> None:
-    record = exam.take(Measures(metrics=("exact_match", "attribute_accuracy"), resamples=50, seed=3)).record
+def test_the_numbers_are_those_of_the_predictions_with_their_split(evaluator: Evaluator) -> None:
+    record = evaluator.run(Measures(metrics=("exact_match", "attribute_accuracy"), resamples=50, seed=3)).record
 
-    scores = score(exam.take().predictions, ["exact_match", "attribute_accuracy"], resamples=50, seed=3)
+    scores = score(evaluator.run().predictions, ["exact_match", "attribute_accuracy"], resamples=50, seed=3)
     assert {name: record.metrics[f"test/{name}"] for name in scores.values} == scores.values
     assert record.intervals == {f"test/{name}": ends for name, ends in scores.intervals.items()}
     assert record.metric_info.keys() == record.metrics.keys()
     assert (record.key.num_examples, record.num_in_split) == (7, 10)
 
 
-def test_a_metric_that_cannot_be_had_is_named(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_skipped_metric_is_recorded_with_its_reason(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     from ptl_prefix.evaluation.metrics.exact_match import ExactMatch
 
     monkeypatch.setattr(ExactMatch, "unavailable_reason", "no luck today")
 
-    record = exam.take().record
+    record = evaluator.run().record
 
     assert record.skipped == {"exact_match": "no luck today"}
     assert "test/exact_match" not in record.metrics
     assert "test/attribute_accuracy" in record.metrics
 
 
-def test_a_finished_one_is_found_and_not_changed(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = exam.take()
+def test_a_finished_evaluation_is_found_and_not_changed(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluator.run()
     before = {path: path.read_bytes() for path in first.folder.iterdir()}
     monkeypatch.setattr(decoding_room, "generate", lambda *_: 1 / 0)
 
-    again = exam.take(Measures(metrics=("exact_match",), resamples=10))
+    again = evaluator.run(Measures(metrics=("exact_match",), resamples=10))
 
     assert (first.was_finished, again.was_finished) == (False, True)
     assert again.record == first.record
@@ -99,11 +99,11 @@ def test_a_finished_one_is_found_and_not_changed(exam: Exam, monkeypatch: pytest
 
 @pytest.mark.parametrize("killed_at", [0, 1, 3])
 @pytest.mark.parametrize("decoding", [{}, {"do_sample": True, "temperature": 3.0}], ids=["greedy", "sampled"])
-def test_a_killed_one_goes_on_and_ends_with_the_same_outputs(
+def test_a_killed_evaluation_is_resumed_and_has_the_same_outputs(
     tiny_runs: TinyRuns, tmp_path: Path, killed_at: int, decoding: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Exam(tiny_runs, tmp_path / "whole").take(**decoding)
-    killed = Exam(tiny_runs, tmp_path / "killed")
+    whole = Evaluator(tiny_runs, tmp_path / "whole").run(**decoding)
+    killed = Evaluator(tiny_runs, tmp_path / "killed")
     usual, calls = decoding_room.generate, 0
 
     def generate(*arguments: Any) -> Any:
@@ -116,11 +116,11 @@ def test_a_killed_one_goes_on_and_ends_with_the_same_outputs(
     with monkeypatch.context() as patch:
         patch.setattr(decoding_room, "generate", generate)
         with pytest.raises(KeyboardInterrupt):
-            killed.take(**decoding)
+            killed.run(**decoding)
     calls = -100
     monkeypatch.setattr(decoding_room, "generate", generate)
 
-    found = killed.take(**decoding)
+    found = killed.run(**decoding)
 
     assert calls + 100 == 4 - killed_at  # four batches, and none of them twice
     assert found.folder.name == whole.folder.name
@@ -130,15 +130,15 @@ def test_a_killed_one_goes_on_and_ends_with_the_same_outputs(
     assert len({prediction.hypothesis for prediction in found.predictions}) > 1
 
 
-def test_what_a_training_decoded_is_only_measured(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = exam.subject.evaluation_key(exam.plan.task, "test", 7, exam.plan.decoding)
-    expected = exam.take()
-    folder = exam.out / key.folder_name
+def test_outputs_that_a_training_decoded_are_only_scored(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = evaluator.subject.evaluation_key(evaluator.plan.task, "test", 7, evaluator.plan.decoding)
+    expected = evaluator.run()
+    folder = evaluator.out / key.folder_name
     (folder / "metrics.json").unlink()
     write_predictions(folder / "predictions.jsonl", expected.predictions)
     monkeypatch.setattr(decoding_room, "generate", lambda *_: 1 / 0)
 
-    found = exam.take()
+    found = evaluator.run()
 
     assert found.record.metrics == expected.record.metrics
     assert found.record.decode_s == 0.0
@@ -157,8 +157,8 @@ CHANGES: Sequence[Mapping[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_whatever_outputs_depend_on_has_a_folder_of_its_own(exam: Exam, change: Mapping[str, Any]) -> None:
-    key = exam.subject.evaluation_key(exam.plan.task, "test", 7, exam.plan.decoding)
+def test_whatever_outputs_depend_on_has_a_folder_of_its_own(evaluator: Evaluator, change: Mapping[str, Any]) -> None:
+    key = evaluator.subject.evaluation_key(evaluator.plan.task, "test", 7, evaluator.plan.decoding)
     other = dataclasses.replace(key, **change)
     beams = dataclasses.replace(key, decoding=dataclasses.replace(key.decoding, num_beams=4))
 
@@ -169,29 +169,32 @@ def test_whatever_outputs_depend_on_has_a_folder_of_its_own(exam: Exam, change: 
     }
 
 
-def test_a_bare_backbone_is_evaluated_too(exam: Exam) -> None:
-    bare = exam.take()
-    exam.plan.method.detach()
-    exam.subject = dataclasses.replace(exam.subject, method=NoAdaptation().attach(exam.backbone), adaptation=None)
+def test_a_bare_backbone_is_evaluated_too(evaluator: Evaluator) -> None:
+    bare = evaluator.run()
+    evaluator.plan.method.detach()
+    evaluator.subject = dataclasses.replace(
+        evaluator.subject, method=NoAdaptation().attach(evaluator.backbone), adaptation=None
+    )
 
-    other = exam.take()
+    other = evaluator.run()
 
     assert other.record.key.method == "none"
     assert other.record.metrics["test/loss"] != bare.record.metrics["test/loss"]
 
 
-def test_the_likelihood_is_left_out_where_it_is_not_wanted(exam: Exam) -> None:
-    record = exam.take(dataclasses.replace(MEASURES, likelihood=False)).record
+def test_the_likelihood_is_left_out_where_it_is_not_wanted(evaluator: Evaluator) -> None:
+    record = evaluator.run(dataclasses.replace(MEASURES, likelihood=False)).record
 
     assert set(record.metrics) == {"test/exact_match", "test/attribute_accuracy"}
 
 
-def test_a_record_is_plain_json(exam: Exam) -> None:
-    found = exam.take()
+def test_a_record_is_plain_json(evaluator: Evaluator) -> None:
+    found = evaluator.run()
 
     values = json.loads((found.folder / "metrics.json").read_text())
 
     assert values["question"]["decoding"]["num_beams"] == 1
+    assert values["missing"] == {}
     assert values["metrics"]["test/perplexity"] == pytest.approx(
         float(torch.tensor(values["metrics"]["test/loss"], dtype=torch.float64).exp())
     )

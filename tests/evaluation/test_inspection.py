@@ -1,4 +1,4 @@
-"""What is said of a prefix is true of prefixes that are made to be so."""
+"""Inspections of prefixes that are constructed so that the right numbers are known."""
 
 from collections.abc import Callable
 from pathlib import Path

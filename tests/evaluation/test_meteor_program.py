@@ -1,4 +1,4 @@
-"""What is said where METEOR cannot run; `metrics/test_meteor.py` is about where it can."""
+"""Messages on machines that cannot run METEOR; `metrics/test_meteor.py` tests its values."""
 
 import importlib.metadata
 import json

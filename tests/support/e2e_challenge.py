@@ -1,8 +1,8 @@
-"""What ten systems wrote for the E2E challenge, and what its organisers measured.
+"""The outputs of ten systems for the E2E challenge, and the scores that its organisers published.
 
-In: the folder `e2e` of the real data. Out: predictions of one system. The files differ in dress: a byte order mark,
-CRLF and even CR CR LF, inputs in double or single quotes, some outputs in single quotes, `Â£` or `Ł` for £ and `Ã©`
-for é.
+In: the folder `e2e` of the optional data folder. Out: the predictions of one system. The files have different formats:
+a byte order mark, CRLF or CR CR LF, inputs in double or single quotes, some outputs in single quotes, `Â£` or `Ł` for
+£, and `Ã©` for é.
 """
 
 import csv
@@ -14,7 +14,7 @@ SYSTEMS = "chen forge1 gong sheff2 slug tgen tr2 tuda zhang zhaw1".split()
 
 
 def published_scores(folder: Path) -> dict[str, dict[str, float]]:
-    """By system, then by metric as the organisers call it."""
+    """The published scores by system, then by the organisers' name of the metric."""
     with (folder / "challenge_primary/published_scores.tsv").open(encoding="utf-8", newline="") as file:
         return {
             row.pop("system"): {metric: float(value) for metric, value in row.items()}
@@ -32,11 +32,11 @@ def references(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def predictions_of(system: str, folder: Path) -> list[Prediction]:
-    """What a system wrote for each input, beside its references."""
+    """The predictions of a system, with all references."""
     text = (folder / f"challenge_primary/{system}.tsv").read_bytes().decode("utf-8-sig")
     for foreign, letter in {"Â£": "£", "Ł": "£", "Ã©": "é"}.items():
         text = text.replace(foreign, letter)
-    cells = [[_undressed(cell) for cell in line.split("\t")] for line in text.split("\n")[1:] if line.strip()]
+    cells = [[_without_quotes(cell) for cell in line.split("\t")] for line in text.split("\n")[1:] if line.strip()]
     written = dict(cells)
     expected = references(folder)
     assert written.keys() == expected.keys(), f"{system} must have written for each input"
@@ -46,6 +46,6 @@ def predictions_of(system: str, folder: Path) -> list[Prediction]:
     ]
 
 
-def _undressed(cell: str) -> str:
+def _without_quotes(cell: str) -> str:
     text = cell.strip()
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text

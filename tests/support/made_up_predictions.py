@@ -1,4 +1,4 @@
-"""Predictions made here: a few, or many at random from a small vocabulary, so that n-grams match now and then."""
+"""Generated predictions: single ones, or random ones from a small vocabulary, so that some n-grams match."""
 
 import random
 
@@ -10,12 +10,12 @@ WORDS = (
 
 
 def prediction(hypothesis: str, *references: str, **more: object) -> Prediction:
-    """One of which only the texts matter."""
+    """A prediction with the given texts and default values elsewhere."""
     return Prediction(**{"id": "0", "source": "s", "references": references, "hypothesis": hypothesis, **more})  # type: ignore[arg-type]
 
 
 def fit_predictions(metric: str, count: int) -> list[Prediction]:
-    """Random predictions of the kind that a metric is made for."""
+    """Random predictions that the metric applies to."""
     if metric in ("accuracy", "macro_f1"):
         return random_labels(count)
     if metric == "slot_error_rate":
@@ -24,26 +24,28 @@ def fit_predictions(metric: str, count: int) -> list[Prediction]:
 
 
 def random_labels(count: int, *, seed: int = 0) -> list[Prediction]:
-    """Labels of which most are right, and some are none."""
+    """Labels, most of which are right; some are not in the label set."""
     rng = random.Random(seed)
     labels = ["card_arrival", "lost_card", "top_up", "fees"]
-    due = [rng.choice(labels) for _ in range(count)]
-    given = [label if rng.random() < 0.6 else rng.choice([*labels, "", "no such label"]) for label in due]
-    return [prediction(mine, theirs, id=str(n)) for n, (mine, theirs) in enumerate(zip(given, due, strict=True))]
+    expected = [rng.choice(labels) for _ in range(count)]
+    predicted = [label if rng.random() < 0.6 else rng.choice([*labels, "", "no such label"]) for label in expected]
+    return [
+        prediction(mine, theirs, id=str(n)) for n, (mine, theirs) in enumerate(zip(predicted, expected, strict=True))
+    ]
 
 
 def random_restaurants(count: int, *, seed: int = 0) -> list[Prediction]:
-    """Inputs of E2E, with outputs that leave out, add or repeat something now and then."""
+    """Inputs of E2E with outputs, some of which miss, add or repeat a value."""
     rng = random.Random(seed)
     made = []
     for number in range(count):
         food, area = rng.choice(["French", "Italian", "Chinese"]), rng.choice(["riverside", "city centre"])
-        said = rng.choice(
+        phrase = rng.choice(
             [f"serving {food} food", "", f"serving {food} and Indian food", f"with {food} and {food} food"]
         )
         made.append(
             prediction(
-                f"The Mill is a pub in the {area} {said}.",
+                f"The Mill is a pub in the {area} {phrase}.",
                 f"The Mill is a pub serving {food} food in the {area}.",
                 source=f"name : The Mill | Type : pub | food : {food} | area : {area}",
                 id=str(number),
@@ -53,7 +55,7 @@ def random_restaurants(count: int, *, seed: int = 0) -> list[Prediction]:
 
 
 def random_predictions(count: int, *, seed: int = 0, num_references: tuple[int, int] = (1, 4)) -> list[Prediction]:
-    """Hypotheses that are their first reference with some words changed, of several lengths, one of them empty."""
+    """Hypotheses of several lengths, one of them empty: their first references with some words changed."""
     rng = random.Random(seed)
 
     def sentence(length: int) -> list[str]:

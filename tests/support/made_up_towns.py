@@ -1,4 +1,4 @@
-"""Text to pretrain on, made here: towns that do not exist, in two files, one of them compressed.
+"""A generated pretraining corpus about invented towns, in two files, one of them compressed.
 
 In: a folder. Out: its files, JSON lines with a column `text`.
 """

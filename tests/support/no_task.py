@@ -1,4 +1,4 @@
-"""Export without a task: what a bundle says of one is not what these tests are about."""
+"""A task without examples, for tests that export a bundle but train on no task."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ptl_prefix.training.export import export_bundle
 
 
 class NoTask(Task):
-    """No examples, only what a bundle wants to know."""
+    """A task without examples; it has the attributes that a bundle stores."""
 
     name, version, licence, metrics = "no_task", "1", "", ()
     prompt = PromptFormat()

@@ -1,4 +1,4 @@
-"""The built-in task: made up from a seed, and enough for a first run."""
+"""The built-in task: generated from a seed, and large enough for a first run."""
 
 from collections.abc import Callable
 

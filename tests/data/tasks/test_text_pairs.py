@@ -1,4 +1,4 @@
-"""One's own files: any of four formats, one or several targets, split files or fractions."""
+"""The user's own files: formats, one or several targets, split files or fractions."""
 
 import json
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def test_targets_come_from_several_columns_and_from_lists(tmp_path: Path) -> Non
     assert examples["targets"] == [["x", "y", "z"]]
 
 
-def test_a_split_is_missed_only_when_it_is_used(tmp_path: Path) -> None:
+def test_a_missing_split_is_an_error_only_when_it_is_used(tmp_path: Path) -> None:
     task = TextPairs(train_file=pairs_file(tmp_path / "x.jsonl", 3))
 
     assert task.problems() == []
