@@ -33,7 +33,7 @@ def to_values(document: Any) -> dict[str, Any]:
     Raises:
         DocumentError: JSON or the dataclass's types do not allow a value; the message names the first one.
     """
-    keys = _keys_of(type(document))
+    keys = _keys_of(type(document))  # type: ignore[arg-type]  # classes are hashable
     values = {keys[name]: value for name, value in dataclasses.asdict(document).items()}
     if fact := json_problem(values):
         raise DocumentError(f"holds a value that JSON cannot: {fact}")

@@ -1,4 +1,4 @@
-"""What the tests of this room share: the facts of one small bundle."""
+"""Fixtures of tests/artifacts: the contents of one small bundle."""
 
 from typing import Any
 

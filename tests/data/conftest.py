@@ -1,4 +1,4 @@
-"""What the tests of this room share."""
+"""Fixtures of tests/data."""
 
 from collections.abc import Callable
 from pathlib import Path
