@@ -58,7 +58,7 @@ class RunFolder:
         fact = f"has no {folder.config.name}" if folder.path.is_dir() else "is not a folder"
         whole = next((parent for parent in folder.path.parents if cls(parent).config.is_file()), None)
         way_out = f"did you mean {whole}?" if whole else "give the path that `ptl-prefix train` printed."
-        raise RunError(f"A run must be a folder with the config of the run, but {path} {fact}; {way_out}")
+        raise RunError(f"A run must be a folder with a {folder.config.name}, but {path} {fact}; {way_out}")
 
     @property
     def record(self) -> Path:

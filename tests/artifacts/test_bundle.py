@@ -252,7 +252,7 @@ def test_a_header_that_asks_for_too_much_is_refused_before_memory_is(folder: Pat
     assert "claims a header of 9223372036854775808 bytes, more than 100000000" in reason(folder)
 
     path.write_bytes(struct.pack("<Q", 10**8) + rest)
-    assert "it is truncated or foreign" in reason(folder)
+    assert "it is truncated" in reason(folder)
 
 
 def test_a_file_of_another_size_is_refused_before_it_is_read(folder: Path) -> None:
@@ -283,8 +283,8 @@ def infos(**shapes: tuple[int, ...]) -> dict[str, TensorInfo]:
         ({"a": torch.zeros(6), "b": torch.zeros(0)}, infos(a=(6,)), "as 'b', and its manifest says None"),
         ({"a": torch.zeros(6)}, infos(a=(6,), b=(0,)), "has None as 'b'"),
         ({"a": torch.zeros(6, dtype=torch.int32)}, infos(a=(6,)), "has .*torch.int32.* as 'a'"),
-        ({"a": torch.tensor([0.0, float("nan")])}, infos(a=(2,)), "holds no finite numbers: 'a' has NaN or infinity"),
-        ({"a": torch.tensor([float("inf"), 0.0])}, infos(a=(2,)), "holds no finite numbers"),
+        ({"a": torch.tensor([0.0, float("nan")])}, infos(a=(2,)), "holds non-finite numbers: 'a'"),
+        ({"a": torch.tensor([float("inf"), 0.0])}, infos(a=(2,)), "holds non-finite numbers"),
     ],
 )
 def test_a_forged_bundle_is_refused_by_what_it_holds(

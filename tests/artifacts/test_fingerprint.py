@@ -77,7 +77,7 @@ def test_how_a_tensor_lies_in_memory_and_whether_it_trains_do_not_matter() -> No
 
 
 def test_a_name_that_comes_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="'a' comes twice"):
+    with pytest.raises(ValueError, match="'a' occurs twice"):
         fingerprint_tensors([("a", torch.zeros(1)), ("a", torch.zeros(1))])
 
 

@@ -87,10 +87,10 @@ def test_only_lf_ends_a_line(tmp_path: Path) -> None:
         ({**LINE, "id": "1", "hypothesis": "\ud800"}, r"'hypothesis' must be text, but is '\\ud800'"),
         ({**LINE, "id": "1", "references": "A."}, r"'references' must be a list of texts, but is 'A.'"),
         ({**LINE, "id": "1", "references": ["A.", 3]}, r"'references' must be a list of texts"),
-        ({**LINE, "id": "1", "references": []}, r"must have a reference to be measured against, but has none"),
+        ({**LINE, "id": "1", "references": []}, r"must have at least one reference, but has none"),
         ({**LINE, "id": "1", "values": "A"}, r"'values' must be a list of texts"),
         ({**LINE, "id": "1", "group": 3}, r"'group' must be text"),
-        (LINE, r"ids must differ, but '0' is that of line 1 too"),
+        (LINE, r"ids must differ, but '0' is also the id of line 1"),
     ],
 )
 def test_a_line_that_is_no_prediction_is_refused_by_file_and_line(tmp_path: Path, bad: Any, fact: str) -> None:

@@ -75,7 +75,7 @@ def test_a_folder_with_a_config_is_a_run_even_if_it_was_killed_before_its_record
     assert RunFolder.open(tmp_path).path == tmp_path
 
 
-@pytest.mark.parametrize(("name", "fact"), [("empty", "has no config.yaml"), ("absent", "is no folder")])
+@pytest.mark.parametrize(("name", "fact"), [("empty", "has no config.yaml"), ("absent", "is not a folder")])
 def test_a_folder_without_a_config_is_refused(tmp_path: Path, name: str, fact: str) -> None:
     (tmp_path / "empty").mkdir()
 

@@ -329,7 +329,7 @@ def test_the_cache_is_in_the_users_cache_folder_by_default(monkeypatch: pytest.M
 def test_a_cache_that_cannot_be_written_is_named(encode: Any, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file is in the way")
 
-    with pytest.raises(DataError, match=r"Encoded splits are kept in .*cache/encoded.*`data.cache_dir`"):
+    with pytest.raises(DataError, match=r"cache of encoded splits.*cache/encoded.*`data.cache_dir`"):
         encode(ListedTask())
 
 

@@ -113,5 +113,5 @@ def test_an_xml_file_of_no_split_is_not_read(tmp_path: Path) -> None:
 def test_what_is_no_xml_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.xml").write_text("<benchmark>")
 
-    with pytest.raises(DataError, match=r"x.xml must be XML, but .*; fetch it anew"):
+    with pytest.raises(DataError, match=r"x.xml must be XML, but .*; download it again"):
         list(read_entries(tmp_path / "x.xml"))

@@ -227,7 +227,7 @@ def test_the_nearest_words_are_those_of_the_first_middle_and_last_layer_or_of_th
 
 
 def test_a_layer_without_a_prefix_is_refused_with_those_that_have_one(backbone: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be one that has a prefix, but is 1; those are: decoder_self 0, 2"):
+    with pytest.raises(ValueError, match="must be one that has a prefix, but is 1; choose from: decoder_self 0, 2"):
         inspected(backbone, tmp_path, layer=1, method={"layers": [0, 2]})
 
 
@@ -245,7 +245,7 @@ def test_a_text_that_is_too_long_is_cut_as_its_task_says(backbone: Backbone, tmp
 def test_a_bundle_without_a_prefix_is_refused_by_its_methods_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "method_class", lambda kind: NoAdaptation)
 
-    with pytest.raises(BundleError, match="looks at prefixes, but this bundle is of the method 'lora'"):
+    with pytest.raises(BundleError, match=r"needs a bundle with a prefix.*'lora'"):
         require_prefix("lora")
 
 

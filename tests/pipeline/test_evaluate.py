@@ -91,7 +91,7 @@ def test_a_bare_backbone_has_a_perplexity(invoke: Invoke, tmp_path: Path) -> Non
         ([], "`run`, `bundle` or `backbone` must say what is evaluated"),
         (["run=nowhere", "split=dev"], "`split` must be 'test', 'validation' or 'train', but is 'dev'"),
         (["run=nowhere", "metrics=[blue]"], "but one is 'blue'"),
-        (["run=nowhere"], "nowhere is no folder"),
+        (["run=nowhere"], "nowhere is not a folder"),
         (["bundle=a", "backbone=tiny_gpt2", "task=table_to_text"], "`backbone` must be given alone"),
         (["backbone=tiny_gpt2"], "`task` must be given"),
         (["backbone=tiny_gpt2", "task=table_to_text", "backbone_path=x"], "`backbone_path` must be null"),

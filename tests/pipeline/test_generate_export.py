@@ -93,7 +93,7 @@ class TestExport:
         result = invoke("export", "run=nowhere", "out=exported")
 
         assert result.exit_code != 0
-        assert "A run must be a folder with the config it was started with, but nowhere is no folder" in result.stderr
+        assert "A run must be a folder with a config.yaml, but nowhere is not a folder" in result.stderr
 
     def test_what_else_is_in_the_folder_is_not_lost(self, worsened: RunFolder, invoke: Invoke) -> None:
         Path("mine").mkdir()

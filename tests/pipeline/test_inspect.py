@@ -128,4 +128,4 @@ def test_a_bundle_of_another_method_is_refused_before_any_weights_load(
     result = invoke("inspect", f"bundle={run_copy.bundle}")
 
     assert result.exit_code == 1
-    assert "`inspect` looks at prefixes, but this bundle is of the method 'prefix_tuning'" in result.stderr
+    assert "`inspect` needs a bundle with a prefix, but this bundle's method is 'prefix_tuning'" in result.stderr

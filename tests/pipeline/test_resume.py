@@ -68,7 +68,7 @@ def test_where_there_is_no_run_nothing_goes_on(invoke: Invoke) -> None:
     result = invoke("train", "resume=nowhere")
 
     assert result.exit_code == 2
-    assert "A run must be a folder with the config it was started with, but nowhere is no folder" in result.stderr
+    assert "A run must be a folder with a config.yaml, but nowhere is not a folder" in result.stderr
 
 
 def test_a_run_that_failed_fails_again_at_the_same_step(command_line: CommandLine, invoke: Invoke) -> None:

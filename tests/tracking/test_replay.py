@@ -79,7 +79,7 @@ def test_a_folder_without_a_log_is_refused_before_a_sink_is_opened(folder: RunFo
     folder.events.unlink()
     listener = Listener()
 
-    with pytest.raises(RunError, match="must have a log of events"):
+    with pytest.raises(RunError, match="must have an event log"):
         replay(folder, listener)
 
     assert listener.facts is None and listener.exit_codes == []
