@@ -177,7 +177,7 @@ class Session:
         absent = self.ledger.note_scores(self.material.decoded_split, outputs, suffix)
         for name, reason in absent.items():
             if name not in self.absent_metrics:
-                self._say(f"no {name}: {reason}")
+                self._say(f"{name} is skipped: {reason}")
         self.absent_metrics.update(absent)
 
     def _say(self, what: str) -> None:

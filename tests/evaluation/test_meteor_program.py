@@ -43,7 +43,7 @@ def test_the_command_names_unavailable_reason_on_stderr_and_ends_well(
 
     assert done.returncode == 0
     assert set(json.loads(done.stdout)) == {"bleu", "bleu_seen", "bleu_unseen"}
-    assert done.stderr.startswith("no meteor: it needs Java")
+    assert done.stderr.startswith("meteor is skipped: it needs Java")
     assert done.stderr.count("\n") == 1
 
 

@@ -50,7 +50,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         facts = "\n".join(f"  - {reason}" for reason in scores.inapplicable.values())
         raise DataError(f"{words[0]} must have what each metric needs, but lacks some; leave these out:\n{facts}")
     for name, reason in scores.unavailable.items():
-        print(f"no {name}: {reason}", file=sys.stderr)
+        print(f"{name} is skipped: {reason}", file=sys.stderr)
     if config["format"] == "json":
         print(json.dumps(_flat(scores)))
     elif config["format"] == "csv":

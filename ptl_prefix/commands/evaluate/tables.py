@@ -33,7 +33,7 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         table.add_row(name, f"{value:.4f}", *interval, better, info.scale)
     console.print(table)
     for name, reason in record.skipped.items():
-        console.print(Text(f"no {name}: {reason}"), soft_wrap=True)
+        console.print(Text(f"{name} is skipped: {reason}"), soft_wrap=True)
     for prediction in found.predictions[:_NUM_EXAMPLES]:
         console.print(example_row("source", prediction.source, "bold"))
         console.print(example_row("written", prediction.hypothesis, "green"))
