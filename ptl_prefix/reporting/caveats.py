@@ -10,14 +10,14 @@ from typing import Any
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.reporting.compared_run import ComparedRun
-from ptl_prefix.reporting.measured import Numbers
+from ptl_prefix.reporting.run_metrics import RunMetrics
 from ptl_prefix.reporting.table import Row
 
 _MOST_SPOKEN = 6
 """More names than these nobody reads; a sweep has dozens."""
 
 
-def caveats_of(rows: Sequence[Row], numbers: Mapping[ComparedRun, Numbers]) -> list[str]:
+def collect_caveats(rows: Sequence[Row], numbers: Mapping[ComparedRun, RunMetrics]) -> list[str]:
     """Every sentence that applies."""
     runs = [run for row in rows for run in row.runs]
     found = [

@@ -22,14 +22,14 @@ from ptl_prefix.artifacts.rebuilt_record import rebuilt_record
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import BundleError, PtlPrefixError
-from ptl_prefix.reporting.run_state import bytes_on_disk, state_of
+from ptl_prefix.reporting.run_state import bytes_on_disk, read_state
 
 Seed = tuple[int, int | None]
 """What is drawn anew where only seeds differ: `seed`, and `task.subset_seed` where a subset is trained on."""
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class ExcludedRun:
     """A run that is in no table.
 
     Args:
@@ -81,7 +81,7 @@ class ComparedRun:
         return bytes_on_disk(self.folder.bundle) if self.folder.bundle.is_dir() else None
 
     @functools.cached_property
-    def whole_tests(self) -> dict[Path, EvaluationRecord]:
+    def full_evaluations(self) -> dict[Path, EvaluationRecord]:
         """Evaluations of this bundle on the whole test split, by their folder; damaged ones are passed over."""
         adaptation = None if self.manifest is None else self.manifest.tensors_sha256
         return {
@@ -93,7 +93,7 @@ class ComparedRun:
         }
 
     @functools.cached_property
-    def last_outputs(self) -> Path | None:
+    def training_outputs(self) -> Path | None:
         """The folder with what training decoded at its end; `None` where it cannot be told."""
         folders = [path.parent for path in sorted(self.folder.evaluation.glob(f"test-*/{PREDICTIONS_FILE}"))]
         wanted = self.record.config.get("evaluation", {}).get("num_examples")
@@ -104,7 +104,7 @@ class ComparedRun:
             or (record.question.decoding == self.record.decoding and record.question.num_examples == wanted)
         ]
         if not own:  # a split that is smaller than the sample would be
-            own = [folder for folder, record in self.whole_tests.items() if _decodes_as(record, self.record)]
+            own = [folder for folder, record in self.full_evaluations.items() if _decodes_as(record, self.record)]
         return own[0] if len(own) == 1 else None
 
     @functools.cached_property
@@ -137,7 +137,7 @@ def _decodes_as(evaluation: EvaluationRecord, record: RunRecord) -> bool:
     return evaluation.question.decoding == record.decoding
 
 
-def outputs_in(folder: Path | None) -> list[Prediction]:
+def read_outputs(folder: Path | None) -> list[Prediction]:
     """What was decoded; nothing where it cannot be read."""
     try:
         return [] if folder is None else read_predictions(folder / PREDICTIONS_FILE)
@@ -145,21 +145,21 @@ def outputs_in(folder: Path | None) -> list[Prediction]:
         return []
 
 
-def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[list[ComparedRun], list[LeftOut]]:
+def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[list[ComparedRun], list[ExcludedRun]]:
     """Runs that ended by themselves, and those of the states in `include`; and all others, with the reason."""
     runs: list[ComparedRun] = []
-    left_out: list[LeftOut] = []
+    excluded: list[ExcludedRun] = []
     for folder in folders:
-        state = state_of(folder)
+        state = read_state(folder)
         if state != "finished" and state not in include:
-            left_out.append(LeftOut(folder.path, _REASONS[state]))
+            excluded.append(ExcludedRun(folder.path, _REASONS[state]))
             continue
         try:
             record = rebuilt_record(folder) if state == "died" else read_record(folder.record)
             runs.append(ComparedRun(folder, record))
         except PtlPrefixError as error:
-            left_out.append(LeftOut(folder.path, f"cannot be read: {error}"))
-    return runs, left_out
+            excluded.append(ExcludedRun(folder.path, f"cannot be read: {error}"))
+    return runs, excluded
 
 
 _REASONS = {

@@ -11,13 +11,13 @@ from typing import Any
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.errors import ComparisonError
-from ptl_prefix.reporting.caveats import caveats_of
-from ptl_prefix.reporting.compared_run import ComparedRun, LeftOut
+from ptl_prefix.reporting.caveats import collect_caveats
+from ptl_prefix.reporting.compared_run import ComparedRun, ExcludedRun
 from ptl_prefix.reporting.differing_settings import differing_settings
-from ptl_prefix.reporting.measured import Measured, Numbers, measured
-from ptl_prefix.reporting.refusals import refusals
+from ptl_prefix.reporting.incompatibilities import find_incompatibilities
+from ptl_prefix.reporting.run_metrics import RunMetrics, TableMetrics, select_metrics
 from ptl_prefix.reporting.run_state import main_metric
-from ptl_prefix.reporting.statistics import Summary, Verdict, beside_the_best, summarize
+from ptl_prefix.reporting.statistics import Summary, Verdict, compare_with_best, summarize
 from ptl_prefix.reporting.table import Row, Table
 
 
@@ -26,15 +26,17 @@ class Comparison:
     """All tables, and what is in none."""
 
     tables: tuple[Table, ...]
-    left_out: tuple[LeftOut, ...]
+    excluded: tuple[ExcludedRun, ...]
 
 
-def compare(runs: Sequence[ComparedRun], left_out: Sequence[LeftOut] = (), *, metric: str | None = None) -> Comparison:
+def compare(
+    runs: Sequence[ComparedRun], excluded: Sequence[ExcludedRun] = (), *, metric: str | None = None
+) -> Comparison:
     """The tables of some runs.
 
     Args:
         runs: What is compared.
-        left_out: What was found, too, but cannot be.
+        excluded: What was found, too, but cannot be.
         metric: What rows are ordered by; `None`: each task's own.
 
     Raises:
@@ -44,22 +46,24 @@ def compare(runs: Sequence[ComparedRun], left_out: Sequence[LeftOut] = (), *, me
     for run in runs:
         groups[run.record.task, run.record.backbone].append(run)
     if not groups:
-        why = "".join(f"\n  - {run.path} {run.reason}" for run in left_out)
+        why = "".join(f"\n  - {run.path} {run.reason}" for run in excluded)
         raise ComparisonError(f"A comparison needs a finished run, but has none; train first.{why}")
-    numbers = {names: measured(group) for names, group in groups.items()}
-    reasons = [reason for names, group in groups.items() for reason in refusals(group, numbers[names].by_run)]
+    numbers = {names: select_metrics(group) for names, group in groups.items()}
+    reasons = [
+        reason for names, group in groups.items() for reason in find_incompatibilities(group, numbers[names].by_run)
+    ]
     unknown = [] if metric is None else [names for names in groups if metric not in _infos(numbers[names].by_run)]
     for task, backbone in unknown:
         known = ", ".join(_infos(numbers[task, backbone].by_run))
         reasons.append(f"`metric` must be one of {task} on {backbone} ({known}), but is {metric}.")
     if reasons:
         raise ComparisonError("\n".join(reasons))
-    repeated: list[LeftOut] = []
+    repeated: list[ExcludedRun] = []
     tables = [_table(group, numbers[names], metric, repeated) for names, group in sorted(groups.items())]
-    return Comparison(tuple(tables), (*left_out, *repeated))
+    return Comparison(tuple(tables), (*excluded, *repeated))
 
 
-def _table(runs: Sequence[ComparedRun], found: Measured, metric: str | None, repeated: list[LeftOut]) -> Table:
+def _table(runs: Sequence[ComparedRun], found: TableMetrics, metric: str | None, repeated: list[ExcludedRun]) -> Table:
     numbers = dict(zip(runs, found.by_run, strict=True))
     infos = _infos(found.by_run)
     if not infos:
@@ -78,11 +82,11 @@ def _table(runs: Sequence[ComparedRun], found: Measured, metric: str | None, rep
         metrics=infos,
         main=main,
         bare={key.removesuffix("_before"): first.metrics[key] for key in first.metrics if key.endswith("_before")},
-        caveats=(*found.notes, *caveats_of(rows, numbers)),
+        caveats=(*found.notes, *collect_caveats(rows, numbers)),
     )
 
 
-def _infos(numbers: Sequence[Numbers]) -> dict[str, MetricInfo]:
+def _infos(numbers: Sequence[RunMetrics]) -> dict[str, MetricInfo]:
     """Every metric that any run has; the losses behind what the task is about."""
     infos = {key: info for number in numbers for key, info in number.infos.items()}
     of_test = {key: infos[key] for key in infos if key.startswith("test/")}
@@ -91,7 +95,9 @@ def _infos(numbers: Sequence[Numbers]) -> dict[str, MetricInfo]:
     return {**first, **of_test, **infos}
 
 
-def _rows(runs: Sequence[ComparedRun], numbers: Mapping[ComparedRun, Numbers], repeated: list[LeftOut]) -> list[Row]:
+def _rows(
+    runs: Sequence[ComparedRun], numbers: Mapping[ComparedRun, RunMetrics], repeated: list[ExcludedRun]
+) -> list[Row]:
     """Runs that differ in nothing but their seeds, together; of two with one seed the newer."""
     settings = [
         {**own, **phase}
@@ -104,7 +110,7 @@ def _rows(runs: Sequence[ComparedRun], numbers: Mapping[ComparedRun, Numbers], r
         row_settings[key] = own
         if older := by_row[key].get(run.seed):
             repeated.append(
-                LeftOut(older.folder.path, f"has the settings and the seed of {run.folder.path}, a newer run")
+                ExcludedRun(older.folder.path, f"has the settings and the seed of {run.folder.path}, a newer run")
             )
         by_row[key][run.seed] = run
     rows = []
@@ -137,7 +143,7 @@ def _judged(rows: Sequence[Row], infos: Mapping[str, MetricInfo]) -> list[Row]:
     verdicts: list[dict[str, Verdict]] = [{} for _ in rows]
     for metric, info in infos.items():
         samples = {index: _sample(row, metric) for index, row in enumerate(rows) if _sample(row, metric)}
-        for index, verdict in beside_the_best(samples, info.direction).items():
+        for index, verdict in compare_with_best(samples, info.direction).items():
             summaries[index][metric] = summarize(list(samples[index].values()))
             verdicts[index][metric] = verdict
     return [

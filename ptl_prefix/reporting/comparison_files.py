@@ -12,7 +12,7 @@ from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.errors import DataError
 from ptl_prefix.reporting.compared_run import read_runs
 from ptl_prefix.reporting.comparison import Comparison, compare
-from ptl_prefix.reporting.page import page
+from ptl_prefix.reporting.page import render_page
 from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.table import Row
 from ptl_prefix.reporting.text_tables import Commands, as_csv, as_latex, as_markdown
@@ -60,7 +60,7 @@ def write_comparison(
         "csv": as_csv(comparison),
         "md": as_markdown(comparison, commands),
         "tex": as_latex(comparison),
-        "html": page(comparison, commands, num_examples=num_examples),
+        "html": render_page(comparison, commands, num_examples=num_examples),
     }
     return comparison, _write(texts, out)
 

@@ -55,7 +55,7 @@ def flat_settings(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[s
             yield f"{before}{key}", value
 
 
-def spoken(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A setting's value as a config writes it, short."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

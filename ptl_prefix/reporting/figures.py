@@ -33,7 +33,7 @@ class Figure:
     variants: Mapping[str, Json]
 
 
-def figures_of(table: Table) -> list[Figure]:
+def build_figures(table: Table) -> list[Figure]:
     """Learning curves; quality over parameters; quality over each number that rows differ in."""
     return [*_curves(table), *_over_parameters(table), *_over_settings(table)]
 

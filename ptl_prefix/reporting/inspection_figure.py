@@ -23,7 +23,7 @@ _TICK_STEPS = [factor * 10**power for power in range(9) for factor in (1, 2, 5)]
 _DEAD_COLOUR = "#c0392b"
 
 
-def inspection_png(found: Inspection) -> bytes:
+def render_inspection(found: Inspection) -> bytes:
     """The picture."""
     figure = _figure(found)
     buffer = io.BytesIO()

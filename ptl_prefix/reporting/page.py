@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.example_outputs import example_outputs
-from ptl_prefix.reporting.figures import figures_of
+from ptl_prefix.reporting.figures import build_figures
 from ptl_prefix.reporting.grids import LEGEND, MARKS, cost_grid, difference_grid, quality_grid
 from ptl_prefix.reporting.table import Table
 from ptl_prefix.reporting.text_tables import Commands, bare_sentence
@@ -28,7 +28,7 @@ _PARTS = Path(__file__).parent / "page_parts"
 _NUM_COLOURS = 10
 
 
-def page(comparison: Comparison, commands: Commands, *, num_examples: int) -> str:
+def render_page(comparison: Comparison, commands: Commands, *, num_examples: int) -> str:
     """The page.
 
     Args:
@@ -48,7 +48,7 @@ def page(comparison: Comparison, commands: Commands, *, num_examples: int) -> st
     plots = list(itertools.chain.from_iterable(section["figures"] for section in sections))
     return environment.get_template("page.html.jinja").render(
         sections=sections,
-        left_out=comparison.left_out,
+        excluded=comparison.excluded,
         legend=LEGEND,
         marks=MARKS,
         num_colours=_NUM_COLOURS,
@@ -68,7 +68,7 @@ def _section(table: Table, commands: Commands, num_examples: int) -> dict[str, A
         "differences": difference_grid(table),
         "cost": cost_grid(table),
         "bare": bare_sentence(table),
-        "figures": figures_of(table),
+        "figures": build_figures(table),
         "examples": example_outputs(table, num_examples),
         "commands": {row.number: commands[table.task, table.backbone, row.number] for row in table.rows},
     }

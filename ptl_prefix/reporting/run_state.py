@@ -27,7 +27,7 @@ _NOT_THE_MAIN = ("loss", "perplexity", "bits_per_character")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunLine:
+class RunSummary:
     """One run in a list.
 
     Args:
@@ -59,7 +59,7 @@ class RunLine:
     size_bytes: int
 
 
-def state_of(folder: RunFolder) -> State:
+def read_state(folder: RunFolder) -> State:
     """What has become of a run. A process at work comes first: a run that goes on has an older record."""
     if folder.is_held():
         return "running"
@@ -71,9 +71,9 @@ def state_of(folder: RunFolder) -> State:
         return "damaged"
 
 
-def line_of(folder: RunFolder) -> RunLine:
+def summarize_run(folder: RunFolder) -> RunSummary:
     """What a list shows of a run."""
-    state = state_of(folder)
+    state = read_state(folder)
     record = _record(folder)
     if record is not None and state != "running":
         names = {"task": record.task, "backbone": record.backbone, "method": record.method}
@@ -85,7 +85,7 @@ def line_of(folder: RunFolder) -> RunLine:
         seed = config["seed"] if isinstance(config.get("seed"), int) else None
         step, metrics = _progress(folder)
     main = main_metric(metrics)
-    return RunLine(
+    return RunSummary(
         path=folder.path,
         state=state,
         **names,

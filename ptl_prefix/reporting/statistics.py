@@ -72,7 +72,7 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(mean, (mean - half, mean + half), len(values))
 
 
-def beside_the_best(samples: Mapping[RowKey, Mapping[SeedKey, float]], direction: Direction) -> dict[RowKey, Verdict]:
+def compare_with_best(samples: Mapping[RowKey, Mapping[SeedKey, float]], direction: Direction) -> dict[RowKey, Verdict]:
     """Each row's standing: Student's test of the differences where seeds are paired, else Welch's.
 
     Args:

@@ -6,8 +6,8 @@ from typing import Any
 
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.reporting.compared_run import ComparedRun
-from ptl_prefix.reporting.differing_settings import spoken
-from ptl_prefix.reporting.measured import Numbers
+from ptl_prefix.reporting.differing_settings import format_setting
+from ptl_prefix.reporting.run_metrics import RunMetrics
 from ptl_prefix.reporting.statistics import Summary, Verdict
 
 
@@ -29,19 +29,19 @@ class Row:
     method: str
     settings: Mapping[str, Any]
     runs: tuple[ComparedRun, ...]
-    numbers: tuple[Numbers, ...]
+    numbers: tuple[RunMetrics, ...]
     summaries: Mapping[str, Summary]
     verdicts: Mapping[str, Verdict]
 
     @property
     def label(self) -> str:
         """The method and its settings, as a person would say them."""
-        return " ".join([self.method, *(f"{key}={value}" for key, value in self.spoken_settings.items())])
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.formatted_settings.items())])
 
     @property
-    def spoken_settings(self) -> dict[str, str]:
+    def formatted_settings(self) -> dict[str, str]:
         """The settings as text; those of the method without their group."""
-        return {key.removeprefix("method."): spoken(value) for key, value in self.settings.items()}
+        return {key.removeprefix("method."): format_setting(value) for key, value in self.settings.items()}
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -67,9 +67,9 @@ def _csv_lines(table: Table, row: Row) -> Iterator[dict[str, object]]:
 def as_markdown(comparison: Comparison, commands: Commands) -> str:
     """A section for each table: quality, cost, what must be said, and how each row is made again."""
     sections = [part for table in comparison.tables for part in _markdown_section(table, commands)]
-    if comparison.left_out:
+    if comparison.excluded:
         sections.append("## Left out")
-        sections.append("\n".join(f"- {_md(str(run.path))} {_md(run.reason)}" for run in comparison.left_out))
+        sections.append("\n".join(f"- {_md(str(run.path))} {_md(run.reason)}" for run in comparison.excluded))
     return "\n\n".join(sections) + "\n"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.tracking.events import RunFacts
-from ptl_prefix.tracking.numbers import CURVES, numbers_in
+from ptl_prefix.tracking.numbers import CURVES, numeric_values
 
 
 class CsvSink:
@@ -31,7 +31,7 @@ class CsvSink:
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
         """Add the numbers to the row of their step."""
-        numbers = numbers_in(values)
+        numbers = numeric_values(values)
         if kind not in CURVES or not numbers:
             return
         is_same_row = self._last.get("step") == step

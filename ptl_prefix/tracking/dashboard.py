@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptl_prefix.errors import RunError
-from ptl_prefix.tracking.wandb_sink import STEP, ask_server
+from ptl_prefix.tracking.wandb_sink import STEP, query_server
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
@@ -168,7 +168,7 @@ def _reports() -> Any:
 
 
 def _own_entity() -> str:
-    entity = (ask_server("query Viewer { viewer { id entity } }", {}).get("viewer") or {}).get("entity")
+    entity = (query_server("query Viewer { viewer { id entity } }", {}).get("viewer") or {}).get("entity")
     if not entity:
         raise RunError("A dashboard must belong to a user or team, but W&B's server names none; give entity=<name>.")
     return str(entity)

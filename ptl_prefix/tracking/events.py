@@ -22,7 +22,7 @@ class RunFacts:
         folder: Where it keeps its things.
         config: The resolved config.
         resumed_step: The step that the run goes on from; `None` if it begins.
-        say: Tells the user one sentence.
+        notify: Tells the user one sentence.
         request_stop: Stops the run as SIGTERM would: saved, and resumable. May be called from any thread.
     """
 
@@ -30,7 +30,7 @@ class RunFacts:
     folder: RunFolder
     config: Mapping[str, Any]
     resumed_step: int | None
-    say: Callable[[str], None]
+    notify: Callable[[str], None]
     request_stop: Callable[[], None]
 
 
@@ -69,18 +69,18 @@ class EventStream:
     Args:
         disk: Told first.
         others: Told behind it.
-        say: Tells the user one sentence.
-        patience_s: How long the end waits for the others.
+        notify: Tells the user one sentence.
+        close_timeout_s: How long the end waits for the others.
     """
 
     def __init__(
         self,
         disk: EventSink,
         others: Sequence[EventSink] = (),
-        say: Callable[[str], None] = lambda _: None,
-        patience_s: float = 60.0,
+        notify: Callable[[str], None] = lambda _: None,
+        close_timeout_s: float = 60.0,
     ) -> None:
-        self._disk, self._say, self._patience_s = disk, say, patience_s
+        self._disk, self._notify, self._close_timeout_s = disk, notify, close_timeout_s
         self._has_failed = dict.fromkeys(others, False)
         self._waiting: SimpleQueue[_Telling | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._tell_others, name="tracking", daemon=True)
@@ -111,9 +111,11 @@ class EventStream:
         if not self._thread.is_alive():
             return
         self._waiting.put(None)
-        self._thread.join(self._patience_s)
+        self._thread.join(self._close_timeout_s)
         if self._thread.is_alive():
-            self._say(f"tracking is still at work after {self._patience_s:g} s, which is not waited for any longer")
+            self._notify(
+                f"tracking is still at work after {self._close_timeout_s:g} s, which is not waited for any longer"
+            )
 
     def _tell(self, tell: Callable[[EventSink], None], *, is_end: bool = False) -> None:
         tell(self._disk)
@@ -132,7 +134,7 @@ class EventStream:
         except Exception as error:
             if is_news:
                 fact = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._say(f"{type(sink).__name__} failed and is left out from here on; the run goes on ({fact})")
+                self._notify(f"{type(sink).__name__} failed and is left out from here on; the run goes on ({fact})")
             return False
         return True
 

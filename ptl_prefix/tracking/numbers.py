@@ -7,6 +7,6 @@ CURVES = ("train", "validation")
 """The kinds of events that come again and again, and whose numbers are drawn over steps."""
 
 
-def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
+def numeric_values(values: Mapping[str, Any]) -> dict[str, float]:
     """The values that can be drawn; a boolean is no number."""
     return {name: value for name, value in values.items() if type(value) in (int, float)}

@@ -29,7 +29,7 @@ def replay(folder: RunFolder, sink: EventSink, config: Mapping[str, Any] | None 
         RunError: When config or log cannot be read; the sink has not been opened then.
     """
     events = read_events(folder.events)
-    sink.open(facts_of(folder, read_config(folder) if config is None else config))
+    sink.open(facts_for_replay(folder, read_config(folder) if config is None else config))
     exit_code = 1
     try:
         for event in events:
@@ -40,14 +40,14 @@ def replay(folder: RunFolder, sink: EventSink, config: Mapping[str, Any] | None 
         sink.close(exit_code)
 
 
-def facts_of(folder: RunFolder, config: Mapping[str, Any]) -> RunFacts:
+def facts_for_replay(folder: RunFolder, config: Mapping[str, Any]) -> RunFacts:
     """What a sink is told of a run that is over: nobody listens, and nothing can be stopped."""
     return RunFacts(
         run_id=str(config.get("run_id", folder.path.name)),
         folder=folder,
         config=config,
         resumed_step=None,
-        say=lambda _: None,
+        notify=lambda _: None,
         request_stop=lambda: None,
     )
 

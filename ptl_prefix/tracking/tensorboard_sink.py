@@ -6,7 +6,7 @@ tensorboardX writes the same files as TensorBoard's own writer and needs neither
 from typing import Any
 
 from ptl_prefix.tracking.events import RunFacts
-from ptl_prefix.tracking.numbers import CURVES, numbers_in
+from ptl_prefix.tracking.numbers import CURVES, numeric_values
 
 
 class TensorBoardSink:
@@ -22,7 +22,7 @@ class TensorBoardSink:
     def write(self, kind: str, *, step: int, **values: Any) -> None:
         """Add a point to each curve, and what was written as text."""
         if kind in CURVES:
-            for name, value in numbers_in(values).items():
+            for name, value in numeric_values(values).items():
                 self._writer.add_scalar(name, value, global_step=step)
         for place, sample in enumerate(values.get("samples", ())):
             text = "\n\n".join(f"**{name}** {words}" for name, words in sample.items())

@@ -15,7 +15,7 @@ from ptl_prefix.settings import settings_from
 from ptl_prefix.tracking.csv_sink import CsvSink
 from ptl_prefix.tracking.events import EventSink
 from ptl_prefix.tracking.tensorboard_sink import TensorBoardSink
-from ptl_prefix.tracking.wandb_mode import WANDB_MODES, Choice, chosen
+from ptl_prefix.tracking.wandb_mode import WANDB_MODES, Choice, resolve_mode
 from ptl_prefix.tracking.wandb_sink import WandbSink
 
 
@@ -58,7 +58,7 @@ class Tracking:
         self.csv, self.tensorboard = csv, tensorboard
 
     @property
-    def patience_s(self) -> float:
+    def close_timeout_s(self) -> float:
         """How long a run's end waits for all sinks: W&B's own time, and a little for what is not its server."""
         return self.finish_timeout_s + 15.0
 
@@ -84,7 +84,7 @@ class Tracking:
             sinks.append(CsvSink())
         if self.tensorboard:
             sinks.append(TensorBoardSink())
-        mode: Literal["auto", "online", "offline", "none"] = chosen(self.wandb, os.environ)
+        mode: Literal["auto", "online", "offline", "none"] = resolve_mode(self.wandb, os.environ)
         if mode != "none":
             sinks.append(
                 WandbSink(

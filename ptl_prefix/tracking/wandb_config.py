@@ -8,7 +8,7 @@ run learns of itself when it begins, such as how many parameters it trains, come
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ptl_prefix.tracking.numbers import numbers_in
+from ptl_prefix.tracking.numbers import numeric_values
 
 _NOT_OF_THE_RUN = ("tracking", "dry_run", "resume")
 
@@ -49,12 +49,12 @@ def _leaves(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
             yield f"{where}{key}", value
 
 
-def settings_told(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def config_updates(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """What an event says of what the run is; nothing, if it is of another kind."""
     if kind in ("attached", "resumed"):
-        return dict(numbers_in(values))
+        return dict(numeric_values(values))
     if kind == "encoded":
-        return {f"encoded/{values.get('split')}/{name}": value for name, value in numbers_in(values).items()}
+        return {f"encoded/{values.get('split')}/{name}": value for name, value in numeric_values(values).items()}
     if kind == "begun":
         # W&B's own git state is that of the working directory.
         environment = values.get("environment", {})

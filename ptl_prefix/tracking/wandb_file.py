@@ -16,7 +16,7 @@ _EXIT_FIELD = 18
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def is_whole(file: Path) -> bool:
+def is_complete(file: Path) -> bool:
     """Whether the run that the file tells of came to its end there, however it ended."""
     try:
         content = file.read_bytes()

@@ -26,14 +26,14 @@ PATIENCE_S = 1.0
 """How long a server may take to show that it is there."""
 
 
-def chosen(setting: Choice, environment: Mapping[str, str]) -> Choice:
+def resolve_mode(setting: Choice, environment: Mapping[str, str]) -> Choice:
     """The setting, unless WANDB_MODE says otherwise. A run that is to tell W&B nothing does so whatever it says."""
     if setting == "none":
         return "none"
     return WANDB_MODES.get(environment.get("WANDB_MODE", ""), setting)
 
 
-def answers(url: str, *, within_s: float = PATIENCE_S) -> bool:
+def is_reachable(url: str, *, within_s: float = PATIENCE_S) -> bool:
     """Whether a server is there and well: any answer in time, but for one that says that the server is broken.
 
     The time holds for all of it. Looking up a name has no time-out of its own, so it is left to a thread.

@@ -15,10 +15,10 @@ from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import uncommitted_changes
 from ptl_prefix.errors import RunError
 from ptl_prefix.tracking.events import RunFacts
-from ptl_prefix.tracking.numbers import CURVES, numbers_in
+from ptl_prefix.tracking.numbers import CURVES, numeric_values
 from ptl_prefix.tracking.server_rows import ServerRows
-from ptl_prefix.tracking.wandb_config import flat_config, settings_told
-from ptl_prefix.tracking.wandb_mode import answers
+from ptl_prefix.tracking.wandb_config import config_updates, flat_config
+from ptl_prefix.tracking.wandb_mode import is_reachable
 
 if TYPE_CHECKING:
     import wandb
@@ -89,7 +89,7 @@ class WandbSink:
         if is_online and facts.resumed_step is not None:
             self._attempt("question for what the server has", self._ask_what_is_known)
         later = f"ptl-prefix wandb sync {facts.folder.path}"
-        facts.say(f"W&B: {run.url}" if is_online else f"W&B: offline, {why}; to send it later: {later}")
+        facts.notify(f"W&B: {run.url}" if is_online else f"W&B: offline, {why}; to send it later: {later}")
 
     def _decide(self, url: str) -> tuple[bool, str]:
         """Whether to go online, and if not, why."""
@@ -97,7 +97,7 @@ class WandbSink:
             return self._mode == "online", "as configured"
         if not has_key(url):
             return False, "as there is no key"
-        return answers(url), f"as {url} does not answer"
+        return is_reachable(url), f"as {url} does not answer"
 
     def _begin(self, mode: Literal["online", "offline"]) -> "wandb.Run":
         facts, folder = self._facts, self._facts.folder.path
@@ -143,10 +143,10 @@ class WandbSink:
     def _ask_what_is_known(self) -> None:
         """A run that was killed may have told the server more than the checkpoint that it goes on from."""
         assert self._run is not None
-        self._known = rows_on_server(self._run.project, self._run.entity, self._run.id)
+        self._known = fetch_server_rows(self._run.project, self._run.entity, self._run.id)
 
     def _stop(self) -> None:
-        self._facts.say("W&B: the Stop button was pressed")
+        self._facts.notify("W&B: the Stop button was pressed")
         self._facts.request_stop()
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
@@ -158,8 +158,8 @@ class WandbSink:
         assert run is not None, "the run is open"
         self._at = {"_timestamp": values.pop("time_s")} if "time_s" in values else {}
         if kind in CURVES:
-            self._log(step, numbers_in(values))
-        elif settings := settings_told(kind, values):
+            self._log(step, numeric_values(values))
+        elif settings := config_updates(kind, values):
             run.config.update(settings, allow_val_change=True)
             if settings.get("git_dirty") and not self._is_replay:  # no commit has this code
                 self._attempt("patch of the code", self._keep_patch)
@@ -171,7 +171,7 @@ class WandbSink:
             ended = {"status": kind} if kind in _ENDS else {}
             run.summary.update({**ended, **values})
             if kind == "finished":
-                self._attempt("bundle", lambda: self._keep_bundle(numbers_in(values)))
+                self._attempt("bundle", lambda: self._keep_bundle(numeric_values(values)))
 
     def _attempt(self, what: str, log: Callable[[], None]) -> None:
         """Log what asks the server first: the curves go on without it. That it failed is said once."""
@@ -180,7 +180,7 @@ class WandbSink:
         except Exception as error:
             if what not in self._missing:
                 fact = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._facts.say(f"W&B: a {what} could not be logged ({fact})")
+                self._facts.notify(f"W&B: a {what} could not be logged ({fact})")
             self._missing.add(what)
 
     def _add_samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
@@ -226,7 +226,7 @@ class WandbSink:
         try:
             run.finish(exit_code=exit_code)
         except TimeoutError:
-            self._facts.say(
+            self._facts.notify(
                 f"W&B: not all was sent within {self._finish_timeout_s:g} s; "
                 f"to send the rest: ptl-prefix wandb sync {self._facts.folder.path}"
             )
@@ -273,9 +273,9 @@ query RunHistoryTail($project: String!, $entity: String, $name: String!) {
 """
 
 
-def rows_on_server(project: str, entity: str | None, run_id: str) -> ServerRows | None:
+def fetch_server_rows(project: str, entity: str | None, run_id: str) -> ServerRows | None:
     """What the server has of a run's history; `None`: nothing. W&B's client would append all of it once more."""
-    answer = ask_server(_HISTORY_QUESTION, {"project": project, "entity": entity, "name": run_id})
+    answer = query_server(_HISTORY_QUESTION, {"project": project, "entity": entity, "name": run_id})
     bucket = (answer.get("model") or {}).get("bucket")
     tail = json.loads((bucket or {}).get("historyTail") or "[]")
     if not bucket or not bucket["historyLineCount"] or not tail:
@@ -284,7 +284,7 @@ def rows_on_server(project: str, entity: str | None, run_id: str) -> ServerRows 
     return ServerRows(int(row.get(STEP, -1)), frozenset(name for name in row if not name.startswith("_")))
 
 
-def ask_server(question: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+def query_server(question: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to a question of one's own, asked as wandb-workspaces does: the public API asks for far more.
 
     Raises:

@@ -70,10 +70,10 @@ def test_of_very_many_runs_that_are_taken_in_the_first_are_named(folders: Runs) 
 def test_a_run_that_is_taken_in_by_force_is_named(folders: Runs) -> None:
     made = folders(MadeUp(), MadeUp(seed=1, status="stopped"))
 
-    kept, left_out = read_runs(made, ())
+    kept, excluded = read_runs(made, ())
     forced, none_left = read_runs(made, ["stopped"])
 
-    assert [(one.path, one.reason) for one in left_out] == [
+    assert [(one.path, one.reason) for one in excluded] == [
         (made[1].path, "was stopped before its end (include=[stopped] takes it in)")
     ]
     assert (len(kept), len(forced), none_left) == (1, 2, [])

@@ -6,7 +6,7 @@ import pytest
 from support.made_up_runs import MadeUp, evaluate_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.reporting.compared_run import outputs_in, read_runs
+from ptl_prefix.reporting.compared_run import read_outputs, read_runs
 from ptl_prefix.reporting.comparison import compare
 
 Runs = Callable[..., list[RunFolder]]
@@ -45,8 +45,8 @@ def test_what_training_decoded_is_told_from_what_was_evaluated_later(folders: Ru
 
     (read,) = read_runs([folder], ())[0]
 
-    assert read.last_outputs == folder.evaluation / "test-0000000000"
-    assert len(outputs_in(read.last_outputs)) == 3
+    assert read.training_outputs == folder.evaluation / "test-0000000000"
+    assert len(read_outputs(read.training_outputs)) == 3
 
 
 def test_outputs_of_which_nobody_knows_whose_they_are_are_not_shown(folders: Runs) -> None:
@@ -57,8 +57,8 @@ def test_outputs_of_which_nobody_knows_whose_they_are_are_not_shown(folders: Run
 
     (read,) = read_runs([folder], ())[0]
 
-    assert read.last_outputs is None
-    assert outputs_in(None) == []
+    assert read.training_outputs is None
+    assert read_outputs(None) == []
 
 
 def test_a_run_that_died_is_taken_in_with_what_its_log_tells(folders: Runs) -> None:
@@ -67,9 +67,9 @@ def test_a_run_that_died_is_taken_in_with_what_its_log_tells(folders: Runs) -> N
     lines = died.events.read_bytes().splitlines(keepends=True)
     died.events.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
 
-    (ours, theirs), left_out = read_runs([died, finished], ("died",))
+    (ours, theirs), excluded = read_runs([died, finished], ("died",))
 
-    assert left_out == []
+    assert excluded == []
     assert ours.record.status == "died" and ours.record.metrics == {"val/loss_before": 3.0, "val/loss": 2.0}
     assert (ours.record.cost.steps, ours.record.cost.tokens, ours.record.cost.tokens_per_s) == (20, 2000, 400.0)
     assert ours.record.parameters == theirs.record.parameters
@@ -96,10 +96,10 @@ def test_what_did_not_finish_is_left_out_with_the_reason(folders: Runs, state: s
         folder.record.write_text("{}")
     if state == "running":
         with folder.held():
-            runs, left_out = read_runs([folder], ())
+            runs, excluded = read_runs([folder], ())
     else:
-        runs, left_out = read_runs([folder], ())
+        runs, excluded = read_runs([folder], ())
 
     assert runs == []
     words = {"running": "still running", "damaged": "cannot be read", "pruned": "given up by its study"}
-    assert words.get(state, state) in left_out[0].reason
+    assert words.get(state, state) in excluded[0].reason

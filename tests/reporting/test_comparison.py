@@ -73,7 +73,7 @@ def test_of_two_runs_with_one_seed_the_newer_counts_and_the_other_is_named(folde
     found = compare(read_runs([new, old], ())[0])
 
     assert found.tables[0].rows[0].summaries["test/bleu"].mean == 20
-    assert [(one.path, "a newer run" in one.reason) for one in found.left_out] == [(old.path, True)]
+    assert [(one.path, "a newer run" in one.reason) for one in found.excluded] == [(old.path, True)]
 
 
 def test_what_a_search_has_chosen_is_no_further_seed_of_what_was_confirmed(tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_every_reason_is_given_at_once(compared: Compared) -> None:
 
 
 def test_nothing_to_compare_names_why(folders: Runs) -> None:
-    runs, left_out = read_runs(folders(MadeUp(status="failed")), ())
+    runs, excluded = read_runs(folders(MadeUp(status="failed")), ())
 
     with pytest.raises(
         ComparisonError, match=r"needs a finished run, but has none; train first\.\n  - .*/runs/0 failed"
     ):
-        compare(runs, left_out)
+        compare(runs, excluded)
 
 
 def test_the_whole_test_split_takes_the_samples_place_only_if_every_run_has_it(folders: Runs) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from support.made_up_runs import MadeUp
 
-from ptl_prefix.reporting.differing_settings import differing_settings, flat_settings, spoken
+from ptl_prefix.reporting.differing_settings import differing_settings, flat_settings, format_setting
 
 
 def test_only_what_differs_is_named() -> None:
@@ -66,4 +66,4 @@ def test_a_list_is_one_leaf() -> None:
     ("value", "text"), [(None, "null"), (True, "true"), (5e-5, "5e-05"), (0.5, "0.5"), (10, "10"), ([1, 2], "[1, 2]")]
 )
 def test_values_are_spoken_as_a_config_writes_them(value: object, text: str) -> None:
-    assert spoken(value) == text
+    assert format_setting(value) == text

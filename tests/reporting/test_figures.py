@@ -7,7 +7,7 @@ import pytest
 from support.made_up_runs import MadeUp
 
 from ptl_prefix.reporting.comparison import Comparison
-from ptl_prefix.reporting.figures import Figure, figures_of
+from ptl_prefix.reporting.figures import Figure, build_figures
 from ptl_prefix.reporting.table import Table
 
 Compared = Callable[..., Comparison]
@@ -19,7 +19,7 @@ def table(compared: Compared, two_methods: list[MadeUp]) -> Table:
 
 
 def titled(table: Table, title: str) -> Figure:
-    return next(figure for figure in figures_of(table) if figure.title == title)
+    return next(figure for figure in build_figures(table) if figure.title == title)
 
 
 def of_row(figure: Figure, row: int, metric: str) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def test_only_rows_that_differ_in_nothing_else_are_joined(compared: Compared) ->
     axis = figure.variants["test/bleu"]["layout"]["xaxis"]
     assert (axis["type"], axis["tickvals"]) == ("log", [5.0, 100.0])
     assert 10 ** axis["range"][0] < 5 < 100 < 10 ** axis["range"][1]
-    assert not any("reparam" in figure.title for figure in figures_of(table))
+    assert not any("reparam" in figure.title for figure in build_figures(table))
 
 
 def test_a_table_without_logs_has_no_curves(compared: Compared, two_methods: list[MadeUp]) -> None:
@@ -100,4 +100,4 @@ def test_a_table_without_logs_has_no_curves(compared: Compared, two_methods: lis
         for run in row.runs:
             run.folder.events.unlink()
 
-    assert not any("curves" in figure.title for figure in figures_of(table))
+    assert not any("curves" in figure.title for figure in build_figures(table))

@@ -11,7 +11,7 @@ from support.made_up_inspections import made_up, made_up_site
 
 from ptl_prefix.artifacts.inspection import Inspection
 from ptl_prefix.reporting import inspection_figure
-from ptl_prefix.reporting.inspection_figure import inspection_png
+from ptl_prefix.reporting.inspection_figure import render_inspection
 
 
 def panels(found: Inspection) -> list[Axes]:
@@ -80,7 +80,7 @@ def test_every_site_has_its_own_panels_under_its_name() -> None:
 def test_any_size_is_drawn_as_a_png_with_few_enough_labels(layers: int, heads: int, tokens: int) -> None:
     found = made_up({"decoder_self": made_up_site(layers=layers, heads=heads, tokens=tokens, dead=(0,))})
 
-    png = inspection_png(found)
+    png = render_inspection(found)
 
     assert png.startswith(b"\x89PNG\r\n")
     for axes in panels(found):

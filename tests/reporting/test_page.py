@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support.made_up_runs import MadeUp
 
-from ptl_prefix.reporting.compared_run import LeftOut
+from ptl_prefix.reporting.compared_run import ExcludedRun
 from ptl_prefix.reporting.comparison import Comparison
-from ptl_prefix.reporting.page import page
+from ptl_prefix.reporting.page import render_page
 
 Compared = Callable[..., Comparison]
 HOSTILE = "</script><script>document.title='pwned'</script><img src=x onerror=alert(1)> \" onmouseover='x' & <!--"
@@ -42,7 +42,7 @@ class Elements(HTMLParser):
 
 def made(comparison: Comparison, command: str = "ptl-prefix train") -> str:
     rows = [(table.task, table.backbone, row.number) for table in comparison.tables for row in table.rows]
-    return page(comparison, dict.fromkeys(rows, command), num_examples=3)
+    return render_page(comparison, dict.fromkeys(rows, command), num_examples=3)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def hostile(compared: Compared) -> str:
         MadeUp(settings={"init_text": HOSTILE}, bleu=40, references=(HOSTILE, "b", "c")),
     ]
     found = compared(*runs)
-    return made(Comparison(found.tables, (LeftOut(Path(f"out/{HOSTILE}"), HOSTILE),)), command=HOSTILE)
+    return made(Comparison(found.tables, (ExcludedRun(Path(f"out/{HOSTILE}"), HOSTILE),)), command=HOSTILE)
 
 
 def test_what_a_model_or_a_user_wrote_is_never_markup(hostile: str) -> None:

@@ -8,7 +8,7 @@ from support.browser import Browser, chromium
 from support.made_up_runs import MadeUp
 
 from ptl_prefix.reporting.comparison import Comparison
-from ptl_prefix.reporting.page import page
+from ptl_prefix.reporting.page import render_page
 
 pytestmark = pytest.mark.slow
 Compared = Callable[..., Comparison]
@@ -33,7 +33,7 @@ def file(compared: Compared, two_methods: list[MadeUp], tmp_path: Path) -> Path:
     comparison = compared(*two_methods, *more)
     rows = [(table.task, table.backbone, row.number) for table in comparison.tables for row in table.rows]
     path = tmp_path / "comparison.html"
-    path.write_text(page(comparison, dict.fromkeys(rows, "ptl-prefix train " + "z" * 300), num_examples=3))
+    path.write_text(render_page(comparison, dict.fromkeys(rows, "ptl-prefix train " + "z" * 300), num_examples=3))
     return path
 
 

@@ -8,7 +8,7 @@ import pytest
 from support.made_up_runs import make_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.reporting.run_state import bytes_on_disk, line_of, main_metric, state_of
+from ptl_prefix.reporting.run_state import bytes_on_disk, main_metric, read_state, summarize_run
 
 
 @pytest.fixture
@@ -18,26 +18,26 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed", "pruned"])
 def test_a_run_that_ended_is_what_its_record_says(tmp_path: Path, status: str) -> None:
-    assert state_of(make_run(tmp_path / "run", status=status)) == status
+    assert read_state(make_run(tmp_path / "run", status=status)) == status
 
 
 def test_a_run_without_a_record_died(folder: RunFolder) -> None:
     folder.record.unlink()
 
-    assert state_of(folder) == "died"
+    assert read_state(folder) == "died"
 
 
 def test_a_run_that_is_held_is_running_even_with_an_older_record(folder: RunFolder) -> None:
     with folder.held():
-        assert state_of(folder) == "running"
+        assert read_state(folder) == "running"
 
-    assert state_of(folder) == "finished"
+    assert read_state(folder) == "finished"
 
 
 def test_looking_leaves_no_trace(folder: RunFolder) -> None:
     before = sorted(folder.path.rglob("*"))
 
-    line_of(folder)
+    summarize_run(folder)
 
     assert sorted(folder.path.rglob("*")) == before
 
@@ -45,13 +45,13 @@ def test_looking_leaves_no_trace(folder: RunFolder) -> None:
 def test_a_record_that_cannot_be_read_is_damaged(folder: RunFolder) -> None:
     folder.record.write_text("{")
 
-    line = line_of(folder)
+    line = summarize_run(folder)
 
     assert (line.state, line.method, line.step) == ("damaged", "prefix_tuning", 40)
 
 
 def test_a_line_says_what_the_record_says(folder: RunFolder) -> None:
-    line = line_of(folder)
+    line = summarize_run(folder)
 
     assert (line.task, line.backbone, line.method, line.seed, line.step) == ("towns", "tiny", "prefix_tuning", 0, 40)
     assert (line.metric, line.value, line.direction) == ("test/bleu", 50.0, "maximize")
@@ -63,7 +63,7 @@ def test_of_a_dead_run_config_and_log_tell_what_they_can(folder: RunFolder) -> N
     with folder.events.open("ab") as log:
         log.write(b'{"time_s": 1.0, "kind": "train", "ste')
 
-    line = line_of(folder)
+    line = summarize_run(folder)
 
     assert (line.task, line.method, line.seed, line.step) == ("towns", "prefix_tuning", 0, 40)
     assert (line.metric, line.value, line.direction) == ("val/loss", 1.0, "minimize")
@@ -74,7 +74,7 @@ def test_nothing_that_is_damaged_keeps_a_run_from_being_listed(folder: RunFolder
     folder.config.write_text("{: [")
     folder.events.write_text("nonsense\n")
 
-    line = line_of(folder)
+    line = summarize_run(folder)
 
     assert (line.state, line.method, line.seed, line.metric, line.value) == ("damaged", "", None, "", None)
 
@@ -85,7 +85,7 @@ def test_age_counts_from_the_last_sign_of_life(folder: RunFolder) -> None:
         os.utime(path, (now - 5000, now - 5000))
     os.utime(folder.events, (now - 100, now - 100))
 
-    assert line_of(folder).age_s == pytest.approx(100, abs=20)
+    assert summarize_run(folder).age_s == pytest.approx(100, abs=20)
 
 
 @pytest.mark.parametrize(

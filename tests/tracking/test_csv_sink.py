@@ -2,7 +2,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.tracking.csv_sink import CsvSink
 
@@ -14,7 +14,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def opened(folder: Path, **facts: Any) -> CsvSink:
     sink = CsvSink()
-    sink.open(facts_of(folder, **facts))
+    sink.open(make_facts(folder, **facts))
     return sink
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.tracking.disk_sink import DiskSink
@@ -37,7 +37,7 @@ def test_each_sink_is_told_everything_in_order(tmp_path: Path) -> None:
     told: list[Any] = []
     stream = EventStream(NamedSink("disk", told), [NamedSink("service", told)])
 
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
     stream.write("train", step=1, **{"train/loss": 2.0})
     stream.close(143)
 
@@ -56,7 +56,7 @@ def test_a_sink_that_fails_is_left_out_and_named_once_while_the_others_go_on(tmp
     others = [NamedSink("service", told, breaks=broken), NamedSink("table", told)]
     stream = EventStream(NamedSink("disk", told), others, said.append)
 
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
     for step in (1, 2):
         stream.write("train", step=step)
     stream.close(0)
@@ -72,7 +72,7 @@ def test_a_sink_that_failed_is_still_closed(tmp_path: Path) -> None:
     told: list[Any] = []
     stream = EventStream(NamedSink("disk", told), [NamedSink("service", told, breaks="write")])
 
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
     stream.write("train", step=1)
     stream.close(1)
 
@@ -92,7 +92,7 @@ def test_a_failure_of_the_disk_is_the_runs_own(tmp_path: Path) -> None:
 
 def test_an_event_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
     stream = EventStream(DiskSink())
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
 
     stream.write("validation", step=3, **{"val/loss": 1.5})
 
@@ -117,7 +117,7 @@ def test_nobody_waits_for_a_sink_that_waits_for_a_server(tmp_path: Path) -> None
     told: list[Any] = []
     slow = SlowSink("service", told)
     stream = EventStream(NamedSink("disk", told), [slow])
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
 
     stream.write("train", step=1)
     stream.write("train", step=2)
@@ -132,7 +132,7 @@ def test_nobody_waits_for_a_sink_that_waits_for_a_server(tmp_path: Path) -> None
 def test_the_end_does_not_wait_for_ever_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
     slow = SlowSink("service", [])
-    stream = EventStream(NamedSink("disk", []), [slow], said.append, patience_s=0.1)
+    stream = EventStream(NamedSink("disk", []), [slow], said.append, close_timeout_s=0.1)
     stream.write("train", step=1)
 
     stream.close()

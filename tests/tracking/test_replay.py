@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -32,7 +32,7 @@ class Listener:
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    folder.config.write_text(yaml.safe_dump({**facts_of(folder.path).config, "run_id": "the-run"}))
+    folder.config.write_text(yaml.safe_dump({**make_facts(folder.path).config, "run_id": "the-run"}))
     with EventLog(folder.events) as log:
         log.write("attached", step=0, parameters_trained=7)
         log.write("train", step=1, loss=2.0)

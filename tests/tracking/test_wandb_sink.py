@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import wandb
 from support.fake_wandb_server import KEY, FakeWandb, wandb_at_fake_server
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.tracking import wandb_sink
@@ -54,7 +54,7 @@ def test_curves_settings_and_the_end_reach_the_server_under_the_runs_own_id(serv
     said: list[str] = []
     sink = sink_with(group="g", tags=["t"], job_type="j")
 
-    sink.open(facts_of(tmp_path / "some-run", say=said.append))
+    sink.open(make_facts(tmp_path / "some-run", notify=said.append))
     sink.write("attached", step=0, parameters_trained=7, parameters_stored=3)
     log_some(sink)
     sink.write("finished", step=2, **{"val/loss": 0.25})
@@ -87,7 +87,7 @@ def test_curves_settings_and_the_end_reach_the_server_under_the_runs_own_id(serv
 
 def test_every_curve_is_drawn_over_the_steps_of_training(server: FakeWandb, tmp_path: Path) -> None:
     sink = sink_with()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     log_some(sink)
     sink.close(0)
 
@@ -101,7 +101,7 @@ def test_the_samples_are_a_table_that_grows_and_the_bundle_an_artifact(server: F
     (folder / "bundle/manifest.json").write_text("{}")
     sink = sink_with()
 
-    sink.open(facts_of(folder))
+    sink.open(make_facts(folder))
     sink.write("samples", step=1, samples=[SAMPLE])
     sink.write("samples", step=2, samples=[SAMPLE])
     sink.write("finished", step=2, **{"val/loss": 0.25})
@@ -122,7 +122,7 @@ def test_code_that_no_commit_has_is_beside_the_commit_as_a_patch(
     monkeypatch.setattr(wandb_sink, "uncommitted_changes", lambda: "+ a line\n")
     sink = sink_with()
 
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     sink.write("begun", step=0, environment={"package_version": "1", "git": {"commit": "abc", "dirty": True}})
     sink.close(0)
 
@@ -134,7 +134,7 @@ def test_code_that_no_commit_has_is_beside_the_commit_as_a_patch(
 @pytest.mark.parametrize("exit_code", [1, 143])
 def test_the_exit_code_is_the_processes(server: FakeWandb, tmp_path: Path, exit_code: int) -> None:
     sink = sink_with()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     sink.close(exit_code)
 
     assert server.runs["some-run"].exit_codes == [exit_code]
@@ -142,8 +142,8 @@ def test_the_exit_code_is_the_processes(server: FakeWandb, tmp_path: Path, exit_
 
 def test_runs_in_one_process_stay_apart_though_one_was_not_ended(server: FakeWandb, tmp_path: Path) -> None:
     first, second = sink_with(), sink_with()
-    first.open(facts_of(tmp_path / "a", run_id="a"))
-    second.open(facts_of(tmp_path / "b", run_id="b"))
+    first.open(make_facts(tmp_path / "a", run_id="a"))
+    second.open(make_facts(tmp_path / "b", run_id="b"))
 
     second.write("train", step=1, loss=2.0)
     first.write("train", step=5, loss=5.0)
@@ -158,7 +158,7 @@ def test_runs_in_one_process_stay_apart_though_one_was_not_ended(server: FakeWan
 def test_jobs_of_a_sweep_with_one_name_for_all_are_told_apart(server: FakeWandb, tmp_path: Path) -> None:
     for job in ("0", "1"):
         sink = sink_with(group="sweep")
-        sink.open(facts_of(tmp_path / job))
+        sink.open(make_facts(tmp_path / job))
         sink.close(0)
 
     assert set(server.runs) == {"some-run-0", "some-run-1"}
@@ -168,7 +168,7 @@ def test_offline_nobody_hears_of_the_run_but_the_disk(server: FakeWandb, tmp_pat
     said: list[str] = []
     sink = sink_with(mode="offline")
 
-    sink.open(facts_of(tmp_path, say=said.append))
+    sink.open(make_facts(tmp_path, notify=said.append))
     log_some(sink)
     sink.write("samples", step=2, samples=[SAMPLE])
     sink.close(0)
@@ -190,7 +190,7 @@ def test_without_a_key_the_run_is_offline_and_the_server_not_asked(
     said: list[str] = []
 
     sink = sink_with()
-    sink.open(facts_of(tmp_path, say=said.append))
+    sink.open(make_facts(tmp_path, notify=said.append))
     sink.close(0)
 
     assert server.requests == 0
@@ -205,7 +205,7 @@ def test_a_key_in_a_netrc_file_is_a_key(server: FakeWandb, tmp_path: Path, monke
     monkeypatch.delenv("WANDB_API_KEY")
 
     sink = sink_with()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     sink.close(0)
 
     assert server.runs["some-run"].exit_codes == [0]
@@ -217,7 +217,7 @@ def test_a_server_that_says_it_is_broken_is_left_alone(server: FakeWandb, tmp_pa
     said: list[str] = []
 
     sink = sink_with()
-    sink.open(facts_of(tmp_path, say=said.append))
+    sink.open(make_facts(tmp_path, notify=said.append))
     log_some(sink)
     sink.close(0)
 
@@ -231,7 +231,7 @@ def test_a_server_that_breaks_during_the_run_costs_only_the_time_that_was_allowe
 ) -> None:
     said: list[str] = []
     sink = sink_with(finish_timeout_s=0.5)
-    sink.open(facts_of(tmp_path, say=said.append))
+    sink.open(make_facts(tmp_path, notify=said.append))
 
     server.status = 500
     log_some(sink)
@@ -244,7 +244,7 @@ def test_a_server_that_breaks_during_the_run_costs_only_the_time_that_was_allowe
 
 def test_what_was_sent_whole_is_marked_so(server: FakeWandb, tmp_path: Path) -> None:
     sink = sink_with()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     sink.close(0)
 
     (file,) = files_of(tmp_path)
@@ -256,7 +256,7 @@ def test_the_stop_button_asks_the_run_to_stop(server: FakeWandb, tmp_path: Path)
     stopped = threading.Event()
     said: list[str] = []
     sink = sink_with()
-    sink.open(facts_of(tmp_path, request_stop=stopped.set, say=said.append))
+    sink.open(make_facts(tmp_path, request_stop=stopped.set, notify=said.append))
     assert not stopped.wait(0.5)
 
     server.stops_after_rows = 1
@@ -269,14 +269,14 @@ def test_the_stop_button_asks_the_run_to_stop(server: FakeWandb, tmp_path: Path)
 
 def test_a_resumed_run_is_the_same_run_and_its_table_has_what_it_had(server: FakeWandb, tmp_path: Path) -> None:
     first = sink_with()
-    first.open(facts_of(tmp_path))
+    first.open(make_facts(tmp_path))
     log_some(first)
     first.close(143)
     with EventLog(tmp_path / "events.jsonl") as log:
         log.write("samples", step=2, samples=[SAMPLE])
 
     second = sink_with()
-    second.open(facts_of(tmp_path, resumed_step=2))
+    second.open(make_facts(tmp_path, resumed_step=2))
     second.write("train", step=3, **{"train/loss": 0.25})
     second.write("samples", step=4, samples=[SAMPLE])
     second.close(0)
@@ -294,11 +294,11 @@ def test_a_whole_process_that_is_offline_reports_nothing_to_anybody_at_its_end(
 ) -> None:
     monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
     code = (
-        "import sys; from pathlib import Path; from sink_facts import facts_of\n"
+        "import sys; from pathlib import Path; from sink_facts import make_facts\n"
         "from ptl_prefix.tracking.wandb_sink import WandbSink\n"
         "sink = WandbSink(mode='offline', project='p', entity=None, group=None, job_type='j', tags=[],"
         " finish_timeout_s=5.0)\n"
-        "sink.open(facts_of(Path(sys.argv[1]))); sink.write('train', step=1, loss=1.0); sink.close(0)\n"
+        "sink.open(make_facts(Path(sys.argv[1]))); sink.write('train', step=1, loss=1.0); sink.close(0)\n"
     )
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))

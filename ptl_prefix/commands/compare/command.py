@@ -35,7 +35,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     console = Console()
     for table in comparison.tables:
         show_table(table, console)
-    for excluded in comparison.left_out:
+    for excluded in comparison.excluded:
         console.print(Text(f"excluded: {excluded.path} {excluded.reason}"), soft_wrap=True)
     for path in paths:
         console.print(Text(f"{path.suffix[1:]:>4}: {path}"), soft_wrap=True)

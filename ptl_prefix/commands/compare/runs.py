@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ptl_prefix.reporting.grids import byte_count
 from ptl_prefix.reporting.run_search import find_runs
-from ptl_prefix.reporting.run_state import RunLine, State, line_of
+from ptl_prefix.reporting.run_state import RunSummary, State, summarize_run
 
 _DEFAULT_PLACE = "outputs"
 _STYLES: dict[State, str] = {
@@ -41,7 +41,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     wanted = {field: config[key] for key, field in _FILTERS.items() if config[key] is not None}
     lines = [
         line
-        for line in map(line_of, find_runs(words or (_DEFAULT_PLACE,)))
+        for line in map(summarize_run, find_runs(words or (_DEFAULT_PLACE,)))
         if all(getattr(line, field) == value for field, value in wanted.items())
     ]
     lines = _ordered(lines, config["sort"])
@@ -54,7 +54,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     _show(lines, Console())
 
 
-def _ordered(lines: Sequence[RunLine], by: str) -> list[RunLine]:
+def _ordered(lines: Sequence[RunSummary], by: str) -> list[RunSummary]:
     if by == "metric":
         # Of several metrics each has its own scale: by name first, then the best, then those without a number.
         return sorted(lines, key=lambda line: (line.value is None, line.metric, _signed(line)))
@@ -64,17 +64,17 @@ def _ordered(lines: Sequence[RunLine], by: str) -> list[RunLine]:
     return sorted(lines, key=lambda line: (getattr(line, field), line.age_s))
 
 
-def _signed(line: RunLine) -> float:
+def _signed(line: RunSummary) -> float:
     """The value, less where it is better."""
     value = line.value or 0.0
     return value if line.direction == "minimize" else -value
 
 
-def _values(line: RunLine) -> dict[str, Any]:
+def _values(line: RunSummary) -> dict[str, Any]:
     return {**asdict(line), "path": str(line.path)}
 
 
-def _show(lines: Sequence[RunLine], console: Console) -> None:
+def _show(lines: Sequence[RunSummary], console: Console) -> None:
     """A line for each run, however narrow the screen: the path comes last and is never cut."""
     cells = [_HEADINGS, *map(_cells, lines)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(_HEADINGS))]
@@ -89,7 +89,7 @@ def _show(lines: Sequence[RunLine], console: Console) -> None:
     console.print(Text(_caption(lines), style="dim"))
 
 
-def _cells(line: RunLine) -> tuple[str, ...]:
+def _cells(line: RunSummary) -> tuple[str, ...]:
     return (
         line.state,
         line.method,
@@ -103,7 +103,7 @@ def _cells(line: RunLine) -> tuple[str, ...]:
     )
 
 
-def _caption(lines: Sequence[RunLine]) -> str:
+def _caption(lines: Sequence[RunSummary]) -> str:
     counts = {state: sum(line.state == state for line in lines) for state in _STYLES}
     total = sum(line.size_bytes for line in lines)
     return f"{', '.join(f'{count} {state}' for state, count in counts.items() if count)}; {byte_count(total)} in all"

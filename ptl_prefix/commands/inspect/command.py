@@ -19,7 +19,7 @@ from ptl_prefix.errors import ConfigError, DataError, PtlPrefixError
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.evaluation.inspection import InspectionSettings, inspect_prefix, require_prefix
 from ptl_prefix.methods.restore import restore
-from ptl_prefix.reporting.inspection_figure import inspection_png
+from ptl_prefix.reporting.inspection_figure import render_inspection
 
 _CLOSENESS = ("batch_size", "max_new_tokens", "dead_below", "layer", "top_k", "max_words")
 _PROMPTS = (
@@ -68,7 +68,7 @@ def _written(found: Inspection, out: Path) -> list[tuple[str, Path]]:
     numbers, picture = out / "inspection.json", out / "inspection.png"
     try:
         write_inspection(numbers, found)
-        write_atomically(picture, inspection_png(found))
+        write_atomically(picture, render_inspection(found))
     except OSError as error:
         raise DataError(
             f"`out` must be a folder that can be written, but '{out}' cannot ({error.strerror}); name another."

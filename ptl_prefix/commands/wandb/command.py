@@ -1,7 +1,7 @@
 """`ptl-prefix wandb`: what was tracked offline, shown, and sent when asked; and the dashboard that compares methods.
 
 In: `sync` or `dashboard`, and folders with runs. Out: a table of what W&B's server does not have, which it has with
-`yes=true`; or a workspace as a file, pushed where a server answers.
+`yes=true`; or a workspace as a file, pushed where a server is reachable.
 """
 
 from pathlib import Path
@@ -15,9 +15,9 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.wandb.dashboard import show_dashboard
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
-from ptl_prefix.tracking.unsent import UnsentRun, send, unsent_runs
-from ptl_prefix.tracking.wandb_mode import answers
+from ptl_prefix.tracking.wandb_mode import is_reachable
 from ptl_prefix.tracking.wandb_sink import has_key, server_url
+from ptl_prefix.tracking.wandb_sync import UnsyncedRun, find_unsynced_runs, send
 
 _SETTINGS = {"sync": ("yes",), "dashboard": ("out", "project", "entity", "metric")}
 """What may be done, and the settings that it reads."""
@@ -52,8 +52,8 @@ def _mistakes(action: str, folders: list[Path], config: dict[str, Any]) -> list[
 
 
 def _show_unsent(folders: list[Path], console: Console, *, sends: bool) -> None:
-    found = unsent_runs(folders)
-    ready = [one for one in found if not one.is_at_work]
+    found = find_unsynced_runs(folders)
+    ready = [one for one in found if not one.is_running]
     if len(ready) < len(found):
         console.print(f"{len(found) - len(ready)} at work now, and left alone", highlight=False)
     if not ready:
@@ -69,22 +69,22 @@ def _show_unsent(folders: list[Path], console: Console, *, sends: bool) -> None:
     console.print(f"Sent {len(ready)} to {url}", highlight=False)
 
 
-def _send(runs: list[UnsentRun], url: str) -> None:
+def _send(runs: list[UnsyncedRun], url: str) -> None:
     if not has_key(url):
         raise RunError(f"W&B needs a key for {url}, but there is none; set WANDB_API_KEY, or run: wandb login")
-    if not answers(url, within_s=10.0):
+    if not is_reachable(url, within_s=10.0):
         raise RunError(f"W&B's server must answer, but {url} does not; nothing was sent. Try again later.")
     if missing := send(runs):
         folders = "\n".join(f"  {one.folder.path}" for one in missing)
         raise RunError(f"All runs must arrive, but {len(missing)} did not; the same line tries again:\n{folders}")
 
 
-def _table(runs: list[UnsentRun], url: str) -> Table:
+def _table(runs: list[UnsyncedRun], url: str) -> Table:
     table = Table(title=f"Not on {url} yet", title_justify="left")
     for heading in ("run", "status", "method", "task", "from", "size"):
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
     for one in runs:
-        source = "W&B's file" if one.is_whole else one.folder.events.name
+        source = "W&B's file" if one.is_complete else one.folder.events.name
         size = f"{one.num_bytes / 1e6:,.1f} MB"
         table.add_row(str(one.folder.path), _status(one.folder), *_names(one.folder), source, size)
     return table

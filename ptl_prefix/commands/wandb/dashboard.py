@@ -23,7 +23,7 @@ from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.run_state import main_metric
 from ptl_prefix.tracking.dashboard import Dashboard
 from ptl_prefix.tracking.tracking import Tracking
-from ptl_prefix.tracking.wandb_mode import answers, chosen
+from ptl_prefix.tracking.wandb_mode import is_reachable, resolve_mode
 from ptl_prefix.tracking.wandb_sink import has_key, server_url
 
 _OUT = "outputs/wandb-workspace.json"
@@ -58,13 +58,13 @@ def show_dashboard(config: dict[str, Any], folders: Sequence[Path], console: Con
 
 def _why_not_pushed() -> str:
     """As runs decide whether they are tracked online."""
-    mode = chosen("auto", os.environ)
+    mode = resolve_mode("auto", os.environ)
     url = server_url()
     if mode in ("offline", "none"):
         return f"as WANDB_MODE is {os.environ['WANDB_MODE']}"
     if not has_key(url):
         return "as there is no key"
-    return "" if answers(url) else f"as {url} does not answer"
+    return "" if is_reachable(url) else f"as {url} does not answer"
 
 
 def _runs_in(folders: Sequence[Path]) -> Iterator[RunFolder]:

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ptl_prefix.reporting.compared_run import ComparedRun
-from ptl_prefix.reporting.measured import Numbers
+from ptl_prefix.reporting.run_metrics import RunMetrics
 
 _WAY_OUT = "compare them apart"
 
 
-def refusals(runs: Sequence[ComparedRun], numbers: Sequence[Numbers]) -> list[str]:
+def find_incompatibilities(runs: Sequence[ComparedRun], numbers: Sequence[RunMetrics]) -> list[str]:
     """Every reason why these runs cannot be one table; none if they can."""
     record = runs[0].record
     table = f"{record.task} on {record.backbone}"
@@ -47,7 +47,7 @@ def refusals(runs: Sequence[ComparedRun], numbers: Sequence[Numbers]) -> list[st
     return [reason for reason in (*reasons, *_metric_reasons(table, runs, numbers)) if reason]
 
 
-def _metric_reasons(table: str, runs: Sequence[ComparedRun], numbers: Sequence[Numbers]) -> list[str | None]:
+def _metric_reasons(table: str, runs: Sequence[ComparedRun], numbers: Sequence[RunMetrics]) -> list[str | None]:
     keys = dict.fromkeys(key for number in numbers for key in number.infos)
     reasons = []
     for key in keys:
@@ -71,14 +71,14 @@ def _mixed(law: str, values: Sequence[Any], runs: Sequence[ComparedRun], way_out
     return f"{law}, but there is {facts}; {way_out}."
 
 
-def _decodings(numbers: Sequence[Numbers]) -> list[str]:
+def _decodings(numbers: Sequence[RunMetrics]) -> list[str]:
     """Each decoding, by the settings in which they differ."""
     settings: list[Mapping[str, Any]] = [asdict(number.decoding) for number in numbers]
     differing = [key for key in settings[0] if len({repr(one[key]) for one in settings}) > 1]
     return [", ".join(f"{key}={one[key]}" for key in differing) for one in settings]
 
 
-def _test_set(number: Numbers) -> str | None:
+def _test_set(number: RunMetrics) -> str | None:
     """What the outputs are measured against, in short; `None` where the outputs cannot be read."""
     items = [[one.id, *one.references] for one in number.predictions()]
     return f"set {hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()[:8]}" if items else None

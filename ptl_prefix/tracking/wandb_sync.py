@@ -19,10 +19,10 @@ from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
-from ptl_prefix.tracking.replay import facts_of, replay
+from ptl_prefix.tracking.replay import facts_for_replay, replay
 from ptl_prefix.tracking.tracking import Tracking
-from ptl_prefix.tracking.wandb_file import is_whole
-from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX, WandbSink, rows_on_server
+from ptl_prefix.tracking.wandb_file import is_complete
+from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX, WandbSink, fetch_server_rows
 
 _SYNC_TIMEOUT_S = 3600.0
 _WRITE_TIMEOUT_S = 30.0
@@ -31,34 +31,34 @@ _PLACE = ("project", "entity", "group", "job_type", "tags")
 
 
 @dataclass(frozen=True)
-class UnsentRun:
+class UnsyncedRun:
     """One run.
 
     Args:
         folder: Its folder.
         parts: W&B's files of it that were not sent, the oldest first; several if it was resumed, none if it was never
             tracked.
-        is_at_work: Whether a process is still writing it.
+        is_running: Whether a process is still writing it.
     """
 
     folder: RunFolder
     parts: tuple[Path, ...]
-    is_at_work: bool
+    is_running: bool
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether W&B's files have all of it."""
-        return bool(self.parts) and all(map(is_whole, self.parts))
+        return bool(self.parts) and all(map(is_complete, self.parts))
 
     @property
     def num_bytes(self) -> int:
         """What would be sent at most: the log, or W&B's files with their tables, and the bundle."""
         sent = [*self.parts, *(path for part in self.parts for path in part.parent.glob("files/**/*"))]
-        sent = [*(sent if self.is_whole else [self.folder.events]), *self.folder.bundle.glob("*")]
+        sent = [*(sent if self.is_complete else [self.folder.events]), *self.folder.bundle.glob("*")]
         return sum(path.stat().st_size for path in sent if path.is_file())
 
 
-def unsent_runs(folders: Iterable[Path]) -> list[UnsentRun]:
+def find_unsynced_runs(folders: Iterable[Path]) -> list[UnsyncedRun]:
     """What lies in the folders, at any depth, and was not sent; the oldest first.
 
     A run that W&B was never told of is among them if its own folder is given.
@@ -74,11 +74,11 @@ def unsent_runs(folders: Iterable[Path]) -> list[UnsentRun]:
         files = _files(folder)
         parts = tuple(file for file in files if not _is_sent(file))
         if parts or not files:
-            found.append(UnsentRun(folder, parts, folder.is_held()))
+            found.append(UnsyncedRun(folder, parts, folder.is_held()))
     return sorted(found, key=lambda run: _began(run.parts[0]) if run.parts else "")
 
 
-def send(runs: Sequence[UnsentRun]) -> list[UnsentRun]:
+def send(runs: Sequence[UnsyncedRun]) -> list[UnsyncedRun]:
     """Send them, and mark what arrived.
 
     Returns:
@@ -89,7 +89,7 @@ def send(runs: Sequence[UnsentRun]) -> list[UnsentRun]:
     return [run for run in runs if not all(map(_is_sent, parts[run.folder.path]))]
 
 
-def _parts_to_send(run: UnsentRun) -> tuple[Path, ...]:
+def _parts_to_send(run: UnsyncedRun) -> tuple[Path, ...]:
     """W&B's own files, if they are whole and the server knows nothing of the run; else one with what is missing."""
     try:
         config = read_config(run.folder)
@@ -99,14 +99,14 @@ def _parts_to_send(run: UnsentRun) -> tuple[Path, ...]:
             return run.parts
         raise
     settings = _place(config)
-    run_id = WandbSink(**settings).run_id(facts_of(run.folder, config))
-    known = rows_on_server(settings["project"], settings["entity"], run_id)
-    if run.is_whole and known is None:
+    run_id = WandbSink(**settings).run_id(facts_for_replay(run.folder, config))
+    known = fetch_server_rows(settings["project"], settings["entity"], run_id)
+    if run.is_complete and known is None:
         return run.parts
     sink = WandbSink(**settings, is_replay=True, known=known)
     replay(run.folder, sink, config)
     deadline = time.monotonic() + _WRITE_TIMEOUT_S
-    while not is_whole(sink.file):  # W&B's process writes it
+    while not is_complete(sink.file):  # W&B's process writes it
         if time.monotonic() > deadline:
             raise RunError(f"W&B's library must write what is sent, but {sink.file} is not whole; try again.")
         time.sleep(0.02)

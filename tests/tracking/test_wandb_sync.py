@@ -3,19 +3,19 @@
 from pathlib import Path
 
 import pytest
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.tracking import unsent
-from ptl_prefix.tracking.unsent import unsent_runs
+from ptl_prefix.tracking import wandb_sync
 from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX
+from ptl_prefix.tracking.wandb_sync import find_unsynced_runs
 
 
 def run_in(path: Path, *parts: str) -> RunFolder:
     """A run with some of W&B's folders."""
     folder = RunFolder(path)
     path.mkdir(parents=True)
-    folder.config.write_text(f"run_id: {facts_of(path).run_id}\n")
+    folder.config.write_text(f"run_id: {make_facts(path).run_id}\n")
     folder.events.write_text("x" * 100)
     for part in parts:
         (path / "wandb" / part).mkdir(parents=True)
@@ -27,7 +27,7 @@ def test_parts_that_were_not_sent_are_found_at_any_depth_the_oldest_run_first(tm
     run_in(tmp_path / "deep/down/b", "offline-run-20240202_000000-a")
     run_in(tmp_path / "a", "run-20240303_000000-a", "offline-run-20240101_000000-a")
 
-    first, second = unsent_runs([tmp_path])
+    first, second = find_unsynced_runs([tmp_path])
 
     assert [part.parent.name for part in first.parts] == ["offline-run-20240101_000000-a", "run-20240303_000000-a"]
     assert second.folder.path.name == "b"
@@ -36,11 +36,11 @@ def test_parts_that_were_not_sent_are_found_at_any_depth_the_oldest_run_first(tm
 def test_what_was_sent_is_not_found_again_and_the_newest_parts_second_name_neither(tmp_path: Path) -> None:
     folder = run_in(tmp_path / "a", "offline-run-20240101_000000-a").path / "wandb"
     (folder / "latest-run").symlink_to(folder / "offline-run-20240101_000000-a")
-    assert len(unsent_runs([tmp_path])[0].parts) == 1
+    assert len(find_unsynced_runs([tmp_path])[0].parts) == 1
 
     (folder / f"offline-run-20240101_000000-a/run-a.wandb{SENT_SUFFIX}").touch()
 
-    assert unsent_runs([tmp_path]) == []
+    assert find_unsynced_runs([tmp_path]) == []
 
 
 def test_a_run_that_was_never_tracked_is_sent_if_its_own_folder_is_given_and_left_alone_otherwise(
@@ -48,15 +48,15 @@ def test_a_run_that_was_never_tracked_is_sent_if_its_own_folder_is_given_and_lef
 ) -> None:
     run_in(tmp_path / "a")
 
-    assert unsent_runs([tmp_path]) == []
-    (run,) = unsent_runs([tmp_path / "a"])
-    assert run.parts == () and not run.is_whole and run.num_bytes == 100
+    assert find_unsynced_runs([tmp_path]) == []
+    (run,) = find_unsynced_runs([tmp_path / "a"])
+    assert run.parts == () and not run.is_complete and run.num_bytes == 100
 
 
 def test_a_run_whose_parts_were_set_aside_when_the_process_ended_is_not_forgotten(tmp_path: Path) -> None:
     run_in(tmp_path / "a", "superseded/offline-run-20240101_000000-a")
 
-    (run,) = unsent_runs([tmp_path])
+    (run,) = find_unsynced_runs([tmp_path])
 
     assert run.parts == ()
 
@@ -65,15 +65,15 @@ def test_a_run_at_work_is_said_to_be(tmp_path: Path) -> None:
     folder = run_in(tmp_path / "a", "offline-run-20240101_000000-a")
 
     with folder.held():
-        assert unsent_runs([tmp_path])[0].is_at_work
-    assert not unsent_runs([tmp_path])[0].is_at_work
+        assert find_unsynced_runs([tmp_path])[0].is_running
+    assert not find_unsynced_runs([tmp_path])[0].is_running
 
 
 def test_what_is_sent_is_counted_by_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in(tmp_path / "a", "offline-run-20240101_000000-a")
-    (run,) = unsent_runs([tmp_path])
-    assert (run.is_whole, run.num_bytes) == (False, 100)
+    (run,) = find_unsynced_runs([tmp_path])
+    assert (run.is_complete, run.num_bytes) == (False, 100)
 
-    monkeypatch.setattr(unsent, "is_whole", lambda _: True)
+    monkeypatch.setattr(wandb_sync, "is_complete", lambda _: True)
 
-    assert (run.is_whole, run.num_bytes) == (True, 10)
+    assert (run.is_complete, run.num_bytes) == (True, 10)
