@@ -1,6 +1,6 @@
-"""Which test numbers a table shows: those of the whole split, or of what training decoded at its end. Never both.
+"""Chooses the test metrics of a table: those of the full test split, or those of training's final evaluation.
 
-In: the runs of one table. Out: `TableMetrics`, the same kind for every run, with what must be said of them.
+In: the runs of one table. Out: `TableMetrics`; one table never mixes the two kinds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.reporting.compared_run import ComparedRun, read_outputs
 
-_MOST_NAMED = 3
+_MAX_NAMES = 3
 
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """The numbers of one run.
+    """The metrics of one run.
 
     Args:
-        metrics: Values by `split/name`, those of the bare backbone left out.
-        infos: What they mean, by the same key.
-        decoding: How the test's text was decoded.
-        num_examples: Test inputs; `None` where nothing says how many.
-        outputs: The folder with what was decoded; `None` where it is not known.
+        metrics: Values by `split/name`, without those of the bare backbone.
+        infos: Scale and direction of each metric, by the same keys.
+        decoding: Decoding settings of the test outputs.
+        num_examples: Number of test inputs; `None` if unknown.
+        outputs: Folder of the predictions; `None` if unknown.
     """
 
     metrics: Mapping[str, float]
@@ -35,18 +35,18 @@ class RunMetrics:
     outputs: Path | None
 
     def predictions(self) -> list[Prediction]:
-        """What was decoded; nothing where it cannot be read."""
+        """The predictions; empty if they are not readable."""
         return read_outputs(self.outputs)
 
 
 @dataclass(frozen=True)
 class TableMetrics:
-    """The numbers of all runs of a table.
+    """The metrics of all runs of a table.
 
     Args:
-        by_run: In the order of the runs.
-        is_full_split: Whether they are of `ptl-prefix evaluate` on the whole test split.
-        notes: What must be said of the choice.
+        by_run: Metrics of each run, in the order of the runs.
+        is_full_split: Whether they come from `ptl-prefix evaluate` on the full test split.
+        notes: Sentences that tell readers which metrics were chosen.
     """
 
     by_run: tuple[RunMetrics, ...]
@@ -55,47 +55,55 @@ class TableMetrics:
 
 
 def select_metrics(runs: Sequence[ComparedRun]) -> TableMetrics:
-    """Those of the whole test split if every run has them, decoded alike; else those of training's end."""
+    """Use evaluations of the full test split if every run has one with the same decoding settings.
+
+    Otherwise use the test metrics that each training recorded when it finished.
+    """
     decoding = _shared_decoding(runs)
     if decoding is not None:
-        numbers = tuple(_whole(run, decoding) for run in runs)
-        count = numbers[0].num_examples
-        return TableMetrics(numbers, True, (f"Test numbers are of the whole split, {count:,} inputs.",))
-    numbers = tuple(_at_the_end(run) for run in runs)
-    with_whole = [run for run in runs if run.full_evaluations]
+        by_run = tuple(_of_full_split(run, decoding) for run in runs)
+        count = by_run[0].num_examples
+        return TableMetrics(by_run, True, (f"Test metrics are computed on the full test split ({count:,} inputs).",))
+    by_run = tuple(_of_training_end(run) for run in runs)
+    evaluated = [run for run in runs if run.full_evaluations]
     notes = []
-    if counts := {number.num_examples for number in numbers if number.num_examples is not None}:
-        notes.append(f"Test numbers are of the {max(counts):,} inputs that training decoded at its end.")
-    if 0 < len(with_whole) < len(runs):
-        missing = [str(run.folder.path) for run in runs if not run.full_evaluations]
-        named = ", ".join(missing[:_MOST_NAMED]) + (" and more" if len(missing) > _MOST_NAMED else "")
+    if counts := {of_run.num_examples for of_run in by_run if of_run.num_examples is not None}:
         notes.append(
-            f"{len(with_whole)} of {len(runs)} runs have an evaluation of the whole test split, which is not used: "
-            f"the others have none (ptl-prefix evaluate run=…): {named}."
+            f"Test metrics are computed on the {max(counts):,} inputs that were decoded at the end of training."
         )
-    elif with_whole:
-        notes.append("Evaluations of the whole test split are not used: the runs have none that is decoded alike.")
-    return TableMetrics(numbers, False, tuple(notes))
+    if 0 < len(evaluated) < len(runs):
+        missing = [str(run.folder.path) for run in runs if not run.full_evaluations]
+        named = ", ".join(missing[:_MAX_NAMES]) + (" and more" if len(missing) > _MAX_NAMES else "")
+        notes.append(
+            f"{len(evaluated)} of {len(runs)} runs have an evaluation of the full test split. It is not used, because "
+            f"these runs have none: {named}. Evaluate them with: ptl-prefix evaluate run=…"
+        )
+    elif evaluated:
+        notes.append("Evaluations of the full test split are not used, because the runs share no decoding settings.")
+    return TableMetrics(by_run, False, tuple(notes))
 
 
 def _shared_decoding(runs: Sequence[ComparedRun]) -> Decoding | None:
-    """How every run's whole split was decoded at least once: as in its own record, or else in the one shared way."""
+    """The decoding settings of a full evaluation that every run has.
+
+    Those of the runs' own records come first. `None` if there are none, or several without a reason to prefer one.
+    """
     sets = [{record.question.decoding for record in run.full_evaluations.values()} for run in runs]
     shared = set.intersection(*sets)
     own = [decoding for decoding in shared if all(decoding == run.record.decoding for run in runs)]
     return next(iter(own or shared)) if own or len(shared) == 1 else None
 
 
-def _whole(run: ComparedRun, decoding: Decoding) -> RunMetrics:
+def _of_full_split(run: ComparedRun, decoding: Decoding) -> RunMetrics:
     folder, record = _newest(run, decoding)
-    own = {key: value for key, value in _of_training(run).items() if not key.startswith("test/")}
+    own = {key: value for key, value in _recorded(run).items() if not key.startswith("test/")}
     metrics = {**own, **record.metrics}
     infos = {**{key: _info(run, key) for key in own}, **record.metric_info}
     return RunMetrics(metrics, infos, decoding, record.question.num_examples, folder)
 
 
 def _newest(run: ComparedRun, decoding: Decoding) -> tuple[Path, EvaluationRecord]:
-    """Of several, as from several devices' dtypes, the one that was written last."""
+    """The newest full evaluation; there are several if a run was evaluated with several dtypes."""
     fitting = {
         folder: record for folder, record in run.full_evaluations.items() if record.question.decoding == decoding
     }
@@ -103,8 +111,8 @@ def _newest(run: ComparedRun, decoding: Decoding) -> tuple[Path, EvaluationRecor
     return folder, fitting[folder]
 
 
-def _at_the_end(run: ComparedRun) -> RunMetrics:
-    metrics = _of_training(run)
+def _of_training_end(run: ComparedRun) -> RunMetrics:
+    metrics = _recorded(run)
     folder = run.training_outputs
     wanted = run.record.config.get("evaluation", {}).get("num_examples")
     count = len(read_outputs(folder)) or wanted
@@ -112,12 +120,12 @@ def _at_the_end(run: ComparedRun) -> RunMetrics:
     return RunMetrics(metrics, infos, run.record.decoding, count, folder)
 
 
-def _of_training(run: ComparedRun) -> dict[str, float]:
+def _recorded(run: ComparedRun) -> dict[str, float]:
     return {key: value for key, value in run.record.metrics.items() if not key.endswith("_before")}
 
 
 def _info(run: ComparedRun, key: str) -> MetricInfo:
-    """What a metric means, by its key or by the name after the slash."""
+    """A metric's info, by its key or by the name after the slash."""
     infos = run.record.metric_info
     unknown = MetricInfo(scale="?", direction="maximize", version="?", library="?")
     return infos.get(key) or infos.get(key.partition("/")[2]) or unknown

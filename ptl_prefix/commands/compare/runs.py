@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ptl_prefix.reporting.grids import byte_count
+from ptl_prefix.reporting.grids import format_bytes
 from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.run_state import RunSummary, State, summarize_run
 
@@ -98,7 +98,7 @@ def _cells(line: RunSummary) -> tuple[str, ...]:
         line.metric,
         "" if line.value is None else f"{line.value:.4f}",
         age(line.age_s),
-        byte_count(line.size_bytes),
+        format_bytes(line.size_bytes),
         str(line.path),
     )
 
@@ -106,7 +106,7 @@ def _cells(line: RunSummary) -> tuple[str, ...]:
 def _caption(lines: Sequence[RunSummary]) -> str:
     counts = {state: sum(line.state == state for line in lines) for state in _STYLES}
     total = sum(line.size_bytes for line in lines)
-    return f"{', '.join(f'{count} {state}' for state, count in counts.items() if count)}; {byte_count(total)} in all"
+    return f"{', '.join(f'{count} {state}' for state, count in counts.items() if count)}; {format_bytes(total)} in all"
 
 
 def age(seconds: float) -> str:
