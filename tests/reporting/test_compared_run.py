@@ -38,7 +38,7 @@ def test_a_subset_of_the_training_data_has_a_seed_only_where_there_is_one(folder
     assert [run.seed for run in runs] == [(4, None), (4, 3)]
 
 
-def test_what_training_decoded_is_told_from_what_was_evaluated_later(folders: Runs) -> None:
+def test_the_outputs_of_training_are_distinguished_from_later_evaluations(folders: Runs) -> None:
     run = MadeUp()
     (folder,) = folders(run)
     evaluate_run(folder, run, bleu=1.0)
@@ -49,7 +49,7 @@ def test_what_training_decoded_is_told_from_what_was_evaluated_later(folders: Ru
     assert len(read_outputs(read.training_outputs)) == 3
 
 
-def test_outputs_of_which_nobody_knows_whose_they_are_are_not_shown(folders: Runs) -> None:
+def test_ambiguous_outputs_are_not_shown(folders: Runs) -> None:
     (folder,) = folders(MadeUp())
     stray = folder.evaluation / "test-1111111111"
     stray.mkdir()
@@ -61,7 +61,7 @@ def test_outputs_of_which_nobody_knows_whose_they_are_are_not_shown(folders: Run
     assert read_outputs(None) == []
 
 
-def test_a_run_that_died_is_taken_in_with_what_its_log_tells(folders: Runs) -> None:
+def test_a_died_run_is_included_with_the_content_of_its_log(folders: Runs) -> None:
     died, finished = folders(MadeUp(), MadeUp(seed=1))
     died.record.unlink()
     lines = died.events.read_bytes().splitlines(keepends=True)
@@ -77,7 +77,7 @@ def test_a_run_that_died_is_taken_in_with_what_its_log_tells(folders: Runs) -> N
     assert any("(died)" in caveat for caveat in table.caveats)
 
 
-def test_a_run_that_died_before_its_log_says_what_it_was_is_left_out(folders: Runs) -> None:
+def test_a_died_run_with_an_empty_log_is_excluded(folders: Runs) -> None:
     (folder,) = folders(MadeUp())
     folder.record.unlink()
     folder.events.write_text("")
@@ -88,7 +88,7 @@ def test_a_run_that_died_before_its_log_says_what_it_was_is_left_out(folders: Ru
 
 
 @pytest.mark.parametrize("state", ["running", "died", "damaged", "stopped", "failed", "pruned"])
-def test_what_did_not_finish_is_left_out_with_the_reason(folders: Runs, state: str) -> None:
+def test_unfinished_runs_are_excluded_with_a_reason(folders: Runs, state: str) -> None:
     (folder,) = folders(MadeUp(status=state if state in ("stopped", "failed", "pruned") else "finished"))
     if state == "died":
         folder.record.unlink()
@@ -101,5 +101,5 @@ def test_what_did_not_finish_is_left_out_with_the_reason(folders: Runs, state: s
         runs, excluded = read_runs([folder], ())
 
     assert runs == []
-    words = {"running": "still running", "damaged": "cannot be read", "pruned": "given up by its study"}
+    words = {"running": "still running", "damaged": "unreadable"}
     assert words.get(state, state) in excluded[0].reason

@@ -56,13 +56,13 @@ def test_the_best_is_the_greatest_or_the_least(direction: str, best: str) -> Non
     assert [row for row, verdict in verdicts.items() if verdict.standing == "best"] == [best]
 
 
-def test_other_seeds_that_never_vary_cannot_be_tested() -> None:
+def test_unpaired_constant_values_are_not_tested() -> None:
     verdict = compare_with_best({"a": {0: 1.0, 1: 2.0}, "b": {2: 0.5, 3: 0.5}}, "maximize")["b"]
 
     assert (verdict.standing, verdict.p) == ("unknown", None)
 
 
-def test_nothing_is_said_of_single_seeds_or_of_differences_that_never_vary() -> None:
+def test_single_seeds_and_constant_differences_are_not_tested() -> None:
     single = compare_with_best({"a": {0: 2.0}, "b": {0: 1.0}}, "maximize")["b"]
     constant = compare_with_best({"a": {0: 0.3, 1: 0.4}, "b": {0: 0.2, 1: 0.3}}, "maximize")["b"]
     equal = compare_with_best({"a": {0: 0.3, 1: 0.4}, "b": {0: 0.3, 1: 0.4}}, "maximize")["b"]
@@ -73,7 +73,7 @@ def test_nothing_is_said_of_single_seeds_or_of_differences_that_never_vary() -> 
     assert (equal.standing, equal.p) == ("alike", 1.0)
 
 
-def test_many_rows_make_each_claim_harder() -> None:
+def test_p_values_grow_with_the_number_of_rows() -> None:
     seeds = {0: 10.0, 1: 11.0, 2: 12.5}
     near = {0: 9.0, 1: 10.2, 2: 11.2}
     alone = compare_with_best({"best": seeds, "near": near}, "maximize")["near"]
@@ -107,7 +107,7 @@ def test_a_corrected_value_is_never_less_and_keeps_the_order(p_values: dict[int,
     assert [corrected[row] for row in order] == sorted(corrected.values())
 
 
-def test_the_front_is_what_nothing_cheaper_reaches() -> None:
+def test_the_pareto_front_has_the_rows_that_no_cheaper_row_beats() -> None:
     points = {
         "cheap": (10.0, 1.0),
         "waste": (20.0, 0.5),

@@ -54,6 +54,6 @@ def test_on_a_wide_screen_a_row_is_a_line(shown: Shown) -> None:
 def test_the_marks_and_the_caveats_are_explained_below(shown: Shown) -> None:
     text = " ".join(shown(200).split())
 
-    assert "cannot be told from the best" in text
+    assert "not significantly different from the best row" in text
     assert "The bare backbone: val/loss 3.0000, test/bleu 5.00." in text
     assert "- Every row has 3 seeds. - Every row was trained for 40 steps." in text
