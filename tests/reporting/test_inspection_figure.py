@@ -34,7 +34,7 @@ def test_each_heatmap_is_a_table_of_the_file_with_names_and_a_unit() -> None:
     assert [axes.get_xlabel() for axes, _ in shown] == ["head", *["virtual token"] * 3]
     bars = [axes.images[0].colorbar.ax.get_ylabel() for axes, _ in shown]
     assert bars[:2] == ["share of attention", "share of attention, strongest head"]
-    assert bars[2:] == ["multiple of the text's own"] * 2
+    assert bars[2:] == ["relative to the text's norm"] * 2
     assert mass.get_title() == "Attention on the whole prefix (even attention: 0.25)"
 
 

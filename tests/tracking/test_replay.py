@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_every_whole_line_is_told_in_order_with_when_it_was_and_a_torn_one_is_not(folder: RunFolder) -> None:
+def test_every_complete_line_is_replayed_in_order_with_its_time(folder: RunFolder) -> None:
     with folder.events.open("a") as file:
         file.write('{"time_s": 1.0, "kind": "train", "ste')
     listener = Listener()

@@ -10,7 +10,7 @@ CONFIG = {
 }
 
 
-def test_groups_are_named_and_the_methods_settings_stand_by_themselves() -> None:
+def test_groups_have_names_and_the_methods_settings_have_bare_names() -> None:
     assert flat_config(CONFIG) == {
         "seed": 3,
         "run_id": "r",
@@ -39,7 +39,7 @@ def test_the_learning_rate_is_the_one_that_is_used() -> None:
     assert flat_config({"method": method, "optimizer": {"lr": 0.25}})["learning_rate"] == 0.25
 
 
-def test_what_a_run_learns_of_itself_is_a_setting_and_what_happens_later_is_none() -> None:
+def test_events_at_the_start_of_a_run_update_the_config() -> None:
     environment = {"package_version": "1.2", "git": {"commit": "abc", "dirty": True}, "cpu": "Abacus"}
 
     assert config_updates("begun", {"task_version": "1", "environment": environment}) == {

@@ -7,7 +7,7 @@ from support.sink_facts import make_facts
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.tracking import wandb_sync
-from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX
+from ptl_prefix.tracking.wandb_sink import SYNCED_SUFFIX
 from ptl_prefix.tracking.wandb_sync import find_unsynced_runs
 
 
@@ -23,7 +23,7 @@ def run_in(path: Path, *parts: str) -> RunFolder:
     return folder
 
 
-def test_parts_that_were_not_sent_are_found_at_any_depth_the_oldest_run_first(tmp_path: Path) -> None:
+def test_files_that_were_not_uploaded_are_found_at_any_depth_oldest_first(tmp_path: Path) -> None:
     run_in(tmp_path / "deep/down/b", "offline-run-20240202_000000-a")
     run_in(tmp_path / "a", "run-20240303_000000-a", "offline-run-20240101_000000-a")
 
@@ -33,17 +33,17 @@ def test_parts_that_were_not_sent_are_found_at_any_depth_the_oldest_run_first(tm
     assert second.folder.path.name == "b"
 
 
-def test_what_was_sent_is_not_found_again_and_the_newest_parts_second_name_neither(tmp_path: Path) -> None:
+def test_uploaded_files_and_the_link_to_the_newest_are_ignored(tmp_path: Path) -> None:
     folder = run_in(tmp_path / "a", "offline-run-20240101_000000-a").path / "wandb"
     (folder / "latest-run").symlink_to(folder / "offline-run-20240101_000000-a")
     assert len(find_unsynced_runs([tmp_path])[0].parts) == 1
 
-    (folder / f"offline-run-20240101_000000-a/run-a.wandb{SENT_SUFFIX}").touch()
+    (folder / f"offline-run-20240101_000000-a/run-a.wandb{SYNCED_SUFFIX}").touch()
 
     assert find_unsynced_runs([tmp_path]) == []
 
 
-def test_a_run_that_was_never_tracked_is_sent_if_its_own_folder_is_given_and_left_alone_otherwise(
+def test_an_untracked_run_is_found_only_if_its_own_folder_is_given(
     tmp_path: Path,
 ) -> None:
     run_in(tmp_path / "a")
@@ -53,7 +53,7 @@ def test_a_run_that_was_never_tracked_is_sent_if_its_own_folder_is_given_and_lef
     assert run.parts == () and not run.is_complete and run.num_bytes == 100
 
 
-def test_a_run_whose_parts_were_set_aside_when_the_process_ended_is_not_forgotten(tmp_path: Path) -> None:
+def test_a_run_whose_files_are_archived_is_found(tmp_path: Path) -> None:
     run_in(tmp_path / "a", "superseded/offline-run-20240101_000000-a")
 
     (run,) = find_unsynced_runs([tmp_path])
@@ -61,7 +61,7 @@ def test_a_run_whose_parts_were_set_aside_when_the_process_ended_is_not_forgotte
     assert run.parts == ()
 
 
-def test_a_run_at_work_is_said_to_be(tmp_path: Path) -> None:
+def test_a_running_run_is_marked(tmp_path: Path) -> None:
     folder = run_in(tmp_path / "a", "offline-run-20240101_000000-a")
 
     with folder.held():
@@ -69,7 +69,7 @@ def test_a_run_at_work_is_said_to_be(tmp_path: Path) -> None:
     assert not find_unsynced_runs([tmp_path])[0].is_running
 
 
-def test_what_is_sent_is_counted_by_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_the_upload_depends_on_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in(tmp_path / "a", "offline-run-20240101_000000-a")
     (run,) = find_unsynced_runs([tmp_path])
     assert (run.is_complete, run.num_bytes) == (False, 100)
