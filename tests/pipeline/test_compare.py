@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_named(outputs: Path, invoke: Invoke)
     assert "`out` must be a writable folder, but 'file/x'" in result.stderr
 
 
-def test_a_real_run_is_compared_and_made_again_by_its_command(
+def test_the_command_of_a_row_reproduces_its_run(
     small_run: RunFolder, command_line: CommandLine, invoke: Invoke
 ) -> None:
     result = invoke("compare", small_run.path, "out=mine")
@@ -129,7 +129,7 @@ def test_it_imports_no_torch(outputs: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_runs_lists_what_there_is_the_newest_first(outputs: Path, tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first(outputs: Path, tmp_path: Path) -> None:
     RunFolder(outputs / "towns/tiny/prefix_tuning/1").record.unlink()
 
     done = run("runs", cwd=tmp_path)
@@ -143,7 +143,7 @@ def test_runs_lists_what_there_is_the_newest_first(outputs: Path, tmp_path: Path
     assert lines[-1].startswith("3 finished, 1 stopped, 1 died; ")
 
 
-def test_runs_are_chosen_ordered_and_printed_as_json(outputs: Path, invoke: Invoke) -> None:
+def test_runs_are_filtered_sorted_and_printed_as_json(outputs: Path, invoke: Invoke) -> None:
     result = invoke("runs", outputs, "status=finished", "sort=metric", "format=json")
 
     values = json.loads(result.stdout)
@@ -155,7 +155,7 @@ def test_runs_are_chosen_ordered_and_printed_as_json(outputs: Path, invoke: Invo
     assert {one["method"] for one in json.loads(of_a_method.stdout)} == {"lora"}
 
 
-def test_no_run_of_a_kind_is_no_error(outputs: Path, invoke: Invoke) -> None:
+def test_filters_without_a_match_are_not_an_error(outputs: Path, invoke: Invoke) -> None:
     result = invoke("runs", outputs, "status=pruned")
 
     assert (result.exit_code, result.stdout) == (0, "")
@@ -171,7 +171,7 @@ def test_no_run_of_a_kind_is_no_error(outputs: Path, invoke: Invoke) -> None:
         (["method=lora"], 2, "`method` is not a setting; did you mean method_name?"),
     ],
 )
-def test_mistakes_of_a_list_are_named(invoke: Invoke, words: list[str], code: int, fact: str) -> None:
+def test_mistakes_in_filters_are_reported(invoke: Invoke, words: list[str], code: int, fact: str) -> None:
     result = invoke("runs", *words)
 
     assert result.exit_code == code, result.output

@@ -1,4 +1,4 @@
-"""What a person sees when `evaluate` ends: the numbers with what they mean, three examples, and the paths."""
+"""Prints an evaluation: metrics, three example outputs, and the paths of the files."""
 
 from rich.console import Console
 from rich.table import Table
@@ -11,13 +11,13 @@ from ptl_prefix.evaluation.evaluate import Evaluation
 _NUM_EXAMPLES = 3
 
 
-def show_evaluation(found: Evaluation, console: Console) -> None:
-    """Print it."""
-    record, question = found.record, found.record.question
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print an evaluation."""
+    record, key = evaluation.record, evaluation.record.question
     table = Table(
-        title=f"{question.method} on {question.backbone}, {question.task}, {question.split}",
+        title=f"{key.method} on {key.backbone}, {key.task}, {key.split}",
         title_justify="left",
-        caption=_caption(found),
+        caption=_caption(evaluation),
         caption_justify="left",
     )
     table.add_column("metric", no_wrap=True)
@@ -33,27 +33,27 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         table.add_row(name, f"{value:.4f}", *interval, better, info.scale)
     console.print(table)
     for name, reason in record.missing.items():
-        console.print(Text(f"no {name}: {reason}"), soft_wrap=True)
-    for prediction in found.predictions[:_NUM_EXAMPLES]:
+        console.print(Text(f"skipped {name}: {reason}"), soft_wrap=True)
+    for prediction in evaluation.predictions[:_NUM_EXAMPLES]:
         console.print(example_row("source", prediction.source, "bold"))
-        console.print(example_row("written", prediction.hypothesis, "green"))
+        console.print(example_row("output", prediction.hypothesis, "green"))
         console.print(example_row("reference", prediction.references[0], ""))
         console.print()
-    console.print(Text(f"predictions: {found.folder / PREDICTIONS_FILE}"), soft_wrap=True)
-    console.print(Text(f"metrics:     {found.folder / RECORD_FILE}"), soft_wrap=True)
+    console.print(Text(f"predictions: {evaluation.folder / PREDICTIONS_FILE}"), soft_wrap=True)
+    console.print(Text(f"metrics:     {evaluation.folder / RECORD_FILE}"), soft_wrap=True)
 
 
-def _caption(found: Evaluation) -> str:
-    record, question = found.record, found.record.question
-    of = "all" if question.num_examples == record.num_in_split else f"{question.num_examples} of"
-    took = f"; {record.decode_s:.1f} s of decoding" if record.decode_s else ""
-    return f"{of} {record.num_in_split} inputs; {_how(question)}{took}"
+def _caption(evaluation: Evaluation) -> str:
+    record, key = evaluation.record, evaluation.record.question
+    count = "all" if key.num_examples == record.num_in_split else f"{key.num_examples} of"
+    duration = f"; decoded in {record.decode_s:.1f} s" if record.decode_s else ""
+    return f"{count} {record.num_in_split} inputs; {_decoding(key)}{duration}"
 
 
-def _how(question: EvaluationKey) -> str:
-    if question.over_labels:
+def _decoding(key: EvaluationKey) -> str:
+    if key.over_labels:
         return "the most likely label"
-    decoding = question.decoding
+    decoding = key.decoding
     if decoding.do_sample:
         return f"sampled at temperature {decoding.temperature:g}, seed {decoding.seed}"
     return "greedy" if decoding.num_beams == 1 else f"{decoding.num_beams} beams"

@@ -35,7 +35,7 @@ def shown(table: Table) -> Shown:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
-def test_no_number_is_cut_and_no_line_is_wider_than_the_screen(shown: Shown, width: int) -> None:
+def test_no_number_is_truncated_and_no_line_is_wider_than_the_terminal(shown: Shown, width: int) -> None:
     text = shown(width)
 
     assert max(map(len, text.splitlines())) <= width
@@ -51,7 +51,7 @@ def test_on_a_wide_screen_a_row_is_a_line(shown: Shown) -> None:
     assert lines[0].strip() == "towns on tiny"
 
 
-def test_the_marks_and_the_caveats_are_explained_below(shown: Shown) -> None:
+def test_the_legend_and_the_caveats_follow_the_tables(shown: Shown) -> None:
     text = " ".join(shown(200).split())
 
     assert "not significantly different from the best row" in text
