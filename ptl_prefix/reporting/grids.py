@@ -11,8 +11,8 @@ from ptl_prefix.reporting.statistics import Standing
 from ptl_prefix.reporting.table import Row, Table
 
 LEGEND = (
-    "±: 95% confidence interval of the mean over seeds (Student's t). ≈: not significantly different from the best row "
-    "(paired t-test over seeds, Holm's correction, 5% level); unmarked rows are significantly worse. ?: not tested."
+    "±: 95% confidence interval of the mean over seeds (Student's t). ≈: not significantly different from the best "
+    "row; ?: not tested; no mark: significantly worse (paired t-test over seeds, Holm's correction, 5% level)."
 )
 """Explains the marks."""
 
@@ -78,9 +78,9 @@ def cost_grid(table: Table) -> Grid:
     headings = (
         "steps",
         "tokens",
-        "trainable parameters",
-        "stored parameters",
-        "bundle size",
+        "trainable params",
+        "stored params",
+        "bundle",
         "tokens/s",
         "peak memory",
     )

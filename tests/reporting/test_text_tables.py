@@ -21,9 +21,9 @@ MARKDOWN = r"""## towns on tiny
 | 2 | prefix\_tuning prefix\_length=10 | 3 | 60.33 ±3.13 ≈ | 1.2296 ±0.3473 |
 | 3 | lora | 3 | 51.17 ±2.98 | 2.1458 ±0.3731 |
 
-±: 95% confidence interval of the mean over seeds (Student's t). ≈: not significantly different from the best row (paired t-test over seeds, Holm's correction, 5% level); unmarked rows are significantly worse. ?: not tested. The best mean of each column is bold. The bare backbone: val/loss 3.0000, test/bleu 5.00.
+±: 95% confidence interval of the mean over seeds (Student's t). ≈: not significantly different from the best row; ?: not tested; no mark: significantly worse (paired t-test over seeds, Holm's correction, 5% level). The best mean of each column is bold. The bare backbone: val/loss 3.0000, test/bleu 5.00.
 
-| # | method | steps | tokens | trainable parameters | stored parameters | bundle size | tokens/s | peak memory |
+| # | method | steps | tokens | trainable params | stored params | bundle | tokens/s | peak memory |
 | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | 1 | prefix\_tuning prefix\_length=20 | 40 | 4,000 | 1,000 | 200 | 5.0 kB | 400 | 200.0 MB |
 | 2 | prefix\_tuning prefix\_length=10 | 40 | 4,000 | 1,000 | 100 | 5.0 kB | 400 | 200.0 MB |
