@@ -85,5 +85,5 @@ def test_a_corpus_too_small_for_a_row_is_refused(tmp_path: Path) -> None:
     corpus = tmp_path / "few.jsonl"
     corpus.write_text(json.dumps({"text": "Norham is a small town on the river Ash in the north."}), encoding="utf-8")
 
-    with pytest.raises(SystemExit, match="must give more than 256 tokens"):
+    with pytest.raises(SystemExit, match="must have more than 256 tokens"):
         _pretrain([corpus], tmp_path / "made")
