@@ -54,8 +54,8 @@ def test_the_runs_of_a_sweep_are_a_group_and_none_is_merged_with_another(
     result = invoke("train", "-m", *command_line.small, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'my-sweep'}")
 
     assert result.exit_code == 0, result.output
-    assert {run.told("groupName") for run in runs_of(server).values()} == {"my-sweep"}
-    runs = [run for run in runs_of(server).values() if run.told("jobType") == "train"]  # the third is the study's own
+    assert {run.latest("groupName") for run in runs_of(server).values()} == {"my-sweep"}
+    runs = [run for run in runs_of(server).values() if run.latest("jobType") == "train"]  # the third is the study's own
     assert sorted(run.config["seed"] for run in runs) == [0, 1]
     assert [run.exit_codes for run in runs] == [[0], [0]]
     assert [len([row for row in run.history if "train/loss" in row]) for run in runs] == [6, 6]

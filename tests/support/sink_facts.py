@@ -1,4 +1,4 @@
-"""What a sink is told of a run that does not exist."""
+"""Facts of a run that does not exist, for tests of sinks."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from ptl_prefix.tracking.events import RunFacts
 
 
 def make_facts(folder: Path, **changes: Any) -> RunFacts:
-    """Facts of a run in a folder; it says nothing to anybody and cannot be stopped."""
+    """Create facts of a run; notifications and stop requests have no effect."""
     facts: dict[str, Any] = {
         "run_id": "some-run",
         "folder": RunFolder(folder),

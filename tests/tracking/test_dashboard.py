@@ -97,5 +97,5 @@ def test_a_workspace_and_a_report_reach_the_server_and_are_replaced_the_next_tim
 def test_a_server_that_rejects_views_is_an_error_with_its_reason(server: FakeWandb) -> None:
     server.refuses = ("UpsertView2",)
 
-    with pytest.raises(RunError, match="must take the dashboard, but did not"):
+    with pytest.raises(RunError, match="must accept the dashboard, but did not"):
         Dashboard("p", ["val/loss"]).push_workspace("someone", {})

@@ -77,12 +77,12 @@ def test_curves_config_and_summary_reach_the_server_under_the_runs_own_id(server
         "parameters_stored": 3,
         "_wandb": 0,
     }
-    assert (run.told("groupName"), run.told("jobType"), run.told("tags")) == ("g", "j", ["t"])
+    assert (run.latest("groupName"), run.latest("jobType"), run.latest("tags")) == ("g", "j", ["t"])
     assert (run.summary["status"], run.summary["val/loss"]) == ("finished", 0.25)
     assert run.exit_codes == [0]
     (sentence,) = notifications
     assert sentence == f"W&B: {server.url}/someone/p/runs/some-run"
-    assert server.unknown in ([], [{}]), "only the question whether anybody is there has no answer"
+    assert server.unknown in ([], [{}]), "only the reachability check is no operation"
 
 
 def test_every_curve_is_drawn_over_the_steps_of_training(server: FakeWandb, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_every_curve_is_drawn_over_the_steps_of_training(server: FakeWandb, tmp_
     log_some(sink)
     sink.close(0)
 
-    of_wandb = json.loads(server.runs["some-run"].told("config"))["_wandb"]["value"]["m"]
+    of_wandb = json.loads(server.runs["some-run"].latest("config"))["_wandb"]["value"]["m"]
     assert STEP in str(of_wandb)
 
 
