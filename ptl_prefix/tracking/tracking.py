@@ -7,7 +7,7 @@ unknown value of `WANDB_MODE`.
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Ge, Gt, MinLen
 
@@ -15,7 +15,7 @@ from ptl_prefix.settings import settings_from
 from ptl_prefix.tracking.csv_sink import CsvSink
 from ptl_prefix.tracking.events import EventSink
 from ptl_prefix.tracking.tensorboard_sink import TensorBoardSink
-from ptl_prefix.tracking.wandb_mode import WANDB_MODES, Choice, resolve_mode
+from ptl_prefix.tracking.wandb_mode import WANDB_MODES, WandbMode, resolve_mode
 from ptl_prefix.tracking.wandb_sink import WandbSink
 
 
@@ -40,7 +40,7 @@ class Tracking:
     def __init__(
         self,
         *,
-        wandb: Choice,
+        wandb: WandbMode,
         project: Annotated[str, MinLen(1)],
         entity: str | None,
         group: str | None,
@@ -51,7 +51,7 @@ class Tracking:
         csv: bool,
         tensorboard: bool,
     ) -> None:
-        self.wandb: Choice = wandb
+        self.wandb: WandbMode = wandb
         self.project, self.entity, self.group = project, entity, group
         self.job_type, self.tags = job_type, tags
         self.finish_timeout_s = finish_timeout_s
@@ -85,7 +85,7 @@ class Tracking:
             sinks.append(CsvSink())
         if self.tensorboard:
             sinks.append(TensorBoardSink())
-        mode: Literal["auto", "online", "offline", "none"] = resolve_mode(self.wandb, os.environ)
+        mode = resolve_mode(self.wandb, os.environ)
         if mode != "none":
             sinks.append(
                 WandbSink(

@@ -10,9 +10,9 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Literal
 
-Choice = Literal["auto", "online", "offline", "none"]
+WandbMode = Literal["auto", "online", "offline", "none"]
 
-WANDB_MODES: Mapping[str, Choice] = {
+WANDB_MODES: Mapping[str, WandbMode] = {
     "online": "online",
     "offline": "offline",
     "disabled": "none",
@@ -26,7 +26,7 @@ REACHABLE_TIMEOUT_S = 1.0
 """Seconds that a server may take to respond."""
 
 
-def resolve_mode(setting: Choice, environment: Mapping[str, str]) -> Choice:
+def resolve_mode(setting: WandbMode, environment: Mapping[str, str]) -> WandbMode:
     """Return the mode: `WANDB_MODE` overrides every setting but `none`."""
     if setting == "none":
         return "none"

@@ -41,7 +41,7 @@ def show_inspection(inspection: Inspection, console: Console) -> None:
 
 def _layers_table(name: str, site: SiteInspection) -> Table:
     table = _table(f"{name}: attention to the prefix, {site.num_queries:,} queries")
-    for heading in ("layer", "mean", "uniform", "by head", "key norm", "value norm"):
+    for heading in ("layer", "mean", "even", "by head", "key norm", "value norm"):
         table.add_column(heading, justify="left" if heading == "by head" else "right")
     rows = zip(site.layers, site.mass, site.even_mass, site.key_norms, site.value_norms, strict=True)
     for layer, heads, even, keys, values in rows:
