@@ -55,8 +55,8 @@ def _figure(inspection: Inspection) -> Figure:
 def _draw_mass(axes: Axes, site: SiteInspection) -> None:
     image = _heatmap(axes, site.mass, site.layers, Normalize(0.0, 1.0), "viridis")
     lowest, highest = min(site.even_mass), max(site.even_mass)
-    uniform = f"{lowest:.2f}" if f"{lowest:.2f}" == f"{highest:.2f}" else f"{lowest:.2f} to {highest:.2f}"
-    axes.set_title(f"Attention to the whole prefix (uniform attention: {uniform})", fontsize=11)
+    even = f"{lowest:.2f}" if f"{lowest:.2f}" == f"{highest:.2f}" else f"{lowest:.2f} to {highest:.2f}"
+    axes.set_title(f"Attention to the whole prefix (even attention: {even})", fontsize=11)
     axes.set_xlabel("head")
     _colour_bar(axes, image, "share of attention")
 

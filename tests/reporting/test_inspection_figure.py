@@ -35,7 +35,7 @@ def test_each_heatmap_is_a_table_of_the_file_with_names_and_a_unit() -> None:
     bars = [axes.images[0].colorbar.ax.get_ylabel() for axes, _ in shown]
     assert bars[:2] == ["share of attention", "share of attention, strongest head"]
     assert bars[2:] == ["relative to the text's norm"] * 2
-    assert mass.get_title() == "Attention on the whole prefix (even attention: 0.25)"
+    assert mass.get_title() == "Attention to the whole prefix (even attention: 0.25)"
 
 
 def test_the_title_says_which_prefix_on_which_texts() -> None:
