@@ -1,4 +1,4 @@
-"""What a step asks for is counted, and nothing else."""
+"""Only the allocations of a step are counted."""
 
 from collections.abc import Callable
 

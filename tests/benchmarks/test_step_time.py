@@ -1,4 +1,4 @@
-"""Training steps side by side: what is measured is the same work, and all of it is written down."""
+"""The benchmark of training steps: contenders are comparable, and all results are written."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""`ptl-prefix compare` as a user meets it."""
+"""`ptl-prefix compare` and `runs` from the command line."""
 
 import csv
 import json
@@ -166,7 +166,7 @@ def test_filters_without_a_match_are_not_an_error(outputs: Path, invoke: Invoke)
 @pytest.mark.parametrize(
     ("words", "code", "fact"),
     [
-        ([], 1, "but there is none at outputs"),
+        ([], 1, "none at outputs"),
         (["status=dead"], 2, "`status` must be 'finished', 'stopped'"),
         (["method=lora"], 2, "`method` is not a setting; did you mean method_name?"),
     ],

@@ -1,4 +1,4 @@
-"""`ptl-prefix evaluate` as a user calls it."""
+"""`ptl-prefix evaluate` from the command line."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ TASK = ("task=table_to_text", "task.num_test=4", "task.num_train=40", "task.num_
 
 @pytest.fixture
 def run_copy(small_run: RunFolder, tmp_path: Path) -> RunFolder:
-    """A run that a test may write into."""
+    """A copy of a run that a test may change."""
     return RunFolder(shutil.copytree(small_run.path, tmp_path / "run"))
 
 

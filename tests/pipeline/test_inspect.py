@@ -1,4 +1,4 @@
-"""`ptl-prefix inspect` as a user calls it."""
+"""`ptl-prefix inspect` from the command line."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ SOURCE = "name : The Golden Mill | kind : pub | city : Paris"
 
 @pytest.fixture
 def run_copy(small_run: RunFolder, tmp_path: Path) -> RunFolder:
-    """A run that a test may write into."""
+    """A copy of a run that a test may change."""
     return RunFolder(shutil.copytree(small_run.path, tmp_path / "run"))
 
 

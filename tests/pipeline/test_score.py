@@ -1,4 +1,4 @@
-"""`ptl-prefix score` as a user meets it."""
+"""`ptl-prefix score` from the command line."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Whole runs that W&B's own client tells of, against a server on this machine."""
+"""Whole runs with W&B's own client and a local server."""
 
 import json
 import os
@@ -130,7 +130,7 @@ def test_offline_runs_are_listed_and_then_uploaded(
 
 
 def kill_behind(step: int, words: list[str], cwd: Path, server: FakeWandb, *, num_sent: int = 0) -> RunFolder:
-    """A run whose process, and W&B's with it, was killed when a step was in its log, and some rows at the server."""
+    """A run that was killed together with W&B's process, after it had logged a step and uploaded some rows."""
     process = start("train", *words, "hydra.run.dir=run", cwd=cwd, start_new_session=True)
     log = cwd / "run/events.jsonl"
     while process.poll() is None:
@@ -145,13 +145,13 @@ def kill_behind(step: int, words: list[str], cwd: Path, server: FakeWandb, *, nu
 
 
 def rows_in(folder: RunFolder) -> list[tuple[int, float | None, float | None]]:
-    """What the whole lines of a log say of curves."""
+    """The rows of curves in the complete lines of a log."""
     events = [event for event in read_events(folder.events) if event["kind"] in ("train", "validation")]
     return [(event["step"], event.get("train/loss"), event.get("val/loss")) for event in events]
 
 
 def rows_at(run: FakeRun) -> list[tuple[int, float | None, float | None]]:
-    """The same, as it arrived."""
+    """The rows of curves that the server has."""
     return [(row[STEP], row.get("train/loss"), row.get("val/loss")) for row in run.history if "samples" not in row]
 
 

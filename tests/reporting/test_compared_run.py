@@ -1,4 +1,4 @@
-"""What a comparison reads of one run."""
+"""What a comparison reads from a run folder."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What tells rows apart, and what does not."""
+"""Which settings distinguish rows."""
 
 import pytest
 from support.made_up_runs import MadeUp

@@ -1,4 +1,4 @@
-"""Outputs side by side are of the same inputs."""
+"""Example outputs of all rows for the same inputs."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The plots show the numbers of the tables."""
+"""The plots show the values of the tables."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The picture shows the numbers of the file, with names and units, at any size and without a display."""
+"""The figure shows the values of the file, with names and units, at any size and without a display."""
 
 import dataclasses
 import subprocess
@@ -15,7 +15,7 @@ from ptl_prefix.reporting.inspection_figure import render_inspection
 
 
 def panels(found: Inspection) -> list[Axes]:
-    """The heatmaps, in the order of reading."""
+    """The heatmaps, in reading order."""
     figure = inspection_figure._figure(found)
     figure.draw_without_rendering()
     return [axes for part in figure.subfigs for axes in part.axes if axes.images]

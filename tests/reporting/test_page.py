@@ -1,4 +1,4 @@
-"""The page is one file, and what others wrote is text in it."""
+"""The HTML page is self-contained, and text from models and users is escaped."""
 
 import json
 import re

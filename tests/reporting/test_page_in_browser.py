@@ -62,7 +62,7 @@ def test_all_plots_are_drawn_and_nothing_is_wider_than_the_screen(
 
 
 def brightness(browser: Browser, what: str) -> float:
-    """From 0 to 255, of a colour that the page computes."""
+    """Brightness, from 0 to 255, of a computed colour."""
     return float(browser.evaluate(f"(({what}).match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) / 3)"))
 
 
@@ -98,7 +98,7 @@ def test_a_row_can_be_hidden_and_a_metric_chosen(browser: Browser, file: Path) -
 
 
 def test_without_scripts_that_were_changed_the_tables_remain(browser: Browser, file: Path) -> None:
-    """The policy knows the library by its hash: another script in its place does not run, and the page says so."""
+    """The policy allows the library by its hash; a replaced script does not run, and a note is shown."""
     text = file.read_text()
     start = text.index('id="library">') + len('id="library">')
     end = text.index("</script>", start)

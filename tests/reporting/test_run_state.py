@@ -1,4 +1,4 @@
-"""What has become of a run, whatever is left of it."""
+"""The state and summary of complete, incomplete and damaged runs."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""RunMetrics over seeds, beside scipy's own and beside sums done by hand."""
+"""Statistics over seeds, compared with scipy and with manual calculations."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Text to pretrain on, read and cut."""
+"""Reading and splitting a text corpus."""
 
 import json
 import lzma

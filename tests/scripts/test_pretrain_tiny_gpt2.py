@@ -1,4 +1,4 @@
-"""The script that makes a backbone: what it makes is one."""
+"""The script that pretrains a GPT-2: its output is a backbone."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The script that makes an encoder-decoder: what it makes is a backbone, and it has learned something."""
+"""The script that pretrains an encoder-decoder: its output is a backbone that has learned something."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The workspace that compares methods, with W&B's own libraries, against a server on this machine."""
+"""The W&B workspace, with W&B's own libraries and a local server."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def configs_of(spec: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def spec() -> dict[str, Any]:
-    """A workspace that no server was needed for."""
+    """A workspace that was built without a server."""
     document = Dashboard("p", ["test/bleu"]).document(None)
     assert (document["project"], document["displayName"], document["entity"]) == ("p", NAME, None)
     return json.loads(json.dumps(document))["spec"]

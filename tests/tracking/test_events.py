@@ -102,7 +102,7 @@ def test_an_event_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
 
 
 class SlowSink(NamedSink):
-    """One that waits for a server, until it is let go."""
+    """A sink that blocks until it is released."""
 
     def __init__(self, name: str, calls: list[Any]) -> None:
         super().__init__(name, calls)

@@ -11,7 +11,7 @@ pytest.importorskip("tensorboardX", reason="tensorboardX is an extra")
 
 
 def events_in(folder: Path) -> list[Any]:
-    """The events in all files of a folder, as the format has them: length, its checksum, content, its checksum."""
+    """The events in all files of a folder; the format is length, checksum, content, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     events = []

@@ -10,7 +10,7 @@ from ptl_prefix.tracking.wandb_file import is_complete
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What W&B's library writes of a run that needs several blocks."""
+    """A file by W&B's library with several blocks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_ERROR_REPORTING", "false")
         patch.delenv("WANDB_MODE")

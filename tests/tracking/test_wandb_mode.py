@@ -12,7 +12,7 @@ from ptl_prefix.tracking.wandb_mode import is_reachable
 
 @contextmanager
 def server(status: int, *, thinks: bool = False) -> Iterator[str]:
-    """A server with one answer; one that `thinks` gives it when nobody needs it any more."""
+    """A server with one response; with `thinks`, it responds too late."""
     over = Event()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The sink with W&B's own client, against a server on this machine."""
+"""The W&B sink, with W&B's own client and a local server."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is left to send, and from where; W&B's own client is at work in the tests of whole runs."""
+"""Which runs are not on the server; uploads are tested in `tests/pipeline/test_wandb.py`."""
 
 from pathlib import Path
 

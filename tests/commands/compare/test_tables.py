@@ -1,4 +1,4 @@
-"""A comparison on screens of several widths."""
+"""A comparison on terminals of several widths."""
 
 import io
 from collections.abc import Callable

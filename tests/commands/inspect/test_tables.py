@@ -1,4 +1,4 @@
-"""What is printed of an inspection, and what is left to its file."""
+"""The printed tables of an inspection."""
 
 import io
 
