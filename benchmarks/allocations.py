@@ -1,7 +1,7 @@
-"""What torch's allocator on the CPU was asked for while a step ran.
+"""Counts the bytes that a step requests from torch's CPU allocator.
 
-In: a step, or what makes it ready. Out: bytes, the same ones each time, whatever libraries were loaded on the way and
-whatever the machine was doing; what a process grows by is neither.
+In: a function that creates a step. Out: bytes, which are reproducible. The growth of the process is not: it depends on
+loaded libraries and on the load of the machine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,28 +11,28 @@ from typing import Any
 import torch
 from torch._C._profiler import _ExtraFields_Allocation
 
-_STEP = "the step that is counted"
+_STEP = "counted step"
 
 
 @dataclass(frozen=True)
 class Allocations:
-    """What was held of what was asked for since the count began.
+    """Bytes that were allocated since the count began and not yet freed.
 
     Args:
         before: Bytes when the step began.
-        peak: The most bytes during it.
+        peak: Maximum during the step.
     """
 
     before: int
     peak: int
 
 
-def allocations(make: Callable[[], Callable[[], object]]) -> Allocations:
-    """Make a step ready, run it, and count from the first.
+def count_allocations(make: Callable[[], Callable[[], object]]) -> Allocations:
+    """Create a step, run it, and count allocations of both.
 
     Args:
-        make: Gives the step. What it allocates counts as held before the step; what was there already does not, nor
-            that it is let go.
+        make: Creates the step. Its allocations count as `before`. Memory that was allocated earlier does not count, nor
+            does freeing it.
     """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step = make()
@@ -40,7 +40,7 @@ def allocations(make: Callable[[], Callable[[], object]]) -> Allocations:
             step()
     events = sorted(_flat(profiler.profiler.kineto_results.experimental_event_tree()), key=lambda e: e.start_time_ns)
     (begin,) = (event.start_time_ns for event in events if event.name == _STEP)
-    sizes: dict[int, int] = {}  # of what is held, by address
+    sizes: dict[int, int] = {}  # sizes of live blocks, by address
     held = before = peak = 0
     for event in events:
         fields = event.extra_fields
@@ -50,8 +50,8 @@ def allocations(make: Callable[[], Callable[[], object]]) -> Allocations:
             sizes[fields.ptr] = fields.alloc_size
             held += fields.alloc_size
         else:
-            # torch believes to know blocks that an earlier count saw made, and nobody saw go, at addresses where others
-            # are now.
+            # torch also reports frees of blocks that an earlier profile saw allocated, at addresses that are in use by
+            # others now.
             held -= sizes.pop(fields.ptr, 0)
         if event.start_time_ns < begin:
             before = held

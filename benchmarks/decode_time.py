@@ -1,12 +1,12 @@
-"""What a prefix costs while text is written, beside the bare backbone.
+"""Compares the decoding time with a prefix to that of the bare backbone.
 
     python -m benchmarks.decode_time                 # GPT-2-small shape, 32 rows, 64 prompt and 64 new tokens
     python -m benchmarks.decode_time --device cuda --rounds 10
 
-In: a shape with random weights, prompts of random ids. Out: for each contender the median time of writing all rows' new
-tokens, and how many times the bare backbone's that is, which has the library's cache. All contenders share one model
-and take turns, each round in another order, so that a slow minute of the machine slows everyone. `by way of the slots`
-has the library's cache, and the prefix copied before the cached text in every step.
+In: a shape with random weights, and prompts of random ids. Out: for each contender, the median time to generate the new
+tokens of all rows, and its ratio to the bare backbone's time with transformers' cache. All contenders share one model;
+each round runs them in a random order, so that a slow period of the machine affects all of them. `through the slots`
+uses transformers' cache, and concatenates the prefix with the cached text in every step.
 """
 
 import argparse
@@ -43,11 +43,11 @@ BARE = "bare backbone"
 
 @dataclass(frozen=True)
 class Contender:
-    """One who writes.
+    """One way to decode.
 
     Args:
-        method: Attached before each of its turns and detached after it, off the clock.
-        caches: Whether the cache is ours, with room for all columns and the prefix in front; else the library's.
+        method: Method that is attached before each measurement and detached after it; neither is timed.
+        caches: Whether to use this package's preallocated cache, which starts with the prefix; else transformers'.
     """
 
     method: Method
@@ -55,16 +55,16 @@ class Contender:
 
 
 def contenders() -> dict[str, Contender]:
-    """Nobody, and each prefix with and without a cache of its own."""
+    """The bare backbone, and prefixes with and without this package's cache."""
     return {BARE: Contender(NoAdaptation())} | {
         f"prefix of {length}, {way}": Contender(PrefixTuning(prefix_length=length, reparam="none").eval(), caches)
         for length in _LENGTHS
-        for way, caches in (("in the cache", True), ("by way of the slots", False))
+        for way, caches in (("in the cache", True), ("through the slots", False))
     }
 
 
-def writing_s(contender: Contender, backbone: Backbone, prompts: ModelInputs, decoding: Decoding) -> float:
-    """Seconds of writing all rows."""
+def decode_s(contender: Contender, backbone: Backbone, prompts: ModelInputs, decoding: Decoding) -> float:
+    """Measure the seconds to decode all rows."""
     contender.method.attach(backbone)
     with patch.object(PrefixSlots, "cache", PrefixSlots.cache if contender.caches else lambda *_, **__: None):
         start = time.perf_counter()
@@ -79,25 +79,25 @@ def writing_s(contender: Contender, backbone: Backbone, prompts: ModelInputs, de
 def interleaved_times(
     backbone: Backbone, prompts: ModelInputs, decoding: Decoding, *, rounds: int, warmup: int
 ) -> dict[str, list[float]]:
-    """Seconds of every contender, in rounds."""
-    everyone = contenders()
-    times: dict[str, list[float]] = {name: [] for name in everyone}
+    """Measure the seconds of every contender, in rounds."""
+    all_contenders = contenders()
+    times: dict[str, list[float]] = {name: [] for name in all_contenders}
     shuffler = random.Random(0)
     for number in range(warmup + rounds):
-        for name in shuffler.sample(list(everyone), len(everyone)):
-            seconds = writing_s(everyone[name], backbone, prompts, decoding)
+        for name in shuffler.sample(list(all_contenders), len(all_contenders)):
+            seconds = decode_s(all_contenders[name], backbone, prompts, decoding)
             if number >= warmup:
                 times[name].append(seconds)
     return times
 
 
 def show(times: Mapping[str, Sequence[float]], title: str, console: Console) -> dict[str, float]:
-    """Print the medians; return them as multiples of the bare backbone's."""
+    """Print the medians, and return their ratios to the bare backbone's median."""
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     ratios = {name: median / medians[BARE] for name, median in medians.items()}
     table = Table(title=title)
-    for heading in ("who writes", "median s", "slowest s", "times the bare backbone's"):
-        table.add_column(heading, justify="left" if heading == "who writes" else "right")
+    for heading in ("contender", "median s", "slowest s", "ratio to bare backbone"):
+        table.add_column(heading, justify="left" if heading == "contender" else "right")
     for name, seconds in times.items():
         table.add_row(name, f"{medians[name]:.2f}", f"{max(seconds):.2f}", f"{ratios[name]:.3f}")
     console.print(table)
@@ -114,8 +114,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that are measured")
-    parser.add_argument("--warmup", type=int, default=1, help="rounds before them")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measured rounds")
+    parser.add_argument("--warmup", type=int, default=1, help="number of rounds before the measured ones")
     parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/decode_time.json"))
     return parser.parse_args(words)
 
@@ -133,7 +133,7 @@ def main(words: Sequence[str] | None = None) -> None:
     decoding = Decoding(**{**defaults_of("generation/greedy"), **new})
     times = interleaved_times(backbone, prompts, decoding, rounds=arguments.rounds, warmup=arguments.warmup)
     setting = f"{arguments.shape} shape, {dtype}, {arguments.device}, {arguments.rows} rows"
-    title = f"writing {arguments.new_tokens} tokens after {arguments.prompt_tokens}: {setting}"
+    title = f"decoding {arguments.new_tokens} tokens after {arguments.prompt_tokens}: {setting}"
     ratios = show(times, title, Console())
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     report = {"title": title, "seconds": times, "times_bare": ratios, "environment": environment()}

@@ -1,7 +1,7 @@
-"""The peak memory of a training step, each contender in a process of its own.
+"""Measures the peak memory of a training step, each contender in its own process.
 
-In: names of contenders and a `Setting`. Out: bytes as torch's allocator was asked for them, weights included; `None` on
-a device that does not tell.
+In: names of contenders and a `Setting`. Out: bytes requested from torch's allocator, including weights; `None` if the
+device does not report them.
 """
 
 import multiprocessing
@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.allocations import allocations
+from benchmarks.allocations import count_allocations
 from benchmarks.step_builders import CONTENDERS, Setting
 
 
 def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int | None]:
-    """Everyone's peak, each in a process of its own, forked from one that has only imported."""
+    """Measure each contender's peak in its own process, forked from one that has only imported modules."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     peaks = {}
@@ -25,17 +25,17 @@ def peak_memories(names: Sequence[str], setting: Setting) -> dict[str, int | Non
 
 
 def _peak_memory(name: str, setting: Setting, *, num_threads: int) -> int | None:
-    """Bytes at the peak of a step that is not the first, weights included."""
+    """Peak bytes of a step after the first, including weights."""
     torch.set_num_threads(num_threads)
 
     def make() -> Callable[[], float]:
         training = CONTENDERS[name].build(setting)
-        training.step()  # the optimizer makes its moments in the first
+        training.step()  # the first step allocates the optimizer's moments
         return training.step
 
     device = torch.device(setting.device)
     if device.type == "cpu":
-        return allocations(make).peak
+        return count_allocations(make).peak
     if device.type != "cuda":
         return None
     step = make()

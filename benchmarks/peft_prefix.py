@@ -1,12 +1,12 @@
-"""PEFT's prefix-tuning, spoken of as a backbone, so that one function computes its loss and ours.
+"""PEFT's prefix-tuning as a `Backbone`, so that one function computes its loss and ours.
 
-In: a loaded `Backbone` and a prefix length. Out: a `Backbone` whose logits are those of PEFT's `PREFIX_TUNING` over the
+In: a loaded `Backbone` and a prefix length. Out: a `Backbone` whose logits are those of PEFT's `PREFIX_TUNING` with the
 same model: `target_loss(PeftPrefix(...), NoAdaptation(), batch)`.
 
-Nothing of PEFT is changed. Its encoder is float32 and its keys and values are cast to the backbone's dtype before they
-become a cache, as ours are cast at the slot, so both run alike on a bfloat16 backbone. Text positions start after the
-prefix in both. PEFT has no option for logits at target positions only; `head_at_targets_only` gives it ours, to tell
-what that alone is worth.
+PEFT is not changed. Its encoder is float32, and its keys and values are cast to the backbone's dtype before they become
+a cache, as ours are cast at the slot; so both behave alike with a bfloat16 backbone. Text positions start after the
+prefix in both. PEFT has no option for logits at target positions only; `head_at_targets_only` adds it, to measure its
+effect.
 """
 
 import warnings
@@ -22,21 +22,21 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 
 
 def wrapped(model: PreTrainedModel, config: PeftConfig) -> Any:
-    """PEFT's model around another; LoRA is also put into that one."""
+    """Wrap a model with PEFT; LoRA is also injected into the model itself."""
     with warnings.catch_warnings():
-        # PEFT asks for an attribute that transformers has renamed.
+        # PEFT reads an attribute that transformers has renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         return get_peft_model(model, config)
 
 
 class PeftPrefix(Backbone):
-    """A backbone behind PEFT's prefix.
+    """A backbone with PEFT's prefix.
 
     Args:
-        backbone: Whose model is wrapped; it must not be used by anyone else from now on.
+        backbone: Backbone whose model is wrapped; it must not be used elsewhere afterwards.
         prefix_length: PEFT's `num_virtual_tokens`.
-        hidden_size: Width of PEFT's projection; `None` is none.
-        head_at_targets_only: Compute logits where they are wanted, instead of everywhere as PEFT does.
+        hidden_size: Hidden size of PEFT's projection; `None` for no projection.
+        head_at_targets_only: Compute logits only at targets, instead of at every position as PEFT does.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PeftPrefix(Backbone):
         self._head_at_targets_only = head_at_targets_only
 
     def logits(self, inputs: ModelInputs) -> Tensor:
-        """Next-token logits at every position; PEFT decides the positions."""
+        """Next-token logits at every position; PEFT computes the position ids."""
         logits: Tensor = self._peft_model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
         return logits
 
@@ -77,5 +77,5 @@ class PeftPrefix(Backbone):
             return self.logits(inputs)
 
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
-        """What PEFT trains, by its names."""
+        """The parameters that PEFT trains, by PEFT's names."""
         return {name: p for name, p in self._peft_model.named_parameters() if p.requires_grad}

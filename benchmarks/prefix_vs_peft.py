@@ -1,13 +1,14 @@
-"""Quality side by side: our prefix-tuning and PEFT's, on the same batches.
+"""Compares the validation loss of our prefix-tuning and PEFT's on the same batches.
 
     python -m benchmarks.prefix_vs_peft --task e2e_nlg --data-dir $PTL_PREFIX_DATA/data/e2e --steps 2000
 
 In: a backbone, a task, a number of steps. Out: a table of validation losses, in nats per target token, and a JSON file
 with the loss curves.
 
-Every contender sees the same batches in the same order, the same optimizer, schedule, clipping and number of steps; one
-function computes every loss, over the same validation rows. Learning rates come in pairs: one for prefixes behind an
-MLP, one for plain tables, the same for both sides. The seed decides initialisation and batch order. Nothing is tuned.
+Every contender has the same batches in the same order, optimizer, schedule, gradient clipping and number of steps; one
+function computes every loss, on the same validation rows. There are two learning rates, the same for ours and
+PEFT's: one for prefixes with an MLP, one for plain tables. The seed determines initialisation and batch order. Nothing
+is tuned.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.training.optimization import Optimization
 
-_WARMUP_SHARE, _MOST_WARMUP_STEPS = 0.1, 50
+_WARMUP_SHARE, _MAX_WARMUP_STEPS = 0.1, 50
 _CLIP_NORM = 1.0
 
 
@@ -51,9 +52,9 @@ class Contender:
     """One way of training a prefix.
 
     Args:
-        label: What the table calls it.
-        lr: Its learning rate.
-        build: Wraps a freshly loaded backbone, drawing from torch's random state.
+        label: Name in the table.
+        lr: Learning rate.
+        build: Wraps a newly loaded backbone, and draws from torch's random state.
     """
 
     label: str
@@ -63,7 +64,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What is trained: `target_loss(backbone, method, batch)` is its loss, `parameters` are what moves."""
+    """A backbone with a method: its loss is `target_loss(backbone, method, batch)`, and it trains `parameters`."""
 
     backbone: Backbone
     method: Method
@@ -72,7 +73,7 @@ class Trainee:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one contender reached with one seed: its validation loss by step, 0 being where it starts."""
+    """The validation losses of one contender with one seed, by step; step 0 is before training."""
 
     label: str
     seed: int
@@ -83,14 +84,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows that everyone trains on, and those that everyone is validated on."""
+    """The training and validation rows of all contenders."""
 
     train: EncodedSplit
     validation: EvalBatches
 
 
 def contenders(arguments: argparse.Namespace) -> dict[str, Contender]:
-    """Everyone who may be compared, by the name that `--only` takes."""
+    """All contenders, by their names for `--only`."""
     length, width = arguments.prefix_length, arguments.reparam_hidden_size
     lr_mlp, lr_none = arguments.lr_mlp, arguments.lr_none
     return {
@@ -106,7 +107,7 @@ def contenders(arguments: argparse.Namespace) -> dict[str, Contender]:
     }
 
 
-_USUAL = ("mlp", "peft_projection", "none", "peft")
+_DEFAULT = ("mlp", "peft_projection", "none", "peft")
 
 
 def _ours(length: int, width: int, reparam: str, init: str = "random") -> Callable[[Backbone], Trainee]:
@@ -129,7 +130,7 @@ def _peft(length: int, width: int | None) -> Callable[[Backbone], Trainee]:
 
 
 def run(contender: Contender, splits: Splits, seed: int, arguments: argparse.Namespace) -> Result:
-    """Train one contender with one seed, and validate it on the way."""
+    """Train one contender with one seed, and validate it regularly."""
     backbone = load_backbone(arguments.backbone, dtype=arguments.dtype, device=arguments.device)
     torch.manual_seed(seed)
     trainee = contender.build(backbone)
@@ -138,7 +139,7 @@ def run(contender: Contender, splits: Splits, seed: int, arguments: argparse.Nam
     optimization = _optimization(contender.lr, arguments.steps)
     optimizer = optimization.optimizer([(contender.lr, trainee.parameters.values())])
     scheduler = optimization.scheduler(optimizer, arguments.steps)
-    for step, batch in zip(range(1, arguments.steps + 1), _without_end(batches), strict=False):
+    for step, batch in zip(range(1, arguments.steps + 1), _endless(batches), strict=False):
         loss = target_loss(trainee.backbone, trainee.method, batch.to(backbone.device))
         (loss.nats / loss.num_tokens).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trainee.parameters.values(), _CLIP_NORM)
@@ -157,22 +158,22 @@ def run(contender: Contender, splits: Splits, seed: int, arguments: argparse.Nam
 
 
 def _optimization(lr: float, steps: int) -> Optimization:
-    return Optimization(lr=lr, warmup_steps=min(_MOST_WARMUP_STEPS, int(_WARMUP_SHARE * steps)))
+    return Optimization(lr=lr, warmup_steps=min(_MAX_WARMUP_STEPS, int(_WARMUP_SHARE * steps)))
 
 
-def _without_end(batches: TrainBatches) -> Iterator[ModelInputs]:
+def _endless(batches: TrainBatches) -> Iterator[ModelInputs]:
     while True:
         yield from batches
 
 
 def load_splits(backbone: Backbone, arguments: argparse.Namespace) -> Splits:
-    """The task's rows as ids, with room in each for the longest prefix of anyone."""
+    """Encode the task's rows; each leaves enough positions for the prefix."""
     settings = DataSettings(batch_size=arguments.batch_size)
     task = _task(arguments)
     prompter = Prompter(backbone.tokenizer, task.prompt)
-    room = None if backbone.max_positions is None else backbone.max_positions - arguments.prefix_length
-    train = encode_split(task, "train", prompter, max_tokens=room, settings=settings)
-    validation = encode_split(task, "validation", prompter, max_tokens=room, settings=settings)
+    max_tokens = None if backbone.max_positions is None else backbone.max_positions - arguments.prefix_length
+    train = encode_split(task, "train", prompter, max_tokens=max_tokens, settings=settings)
+    validation = encode_split(task, "validation", prompter, max_tokens=max_tokens, settings=settings)
     return Splits(
         train,
         EvalBatches(
@@ -190,9 +191,9 @@ def _task(arguments: argparse.Namespace) -> Task:
 
 
 def show(results: Sequence[Result], bare: float, console: Console) -> None:
-    """A row for each contender: mean over seeds, and their spread where there are several."""
+    """Print one row per contender: the mean over seeds, and their standard deviation if there are several."""
     table = Table(title="validation loss, nats per target token")
-    for heading in ("method", "lr", "trained", "start", "end", "spread over seeds"):
+    for heading in ("method", "lr", "trainable params", "start", "end", "std over seeds (n)"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     table.add_row("bare backbone", "", "0", "", f"{bare:.4f}", "")
     for label in dict.fromkeys(result.label for result in results):
@@ -213,21 +214,23 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--prefix-length", type=int, default=10)
-    parser.add_argument("--reparam-hidden-size", type=int, default=512, help="of the MLP, on both sides")
+    parser.add_argument("--reparam-hidden-size", type=int, default=512, help="hidden size of the MLP, here and in PEFT")
     parser.add_argument("--lr-mlp", type=float, default=1e-3)
     parser.add_argument("--lr-none", type=float, default=1e-2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--validation-rows", type=int, default=640, help="evenly spread over the split")
+    parser.add_argument("--validation-rows", type=int, default=640, help="number of rows, evenly spread over the split")
     parser.add_argument("--val-check-interval", type=int, default=500, help="steps between validations")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the backbone")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="dtype of the backbone"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--only", nargs="+", help=f"of those that there are; by default {' '.join(_USUAL)}")
+    parser.add_argument("--only", nargs="+", help=f"names of contenders; default: {' '.join(_DEFAULT)}")
     parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/prefix_vs_peft.json"))
     arguments = parser.parse_args(words)
     known = contenders(arguments)
-    arguments.only = arguments.only or list(_USUAL)
-    if strangers := [name for name in arguments.only if name not in known]:
-        parser.error(f"--only must name contenders, but {', '.join(strangers)} are none; those are {', '.join(known)}")
+    arguments.only = arguments.only or list(_DEFAULT)
+    if unknown := [name for name in arguments.only if name not in known]:
+        parser.error(f"--only must contain names of contenders ({', '.join(known)}), but found {', '.join(unknown)}")
     return arguments
 
 

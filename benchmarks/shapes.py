@@ -1,4 +1,4 @@
-"""Backbones of some published shape, with random weights: no time and no memory depends on the numbers.
+"""Backbones of published shapes with random weights; time and memory do not depend on the weights.
 
 In: the name of a shape, a device, a dtype. Out: a `Backbone`. Nothing is read from a hub or a folder.
 """
@@ -46,7 +46,7 @@ def _llama(width: int, layers: int, heads: int, *, kv_heads: int, inner: int, vo
 
 
 def _llama_of(config: str) -> LlamaConfig:
-    """The numbers of a backbone that `conf/` outlines."""
+    """The shape of a backbone in `conf/`."""
     known = vars(LlamaConfig())
     return LlamaConfig(**{key: value for key, value in defaults_of(config).items() if key in known}, **_TOKENS)
 
@@ -63,26 +63,26 @@ SHAPES: Mapping[str, Callable[[], Any]] = {
 
 
 def random_backbone(shape: str, *, device: str, dtype: str, is_own: bool = False) -> Backbone:
-    """A backbone of some shape.
+    """Create a backbone with random weights.
 
     Args:
         shape: A key of `SHAPES`.
-        device: Where it is.
-        dtype: What it computes in.
-        is_own: Whether its weights are its own, to be trained. Else all backbones of a shape have the same ones in
-            memory, so that many contenders fit beside each other.
+        device: Device of the weights.
+        dtype: Dtype of the weights.
+        is_own: Whether the backbone has its own weights, which can be trained. Otherwise all backbones of a shape share
+            one copy of the weights, so that many contenders fit in memory.
     """
     frozen = None if is_own else _frozen_model(shape, device, dtype)
-    # Modules of its own, around the very same parameters.
+    # The modules are copied, but the parameters are shared.
     model = (
         copy.deepcopy(frozen, {id(parameter): parameter for parameter in frozen.parameters()})
         if frozen is not None
         else _model(shape, device, dtype)
     )
-    torch.manual_seed(0)  # what is drawn next does not depend on whose weights were
+    torch.manual_seed(0)  # random numbers drawn later do not depend on `is_own`
     return Backbone(
         model=model,
-        tokenizer=PreTrainedTokenizerFast.from_pretrained(EMBEDDED / "tiny_gpt2"),  # never asked for anything
+        tokenizer=PreTrainedTokenizerFast.from_pretrained(EMBEDDED / "tiny_gpt2"),  # never used
         name=shape,
         path=shape,
         base_mode="eval",
@@ -97,6 +97,6 @@ def _frozen_model(shape: str, device: str, dtype: str) -> Any:
 
 def _model(shape: str, device: str, dtype: str) -> Any:
     torch.manual_seed(0)
-    # Made where it stays and as it stays, so that the peak of memory is not that of its making.
+    # Created on its device and in its dtype, so that creating it does not determine the peak memory.
     with torch.device(device):
         return AutoModelForCausalLM.from_config(SHAPES[shape](), dtype=getattr(torch, dtype))

@@ -1,7 +1,7 @@
-"""The training steps that are measured: full fine-tuning, PEFT's prefix and LoRA, and ours, over random weights.
+"""The measured training steps: full fine-tuning, PEFT's prefix-tuning and LoRA, and ours, with random weights.
 
-In: a `Setting`. Out: for each contender a `Training`, whose step is forward, backward, AdamW. `check_alike` says
-whether all are about the same.
+In: a `Setting`. Out: for each contender a `Training`, whose step is forward, backward, AdamW. `check_comparable` checks
+that all contenders see the same batch and train as many parameters as their counterparts.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,18 +26,18 @@ from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 @dataclass(frozen=True)
 class Setting:
-    """What every contender is measured on.
+    """The setting in which every contender is measured.
 
     Args:
         shape: A key of `SHAPES`.
-        device: Where the model is.
-        dtype: What the model computes in; trained prefixes and changes of low rank are float32.
-        batch_size: Rows.
-        source_tokens: Tokens of a row that are not trained on.
-        target_tokens: Tokens that are; rows are padded by up to 30% of their length.
+        device: Device of the model.
+        dtype: Dtype of the model; prefixes and low-rank updates are float32.
+        batch_size: Rows per batch.
+        source_tokens: Tokens per row without a loss.
+        target_tokens: Tokens per row with a loss; rows are padded by up to 30% of their length.
         prefix_length: Extra positions per layer.
-        hidden_size: Width of the MLP, on both sides.
-        rank: Of LoRA, on both sides.
+        hidden_size: Hidden size of the MLP, here and in PEFT.
+        rank: Rank of LoRA, here and in PEFT.
     """
 
     shape: str
@@ -53,12 +53,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Training:
-    """A contender that is ready.
+    """A contender that is ready to train.
 
     Args:
-        step: Takes one step, and gives the loss from before it, in nats per target token.
-        num_trained: Numbers that it changes.
-        batch: What it sees, in every step.
+        step: Takes one optimizer step, and returns the loss before it in nats per target token.
+        num_trained: Number of trainable parameters.
+        batch: The batch of every step.
     """
 
     step: Callable[[], float]
@@ -71,9 +71,9 @@ class Contender:
     """One way to train.
 
     Args:
-        label: What the table calls it.
-        build: Makes weights, optimizer and batch.
-        rival: The contender that trains the same parameters with PEFT, as PEFT does it.
+        label: Name in the table.
+        build: Creates weights, optimizer and batch.
+        rival: Name of PEFT's contender that trains the same parameters; `None` if there is none.
     """
 
     label: str
@@ -81,38 +81,41 @@ class Contender:
     rival: str | None = None
 
 
-def check_alike(trainings: Mapping[str, Training]) -> None:
-    """Refuse to compare what is not the same work.
+def check_comparable(trainings: Mapping[str, Training]) -> None:
+    """Check that contenders are comparable.
 
     Raises:
-        RuntimeError: When two see different batches, or a contender and its rival train different numbers of numbers.
+        RuntimeError: Two contenders see different batches, or a contender and its rival train different numbers of
+            parameters.
     """
     first = next(iter(trainings.values())).batch
     for name, training in trainings.items():
         batch = training.batch
         pairs = ((batch.input_ids, first.input_ids), (batch.attention_mask, first.attention_mask))
-        labels = batch.labels is not None and first.labels is not None and torch.equal(batch.labels, first.labels)
-        if not labels or not all(torch.equal(own, other) for own, other in pairs):
-            raise RuntimeError(f"All contenders must see the same batch, but that of '{name}' is another.")
+        has_same_labels = (
+            batch.labels is not None and first.labels is not None and torch.equal(batch.labels, first.labels)
+        )
+        if not has_same_labels or not all(torch.equal(own, other) for own, other in pairs):
+            raise RuntimeError(f"All contenders must see the same batch, but '{name}' sees a different one.")
         rival = trainings.get(CONTENDERS[name].rival or "")
         if rival is not None and rival.num_trained != training.num_trained:
             raise RuntimeError(
-                f"A contender must train as many numbers as its rival, but '{name}' trains {training.num_trained:,} "
+                f"A contender must train as many parameters as its rival, but '{name}' trains {training.num_trained:,} "
                 f"and '{CONTENDERS[name].rival}' {rival.num_trained:,}."
             )
 
 
 def _batch(setting: Setting, backbone: Backbone) -> ModelInputs:
-    """Random ids; the first row is full, the others are padded on the right."""
+    """Random ids; the first row has full length, the others are padded on the right."""
     generator = torch.Generator().manual_seed(1)
     length = setting.source_tokens + setting.target_tokens
     ids = torch.randint(backbone.config.vocab_size, (setting.batch_size, length), generator=generator)
     lengths = torch.randint(int(0.7 * length), length + 1, (setting.batch_size, 1), generator=generator)
     lengths[0] = length
-    places = torch.arange(length)[None]
-    is_target = (places >= setting.source_tokens) & (places < lengths)
+    positions = torch.arange(length)[None]
+    is_target = (positions >= setting.source_tokens) & (positions < lengths)
     labels = ids.masked_fill(~is_target, IGNORED_LABEL)
-    return ModelInputs(ids, (places < lengths).long(), labels).to(setting.device)
+    return ModelInputs(ids, (positions < lengths).long(), labels).to(setting.device)
 
 
 def _loss_at_targets(backbone: Backbone, method: Method, batch: ModelInputs) -> Tensor:
@@ -121,7 +124,7 @@ def _loss_at_targets(backbone: Backbone, method: Method, batch: ModelInputs) -> 
 
 
 def _loss_everywhere(backbone: Backbone, method: Method, batch: ModelInputs) -> Tensor:
-    """As transformers computes a loss from labels: every position's logits, in float32."""
+    """The loss as transformers computes it from labels: float32 logits at every position."""
     assert batch.labels is not None
     logits = backbone.logits(method.condition(batch)).float()
     next_labels = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=IGNORED_LABEL)
@@ -136,7 +139,7 @@ def _training(
     method: Method | None = None,
     everywhere: bool = False,
 ) -> Training:
-    """AdamW on some parameters; without a method of ours, what is trained is in the backbone already."""
+    """Train some parameters with AdamW; `method=None` means that they are in the backbone already."""
     trained = list(parameters)
     method = method or NoAdaptation().attach(backbone)
     batch = _batch(setting, backbone)
@@ -160,7 +163,7 @@ def _backbone(setting: Setting, *, is_own: bool = False) -> Backbone:
 
 
 def full_fine_tuning(setting: Setting) -> Training:
-    """Every parameter trained, in the backbone's dtype; logits everywhere, as transformers computes them."""
+    """Train every parameter in the backbone's dtype, with logits at every position, as transformers does."""
     backbone = _backbone(setting, is_own=True)
     return _training(setting, backbone, backbone.model.requires_grad_(True).parameters(), everywhere=True)
 
@@ -168,7 +171,7 @@ def full_fine_tuning(setting: Setting) -> Training:
 def our_method(
     make: Callable[[Setting, Backbone], Method], *, everywhere: bool = False
 ) -> Callable[[Setting], Training]:
-    """A method of ours; `everywhere` computes logits at all positions, to tell what targets alone save."""
+    """Train one of our methods; `everywhere` computes logits at all positions, to measure what target logits save."""
 
     def build(setting: Setting) -> Training:
         backbone = _backbone(setting)
@@ -180,8 +183,8 @@ def our_method(
 
 
 def _prefix(reparam: str) -> Callable[[Setting, Backbone], Method]:
-    # The rows that PEFT's projection reads are as wide as a layer's keys, which with grouped queries are narrower than
-    # the model, whose width ours would have.
+    # PEFT's embedding has the width of a layer's keys. Ours would by default have the model's width, which is larger
+    # with grouped-query attention.
     return lambda setting, backbone: PrefixTuning(
         prefix_length=setting.prefix_length,
         reparam=reparam,
@@ -195,7 +198,7 @@ def _lora(setting: Setting, _: Backbone) -> Method:
 
 
 def peft_prefix(*, projection: bool, at_targets: bool = False) -> Callable[[Setting], Training]:
-    """PEFT's prefix; `at_targets` lends it our head, which it has not got by itself."""
+    """PEFT's prefix-tuning; `at_targets` computes logits only at targets, for which PEFT has no option."""
 
     def build(setting: Setting) -> Training:
         backbone = PeftPrefix(
@@ -210,7 +213,7 @@ def peft_prefix(*, projection: bool, at_targets: bool = False) -> Callable[[Sett
 
 
 def peft_lora(setting: Setting) -> Training:
-    """PEFT's LoRA of queries and values, which it puts into the model itself."""
+    """PEFT's LoRA of queries and values, which PEFT injects into the model."""
     backbone = _backbone(setting)
     names = LINEAR_NAMES[backbone.family]
     config = LoraConfig(

@@ -1,17 +1,16 @@
-"""Time and peak memory of one training step, side by side.
+"""Compares the time and peak memory of one training step.
 
-    python -m benchmarks.step_time                                # shapes that this machine's processor can bear
+    python -m benchmarks.step_time                                # shapes that are small enough for a CPU
     python -m benchmarks.step_time --shape tiny tiny_llama --steps 20
-    python -m benchmarks.step_time --device cuda --batch-size 32 --steps 50     # GPT-2 medium, a LLaMA of 1B
+    python -m benchmarks.step_time --device cuda --batch-size 32 --steps 50     # GPT-2 medium and LLaMA 1B
 
-In: shapes with random weights, a batch of random ids. Out: for each contender the median time of a step (forward,
-backward, AdamW), its peak memory, and how that time compares with full fine-tuning's, and with PEFT's where both train
-the same parameters. A ratio is the median of the ratios within rounds, with their quartiles.
+In: shapes with random weights, and a batch of random ids. Out: for each contender, the median time of a step (forward,
+backward, AdamW), its peak memory, and its speed relative to full fine-tuning, and to PEFT if both train the same
+parameters. A ratio is the median of the per-round ratios, with quartiles.
 
-Steps of all contenders are interleaved, one of each a round and each round in another order, so that a slow minute of
-the machine slows everyone. Those that train no weights of the backbone share one copy of it. Peak memory is what
-torch's allocator was asked for, weights included, in a process that does nothing else. Nothing here needs data or a
-network.
+Each round runs one step of every contender in a random order, so that a slow period of the machine affects all of them.
+Contenders that do not train the backbone share one copy of it. Peak memory is measured in a separate process; it counts
+the bytes requested from torch's allocator, including weights. No data and no network are needed.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.peak_memory import peak_memories
 from benchmarks.shapes import SHAPES
-from benchmarks.step_builders import CONTENDERS, Setting, Training, check_alike
+from benchmarks.step_builders import CONTENDERS, Setting, Training, check_comparable
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.attention_sites import has_native_bfloat16
@@ -42,7 +41,7 @@ _TABLE_WIDTH = 132
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """How two times of the same round compare: the median of all rounds, and the quartiles around it."""
+    """Ratio of two times of the same round: median and quartiles over all rounds."""
 
     median: float
     low: float
@@ -54,16 +53,16 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What one contender cost.
+    """The cost of one contender.
 
     Args:
-        label: What the table calls it.
-        num_trained: Numbers that it trains.
-        step_s: Seconds of a median step.
-        slowest_s: Of the slowest one.
-        peak_memory_bytes: At the peak of a step; `None` on a device that does not tell.
-        speed_over_full: Steps in the time of one of full fine-tuning; `None` where that was not measured.
-        speed_over_peft: Steps in the time of one of PEFT's with the same parameters; `None` likewise.
+        label: Name in the table.
+        num_trained: Number of trainable parameters.
+        step_s: Median seconds per step.
+        slowest_s: Seconds of the slowest step.
+        peak_memory_bytes: Peak memory of a step; `None` if the device does not report it.
+        speed_over_full: Speed relative to full fine-tuning; `None` if that was not measured.
+        speed_over_peft: Speed relative to PEFT with the same parameters; `None` if that was not measured.
     """
 
     label: str
@@ -76,14 +75,14 @@ class Measurement:
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """The ratio of two contenders' times, round by round."""
+    """Compute the ratio of two contenders' times in each round."""
     ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return Ratio(median=median, low=low, high=high)
 
 
 def interleaved_times(trainings: Mapping[str, Training], *, num_steps: int, warmup: int) -> dict[str, list[float]]:
-    """Seconds of every step of everyone, in rounds."""
+    """Measure the seconds of every step of every contender, in rounds."""
     times: dict[str, list[float]] = {name: [] for name in trainings}
     shuffler = random.Random(0)
     for round_number in range(warmup + num_steps):
@@ -96,10 +95,10 @@ def interleaved_times(trainings: Mapping[str, Training], *, num_steps: int, warm
 
 
 def measure(names: Sequence[str], setting: Setting, *, num_steps: int, warmup: int) -> list[Measurement]:
-    """Memory first, while this process holds no model; then time."""
+    """Measure memory first, while this process holds no model, then time."""
     peaks = peak_memories(names, setting)
     trainings = {name: CONTENDERS[name].build(setting) for name in names}
-    check_alike(trainings)
+    check_comparable(trainings)
     times = interleaved_times(trainings, num_steps=num_steps, warmup=warmup)
 
     def over(other: str | None, name: str) -> Ratio | None:
@@ -121,7 +120,15 @@ def measure(names: Sequence[str], setting: Setting, *, num_steps: int, warmup: i
 
 def show(measurements: Sequence[Measurement], title: str, caption: str, console: Console) -> None:
     table = Table(title=title, caption=caption, caption_justify="left")
-    for heading in ("step", "trained", "median ms", "slowest ms", "peak MB", "speed over full", "speed over PEFT"):
+    for heading in (
+        "step",
+        "trainable params",
+        "median ms",
+        "slowest ms",
+        "peak MB",
+        "speed over full",
+        "speed over PEFT",
+    ):
         table.add_column(heading, justify="left" if heading == "step" else "right", no_wrap=True)
     for m in measurements:
         peak = "" if m.peak_memory_bytes is None else f"{m.peak_memory_bytes / 1e6:,.0f}"
@@ -133,8 +140,8 @@ def show(measurements: Sequence[Measurement], title: str, caption: str, console:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    usual = f"by default {' '.join(_ON_GPU)} on a GPU and {' '.join(_ON_CPU)} elsewhere"
-    parser.add_argument("--shape", nargs="+", choices=tuple(SHAPES), help=usual)
+    default_shapes = f"default: {' '.join(_ON_GPU)} on a GPU and {' '.join(_ON_CPU)} elsewhere"
+    parser.add_argument("--shape", nargs="+", choices=tuple(SHAPES), help=default_shapes)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 if native"
@@ -143,10 +150,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source-tokens", type=int, default=32)
     parser.add_argument("--target-tokens", type=int, default=32)
     parser.add_argument("--prefix-length", type=int, default=10)
-    parser.add_argument("--reparam-hidden-size", type=int, default=512, help="of the MLP, on both sides")
-    parser.add_argument("--rank", type=int, default=4, help="of LoRA, on both sides")
-    parser.add_argument("--steps", type=int, default=10, help="rounds that are measured")
-    parser.add_argument("--warmup", type=int, default=2, help="rounds before them")
+    parser.add_argument("--reparam-hidden-size", type=int, default=512, help="hidden size of the MLP, here and in PEFT")
+    parser.add_argument("--rank", type=int, default=4, help="rank of LoRA, here and in PEFT")
+    parser.add_argument("--steps", type=int, default=10, help="number of measured rounds")
+    parser.add_argument("--warmup", type=int, default=2, help="number of rounds before the measured ones")
     parser.add_argument("--only", nargs="+", choices=tuple(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/step_time.json"))
     arguments = parser.parse_args(words)

@@ -1,7 +1,7 @@
-"""Text to pretrain on: files become texts, texts become sentences and passages.
+"""Reads a text corpus for pretraining, and splits it into sentences and passages.
 
-In: JSON lines with a column `text`, or plain text with one text a line; either may be compressed with xz. Out: texts,
-a few of them held out, and what the pretraining scripts cut out of them.
+In: JSON lines with a column `text`, or plain text with one text per line; either may be compressed with xz. Out: texts
+for training and held-out texts, and the sentences and passages of a text.
 """
 
 import json
@@ -17,7 +17,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def read_texts(files: Sequence[Path]) -> list[str]:
-    """The `text` of every line of every file; of a .txt, every line that is not empty."""
+    """Read the `text` of every line of every file; of a .txt, every non-empty line."""
     return [text for file in files for text in _texts_of(file)]
 
 
@@ -30,15 +30,15 @@ def _texts_of(file: Path) -> Iterator[str]:
             try:
                 yield line.decode().strip() if is_plain else json.loads(line)["text"]
             except (ValueError, KeyError, TypeError) as error:
-                what = "UTF-8" if is_plain else "JSON with a column `text`"
+                expected = "UTF-8" if is_plain else "JSON with a column `text`"
                 raise SystemExit(
-                    f"Every line of {file} must be {what}, but line {number} is not ({error!r}); "
-                    "plain text is read from a .txt."
+                    f"Every line of {file} must be {expected}, but line {number} is not ({error!r}); "
+                    "plain text must be in a .txt file."
                 ) from error
 
 
 def hold_out(texts: Sequence[str], rng: random.Random) -> tuple[list[str], list[str]]:
-    """The texts in random order, parted into those to train on and 1 in `HELD_OUT_EVERY` to measure with."""
+    """Shuffle texts, and split them into training texts and held-out texts (1 in `HELD_OUT_EVERY`)."""
     shuffled = list(texts)
     rng.shuffle(shuffled)
     held_out = shuffled[::HELD_OUT_EVERY]
@@ -47,25 +47,25 @@ def hold_out(texts: Sequence[str], rng: random.Random) -> tuple[list[str], list[
 
 
 def sentences(text: str) -> Iterator[str]:
-    """What stands between full stops and capitals."""
+    """Split a text into sentences at end punctuation that precedes a capital letter."""
     return filter(None, _SENTENCE_END.split(text.strip()))
 
 
-def passages(text: str, rng: random.Random, *, fewest_words: int, most_words: int) -> Iterator[list[str]]:
-    """Sentences that follow one another in a paragraph, as many as fit a limit that is drawn for each passage.
+def passages(text: str, rng: random.Random, *, min_words: int, max_words: int) -> Iterator[list[str]]:
+    """Yield passages: consecutive sentences of a paragraph, up to a word limit that is drawn for each passage.
 
-    A sentence longer than the limit is a passage by itself, unless it is longer than `most_words`: that one is left
-    out, as are passages of fewer than `fewest_words`.
+    A sentence longer than the limit is its own passage. Sentences longer than `max_words` and passages shorter than
+    `min_words` are dropped.
     """
     for paragraph in text.splitlines():
         passage: list[str] = []
-        num_words, limit = 0, rng.randint(fewest_words, most_words)
+        num_words, limit = 0, rng.randint(min_words, max_words)
         for sentence in (*sentences(paragraph), None):
-            length = most_words + 1 if sentence is None else len(sentence.split())
+            length = max_words + 1 if sentence is None else len(sentence.split())
             if num_words + length > limit:
-                if num_words >= fewest_words:
+                if num_words >= min_words:
                     yield passage
-                passage, num_words, limit = [], 0, rng.randint(fewest_words, most_words)
-            if sentence is not None and length <= most_words:
+                passage, num_words, limit = [], 0, rng.randint(min_words, max_words)
+            if sentence is not None and length <= max_words:
                 passage.append(sentence)
                 num_words += length

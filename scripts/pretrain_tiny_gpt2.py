@@ -1,4 +1,4 @@
-"""Pretrains a small GPT-2 from text: the recipe of the embedded backbone `tiny_gpt2`.
+"""Pretrains a small GPT-2 on text: the recipe of the embedded backbone `tiny_gpt2`.
 
     python scripts/pretrain_tiny_gpt2.py --corpus wiki.jsonl.xz more.jsonl --out my_backbone
     ptl-prefix train backbone=local backbone.path=my_backbone
@@ -6,10 +6,10 @@
 In: JSON lines (plain or .xz) with a column `text`. Out: a folder in the Hugging Face format: bfloat16 safetensors and a
 byte-level BPE tokenizer, end of text 0 and padding 1.
 
-A prefix can only steer towards what a backbone already does. So most of the rows that this one sees are pairs made from
-the text itself - some keywords of a sentence, a separator, the sentence - in many formats: it begins to copy, which is
-what table-to-text asks for. Rows start at random positions, so that all of them are trained although rows are half as
-long. Everything follows from the seed, except where `--minutes` ends a run before `--steps`.
+A prefix can only elicit what a backbone can already do. Therefore most training rows are pairs made from the text
+itself - some keywords of a sentence, a separator, the sentence - in many formats: the model learns to copy, which is
+what table-to-text needs. Rows start at random positions, so that all positions are trained although rows are half as
+long. Results depend only on the seed, unless `--minutes` ends the run before `--steps`.
 """
 
 import argparse
@@ -33,7 +33,7 @@ END, PADDING = "<|endoftext|>", "<|pad|>"
 _MAX_POSITIONS = 512
 _ROW_TOKENS = 256
 _TEXT_ROWS, _PAIR_ROWS = 6, 10
-"""Rows of each kind in a batch."""
+"""Number of rows of each kind per batch."""
 _TOKENIZER_DOCUMENTS = 8000
 
 _FIELDS = (
@@ -46,21 +46,21 @@ _STOP_WORDS = (
     "before between during there these those such some other more most over under only very its his her was and the "
     "for are has had not but who"
 )
-_MOST_WORDS_IN_A_KEYWORD = 4
+_MAX_WORDS_PER_KEYWORD = 4
 
 Ids = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Text and pairs as ids, each one long row with an end after every document or pair."""
+    """Text and pairs as ids, each one long row with an end token after every document or pair."""
 
     text: Ids
     pairs: Ids
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE, as GPT-2's: any text has ids, and ids give the text back."""
+    """Train a byte-level BPE tokenizer like GPT-2's: every text can be encoded and decoded without loss."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -75,14 +75,14 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def short_sentences(text: str) -> Iterator[str]:
-    """Sentences of 6 to 32 words, of ASCII letters only."""
+    """Yield ASCII sentences of 6 to 32 words."""
     for sentence in sentences(text):
         if sentence.isascii() and 6 <= len(sentence.split()) <= 32:
             yield sentence
 
 
 def keyword_pair(sentence: str, rng: random.Random) -> str | None:
-    """`name : Hong Kong | June => In June he left for Hong Kong.`; `None` with too few keywords, or too many."""
+    """`name : Hong Kong | June => In June he left for Hong Kong.`; `None` if there are too few or too many keywords."""
     keywords = list(_keywords(sentence, rng))
     if not 2 <= len(keywords) <= 9:
         return None
@@ -95,16 +95,16 @@ def keyword_pair(sentence: str, rng: random.Random) -> str | None:
 
 
 def _keywords(sentence: str, rng: random.Random) -> Iterator[str]:
-    """Runs of telling words, most of them, as they stand in the sentence."""
+    """Yield a random subset of the content words of a sentence; adjacent words form one keyword."""
     keep = rng.uniform(0.45, 0.95)
     stop_words = _STOP_WORDS.split()
     run: list[str] = []
     for written in sentence.split():
         word = written.strip(".,;:()\"'")
-        is_telling = len(word) > 3 or word[:1].isupper() or any(c.isdigit() for c in word)
-        if is_telling and word.lower() not in stop_words and rng.random() < keep:
+        is_content_word = len(word) > 3 or word[:1].isupper() or any(c.isdigit() for c in word)
+        if is_content_word and word.lower() not in stop_words and rng.random() < keep:
             run.append(word)
-            if len(run) < _MOST_WORDS_IN_A_KEYWORD and written[-1] not in ".,;:)":
+            if len(run) < _MAX_WORDS_PER_KEYWORD and written[-1] not in ".,;:)":
                 continue
         if run:
             yield " ".join(run)
@@ -114,7 +114,7 @@ def _keywords(sentence: str, rng: random.Random) -> Iterator[str]:
 
 
 def pairs_of(texts: Sequence[str], rng: random.Random, limit: int) -> list[str]:
-    """Shuffled pairs, at most `limit` of them."""
+    """Return at most `limit` shuffled pairs."""
     pairs = (keyword_pair(sentence, rng) for text in texts for sentence in short_sentences(text))
     kept = [pair for pair in pairs if pair is not None]
     rng.shuffle(kept)
@@ -122,7 +122,7 @@ def pairs_of(texts: Sequence[str], rng: random.Random, limit: int) -> list[str]:
 
 
 def as_stream(texts: Sequence[str], tokenizer: Tokenizer, *, what: str) -> Ids:
-    """One long row of ids."""
+    """Encode texts as one long row of ids."""
     end = tokenizer.token_to_id(END)
     chunks = [np.empty(0, np.uint16)]
     for start in range(0, len(texts), 1000):
@@ -130,12 +130,12 @@ def as_stream(texts: Sequence[str], tokenizer: Tokenizer, *, what: str) -> Ids:
         chunks.append(np.array([id_ for text in encoded for id_ in (*text.ids, end)], np.uint16))
     stream = np.concatenate(chunks)
     if len(stream) <= _ROW_TOKENS:
-        raise SystemExit(f"The {what} must give more than {_ROW_TOKENS} tokens, but gives {len(stream)}; add text.")
+        raise SystemExit(f"The {what} must have more than {_ROW_TOKENS} tokens, but has {len(stream)}; add text.")
     return stream
 
 
 def streams_of(texts: Sequence[str], tokenizer: Tokenizer, rng: random.Random, *, max_pairs: int, what: str) -> Streams:
-    """Text and the pairs made from it, as ids."""
+    """Encode texts, and the pairs made from them."""
     return Streams(
         as_stream(texts, tokenizer, what=what),
         as_stream(pairs_of(texts, rng, max_pairs), tokenizer, what=f"pairs of the {what}"),
@@ -143,14 +143,14 @@ def streams_of(texts: Sequence[str], tokenizer: Tokenizer, rng: random.Random, *
 
 
 def random_rows(stream: Ids, count: int, rng: np.random.Generator) -> Tensor:
-    """Rows cut out of a stream at random."""
+    """Cut rows from random offsets of a stream."""
     starts = rng.integers(0, len(stream) - _ROW_TOKENS + 1, count)
     rows = np.stack([stream[start : start + _ROW_TOKENS] for start in starts])
     return torch.from_numpy(rows.astype(np.int64))
 
 
 def random_positions(count: int, rng: np.random.Generator) -> Tensor:
-    """Consecutive positions of each row, from a random one on, so that every position of the model is trained."""
+    """Consecutive positions per row that start at a random one, so that every position of the model is trained."""
     starts = torch.from_numpy(rng.integers(0, _MAX_POSITIONS - _ROW_TOKENS + 1, count))
     return starts[:, None] + torch.arange(_ROW_TOKENS)
 
@@ -170,7 +170,7 @@ def held_out_loss(model: GPT2LMHeadModel, stream: Ids, num_rows: int = 200) -> f
 
 
 def pretrain(model: GPT2LMHeadModel, data: Streams, held_out: Streams, arguments: argparse.Namespace) -> None:
-    """Train until `--steps`, or until `--minutes` are over."""
+    """Train for `--steps` steps or `--minutes` minutes."""
     rng = np.random.default_rng(arguments.seed)
 
     def next_loss() -> tuple[Tensor, int]:
@@ -184,7 +184,7 @@ def pretrain(model: GPT2LMHeadModel, data: Streams, held_out: Streams, arguments
 
 
 def new_model(vocab_size: int, arguments: argparse.Namespace) -> GPT2LMHeadModel:
-    """A GPT-2 of the asked-for size, without dropout: a small one never sees enough to need it."""
+    """Create a GPT-2 without dropout: a small model does not see enough text to overfit."""
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=_MAX_POSITIONS,
@@ -202,7 +202,7 @@ def new_model(vocab_size: int, arguments: argparse.Namespace) -> GPT2LMHeadModel
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Weights as bfloat16 safetensors, and the tokenizer with its special tokens named."""
+    """Save bfloat16 weights, and the tokenizer with its special tokens."""
     model.to(torch.bfloat16).eval().save_pretrained(folder)
     fast: Any = PreTrainedTokenizerFast
     fast(
@@ -211,12 +211,12 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="JSON lines with `text`; .xz is read too")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
     parser.add_argument("--steps", type=int, default=4900, help="optimizer steps of 16 x 256 tokens")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="ends the run before its steps are done")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit; ends the run before --steps")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--width", type=int, default=256)
@@ -228,7 +228,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Text to backbone."""
+    """Pretrain and save a backbone."""
     arguments = parse(words)
     rng = random.Random(arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -236,7 +236,9 @@ def main(words: Sequence[str] | None = None) -> None:
     tokenizer = train_tokenizer(texts[:_TOKENIZER_DOCUMENTS], arguments.vocab_size)
     limit = arguments.max_pairs
     streams = streams_of(texts, tokenizer, rng, max_pairs=limit, what="corpus")
-    held_out = streams_of(held_out_texts, tokenizer, rng, max_pairs=limit, what=f"1 in {HELD_OUT_EVERY} texts held out")
+    held_out = streams_of(
+        held_out_texts, tokenizer, rng, max_pairs=limit, what=f"held-out text (1 in {HELD_OUT_EVERY})"
+    )
     model = new_model(tokenizer.get_vocab_size(), arguments)
     print(
         f"{len(streams.text):,} tokens of text, {len(streams.pairs):,} of pairs; {model.num_parameters():,} parameters"

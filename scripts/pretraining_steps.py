@@ -1,6 +1,6 @@
-"""The loop in which a backbone is pretrained on a CPU: AdamW, a warm-up, half a cosine, bfloat16 where it is native.
+"""The training loop of pretraining on a CPU: AdamW, linear warm-up, cosine decay, and bfloat16 if it is native.
 
-In: a model and a callable that gives the loss of the next batch. Out: the trained model, and its loss on the way.
+In: a model, and a callable that returns the loss of the next batch. Out: the trained model, and its logged losses.
 """
 
 import math
@@ -20,13 +20,13 @@ _WARMUP_STEPS, _LAST_SHARE_OF_LR = 200, 0.01
 
 @dataclass(frozen=True)
 class LoggedLoss:
-    """Training up to a step.
+    """A logged training loss.
 
     Args:
-        step: Optimizer steps done.
-        tokens: Tokens seen.
-        loss: Nats per token, the mean over the steps since the last log.
-        seconds: Since training began.
+        step: Optimizer steps completed.
+        tokens: Tokens trained on.
+        loss: Nats per token, averaged over the steps since the last log.
+        seconds: Seconds since training started.
     """
 
     step: int
@@ -38,54 +38,54 @@ class LoggedLoss:
 def train(
     model: nn.Module, next_loss: Callable[[], tuple[Tensor, int]], *, steps: int, minutes: float, lr: float
 ) -> list[LoggedLoss]:
-    """Train until `steps` are done, or `minutes` are over; say how far it is every hundred steps.
+    """Train for `steps` steps or `minutes` minutes, and print the progress every 100 steps.
 
     Args:
-        model: Trained in place, in train mode.
-        next_loss: The loss of the next batch and how many tokens it has; called under autocast.
+        model: Model that is trained in place, in train mode.
+        next_loss: Returns the loss of the next batch and its number of tokens; called under autocast.
         steps: Optimizer steps.
-        minutes: Ends the run before its steps are done; the schedule then ends with them.
-        lr: Its peak.
+        minutes: Time limit; the schedule ends with it if it comes first.
+        lr: Peak learning rate.
     """
     if steps < 1 or minutes <= 0:
-        raise ValueError(f"There must be a step and time to train, but got (steps={steps}, minutes={minutes}).")
+        raise ValueError(f"`steps >= 1` and `minutes > 0` must hold, but got (steps={steps}, minutes={minutes}).")
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    way = _Way(steps, minutes)
+    progress = _Progress(steps, minutes)
     model.train()
     for step in range(steps):
-        progress = way.progress
-        if progress >= 1:
+        share = progress.share
+        if share >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = lr * share_of_lr(step, progress)
+            group["lr"] = lr * share_of_lr(step, share)
         with autocast():
             loss, num_tokens = next_loss()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        way.went(loss.item(), num_tokens)
-    way.log()
-    return way.logged
+        progress.advance(loss.item(), num_tokens)
+    progress.log()
+    return progress.logged
 
 
-class _Way:
-    """How far a run has come; says so while it goes on."""
+class _Progress:
+    """Tracks and prints the progress of a run."""
 
     def __init__(self, steps: int, minutes: float) -> None:
         self.logged: list[LoggedLoss] = []
         self._steps, self._limit_s = steps, 60 * minutes
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         self._step, self._tokens = 0, 0
         self._losses: list[float] = []
 
     @property
-    def progress(self) -> float:
-        """Share of the run that is done, by steps or by time, whichever ends it first."""
-        return max(self._step / self._steps, (time.monotonic() - self._began) / self._limit_s)
+    def share(self) -> float:
+        """Completed share of the run, by steps or by time, whichever is larger."""
+        return max(self._step / self._steps, (time.monotonic() - self._start) / self._limit_s)
 
-    def went(self, loss: float, num_tokens: int) -> None:
-        """One step further."""
+    def advance(self, loss: float, num_tokens: int) -> None:
+        """Record one step."""
         self._step += 1
         self._tokens += num_tokens
         self._losses.append(loss)
@@ -93,10 +93,10 @@ class _Way:
             self.log()
 
     def log(self) -> None:
-        """Keep and print the losses since the last time; nothing without any."""
+        """Log and print the mean loss since the last log, if there were steps."""
         if not self._losses:
             return
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._start
         mean = sum(self._losses) / len(self._losses)
         self.logged.append(LoggedLoss(self._step, self._tokens, mean, seconds))
         self._losses.clear()
@@ -109,11 +109,11 @@ class _Way:
 
 
 def share_of_lr(step: int, progress: float) -> float:
-    """A linear warm-up, and half a cosine over the whole run."""
+    """The learning rate as a share of its peak: linear warm-up, and cosine decay over the whole run."""
     decay = _LAST_SHARE_OF_LR + (1 - _LAST_SHARE_OF_LR) * 0.5 * (1 + math.cos(math.pi * progress))
     return min(1.0, (step + 1) / _WARMUP_STEPS) * decay
 
 
 def autocast() -> torch.autocast:
-    """bfloat16 where the processor multiplies it natively; the weights stay float32 while they are trained."""
+    """Autocast to bfloat16 if the CPU multiplies it natively; weights stay float32 during training."""
     return torch.autocast("cpu", torch.bfloat16, enabled=has_native_bfloat16(torch.device("cpu")))

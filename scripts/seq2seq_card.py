@@ -1,6 +1,6 @@
-"""The model card of a small encoder-decoder: what it is, what it saw, how well it does it, what it is good for.
+"""The model card of a small encoder-decoder: architecture, training, losses, abilities and limits.
 
-In: what `pretrain_tiny_seq2seq.py` knows when it is done. Out: the text of `README.md`.
+In: the facts of a finished pretraining. Out: the text of `README.md`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,42 +13,41 @@ _ARCHITECTURES = {
     "t5": "T5 (pre-norm, relative positions, tied embeddings)",
 }
 _OBJECTIVES = {
-    "bart": "text infilling (Lewis et al., 2020): 30% of a passage's tokens are hidden, in spans of 3 on average, each "
-    "behind one mask; its sentences change places; the decoder writes the whole passage as it was",
-    "t5": "span corruption (Raffel et al., 2020): 15% of a passage's tokens are hidden, in spans of 3 on average, each "
-    "behind a sentinel; the decoder writes the spans after their sentinels, and nothing else",
+    "bart": "text infilling (Lewis et al., 2020): 30% of a passage's tokens are masked, in spans of 3 on average, each "
+    "by one mask; its sentences are permuted; the target is the original passage",
+    "t5": "span corruption (Raffel et al., 2020): 15% of a passage's tokens are masked, in spans of 3 on average, each "
+    "by a sentinel; the target is the spans after their sentinels",
 }
 _ABILITIES = {
-    "bart": """Its decoder writes again what its encoder reads. How well, the loss of copying above says: at 0 it copies
-everything, at the loss of a small language model (5 nats and more) nothing. Copying by content is what
-a prefix needs to turn a table into a sentence. What was hidden it guesses: plausible words, no facts. It can read
-512 tokens, though it was trained on no more than 96 at once; what it writes after about 70 is written at positions that
-it has hardly seen.""",
-    "t5": """It fills short gaps with plausible words. It was never asked to write a whole sentence, nor anything that
-it could read in its source, so it has no reason to copy, and every text that it writes begins with a sentinel. Frozen
-models of this kind are known to be hard to steer (Lester et al., 2021, train T5 further as a language model before they
-tune prompts), and one this small is hardly steered at all: a loss falls, and the text stays wrong. Take it to see
-whether a method trains, not how well a task can be done.""",
+    "bart": """The decoder copies the source. The copying loss above measures how well: 0 means that it copies all,
+the loss of a small language model (5 nats and more) that it copies nothing. A prefix needs copying by content to turn a
+table into a sentence. The model fills masked spans with plausible words, not facts. It accepts 512 tokens, but was
+trained on at most 96 at once; output positions after about 70 are hardly trained.""",
+    "t5": """The model fills short gaps with plausible words. It was not trained to write whole sentences, nor to copy
+from the source, and every output begins with a sentinel. Frozen models of this kind are known to be hard to adapt
+(Lester et al., 2021, first train T5 further as a language model before prompt tuning), and such a small one can hardly
+be adapted: the loss falls, but outputs stay wrong. Use it to test whether a method trains, not how well it solves a
+task.""",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One pretraining, told.
+    """The facts of a finished pretraining.
 
     Args:
         kind: `bart` or `t5`.
-        folder: Where the model is.
-        command: What made it.
-        licence: Of the text, as model hubs abbreviate it.
-        num_parameters: Tied ones counted once.
-        shape: The sizes that the command chose, in words.
-        tokenizer: The tokenizer, in words.
-        rows: Passages in a batch.
-        logged: Losses on the way.
-        held_out: Nats per written token, by what was to be written.
-        source: A held-out passage with noise.
-        written: What the model makes of it, greedily.
+        folder: Name of the model folder.
+        command: Command that trained the model.
+        licence: Licence of the text, as abbreviated on model hubs.
+        num_parameters: Number of parameters; tied ones count once.
+        shape: Description of the model's size.
+        tokenizer: Description of the tokenizer.
+        rows: Passages per batch.
+        logged: Logged training losses.
+        held_out: Held-out loss in nats per target token, by objective.
+        source: A corrupted held-out passage.
+        written: The model's greedy output for it.
     """
 
     kind: str
@@ -66,7 +65,7 @@ class Training:
 
 
 def card(training: Training) -> str:
-    """The whole README."""
+    """Return the text of `README.md`."""
     last = training.logged[-1]
     losses = "\n".join(f"| {name} | {loss:.3f} |" for name, loss in training.held_out.items())
     return f"""---
@@ -76,7 +75,7 @@ language: en
 
 # {training.folder}
 
-A small {training.kind.upper()} for trying methods of adaptation on: `backbone=local backbone.path={training.folder}`.
+A small {training.kind.upper()} for testing adaptation methods: `backbone=local backbone.path={training.folder}`.
 
 | | |
 | --- | --- |
@@ -85,43 +84,43 @@ A small {training.kind.upper()} for trying methods of adaptation on: `backbone=l
 | tokenizer | {training.tokenizer} |
 | weights | bfloat16, safetensors |
 
-## What it was trained on
+## Training
 
 Objective: {_OBJECTIVES[training.kind]}.
 
-{last.step:,} steps of {training.rows} passages of 10 to 48 words, {last.tokens / 1e6:.1f} million tokens read and
-written, {last.seconds / 60:.0f} minutes on a CPU. float32 weights, under bfloat16 autocast where the processor has it;
-AdamW, a linear warm-up, half a cosine. Training loss over the last steps: {last.loss:.3f}; on the way: `losses.jsonl`.
+{last.step:,} steps of {training.rows} passages of 10 to 48 words, {last.tokens / 1e6:.1f} million source and
+target tokens, {last.seconds / 60:.0f} minutes on a CPU. float32 weights, bfloat16 autocast if the CPU supports it;
+AdamW, linear warm-up, cosine decay. Training loss over the last steps: {last.loss:.3f}; all: `losses.jsonl`.
 
 ```
 {training.command}
 ```
 
-Loss on passages that were held out, in nats per written token:
+Loss on held-out passages, in nats per target token:
 
-| to be written | loss |
+| objective | loss |
 | --- | --- |
 {losses}
 
-## What it can and cannot do
+## Abilities and limits
 
 {_ABILITIES[training.kind]}
 
-A held-out passage as it reads it, and what it writes greedily:
+A corrupted held-out passage, and the model's greedy output:
 
 > {_quotable(training.source)}
 
 > {_quotable(training.written)}
 
-It knows no facts and does not reason; whatever it says about the world is noise. The text that it saw shapes its style
-and its biases.
+The model knows no facts and does not reason; its statements about the world are noise. Its style and biases are those
+of the training text.
 
 ## Licence
 
-{training.licence}, as the text is that it was trained on.
+{training.licence}, the licence of the training text.
 """
 
 
 def _quotable(text: str) -> str:
-    """Text as Markdown shows it: angle brackets kept, lines joined."""
+    """Escape text for a Markdown quotation, in one line."""
     return " ".join(text.split()).replace("<", "\\<").replace("|", "\\|")

@@ -1,7 +1,7 @@
-"""Small encoder-decoders of random weights, and their tokenizers.
+"""Small encoder-decoders with random weights, and their tokenizers.
 
-In: a kind (`bart` or `t5`), sizes, and any byte-level tokenizer. Out: a model of Hugging Face's, and that tokenizer
-with the special ids that the kind needs.
+In: a kind (`bart` or `t5`), sizes, and a byte-level tokenizer. Out: a transformers model, and the tokenizer with the
+special tokens of that kind.
 """
 
 import argparse
@@ -31,15 +31,15 @@ _START, _END = "<s>", "</s>"
 
 
 def tokenizer_for(kind: str, folder: Path) -> Any:
-    """A folder's tokenizer, with what BART or T5 puts around a text and in place of what is missing."""
+    """Load a tokenizer, and add the special tokens of BART or T5: start and end, and mask or sentinels."""
     if not (folder / "tokenizer.json").is_file():
         raise SystemExit(f"`--tokenizer` must be a folder with a tokenizer.json, but '{folder}' has none.")
     padding = AutoTokenizer.from_pretrained(folder).pad_token or "<pad>"
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    missing = [_START, _END, MASK] if kind == "bart" else [_END, *SENTINELS]
-    tokenizer.add_special_tokens([padding, *missing])
+    special_tokens = [_START, _END, MASK] if kind == "bart" else [_END, *SENTINELS]
+    tokenizer.add_special_tokens([padding, *special_tokens])
     frame = f"{_START} $A {_END}" if kind == "bart" else f"$A {_END}"
     special = [(token, tokenizer.token_to_id(token)) for token in (_START, _END) if token in frame]
     tokenizer.post_processor = TemplateProcessing(single=frame, pair=None, special_tokens=special)
@@ -49,7 +49,7 @@ def tokenizer_for(kind: str, folder: Path) -> Any:
 
 
 def new_model(kind: str, tokenizer: Any, arguments: argparse.Namespace) -> nn.Module:
-    """A model of the asked-for size, without dropout: a small one never sees enough to need it."""
+    """Create a model without dropout: a small model does not see enough text to overfit."""
     shared: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
@@ -59,7 +59,7 @@ def new_model(kind: str, tokenizer: Any, arguments: argparse.Namespace) -> nn.Mo
 
 
 def _new_bart(shared: Mapping[str, Any], tokenizer: Any, arguments: argparse.Namespace) -> nn.Module:
-    """A BART whose tables of positions start as sinusoids: far positions resemble near ones before they are trained."""
+    """A BART whose position embeddings start as sinusoids, so that untrained positions resemble trained ones."""
     config: Any = BartConfig(
         **shared,
         max_position_embeddings=MAX_POSITIONS,
@@ -72,14 +72,14 @@ def _new_bart(shared: Mapping[str, Any], tokenizer: Any, arguments: argparse.Nam
         dropout=0.0,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        # As in the paper's models: what is written starts with the end of what was read.
+        # As in the paper's models, the decoder starts with the end token.
         decoder_start_token_id=tokenizer.eos_token_id,
         forced_eos_token_id=tokenizer.eos_token_id,
     )
     model: Any = BartForConditionalGeneration(config)
     for table in (model.get_encoder().embed_positions, model.get_decoder().embed_positions):
-        place = torch.arange(table.num_embeddings)[:, None]
-        angle = place * 10_000 ** (-torch.arange(0, config.d_model, 2) / config.d_model)
+        position = torch.arange(table.num_embeddings)[:, None]
+        angle = position * 10_000 ** (-torch.arange(0, config.d_model, 2) / config.d_model)
         with torch.no_grad():
             table.weight.copy_(torch.cat([angle.sin(), angle.cos()], dim=1) * config.init_std * math.sqrt(2))
     return model
@@ -102,8 +102,8 @@ def _new_t5(shared: Mapping[str, Any], tokenizer: Any, arguments: argparse.Names
 
 
 @contextmanager
-def read_from(model: Any, first: int) -> Iterator[None]:
-    """Inside, BART's encoder counts positions from another than 0; T5 counts none."""
+def encoder_positions_from(model: Any, first: int) -> Iterator[None]:
+    """Within the context, BART's encoder positions start at `first`; T5 has no absolute positions."""
     table = getattr(model.get_encoder(), "embed_positions", None)
     if table is None:
         yield

@@ -1,7 +1,6 @@
-"""What must be said beside a table, so that nobody reads more into it than is there.
+"""Sentences that qualify a table's results, so that readers do not conclude more than the runs support.
 
-In: the rows of a table. Out: sentences: what was chosen, seeds, budgets, machines, software, and runs that were taken
-in by force.
+In: the rows of a table. Out: sentences about selection, seeds, budgets, unfinished runs, machines and software.
 """
 
 from collections import defaultdict
@@ -10,40 +9,42 @@ from typing import Any
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.reporting.compared_run import ComparedRun
-from ptl_prefix.reporting.measured import Numbers
+from ptl_prefix.reporting.run_metrics import RunMetrics
 from ptl_prefix.reporting.table import Row
 
-_MOST_SPOKEN = 6
-"""More names than these nobody reads; a sweep has dozens."""
+_MAX_NAMES = 6
+"""Longer lists of names are truncated; a study can have dozens of runs."""
 
 
-def caveats_of(rows: Sequence[Row], numbers: Mapping[ComparedRun, Numbers]) -> list[str]:
-    """Every sentence that applies."""
+def collect_caveats(rows: Sequence[Row], by_run: Mapping[ComparedRun, RunMetrics]) -> list[str]:
+    """Return every caveat that applies."""
     runs = [run for row in rows for run in row.runs]
-    found = [
-        _chosen(rows),
+    caveats = [
+        _selection(rows),
         _seeds(rows),
-        _pairs(rows),
+        _pairing(rows),
         _budgets(rows),
-        _forced(runs),
+        _unfinished(runs),
         _machines(runs),
         *_software(runs),
     ]
-    unread = [str(run.folder.path) for run in runs if not numbers[run].predictions()]
-    if unread:
-        found.append(
-            f"The outputs of some runs cannot be read, so that their test inputs are not known: {_listed(unread)}."
+    unreadable = [str(run.folder.path) for run in runs if not by_run[run].predictions()]
+    if unreadable:
+        caveats.append(
+            "The predictions of some runs are not readable, so it was not checked that these runs were tested on the "
+            f"same inputs: {_listed(unreadable)}."
         )
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in caveats if sentence]
 
 
-def _chosen(rows: Sequence[Row]) -> str:
+def _selection(rows: Sequence[Row]) -> str:
     if not any("phase" in row.settings for row in rows):
         return ""
     confirming = sorted({str(run.folder.path.parent) for row in rows for run in row.runs if run.phase == CONFIRM})
     return (
-        "The best of phase=search were chosen for the very numbers that stand here, so part of those is luck; "
-        f"phase=confirm is the same on other seeds, to be seen alone by: ptl-prefix compare {' '.join(confirming)}"
+        "The best rows with phase=search were selected by the metric shown here, which is therefore optimistic for "
+        "them. Rows with phase=confirm train the selected configurations with other seeds; compare them alone with: "
+        f"ptl-prefix compare {' '.join(confirming)}"
     )
 
 
@@ -51,44 +52,49 @@ def _seeds(rows: Sequence[Row]) -> str:
     counts = defaultdict(list)
     for row in rows:
         counts[len(row.runs)].append(f"#{row.number}" if row.number else row.label)
-    single = "; of one seed there is no interval, and nothing is said about chance" if 1 in counts else ""
+    single = " A single seed has no confidence interval and no significance test." if 1 in counts else ""
     if len(counts) == 1:
         (count,) = counts
-        return f"Every row has {_counted(count, 'seed')}{single}."
-    spoken = ", ".join(f"{_counted(count, 'seed')} in {_listed(names)}" for count, names in sorted(counts.items()))
-    return f"Rows differ in how many seeds they have: {spoken}{single}."
+        return f"Every row has {_counted(count, 'seed')}.{single}"
+    groups = ", ".join(f"{_counted(count, 'seed')} in {_listed(names)}" for count, names in sorted(counts.items()))
+    return f"The number of seeds differs between rows: {groups}.{single}"
 
 
-def _pairs(rows: Sequence[Row]) -> str:
+def _pairing(rows: Sequence[Row]) -> str:
     sets = {tuple(run.seed for run in row.runs) for row in rows if len(row.runs) > 1}
     if len(sets) < 2:
         return ""
-    unpaired = any(verdict.p is not None and not verdict.paired for row in rows for verdict in row.verdicts.values())
-    welch = "; where they share fewer than two, Welch's test stands in for the paired one" if unpaired else ""
-    return f"Not all rows have the same seeds: two rows are tested over those that they share{welch}."
+    has_unpaired = any(
+        verdict.p is not None and not verdict.paired for row in rows for verdict in row.verdicts.values()
+    )
+    welch = " Rows that share fewer than two seeds are compared with Welch's t-test." if has_unpaired else ""
+    return f"Rows have different seeds; the paired t-test uses the seeds that two rows share.{welch}"
 
 
 def _budgets(rows: Sequence[Row]) -> str:
     steps = {f"{row.cost.steps:,.0f}" for row in rows}
     if len(steps) == 1:
         return f"Every row was trained for {steps.pop()} steps."
-    if len(rows) > _MOST_SPOKEN:
+    if len(rows) > _MAX_NAMES:
         least, most = min(row.cost.steps for row in rows), max(row.cost.steps for row in rows)
-        return f"Budgets differ: rows have {least:,.0f} to {most:,.0f} steps, each below."
-    spoken = ", ".join(f"{row.label}: {row.cost.steps:,.0f}" for row in rows)
-    return f"Budgets differ, in steps: {spoken}."
+        return f"Training budgets differ, from {least:,.0f} to {most:,.0f} steps; the cost table lists them."
+    steps_by_row = ", ".join(f"{row.label}: {row.cost.steps:,.0f}" for row in rows)
+    return f"Training budgets differ, in steps: {steps_by_row}."
 
 
-def _forced(runs: Sequence[ComparedRun]) -> str:
-    forced = [f"{run.folder.path} ({run.record.status})" for run in runs if run.record.status != "finished"]
-    return f"Taken in though they did not end by themselves: {_listed(forced)}." if forced else ""
+def _unfinished(runs: Sequence[ComparedRun]) -> str:
+    unfinished = [f"{run.folder.path} ({run.record.status})" for run in runs if run.record.status != "finished"]
+    return f"These runs are included although they did not finish: {_listed(unfinished)}." if unfinished else ""
 
 
 def _machines(runs: Sequence[ComparedRun]) -> str:
     machines = {_machine(run.record.environment) for run in runs}
     if len(machines) < 2:
         return ""
-    return f"Tokens/s and memory are of different machines, and do not compare: {_listed(sorted(machines))}."
+    return (
+        "Tokens/s and peak memory are not comparable, because they were measured on different machines: "
+        f"{_listed(sorted(machines))}."
+    )
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
@@ -97,20 +103,20 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def _software(runs: Sequence[ComparedRun]) -> list[str]:
-    """Versions that differ, as numbers may with them."""
+    """Software versions that differ, because results may differ with them."""
     environments = [run.record.environment for run in runs]
     commits = {str((one.get("git") or {}).get("commit", ""))[:10] for one in environments} - {""}
-    dirty = any((one.get("git") or {}).get("dirty") for one in environments)
+    has_dirty = any((one.get("git") or {}).get("dirty") for one in environments)
     versions = defaultdict(set)
     for one in environments:
         for name, version in {"ptl-prefix": one.get("package_version"), **one.get("libraries", {})}.items():
             versions[name].add(str(version))
     mixed = [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items() if len(found) > 1]
-    sentences = [f"Runs were made with different versions: {_listed(mixed)}."] if mixed else []
+    sentences = [f"Runs used different software versions: {_listed(mixed)}."] if mixed else []
     if len(commits) > 1:
-        sentences.append(f"Runs were made by different commits: {_listed(sorted(commits))}.")
-    if dirty:
-        sentences.append("Some runs were made by code with changes that no commit holds.")
+        sentences.append(f"Runs used different git commits: {_listed(sorted(commits))}.")
+    if has_dirty:
+        sentences.append("Some runs used code with uncommitted changes.")
     return sentences
 
 
@@ -119,6 +125,6 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names, of very many the first."""
-    more = len(names) - _MOST_SPOKEN
-    return ", ".join(names[:_MOST_SPOKEN]) + (f" and {more} more" if more > 0 else "")
+    """Join names with commas, and truncate long lists."""
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

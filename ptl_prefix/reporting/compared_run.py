@@ -1,7 +1,7 @@
-"""One run, as far as a comparison looks into it.
+"""The parts of a run folder that a comparison reads.
 
-In: a run's folder. Out: its record, evaluations, outputs and learning curve; or the reason why it is left out. Nothing
-here loads a tensor.
+In: a run folder. Out: its record, evaluations, predictions and learning curve; or the reason why the run is excluded.
+Nothing here loads a tensor.
 """
 
 import functools
@@ -22,19 +22,19 @@ from ptl_prefix.artifacts.rebuilt_record import rebuild_record
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import BundleError, PtlPrefixError
-from ptl_prefix.reporting.run_state import bytes_on_disk, state_of
+from ptl_prefix.reporting.run_state import bytes_on_disk, read_state
 
 Seed = tuple[int, int | None]
-"""What is drawn anew where only seeds differ: `seed`, and `task.subset_seed` where a subset is trained on."""
+"""A run's `seed`, and its `task.subset_seed` if it is trained on a subset, else `None`."""
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class ExcludedRun:
     """A run that is in no table.
 
     Args:
-        path: Its folder.
-        reason: The rest of a sentence that begins with the path.
+        path: Run folder.
+        reason: Predicate of a sentence whose subject is the path.
     """
 
     path: Path
@@ -43,11 +43,11 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """One run.
+    """A run that is compared.
 
     Args:
-        folder: Where it lies.
-        record: What it says of itself.
+        folder: Run folder.
+        record: Content of its `record.json`.
     """
 
     folder: RunFolder
@@ -55,21 +55,21 @@ class ComparedRun:
 
     @property
     def seed(self) -> Seed:
-        """What tells it from the other runs of its row."""
+        """The seeds, which distinguish the runs of one row."""
         task = self.record.config.get("task", {})
         has_subset = task.get("num_train_examples") is not None
         return self.record.seed, task.get("subset_seed") if has_subset else None
 
     @property
     def phase(self) -> str | None:
-        """Of a sweep's run what it was for: `search`, or `confirm` what the search has found; else `None`."""
+        """`search` or `confirm` if the run is a trial of a study, else `None`."""
         if self.record.study is None:
             return None
         return CONFIRM if self.folder.path.absolute().parent.name == CONFIRM else "search"
 
     @functools.cached_property
     def manifest(self) -> Manifest | None:
-        """Of its bundle; `None` where there is none that can be read."""
+        """The bundle's manifest; `None` if there is no readable one."""
         try:
             return read_manifest(self.folder.bundle)
         except BundleError:
@@ -77,12 +77,12 @@ class ComparedRun:
 
     @functools.cached_property
     def bundle_bytes(self) -> int | None:
-        """What its bundle takes on disk."""
+        """Size of the bundle on disk; `None` if there is no bundle."""
         return bytes_on_disk(self.folder.bundle) if self.folder.bundle.is_dir() else None
 
     @functools.cached_property
-    def whole_tests(self) -> dict[Path, EvaluationRecord]:
-        """Evaluations of this bundle on the whole test split, by their folder; damaged ones are passed over."""
+    def full_evaluations(self) -> dict[Path, EvaluationRecord]:
+        """Evaluations of this bundle on the full test split, by folder; unreadable ones are ignored."""
         adaptation = None if self.manifest is None else self.manifest.tensors_sha256
         return {
             folder: record
@@ -93,8 +93,8 @@ class ComparedRun:
         }
 
     @functools.cached_property
-    def last_outputs(self) -> Path | None:
-        """The folder with what training decoded at its end; `None` where it cannot be told."""
+    def training_outputs(self) -> Path | None:
+        """The folder of the predictions that training decoded at its end; `None` if it is ambiguous."""
         folders = [path.parent for path in sorted(self.folder.evaluation.glob(f"test-*/{PREDICTIONS_FILE}"))]
         wanted = self.record.config.get("evaluation", {}).get("num_examples")
         own = [
@@ -103,13 +103,13 @@ class ComparedRun:
             if (record := self._evaluations.get(folder)) is None
             or (record.key.decoding == self.record.decoding and record.key.num_examples == wanted)
         ]
-        if not own:  # a split that is smaller than the sample would be
-            own = [folder for folder, record in self.whole_tests.items() if _decodes_as(record, self.record)]
+        if not own:  # the split is smaller than the requested sample, so its evaluation is a full one
+            own = [folder for folder, record in self.full_evaluations.items() if _decodes_as(record, self.record)]
         return own[0] if len(own) == 1 else None
 
     @functools.cached_property
     def curve(self) -> list[tuple[int, float]]:
-        """`val/loss` by step, the bare backbone's at 0 first where it was measured."""
+        """Steps and `val/loss`; step 0 is the bare backbone, if it was measured."""
         try:
             events = read_events(self.folder.events)
         except PtlPrefixError:
@@ -137,36 +137,44 @@ def _decodes_as(evaluation: EvaluationRecord, record: RunRecord) -> bool:
     return evaluation.key.decoding == record.decoding
 
 
-def outputs_in(folder: Path | None) -> list[Prediction]:
-    """What was decoded; nothing where it cannot be read."""
+def read_outputs(folder: Path | None) -> list[Prediction]:
+    """The predictions in an evaluation folder; empty if they are not readable."""
     try:
         return [] if folder is None else read_predictions(folder / PREDICTIONS_FILE)
     except PtlPrefixError:
         return []
 
 
-def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[list[ComparedRun], list[LeftOut]]:
-    """Runs that ended by themselves, and those of the states in `include`; and all others, with the reason."""
+def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[list[ComparedRun], list[ExcludedRun]]:
+    """Read finished runs.
+
+    Args:
+        folders: Run folders.
+        include: Statuses of runs that are read besides finished ones.
+
+    Returns:
+        The runs, and the excluded runs with reasons.
+    """
     runs: list[ComparedRun] = []
-    left_out: list[LeftOut] = []
+    excluded: list[ExcludedRun] = []
     for folder in folders:
-        state = state_of(folder)
+        state = read_state(folder)
         if state != "finished" and state not in include:
-            left_out.append(LeftOut(folder.path, _REASONS[state]))
+            excluded.append(ExcludedRun(folder.path, _REASONS[state]))
             continue
         try:
             record = rebuild_record(folder) if state == "died" else read_record(folder.record)
             runs.append(ComparedRun(folder, record))
         except PtlPrefixError as error:
-            left_out.append(LeftOut(folder.path, f"cannot be read: {error}"))
-    return runs, left_out
+            excluded.append(ExcludedRun(folder.path, f"is unreadable: {error}"))
+    return runs, excluded
 
 
 _REASONS = {
-    "stopped": "was stopped before its end (include=[stopped] takes it in)",
-    "failed": "failed (include=[failed] takes it in)",
-    "pruned": "was given up by its study (include=[pruned] takes it in)",
+    "stopped": "was stopped before it finished (use include=[stopped] to include it)",
+    "failed": "failed (use include=[failed] to include it)",
+    "pruned": "was pruned by its study (use include=[pruned] to include it)",
     "running": "is still running",
-    "died": "died without a record (include=[died] takes in what its log tells)",
-    "damaged": "has a record that cannot be read",
+    "died": "died without a record (use include=[died] to include what its log contains)",
+    "damaged": "has an unreadable record",
 }

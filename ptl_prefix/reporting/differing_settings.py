@@ -1,7 +1,7 @@
-"""What tells the rows of a table apart.
+"""The settings in which the runs of a table differ.
 
-In: the records of its runs. Out: for each the settings in which they differ. A method's own settings are compared with
-those of its namesakes alone: that LoRA has no prefix length is no difference worth a column.
+In: the records of the runs. Out: for each record, the settings in which runs differ. A method's own settings are
+compared only between runs of that method: a LoRA run need not state that it has no prefix length.
 """
 
 from collections import defaultdict
@@ -10,30 +10,30 @@ from typing import Any
 
 from ptl_prefix.artifacts.run_record import RunRecord
 
-_NO_DIFFERENCE = {
+_IGNORED_KEYS = {
     "run_id",
     "seed",
     "dry_run",
     "study",
     "trial",
     "resume",
-    "task.subset_seed",  # a seed, too
-    "method.name",  # the row says it
+    "task.subset_seed",  # also a seed
+    "method.name",  # shown in every row
     "data.cache_dir",
     "trainer.log_every_n_steps",
     "trainer.enable_progress_bar",
 }
-_NO_DIFFERENT_GROUPS = ("tracking.", "hydra.")
-"""Groups that say who looks on, not what is done."""
+_IGNORED_GROUPS = ("tracking.", "hydra.")
+"""Prefixes of settings that do not influence results."""
 
 _BY_METHOD = ("backbone.base_mode",)
-"""Settings that are the method's where a run chooses none: compared among its namesakes, too."""
+"""Settings whose default depends on the method; they are compared only between runs of one method, too."""
 
 _ABSENT = "absent"
 
 
 def differing_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """For each record, those of its settings that not all have alike, by dotted key."""
+    """For each record, return the settings in which records differ, by dotted key."""
     flat = [dict(flat_settings(record.config)) for record in records]
     keys = [key for key in dict.fromkeys(key for settings in flat for key in settings) if _may_differ(key)]
     values: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
@@ -47,7 +47,7 @@ def differing_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def flat_settings(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a config, by dotted key; a list is one leaf."""
+    """Yield the leaves of a config with their dotted keys; a list is one leaf."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
             yield from flat_settings(value, f"{before}{key}.")
@@ -55,8 +55,8 @@ def flat_settings(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[s
             yield f"{before}{key}", value
 
 
-def spoken(value: Any) -> str:
-    """A setting's value as a config writes it, short."""
+def format_setting(value: Any) -> str:
+    """Format a value as YAML writes it; floats are shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -65,7 +65,7 @@ def spoken(value: Any) -> str:
 
 
 def _may_differ(key: str) -> bool:
-    return key not in _NO_DIFFERENCE and not key.startswith(_NO_DIFFERENT_GROUPS)
+    return key not in _IGNORED_KEYS and not key.startswith(_IGNORED_GROUPS)
 
 
 def _scope(key: str, record: RunRecord) -> str:

@@ -1,6 +1,6 @@
-"""What the rows of a table wrote for the same inputs, side by side.
+"""The outputs of a table's rows for the same test inputs, side by side.
 
-In: a `Table`. Out: some test inputs, evenly spread, with the output of one seed of each row.
+In: a `Table`. Out: evenly spread test inputs, each with the output of one seed of every row.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from ptl_prefix.reporting.table import Table
 
 @dataclass(frozen=True)
 class ExampleOutput:
-    """One test input.
+    """A test input with the outputs of all rows.
 
     Args:
-        id: The example's id.
-        source: What was read.
-        references: What would have been right.
-        hypotheses: What each row wrote, by its number.
+        id: Example id.
+        source: Source text.
+        references: Reference texts.
+        hypotheses: Output of each row, by row number.
     """
 
     id: str
@@ -28,17 +28,20 @@ class ExampleOutput:
 
 
 def example_outputs(table: Table, count: int) -> list[ExampleOutput]:
-    """So many inputs, of every row with readable outputs: those are all of the same inputs, or it were no table."""
-    written = {row.number: {one.id: one for one in row.numbers[0].predictions()} for row in table.rows}
-    written = {number: outputs for number, outputs in written.items() if outputs}
-    if not written or count == 0:
+    """Choose `count` inputs, evenly spread, with the outputs of every row whose predictions are readable.
+
+    All rows have the same test inputs: `find_incompatibilities` has checked it.
+    """
+    by_row = {row.number: {one.id: one for one in row.run_metrics[0].predictions()} for row in table.rows}
+    by_row = {number: outputs for number, outputs in by_row.items() if outputs}
+    if not by_row or count == 0:
         return []
-    inputs = list(next(iter(written.values())).values())
-    kept = min(count, len(inputs))
-    chosen = [inputs[index * len(inputs) // kept] for index in range(kept)]
-    return [_example(one, written) for one in chosen]
+    inputs = list(next(iter(by_row.values())).values())
+    num_shown = min(count, len(inputs))
+    chosen = [inputs[index * len(inputs) // num_shown] for index in range(num_shown)]
+    return [_example(one, by_row) for one in chosen]
 
 
-def _example(shown: Prediction, written: Mapping[int, Mapping[str, Prediction]]) -> ExampleOutput:
-    hypotheses = {number: outputs[shown.id].hypothesis for number, outputs in written.items()}
+def _example(shown: Prediction, by_row: Mapping[int, Mapping[str, Prediction]]) -> ExampleOutput:
+    hypotheses = {number: outputs[shown.id].hypothesis for number, outputs in by_row.items()}
     return ExampleOutput(shown.id, shown.source, shown.references, hypotheses)

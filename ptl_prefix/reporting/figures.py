@@ -1,7 +1,7 @@
-"""The plots of a comparison's page, as Plotly's own figures: data and layout, without colours of the page.
+"""The plots of the HTML page as Plotly figures: data and layout, without the page's colours.
 
-In: a `Table`. Out: `Figure`s as JSON values. Traces carry the number of their row, by which the page shows, hides and
-colours them.
+In: a `Table`. Out: `Figure`s as JSON values. Each trace has the number of its row in `meta`; the page uses it to show,
+hide and colour the trace.
 """
 
 import math
@@ -23,9 +23,9 @@ class Figure:
     """One plot.
 
     Args:
-        title: What it shows, as a heading.
-        note: What must be known to read it.
-        variants: Plotly's `data` and `layout`, by metric; where there is one alone, it does not depend on the metric.
+        title: Heading.
+        note: Explanation of bands, bars and lines.
+        variants: Plotly's `data` and `layout` by metric; the only key is `""` if the metric does not matter.
     """
 
     title: str
@@ -33,30 +33,30 @@ class Figure:
     variants: Mapping[str, Json]
 
 
-def figures_of(table: Table) -> list[Figure]:
-    """Learning curves; quality over parameters; quality over each number that rows differ in."""
+def build_figures(table: Table) -> list[Figure]:
+    """Build learning curves, quality over parameters, and quality over each numeric setting in which rows differ."""
     return [*_curves(table), *_over_parameters(table), *_over_settings(table)]
 
 
 def _curves(table: Table) -> list[Figure]:
-    """Validation loss by step and by tokens; none where no run has logged any."""
+    """Validation loss by step and by tokens; no figures if no run has logged any."""
     if not any(run.curve for row in table.rows for run in row.runs):
         return []
-    note = "Mean over seeds; the band goes from the least to the greatest of them. Step 0 is the bare backbone."
+    note = "Mean over seeds; the band spans minimum to maximum. Step 0 is the bare backbone."
     by_step = [trace for row in table.rows for trace in _curve_traces(row, 1.0)]
     by_tokens = [trace for row in table.rows for trace in _curve_traces(row, row.cost.tokens / max(row.cost.steps, 1))]
     return [
         Figure("Learning curves by step", note, {"": _plot(by_step, _axis("step"), _axis("val/loss ↓", kind="log"))}),
         Figure(
             "Learning curves by tokens",
-            f"{note} Tokens of prompts and targets, as many in each step as in the mean.",
+            f"{note} Tokens include prompts and targets; every step counts as the mean number of tokens per step.",
             {"": _plot(by_tokens, _axis("tokens"), _axis("val/loss ↓", kind="log"))},
         ),
     ]
 
 
 def _curve_traces(row: Row, per_step: float) -> list[Json]:
-    """A line through the means of the steps that all seeds have validated, and the band around it."""
+    """A line through the means at the steps that all seeds validated, and a band from minimum to maximum."""
     curves = [dict(run.curve) for run in row.runs if run.curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     at = [[curve[step] for curve in curves] for step in steps]
@@ -73,13 +73,16 @@ def _curve_traces(row: Row, per_step: float) -> list[Json]:
 def _over_parameters(table: Table) -> list[Figure]:
     figures = []
     costs: tuple[tuple[str, Callable[[Row], int]], ...] = (
-        ("trained", lambda row: row.cost.trained),
-        ("stored", lambda row: row.cost.stored),
+        ("trainable", lambda row: row.cost.num_trainable),
+        ("stored", lambda row: row.cost.num_stored),
     )
     for name, cost in costs:
-        variants = {metric: _quality_plot(table, metric, f"parameters {name}", cost) for metric in table.metrics}
-        note = "Bars: 95% intervals. The line joins what nothing cheaper reaches (Pareto); it is about the means alone."
-        figures.append(Figure(f"Quality over parameters {name}", note, variants))
+        variants = {metric: _quality_plot(table, metric, f"{name} parameters", cost) for metric in table.metrics}
+        note = (
+            "Bars: 95% confidence intervals. The dotted line is the Pareto front of the means: no row with as few "
+            "parameters is better."
+        )
+        figures.append(Figure(f"Quality over {name} parameters", note, variants))
     return figures
 
 
@@ -101,24 +104,24 @@ def _quality_plot(table: Table, metric: str, heading: str, cost: Callable[[Row],
         [line, *traces],
         _log_axis(heading, [x for x, _ in points.values()]),
         _metric_axis(table, metric),
-        _bare_in_sight(table, metric),
+        _bare_value(table, metric),
     )
 
 
 def _over_settings(table: Table) -> list[Figure]:
-    """A plot for each number that two rows differ in, all else being equal."""
+    """One plot per numeric setting in which two rows differ while all other settings are equal."""
     figures = []
     for key in dict.fromkeys(key for row in table.rows for key, value in row.settings.items() if _is_number(value)):
         series = _series(table.rows, key)
         if series:
             variants = {metric: _setting_plot(table, key, series, metric) for metric in table.metrics}
-            note = "Rows that differ in nothing else are joined. Bars: 95% intervals."
+            note = "Lines join rows that differ only in this setting. Bars: 95% confidence intervals."
             figures.append(Figure(f"Quality over {key.removeprefix('method.')}", note, variants))
     return figures
 
 
 def _series(rows: Sequence[Row], key: str) -> list[list[Row]]:
-    """Rows that differ in one setting alone, by that setting; those without a partner are left out."""
+    """Groups of at least two rows that differ only in one setting, sorted by that setting."""
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if _is_number(row.settings.get(key)):
@@ -145,7 +148,7 @@ def _setting_plot(table: Table, key: str, series: Sequence[Sequence[Row]], metri
         traces,
         {**_axis(heading), **_ticks(sorted(set(values)), is_log=is_wide)},
         _metric_axis(table, metric),
-        _bare_in_sight(table, metric),
+        _bare_value(table, metric),
     )
 
 
@@ -183,7 +186,7 @@ def _plot(traces: Sequence[Json], x_axis: Json, y_axis: Json, bare: float | None
                 "xanchor": "right",
                 "y": bare,
                 "yanchor": "bottom",
-                "text": "bare",
+                "text": "bare backbone",
                 "showarrow": False,
             }
         ]
@@ -195,14 +198,14 @@ def _axis(title: str, *, kind: str = "linear") -> Json:
 
 
 def _log_axis(title: str, values: Sequence[float]) -> Json:
-    """A logarithmic axis that reaches whole powers of ten, so that it always has two ticks."""
+    """A logarithmic axis between powers of ten, so that it always has at least two ticks."""
     powers = [math.log10(value) for value in values] or [0.0]
     ends = [math.floor(min(powers) - 0.05), math.ceil(max(powers) + 0.05)]
     return {**_axis(title, kind="log"), "range": ends, "dtick": 1, "exponentformat": "SI"}
 
 
-def _bare_in_sight(table: Table, metric: str) -> float | None:
-    """The bare backbone's number, unless it is so far off that the rows would fall together beside it."""
+def _bare_value(table: Table, metric: str) -> float | None:
+    """The bare backbone's value; `None` if it is so far off that the rows could not be distinguished next to it."""
     bare = table.bare.get(metric)
     means = [row.summaries[metric].mean for row in table.rows if metric in row.summaries]
     if bare is None or not means:
@@ -212,10 +215,14 @@ def _bare_in_sight(table: Table, metric: str) -> float | None:
 
 
 def _ticks(values: Sequence[float], *, is_log: bool) -> Json:
-    """A tick at each value that there is, on an axis with some room at both ends."""
+    """An axis with a tick at each value and a margin at both ends."""
     ends = [math.log10(values[0]), math.log10(values[-1])] if is_log else [values[0], values[-1]]
-    room = max(0.08 * (ends[1] - ends[0]), 1e-9)
-    return {"type": "log" if is_log else "linear", "range": [ends[0] - room, ends[1] + room], "tickvals": list(values)}
+    margin = max(0.08 * (ends[1] - ends[0]), 1e-9)
+    return {
+        "type": "log" if is_log else "linear",
+        "range": [ends[0] - margin, ends[1] + margin],
+        "tickvals": list(values),
+    }
 
 
 def _metric_axis(table: Table, metric: str) -> Json:

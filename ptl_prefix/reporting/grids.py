@@ -1,6 +1,6 @@
-"""A table as cells of text, before anybody decides how they look.
+"""A table as grids of text cells, which terminal, Markdown, LaTeX and HTML tables share.
 
-In: a `Table`. Out: two grids with the same rows: how good the rows are, and what they take.
+In: a `Table`. Out: grids with the same rows: metrics, differences from the best row, and cost.
 """
 
 from dataclasses import dataclass
@@ -11,21 +11,23 @@ from ptl_prefix.reporting.statistics import Standing
 from ptl_prefix.reporting.table import Row, Table
 
 LEGEND = (
-    "±: 95% interval of the mean over seeds (Student's t). ≈: cannot be told from the best, worse rows can "
-    "(paired t over seeds, corrected by Holm, 5%). ?: not tested."
+    "±: 95% confidence interval of the mean over seeds (Student's t). ≈: not significantly different from the best "
+    "row; ?: not tested; no mark: significantly worse (paired t-test over seeds, Holm's correction, 5% level)."
 )
-"""What the marks mean."""
+"""Explains the marks."""
+
+BEST_IS_BOLD = "The best mean of each column is bold."
 
 MARKS: dict[Standing, str] = {"best": "", "alike": " ≈", "worse": "", "unknown": " ?"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry.
+    """A cell of a grid.
 
     Args:
-        text: As it is read.
-        standing: Of a metric, beside the other rows.
+        text: Text of the cell.
+        standing: Comparison with the best row; `None` for cells that are not metrics.
     """
 
     text: str
@@ -34,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds, and how it is aligned."""
+    """A column's heading and alignment."""
 
     heading: str
     align: Literal["left", "right"] = "right"
@@ -42,60 +44,68 @@ class Column:
 
 @dataclass(frozen=True)
 class Grid:
-    """Columns, and rows of as many cells."""
+    """Columns, and rows with one cell per column."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
 
-_NAMES = (Column("#"), Column("method", "left"))
+_ROW_COLUMNS = (Column("#"), Column("method", "left"))
 
 
 def quality_grid(table: Table) -> Grid:
-    """Each metric over seeds, the best and those not distinguishable from it marked."""
+    """Metrics over seeds. The best row is marked, together with rows that are not significantly different from it."""
     headings = [f"{name} {arrow(info)}" for name, info in table.metrics.items()]
     rows = [
         (
-            *_names(row),
+            *_row_cells(row),
             Cell(str(len(row.runs))),
             *(_metric(row, name, info) for name, info in table.metrics.items()),
         )
         for row in table.rows
     ]
-    return Grid((*_NAMES, Column("seeds"), *map(Column, headings)), tuple(rows))
+    return Grid((*_ROW_COLUMNS, Column("seeds"), *map(Column, headings)), tuple(rows))
 
 
 def difference_grid(table: Table) -> Grid:
-    """The main metric of each row less that of the best, with how sure that is."""
-    columns = (*_NAMES, *map(Column, (f"{table.main}, less the best", "95% interval", "p (Holm)", "test")))
-    return Grid(columns, tuple((*_names(row), *_difference(row, table)) for row in table.rows))
+    """The difference of each row from the best row in the main metric, with its interval and p-value."""
+    columns = (*_ROW_COLUMNS, *map(Column, (f"difference in {table.main}", "95% interval", "p (Holm)", "test")))
+    return Grid(columns, tuple((*_row_cells(row), *_difference(row, table)) for row in table.rows))
 
 
 def cost_grid(table: Table) -> Grid:
-    """Budget, parameters, bytes, speed and memory."""
-    headings = ("steps", "tokens", "trained", "stored", "bundle", "tokens/s", "peak memory")
-    return Grid((*_NAMES, *map(Column, headings)), tuple((*_names(row), *_costs(row)) for row in table.rows))
+    """Steps, tokens, parameters, bundle size, speed and memory."""
+    headings = (
+        "steps",
+        "tokens",
+        "trainable params",
+        "stored params",
+        "bundle",
+        "tokens/s",
+        "peak memory",
+    )
+    return Grid((*_ROW_COLUMNS, *map(Column, headings)), tuple((*_row_cells(row), *_costs(row)) for row in table.rows))
 
 
 def arrow(info: MetricInfo) -> str:
-    """Which way is better."""
+    """An arrow that points to better values."""
     return "↓" if info.direction == "minimize" else "↑"
 
 
-def number(value: float, info: MetricInfo) -> str:
-    """A metric's value, as exact as its scale deserves."""
+def format_metric(value: float, info: MetricInfo) -> str:
+    """Format a metric's value with two decimals on scales up to 100, else with four."""
     return f"{value:.2f}" if "100" in info.scale else f"{value:.4f}"
 
 
-def byte_count(number: int) -> str:
-    """Bytes in the unit that people count them in."""
+def format_bytes(num_bytes: int) -> str:
+    """Format a number of bytes in kB, MB or GB."""
     for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if number >= factor:
-            return f"{number / factor:,.1f} {unit}"
-    return f"{number} B"
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:,.1f} {unit}"
+    return f"{num_bytes} B"
 
 
-def _names(row: Row) -> tuple[Cell, Cell]:
+def _row_cells(row: Row) -> tuple[Cell, Cell]:
     return Cell(str(row.number)), Cell(row.label)
 
 
@@ -104,15 +114,15 @@ def _metric(row: Row, name: str, info: MetricInfo) -> Cell:
     if summary is None:
         return Cell("")
     half = summary.half_width
-    spread = "" if half is None else f" ±{number(half, info)}"
-    return Cell(f"{number(summary.mean, info)}{spread}", row.verdicts[name].standing)
+    spread = "" if half is None else f" ±{format_metric(half, info)}"
+    return Cell(f"{format_metric(summary.mean, info)}{spread}", row.verdicts[name].standing)
 
 
 def _difference(row: Row, table: Table) -> list[Cell]:
     verdict, info = row.verdicts.get(table.main), table.metrics[table.main]
     if verdict is None or verdict.standing == "best" or verdict.difference is None:
         return [
-            Cell("the best" if verdict is not None and verdict.standing == "best" else "not tested"),
+            Cell("best row" if verdict is not None and verdict.standing == "best" else "not tested"),
             *[Cell("")] * 3,
         ]
     low_to_high = "" if verdict.interval is None else " to ".join(f"{_signed(end, info)}" for end in verdict.interval)
@@ -126,7 +136,7 @@ def _difference(row: Row, table: Table) -> list[Cell]:
 
 
 def _signed(value: float, info: MetricInfo) -> str:
-    return ("+" if value > 0 else "−" if value < 0 else "") + number(abs(value), info)
+    return ("+" if value > 0 else "−" if value < 0 else "") + format_metric(abs(value), info)
 
 
 def _costs(row: Row) -> list[Cell]:
@@ -134,10 +144,10 @@ def _costs(row: Row) -> list[Cell]:
     texts = [
         f"{cost.steps:,.0f}",
         f"{cost.tokens:,.0f}",
-        f"{cost.trained:,}",
-        f"{cost.stored:,}",
-        "" if cost.bundle_bytes is None else byte_count(cost.bundle_bytes),
+        f"{cost.num_trainable:,}",
+        f"{cost.num_stored:,}",
+        "" if cost.bundle_bytes is None else format_bytes(cost.bundle_bytes),
         f"{cost.tokens_per_s:,.0f}",
-        "" if cost.peak_memory_bytes is None else byte_count(cost.peak_memory_bytes),
+        "" if cost.peak_memory_bytes is None else format_bytes(cost.peak_memory_bytes),
     ]
     return [Cell(text) for text in texts]

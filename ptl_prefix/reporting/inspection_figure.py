@@ -1,7 +1,7 @@
-"""An inspection as one picture: for each site the attention on the prefix, on its tokens, and their norms.
+"""An inspection as a figure: for each attention site, attention to the prefix and to its tokens, and their norms.
 
-In: an `Inspection`. Out: the bytes of a PNG. The figure belongs to nobody's session: nothing here touches pyplot, so
-drawing needs no display and leaves no state.
+In: an `Inspection`. Out: the bytes of a PNG. Nothing here uses pyplot, so drawing needs no display and leaves no global
+state.
 """
 
 import io
@@ -17,35 +17,35 @@ from ptl_prefix.artifacts.inspection import Inspection, SiteInspection
 
 _DPI = 150
 _WIDTH, _SITE_HEIGHT = 13.0, 7.4
-_MOST_NUMBERED_CELLS = 160
-_MOST_TICKS = 16
+_MAX_NUMBERED_CELLS = 160
+_MAX_TICKS = 16
 _TICK_STEPS = [factor * 10**power for power in range(9) for factor in (1, 2, 5)]
 _DEAD_COLOUR = "#c0392b"
 
 
-def inspection_png(found: Inspection) -> bytes:
-    """The picture."""
-    figure = _figure(found)
+def render_inspection(inspection: Inspection) -> bytes:
+    """Draw an inspection as a PNG."""
+    figure = _figure(inspection)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
 
 
-def _figure(found: Inspection) -> Figure:
-    figure = Figure(figsize=(_WIDTH, _SITE_HEIGHT * len(found.sites) + 0.6), layout="constrained")
-    lengths = sorted({site.prefix_length for site in found.sites.values()})
+def _figure(inspection: Inspection) -> Figure:
+    figure = Figure(figsize=(_WIDTH, _SITE_HEIGHT * len(inspection.sites) + 0.6), layout="constrained")
+    lengths = ", ".join(map(str, sorted({site.prefix_length for site in inspection.sites.values()})))
     figure.suptitle(
-        f"{found.method} on {found.backbone}, {found.task}, prefix length {', '.join(map(str, lengths))}\n"
-        f"over {found.num_texts} {'text' if found.num_texts == 1 else 'texts'} {_shortened(found.texts)}",
+        f"{inspection.method} on {inspection.backbone}, {inspection.task}, prefix length {lengths}\n"
+        f"over {inspection.num_texts} {'text' if inspection.num_texts == 1 else 'texts'} {_truncate(inspection.texts)}",
         fontsize=13,
     )
-    rows = figure.subfigures(len(found.sites), 1, squeeze=False)
-    for (part,), (name, site) in zip(rows, found.sites.items(), strict=True):
-        if len(found.sites) > 1:
+    rows = figure.subfigures(len(inspection.sites), 1, squeeze=False)
+    for (part,), (name, site) in zip(rows, inspection.sites.items(), strict=True):
+        if len(inspection.sites) > 1:
             part.suptitle(name, fontsize=12, fontweight="bold")
         (mass, tokens), (keys, values) = part.subplots(2, 2)
         _draw_mass(mass, site)
-        _draw_tokens(tokens, site, found.dead_below)
+        _draw_tokens(tokens, site, inspection.dead_below)
         scale = _norm_scale(site)
         _draw_norms(keys, site, site.key_norms, "Norm of the keys", scale)
         _draw_norms(values, site, site.value_norms, "Norm of the values", scale)
@@ -56,7 +56,7 @@ def _draw_mass(axes: Axes, site: SiteInspection) -> None:
     image = _heatmap(axes, site.mass, site.layers, Normalize(0.0, 1.0), "viridis")
     lowest, highest = min(site.even_mass), max(site.even_mass)
     even = f"{lowest:.2f}" if f"{lowest:.2f}" == f"{highest:.2f}" else f"{lowest:.2f} to {highest:.2f}"
-    axes.set_title(f"Attention on the whole prefix (even attention: {even})", fontsize=11)
+    axes.set_title(f"Attention to the whole prefix (even attention: {even})", fontsize=11)
     axes.set_xlabel("head")
     _colour_bar(axes, image, "share of attention")
 
@@ -65,7 +65,7 @@ def _draw_tokens(axes: Axes, site: SiteInspection, dead_below: float) -> None:
     highest = max(max(row) for row in site.token_mass)
     image = _heatmap(axes, site.token_mass, site.layers, Normalize(0.0, highest or 1.0), "magma")
     axes.set_title(
-        f"Attention on each virtual token (dead: {len(site.dead)} of {site.prefix_length})", fontsize=11, pad=10
+        f"Attention to each virtual token (dead: {len(site.dead)} of {site.prefix_length})", fontsize=11, pad=10
     )
     axes.set_xlabel("virtual token")
     if site.dead:
@@ -76,11 +76,11 @@ def _draw_tokens(axes: Axes, site: SiteInspection, dead_below: float) -> None:
 
 
 def _draw_norms(axes: Axes, site: SiteInspection, norms: Sequence[Sequence[float]], title: str, scale: LogNorm) -> None:
-    # A norm of 0 has no logarithm, and would be left as white as one of 1.
+    # A norm of 0 has no logarithm; without a lower bound its cell would be as white as that of a norm of 1.
     image = _heatmap(axes, [[max(norm, 1e-9) for norm in row] for row in norms], site.layers, scale, "RdBu_r")
     axes.set_title(title, fontsize=11)
     axes.set_xlabel("virtual token")
-    _colour_bar(axes, image, "multiple of the text's own")
+    _colour_bar(axes, image, "relative to the text's norm")
     bar = axes.images[0].colorbar
     assert bar is not None and scale.vmax is not None
     steps = [2.0**power for power in range(-6, 7) if 2.0 ** abs(power) <= scale.vmax * 1.001]
@@ -93,7 +93,7 @@ def _draw_norms(axes: Axes, site: SiteInspection, norms: Sequence[Sequence[float
 
 
 def _norm_scale(site: SiteInspection) -> LogNorm:
-    """One scale for keys and values, as wide to either side of 1: white is as large as the text's own."""
+    """One logarithmic scale for keys and values, symmetric around 1 (white): the norm of the text's keys or values."""
     numbers = [number for norms in (site.key_norms, site.value_norms) for row in norms for number in row if number > 0]
     widest = max([2.0, *numbers, *(1 / number for number in numbers)])
     widest = min(widest, 64.0)
@@ -103,14 +103,14 @@ def _norm_scale(site: SiteInspection) -> LogNorm:
 def _heatmap(
     axes: Axes, rows: Sequence[Sequence[float]], layers: Sequence[int], scale: Normalize, colours: str
 ) -> AxesImage:
-    """Layers downwards, heads or tokens to the right; each cell's number where there is room for it."""
+    """A heatmap of layers (rows) and heads or tokens (columns); small heatmaps show the value in each cell."""
     image = axes.imshow(rows, norm=scale, cmap=colours, aspect="auto", interpolation="nearest")
     columns = len(rows[0])
     _ticks(axes, layers, columns)
     axes.set_ylabel("layer")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if columns * len(rows) <= _MOST_NUMBERED_CELLS and columns <= 20:
+    if columns * len(rows) <= _MAX_NUMBERED_CELLS and columns <= 20:
         for y, row in enumerate(rows):
             for x, number in enumerate(row):
                 shade = image.cmap(scale(number))
@@ -122,17 +122,17 @@ def _heatmap(
 
 
 def _ticks(axes: Axes, layers: Sequence[int], columns: int) -> None:
-    for places, labels, put in (
+    for positions, labels, set_ticks in (
         (range(columns), range(columns), axes.set_xticks),
         (range(len(layers)), layers, axes.set_yticks),
     ):
-        step = next(step for step in _TICK_STEPS if len(places) <= step * _MOST_TICKS)
-        put(list(places)[::step], [str(label) for label in list(labels)[::step]])
+        step = next(step for step in _TICK_STEPS if len(positions) <= step * _MAX_TICKS)
+        set_ticks(list(positions)[::step], [str(label) for label in list(labels)[::step]])
 
 
 def _colour_bar(axes: Axes, image: AxesImage, label: str) -> None:
     axes.figure.colorbar(image, ax=axes, label=label, pad=0.02)
 
 
-def _shortened(text: str, most: int = 90) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
+def _truncate(text: str, max_length: int = 90) -> str:
+    return text if len(text) <= max_length else f"{text[:max_length]}…"

@@ -1,8 +1,8 @@
-"""A comparison as one page that needs nothing else: no network, no server, no other file.
+"""A comparison as a self-contained HTML page: no network, no server, no other file.
 
-In: a `Comparison`, and the command that makes each row again. Out: HTML with its styles, its plots and the library that
-draws them. Whatever a model or a user wrote is text to the page, never markup; and the page's own policy lets no
-script run but the two that it was made with, and nothing be fetched.
+In: a `Comparison`, and the command that reproduces each row. Out: HTML with its styles, its plots and the library that
+draws them. Text from models and users is escaped. The page's Content-Security-Policy allows only the page's own two
+scripts and no network request.
 """
 
 import base64
@@ -19,8 +19,8 @@ from plotly.offline import get_plotlyjs
 
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.example_outputs import example_outputs
-from ptl_prefix.reporting.figures import figures_of
-from ptl_prefix.reporting.grids import LEGEND, MARKS, cost_grid, difference_grid, quality_grid
+from ptl_prefix.reporting.figures import build_figures
+from ptl_prefix.reporting.grids import BEST_IS_BOLD, LEGEND, MARKS, cost_grid, difference_grid, quality_grid
 from ptl_prefix.reporting.table import Table
 from ptl_prefix.reporting.text_tables import Commands, bare_sentence
 
@@ -28,13 +28,13 @@ _PARTS = Path(__file__).parent / "page_parts"
 _NUM_COLOURS = 10
 
 
-def page(comparison: Comparison, commands: Commands, *, num_examples: int) -> str:
-    """The page.
+def render_page(comparison: Comparison, commands: Commands, *, num_examples: int) -> str:
+    """Render a comparison as HTML.
 
     Args:
-        comparison: What it shows.
-        commands: What makes each row again.
-        num_examples: Test inputs whose outputs are shown side by side.
+        comparison: Comparison to show.
+        commands: Command that reproduces each row.
+        num_examples: Number of test inputs whose outputs are shown side by side.
     """
     environment = Environment(
         loader=FileSystemLoader(_PARTS),
@@ -48,15 +48,16 @@ def page(comparison: Comparison, commands: Commands, *, num_examples: int) -> st
     plots = list(itertools.chain.from_iterable(section["figures"] for section in sections))
     return environment.get_template("page.html.jinja").render(
         sections=sections,
-        left_out=comparison.left_out,
+        excluded=comparison.excluded,
         legend=LEGEND,
+        best_is_bold=BEST_IS_BOLD,
         marks=MARKS,
         num_colours=_NUM_COLOURS,
         policy=f"default-src 'none'; script-src {_hash(library)} {_hash(script)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'",
         style=Markup((_PARTS / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        library=_packed(library),
+        library=_compress(library),
         figures=_json([figure.variants for figure in plots]),
     )
 
@@ -68,23 +69,23 @@ def _section(table: Table, commands: Commands, num_examples: int) -> dict[str, A
         "differences": difference_grid(table),
         "cost": cost_grid(table),
         "bare": bare_sentence(table),
-        "figures": figures_of(table),
+        "figures": build_figures(table),
         "examples": example_outputs(table, num_examples),
         "commands": {row.number: commands[table.task, table.backbone, row.number] for row in table.rows},
     }
 
 
 def _hash(script: str) -> str:
-    """How a policy names a script that may run."""
+    """The Content-Security-Policy source of an allowed script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _packed(library: str) -> str:
-    """The library at a third of its size, which browsers unpack by themselves; always the same text."""
+def _compress(library: str) -> str:
+    """Gzip the library to a third of its size; `mtime=0` makes the text reproducible."""
     return base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
 
 
 def _json(values: Any) -> Markup:
-    """Values inside a script element, which no text in them can end."""
+    """JSON for a script element; `<`, `>` and `&` are escaped, so that no value can close the element."""
     text = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

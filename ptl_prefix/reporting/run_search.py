@@ -1,6 +1,6 @@
-"""Which runs are meant.
+"""Finds run folders.
 
-In: what a person types: run folders, patterns, or folders with runs somewhere below. Out: the runs' folders, each once.
+In: run folders, glob patterns, or folders that contain runs at any depth. Out: the run folders, without duplicates.
 """
 
 import glob
@@ -12,39 +12,39 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
 
 
-def find_runs(places: Sequence[str]) -> list[RunFolder]:
-    """The runs at some places, in the order of the places, and of one place in that of their paths.
+def find_runs(paths: Sequence[str]) -> list[RunFolder]:
+    """Find runs, in the order of `paths`, and sorted by path within each.
 
     Args:
-        places: Each a run folder, a folder above runs, or a pattern such as `outputs/**/prefix_tuning`.
+        paths: Run folders, folders above runs, or glob patterns such as `outputs/**/prefix_tuning`.
 
     Raises:
-        RunError: Naming the places where there is no run.
+        RunError: Naming the paths without a run.
     """
     found: dict[Path, RunFolder] = {}
     empty = []
-    for place in places:
-        runs = [run for folder in _folders(place) for run in _runs_at(folder)]
+    for path in paths:
+        runs = [run for folder in _folders(path) for run in _runs_at(folder)]
         found |= {run.path.resolve(): run for run in runs if run.path.resolve() not in found}
         if not runs:
-            empty.append(place)
+            empty.append(path)
     if empty:
         raise RunError(
-            f"A run must be a folder with a config.yaml or a record.json, but there is none at {', '.join(empty)}; "
+            f"A run must be a folder with a config.yaml or a record.json, but found none at {', '.join(empty)}; "
             "give run folders, a folder above them, or a pattern."
         )
     return list(found.values())
 
 
-def _folders(place: str) -> list[Path]:
-    """What a place names; a path that exists is no pattern, whatever brackets it has."""
-    if os.path.exists(place):
-        return [Path(place)]
-    return [Path(path) for path in sorted(glob.glob(os.path.expanduser(place), recursive=True))]
+def _folders(path: str) -> list[Path]:
+    """Expand a path; an existing path is not a pattern, even if it contains brackets."""
+    if os.path.exists(path):
+        return [Path(path)]
+    return [Path(found) for found in sorted(glob.glob(os.path.expanduser(path), recursive=True))]
 
 
 def _runs_at(folder: Path) -> Iterator[RunFolder]:
-    """The folder's runs: itself, or those below it. A run holds no other run."""
+    """The folder itself if it is a run, else the runs below it. A run contains no other run."""
     for root, names, files in os.walk(folder):
         if "config.yaml" in files or "record.json" in files:
             names.clear()

@@ -1,7 +1,7 @@
-"""What has become of a run, for a list of many.
+"""The state of a run, and its summary for a list of runs.
 
-In: a run's folder, whatever is left of it. Out: its state, and a line about it. Nothing raises here: a list must show
-the damaged run beside the sound ones.
+In: a run folder, complete or not. Out: its state and a `RunSummary`. Nothing here raises, because a list shows damaged
+runs too.
 """
 
 import os
@@ -19,30 +19,30 @@ from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
 
 State = Literal["finished", "stopped", "failed", "pruned", "running", "died", "damaged"]
-"""As the record says; or running: a process holds the folder; died: neither process nor record; damaged: the record
-cannot be read."""
+"""The status in the record, or `running`: a process holds the folder's lock; `died`: no process and no record;
+`damaged`: the record is not readable."""
 
-_NOT_THE_MAIN = ("loss", "perplexity", "bits_per_character")
-"""Metrics of `test/` that every task has; what a task is about comes before them."""
+_GENERIC_METRICS = ("loss", "perplexity", "bits_per_character")
+"""Test metrics that every task has; a task's own metrics come first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunLine:
+class RunSummary:
     """One run in a list.
 
     Args:
-        path: Its folder.
-        state: What has become of it.
-        task: The task's name; empty where neither record nor config says it.
-        backbone: The backbone's name; likewise.
-        method: The method's name; likewise.
-        seed: Its seed; likewise `None`.
-        step: Optimiser steps done, as far as its record or its log says.
-        metric: The name of its main metric; empty before there is one.
-        value: That metric's number.
-        direction: Which way it is better, where the record says so; a loss is known to be better when it is less.
-        age_s: Seconds since anything was last written of it.
-        size_bytes: What its folder takes on disk.
+        path: Run folder.
+        state: State of the run.
+        task: Name of the task; empty if neither record nor config has it.
+        backbone: Name of the backbone; empty if neither record nor config has it.
+        method: Name of the method; empty if neither record nor config has it.
+        seed: Seed; `None` if neither record nor config has it.
+        step: Optimizer steps completed, according to the record or the log.
+        metric: Name of the main metric; empty if none was measured yet.
+        value: Value of the main metric.
+        direction: Whether the main metric is minimized or maximized; `None` if unknown.
+        age_s: Seconds since a file of the run was last written.
+        size_bytes: Size of the folder on disk.
     """
 
     path: Path
@@ -59,8 +59,8 @@ class RunLine:
     size_bytes: int
 
 
-def state_of(folder: RunFolder) -> State:
-    """What has become of a run. A process at work comes first: a run that goes on has an older record."""
+def read_state(folder: RunFolder) -> State:
+    """Return the state of a run. A running process takes precedence: a resumed run still has its older record."""
     if folder.is_held():
         return "running"
     if not folder.record.exists():
@@ -71,9 +71,9 @@ def state_of(folder: RunFolder) -> State:
         return "damaged"
 
 
-def line_of(folder: RunFolder) -> RunLine:
-    """What a list shows of a run."""
-    state = state_of(folder)
+def summarize_run(folder: RunFolder) -> RunSummary:
+    """Summarize a run from its record, or from its config and log if there is no record or the run is running."""
+    state = read_state(folder)
     record = _record(folder)
     if record is not None and state != "running":
         names = {"task": record.task, "backbone": record.backbone, "method": record.method}
@@ -85,7 +85,7 @@ def line_of(folder: RunFolder) -> RunLine:
         seed = config["seed"] if isinstance(config.get("seed"), int) else None
         step, metrics = _progress(folder)
     main = main_metric(metrics)
-    return RunLine(
+    return RunSummary(
         path=folder.path,
         state=state,
         **names,
@@ -107,16 +107,16 @@ def _direction(record: RunRecord | None, metric: str | None) -> Literal["minimiz
 
 
 def main_metric(metrics: dict[str, float]) -> str | None:
-    """The metric by which a run is known: the first of the test's own, else the validation loss, else the first."""
-    after = [name for name in metrics if not name.endswith("_before")]
-    of_test = [name for name in after if name.startswith("test/")]
-    own = [name for name in of_test if name.removeprefix("test/") not in _NOT_THE_MAIN]
-    losses = [name for name in after if name == "val/loss"]
-    return next(iter([*own, *losses, *after]), None)
+    """The main metric: the first test metric of the task's own, else the validation loss, else the first metric."""
+    trained = [name for name in metrics if not name.endswith("_before")]
+    of_test = [name for name in trained if name.startswith("test/")]
+    own = [name for name in of_test if name.removeprefix("test/") not in _GENERIC_METRICS]
+    losses = [name for name in trained if name == "val/loss"]
+    return next(iter([*own, *losses, *trained]), None)
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """The sum of a folder's files; of what vanishes meanwhile, nothing."""
+    """The total size of a folder's files; files that vanish meanwhile count as 0."""
     return sum(_size(path) for path in _files(folder))
 
 
@@ -152,7 +152,7 @@ def _name(node: Any) -> str:
 
 
 def _progress(folder: RunFolder) -> tuple[int, dict[str, float]]:
-    """How far the log of a run without a record goes, and its newest validation."""
+    """The last step and the latest validation loss in the log."""
     try:
         events = read_events(folder.events)
     except PtlPrefixError:
@@ -165,5 +165,5 @@ def _last_written(folder: RunFolder) -> float:
     written = [path for path in (folder.record, folder.events, folder.config, folder.last) if path.exists()]
     try:
         return max(path.stat().st_mtime for path in written or [folder.path])
-    except OSError:  # it vanished meanwhile
+    except OSError:  # the folder vanished meanwhile
         return time.time()

@@ -1,7 +1,7 @@
-"""What a few seeds can tell: means with intervals, and which rows cannot be told from the best.
+"""Statistics over seeds: means, confidence intervals, and significance tests against the best row.
 
-In: one number a seed, by row. Out: a `Summary` of each row, and its `Verdict` beside the best. Nothing is claimed of a
-single seed.
+In: one value per seed, for each row. Out: a `Summary` of each row, and a `Verdict` that compares it with the best row.
+A single seed gets no interval and no test.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,7 +13,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 _ROUNDING = 1e-12
-"""Differences that vary by less than this share of themselves do not vary: it is the rounding of a subtraction."""
+"""Relative spread below which values count as equal: it is the rounding error of a subtraction."""
 
 RowKey = TypeVar("RowKey", bound=Hashable)
 SeedKey = TypeVar("SeedKey", bound=Hashable)
@@ -25,12 +25,12 @@ Direction = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True)
 class Summary:
-    """Some numbers as one.
+    """The mean of some values.
 
     Args:
-        mean: Their mean.
-        interval: Of that mean, by Student's t at 95%; `None` of a single number.
-        count: How many they are.
+        mean: Mean.
+        interval: 95% confidence interval of the mean (Student's t); `None` for a single value.
+        count: Number of values.
     """
 
     mean: float
@@ -39,20 +39,21 @@ class Summary:
 
     @property
     def half_width(self) -> float | None:
-        """What stands behind the ± sign."""
+        """Half the width of the interval, shown after ±."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row beside the best row.
+    """The comparison of a row with the best row.
 
     Args:
-        standing: The best itself; alike, as it cannot be told from the best; worse; or unknown, as nothing was tested.
-        difference: Its mean less that of the best, over the seeds that were tested; `None` where nothing was.
-        interval: Of that difference, at 95%, for this one pair of rows.
-        p: Of the test, by Holm's correction for all rows that were tested.
-        paired: Whether the seeds of the two rows are the same.
+        standing: `best`; `alike`: not significantly different from the best; `worse`: significantly worse; or
+            `unknown`: not tested.
+        difference: Mean of the row minus mean of the best, over the tested seeds; `None` if not tested.
+        interval: 95% confidence interval of the difference, not corrected for multiple tests.
+        p: P-value, with Holm's correction over all tested rows.
+        paired: Whether the test is paired by seed.
     """
 
     standing: Standing
@@ -63,7 +64,7 @@ class Verdict:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """The mean of some numbers, at least one, and the interval around it."""
+    """Compute the mean of at least one value, and its confidence interval."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Summary(mean, None, len(values))
@@ -72,12 +73,12 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(mean, (mean - half, mean + half), len(values))
 
 
-def beside_the_best(samples: Mapping[RowKey, Mapping[SeedKey, float]], direction: Direction) -> dict[RowKey, Verdict]:
-    """Each row's standing: Student's test of the differences where seeds are paired, else Welch's.
+def compare_with_best(samples: Mapping[RowKey, Mapping[SeedKey, float]], direction: Direction) -> dict[RowKey, Verdict]:
+    """Compare each row with the best: a paired t-test if two rows share at least two seeds, else Welch's t-test.
 
     Args:
-        samples: A number for each seed, by row; none of them empty.
-        direction: Which way is better.
+        samples: Values by seed, for each row; no row may be empty.
+        direction: Whether the metric is minimized or maximized.
     """
     sign = 1 if direction == "maximize" else -1
     means = {row: sign * float(np.mean(list(values.values()))) for row, values in samples.items()}
@@ -93,21 +94,24 @@ def beside_the_best(samples: Mapping[RowKey, Mapping[SeedKey, float]], direction
 
 
 def holm(p_values: Mapping[RowKey, float]) -> dict[RowKey, float]:
-    """P-values that hold together (Holm, 1979): the smallest times their number, the next times one less, and so on."""
+    """Correct p-values for multiple tests (Holm, 1979).
+
+    The smallest of n is multiplied by n, the next by n - 1 and so on; no corrected value is below the one before.
+    """
     corrected: dict[RowKey, float] = {}
     largest = 0.0
-    for place, row in enumerate(sorted(p_values, key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[row]))
+    for rank, row in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[row]))
         corrected[row] = largest
     return corrected
 
 
 def pareto_front(points: Mapping[RowKey, tuple[float, float]], direction: Direction) -> list[RowKey]:
-    """The rows that no other row beats at the same or a smaller cost, from the cheapest on.
+    """Return the Pareto front: rows that no row of the same or a lower cost beats, cheapest first.
 
     Args:
-        points: Cost and quality by row.
-        direction: Which way quality is better; cost is always better when it is less.
+        points: Cost and quality of each row.
+        direction: Whether quality is minimized or maximized; cost is always minimized.
     """
     sign = 1 if direction == "maximize" else -1
     front: list[RowKey] = []
@@ -120,7 +124,7 @@ def pareto_front(points: Mapping[RowKey, tuple[float, float]], direction: Direct
 
 
 def _compared(values: Mapping[SeedKey, float], best: Mapping[SeedKey, float]) -> Verdict:
-    """A row and the best, not yet corrected for the number of rows."""
+    """Compare a row with the best, before the correction for multiple tests."""
     shared = [seed for seed in values if seed in best]
     if len(shared) > 1:
         differences = [values[seed] - best[seed] for seed in shared]
@@ -128,7 +132,7 @@ def _compared(values: Mapping[SeedKey, float], best: Mapping[SeedKey, float]) ->
         if _varies(differences):
             test = stats.ttest_1samp(differences, 0.0)
             return Verdict("unknown", mean, _ends(test), float(test.pvalue), paired=True)
-        # Equal differences leave nothing to compare with, unless there is none at all.
+        # Constant differences have no variance to test against; if they are all 0, the rows are equal.
         return Verdict("unknown", mean, None, 1.0 if mean == 0 else None, paired=True)
     mine, theirs = list(values.values()), list(best.values())
     if min(len(mine), len(theirs)) > 1 and _varies(mine) and _varies(theirs):

@@ -1,4 +1,4 @@
-"""A comparison's table: one row for each method and its settings, with its runs, statistics and cost."""
+"""A comparison's table: one row per method and settings, with its runs, statistics and cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Any
 
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.reporting.compared_run import ComparedRun
-from ptl_prefix.reporting.differing_settings import spoken
-from ptl_prefix.reporting.measured import Numbers
+from ptl_prefix.reporting.differing_settings import format_setting
+from ptl_prefix.reporting.run_metrics import RunMetrics
 from ptl_prefix.reporting.statistics import Summary, Verdict
 
 
@@ -16,47 +16,47 @@ class Row:
     """A method with its settings, over its seeds.
 
     Args:
-        number: Its place in the table, from 1; the best by the main metric comes first.
-        method: The method's name.
-        settings: What tells it from the other rows, by the keys of its config.
-        runs: One for each seed.
-        numbers: What was measured, in the order of the runs.
-        summaries: By metric; one that no run has is absent.
-        verdicts: By metric; beside the other rows of the table.
+        number: Rank in the table, from 1; row 1 is the best by the main metric.
+        method: Name of the method.
+        settings: Settings that distinguish this row from the others, by dotted config key.
+        runs: One run per seed.
+        run_metrics: Metrics of each run, in the order of `runs`.
+        summaries: Mean and interval over seeds, by metric; a metric that no run has is absent.
+        verdicts: Comparison with the best row, by metric.
     """
 
     number: int
     method: str
     settings: Mapping[str, Any]
     runs: tuple[ComparedRun, ...]
-    numbers: tuple[Numbers, ...]
+    run_metrics: tuple[RunMetrics, ...]
     summaries: Mapping[str, Summary]
     verdicts: Mapping[str, Verdict]
 
     @property
     def label(self) -> str:
-        """The method and its settings, as a person would say them."""
-        return " ".join([self.method, *(f"{key}={value}" for key, value in self.spoken_settings.items())])
+        """The method and its settings as text."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.formatted_settings.items())])
 
     @property
-    def spoken_settings(self) -> dict[str, str]:
-        """The settings as text; those of the method without their group."""
-        return {key.removeprefix("method."): spoken(value) for key, value in self.settings.items()}
+    def formatted_settings(self) -> dict[str, str]:
+        """The settings as text; the method's own settings without the prefix `method.`."""
+        return {key.removeprefix("method."): format_setting(value) for key, value in self.settings.items()}
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of its runs."""
+        """The seeds of the runs."""
         return tuple(run.record.seed for run in self.runs)
 
     @property
     def cost(self) -> "RowCost":
-        """What it takes."""
+        """What the runs cost."""
         records = [run.record for run in self.runs]
         peaks = [record.cost.peak_memory_bytes for record in records if record.cost.peak_memory_bytes is not None]
         sizes = [run.bundle_bytes for run in self.runs if run.bundle_bytes is not None]
         return RowCost(
-            trained=max(record.parameters.trained for record in records),
-            stored=max(record.parameters.stored for record in records),
+            num_trainable=max(record.parameters.trained for record in records),
+            num_stored=max(record.parameters.stored for record in records),
             bundle_bytes=max(sizes, default=None),
             steps=_mean([record.cost.steps for record in records]),
             tokens=_mean([record.cost.tokens for record in records]),
@@ -67,10 +67,20 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class RowCost:
-    """What a row takes: of its runs the most numbers, bytes and memory; of the rest the mean."""
+    """A row's cost: the maximum over its runs for parameters, bytes and memory, the mean for everything else.
 
-    trained: int
-    stored: int
+    Args:
+        num_trainable: Number of trainable parameters.
+        num_stored: Number of parameters that a bundle stores.
+        bundle_bytes: Size of the bundle; `None` if no run has a bundle.
+        steps: Optimizer steps.
+        tokens: Tokens that were trained on.
+        tokens_per_s: Tokens per second of training.
+        peak_memory_bytes: Peak memory of training; `None` if no run measured it.
+    """
+
+    num_trainable: int
+    num_stored: int
     bundle_bytes: int | None
     steps: float
     tokens: float
@@ -80,16 +90,16 @@ class RowCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What may stand side by side.
+    """Comparable runs of one task and backbone.
 
     Args:
-        task: The task's name.
-        backbone: The backbone's name.
-        rows: The best by the main metric first.
-        metrics: What the numbers mean, by `split/name`, in the order of the columns.
-        main: The metric that rows are ordered by.
-        bare: The backbone's own numbers without any method.
-        caveats: What must be said of the table, a sentence each.
+        task: Name of the task.
+        backbone: Name of the backbone.
+        rows: Rows, best by the main metric first.
+        metrics: Scale and direction of each metric, by `split/name`, in the order of the columns.
+        main: Metric that rows are sorted by.
+        bare: Metrics of the bare backbone, without any method.
+        caveats: Sentences that qualify the results.
     """
 
     task: str

@@ -1,7 +1,7 @@
 """A comparison as CSV, Markdown and LaTeX.
 
-In: a `Comparison`, and the command that makes each row again. Out: the text of a file. CSV has a line for each number,
-for programs; the other two have a table for each task and backbone, for people.
+In: a `Comparison`, and the command that reproduces each row. Out: the text of a file. CSV has one line per row and
+metric, for programs; Markdown and LaTeX have tables per task and backbone, for people.
 """
 
 import csv
@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ptl_prefix.reporting.comparison import Comparison
-from ptl_prefix.reporting.grids import LEGEND, MARKS, Cell, Grid, cost_grid, number, quality_grid
+from ptl_prefix.reporting.grids import BEST_IS_BOLD, LEGEND, MARKS, Cell, Grid, cost_grid, format_metric, quality_grid
 from ptl_prefix.reporting.table import Row, Table
 
 Commands = Mapping[tuple[str, str, int], str]
-"""What makes a row again, by task, backbone and the row's number."""
+"""The command that reproduces a row, by task, backbone and row number."""
 
 CSV_COLUMNS = (
     "task,backbone,row,method,settings,metric,mean,low,high,seeds,standing,difference,difference_low,difference_high,"
@@ -24,7 +24,7 @@ CSV_COLUMNS = (
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line for each row and metric; what is not known is empty."""
+    """Format as CSV: one line per row and metric; unknown values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -59,17 +59,23 @@ def _csv_lines(table: Table, row: Row) -> Iterator[dict[str, object]]:
             "scale": info.scale,
             "direction": info.direction,
             "version": info.version,
-            **vars(row.cost),
+            **_csv_cost(row),
             "runs": " ".join(str(run.folder.path) for run in row.runs),
         }
 
 
+def _csv_cost(row: Row) -> dict[str, object]:
+    """The cost columns. Readers of earlier files know the numbers of parameters as `trained` and `stored`."""
+    cost = vars(row.cost)
+    return {{"num_trainable": "trained", "num_stored": "stored"}.get(name, name): cost[name] for name in cost}
+
+
 def as_markdown(comparison: Comparison, commands: Commands) -> str:
-    """A section for each table: quality, cost, what must be said, and how each row is made again."""
+    """Format as Markdown: a section per table with metrics, cost, caveats, and the command that reproduces each row."""
     sections = [part for table in comparison.tables for part in _markdown_section(table, commands)]
-    if comparison.left_out:
-        sections.append("## Left out")
-        sections.append("\n".join(f"- {_md(str(run.path))} {_md(run.reason)}" for run in comparison.left_out))
+    if comparison.excluded:
+        sections.append("## Excluded runs")
+        sections.append("\n".join(f"- {_md(str(run.path))} {_md(run.reason)}" for run in comparison.excluded))
     return "\n\n".join(sections) + "\n"
 
 
@@ -78,10 +84,10 @@ def _markdown_section(table: Table, commands: Commands) -> list[str]:
     return [
         f"## {_md(table.task)} on {_md(table.backbone)}",
         _markdown_grid(quality_grid(table)),
-        f"{LEGEND} The best is bold.{bare_sentence(table)}",
+        f"{LEGEND} {BEST_IS_BOLD}{bare_sentence(table)}",
         _markdown_grid(cost_grid(table)),
         "\n".join(f"- {_md(sentence)}" for sentence in table.caveats),
-        "### Each row again",
+        "### Commands that reproduce each row",
         *rows,
     ]
 
@@ -104,7 +110,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _md(text: str) -> str:
-    """Text that Markdown shows as it is, and that cannot leave its cell."""
+    """Escape text, so that Markdown shows it verbatim and within its cell."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
@@ -113,13 +119,15 @@ def _code(text: str) -> str:
 
 
 def bare_sentence(table: Table) -> str:
-    """What the backbone does by itself, as one more sentence; nothing where it was not measured."""
-    named = [f"{key} {number(value, table.metrics[key])}" for key, value in table.bare.items() if key in table.metrics]
+    """A sentence with the metrics of the bare backbone; empty if they were not measured."""
+    named = [
+        f"{key} {format_metric(value, table.metrics[key])}" for key, value in table.bare.items() if key in table.metrics
+    ]
     return f" The bare backbone: {', '.join(named)}." if named else ""
 
 
 def as_latex(comparison: Comparison) -> str:
-    r"""Two `tabular`s for each table, to be `\input` into a document that has booktabs."""
+    r"""Format as LaTeX: two `tabular`s per table, to be `\input` into a document that loads booktabs."""
     parts = ["% Needs \\usepackage{booktabs}."]
     for table in comparison.tables:
         parts.append(f"% {_one_line(table.task)} on {_one_line(table.backbone)}")

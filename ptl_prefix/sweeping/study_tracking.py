@@ -33,11 +33,11 @@ def told(scheduler: Scheduler, tracking: Tracking, say: Callable[[str], None]) -
         folder=folder,
         config=_config(scheduler),
         resumed_step=None,
-        say=say,
+        notify=say,
         request_stop=lambda: None,
     )
     columns, rows = table(scheduler)
-    events = EventStream(DiskSink(), tracking.sinks(), say, tracking.patience_s)
+    events = EventStream(DiskSink(), tracking.sinks(), say, tracking.close_timeout_s)
     try:
         events.open(facts)
         events.write("trials", step=len(rows), columns=columns, rows=rows)

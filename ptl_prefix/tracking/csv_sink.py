@@ -1,7 +1,7 @@
-"""The numbers of a run as a table: `metrics.csv`, for spreadsheets and plotting programs.
+"""The metrics of a run as `metrics.csv`, for spreadsheets and plotting programs.
 
-In: events. Out: a row for each logged step, what was measured at the same step beside each other; the header grows when
-something is measured for the first time.
+In: events. Out: one row per logged step, with all values of that step. A metric that appears for the first time adds a
+column.
 """
 
 import csv
@@ -12,14 +12,14 @@ from typing import Any
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.tracking.events import RunFacts
-from ptl_prefix.tracking.numbers import CURVES, numbers_in
+from ptl_prefix.tracking.numbers import CURVES, numeric_values
 
 
 class CsvSink:
-    """Keeps `metrics.csv` in the run's folder."""
+    """Writes `metrics.csv` in the run folder."""
 
     def open(self, facts: RunFacts) -> None:
-        """Start the table, or go on with it: what came after the step that a run resumes from is cut off."""
+        """Create the file, or continue it; rows after the step that a run resumes from are removed."""
         self._path = facts.folder.path / "metrics.csv"
         self._last: dict[str, Any] = {}
         self._last_row_at = 0
@@ -27,11 +27,11 @@ class CsvSink:
         if facts.resumed_step is not None:
             kept = [row for row in _rows(self._path) if int(row["step"]) <= facts.resumed_step]
         self._columns = list(kept[0]) if kept else ["step"]
-        self._write_whole(kept)
+        self._rewrite(kept)
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Add the numbers to the row of their step."""
-        numbers = numbers_in(values)
+        """Add numeric values to the row of their step."""
+        numbers = numeric_values(values)
         if kind not in CURVES or not numbers:
             return
         is_same_row = self._last.get("step") == step
@@ -40,7 +40,7 @@ class CsvSink:
         if new:
             self._columns += new
             rows = _rows(self._path)
-            self._write_whole([*(rows[:-1] if is_same_row else rows), self._last])
+            self._rewrite([*(rows[:-1] if is_same_row else rows), self._last])
             return
         with self._path.open("r+b") as file:
             self._last_row_at = self._last_row_at if is_same_row else file.seek(0, io.SEEK_END)
@@ -49,9 +49,9 @@ class CsvSink:
             file.write(self._text([self._last], header=False).encode())
 
     def close(self, exit_code: int) -> None:
-        """Every row is in the file already."""
+        """Do nothing, because every row is already in the file."""
 
-    def _write_whole(self, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         text = self._text(rows, header=True)
         write_atomically(self._path, text)
         self._last_row_at = len(text.encode()) - (len(self._text(rows[-1:], header=False).encode()))
@@ -66,12 +66,12 @@ class CsvSink:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table that was begun. A row that a killed run left torn has no number of columns to speak of."""
+    """The complete rows of an existing file; a killed run may have left an incomplete row."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if _is_whole(row)]
+        return [row for row in csv.DictReader(file) if _is_complete(row)]
 
 
-def _is_whole(row: Mapping[str, Any]) -> bool:
+def _is_complete(row: Mapping[str, Any]) -> bool:
     return None not in row.values() and str(row.get("step")).isdigit()

@@ -1,7 +1,7 @@
-"""W&B's workspace that compares methods. The only file that knows wandb-workspaces.
+"""A W&B workspace that compares methods. The only file that imports `wandb_workspaces`.
 
-In: a project and the metrics that runs were measured by. Out: the workspace as JSON, as W&B's server takes it; or,
-pushed there, the workspace and a report with the same panels. What is pushed again replaces what was there.
+In: a project and the metrics of its runs. Out: the workspace as JSON in the format of W&B's server; or the workspace
+and a report with the same panels on the server. Pushing again replaces both.
 """
 
 import json
@@ -11,29 +11,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptl_prefix.errors import RunError
-from ptl_prefix.tracking.wandb_sink import STEP, ask_server
+from ptl_prefix.tracking.wandb_sink import STEP, query_server
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
 
 NAME = "Methods compared"
-_WORDS = (
-    "Curves are means over the runs of a method, the band goes from the least to the most. Parameters are on a log "
-    "axis: those that were trained, and those that a bundle stores. How much a setting matters is W&B's estimate, from "
-    "a random forest over the runs shown."
+_DESCRIPTION = (
+    "Curves are means over the runs of a method; the band spans minimum to maximum. Numbers of parameters (trainable, "
+    "or stored in a bundle) are on a logarithmic axis. Parameter importance is W&B's estimate from a random forest "
+    "over the shown runs."
 )
 _COSTS = ("tokens_per_s", "lr", "train/grad_norm", "norm/trained", "norm/keys", "norm/values")
-_RUNS_SHOWN = 100
+_MAX_RUNS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What a server keeps by a name of its own.
+    """A workspace or report on the server.
 
     Args:
-        id: By which it is replaced.
-        name: Part of its address, for a workspace.
-        url: Where a person finds it.
+        id: Server-side id, which is needed to replace the view.
+        name: Server-side name, part of a workspace's URL; empty for a report.
+        url: URL of the view.
     """
 
     id: str
@@ -45,50 +45,50 @@ class Dashboard:
     """The panels of a project.
 
     Args:
-        project: W&B's project.
-        metrics: What says how good a run is, as `split/name`; the first is what settings are judged by.
+        project: W&B project.
+        metrics: Quality metrics as `split/name`; parameter importance refers to the first.
     """
 
     def __init__(self, project: str, metrics: Sequence[str]) -> None:
         self._project, self._metrics = project, tuple(metrics)
 
     def document(self, entity: str | None) -> dict[str, Any]:
-        """The workspace as the server takes it.
+        """Return the workspace in the server's format.
 
         Args:
-            entity: W&B's user or team; `None`: not known without a server.
+            entity: W&B user or team; `None` if it is unknown, because there is no server.
         """
         workspace = self._workspace(entity or "")
         spec = json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
         return {"entity": entity, "project": self._project, "displayName": NAME, "spec": spec}
 
-    def push_workspace(self, entity: str | None, known: Mapping[str, str]) -> View:
-        """Put the workspace on the server.
+    def push_workspace(self, entity: str | None, existing: Mapping[str, str]) -> View:
+        """Create or replace the workspace on the server.
 
         Args:
-            entity: W&B's user or team; `None`: the key's own.
-            known: The workspace of before, which is replaced; empty if there is none.
+            entity: W&B user or team; `None` uses the default entity of the API key.
+            existing: `id` and `name` of the workspace to replace; empty creates a new one.
         """
-        workspace = self._workspace(entity or _own_entity())
-        workspace._internal_id, workspace._internal_name = known.get("id", ""), known.get("name", "")
-        _saved(workspace.save)
+        workspace = self._workspace(entity or _default_entity())
+        workspace._internal_id, workspace._internal_name = existing.get("id", ""), existing.get("name", "")
+        _save(workspace.save)
         return View(id=workspace._internal_id, name=workspace._internal_name, url=workspace.url)
 
-    def push_report(self, entity: str | None, known: Mapping[str, str]) -> View:
-        """Put a report with the same panels on the server; see `push_workspace`."""
-        wr = _reports()
-        owner = entity or _own_entity()
-        blocks: list[Any] = [wr.P(text=_WORDS)]
+    def push_report(self, entity: str | None, existing: Mapping[str, str]) -> View:
+        """Create or replace a report with the same panels on the server; see `push_workspace`."""
+        wr = _import_reports()
+        owner = entity or _default_entity()
+        blocks: list[Any] = [wr.P(text=_DESCRIPTION)]
         for title, panels in self._sections().items():
             runs = wr.Runset(entity=owner, project=self._project, name="all runs")
             blocks += [wr.H2(text=title), wr.PanelGrid(runsets=[runs], panels=panels)]
-        report = wr.Report(project=self._project, entity=owner, title=NAME, description=_WORDS, blocks=blocks)
-        report.id = known.get("id", "")
-        _saved(report.save)
+        report = wr.Report(project=self._project, entity=owner, title=NAME, description=_DESCRIPTION, blocks=blocks)
+        report.id = existing.get("id", "")
+        _save(report.save)
         return View(id=report.id, name="", url=report.url)
 
     def _workspace(self, entity: str) -> "ws.Workspace":
-        _reports()  # in whose presence the next import warns of nothing
+        _import_reports()  # imports the library without its warnings
         import wandb_workspaces.workspaces as ws
 
         columns = [
@@ -109,16 +109,16 @@ class Dashboard:
             sections=[
                 ws.Section(name=title, panels=panels, is_open=True) for title, panels in self._sections().items()
             ],
-            settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=_RUNS_SHOWN),
+            settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=_MAX_RUNS),
             runset_settings=ws.RunsetSettings(pinned_columns=list(dict.fromkeys(columns))),
         )
 
     def _sections(self) -> dict[str, list[Any]]:
-        wr = _reports()
+        wr = _import_reports()
         return {
             "Curves by method": [_curve(wr, name) for name in ("val/loss", "train/loss")],
             "Quality and size": [
-                _beside_size(wr, metric, size)
+                _quality_over_size(wr, metric, size)
                 for metric in dict.fromkeys([*self._metrics, "val/loss"])
                 for size in ("parameters_trained", "parameters_stored")
             ],
@@ -131,9 +131,9 @@ class Dashboard:
         settings = {"method": False, "prefix_length": False, "reparam": False, "learning_rate": True}
         settings |= {"parameters_trained": True}
         columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name), log=log) for name, log in settings.items()]
-        measured = dict.fromkeys(["val/loss", *reversed(self._metrics)])  # the last one colours the lines
+        measured = dict.fromkeys(["val/loss", *reversed(self._metrics)])  # the last column colours the lines
         columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(name)) for name in measured]
-        return wr.ParallelCoordinatesPlot(title="settings and what came of them", columns=columns)
+        return wr.ParallelCoordinatesPlot(title="settings and results", columns=columns)
 
 
 def _curve(wr: Any, name: str) -> Any:
@@ -144,11 +144,11 @@ def _curve(wr: Any, name: str) -> Any:
         groupby=wr.Config("method"),
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
-        max_runs_to_show=_RUNS_SHOWN,
+        max_runs_to_show=_MAX_RUNS,
     )
 
 
-def _beside_size(wr: Any, metric: str, size: str) -> Any:
+def _quality_over_size(wr: Any, metric: str, size: str) -> Any:
     return wr.ScatterPlot(
         title=f"{metric} over {size.replace('_', ' ')}",
         x=wr.Config(size),
@@ -158,8 +158,8 @@ def _beside_size(wr: Any, metric: str, size: str) -> Any:
     )
 
 
-def _reports() -> Any:
-    """The library's words for panels. It warns of its own age when it is imported."""
+def _import_reports() -> Any:
+    """Import the library's report classes, without the deprecation warnings of the import."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import wandb_workspaces.reports.v2 as wr
@@ -167,16 +167,18 @@ def _reports() -> Any:
     return wr
 
 
-def _own_entity() -> str:
-    entity = (ask_server("query Viewer { viewer { id entity } }", {}).get("viewer") or {}).get("entity")
+def _default_entity() -> str:
+    entity = (query_server("query Viewer { viewer { id entity } }", {}).get("viewer") or {}).get("entity")
     if not entity:
-        raise RunError("A dashboard must belong to a user or team, but W&B's server names none; give entity=<name>.")
+        raise RunError(
+            "A dashboard needs a user or team, but W&B's server returned none for the API key; set entity=<name>."
+        )
     return str(entity)
 
 
-def _saved(save: Callable[[], Any]) -> None:
+def _save(save: Callable[[], Any]) -> None:
     try:
         save()
-    except Exception as error:  # whatever the client raises where a server does not take something
-        fact = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise RunError(f"W&B's server must take the dashboard, but did not ({fact}); try again later.") from error
+    except Exception as error:  # the client raises errors of many types
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RunError(f"W&B's server must accept the dashboard, but did not ({reason}); try again later.") from error

@@ -1,4 +1,4 @@
-"""The sink that is always there: `events.jsonl`, from which a run can be rebuilt."""
+"""Writes events to `events.jsonl`, which every run has and from which its record can be rebuilt."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from ptl_prefix.tracking.events import RunFacts
 
 
 class DiskSink:
-    """Writes every event as a line, flushed as it happens."""
+    """Writes every event as one line, and flushes it."""
 
     def open(self, facts: RunFacts) -> None:
-        """Open the run's log, behind what a resumed run has in it."""
+        """Open the log; a resumed run appends to it."""
         self._log = EventLog(facts.folder.events)
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Add a line."""
+        """Append a line."""
         self._log.write(kind, step=step, **values)
 
     def close(self, exit_code: int) -> None:

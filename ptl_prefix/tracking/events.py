@@ -1,7 +1,7 @@
-"""What happens becomes a record: one stream of events, several sinks.
+"""Sends the events of a run to its sinks.
 
-In: events, as training logs them. Out: the same events at every sink. The disk is the source of truth: it has an event
-before anybody else can fail, and its failures are the run's. No other sink's are.
+In: events, as training logs them. Out: the same events at every sink. The log on disk is the source of truth: it is
+written first, and its failures fail the run. Failures of other sinks do not.
 """
 
 import threading
@@ -15,129 +15,135 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What sinks may want to know of a run before its first event.
+    """What a sink knows of a run before its first event.
 
     Args:
-        run_id: The run's name.
-        folder: Where it keeps its things.
-        config: The resolved config.
-        resumed_step: The step that the run goes on from; `None` if it begins.
-        say: Tells the user one sentence.
-        request_stop: Stops the run as SIGTERM would: saved, and resumable. May be called from any thread.
+        run_id: Id of the run.
+        folder: Run folder.
+        config: Resolved config.
+        resumed_step: Step that the run resumes from; `None` if it is new.
+        notify: Shows the user one line.
+        request_stop: Stops the run as SIGTERM does, with a checkpoint. Callable from any thread.
     """
 
     run_id: str
     folder: RunFolder
     config: Mapping[str, Any]
     resumed_step: int | None
-    say: Callable[[str], None]
+    notify: Callable[[str], None]
     request_stop: Callable[[], None]
 
 
 class EventSink(Protocol):
-    """Where events go. `DiskSink` is the one that is always there."""
+    """A destination of events. Every run has a `DiskSink`; other sinks are configured."""
 
     def open(self, facts: RunFacts) -> None:
-        """Make ready for the events of a run."""
+        """Prepare for the events of a run."""
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Take one event."""
+        """Write one event."""
 
     def close(self, exit_code: int) -> None:
-        """Take no more; the run's process will end with this code."""
+        """Write what is pending, and release resources; `exit_code` is that of the run's process."""
 
 
 class NoSink:
-    """Takes events nowhere: those of a process that another one speaks for."""
+    """Discards events. Used by ranks other than 0, whose events rank 0 writes."""
 
     def open(self, facts: RunFacts) -> None:
-        """There is nothing to make ready."""
+        """Do nothing."""
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Forget an event."""
+        """Discard an event."""
 
     def close(self, exit_code: int) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
 
 class EventStream:
-    """Hands each event to every sink, in order.
+    """Sends each event to every sink, in order.
 
-    The disk is told at once, and its failures are raised. The others are told by a thread, as one of them may wait for
-    a server that training must not wait for. One that fails is told no more but the end, and that is said once.
+    The disk sink is called synchronously, and its errors are raised. A background thread calls the other sinks, because
+    one of them may wait for a server and training must not. A sink that fails receives no further events but is still
+    closed; the user is notified once.
 
     Args:
-        disk: Told first.
-        others: Told behind it.
-        say: Tells the user one sentence.
-        patience_s: How long the end waits for the others.
+        disk: Sink that is called first.
+        others: Sinks that the background thread calls.
+        notify: Shows the user one line.
+        close_timeout_s: Seconds that `close` waits for the other sinks.
     """
 
     def __init__(
         self,
         disk: EventSink,
         others: Sequence[EventSink] = (),
-        say: Callable[[str], None] = lambda _: None,
-        patience_s: float = 60.0,
+        notify: Callable[[str], None] = lambda _: None,
+        close_timeout_s: float = 60.0,
     ) -> None:
-        self._disk, self._say, self._patience_s = disk, say, patience_s
+        self._disk, self._notify, self._close_timeout_s = disk, notify, close_timeout_s
         self._has_failed = dict.fromkeys(others, False)
-        self._waiting: SimpleQueue[_Telling | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._tell_others, name="tracking", daemon=True)
+        self._queue: SimpleQueue[_Call | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._call_others, name="tracking", daemon=True)
         if others:
             self._thread.start()
 
     def open(self, facts: RunFacts) -> None:
-        """Make every sink ready."""
-        self._tell(lambda sink: sink.open(facts))
+        """Open every sink."""
+        self._call(lambda sink: sink.open(facts))
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Hand on one event.
+        """Send one event to every sink.
 
         Args:
-            kind: What sort of point this is.
-            step: Optimizer steps done.
-            values: Numbers and words by name.
+            kind: Kind of the event, such as `validation`.
+            step: Optimizer steps completed.
+            values: Values by name.
         """
-        self._tell(lambda sink: sink.write(kind, step=step, **values))
+        self._call(lambda sink: sink.write(kind, step=step, **values))
 
     def close(self, exit_code: int = 0) -> None:
-        """Close every sink, and wait for them, but not for ever.
+        """Close every sink, and wait for them up to `close_timeout_s`.
 
         Args:
-            exit_code: What the process will end with.
+            exit_code: Exit code of the run's process.
         """
-        self._tell(lambda sink: sink.close(exit_code), is_end=True)
+        self._call(lambda sink: sink.close(exit_code), is_close=True)
         if not self._thread.is_alive():
             return
-        self._waiting.put(None)
-        self._thread.join(self._patience_s)
+        self._queue.put(None)
+        self._thread.join(self._close_timeout_s)
         if self._thread.is_alive():
-            self._say(f"tracking is still at work after {self._patience_s:g} s, which is not waited for any longer")
+            self._notify(
+                f"tracking did not finish within {self._close_timeout_s:g} s; the run ends without waiting for it"
+            )
 
-    def _tell(self, tell: Callable[[EventSink], None], *, is_end: bool = False) -> None:
-        tell(self._disk)
-        self._waiting.put(_Telling(tell, is_end))
+    def _call(self, action: Callable[[EventSink], None], *, is_close: bool = False) -> None:
+        action(self._disk)
+        self._queue.put(_Call(action, is_close))
 
-    def _tell_others(self) -> None:
-        """Tell what is waiting, until `None` comes."""
-        while (telling := self._waiting.get()) is not None:
+    def _call_others(self) -> None:
+        """Process the queue until it yields `None`."""
+        while (call := self._queue.get()) is not None:
             for sink, has_failed in self._has_failed.items():
-                if not has_failed or telling.is_end:
-                    self._has_failed[sink] |= not self._was_told(sink, telling, is_news=not has_failed)
+                if not has_failed or call.is_close:
+                    self._has_failed[sink] |= not self._succeeds(sink, call, notifies=not has_failed)
 
-    def _was_told(self, sink: EventSink, telling: "_Telling", *, is_news: bool) -> bool:
+    def _succeeds(self, sink: EventSink, call: "_Call", *, notifies: bool) -> bool:
+        """Call a sink, and return whether it raised nothing."""
         try:
-            telling.tell(sink)
+            call.action(sink)
         except Exception as error:
-            if is_news:
-                fact = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._say(f"{type(sink).__name__} failed and is left out from here on; the run goes on ({fact})")
+            if notifies:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._notify(
+                    f"{type(sink).__name__} failed and receives no further events; the run continues ({reason})"
+                )
             return False
         return True
 
 
 @dataclass(frozen=True)
-class _Telling:
-    tell: Callable[[EventSink], None]
-    is_end: bool
+class _Call:
+    action: Callable[[EventSink], None]
+    is_close: bool

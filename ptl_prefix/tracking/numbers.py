@@ -1,12 +1,12 @@
-"""Which events are points of curves, and which of their values are numbers."""
+"""Which events are points of curves, and which of their values are numeric."""
 
 from collections.abc import Mapping
 from typing import Any
 
 CURVES = ("train", "validation")
-"""The kinds of events that come again and again, and whose numbers are drawn over steps."""
+"""Kinds of events that recur, and whose numeric values are plotted over steps."""
 
 
-def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
-    """The values that can be drawn; a boolean is no number."""
+def numeric_values(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the integers and floats among some values, without booleans."""
     return {name: value for name, value in values.items() if type(value) in (int, float)}

@@ -1,7 +1,7 @@
-"""A run told again, from its folder alone: `config.yaml` and `events.jsonl`.
+"""Replays a run from `config.yaml` and `events.jsonl` to a sink.
 
-In: a folder, whatever became of its run. Out: every whole line of its log at a sink, in order, and the end that the run
-had; so that what was killed, or never tracked, is as if it had been.
+In: a run folder, whatever the state of the run. Out: every complete line of its log as an event, in order, and the
+run's exit code. A run that was killed or never tracked is thereby tracked as if it had been.
 """
 
 import signal
@@ -14,46 +14,46 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.tracking.events import EventSink, RunFacts
 
 _EXIT_CODES = {"finished": 0, "pruned": 0, "stopped": 128 + signal.SIGTERM, "failed": 1}
-"""What the process ended with, by the last line of its log."""
+"""Exit code of the process, by the kind of the last event."""
 
 
 def replay(folder: RunFolder, sink: EventSink, config: Mapping[str, Any] | None = None) -> None:
-    """Tell a sink what happened. Its events have a value `time_s` more than when they happened.
+    """Send the events of a run to a sink. Each has the additional value `time_s`, when it was logged.
 
     Args:
-        folder: The run's.
-        sink: Not opened yet; closed when this returns.
-        config: The run's, if it was read already.
+        folder: Run folder.
+        sink: Sink that is not open; it is closed when this returns.
+        config: Config of the run; `None` reads it from the folder.
 
     Raises:
-        RunError: When config or log cannot be read; the sink has not been opened then.
+        RunError: The config or the log is not readable. The sink was not opened.
     """
     events = read_events(folder.events)
-    sink.open(facts_of(folder, read_config(folder) if config is None else config))
+    sink.open(facts_for_replay(folder, read_config(folder) if config is None else config))
     exit_code = 1
     try:
         for event in events:
-            told = {name: value for name, value in event.items() if name not in ("kind", "step")}
-            sink.write(event["kind"], step=event["step"], **told)
+            values = {name: value for name, value in event.items() if name not in ("kind", "step")}
+            sink.write(event["kind"], step=event["step"], **values)
         exit_code = _end(sink, events)
     finally:
         sink.close(exit_code)
 
 
-def facts_of(folder: RunFolder, config: Mapping[str, Any]) -> RunFacts:
-    """What a sink is told of a run that is over: nobody listens, and nothing can be stopped."""
+def facts_for_replay(folder: RunFolder, config: Mapping[str, Any]) -> RunFacts:
+    """Facts of a run that has ended: notifications are dropped, and a stop request has no effect."""
     return RunFacts(
         run_id=str(config.get("run_id", folder.path.name)),
         folder=folder,
         config=config,
         resumed_step=None,
-        say=lambda _: None,
+        notify=lambda _: None,
         request_stop=lambda: None,
     )
 
 
 def _end(sink: EventSink, events: Sequence[Mapping[str, Any]]) -> int:
-    """The process's exit code, as far as the log tells. A log whose last line is no end is that of a run that died."""
+    """Return the exit code of the process. If the last event does not end the run, the run died."""
     kind, step = (events[-1]["kind"], events[-1]["step"]) if events else ("", 0)
     if kind not in _EXIT_CODES:
         sink.write("died", step=step)

@@ -1,13 +1,13 @@
-"""Where a run's events go besides the disk, as configured.
+"""The loggers of a run besides its run folder, as configured.
 
-In: settings. Out: sinks, in the order in which they are told, none of them opened; and mistakes that can be seen
-before a run: a library that is not there, a word in WANDB_MODE that means nothing.
+In: settings. Out: sinks that are not open yet, and problems that can be detected before a run: a missing library, or an
+unknown value of `WANDB_MODE`.
 """
 
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Ge, Gt, MinLen
 
@@ -15,31 +15,32 @@ from ptl_prefix.settings import settings_from
 from ptl_prefix.tracking.csv_sink import CsvSink
 from ptl_prefix.tracking.events import EventSink
 from ptl_prefix.tracking.tensorboard_sink import TensorBoardSink
-from ptl_prefix.tracking.wandb_mode import WANDB_MODES, Choice, chosen
+from ptl_prefix.tracking.wandb_mode import WANDB_MODES, WandbMode, resolve_mode
 from ptl_prefix.tracking.wandb_sink import WandbSink
 
 
 class Tracking:
-    """Which sinks a run has besides the disk.
+    """The additional loggers of a run.
 
     Args:
-        wandb: Whether W&B is told, and over the network or not; `auto` is explained in `wandb_mode.py`.
-        project: W&B's project.
-        entity: W&B's user or team; `None`: the key's own.
-        group: Runs that belong together in W&B.
-        job_type: What W&B shall call this kind of run.
-        tags: W&B's.
-        finish_timeout_s: How long the end of a run waits for W&B's server.
-        num_samples: Validation sources decoded at every validation.
-        csv: Whether `metrics.csv` is kept.
-        tensorboard: Whether TensorBoard's files are written.
+        wandb: W&B mode: `auto`, `online`, `offline` or `none`. `auto` is online if there is an API key and the server
+            responds, else offline.
+        project: W&B project.
+        entity: W&B user or team; `None` uses the default entity of the API key.
+        group: W&B group of the run; `None` for no group.
+        job_type: W&B job type of the run.
+        tags: W&B tags of the run.
+        finish_timeout_s: Seconds that the end of a run waits for uploads to W&B.
+        num_samples: Number of validation sources that are decoded and logged at every validation.
+        csv: Whether to write `metrics.csv`.
+        tensorboard: Whether to write TensorBoard event files.
     """
 
     @settings_from("tracking/auto")
     def __init__(
         self,
         *,
-        wandb: Choice,
+        wandb: WandbMode,
         project: Annotated[str, MinLen(1)],
         entity: str | None,
         group: str | None,
@@ -50,7 +51,7 @@ class Tracking:
         csv: bool,
         tensorboard: bool,
     ) -> None:
-        self.wandb: Choice = wandb
+        self.wandb: WandbMode = wandb
         self.project, self.entity, self.group = project, entity, group
         self.job_type, self.tags = job_type, tags
         self.finish_timeout_s = finish_timeout_s
@@ -58,12 +59,12 @@ class Tracking:
         self.csv, self.tensorboard = csv, tensorboard
 
     @property
-    def patience_s(self) -> float:
-        """How long a run's end waits for all sinks: W&B's own time, and a little for what is not its server."""
+    def close_timeout_s(self) -> float:
+        """Seconds that the end of a run waits for all sinks: W&B's timeout plus a margin for everything else."""
         return self.finish_timeout_s + 15.0
 
     def problems(self) -> list[str]:
-        """What a run would trip over later."""
+        """Return problems that would fail the run later."""
         problems = []
         if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
             problems.append(
@@ -76,7 +77,7 @@ class Tracking:
         return problems
 
     def sinks(self) -> list[EventSink]:
-        """Those that are wanted; only the first of several processes of a run speaks."""
+        """Create the configured sinks; only rank 0 has any."""
         if os.environ.get("RANK", "0") != "0":
             return []
         sinks: list[EventSink] = []
@@ -84,7 +85,7 @@ class Tracking:
             sinks.append(CsvSink())
         if self.tensorboard:
             sinks.append(TensorBoardSink())
-        mode: Literal["auto", "online", "offline", "none"] = chosen(self.wandb, os.environ)
+        mode = resolve_mode(self.wandb, os.environ)
         if mode != "none":
             sinks.append(
                 WandbSink(

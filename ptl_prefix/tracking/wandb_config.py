@@ -1,20 +1,20 @@
-"""A resolved config becomes one flat list of names, as W&B groups and filters runs by them.
+"""Flattens a resolved config, so that W&B can group and filter runs by its settings.
 
-In: groups with their settings. Out: `method`, `backbone`, `task`, `seed` and the like as words, every setting as
-`group/key`, and the method's own by their bare names: one groups by `prefix_length`, not by where it stands. What a
-run learns of itself when it begins, such as how many parameters it trains, comes as events and is added.
+In: a config. Out: the names of `method`, `backbone` and `task`, scalars such as `seed`, every setting as `group/key`,
+and the method's settings also by their bare names, such as `prefix_length`. Values that are known only when a run
+starts, such as the number of trainable parameters, arrive as events and are added.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ptl_prefix.tracking.numbers import numbers_in
+from ptl_prefix.tracking.numbers import numeric_values
 
 _NOT_OF_THE_RUN = ("tracking", "dry_run", "resume")
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The names and values of a config."""
+    """Flatten a config to names and values."""
     flat: dict[str, Any] = {}
     for group, node in config.items():
         if group in _NOT_OF_THE_RUN:
@@ -31,7 +31,7 @@ def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _learning_rate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The one that training uses: the optimizer's, or the method's own where that leaves it open."""
+    """The learning rate that training uses: the optimizer's, or the method's default if that is null."""
     method, optimizer = config.get("method"), config.get("optimizer")
     if not isinstance(method, Mapping) or not isinstance(optimizer, Mapping):
         return {}
@@ -39,24 +39,24 @@ def _learning_rate(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"learning_rate": method.get("default_lr") if chosen is None else chosen}
 
 
-def _leaves(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if key == "_target_":
             continue
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{where}{key}/")
+            yield from _leaves(value, f"{prefix}{key}/")
         else:
-            yield f"{where}{key}", value
+            yield f"{prefix}{key}", value
 
 
-def settings_told(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What an event says of what the run is; nothing, if it is of another kind."""
+def config_updates(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an event that belong to W&B's config; empty for most kinds of events."""
     if kind in ("attached", "resumed"):
-        return dict(numbers_in(values))
+        return dict(numeric_values(values))
     if kind == "encoded":
-        return {f"encoded/{values.get('split')}/{name}": value for name, value in numbers_in(values).items()}
+        return {f"encoded/{values.get('split')}/{name}": value for name, value in numeric_values(values).items()}
     if kind == "begun":
-        # W&B's own git state is that of the working directory.
+        # W&B would log the git state of the working directory instead.
         environment = values.get("environment", {})
         git = {f"git_{name}": value for name, value in (environment.get("git") or {}).items()}
         return {"package_version": environment.get("package_version"), **git}

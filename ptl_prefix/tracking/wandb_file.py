@@ -1,7 +1,7 @@
-"""Whether one of W&B's files is whole: its last record is the run's exit.
+"""Whether a W&B run file is complete, that is, whether it contains the run's exit record.
 
-In: a `.wandb` file. Out: yes or no. W&B's process writes blocks of 32 KiB, and loses the one that it is filling when it
-is killed. The file is a LevelDB log of protobuf messages: of each message only the number of its fields is looked at.
+In: a `.wandb` file. Out: a boolean. W&B's process writes blocks of 32 KiB, and loses the last block when it is killed.
+The file is a LevelDB log of protobuf messages; only the field numbers of the messages are read.
 """
 
 import struct
@@ -16,8 +16,8 @@ _EXIT_FIELD = 18
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def is_whole(file: Path) -> bool:
-    """Whether the run that the file tells of came to its end there, however it ended."""
+def is_complete(file: Path) -> bool:
+    """Whether a file contains the end of its run, whatever the exit code."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -26,7 +26,7 @@ def is_whole(file: Path) -> bool:
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    """The messages of a log, up to one that is torn; a message may be spread over chunks, one of each block."""
+    """The messages of a log, up to the first incomplete one; a message may span chunks of several blocks."""
     at, record = _FILE_HEADER_BYTES, b""
     while at + _CHUNK_HEADER.size <= len(content):
         left_in_block = _BLOCK_BYTES - at % _BLOCK_BYTES
@@ -44,7 +44,7 @@ def _records(content: bytes) -> Iterator[bytes]:
 
 
 def _fields(message: bytes) -> set[int]:
-    """The numbers of a message's own fields; of one that cannot be read, those before the trouble."""
+    """The field numbers of a message; of a malformed message, those before the error."""
     found: set[int] = set()
     at = 0
     while at < len(message):
@@ -65,7 +65,7 @@ def _fields(message: bytes) -> set[int]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+    """Decode a varint, and return the offset behind it."""
     value = shift = 0
     while at < len(message):
         byte = message[at]

@@ -1,7 +1,7 @@
-"""Whether W&B is told, and over the network or not: WANDB_MODE decides, else the setting, else what is at hand.
+"""The W&B mode of a run, and whether W&B's server is reachable.
 
-In: the setting, the environment, a server's address. Out: a mode. No run waits long for a server that is not there:
-W&B's own client would, for half a minute.
+In: the setting `tracking.wandb`, the environment variable `WANDB_MODE`, which takes precedence, and the server's URL.
+Out: a mode. No run waits long for an unreachable server; W&B's own client waits for half a minute.
 """
 
 import threading
@@ -10,9 +10,9 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Literal
 
-Choice = Literal["auto", "online", "offline", "none"]
+WandbMode = Literal["auto", "online", "offline", "none"]
 
-WANDB_MODES: Mapping[str, Choice] = {
+WANDB_MODES: Mapping[str, WandbMode] = {
     "online": "online",
     "offline": "offline",
     "disabled": "none",
@@ -20,38 +20,38 @@ WANDB_MODES: Mapping[str, Choice] = {
     "dryrun": "offline",
     "shared": "online",
 }
-"""What the environment's WANDB_MODE may be, as W&B has it, and what that is here."""
+"""The values of `WANDB_MODE` that W&B accepts, and the modes here."""
 
-PATIENCE_S = 1.0
-"""How long a server may take to show that it is there."""
+REACHABLE_TIMEOUT_S = 1.0
+"""Seconds that a server may take to respond."""
 
 
-def chosen(setting: Choice, environment: Mapping[str, str]) -> Choice:
-    """The setting, unless WANDB_MODE says otherwise. A run that is to tell W&B nothing does so whatever it says."""
+def resolve_mode(setting: WandbMode, environment: Mapping[str, str]) -> WandbMode:
+    """Return the mode: `WANDB_MODE` overrides every setting but `none`."""
     if setting == "none":
         return "none"
     return WANDB_MODES.get(environment.get("WANDB_MODE", ""), setting)
 
 
-def answers(url: str, *, within_s: float = PATIENCE_S) -> bool:
-    """Whether a server is there and well: any answer in time, but for one that says that the server is broken.
+def is_reachable(url: str, *, within_s: float = REACHABLE_TIMEOUT_S) -> bool:
+    """Whether a server responds in time with a status below 500.
 
-    The time holds for all of it. Looking up a name has no time-out of its own, so it is left to a thread.
+    The limit includes name resolution, which has no timeout of its own and therefore runs in a thread.
     """
     statuses: list[int] = []
-    thread = threading.Thread(target=_ask, args=(url, within_s, statuses), daemon=True)
+    thread = threading.Thread(target=_request, args=(url, within_s, statuses), daemon=True)
     thread.start()
     thread.join(within_s)
     return bool(statuses) and statuses[0] < 500
 
 
-def _ask(url: str, timeout_s: float, statuses: list[int]) -> None:
-    question = urllib.request.Request(f"{url.rstrip('/')}/graphql", b"{}", {"Content-Type": "application/json"})
+def _request(url: str, timeout_s: float, statuses: list[int]) -> None:
+    request = urllib.request.Request(f"{url.rstrip('/')}/graphql", b"{}", {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(question, timeout=timeout_s) as response:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
             statuses.append(response.status)
     except urllib.error.HTTPError as error:
         with error:
             statuses.append(error.code)
-    except Exception:  # whatever it is, nobody answered
+    except Exception:  # any other error means that the server is not reachable
         return

@@ -136,7 +136,7 @@ def record_death(plan: Plan, folder: RunFolder, how: str) -> None:
                 folder=folder,
                 config=plan.config,
                 resumed_step=None,
-                say=lambda _: None,
+                notify=lambda _: None,
                 request_stop=lambda: None,
             )
         )

@@ -88,7 +88,7 @@ def _events(plan: Plan, facts: RunFacts, ranks: Ranks) -> EventStream:
     """Where events go; those of later ranks go nowhere, as the first one's are those of all."""
     if not ranks.is_first:
         return EventStream(NoSink())
-    return EventStream(DiskSink(), plan.tracking.sinks(), facts.say, plan.tracking.patience_s)
+    return EventStream(DiskSink(), plan.tracking.sinks(), facts.notify, plan.tracking.close_timeout_s)
 
 
 def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Console, signals: StopSignals) -> RunFacts:
@@ -98,7 +98,7 @@ def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Con
         folder=folder,
         config=plan.config,
         resumed_step=resumed_step,
-        say=lambda what: console.print(what, highlight=False, soft_wrap=True) if plan.shows_progress else None,
+        notify=lambda what: console.print(what, highlight=False, soft_wrap=True) if plan.shows_progress else None,
         request_stop=signals.request_stop,
     )
 

@@ -18,7 +18,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from benchmarks.allocations import allocations
+from benchmarks.allocations import count_allocations
 from ptl_prefix import PrefixTuning
 from ptl_prefix.backbones.attention_sites import attention_modules
 from ptl_prefix.backbones.backbone import Backbone
@@ -129,7 +129,7 @@ def test_peak_memory_falls(kind: str, tmp_path: Path) -> None:
         backbone = load_backbone(str(tmp_path), dtype="float32", gradient_checkpointing=gradient_checkpointing)
         method = PrefixTuning(prefix_length=4, reparam="none").attach(backbone)
         batch = training_batch(backbone)
-        return allocations(lambda: lambda: target_loss(backbone, method, batch).nats.backward()).peak
+        return count_allocations(lambda: lambda: target_loss(backbone, method, batch).nats.backward()).peak
 
     peak_bytes(gradient_checkpointing=False)  # what is allocated once is allocated now
 

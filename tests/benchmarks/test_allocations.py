@@ -1,11 +1,11 @@
-"""What a step asks for is counted, and nothing else."""
+"""Only the allocations of a step are counted."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from benchmarks.allocations import Allocations, allocations
+from benchmarks.allocations import Allocations, count_allocations
 
 KIB = 1024
 
@@ -28,7 +28,7 @@ def test_what_a_step_makes_ready_is_held_before_it_and_its_peak_is_no_sum() -> N
 
         return step
 
-    assert allocations(make) == Allocations(before=4 * KIB, peak=6 * KIB)
+    assert count_allocations(make) == Allocations(before=4 * KIB, peak=6 * KIB)
 
 
 def test_a_step_that_lets_go_of_what_it_found_gains_nothing_by_it() -> None:
@@ -38,12 +38,12 @@ def test_a_step_that_lets_go_of_what_it_found_gains_nothing_by_it() -> None:
         found.clear()
         _bytes(KIB)
 
-    assert allocations(lambda: step) == Allocations(before=0, peak=KIB)
+    assert count_allocations(lambda: step) == Allocations(before=0, peak=KIB)
 
 
 def test_an_earlier_count_does_not_meddle_with_a_later_one() -> None:
     held: list[Tensor] = []
-    allocations(lambda: lambda: held.extend(_bytes(KIB) for _ in range(100)))
+    count_allocations(lambda: lambda: held.extend(_bytes(KIB) for _ in range(100)))
     held.clear()  # while nobody counts
     held.extend(_bytes(KIB) for _ in range(100))  # at the same addresses
 
@@ -51,7 +51,7 @@ def test_an_earlier_count_does_not_meddle_with_a_later_one() -> None:
         held.clear()
         _bytes(8 * KIB)
 
-    assert allocations(lambda: step) == Allocations(before=0, peak=8 * KIB)
+    assert count_allocations(lambda: step) == Allocations(before=0, peak=8 * KIB)
 
 
 def test_what_is_made_ready_may_be_let_go_of_within_the_step() -> None:
@@ -64,4 +64,4 @@ def test_what_is_made_ready_may_be_let_go_of_within_the_step() -> None:
 
         return step
 
-    assert allocations(make) == Allocations(before=4 * KIB, peak=4 * KIB)
+    assert count_allocations(make) == Allocations(before=4 * KIB, peak=4 * KIB)

@@ -1,4 +1,4 @@
-"""The benchmarks run, and both sides of them compute what they say."""
+"""The benchmarks run, and compute the same loss for ours and PEFT's."""
 
 import json
 from pathlib import Path

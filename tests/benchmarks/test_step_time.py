@@ -1,4 +1,4 @@
-"""Training steps side by side: what is measured is the same work, and all of it is written down."""
+"""The benchmark of training steps: contenders are comparable, and all results are written."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import step_time
 from benchmarks.shapes import SHAPES, random_backbone
-from benchmarks.step_builders import CONTENDERS, Setting, check_alike
+from benchmarks.step_builders import CONTENDERS, Setting, check_comparable
 from benchmarks.step_time import FULL, paired_ratio
 
 SMALL = ["--batch-size", "2", "--source-tokens", "4", "--target-tokens", "4", "--dtype", "float32"]
@@ -32,10 +32,10 @@ def _setting(shape: str, dtype: str = "float32") -> Setting:
 
 
 @pytest.mark.parametrize("shape", ["tiny", "tiny_llama"])
-def test_all_contenders_see_one_batch_and_train_as_many_numbers_as_their_rivals(shape: str) -> None:
+def test_all_contenders_see_one_batch_and_train_as_many_parameters_as_their_rivals(shape: str) -> None:
     trainings = {name: contender.build(_setting(shape)) for name, contender in CONTENDERS.items()}
 
-    check_alike(trainings)
+    check_comparable(trainings)
     first = {name: training.step() for name, training in trainings.items()}
 
     # Whatever starts at the bare backbone has its loss, whoever computes it.
@@ -47,15 +47,15 @@ def test_all_contenders_see_one_batch_and_train_as_many_numbers_as_their_rivals(
     assert all(training.step() < first[name] for name, training in trainings.items())
 
 
-def test_other_work_is_not_compared() -> None:
+def test_contenders_with_other_batches_or_parameters_are_refused() -> None:
     full, ours = (CONTENDERS[name].build(_setting("tiny")) for name in ("full", "ours"))
     other_batch = dataclasses.replace(ours, batch=dataclasses.replace(ours.batch, labels=ours.batch.input_ids))
     rival = CONTENDERS["peft"].build(dataclasses.replace(_setting("tiny"), prefix_length=4))
 
-    with pytest.raises(RuntimeError, match="must see the same batch, but that of 'ours'"):
-        check_alike({"full": full, "ours": other_batch})
+    with pytest.raises(RuntimeError, match="must see the same batch, but 'ours'"):
+        check_comparable({"full": full, "ours": other_batch})
     with pytest.raises(RuntimeError, match=r"'ours' trains 6,144 and 'peft' 8,192"):
-        check_alike({"peft": rival, "ours": ours})
+        check_comparable({"peft": rival, "ours": ours})
 
 
 def test_frozen_weights_are_shared_and_trained_ones_are_not() -> None:

@@ -1,4 +1,4 @@
-"""`ptl-prefix compare` as a user meets it."""
+"""`ptl-prefix compare` and `runs` from the command line."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def test_it_prints_tables_and_the_paths_of_four_files(outputs: Path, tmp_path: P
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "towns on tiny" in done.stdout
-    assert "left out: outputs/towns/tiny/lora/2 was stopped before its end" in done.stdout
+    assert "excluded: outputs/towns/tiny/lora/2 was stopped" in done.stdout
     assert done.stdout.splitlines()[-4:] == [
         " csv: mine/comparison.csv",
         "  md: mine/comparison.md",
@@ -45,7 +45,7 @@ def test_it_prints_tables_and_the_paths_of_four_files(outputs: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "outputs"]
 
 
-def test_without_a_place_it_writes_beside_earlier_ones(outputs: Path, invoke: Invoke) -> None:
+def test_without_out_it_writes_to_a_new_folder(outputs: Path, invoke: Invoke) -> None:
     result = invoke("compare", outputs)
 
     assert result.exit_code == 0, result.output
@@ -53,16 +53,16 @@ def test_without_a_place_it_writes_beside_earlier_ones(outputs: Path, invoke: In
     assert (folder / "comparison.html").is_file()
 
 
-def test_a_stopped_run_can_be_taken_in(outputs: Path, invoke: Invoke) -> None:
+def test_a_stopped_run_can_be_included(outputs: Path, invoke: Invoke) -> None:
     result = invoke("compare", outputs, "out=mine", "include=[stopped]", "metric=val/loss")
 
     assert result.exit_code == 0, result.output
     lines = list(csv.DictReader(Path("mine/comparison.csv").read_text().splitlines()))
     assert {line["seeds"] for line in lines if line["method"] == "lora"} == {"0 1 2"}
-    assert "left out" not in result.stdout
+    assert "excluded" not in result.stdout
 
 
-def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
+def test_runs_that_are_not_comparable_are_refused_and_nothing_is_written(
     outputs: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
     other = make_run(tmp_path / "other", task_version="2", seed=5)
@@ -70,7 +70,7 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     result = invoke("compare", outputs, other.path, "out=mine")
 
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "Runs of towns on tiny must be of one version of the task" in result.stderr
+    assert "Runs of towns on tiny must use the same version of the task" in result.stderr
     assert not Path("mine").exists()
 
 
@@ -78,11 +78,11 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     ("words", "code", "fact"),
     [
         ([], 2, "`compare` needs runs, but got none"),
-        (["nowhere"], 1, "but there is none at nowhere"),
+        (["nowhere"], 1, "none at nowhere"),
         (["nowhere", "include=[running]", "examples=-1", "metrics=x"], 2, "The config has 3 mistakes"),
     ],
 )
-def test_mistakes_are_named(invoke: Invoke, words: list[str], code: int, fact: str) -> None:
+def test_all_mistakes_are_reported(invoke: Invoke, words: list[str], code: int, fact: str) -> None:
     result = invoke("compare", *words)
 
     assert result.exit_code == code, result.output
@@ -96,10 +96,10 @@ def test_a_folder_that_cannot_be_written_is_named(outputs: Path, invoke: Invoke)
     result = invoke("compare", outputs, "out=file/x")
 
     assert result.exit_code == 1
-    assert "`out` must be a folder that can be written, but 'file/x' cannot" in result.stderr
+    assert "`out` must be a writable folder, but 'file/x'" in result.stderr
 
 
-def test_a_real_run_is_compared_and_made_again_by_its_command(
+def test_the_command_of_a_row_reproduces_its_run(
     small_run: RunFolder, command_line: CommandLine, invoke: Invoke
 ) -> None:
     result = invoke("compare", small_run.path, "out=mine")
@@ -129,7 +129,7 @@ def test_it_imports_no_torch(outputs: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_runs_lists_what_there_is_the_newest_first(outputs: Path, tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first(outputs: Path, tmp_path: Path) -> None:
     RunFolder(outputs / "towns/tiny/prefix_tuning/1").record.unlink()
 
     done = run("runs", cwd=tmp_path)
@@ -143,7 +143,7 @@ def test_runs_lists_what_there_is_the_newest_first(outputs: Path, tmp_path: Path
     assert lines[-1].startswith("3 finished, 1 stopped, 1 died; ")
 
 
-def test_runs_are_chosen_ordered_and_printed_as_json(outputs: Path, invoke: Invoke) -> None:
+def test_runs_are_filtered_sorted_and_printed_as_json(outputs: Path, invoke: Invoke) -> None:
     result = invoke("runs", outputs, "status=finished", "sort=metric", "format=json")
 
     values = json.loads(result.stdout)
@@ -155,23 +155,23 @@ def test_runs_are_chosen_ordered_and_printed_as_json(outputs: Path, invoke: Invo
     assert {one["method"] for one in json.loads(of_a_method.stdout)} == {"lora"}
 
 
-def test_no_run_of_a_kind_is_no_error(outputs: Path, invoke: Invoke) -> None:
+def test_filters_without_a_match_are_not_an_error(outputs: Path, invoke: Invoke) -> None:
     result = invoke("runs", outputs, "status=pruned")
 
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "No run is like that" in result.stderr
+    assert "No run matches" in result.stderr
     assert invoke("runs", outputs, "status=pruned", "format=json").stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
     ("words", "code", "fact"),
     [
-        ([], 1, "but there is none at outputs"),
+        ([], 1, "none at outputs"),
         (["status=dead"], 2, "`status` must be 'finished', 'stopped'"),
         (["method=lora"], 2, "`method` is not a setting; did you mean method_name?"),
     ],
 )
-def test_mistakes_of_a_list_are_named(invoke: Invoke, words: list[str], code: int, fact: str) -> None:
+def test_mistakes_in_filters_are_reported(invoke: Invoke, words: list[str], code: int, fact: str) -> None:
     result = invoke("runs", *words)
 
     assert result.exit_code == code, result.output

@@ -1,4 +1,4 @@
-"""`ptl-prefix evaluate` as a user calls it."""
+"""`ptl-prefix evaluate` from the command line."""
 
 import shutil
 from pathlib import Path
@@ -18,11 +18,11 @@ TASK = ("task=table_to_text", "task.num_test=4", "task.num_train=40", "task.num_
 
 @pytest.fixture
 def run_copy(small_run: RunFolder, tmp_path: Path) -> RunFolder:
-    """A run that a test may write into."""
+    """A copy of a run that a test may change."""
     return RunFolder(shutil.copytree(small_run.path, tmp_path / "run"))
 
 
-def test_a_runs_own_outputs_are_measured_and_found_again(run_copy: RunFolder, invoke: Invoke) -> None:
+def test_a_run_is_evaluated_once(run_copy: RunFolder, invoke: Invoke) -> None:
     (folder,) = run_copy.evaluation.iterdir()
     assert [path.name for path in folder.iterdir()] == ["predictions.jsonl"]
 
@@ -38,12 +38,12 @@ def test_a_runs_own_outputs_are_measured_and_found_again(run_copy: RunFolder, in
     assert f"predictions: {folder}/predictions.jsonl" in first.stdout
     assert "95% interval" in first.stdout
     assert "all 6 inputs; greedy" in first.stdout
-    assert "This evaluation was there already" in second.stderr
+    assert "evaluation exists already" in second.stderr
     assert second.stdout == first.stdout
     assert list(run_copy.evaluation.iterdir()) == [folder]
 
 
-def test_other_decoding_lies_in_a_folder_of_its_own(run_copy: RunFolder, invoke: Invoke) -> None:
+def test_other_decoding_settings_have_their_own_folder(run_copy: RunFolder, invoke: Invoke) -> None:
     result = invoke("evaluate", f"run={run_copy.path}", "num_beams=3", "max_new_tokens=7", "likelihood=false")
 
     assert result.exit_code == 0, result.output
@@ -52,7 +52,7 @@ def test_other_decoding_lies_in_a_folder_of_its_own(run_copy: RunFolder, invoke:
     assert "perplexity" not in result.stdout
 
 
-def test_a_bundle_alone_needs_its_task_and_writes_beside_itself(
+def test_a_bundle_without_a_run_needs_a_task_and_is_evaluated_next_to_itself(
     small_run: RunFolder, invoke: Invoke, tmp_path: Path
 ) -> None:
     alone = Path(shutil.copytree(small_run.bundle, tmp_path / "mine"))
@@ -61,7 +61,7 @@ def test_a_bundle_alone_needs_its_task_and_writes_beside_itself(
     result = invoke("evaluate", f"bundle={alone}", *TASK, "num_examples=2", "split=validation", "metrics=[exact_match]")
 
     assert refused.exit_code == 2
-    assert "`task` must be given where there is no run that says it" in refused.stderr
+    assert "`task` must be set" in refused.stderr
     assert result.exit_code == 0, result.output
     (folder,) = (tmp_path / "mine-evaluation").iterdir()
     record = read_evaluation_record(folder / "metrics.json")
@@ -88,12 +88,15 @@ def test_a_bare_backbone_has_a_perplexity(invoke: Invoke, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
-        ([], "`run`, `bundle` or `backbone` must say what is evaluated"),
+        ([], "`run`, `bundle` and `backbone` must be set"),
         (["run=nowhere", "split=dev"], "`split` must be 'test', 'validation' or 'train', but is 'dev'"),
         (["run=nowhere", "metrics=[blue]"], "but one is 'blue'"),
         (["run=nowhere"], "nowhere is not a folder"),
-        (["bundle=a", "backbone=tiny_gpt2", "task=table_to_text"], "`backbone` must be given alone"),
-        (["backbone=tiny_gpt2"], "`task` must be given"),
+        (
+            ["bundle=a", "backbone=tiny_gpt2", "task=table_to_text"],
+            "`backbone` evaluates a bare backbone and must not be combined with `bundle`",
+        ),
+        (["backbone=tiny_gpt2"], "`task` must be set"),
         (["backbone=tiny_gpt2", "task=table_to_text", "backbone_path=x"], "`backbone_path` must be null"),
         (["run=a", "bundle=b"], "`run` and `bundle` must not both be given"),
         (["run=nowhere", "num_beams=0"], "`num_beams` must be >= 1"),
@@ -107,7 +110,7 @@ def test_mistakes_are_named_before_anything_loads(invoke: Invoke, words: list[st
     assert fact in result.stderr
 
 
-def test_bertscore_has_the_encoder_that_is_named(run_copy: RunFolder, invoke: Invoke, tmp_path: Path) -> None:
+def test_bertscore_uses_the_chosen_encoder(run_copy: RunFolder, invoke: Invoke, tmp_path: Path) -> None:
     encoder = write_tiny_encoder(tmp_path / "encoder")
 
     result = invoke("evaluate", f"run={run_copy.path}", "metrics=[bertscore]", f"bertscore_model={encoder}", "out=mine")
@@ -117,15 +120,15 @@ def test_bertscore_has_the_encoder_that_is_named(run_copy: RunFolder, invoke: In
     assert -1 <= read_evaluation_record(folder / "metrics.json").metrics["test/bertscore"] <= 1
 
 
-def test_an_encoder_that_no_metric_reads_is_refused(run_copy: RunFolder, invoke: Invoke) -> None:
+def test_an_unused_encoder_is_refused(run_copy: RunFolder, invoke: Invoke) -> None:
     result = invoke("evaluate", f"run={run_copy.path}", "bertscore_model=nowhere")
 
     assert result.exit_code == 2, result.output
     assert "`bertscore_model` must be a folder" in result.stderr
-    assert "`bertscore_model` is read by bertscore alone" in result.stderr
+    assert "`bertscore_model` must be null unless `metrics` contains bertscore" in result.stderr
 
 
-def test_a_split_that_the_task_lacks_is_named(run_copy: RunFolder, invoke: Invoke, tmp_path: Path) -> None:
+def test_a_missing_split_is_refused(run_copy: RunFolder, invoke: Invoke, tmp_path: Path) -> None:
     for name in ("train", "validation"):
         (tmp_path / f"{name}.jsonl").write_text('{"source": "a", "target": "b"}\n')
     files = [f"task.{name}_file={tmp_path / name}.jsonl" for name in ("train", "validation")]
@@ -134,4 +137,4 @@ def test_a_split_that_the_task_lacks_is_named(run_copy: RunFolder, invoke: Invok
     result = invoke("evaluate", f"bundle={run_copy.bundle}", *own, "split=test")
 
     assert result.exit_code == 2, result.output
-    assert "`split` must be one that mine has" in result.stderr
+    assert "`split` must be a split of mine" in result.stderr

@@ -131,7 +131,7 @@ class TestMerge:
         result = invoke("export", f"run={worsened.path}", "merge=true", "out=model")
 
         assert result.exit_code == 2, result.output
-        assert "'prefix_tuning' is none; export it as a bundle" in result.stderr
+        assert "`merge` must be false for 'prefix_tuning'" in result.stderr
         assert not Path("model").exists()
 
 
@@ -191,7 +191,7 @@ class TestGenerate:
             (("nowhere", SOURCE), 1, "nowhere"),
             (("{bundle}",), 2, "needs a source, as an argument or by input=<file>"),
             (("{bundle}", "input=missing.txt"), 2, "`input` must be a file or - for standard input"),
-            (("{bundle}", SOURCE, "output=no/such/folder.txt"), 1, "`output` must be a file that can be written"),
+            (("{bundle}", SOURCE, "output=no/such/folder.txt"), 1, "`output` must be a writable file"),
             (("{bundle}", SOURCE, "max_new_tokens=0"), 2, "max_new_tokens"),
             (("{bundle}", SOURCE, "max_new_tokens=600"), 1, "must fit the 512 positions"),
             (("{bundle}", SOURCE, "backbone_path=nowhere/at-all"), 1, "but 'nowhere/at-all' is none"),

@@ -1,4 +1,4 @@
-"""`ptl-prefix inspect` as a user calls it."""
+"""`ptl-prefix inspect` from the command line."""
 
 import json
 import shutil
@@ -20,11 +20,11 @@ SOURCE = "name : The Golden Mill | kind : pub | city : Paris"
 
 @pytest.fixture
 def run_copy(small_run: RunFolder, tmp_path: Path) -> RunFolder:
-    """A run that a test may write into."""
+    """A copy of a run that a test may change."""
     return RunFolder(shutil.copytree(small_run.path, tmp_path / "run"))
 
 
-def test_a_run_is_looked_at_over_its_own_validation_data(run_copy: RunFolder, invoke: Invoke) -> None:
+def test_a_run_is_inspected_on_its_validation_data(run_copy: RunFolder, invoke: Invoke) -> None:
     result = invoke("inspect", f"bundle={run_copy.path}", "num_examples=3")
 
     assert result.exit_code == 0, result.output
@@ -61,9 +61,7 @@ def test_sources_come_from_the_command_line_and_a_file(run_copy: RunFolder, invo
     assert (found.num_texts, found.texts) == (3, "from the command line and sources.txt")
 
 
-def test_a_bundle_that_lies_alone_is_looked_at_over_prompts_that_need_no_data(
-    small_run: RunFolder, invoke: Invoke
-) -> None:
+def test_a_bundle_without_a_run_is_inspected_on_built_in_prompts(small_run: RunFolder, invoke: Invoke) -> None:
     shutil.copytree(small_run.bundle, "mill")
 
     result = invoke("inspect", "bundle=mill")
@@ -75,7 +73,7 @@ def test_a_bundle_that_lies_alone_is_looked_at_over_prompts_that_need_no_data(
     assert found["texts"] in result.stdout
 
 
-def test_data_that_cannot_be_read_are_said_to_be_so(run_copy: RunFolder, invoke: Invoke) -> None:
+def test_unreadable_data_is_reported(run_copy: RunFolder, invoke: Invoke) -> None:
     config = yaml.safe_load(run_copy.config.read_text())
     config["task"] = {
         "_target_": "ptl_prefix.data.tasks.text_pairs.TextPairs",
@@ -102,11 +100,11 @@ def test_data_that_cannot_be_read_are_said_to_be_so(run_copy: RunFolder, invoke:
         (("bundle={bundle}", "layer=9"), 2, "`layer` must be one that has a prefix, but is 9"),
         (("bundle={bundle}", "top_k=0", "dead_below=2"), 2, "2 mistakes"),
         (("bundle={bundle}", "input=missing.txt"), 2, "`input` must be a file or - for standard input"),
-        (("bundle={bundle}", SOURCE, "out=taken"), 1, "`out` must be a folder that can be written"),
+        (("bundle={bundle}", SOURCE, "out=taken"), 1, "`out` must be a writable folder"),
         (("bundle={bundle}", "backbone_path=nowhere/at-all"), 1, "but 'nowhere/at-all' is none"),
     ],
 )
-def test_what_cannot_be_inspected_is_said_in_a_sentence(
+def test_mistakes_are_reported_in_a_sentence(
     run_copy: RunFolder, invoke: Invoke, words: tuple[str, ...], code: int, fact: str
 ) -> None:
     Path("taken").write_text("a file")

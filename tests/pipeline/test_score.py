@@ -1,4 +1,4 @@
-"""`ptl-prefix score` as a user meets it."""
+"""`ptl-prefix score` from the command line."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def test_json_is_one_object_of_numbers_and_nothing_else(file: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_intervals_stand_beside_their_numbers(file: Path, invoke: Invoke) -> None:
+def test_intervals_follow_their_metrics(file: Path, invoke: Invoke) -> None:
     result = invoke("score", file, "metrics=[bleu]", "format=json", "resamples=50", "seed=7")
 
     expected = score(random_predictions(25), ["bleu"], resamples=50, seed=7)
@@ -42,7 +42,7 @@ def test_intervals_stand_beside_their_numbers(file: Path, invoke: Invoke) -> Non
     assert (printed["bleu_unseen_low"], printed["bleu_unseen_high"]) == expected.intervals["bleu_unseen"]
 
 
-def test_csv_has_a_line_for_each_number_with_what_it_means(file: Path, invoke: Invoke) -> None:
+def test_csv_has_a_line_for_each_metric_with_its_scale(file: Path, invoke: Invoke) -> None:
     result = invoke("score", file, "metrics=[nist,exact_match]", "format=csv", "resamples=20")
 
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
@@ -87,10 +87,10 @@ def test_it_takes_one_file(words: list[str], invoke: Invoke) -> None:
     result = invoke("score", *words)
 
     assert result.exit_code == 2
-    assert "`score` needs one file of predictions" in result.stderr
+    assert "`score` needs one predictions file" in result.stderr
 
 
-def test_a_metric_that_the_file_does_not_fit_is_an_error_that_names_it(tmp_path: Path, invoke: Invoke) -> None:
+def test_a_metric_that_needs_missing_data_is_an_error(tmp_path: Path, invoke: Invoke) -> None:
     path = tmp_path / "bare.jsonl"
     write_predictions(path, [prediction("a", "a")])
 
@@ -114,7 +114,7 @@ def test_it_imports_no_torch(file: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_training_with_a_metric_that_there_is_not_is_refused_before_it_begins(tmp_path: Path, invoke: Invoke) -> None:
+def test_a_training_with_an_unknown_metric_is_refused_before_it_starts(tmp_path: Path, invoke: Invoke) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"source": "a", "target": "b"}\n' * 4)
 
@@ -126,7 +126,7 @@ def test_a_training_with_a_metric_that_there_is_not_is_refused_before_it_begins(
     assert "but one is 'blue'." in result.stderr
 
 
-def test_a_metric_that_a_training_cannot_compute_is_named_once_and_absent_from_its_record(
+def test_a_skipped_metric_is_named_once_and_absent_from_the_record(
     command_line: CommandLine, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TableToText, "metrics", ("exact_match", "bertscore", "slot_error_rate"))

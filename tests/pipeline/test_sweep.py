@@ -143,9 +143,9 @@ def test_a_study_is_a_run_of_w_and_b_beside_those_of_its_trials(
 
     assert result.exit_code == 0, result.output
     runs = {run_id: one for run_id, one in server.runs.items() if run_id != "artifacts"}
-    assert {one.told("groupName") for one in runs.values()} == {"small"}
-    assert sorted(one.told("jobType") for one in runs.values()) == ["sweep", "train", "train"]
-    (study,) = (one for one in runs.values() if one.told("jobType") == "sweep")
+    assert {one.latest("groupName") for one in runs.values()} == {"small"}
+    assert sorted(one.latest("jobType") for one in runs.values()) == ["sweep", "train", "train"]
+    (study,) = (one for one in runs.values() if one.latest("jobType") == "sweep")
     assert study.exit_codes == [0]
     table = next(content for name, content in study.files.items() if name.startswith("media/table/trials"))
     assert b"method.reparam" in table and b"mlp" in table and b"val/loss" in table

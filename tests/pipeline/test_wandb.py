@@ -1,4 +1,4 @@
-"""Whole runs that W&B's own client tells of, against a server on this machine."""
+"""Whole runs with W&B's own client and a local server."""
 
 import json
 import os
@@ -54,15 +54,15 @@ def test_the_runs_of_a_sweep_are_a_group_and_none_is_merged_with_another(
     result = invoke("train", "-m", *command_line.small, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'my-sweep'}")
 
     assert result.exit_code == 0, result.output
-    assert {run.told("groupName") for run in runs_of(server).values()} == {"my-sweep"}
-    runs = [run for run in runs_of(server).values() if run.told("jobType") == "train"]  # the third is the study's own
+    assert {run.latest("groupName") for run in runs_of(server).values()} == {"my-sweep"}
+    runs = [run for run in runs_of(server).values() if run.latest("jobType") == "train"]  # the third is the study's own
     assert sorted(run.config["seed"] for run in runs) == [0, 1]
     assert [run.exit_codes for run in runs] == [[0], [0]]
     assert [len([row for row in run.history if "train/loss" in row]) for run in runs] == [6, 6]
 
 
 @pytest.mark.slow
-def test_the_stop_button_stops_a_run_as_sigterm_does_and_it_goes_on_as_the_same_run(
+def test_the_stop_button_stops_a_run_that_resumes_under_the_same_id(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -106,7 +106,7 @@ def test_sigterm_reaches_the_server_as_an_exit_code(
 
 
 @pytest.mark.slow
-def test_what_was_tracked_offline_is_shown_and_then_sent(
+def test_offline_runs_are_listed_and_then_uploaded(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in (0, 1):
@@ -126,11 +126,11 @@ def test_what_was_tracked_offline_is_shown_and_then_sent(
     assert all([row[STEP] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5, 6] for run in runs)
 
     assert [path.name for path in Path().iterdir()] == ["out"], "nothing was left in the working directory"
-    assert "Nothing is left to send" in invoke("wandb", "sync", "out").output
+    assert "no runs to upload" in invoke("wandb", "sync", "out").output
 
 
 def kill_behind(step: int, words: list[str], cwd: Path, server: FakeWandb, *, num_sent: int = 0) -> RunFolder:
-    """A run whose process, and W&B's with it, was killed when a step was in its log, and some rows at the server."""
+    """A run that was killed together with W&B's process, after it had logged a step and uploaded some rows."""
     process = start("train", *words, "hydra.run.dir=run", cwd=cwd, start_new_session=True)
     log = cwd / "run/events.jsonl"
     while process.poll() is None:
@@ -145,19 +145,19 @@ def kill_behind(step: int, words: list[str], cwd: Path, server: FakeWandb, *, nu
 
 
 def rows_in(folder: RunFolder) -> list[tuple[int, float | None, float | None]]:
-    """What the whole lines of a log say of curves."""
+    """The rows of curves in the complete lines of a log."""
     events = [event for event in read_events(folder.events) if event["kind"] in ("train", "validation")]
     return [(event["step"], event.get("train/loss"), event.get("val/loss")) for event in events]
 
 
 def rows_at(run: FakeRun) -> list[tuple[int, float | None, float | None]]:
-    """The same, as it arrived."""
+    """The rows of curves that the server has."""
     return [(row[STEP], row.get("train/loss"), row.get("val/loss")) for row in run.history if "samples" not in row]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["offline", "online", "none"])
-def test_every_whole_line_of_a_killed_run_arrives_once(
+def test_every_complete_line_of_a_killed_run_is_uploaded_once(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, mode: str
 ) -> None:
     long = ["trainer.max_steps=100000", "trainer.val_check_interval=20"]
@@ -170,7 +170,7 @@ def test_every_whole_line_of_a_killed_run_arrives_once(
     assert compared.exit_code == 0 and "(died)" in compared.output, compared.output
 
     shown = invoke("wandb", "sync", folder.path)
-    assert "events.jsonl" in shown.output and "cut off" in shown.output
+    assert "events.jsonl" in shown.output and "died" in shown.output
     sent = invoke("wandb", "sync", folder.path, "yes=true")
 
     assert sent.exit_code == 0, sent.output
@@ -179,7 +179,7 @@ def test_every_whole_line_of_a_killed_run_arrives_once(
     assert run.summary["status"] == "died" and run.exit_codes == [1]
     tables = [json.loads(content) for name, content in run.files.items() if "/samples_" in name]
     assert len(tables) >= (1 if mode == "online" else 2) and run.config["parameters_stored"] > 0
-    assert "Nothing is left to send" in invoke("wandb", "sync", folder.path).output
+    assert "no runs to upload" in invoke("wandb", "sync", folder.path).output
 
     # It goes on, offline, and is sent once more.
     at = rows_in(folder)[-1][0]
@@ -197,7 +197,7 @@ def test_every_whole_line_of_a_killed_run_arrives_once(
 
 
 @pytest.mark.slow
-def test_a_killed_run_that_goes_on_online_tells_no_step_twice(
+def test_a_killed_run_that_resumes_online_uploads_no_step_twice(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
 ) -> None:
     long = ["trainer.max_steps=100000", "trainer.val_check_interval=20"]
@@ -213,7 +213,7 @@ def test_a_killed_run_that_goes_on_online_tells_no_step_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("requests", "said"), [(2, "left out from here on"), (6, "ptl-prefix wandb sync")])
+@pytest.mark.parametrize(("requests", "said"), [(2, "receives no further events"), (6, "ptl-prefix wandb sync")])
 def test_a_server_that_fails_during_a_run_fails_nothing_but_itself(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, requests: int, said: str
 ) -> None:
@@ -228,7 +228,7 @@ def test_a_server_that_fails_during_a_run_fails_nothing_but_itself(
     assert "finished" in shown.output
 
 
-def test_a_server_that_is_not_there_is_said_in_one_line(
+def test_an_unreachable_server_is_reported_in_one_line(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -237,20 +237,22 @@ def test_a_server_that_is_not_there_is_said_in_one_line(
 
     assert result.exit_code == 0, result.output
     (line,) = [line for line in result.output.splitlines() if line.startswith("W&B")]
-    assert "offline, as http://127.0.0.1:9 does not answer" in line
+    assert "offline, because http://127.0.0.1:9 does not respond" in line
 
 
-def test_without_knowing_what_the_server_has_nothing_is_sent(server: FakeWandb, invoke: Invoke, tmp_path: Path) -> None:
+def test_nothing_is_uploaded_if_the_server_does_not_answer_queries(
+    server: FakeWandb, invoke: Invoke, tmp_path: Path
+) -> None:
     server.refuses = ("RunHistoryTail",)
     make_run(tmp_path / "a")
 
     result = invoke("wandb", "sync", tmp_path / "a", "yes=true")
 
-    assert result.exit_code == 1 and "must say what it has" in result.output
+    assert result.exit_code == 1 and "must answer a query" in result.output
     assert server.runs == {} and not (tmp_path / "a/wandb").exists()
 
 
-def test_a_run_that_was_never_tracked_is_sent_from_its_log_when_it_is_named(
+def test_an_untracked_run_is_uploaded_from_its_log_if_its_folder_is_given(
     server: FakeWandb, invoke: Invoke, tmp_path: Path
 ) -> None:
     folder = make_run(tmp_path / "a")
@@ -277,7 +279,7 @@ def test_a_dashboard_is_written_without_a_server_and_pushed_and_replaced_with_on
     offline = invoke("wandb", "dashboard", "outputs")
 
     assert offline.exit_code == 0, offline.output
-    assert "not pushed, as WANDB_MODE is offline" in offline.output and server.requests == 0
+    assert "not pushed, because WANDB_MODE is offline" in offline.output and server.requests == 0
     document = json.loads(Path("outputs/wandb-workspace.json").read_text())
     assert (document["project"], document["pushed"]) == ("p", {})
     assert "summary:test/bleu" in json.dumps(document["spec"])
@@ -292,7 +294,7 @@ def test_a_dashboard_is_written_without_a_server_and_pushed_and_replaced_with_on
     assert [view.get("id") for view in server.views] == [None, None, "view-1", "view-2"]
 
 
-def test_a_dashboard_for_a_server_that_does_not_take_it_is_in_the_file_at_least(
+def test_a_dashboard_is_written_to_its_file_even_if_the_server_rejects_it(
     server: FakeWandb, invoke: Invoke, tmp_path: Path
 ) -> None:
     server.refuses = ("UpsertView2",)
@@ -300,27 +302,27 @@ def test_a_dashboard_for_a_server_that_does_not_take_it_is_in_the_file_at_least(
     result = invoke("wandb", "dashboard", ".", "out=some.json", "metric=test/x", "project=other")
 
     assert result.exit_code == 1
-    assert "must take the dashboard" in result.output
+    assert "must accept the dashboard" in result.output
     assert json.loads(Path("some.json").read_text())["project"] == "other"
 
 
 @pytest.mark.parametrize(
     ("words", "law"),
     [
-        (["send"], "needs one of sync, dashboard"),
-        (["sync", "nowhere"], "none at 'nowhere'"),
-        (["sync", ".", "metric=x"], "`metric` is not read by `wandb sync`"),
-        (["dashboard", ".", "yes=true"], "`yes` is not read by `wandb dashboard`"),
+        (["send"], "must be followed by sync or dashboard"),
+        (["sync", "nowhere"], "'nowhere' is not a folder"),
+        (["sync", ".", "metric=x"], "`metric` must not be set, because `wandb sync`"),
+        (["dashboard", ".", "yes=true"], "`yes` must not be set, because `wandb dashboard`"),
     ],
 )
-def test_a_wrong_word_behind_wandb_is_refused(invoke: Invoke, words: list[str], law: str) -> None:
+def test_invalid_arguments_are_refused(invoke: Invoke, words: list[str], law: str) -> None:
     result = invoke("wandb", *words)
 
     assert result.exit_code == 2
     assert law in result.output
 
 
-def test_sending_without_a_key_is_refused_with_how_to_get_one(
+def test_an_upload_without_an_api_key_is_refused(
     server: FakeWandb, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
@@ -332,4 +334,4 @@ def test_sending_without_a_key_is_refused_with_how_to_get_one(
     result = invoke("wandb", "sync", tmp_path / "run", "yes=true")
 
     assert result.exit_code == 1
-    assert "WANDB_API_KEY" in result.output and "cut off" in result.output
+    assert "WANDB_API_KEY" in result.output and "died" in result.output

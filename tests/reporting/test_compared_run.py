@@ -1,4 +1,4 @@
-"""What a comparison reads of one run."""
+"""What a comparison reads from a run folder."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 from support.made_up_runs import MadeUp, evaluate_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.reporting.compared_run import outputs_in, read_runs
+from ptl_prefix.reporting.compared_run import read_outputs, read_runs
 from ptl_prefix.reporting.comparison import compare
 
 Runs = Callable[..., list[RunFolder]]
@@ -38,18 +38,18 @@ def test_a_subset_of_the_training_data_has_a_seed_only_where_there_is_one(folder
     assert [run.seed for run in runs] == [(4, None), (4, 3)]
 
 
-def test_what_training_decoded_is_told_from_what_was_evaluated_later(folders: Runs) -> None:
+def test_the_outputs_of_training_are_distinguished_from_later_evaluations(folders: Runs) -> None:
     run = MadeUp()
     (folder,) = folders(run)
     evaluate_run(folder, run, bleu=1.0)
 
     (read,) = read_runs([folder], ())[0]
 
-    assert read.last_outputs == folder.evaluation / "test-0000000000"
-    assert len(outputs_in(read.last_outputs)) == 3
+    assert read.training_outputs == folder.evaluation / "test-0000000000"
+    assert len(read_outputs(read.training_outputs)) == 3
 
 
-def test_outputs_of_which_nobody_knows_whose_they_are_are_not_shown(folders: Runs) -> None:
+def test_ambiguous_outputs_are_not_shown(folders: Runs) -> None:
     (folder,) = folders(MadeUp())
     stray = folder.evaluation / "test-1111111111"
     stray.mkdir()
@@ -57,19 +57,19 @@ def test_outputs_of_which_nobody_knows_whose_they_are_are_not_shown(folders: Run
 
     (read,) = read_runs([folder], ())[0]
 
-    assert read.last_outputs is None
-    assert outputs_in(None) == []
+    assert read.training_outputs is None
+    assert read_outputs(None) == []
 
 
-def test_a_run_that_died_is_taken_in_with_what_its_log_tells(folders: Runs) -> None:
+def test_a_died_run_is_included_with_the_content_of_its_log(folders: Runs) -> None:
     died, finished = folders(MadeUp(), MadeUp(seed=1))
     died.record.unlink()
     lines = died.events.read_bytes().splitlines(keepends=True)
     died.events.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
 
-    (ours, theirs), left_out = read_runs([died, finished], ("died",))
+    (ours, theirs), excluded = read_runs([died, finished], ("died",))
 
-    assert left_out == []
+    assert excluded == []
     assert ours.record.status == "died" and ours.record.metrics == {"val/loss_before": 3.0, "val/loss": 2.0}
     assert (ours.record.cost.steps, ours.record.cost.tokens, ours.record.cost.tokens_per_s) == (20, 2000, 400.0)
     assert ours.record.parameters == theirs.record.parameters
@@ -77,7 +77,7 @@ def test_a_run_that_died_is_taken_in_with_what_its_log_tells(folders: Runs) -> N
     assert any("(died)" in caveat for caveat in table.caveats)
 
 
-def test_a_run_that_died_before_its_log_says_what_it_was_is_left_out(folders: Runs) -> None:
+def test_a_died_run_with_an_empty_log_is_excluded(folders: Runs) -> None:
     (folder,) = folders(MadeUp())
     folder.record.unlink()
     folder.events.write_text("")
@@ -88,7 +88,7 @@ def test_a_run_that_died_before_its_log_says_what_it_was_is_left_out(folders: Ru
 
 
 @pytest.mark.parametrize("state", ["running", "died", "damaged", "stopped", "failed", "pruned"])
-def test_what_did_not_finish_is_left_out_with_the_reason(folders: Runs, state: str) -> None:
+def test_unfinished_runs_are_excluded_with_a_reason(folders: Runs, state: str) -> None:
     (folder,) = folders(MadeUp(status=state if state in ("stopped", "failed", "pruned") else "finished"))
     if state == "died":
         folder.record.unlink()
@@ -96,10 +96,10 @@ def test_what_did_not_finish_is_left_out_with_the_reason(folders: Runs, state: s
         folder.record.write_text("{}")
     if state == "running":
         with folder.held():
-            runs, left_out = read_runs([folder], ())
+            runs, excluded = read_runs([folder], ())
     else:
-        runs, left_out = read_runs([folder], ())
+        runs, excluded = read_runs([folder], ())
 
     assert runs == []
-    words = {"running": "still running", "damaged": "cannot be read", "pruned": "given up by its study"}
-    assert words.get(state, state) in left_out[0].reason
+    words = {"running": "still running", "damaged": "unreadable"}
+    assert words.get(state, state) in excluded[0].reason

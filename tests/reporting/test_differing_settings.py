@@ -1,12 +1,12 @@
-"""What tells rows apart, and what does not."""
+"""Which settings distinguish rows."""
 
 import pytest
 from support.made_up_runs import MadeUp
 
-from ptl_prefix.reporting.differing_settings import differing_settings, flat_settings, spoken
+from ptl_prefix.reporting.differing_settings import differing_settings, flat_settings, format_setting
 
 
-def test_only_what_differs_is_named() -> None:
+def test_only_differing_settings_are_returned() -> None:
     runs = [MadeUp(settings={"prefix_length": length, "reparam": "mlp"}) for length in (5, 10)]
 
     assert differing_settings([run.record() for run in runs]) == [
@@ -15,7 +15,7 @@ def test_only_what_differs_is_named() -> None:
     ]
 
 
-def test_a_methods_own_settings_are_compared_among_its_namesakes() -> None:
+def test_a_methods_own_settings_are_compared_between_its_own_runs() -> None:
     runs = [MadeUp(), MadeUp(method="lora", settings={"rank": 4}), MadeUp(method="lora", settings={"rank": 8})]
 
     assert differing_settings([run.record() for run in runs]) == [{}, {"method.rank": 4}, {"method.rank": 8}]
@@ -27,7 +27,7 @@ def test_a_setting_that_two_methods_have_by_one_name_is_no_difference() -> None:
     assert differing_settings([run.record() for run in runs]) == [{}, {}]
 
 
-def test_the_backbones_mode_which_follows_the_method_is_compared_among_namesakes() -> None:
+def test_the_backbones_mode_is_compared_between_runs_of_one_method() -> None:
     modes = [("prefix_tuning", "eval"), ("adapter", "train"), ("lora", "eval"), ("lora", "train")]
     runs = [MadeUp(method=method, settings={}, more={"backbone": {"base_mode": mode}}) for method, mode in modes]
 
@@ -39,14 +39,14 @@ def test_the_backbones_mode_which_follows_the_method_is_compared_among_namesakes
     ]
 
 
-def test_a_key_that_a_namesake_lacks_is_a_difference() -> None:
+def test_a_missing_key_is_a_difference() -> None:
     runs = [MadeUp(settings={}), MadeUp(settings={"new": None})]
 
     assert differing_settings([run.record() for run in runs]) == [{}, {"method.new": None}]
 
 
 @pytest.mark.parametrize("more", [{"tracking": {"group": "mine"}}, {"resume": "x"}, {"data": {"cache_dir": "/here"}}])
-def test_who_looks_on_and_where_things_lie_is_no_difference(more: dict[str, object]) -> None:
+def test_tracking_and_cache_settings_are_ignored(more: dict[str, object]) -> None:
     runs = [MadeUp(), MadeUp(seed=7, more=more)]
 
     assert differing_settings([run.record(str(n)) for n, run in enumerate(runs)]) == [{}, {}]
@@ -65,5 +65,5 @@ def test_a_list_is_one_leaf() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(None, "null"), (True, "true"), (5e-5, "5e-05"), (0.5, "0.5"), (10, "10"), ([1, 2], "[1, 2]")]
 )
-def test_values_are_spoken_as_a_config_writes_them(value: object, text: str) -> None:
-    assert spoken(value) == text
+def test_values_are_formatted_as_in_a_config(value: object, text: str) -> None:
+    assert format_setting(value) == text

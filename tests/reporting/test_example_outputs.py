@@ -1,4 +1,4 @@
-"""Outputs side by side are of the same inputs."""
+"""Example outputs of all rows for the same inputs."""
 
 from collections.abc import Callable
 
@@ -27,14 +27,14 @@ def test_each_example_has_one_output_of_every_row(compared: Compared) -> None:
     assert dict(found[0].hypotheses) == {1: "a town", 2: "x"}
 
 
-def test_no_more_are_shown_than_there_are_or_than_are_wanted(compared: Compared) -> None:
+def test_the_number_of_examples_is_limited(compared: Compared) -> None:
     (table,) = compared(MadeUp()).tables
 
     assert len(example_outputs(table, 99)) == 3
     assert example_outputs(table, 0) == []
 
 
-def test_a_row_without_outputs_is_left_out(compared: Compared) -> None:
+def test_a_row_without_outputs_is_omitted(compared: Compared) -> None:
     (table,) = compared(MadeUp(), MadeUp(method="lora", bleu=1)).tables
     for path in table.rows[1].runs[0].folder.evaluation.glob("*/predictions.jsonl"):
         path.unlink()

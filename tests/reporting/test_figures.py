@@ -1,4 +1,4 @@
-"""The plots show the numbers of the tables."""
+"""The plots show the values of the tables."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from support.made_up_runs import MadeUp
 
 from ptl_prefix.reporting.comparison import Comparison
-from ptl_prefix.reporting.figures import Figure, figures_of
+from ptl_prefix.reporting.figures import Figure, build_figures
 from ptl_prefix.reporting.table import Table
 
 Compared = Callable[..., Comparison]
@@ -19,7 +19,7 @@ def table(compared: Compared, two_methods: list[MadeUp]) -> Table:
 
 
 def titled(table: Table, title: str) -> Figure:
-    return next(figure for figure in figures_of(table) if figure.title == title)
+    return next(figure for figure in build_figures(table) if figure.title == title)
 
 
 def of_row(figure: Figure, row: int, metric: str) -> list[dict[str, Any]]:
@@ -35,15 +35,15 @@ def test_a_curve_is_the_mean_of_the_seeds_in_a_band_from_the_least_to_the_greate
     assert band["y"] == pytest.approx([3.0, 2.5, 1.25, 1.0, 2.0, 3.0])
 
 
-def test_a_curve_by_tokens_has_as_many_in_each_step(table: Table) -> None:
+def test_a_curve_by_tokens_uses_the_mean_number_of_tokens_per_step(table: Table) -> None:
     *_, line = of_row(titled(table, "Learning curves by tokens"), 1, "")
 
     assert line["x"] == [0, 2000, 4000]
 
 
-@pytest.mark.parametrize(("name", "costs"), [("trained", [1000, 1000, 80]), ("stored", [200, 100, 80])])
-def test_quality_stands_over_parameters_on_a_logarithmic_axis(table: Table, name: str, costs: list[int]) -> None:
-    figure = titled(table, f"Quality over parameters {name}")
+@pytest.mark.parametrize(("name", "costs"), [("trainable", [1000, 1000, 80]), ("stored", [200, 100, 80])])
+def test_quality_is_plotted_over_parameters_on_a_logarithmic_axis(table: Table, name: str, costs: list[int]) -> None:
+    figure = titled(table, f"Quality over {name} parameters")
 
     points = [of_row(figure, row, "test/bleu")[0] for row in (1, 2, 3)]
     assert [point["x"] for point in points] == [[cost] for cost in costs]
@@ -55,8 +55,8 @@ def test_quality_stands_over_parameters_on_a_logarithmic_axis(table: Table, name
     assert 10 ** axis["range"][0] < min(costs) <= max(costs) < 10 ** axis["range"][1]
 
 
-def test_the_front_is_of_the_chosen_metric(table: Table) -> None:
-    figure = titled(table, "Quality over parameters stored")
+def test_the_pareto_front_depends_on_the_metric(table: Table) -> None:
+    figure = titled(table, "Quality over stored parameters")
 
     for metric in ("test/bleu", "val/loss"):
         (front,) = (trace for trace in figure.variants[metric]["data"] if trace["meta"].get("is_front"))
@@ -64,14 +64,14 @@ def test_the_front_is_of_the_chosen_metric(table: Table) -> None:
 
 
 def test_the_bare_backbone_is_a_line_unless_it_is_far_off(table: Table) -> None:
-    variants = titled(table, "Quality over parameters stored").variants
+    variants = titled(table, "Quality over stored parameters").variants
 
     shapes = variants["val/loss"]["layout"]["shapes"]
     assert [(shape["y0"], shape["y1"]) for shape in shapes] == [(3.0, 3.0)]
     assert "shapes" not in variants["test/bleu"]["layout"]  # 5, where the rows have 51 to 61
 
 
-def test_a_number_that_rows_differ_in_has_a_plot(table: Table) -> None:
+def test_a_differing_numeric_setting_has_a_plot(table: Table) -> None:
     figure = titled(table, "Quality over prefix_length")
 
     assert [of_row(figure, row, "val/loss")[0]["x"] for row in (1, 2)] == [[20.0], [10.0]]
@@ -80,7 +80,7 @@ def test_a_number_that_rows_differ_in_has_a_plot(table: Table) -> None:
     assert join["x"] == [10.0, 20.0]
 
 
-def test_only_rows_that_differ_in_nothing_else_are_joined(compared: Compared) -> None:
+def test_only_rows_that_differ_in_one_setting_are_joined(compared: Compared) -> None:
     settings = [{"prefix_length": p, "reparam": r} for p in (5, 100) for r in ("mlp", "none")]
     table = compared(*(MadeUp(settings=one, bleu=number) for number, one in enumerate(settings))).tables[0]
 
@@ -91,7 +91,7 @@ def test_only_rows_that_differ_in_nothing_else_are_joined(compared: Compared) ->
     axis = figure.variants["test/bleu"]["layout"]["xaxis"]
     assert (axis["type"], axis["tickvals"]) == ("log", [5.0, 100.0])
     assert 10 ** axis["range"][0] < 5 < 100 < 10 ** axis["range"][1]
-    assert not any("reparam" in figure.title for figure in figures_of(table))
+    assert not any("reparam" in figure.title for figure in build_figures(table))
 
 
 def test_a_table_without_logs_has_no_curves(compared: Compared, two_methods: list[MadeUp]) -> None:
@@ -100,4 +100,4 @@ def test_a_table_without_logs_has_no_curves(compared: Compared, two_methods: lis
         for run in row.runs:
             run.folder.events.unlink()
 
-    assert not any("curves" in figure.title for figure in figures_of(table))
+    assert not any("curves" in figure.title for figure in build_figures(table))

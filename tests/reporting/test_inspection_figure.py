@@ -1,4 +1,4 @@
-"""The picture shows the numbers of the file, with names and units, at any size and without a display."""
+"""The figure shows the values of the file, with names and units, at any size and without a display."""
 
 import dataclasses
 import subprocess
@@ -11,11 +11,11 @@ from support.made_up_inspections import made_up, made_up_site
 
 from ptl_prefix.artifacts.inspection import Inspection
 from ptl_prefix.reporting import inspection_figure
-from ptl_prefix.reporting.inspection_figure import inspection_png
+from ptl_prefix.reporting.inspection_figure import render_inspection
 
 
 def panels(found: Inspection) -> list[Axes]:
-    """The heatmaps, in the order of reading."""
+    """The heatmaps, in reading order."""
     figure = inspection_figure._figure(found)
     figure.draw_without_rendering()
     return [axes for part in figure.subfigs for axes in part.axes if axes.images]
@@ -34,8 +34,8 @@ def test_each_heatmap_is_a_table_of_the_file_with_names_and_a_unit() -> None:
     assert [axes.get_xlabel() for axes, _ in shown] == ["head", *["virtual token"] * 3]
     bars = [axes.images[0].colorbar.ax.get_ylabel() for axes, _ in shown]
     assert bars[:2] == ["share of attention", "share of attention, strongest head"]
-    assert bars[2:] == ["multiple of the text's own"] * 2
-    assert mass.get_title() == "Attention on the whole prefix (even attention: 0.25)"
+    assert bars[2:] == ["relative to the text's norm"] * 2
+    assert mass.get_title() == "Attention to the whole prefix (even attention: 0.25)"
 
 
 def test_the_title_says_which_prefix_on_which_texts() -> None:
@@ -80,7 +80,7 @@ def test_every_site_has_its_own_panels_under_its_name() -> None:
 def test_any_size_is_drawn_as_a_png_with_few_enough_labels(layers: int, heads: int, tokens: int) -> None:
     found = made_up({"decoder_self": made_up_site(layers=layers, heads=heads, tokens=tokens, dead=(0,))})
 
-    png = inspection_png(found)
+    png = render_inspection(found)
 
     assert png.startswith(b"\x89PNG\r\n")
     for axes in panels(found):

@@ -1,4 +1,4 @@
-"""The page is one file, and what others wrote is text in it."""
+"""The HTML page is self-contained, and text from models and users is escaped."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support.made_up_runs import MadeUp
 
-from ptl_prefix.reporting.compared_run import LeftOut
+from ptl_prefix.reporting.compared_run import ExcludedRun
 from ptl_prefix.reporting.comparison import Comparison
-from ptl_prefix.reporting.page import page
+from ptl_prefix.reporting.page import render_page
 
 Compared = Callable[..., Comparison]
 HOSTILE = "</script><script>document.title='pwned'</script><img src=x onerror=alert(1)> \" onmouseover='x' & <!--"
@@ -42,7 +42,7 @@ class Elements(HTMLParser):
 
 def made(comparison: Comparison, command: str = "ptl-prefix train") -> str:
     rows = [(table.task, table.backbone, row.number) for table in comparison.tables for row in table.rows]
-    return page(comparison, dict.fromkeys(rows, command), num_examples=3)
+    return render_page(comparison, dict.fromkeys(rows, command), num_examples=3)
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def hostile(compared: Compared) -> str:
         MadeUp(settings={"init_text": HOSTILE}, bleu=40, references=(HOSTILE, "b", "c")),
     ]
     found = compared(*runs)
-    return made(Comparison(found.tables, (LeftOut(Path(f"out/{HOSTILE}"), HOSTILE),)), command=HOSTILE)
+    return made(Comparison(found.tables, (ExcludedRun(Path(f"out/{HOSTILE}"), HOSTILE),)), command=HOSTILE)
 
 
-def test_what_a_model_or_a_user_wrote_is_never_markup(hostile: str) -> None:
+def test_text_from_models_and_users_is_escaped(hostile: str) -> None:
     elements = Elements(hostile)
 
     tags = [tag for tag, _ in elements.found]
@@ -70,7 +70,7 @@ def test_what_a_model_or_a_user_wrote_is_never_markup(hostile: str) -> None:
     assert "".join(elements.text).count("document.title='pwned'") >= 8
 
 
-def test_the_page_fetches_nothing_and_says_so(hostile: str) -> None:
+def test_the_page_makes_no_requests_and_its_policy_forbids_them(hostile: str) -> None:
     elements = Elements(hostile)
 
     addresses = [
@@ -84,7 +84,7 @@ def test_the_page_fetches_nothing_and_says_so(hostile: str) -> None:
     assert "script-src 'unsafe-inline'" not in policy
 
 
-def test_the_figures_are_whole_json(compared: Compared) -> None:
+def test_the_figures_are_valid_json(compared: Compared) -> None:
     text = made(compared(MadeUp(), MadeUp(settings={"init_text": HOSTILE}, bleu=40)))
 
     (found,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', text, re.DOTALL)
@@ -93,7 +93,7 @@ def test_the_figures_are_whole_json(compared: Compared) -> None:
     assert set(figures[2]) == {"test/bleu", "val/loss"}
 
 
-def test_the_same_runs_make_the_same_page_at_any_time(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_reproducible(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = compared(MadeUp(), MadeUp(seed=1))
     first = made(comparison)
 
@@ -106,14 +106,14 @@ def test_a_page_is_small_enough_to_be_sent(compared: Compared) -> None:
     assert len(made(compared(MadeUp()))) < 2_500_000
 
 
-def test_every_row_has_its_numbers_outputs_and_command(compared: Compared, two_methods: list[MadeUp]) -> None:
+def test_every_row_has_its_metrics_outputs_and_command(compared: Compared, two_methods: list[MadeUp]) -> None:
     text = "".join(Elements(made(compared(*two_methods), "ptl-prefix train -m seed=0,1,2")).text)
 
     for piece in (
         "61.17 ±3.13",
         "60.33 ±3.13\N{NO-BREAK SPACE}≈",
         "prefix_tuning prefix_length=20",
-        "the best",
+        "best row",
         "paired t",
         "5.0 kB",
     ):

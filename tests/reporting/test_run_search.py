@@ -1,4 +1,4 @@
-"""Which runs a person means."""
+"""Which runs a path or a pattern finds."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ptl_prefix.reporting.run_search import find_runs
 
 @pytest.fixture
 def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three runs, one of them with nothing but a config."""
+    """Three runs, one of which has only a config."""
     monkeypatch.chdir(tmp_path)
     for name in ("towns/tiny/lora/a", "towns/tiny/prefix/b[1]", "sweeps/x/0"):
         folder = tmp_path / "outputs" / name
@@ -54,6 +54,6 @@ def test_a_run_holds_no_runs(outputs: Path) -> None:
     assert found("outputs/towns/tiny/lora") == ["outputs/towns/tiny/lora/a"]
 
 
-def test_places_without_a_run_are_all_named(outputs: Path) -> None:
-    with pytest.raises(RunError, match=r"there is none at nowhere, outputs/x\*; give run folders"):
+def test_all_paths_without_a_run_are_named(outputs: Path) -> None:
+    with pytest.raises(RunError, match=r"none at nowhere, outputs/x\*"):
         find_runs(["outputs", "nowhere", "outputs/x*"])

@@ -1,4 +1,4 @@
-"""What has become of a run, whatever is left of it."""
+"""The state and summary of complete, incomplete and damaged runs."""
 
 import os
 import time
@@ -8,7 +8,7 @@ import pytest
 from support.made_up_runs import make_run
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.reporting.run_state import bytes_on_disk, line_of, main_metric, state_of
+from ptl_prefix.reporting.run_state import bytes_on_disk, main_metric, read_state, summarize_run
 
 
 @pytest.fixture
@@ -17,27 +17,27 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed", "pruned"])
-def test_a_run_that_ended_is_what_its_record_says(tmp_path: Path, status: str) -> None:
-    assert state_of(make_run(tmp_path / "run", status=status)) == status
+def test_the_state_of_an_ended_run_is_the_status_in_its_record(tmp_path: Path, status: str) -> None:
+    assert read_state(make_run(tmp_path / "run", status=status)) == status
 
 
 def test_a_run_without_a_record_died(folder: RunFolder) -> None:
     folder.record.unlink()
 
-    assert state_of(folder) == "died"
+    assert read_state(folder) == "died"
 
 
 def test_a_run_that_is_held_is_running_even_with_an_older_record(folder: RunFolder) -> None:
     with folder.held():
-        assert state_of(folder) == "running"
+        assert read_state(folder) == "running"
 
-    assert state_of(folder) == "finished"
+    assert read_state(folder) == "finished"
 
 
-def test_looking_leaves_no_trace(folder: RunFolder) -> None:
+def test_reading_the_state_changes_no_file(folder: RunFolder) -> None:
     before = sorted(folder.path.rglob("*"))
 
-    line_of(folder)
+    summarize_run(folder)
 
     assert sorted(folder.path.rglob("*")) == before
 
@@ -45,47 +45,47 @@ def test_looking_leaves_no_trace(folder: RunFolder) -> None:
 def test_a_record_that_cannot_be_read_is_damaged(folder: RunFolder) -> None:
     folder.record.write_text("{")
 
-    line = line_of(folder)
+    line = summarize_run(folder)
 
     assert (line.state, line.method, line.step) == ("damaged", "prefix_tuning", 40)
 
 
-def test_a_line_says_what_the_record_says(folder: RunFolder) -> None:
-    line = line_of(folder)
+def test_a_summary_has_the_values_of_the_record(folder: RunFolder) -> None:
+    line = summarize_run(folder)
 
     assert (line.task, line.backbone, line.method, line.seed, line.step) == ("towns", "tiny", "prefix_tuning", 0, 40)
     assert (line.metric, line.value, line.direction) == ("test/bleu", 50.0, "maximize")
     assert line.size_bytes == sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
 
 
-def test_of_a_dead_run_config_and_log_tell_what_they_can(folder: RunFolder) -> None:
+def test_a_died_run_is_summarized_from_its_config_and_log(folder: RunFolder) -> None:
     folder.record.unlink()
     with folder.events.open("ab") as log:
         log.write(b'{"time_s": 1.0, "kind": "train", "ste')
 
-    line = line_of(folder)
+    line = summarize_run(folder)
 
     assert (line.task, line.method, line.seed, line.step) == ("towns", "prefix_tuning", 0, 40)
     assert (line.metric, line.value, line.direction) == ("val/loss", 1.0, "minimize")
 
 
-def test_nothing_that_is_damaged_keeps_a_run_from_being_listed(folder: RunFolder) -> None:
+def test_a_run_with_damaged_files_is_listed(folder: RunFolder) -> None:
     folder.record.write_bytes(b"\xff")
     folder.config.write_text("{: [")
     folder.events.write_text("nonsense\n")
 
-    line = line_of(folder)
+    line = summarize_run(folder)
 
     assert (line.state, line.method, line.seed, line.metric, line.value) == ("damaged", "", None, "", None)
 
 
-def test_age_counts_from_the_last_sign_of_life(folder: RunFolder) -> None:
+def test_the_age_counts_from_the_last_written_file(folder: RunFolder) -> None:
     now = time.time()
     for path in (folder.config, folder.events, folder.record):
         os.utime(path, (now - 5000, now - 5000))
     os.utime(folder.events, (now - 100, now - 100))
 
-    assert line_of(folder).age_s == pytest.approx(100, abs=20)
+    assert summarize_run(folder).age_s == pytest.approx(100, abs=20)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_age_counts_from_the_last_sign_of_life(folder: RunFolder) -> None:
         (["val/loss_before"], None),
     ],
 )
-def test_a_run_is_known_by_what_its_task_is_about(metrics: list[str], main: str | None) -> None:
+def test_the_main_metric_is_the_tasks_own(metrics: list[str], main: str | None) -> None:
     assert main_metric(dict.fromkeys(metrics, 1.0)) == main
 
 
-def test_a_folder_that_is_gone_takes_nothing(tmp_path: Path) -> None:
+def test_a_missing_folder_has_size_0(tmp_path: Path) -> None:
     assert bytes_on_disk(tmp_path / "gone") == 0

@@ -1,4 +1,4 @@
-"""Numbers over seeds, beside scipy's own and beside sums done by hand."""
+"""Statistics over seeds, compared with scipy and with manual calculations."""
 
 import math
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ptl_prefix.reporting.statistics import beside_the_best, holm, pareto_front, summarize
+from ptl_prefix.reporting.statistics import compare_with_best, holm, pareto_front, summarize
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
@@ -28,7 +28,7 @@ def test_rows_of_the_same_seeds_are_compared_in_pairs() -> None:
     best = {0: 70.0, 1: 75.0, 2: 80.0}
     other = {2: 78.5, 0: 69.0, 1: 73.5}
 
-    verdict = beside_the_best({"best": best, "other": other}, "maximize")["other"]
+    verdict = compare_with_best({"best": best, "other": other}, "maximize")["other"]
 
     expected = stats.ttest_rel([69.0, 73.5, 78.5], [70.0, 75.0, 80.0])
     assert verdict.paired
@@ -41,7 +41,7 @@ def test_rows_of_the_same_seeds_are_compared_in_pairs() -> None:
 
 
 def test_rows_of_other_seeds_are_compared_by_welch() -> None:
-    verdict = beside_the_best({"a": {0: 1.0, 1: 2.0, 2: 3.5}, "b": {3: 0.5, 4: 0.6}}, "maximize")["b"]
+    verdict = compare_with_best({"a": {0: 1.0, 1: 2.0, 2: 3.5}, "b": {3: 0.5, 4: 0.6}}, "maximize")["b"]
 
     assert not verdict.paired
     assert verdict.p == pytest.approx(stats.ttest_ind([0.5, 0.6], [1.0, 2.0, 3.5], equal_var=False).pvalue)
@@ -51,21 +51,21 @@ def test_rows_of_other_seeds_are_compared_by_welch() -> None:
 def test_the_best_is_the_greatest_or_the_least(direction: str, best: str) -> None:
     samples = {"low": {0: 1.0, 1: 1.1}, "high": {0: 2.0, 1: 2.3}}
 
-    verdicts = beside_the_best(samples, direction)  # type: ignore[arg-type]
+    verdicts = compare_with_best(samples, direction)  # type: ignore[arg-type]
 
     assert [row for row, verdict in verdicts.items() if verdict.standing == "best"] == [best]
 
 
-def test_other_seeds_that_never_vary_cannot_be_tested() -> None:
-    verdict = beside_the_best({"a": {0: 1.0, 1: 2.0}, "b": {2: 0.5, 3: 0.5}}, "maximize")["b"]
+def test_unpaired_constant_values_are_not_tested() -> None:
+    verdict = compare_with_best({"a": {0: 1.0, 1: 2.0}, "b": {2: 0.5, 3: 0.5}}, "maximize")["b"]
 
     assert (verdict.standing, verdict.p) == ("unknown", None)
 
 
-def test_nothing_is_said_of_single_seeds_or_of_differences_that_never_vary() -> None:
-    single = beside_the_best({"a": {0: 2.0}, "b": {0: 1.0}}, "maximize")["b"]
-    constant = beside_the_best({"a": {0: 0.3, 1: 0.4}, "b": {0: 0.2, 1: 0.3}}, "maximize")["b"]
-    equal = beside_the_best({"a": {0: 0.3, 1: 0.4}, "b": {0: 0.3, 1: 0.4}}, "maximize")["b"]
+def test_single_seeds_and_constant_differences_are_not_tested() -> None:
+    single = compare_with_best({"a": {0: 2.0}, "b": {0: 1.0}}, "maximize")["b"]
+    constant = compare_with_best({"a": {0: 0.3, 1: 0.4}, "b": {0: 0.2, 1: 0.3}}, "maximize")["b"]
+    equal = compare_with_best({"a": {0: 0.3, 1: 0.4}, "b": {0: 0.3, 1: 0.4}}, "maximize")["b"]
 
     assert (single.standing, single.p, single.difference) == ("unknown", None, None)
     assert (constant.standing, constant.p) == ("unknown", None)
@@ -73,17 +73,17 @@ def test_nothing_is_said_of_single_seeds_or_of_differences_that_never_vary() -> 
     assert (equal.standing, equal.p) == ("alike", 1.0)
 
 
-def test_many_rows_make_each_claim_harder() -> None:
+def test_p_values_grow_with_the_number_of_rows() -> None:
     seeds = {0: 10.0, 1: 11.0, 2: 12.5}
     near = {0: 9.0, 1: 10.2, 2: 11.2}
-    alone = beside_the_best({"best": seeds, "near": near}, "maximize")["near"]
+    alone = compare_with_best({"best": seeds, "near": near}, "maximize")["near"]
     rows = {
         "best": seeds,
         "near": near,
         **{f"row {n}": {s: v - 0.1 * n * (s + 1) for s, v in near.items()} for n in range(1, 20)},
     }
 
-    among_many = beside_the_best(rows, "maximize")["near"]
+    among_many = compare_with_best(rows, "maximize")["near"]
 
     assert alone.standing == "worse"
     assert among_many.standing == "alike"
@@ -107,7 +107,7 @@ def test_a_corrected_value_is_never_less_and_keeps_the_order(p_values: dict[int,
     assert [corrected[row] for row in order] == sorted(corrected.values())
 
 
-def test_the_front_is_what_nothing_cheaper_reaches() -> None:
+def test_the_pareto_front_has_the_rows_that_no_cheaper_row_beats() -> None:
     points = {
         "cheap": (10.0, 1.0),
         "waste": (20.0, 0.5),

@@ -1,4 +1,4 @@
-"""The files for people and programs, letter by letter."""
+"""The CSV, Markdown and LaTeX files, compared as whole text."""
 
 import csv
 import io
@@ -21,19 +21,19 @@ MARKDOWN = r"""## towns on tiny
 | 2 | prefix\_tuning prefix\_length=10 | 3 | 60.33 ±3.13 ≈ | 1.2296 ±0.3473 |
 | 3 | lora | 3 | 51.17 ±2.98 | 2.1458 ±0.3731 |
 
-±: 95% interval of the mean over seeds (Student's t). ≈: cannot be told from the best, worse rows can (paired t over seeds, corrected by Holm, 5%). ?: not tested. The best is bold. The bare backbone: val/loss 3.0000, test/bleu 5.00.
+±: 95% confidence interval of the mean over seeds (Student's t). ≈: not significantly different from the best row; ?: not tested; no mark: significantly worse (paired t-test over seeds, Holm's correction, 5% level). The best mean of each column is bold. The bare backbone: val/loss 3.0000, test/bleu 5.00.
 
-| # | method | steps | tokens | trained | stored | bundle | tokens/s | peak memory |
+| # | method | steps | tokens | trainable params | stored params | bundle | tokens/s | peak memory |
 | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | 1 | prefix\_tuning prefix\_length=20 | 40 | 4,000 | 1,000 | 200 | 5.0 kB | 400 | 200.0 MB |
 | 2 | prefix\_tuning prefix\_length=10 | 40 | 4,000 | 1,000 | 100 | 5.0 kB | 400 | 200.0 MB |
 | 3 | lora | 40 | 4,000 | 80 | 80 | 5.0 kB | 400 | 200.0 MB |
 
-- Test numbers are of the 3 inputs that training decoded at its end.
+- Test metrics are computed on the 3 inputs that were decoded at the end of training.
 - Every row has 3 seeds.
 - Every row was trained for 40 steps.
 
-### Each row again
+### Commands that reproduce each row
 
 1. prefix\_tuning prefix\_length=20
 
@@ -105,7 +105,7 @@ def test_what_is_not_known_is_empty_and_marked(compared: Compared) -> None:
     text = as_markdown(found, dict.fromkeys([("towns", "tiny", 1), ("towns", "tiny", 2)], "train"))
     assert "| **50.00** | 1.0000" not in text
     assert "| 40.00 ? |" in text
-    assert "of one seed there is no interval" in text
+    assert "no confidence interval" in text
 
 
 def test_a_setting_cannot_leave_its_cell(compared: Compared) -> None:

@@ -1,4 +1,4 @@
-"""Text to pretrain on, read and cut."""
+"""Reading and splitting a text corpus."""
 
 import json
 import lzma
@@ -17,7 +17,7 @@ _PARAGRAPHS = (
 
 
 def _passages(text: str, seed: int) -> list[list[str]]:
-    return list(passages(text, random.Random(seed), fewest_words=4, most_words=20))
+    return list(passages(text, random.Random(seed), min_words=4, max_words=20))
 
 
 def test_json_lines_and_plain_text_are_read_compressed_or_not(tmp_path: Path) -> None:

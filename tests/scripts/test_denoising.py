@@ -1,4 +1,4 @@
-"""The noise of BART and of T5: what is hidden, and that nothing is lost."""
+"""The denoising objectives of BART and T5: what is masked, and that nothing is lost."""
 
 from collections import Counter
 from itertools import pairwise

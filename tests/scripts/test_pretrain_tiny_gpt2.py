@@ -1,4 +1,4 @@
-"""The script that makes a backbone: what it makes is one."""
+"""The script that pretrains a GPT-2: its output is a backbone."""
 
 import json
 import random
@@ -85,5 +85,5 @@ def test_a_corpus_too_small_for_a_row_is_refused(tmp_path: Path) -> None:
     corpus = tmp_path / "few.jsonl"
     corpus.write_text(json.dumps({"text": "Norham is a small town on the river Ash in the north."}), encoding="utf-8")
 
-    with pytest.raises(SystemExit, match="must give more than 256 tokens"):
+    with pytest.raises(SystemExit, match="must have more than 256 tokens"):
         _pretrain([corpus], tmp_path / "made")

@@ -1,4 +1,4 @@
-"""The script that makes an encoder-decoder: what it makes is a backbone, and it has learned something."""
+"""The script that pretrains an encoder-decoder: its output is a backbone that has learned something."""
 
 import json
 from pathlib import Path
@@ -120,11 +120,11 @@ def test_text_without_a_passage_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "few.txt"
     file.write_text("Too short.\n" * 60, encoding="utf-8")
 
-    with pytest.raises(SystemExit, match="must have a passage of 10 words or more"):
+    with pytest.raises(SystemExit, match="must contain a passage of at least 10 words"):
         _pretrain("bart", [file], tmp_path / "made")
 
 
-def test_half_of_the_batches_are_read_from_0_and_the_others_from_anywhere_that_they_fit() -> None:
+def test_encoder_positions_start_at_0_in_half_of_the_batches() -> None:
     rng = np.random.default_rng(0)
     batch = script.as_batch([Row([5] * 10, [8] * 12)], pad_id=1)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class _Distance(nn.Module):
-    """How far a point is from 3."""
+    """The distance of a parameter from 3."""
 
     def __init__(self) -> None:
         super().__init__()

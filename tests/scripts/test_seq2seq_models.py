@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from denoising import MASK, SENTINELS
-from seq2seq_models import MAX_POSITIONS, new_model, read_from, tokenizer_for
+from seq2seq_models import MAX_POSITIONS, encoder_positions_from, new_model, tokenizer_for
 from support.tiny_backbones import tiny_tokenizer
 
 from ptl_prefix.backbones.source import EMBEDDED
@@ -68,7 +68,7 @@ def test_bart_s_encoder_can_count_from_anywhere_and_its_decoder_counts_from_0() 
     inputs = {"input_ids": torch.tensor([[5, 9, 7]]), "decoder_input_ids": torch.tensor([[3, 5]])}
 
     for first in (0, 200, MAX_POSITIONS - 3):
-        with read_from(model, first):
+        with encoder_positions_from(model, first):
             model(**inputs)
         # BART's tables have two rows ahead of position 0.
         assert torch.equal(seen[0][-1], tables[0].weight[first + 2 : first + 5])
@@ -91,7 +91,7 @@ def test_t5_counts_no_positions() -> None:
     inputs = {"input_ids": torch.tensor([[5, 9, 7]]), "decoder_input_ids": torch.tensor([[1]])}
     bare = model(**inputs).logits
 
-    with read_from(model, 100):
+    with encoder_positions_from(model, 100):
         assert torch.equal(model(**inputs).logits, bare)
 
 

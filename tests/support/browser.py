@@ -1,4 +1,4 @@
-"""A real browser without a window, spoken to over two pipes: Chromium's own protocol, and nothing to install for it."""
+"""Controls headless Chromium over two pipes with its DevTools protocol; needs no further package."""
 
 import base64
 import fcntl
@@ -26,7 +26,7 @@ _FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--remote-debugging-pipe",
 )
-# The protocol is spoken over the descriptors 3 and 4, which subprocess cannot choose.
+# The protocol uses file descriptors 3 and 4, which `subprocess` cannot assign.
 _LAUNCH = """\
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
@@ -34,20 +34,20 @@ os.dup2(ends[0], 3)
 os.dup2(ends[1], 4)
 os.execvp(sys.argv[3], sys.argv[3:])
 """
-_PATIENCE_S = 60
+_TIMEOUT_S = 60
 
 
 def chromium() -> str | None:
-    """The browser's command, if there is one."""
+    """The path of Chromium; `None` if it is not installed."""
     return next((found for name in _NAMES if (found := shutil.which(name))), None)
 
 
 class Browser:
-    """One page in a browser of its own.
+    """A page in its own browser process.
 
     Args:
-        command: The browser.
-        profile: An empty folder for it.
+        command: Path of the browser.
+        profile: Empty folder for its profile.
     """
 
     def __init__(self, command: str, profile: Path) -> None:
@@ -67,54 +67,56 @@ class Browser:
         self._numbers = itertools.count(1)
         self._unread = b""
         self._session: str | None = None
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         self.requests: list[str] = []
 
     def __enter__(self) -> Self:
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
+            self.send(f"{domain}.enable")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.terminate()
-        self._process.wait(_PATIENCE_S)
+        self._process.wait(_TIMEOUT_S)
         os.close(self._in)
         os.close(self._out)
 
     def show(self, path: Path, *, width: int, dark: bool = False) -> None:
-        """Open a file on a screen of a width, and wait until its plots are drawn."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        """Open a file in a viewport of the given width, and wait until its plots are drawn."""
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self.complaints.clear()
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.console_errors.clear()
         self.requests.clear()
-        self.ask("Page.navigate", url=path.as_uri())
+        self.send("Page.navigate", url=path.as_uri())
         self.wait_for("document.documentElement?.dataset.drawn !== undefined")
 
     def wait_for(self, condition: str) -> None:
-        """Until an expression in the page is true."""
-        deadline = time.monotonic() + _PATIENCE_S
+        """Wait until a JavaScript expression is true."""
+        deadline = time.monotonic() + _TIMEOUT_S
         while self.evaluate(f"Boolean({condition})") is not True:
-            assert time.monotonic() < deadline, f"it never came to `{condition}`: {self.complaints}"
+            assert time.monotonic() < deadline, f"`{condition}` is still false: {self.console_errors}"
             time.sleep(0.1)
 
     def evaluate(self, script: str) -> Any:
-        """The value of an expression in the page."""
-        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        """Evaluate a JavaScript expression."""
+        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def screenshot(self, path: Path) -> None:
-        """A picture of the whole page."""
-        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
+        """Save a screenshot of the whole page."""
+        answer = self.send("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 
-    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send one command, and wait for its answer; what the page complains of meanwhile is kept."""
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command, and wait for its response; console errors in between are recorded."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session is not None:
@@ -130,21 +132,21 @@ class Browser:
     def _note(self, event: dict[str, Any]) -> None:
         method, values = event.get("method"), event.get("params", {})
         if method == "Runtime.exceptionThrown":
-            self.complaints.append(str(values["exceptionDetails"]))
+            self.console_errors.append(str(values["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled" and values["type"] in ("error", "warning", "assert"):
-            self.complaints.append(str([one.get("value") for one in values["args"]]))
+            self.console_errors.append(str([one.get("value") for one in values["args"]]))
         elif method == "Log.entryAdded" and values["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(values["entry"]["text"])
+            self.console_errors.append(values["entry"]["text"])
         elif method == "Network.requestWillBeSent":
             self.requests.append(values["request"]["url"])
 
     def _read(self) -> dict[str, Any]:
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while b"\0" not in self._unread:
             ready, _, _ = select.select([self._in], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, "the browser does not answer"
+            assert ready, "the browser does not respond"
             part = os.read(self._in, 1 << 20)
-            assert part, f"the browser is gone, with {self._process.poll()}"
+            assert part, f"the browser has exited with {self._process.poll()}"
             self._unread += part
         message, _, self._unread = self._unread.partition(b"\0")
         return dict(json.loads(message))

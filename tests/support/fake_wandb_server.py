@@ -1,7 +1,7 @@
-"""As much of W&B's server as its client needs, on this machine, and what the client said to it.
+"""A local server with the part of W&B's API that its client needs; it records what the client sends.
 
-In: HTTP on a free port of 127.0.0.1. Out: `FakeWandb`, which has everything that arrived by run: history, summary,
-config, files, exit codes. It can be told to fail, or to press the Stop button.
+In: HTTP on a free port of 127.0.0.1. Out: `FakeWandb`, which has everything that was received, by run: history,
+summary, config, files, exit codes. It can be configured to fail, or to press the Stop button.
 """
 
 import json
@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 
 KEY = "local-" + "0123456789abcdef" * 2 + "01234567"
-"""A key as W&B's client wants one to look."""
+"""An API key in the format that W&B's client accepts."""
 
 
 @dataclass
 class FakeRun:
-    """What the server was told of one run.
+    """What the server has received of one run.
 
     Args:
         upserts: The variables of each `UpsertBucket`.
-        history: Every logged row, in the order of arrival.
-        summary: The newest one.
-        files: Content by name.
-        exit_codes: With which the client said it was done; empty while it runs, or if it died.
+        history: Every logged row, in order of arrival.
+        summary: The latest summary.
+        files: Content of files, by name.
+        exit_codes: Exit codes that the client sent; empty while the run is running, or if it died.
     """
 
     upserts: list[dict[str, Any]] = field(default_factory=list)
@@ -37,13 +37,13 @@ class FakeRun:
     files: dict[str, bytes] = field(default_factory=dict)
     exit_codes: list[int] = field(default_factory=list)
 
-    def told(self, name: str) -> Any:
-        """The newest value of one of `UpsertBucket`'s variables; `None` if it was never given."""
+    def latest(self, name: str) -> Any:
+        """The latest value of a variable of `UpsertBucket`; `None` if it was never sent."""
         return next((upsert[name] for upsert in reversed(self.upserts) if upsert.get(name) is not None), None)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The newest config, by the names that users see."""
+        """The latest config, by the names that users see."""
         values = {}
         for upsert in self.upserts:
             values.update(json.loads(upsert.get("config") or "{}"))
@@ -55,22 +55,22 @@ class FakeWandb:
     """The server's state.
 
     Args:
-        url: Where it is.
-        runs: By the runs' ids.
-        questions: The names of the GraphQL operations, in the order of arrival.
+        url: URL of the server.
+        runs: Received runs, by id.
+        operations: Names of the GraphQL operations, in order of arrival.
         artifacts: The variables of each `CreateArtifact`.
-        views: The variables of each workspace and report that was saved.
-        refuses: Questions that are answered with an error.
-        status: What every request is answered with, if it is not 200.
-        unknown: Questions that it has no answer to.
-        requests: How many there were, of any kind.
-        breaks_after_requests: From then on everything is answered with 500; `None`: never.
-        stops_after_rows: The Stop button is pressed when so many rows of a run have arrived; `None`: never.
+        views: The variables of each saved workspace and report.
+        refuses: Operations that are answered with an error.
+        status: HTTP status of every response.
+        unknown: Operations that the server does not implement.
+        requests: Number of requests of any kind.
+        breaks_after_requests: Number of requests after which every response is 500; `None`: never.
+        stops_after_rows: Number of rows after which the Stop button is pressed; `None`: never.
     """
 
     url: str = ""
     runs: dict[str, FakeRun] = field(default_factory=dict)
-    questions: list[str] = field(default_factory=list)
+    operations: list[str] = field(default_factory=list)
     unknown: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     views: list[dict[str, Any]] = field(default_factory=list)
@@ -82,12 +82,12 @@ class FakeWandb:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, run_id: str) -> FakeRun:
-        """A run, made when it is first spoken of."""
+        """Return a run; it is created at the first access."""
         return self.runs.setdefault(run_id, FakeRun())
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes W&B's client come here."""
+        """Environment variables that point W&B's client to this server."""
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": KEY,
@@ -97,16 +97,16 @@ class FakeWandb:
 
 @contextmanager
 def wandb_at_fake_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    """A server, to which W&B's client goes that is used in this process and in its children."""
+    """Start a server that W&B's client in this process and its children uses."""
     wandb = pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    # The Stop button is heard within a moment, not within a quarter of a minute.
+    # The client polls the Stop button every 0.1 s instead of every 15 s.
     run_stopping = pytest.importorskip("wandb.sdk.lib.run_stopping")
     monkeypatch.setitem(run_stopping.RunStopChecker.__init__.__kwdefaults__, "poll_interval", 0.1)
     with fake_wandb() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        wandb.teardown()  # what it knew of another test's server
+        wandb.teardown()  # forget the server of another test
         try:
             yield server
         finally:
@@ -115,7 +115,7 @@ def wandb_at_fake_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]
 
 @contextmanager
 def fake_wandb() -> Iterator[FakeWandb]:
-    """A server, for as long as this lasts."""
+    """Run a server within the context."""
     state = FakeWandb()
 
     class Handler(_Handler):
@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
         match = re.search(r"(?:query|mutation)\s+(\w+)", body.get("query", ""))
         name, variables = match[1] if match else "", body.get("variables") or {}
-        self.server_state.questions.append(name)
+        self.server_state.operations.append(name)
         if name in self.server_state.refuses:
             return {"errors": [{"message": "made up"}], "data": None}
         answer = getattr(self, "_answer_" + re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", name).lower(), None)
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         bucket = {
             "id": variables["name"],
             "name": variables["name"],
-            "displayName": run.told("displayName"),
+            "displayName": run.latest("displayName"),
             "config": "{}",
             "sweepName": None,
             "project": project,
@@ -239,13 +239,13 @@ class _Handler(BaseHTTPRequestHandler):
             "id": variables["name"],
             "name": variables["name"],
             "summaryMetrics": json.dumps(run.summary),
-            "displayName": run.told("displayName"),
+            "displayName": run.latest("displayName"),
             "logLineCount": 0,
             "historyLineCount": len(run.history),
             "eventsLineCount": 0,
             "historyTail": json.dumps([json.dumps(row) for row in last]),
             "eventsTail": "[]",
-            "config": run.told("config") or "{}",
+            "config": run.latest("config") or "{}",
             "tags": [],
             "wandbConfig": "{}",
         }

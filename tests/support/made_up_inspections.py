@@ -1,4 +1,4 @@
-"""Inspections of any size, made of random numbers, for what shows them."""
+"""Creates inspections of any size from random numbers."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, 
 def made_up_site(
     *, layers: int = 3, heads: int = 4, tokens: int = 5, dead: Sequence[int] = (), words: bool = True
 ) -> SiteInspection:
-    """A site whose dead tokens get a thousandth of what the others get."""
+    """A site whose dead tokens get a thousandth of the attention of others."""
     draw = random.Random(layers * heads * tokens)
 
     def table(columns: int, low: float, high: float) -> tuple[tuple[float, ...], ...]:
@@ -41,7 +41,7 @@ def made_up_site(
 
 
 def made_up(sites: dict[str, SiteInspection], **changes: Any) -> Inspection:
-    """An inspection of these sites."""
+    """Create an inspection of some sites."""
     values = {
         "bundle": "run/bundle",
         "method": "prefix_tuning",

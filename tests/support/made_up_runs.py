@@ -1,4 +1,4 @@
-"""Run folders made up of records, logs and outputs, for what reads them: no model was ever near them."""
+"""Creates run folders with made-up records, logs and outputs, without a model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ ENVIRONMENT = {"cpu": "Abacus", "cores": 2, "devices": [], "package_version": "0
 
 @dataclass(frozen=True, kw_only=True)
 class MadeUp:
-    """What a made-up run says of itself; what is left out is ordinary."""
+    """The content of a made-up run; every field has a default."""
 
     bleu: float = 50.0
     loss: float = 1.0
@@ -106,7 +106,7 @@ class MadeUp:
         }
 
     def predictions(self) -> list[Prediction]:
-        """What it wrote."""
+        """Its predictions."""
         pairs = zip(self.hypotheses, self.references, strict=True)
         return [
             Prediction(id=f"test-{n}", source=f"name : {n}", references=(right,), hypothesis=mine)
@@ -115,7 +115,7 @@ class MadeUp:
 
 
 def make_run(path: Path, run: MadeUp | None = None, **changes: Any) -> RunFolder:
-    """A finished run's folder."""
+    """Create a run folder."""
     run = run or MadeUp(**changes)
     folder = RunFolder(path)
     path.mkdir(parents=True)
@@ -141,7 +141,7 @@ def make_run(path: Path, run: MadeUp | None = None, **changes: Any) -> RunFolder
 def evaluate_run(
     folder: RunFolder, run: MadeUp, *, bleu: float, num_in_split: int = 3, decoding: Decoding | None = None
 ) -> Path:
-    """What `ptl-prefix evaluate` leaves in a run's folder; of the whole split."""
+    """Write what `ptl-prefix evaluate` writes for the full split."""
     key = EvaluationKey(
         method=run.method,
         adaptation=_manifest(run).tensors_sha256,

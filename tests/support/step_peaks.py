@@ -5,7 +5,7 @@ In: a plan, and its backbone with weights. Out: bytes, as torch's allocator on t
 
 import torch
 
-from benchmarks.allocations import allocations
+from benchmarks.allocations import count_allocations
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import Padding
 from ptl_prefix.data.batches import EvalBatches
@@ -33,6 +33,6 @@ def measured_peak(plan: Plan, backbone: Backbone, ranks: Ranks = ONE_RANK) -> in
     step()  # from here on there are moments, and kernels
     optimizer.zero_grad()
     backbone.slots.clear()
-    peak = allocations(lambda: step).peak
+    peak = count_allocations(lambda: step).peak
     method.detach()
     return peak

@@ -2,7 +2,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.tracking.csv_sink import CsvSink
 
@@ -14,11 +14,11 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def opened(folder: Path, **facts: Any) -> CsvSink:
     sink = CsvSink()
-    sink.open(facts_of(folder, **facts))
+    sink.open(make_facts(folder, **facts))
     return sink
 
 
-def test_each_logged_step_is_a_row_that_is_there_at_once(tmp_path: Path) -> None:
+def test_each_logged_step_is_written_immediately(tmp_path: Path) -> None:
     sink = opened(tmp_path)
 
     sink.write("train", step=1, **{"train/loss": 2.5, "lr": 0.1})
@@ -30,7 +30,7 @@ def test_each_logged_step_is_a_row_that_is_there_at_once(tmp_path: Path) -> None
     ]
 
 
-def test_what_is_measured_at_one_step_is_one_row_and_a_new_measure_a_new_column(tmp_path: Path) -> None:
+def test_values_of_one_step_share_a_row_and_new_metrics_add_columns(tmp_path: Path) -> None:
     sink = opened(tmp_path)
     for step in (1, 2, 3, 4):
         sink.write("train", step=step, **{"train/loss": float(step)})
@@ -41,7 +41,7 @@ def test_what_is_measured_at_one_step_is_one_row_and_a_new_measure_a_new_column(
     assert [row["val/loss"] for row in rows_of(tmp_path)] == ["", "20.0", "", "40.0"]
 
 
-def test_events_that_are_no_curve_and_values_that_are_no_numbers_stay_out(tmp_path: Path) -> None:
+def test_other_events_and_non_numeric_values_are_ignored(tmp_path: Path) -> None:
     sink = opened(tmp_path)
 
     sink.write("encoded", step=0, num_examples=5)
@@ -50,7 +50,7 @@ def test_events_that_are_no_curve_and_values_that_are_no_numbers_stay_out(tmp_pa
     assert rows_of(tmp_path) == [{"step": "1", "lr": "0.5"}]
 
 
-def test_a_resumed_run_goes_on_behind_its_checkpoint(tmp_path: Path) -> None:
+def test_a_resumed_run_removes_rows_after_its_checkpoint(tmp_path: Path) -> None:
     first = opened(tmp_path)
     for step in (1, 2, 3):
         first.write("train", step=step, loss=float(step))
@@ -69,7 +69,7 @@ def test_a_resumed_run_goes_on_behind_its_checkpoint(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_that_begins_again_begins_its_table_again(tmp_path: Path) -> None:
+def test_a_new_run_replaces_the_file(tmp_path: Path) -> None:
     opened(tmp_path).write("train", step=1, loss=1.0)
 
     opened(tmp_path).write("train", step=1, other=2.0)

@@ -1,4 +1,4 @@
-"""The workspace that compares methods, with W&B's own libraries, against a server on this machine."""
+"""The W&B workspace, with W&B's own libraries and a local server."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def configs_of(spec: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def spec() -> dict[str, Any]:
-    """A workspace that no server was needed for."""
+    """A workspace that was built without a server."""
     document = Dashboard("p", ["test/bleu"]).document(None)
     assert (document["project"], document["displayName"], document["entity"]) == ("p", NAME, None)
     return json.loads(json.dumps(document))["spec"]
@@ -43,7 +43,7 @@ def test_curves_are_over_steps_of_training_and_grouped_by_method(spec: dict[str,
         assert (config["xAxis"], config["groupBy"], config["groupAgg"]) == (STEP, "method.value", "mean")
 
 
-def test_quality_is_drawn_over_trained_and_stored_parameters_on_a_log_axis(spec: dict[str, Any]) -> None:
+def test_quality_is_plotted_over_trainable_and_stored_parameters_on_a_log_axis(spec: dict[str, Any]) -> None:
     clouds = configs_of(spec, "Scatter Plot")
 
     drawn = {(config["xAxis"], config["yAxis"]) for config in clouds}
@@ -52,7 +52,7 @@ def test_quality_is_drawn_over_trained_and_stored_parameters_on_a_log_axis(spec:
     assert all(config["xAxisLogScale"] for config in clouds)
 
 
-def test_settings_are_parallel_coordinates_and_judged_by_the_metric(spec: dict[str, Any]) -> None:
+def test_settings_are_parallel_coordinates_with_importance_for_the_metric(spec: dict[str, Any]) -> None:
     (coordinates,) = configs_of(spec, "Parallel Coordinates Plot")
     columns = [column["accessor"] for column in coordinates["columns"]]
 
@@ -94,8 +94,8 @@ def test_a_workspace_and_a_report_reach_the_server_and_are_replaced_the_next_tim
     assert server.unknown == []
 
 
-def test_a_server_that_takes_no_views_is_an_error_with_its_reason(server: FakeWandb) -> None:
+def test_a_server_that_rejects_views_is_an_error_with_its_reason(server: FakeWandb) -> None:
     server.refuses = ("UpsertView2",)
 
-    with pytest.raises(RunError, match="must take the dashboard, but did not"):
+    with pytest.raises(RunError, match="must accept the dashboard, but did not"):
         Dashboard("p", ["val/loss"]).push_workspace("someone", {})

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.tracking.disk_sink import DiskSink
@@ -11,38 +11,38 @@ from ptl_prefix.tracking.events import EventStream, RunFacts
 
 
 class NamedSink:
-    """Writes down in one list what each sink was told."""
+    """Records the calls of all sinks in one list."""
 
-    def __init__(self, name: str, told: list[Any], *, breaks: str = "") -> None:
+    def __init__(self, name: str, calls: list[Any], *, breaks: str = "") -> None:
         self.name = name
-        self.told = told
+        self.calls = calls
         self.breaks = breaks
 
     def open(self, facts: RunFacts) -> None:
-        self._tell("open", facts.run_id)
+        self._record("open", facts.run_id)
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
-        self._tell("write", kind, step, values)
+        self._record("write", kind, step, values)
 
     def close(self, exit_code: int) -> None:
-        self._tell("close", exit_code)
+        self._record("close", exit_code)
 
-    def _tell(self, *what: Any) -> None:
-        self.told.append((self.name, *what))
+    def _record(self, *what: Any) -> None:
+        self.calls.append((self.name, *what))
         if what[0] == self.breaks:
             raise ConnectionError(f"{self.name} is down\nin many words")
 
 
-def test_each_sink_is_told_everything_in_order(tmp_path: Path) -> None:
-    told: list[Any] = []
-    stream = EventStream(NamedSink("disk", told), [NamedSink("service", told)])
+def test_each_sink_receives_every_event_in_order(tmp_path: Path) -> None:
+    calls: list[Any] = []
+    stream = EventStream(NamedSink("disk", calls), [NamedSink("service", calls)])
 
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
     stream.write("train", step=1, **{"train/loss": 2.0})
     stream.close(143)
 
     for name in ("disk", "service"):
-        assert [event for event in told if event[0] == name] == [
+        assert [event for event in calls if event[0] == name] == [
             (name, "open", "some-run"),
             (name, "write", "train", 1, {"train/loss": 2.0}),
             (name, "close", 143),
@@ -50,49 +50,49 @@ def test_each_sink_is_told_everything_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["open", "write", "close"])
-def test_a_sink_that_fails_is_left_out_and_named_once_while_the_others_go_on(tmp_path: Path, broken: str) -> None:
-    told: list[Any] = []
-    said: list[str] = []
-    others = [NamedSink("service", told, breaks=broken), NamedSink("table", told)]
-    stream = EventStream(NamedSink("disk", told), others, said.append)
+def test_a_failed_sink_receives_no_further_events_and_is_named_once(tmp_path: Path, broken: str) -> None:
+    calls: list[Any] = []
+    notifications: list[str] = []
+    others = [NamedSink("service", calls, breaks=broken), NamedSink("table", calls)]
+    stream = EventStream(NamedSink("disk", calls), others, notifications.append)
 
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
     for step in (1, 2):
         stream.write("train", step=step)
     stream.close(0)
 
-    of = {name: [event[1] for event in told if event[0] == name] for name in ("disk", "service", "table")}
+    of = {name: [event[1] for event in calls if event[0] == name] for name in ("disk", "service", "table")}
     assert of["disk"] == of["table"] == ["open", "write", "write", "close"]
-    (sentence,) = said
+    (sentence,) = notifications
     assert "NamedSink failed" in sentence and "service is down" in sentence and "many words" not in sentence
     assert of["service"].count(broken) == 1
 
 
 def test_a_sink_that_failed_is_still_closed(tmp_path: Path) -> None:
-    told: list[Any] = []
-    stream = EventStream(NamedSink("disk", told), [NamedSink("service", told, breaks="write")])
+    calls: list[Any] = []
+    stream = EventStream(NamedSink("disk", calls), [NamedSink("service", calls, breaks="write")])
 
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
     stream.write("train", step=1)
     stream.close(1)
 
-    assert told[-1] == ("service", "close", 1)
+    assert calls[-1] == ("service", "close", 1)
 
 
-def test_a_failure_of_the_disk_is_the_runs_own(tmp_path: Path) -> None:
-    told: list[Any] = []
-    stream = EventStream(NamedSink("disk", told, breaks="write"), [NamedSink("service", told)])
+def test_a_failure_of_the_disk_sink_is_raised(tmp_path: Path) -> None:
+    calls: list[Any] = []
+    stream = EventStream(NamedSink("disk", calls, breaks="write"), [NamedSink("service", calls)])
 
     with pytest.raises(ConnectionError):
         stream.write("train", step=1)
     stream.close()
 
-    assert ("service", "write", "train", 1, {}) not in told
+    assert ("service", "write", "train", 1, {}) not in calls
 
 
 def test_an_event_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
     stream = EventStream(DiskSink())
-    stream.open(facts_of(tmp_path))
+    stream.open(make_facts(tmp_path))
 
     stream.write("validation", step=3, **{"val/loss": 1.5})
 
@@ -102,10 +102,10 @@ def test_an_event_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
 
 
 class SlowSink(NamedSink):
-    """One that waits for a server, until it is let go."""
+    """A sink that blocks until it is released."""
 
-    def __init__(self, name: str, told: list[Any]) -> None:
-        super().__init__(name, told)
+    def __init__(self, name: str, calls: list[Any]) -> None:
+        super().__init__(name, calls)
         self.may_go_on = threading.Event()
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
@@ -113,30 +113,30 @@ class SlowSink(NamedSink):
         super().write(kind, step=step, **values)
 
 
-def test_nobody_waits_for_a_sink_that_waits_for_a_server(tmp_path: Path) -> None:
-    told: list[Any] = []
-    slow = SlowSink("service", told)
-    stream = EventStream(NamedSink("disk", told), [slow])
-    stream.open(facts_of(tmp_path))
+def test_writing_does_not_wait_for_a_slow_sink(tmp_path: Path) -> None:
+    calls: list[Any] = []
+    slow = SlowSink("service", calls)
+    stream = EventStream(NamedSink("disk", calls), [slow])
+    stream.open(make_facts(tmp_path))
 
     stream.write("train", step=1)
     stream.write("train", step=2)
 
-    assert [event[3] for event in told if event[:2] == ("disk", "write")] == [1, 2]
-    assert not [event for event in told if event[:2] == ("service", "write")]
+    assert [event[3] for event in calls if event[:2] == ("disk", "write")] == [1, 2]
+    assert not [event for event in calls if event[:2] == ("service", "write")]
     slow.may_go_on.set()
     stream.close()
-    assert [event[3] for event in told if event[:2] == ("service", "write")] == [1, 2]
+    assert [event[3] for event in calls if event[:2] == ("service", "write")] == [1, 2]
 
 
-def test_the_end_does_not_wait_for_ever_and_says_so(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_close_waits_up_to_its_timeout_and_notifies_the_user(tmp_path: Path) -> None:
+    notifications: list[str] = []
     slow = SlowSink("service", [])
-    stream = EventStream(NamedSink("disk", []), [slow], said.append, patience_s=0.1)
+    stream = EventStream(NamedSink("disk", []), [slow], notifications.append, close_timeout_s=0.1)
     stream.write("train", step=1)
 
     stream.close()
 
-    (sentence,) = said
-    assert "not waited for" in sentence
+    (sentence,) = notifications
+    assert "did not finish within 0.1 s" in sentence
     slow.may_go_on.set()

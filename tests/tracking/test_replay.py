@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -32,14 +32,14 @@ class Listener:
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    folder.config.write_text(yaml.safe_dump({**facts_of(folder.path).config, "run_id": "the-run"}))
+    folder.config.write_text(yaml.safe_dump({**make_facts(folder.path).config, "run_id": "the-run"}))
     with EventLog(folder.events) as log:
         log.write("attached", step=0, parameters_trained=7)
         log.write("train", step=1, loss=2.0)
     return folder
 
 
-def test_every_whole_line_is_told_in_order_with_when_it_was_and_a_torn_one_is_not(folder: RunFolder) -> None:
+def test_every_complete_line_is_replayed_in_order_with_its_time(folder: RunFolder) -> None:
     with folder.events.open("a") as file:
         file.write('{"time_s": 1.0, "kind": "train", "ste')
     listener = Listener()

@@ -1,7 +1,7 @@
 from ptl_prefix.tracking.server_rows import ServerRows
 
 
-def test_rows_up_to_the_newest_were_sent_and_those_behind_it_were_not() -> None:
+def test_rows_up_to_the_newest_are_on_the_server() -> None:
     known = ServerRows(4, {"step", "val"})
 
     rows = [
@@ -15,13 +15,13 @@ def test_rows_up_to_the_newest_were_sent_and_those_behind_it_were_not() -> None:
     assert [known.has(*row) for row in rows] == [True, True, True, False, False]
 
 
-def test_a_step_that_the_log_has_not_reached_again_is_known_as_a_whole() -> None:
+def test_a_repeated_step_before_the_newest_row_is_on_the_server() -> None:
     known = ServerRows(9, {"step", "train"})
 
     assert [known.has(step, {"step", "train"}) for step in (7, 8, 9, 10)] == [True, True, True, False]
 
 
-def test_what_was_sent_to_the_end_is_not_sent_again_though_a_row_of_it_looks_the_same() -> None:
+def test_a_row_equal_to_the_newest_one_is_new_after_the_newest_was_passed() -> None:
     known = ServerRows(2, {"step", "train"})
 
     assert [known.has(2, {"step", "train"}) for _ in range(2)] == [True, False]

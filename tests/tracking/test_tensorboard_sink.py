@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.tracking.tensorboard_sink import TensorBoardSink
 
@@ -11,7 +11,7 @@ pytest.importorskip("tensorboardX", reason="tensorboardX is an extra")
 
 
 def events_in(folder: Path) -> list[Any]:
-    """The events in all files of a folder, as the format has them: length, its checksum, content, its checksum."""
+    """The events in all files of a folder; the format is length, checksum, content, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     events = []
@@ -28,7 +28,7 @@ def events_in(folder: Path) -> list[Any]:
 
 def test_curves_and_samples_are_in_tensorboards_files(tmp_path: Path) -> None:
     sink = TensorBoardSink()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
 
     sink.write("train", step=3, **{"train/loss": 2.5})
     sink.write("samples", step=4, samples=[{"source": "a table", "hypothesis": "some text"}])
@@ -44,7 +44,7 @@ def test_curves_and_samples_are_in_tensorboards_files(tmp_path: Path) -> None:
 
 def test_a_resumed_run_hides_what_it_repeats(tmp_path: Path) -> None:
     sink = TensorBoardSink()
-    sink.open(facts_of(tmp_path, resumed_step=7))
+    sink.open(make_facts(tmp_path, resumed_step=7))
     sink.close(0)
 
     starts = [event.step for event in events_in(tmp_path / "tensorboard") if event.HasField("session_log")]

@@ -24,7 +24,7 @@ def test_each_choice_has_its_sinks(choice: str, expected: list[str]) -> None:
     assert names(**defaults_of(f"tracking/{choice}")) == expected
 
 
-def test_sinks_can_be_had_together() -> None:
+def test_several_sinks_can_be_combined() -> None:
     assert names(csv=True, tensorboard=True) == ["CsvSink", "TensorBoardSink", "WandbSink"]
 
 
@@ -46,7 +46,7 @@ def test_wandb_mode_wins_over_all_but_none(
     assert names(wandb=setting) == (["WandbSink"] if has_wandb else [])
 
 
-def test_a_word_in_wandb_mode_that_means_nothing_is_refused_with_those_that_do(
+def test_an_unknown_wandb_mode_is_refused_with_the_valid_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "of")
@@ -56,7 +56,7 @@ def test_a_word_in_wandb_mode_that_means_nothing_is_refused_with_those_that_do(
     assert "'of'" in problem and "offline" in problem and "disabled" in problem
 
 
-def test_only_the_first_process_of_a_run_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_0_has_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
 
     assert names(csv=True) == []

@@ -1,4 +1,4 @@
-from ptl_prefix.tracking.wandb_config import flat_config, settings_told
+from ptl_prefix.tracking.wandb_config import config_updates, flat_config
 
 CONFIG = {
     "seed": 3,
@@ -10,7 +10,7 @@ CONFIG = {
 }
 
 
-def test_groups_are_named_and_the_methods_settings_stand_by_themselves() -> None:
+def test_groups_have_names_and_the_methods_settings_have_bare_names() -> None:
     assert flat_config(CONFIG) == {
         "seed": 3,
         "run_id": "r",
@@ -39,17 +39,17 @@ def test_the_learning_rate_is_the_one_that_is_used() -> None:
     assert flat_config({"method": method, "optimizer": {"lr": 0.25}})["learning_rate"] == 0.25
 
 
-def test_what_a_run_learns_of_itself_is_a_setting_and_what_happens_later_is_none() -> None:
+def test_events_at_the_start_of_a_run_update_the_config() -> None:
     environment = {"package_version": "1.2", "git": {"commit": "abc", "dirty": True}, "cpu": "Abacus"}
 
-    assert settings_told("begun", {"task_version": "1", "environment": environment}) == {
+    assert config_updates("begun", {"task_version": "1", "environment": environment}) == {
         "package_version": "1.2",
         "git_commit": "abc",
         "git_dirty": True,
     }
-    assert settings_told("begun", {"environment": {"package_version": "1.2", "git": None}}) == {
+    assert config_updates("begun", {"environment": {"package_version": "1.2", "git": None}}) == {
         "package_version": "1.2"
     }
-    assert settings_told("encoded", {"split": "train", "num_pairs": 3}) == {"encoded/train/num_pairs": 3}
-    assert settings_told("attached", {"parameters_stored": 5}) == {"parameters_stored": 5}
-    assert settings_told("train", {"train/loss": 5.0}) == {}
+    assert config_updates("encoded", {"split": "train", "num_pairs": 3}) == {"encoded/train/num_pairs": 3}
+    assert config_updates("attached", {"parameters_stored": 5}) == {"parameters_stored": 5}
+    assert config_updates("train", {"train/loss": 5.0}) == {}

@@ -5,12 +5,12 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from ptl_prefix.tracking import wandb_file
-from ptl_prefix.tracking.wandb_file import is_whole
+from ptl_prefix.tracking.wandb_file import is_complete
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What W&B's library writes of a run that needs several blocks."""
+    """A file by W&B's library with several blocks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_ERROR_REPORTING", "false")
         patch.delenv("WANDB_MODE")
@@ -24,22 +24,22 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(run.settings.sync_file)
 
 
-def test_a_run_that_ended_left_a_whole_file(file: Path) -> None:
+def test_the_file_of_an_ended_run_is_complete(file: Path) -> None:
     assert file.stat().st_size > 3 * 32 * 1024
-    assert is_whole(file)
+    assert is_complete(file)
 
 
-def test_a_file_that_lacks_its_last_bytes_is_not_whole_wherever_it_was_cut(file: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_incomplete(file: Path, tmp_path: Path) -> None:
     content = file.read_bytes()
     for size in (*range(0, len(content), 3001), 32 * 1024, 64 * 1024 + 3, len(content) - 1):
         (tmp_path / "torn").write_bytes(content[:size])
-        assert not is_whole(tmp_path / "torn"), size
+        assert not is_complete(tmp_path / "torn"), size
 
 
-def test_no_file_and_no_log_are_not_whole(tmp_path: Path) -> None:
-    assert not is_whole(tmp_path / "none")
+def test_missing_and_foreign_files_are_incomplete(tmp_path: Path) -> None:
+    assert not is_complete(tmp_path / "none")
     (tmp_path / "other").write_bytes(b"x" * 100)
-    assert not is_whole(tmp_path / "other")
+    assert not is_complete(tmp_path / "other")
 
 
 def test_the_field_that_ends_a_file_is_that_of_the_library() -> None:

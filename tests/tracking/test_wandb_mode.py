@@ -7,12 +7,12 @@ from threading import Event, Thread
 
 import pytest
 
-from ptl_prefix.tracking.wandb_mode import answers
+from ptl_prefix.tracking.wandb_mode import is_reachable
 
 
 @contextmanager
 def server(status: int, *, thinks: bool = False) -> Iterator[str]:
-    """A server with one answer; one that `thinks` gives it when nobody needs it any more."""
+    """A server with one response; with `thinks`, it responds too late."""
     over = Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -36,24 +36,24 @@ def server(status: int, *, thinks: bool = False) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(200, True), (400, True), (401, True), (500, False), (503, False)])
-def test_any_answer_shows_a_server_but_one_that_says_it_is_broken(status: int, expected: bool) -> None:
+def test_a_server_is_reachable_unless_it_returns_a_server_error(status: int, expected: bool) -> None:
     with server(status) as url:
-        assert answers(url, within_s=5) is expected
+        assert is_reachable(url, within_s=5) is expected
 
 
-def test_a_server_that_thinks_too_long_is_not_waited_for() -> None:
+def test_a_slow_server_is_not_reachable() -> None:
     with server(200, thinks=True) as url:
         began = time.monotonic()
-        assert not answers(url, within_s=0.2)
+        assert not is_reachable(url, within_s=0.2)
         assert time.monotonic() - began < 20
 
 
-def test_nobody_at_the_address_is_no_answer() -> None:
+def test_a_closed_port_is_not_reachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
-    assert not answers(f"http://127.0.0.1:{port}")
+    assert not is_reachable(f"http://127.0.0.1:{port}")
 
 
-def test_a_host_that_cannot_be_reached_is_no_answer() -> None:
-    assert not answers("https://api.example.org")
+def test_an_unknown_host_is_not_reachable() -> None:
+    assert not is_reachable("https://api.example.org")

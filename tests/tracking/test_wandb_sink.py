@@ -1,4 +1,4 @@
-"""The sink with W&B's own client, against a server on this machine."""
+"""The W&B sink, with W&B's own client and a local server."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import wandb
 from support.fake_wandb_server import KEY, FakeWandb, wandb_at_fake_server
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.tracking import wandb_sink
-from ptl_prefix.tracking.wandb_sink import SENT_SUFFIX, STEP, WandbSink
+from ptl_prefix.tracking.wandb_sink import STEP, SYNCED_SUFFIX, WandbSink
 
 SAMPLE = {"source": "a table", "reference": "a text", "hypothesis": "some text"}
 
@@ -50,11 +50,11 @@ def files_of(folder: Path) -> list[Path]:
     return [path for path in folder.glob("wandb/*run-*/run-*.wandb") if not path.parent.is_symlink()]
 
 
-def test_curves_settings_and_the_end_reach_the_server_under_the_runs_own_id(server: FakeWandb, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_curves_config_and_summary_reach_the_server_under_the_runs_own_id(server: FakeWandb, tmp_path: Path) -> None:
+    notifications: list[str] = []
     sink = sink_with(group="g", tags=["t"], job_type="j")
 
-    sink.open(facts_of(tmp_path / "some-run", say=said.append))
+    sink.open(make_facts(tmp_path / "some-run", notify=notifications.append))
     sink.write("attached", step=0, parameters_trained=7, parameters_stored=3)
     log_some(sink)
     sink.write("finished", step=2, **{"val/loss": 0.25})
@@ -77,21 +77,21 @@ def test_curves_settings_and_the_end_reach_the_server_under_the_runs_own_id(serv
         "parameters_stored": 3,
         "_wandb": 0,
     }
-    assert (run.told("groupName"), run.told("jobType"), run.told("tags")) == ("g", "j", ["t"])
+    assert (run.latest("groupName"), run.latest("jobType"), run.latest("tags")) == ("g", "j", ["t"])
     assert (run.summary["status"], run.summary["val/loss"]) == ("finished", 0.25)
     assert run.exit_codes == [0]
-    (sentence,) = said
+    (sentence,) = notifications
     assert sentence == f"W&B: {server.url}/someone/p/runs/some-run"
-    assert server.unknown in ([], [{}]), "only the question whether anybody is there has no answer"
+    assert server.unknown in ([], [{}]), "only the reachability check is no operation"
 
 
 def test_every_curve_is_drawn_over_the_steps_of_training(server: FakeWandb, tmp_path: Path) -> None:
     sink = sink_with()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     log_some(sink)
     sink.close(0)
 
-    of_wandb = json.loads(server.runs["some-run"].told("config"))["_wandb"]["value"]["m"]
+    of_wandb = json.loads(server.runs["some-run"].latest("config"))["_wandb"]["value"]["m"]
     assert STEP in str(of_wandb)
 
 
@@ -101,7 +101,7 @@ def test_the_samples_are_a_table_that_grows_and_the_bundle_an_artifact(server: F
     (folder / "bundle/manifest.json").write_text("{}")
     sink = sink_with()
 
-    sink.open(facts_of(folder))
+    sink.open(make_facts(folder))
     sink.write("samples", step=1, samples=[SAMPLE])
     sink.write("samples", step=2, samples=[SAMPLE])
     sink.write("finished", step=2, **{"val/loss": 0.25})
@@ -116,13 +116,13 @@ def test_the_samples_are_a_table_that_grows_and_the_bundle_an_artifact(server: F
     assert any(name.endswith("manifest.json") for name in server.runs["artifacts"].files)
 
 
-def test_code_that_no_commit_has_is_beside_the_commit_as_a_patch(
+def test_uncommitted_changes_are_uploaded_as_a_patch(
     server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_sink, "uncommitted_changes", lambda: "+ a line\n")
     sink = sink_with()
 
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     sink.write("begun", step=0, environment={"package_version": "1", "git": {"commit": "abc", "dirty": True}})
     sink.close(0)
 
@@ -132,18 +132,18 @@ def test_code_that_no_commit_has_is_beside_the_commit_as_a_patch(
 
 
 @pytest.mark.parametrize("exit_code", [1, 143])
-def test_the_exit_code_is_the_processes(server: FakeWandb, tmp_path: Path, exit_code: int) -> None:
+def test_the_exit_code_is_that_of_the_process(server: FakeWandb, tmp_path: Path, exit_code: int) -> None:
     sink = sink_with()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     sink.close(exit_code)
 
     assert server.runs["some-run"].exit_codes == [exit_code]
 
 
-def test_runs_in_one_process_stay_apart_though_one_was_not_ended(server: FakeWandb, tmp_path: Path) -> None:
+def test_runs_in_one_process_are_separate(server: FakeWandb, tmp_path: Path) -> None:
     first, second = sink_with(), sink_with()
-    first.open(facts_of(tmp_path / "a", run_id="a"))
-    second.open(facts_of(tmp_path / "b", run_id="b"))
+    first.open(make_facts(tmp_path / "a", run_id="a"))
+    second.open(make_facts(tmp_path / "b", run_id="b"))
 
     second.write("train", step=1, loss=2.0)
     first.write("train", step=5, loss=5.0)
@@ -155,20 +155,20 @@ def test_runs_in_one_process_stay_apart_though_one_was_not_ended(server: FakeWan
     assert (server.runs["a"].exit_codes, server.runs["b"].exit_codes) == ([1], [0])
 
 
-def test_jobs_of_a_sweep_with_one_name_for_all_are_told_apart(server: FakeWandb, tmp_path: Path) -> None:
+def test_jobs_of_a_sweep_with_the_same_run_id_are_separate_runs(server: FakeWandb, tmp_path: Path) -> None:
     for job in ("0", "1"):
         sink = sink_with(group="sweep")
-        sink.open(facts_of(tmp_path / job))
+        sink.open(make_facts(tmp_path / job))
         sink.close(0)
 
     assert set(server.runs) == {"some-run-0", "some-run-1"}
 
 
-def test_offline_nobody_hears_of_the_run_but_the_disk(server: FakeWandb, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_offline_mode_makes_no_network_calls(server: FakeWandb, tmp_path: Path) -> None:
+    notifications: list[str] = []
     sink = sink_with(mode="offline")
 
-    sink.open(facts_of(tmp_path, say=said.append))
+    sink.open(make_facts(tmp_path, notify=notifications.append))
     log_some(sink)
     sink.write("samples", step=2, samples=[SAMPLE])
     sink.close(0)
@@ -177,27 +177,27 @@ def test_offline_nobody_hears_of_the_run_but_the_disk(server: FakeWandb, tmp_pat
     assert server.requests == 0
     (file,) = files_of(tmp_path)
     assert b"train/loss" in file.read_bytes()
-    assert not file.with_name(file.name + SENT_SUFFIX).exists()
-    (sentence,) = said
+    assert not file.with_name(file.name + SYNCED_SUFFIX).exists()
+    (sentence,) = notifications
     assert "offline, as configured" in sentence and f"ptl-prefix wandb sync {tmp_path}" in sentence
 
 
-def test_without_a_key_the_run_is_offline_and_the_server_not_asked(
+def test_without_an_api_key_the_run_is_offline(
     server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    said: list[str] = []
+    notifications: list[str] = []
 
     sink = sink_with()
-    sink.open(facts_of(tmp_path, say=said.append))
+    sink.open(make_facts(tmp_path, notify=notifications.append))
     sink.close(0)
 
     assert server.requests == 0
-    assert "offline, as there is no key" in said[0]
+    assert "offline, because there is no API key" in notifications[0]
 
 
-def test_a_key_in_a_netrc_file_is_a_key(server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_in_a_netrc_file_is_used(server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine {server.url.removeprefix('http://')}\n  login user\n  password {KEY}\n")
     netrc.chmod(0o600)
@@ -205,78 +205,78 @@ def test_a_key_in_a_netrc_file_is_a_key(server: FakeWandb, tmp_path: Path, monke
     monkeypatch.delenv("WANDB_API_KEY")
 
     sink = sink_with()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     sink.close(0)
 
     assert server.runs["some-run"].exit_codes == [0]
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_server_that_says_it_is_broken_is_left_alone(server: FakeWandb, tmp_path: Path, status: int) -> None:
+def test_a_server_with_an_error_status_is_not_used(server: FakeWandb, tmp_path: Path, status: int) -> None:
     server.status = status
-    said: list[str] = []
+    notifications: list[str] = []
 
     sink = sink_with()
-    sink.open(facts_of(tmp_path, say=said.append))
+    sink.open(make_facts(tmp_path, notify=notifications.append))
     log_some(sink)
     sink.close(0)
 
     assert server.requests == 1
-    assert f"offline, as {server.url} does not answer" in said[0]
+    assert f"offline, because {server.url} does not respond" in notifications[0]
     assert files_of(tmp_path)
 
 
-def test_a_server_that_breaks_during_the_run_costs_only_the_time_that_was_allowed(
-    server: FakeWandb, tmp_path: Path
-) -> None:
-    said: list[str] = []
+def test_a_server_that_fails_during_the_run_delays_it_up_to_the_timeout(server: FakeWandb, tmp_path: Path) -> None:
+    notifications: list[str] = []
     sink = sink_with(finish_timeout_s=0.5)
-    sink.open(facts_of(tmp_path, say=said.append))
+    sink.open(make_facts(tmp_path, notify=notifications.append))
 
     server.status = 500
     log_some(sink)
     sink.close(0)
 
-    assert "not all was sent within 0.5 s" in said[-1] and f"ptl-prefix wandb sync {tmp_path}" in said[-1]
+    assert (
+        "did not finish within 0.5 s" in notifications[-1] and f"ptl-prefix wandb sync {tmp_path}" in notifications[-1]
+    )
     (file,) = files_of(tmp_path)
-    assert not file.with_name(file.name + SENT_SUFFIX).exists()
+    assert not file.with_name(file.name + SYNCED_SUFFIX).exists()
 
 
-def test_what_was_sent_whole_is_marked_so(server: FakeWandb, tmp_path: Path) -> None:
+def test_a_complete_upload_is_marked(server: FakeWandb, tmp_path: Path) -> None:
     sink = sink_with()
-    sink.open(facts_of(tmp_path))
+    sink.open(make_facts(tmp_path))
     sink.close(0)
 
     (file,) = files_of(tmp_path)
-    assert file.with_name(file.name + SENT_SUFFIX).exists()
+    assert file.with_name(file.name + SYNCED_SUFFIX).exists()
 
 
 @pytest.mark.slow
-def test_the_stop_button_asks_the_run_to_stop(server: FakeWandb, tmp_path: Path) -> None:
+def test_the_stop_button_stops_the_run(server: FakeWandb, tmp_path: Path) -> None:
     stopped = threading.Event()
-    said: list[str] = []
+    notifications: list[str] = []
     sink = sink_with()
-    sink.open(facts_of(tmp_path, request_stop=stopped.set, say=said.append))
+    sink.open(make_facts(tmp_path, request_stop=stopped.set, notify=notifications.append))
     assert not stopped.wait(0.5)
 
     server.stops_after_rows = 1
     sink.write("train", step=1, loss=1.0)
 
     assert stopped.wait(30)
-    assert any("Stop button" in sentence for sentence in said)
+    assert any("Stop button" in sentence for sentence in notifications)
     sink.close(143)
 
 
-def test_a_resumed_run_is_the_same_run_and_its_table_has_what_it_had(server: FakeWandb, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_id_and_its_samples(server: FakeWandb, tmp_path: Path) -> None:
     first = sink_with()
-    first.open(facts_of(tmp_path))
+    first.open(make_facts(tmp_path))
     log_some(first)
     first.close(143)
     with EventLog(tmp_path / "events.jsonl") as log:
         log.write("samples", step=2, samples=[SAMPLE])
 
     second = sink_with()
-    second.open(facts_of(tmp_path, resumed_step=2))
+    second.open(make_facts(tmp_path, resumed_step=2))
     second.write("train", step=3, **{"train/loss": 0.25})
     second.write("samples", step=4, samples=[SAMPLE])
     second.close(0)
@@ -289,16 +289,16 @@ def test_a_resumed_run_is_the_same_run_and_its_table_has_what_it_had(server: Fak
 
 
 @pytest.mark.slow
-def test_a_whole_process_that_is_offline_reports_nothing_to_anybody_at_its_end(
+def test_an_offline_process_makes_no_network_calls_when_it_exits(
     server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
     code = (
-        "import sys; from pathlib import Path; from sink_facts import facts_of\n"
+        "import sys; from pathlib import Path; from sink_facts import make_facts\n"
         "from ptl_prefix.tracking.wandb_sink import WandbSink\n"
         "sink = WandbSink(mode='offline', project='p', entity=None, group=None, job_type='j', tags=[],"
         " finish_timeout_s=5.0)\n"
-        "sink.open(facts_of(Path(sys.argv[1]))); sink.write('train', step=1, loss=1.0); sink.close(0)\n"
+        "sink.open(make_facts(Path(sys.argv[1]))); sink.write('train', step=1, loss=1.0); sink.close(0)\n"
     )
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sink_facts import facts_of
+from support.sink_facts import make_facts
 from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.event_log import read_events
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def events(folder: RunFolder) -> Iterator[EventStream]:
     stream = EventStream(DiskSink())
-    stream.open(facts_of(folder.path))
+    stream.open(make_facts(folder.path))
     yield stream
     stream.close()
 

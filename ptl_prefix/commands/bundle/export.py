@@ -1,4 +1,4 @@
-"""`ptl-prefix export`: a run's checkpoint becomes a bundle, or a model with the method merged into its weights."""
+"""`ptl-prefix export`: writes a run's checkpoint as a bundle, or as a model with the method merged into its weights."""
 
 from pathlib import Path
 from typing import Any
@@ -16,32 +16,30 @@ from ptl_prefix.training.export import export_bundle, export_merged, load_traine
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
-    """Write the bundle, or the merged model, of one checkpoint.
+    """Write the bundle or the merged model of a checkpoint.
 
     Args:
         config: `run`, `checkpoint`, `out` and `merge`.
-        words: None are taken.
-        run_folder: Not used; an export is no run.
+        words: Must be empty.
+        run_folder: Not used, because an export is not a run.
     """
     if words:
-        raise ConfigError(
-            [f"`export` takes no arguments, but got {' '.join(words)!r}; write run=<folder> out=<folder>."]
-        )
+        raise ConfigError([f"`export` takes no arguments, but got {' '.join(words)!r}; set run=<folder> out=<folder>."])
     folder = RunFolder.open(config["run"])
     checkpoint = _checkpoint(folder, config["checkpoint"])
     plan = plan_of(read_config(folder))
     if config["merge"] and not plan.method.can_be_merged:
         raise ConfigError(
             [
-                f"`merge` must be false where the method is no change of weights, but is true and "
-                f"'{plan.method.name}' is none; export it as a bundle."
+                f"`merge` must be false for '{plan.method.name}', which cannot be merged into weights, but is true; "
+                "export a bundle instead."
             ]
         )
     if config["merge"] and plan.backbone.quantization is not None:
         raise ConfigError(
             [
-                f"`merge` must be false where the backbone is quantised, but is true and `backbone.quantization` is "
-                f"{plan.backbone.quantization}; export it as a bundle."
+                f"`merge` must be false if the backbone is quantised, but is true and `backbone.quantization` is "
+                f"{plan.backbone.quantization}; export a bundle instead."
             ]
         )
     out = Path(config["out"])
@@ -64,17 +62,17 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     Console().print(Text(f"bundle: {out}"), soft_wrap=True)
 
 
-def _checkpoint(folder: RunFolder, wanted: str) -> Path:
-    path = {"best": folder.best, "last": folder.last}.get(wanted, Path(wanted))
+def _checkpoint(folder: RunFolder, chosen: str) -> Path:
+    path = {"best": folder.best, "last": folder.last}.get(chosen, Path(chosen))
     if not path.is_file():
         raise RunError(
-            f"`checkpoint` must be best, last or a file, but '{path}' is no file; look in '{folder.checkpoints}'."
+            f"`checkpoint` must be best, last or a file, but '{path}' is not a file; look in '{folder.checkpoints}'."
         )
     return path
 
 
 def _metrics(folder: RunFolder, checkpoint: Path) -> dict[str, float]:
-    """What is known of this very checkpoint: all metrics of a finished run's best, else the loss it was saved with."""
+    """The metrics of a checkpoint: all of the record's for a finished run's best, else its own validation loss."""
     if folder.record.is_file() and folder.best.exists() and checkpoint.samefile(folder.best):
         record = read_record(folder.record)
         if record.status == "finished":

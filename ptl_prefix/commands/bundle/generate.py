@@ -1,4 +1,4 @@
-"""`ptl-prefix generate`: text from a bundle, for sources on the command line or in a file."""
+"""`ptl-prefix generate`: generates text with a bundle for sources from the command line or a file."""
 
 import sys
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from ptl_prefix.methods.restore import restore
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
-    """Write one text for each source.
+    """Generate one text per source.
 
     Args:
-        config: Where sources come from and how text is decoded; `None` keeps the bundle's own.
-        words: The bundle's folder or the run's, then sources.
-        run_folder: Not used; generating is no run.
+        config: See `conf/generate.yaml`; decoding settings that are `None` are the bundle's.
+        words: Bundle or run folder, then sources.
+        run_folder: Not used, because generating is not a run.
     """
     if not words:
-        raise ConfigError(["`generate` needs a bundle or a run folder as its first argument, but got none."])
+        raise ConfigError(["`generate` needs a bundle or run folder as its first argument, but got none."])
     bundle = read_bundle(bundle_folder(Path(words[0])))
     sources = [*words[1:], *source_lines(config["input"])]
     if not sources:
-        raise ConfigError(["`generate` needs a source, as an argument or by input=<file>, but got none."])
+        raise ConfigError(["`generate` needs sources, but got none; add them as arguments or set input=<file>."])
     adaptation = restore(backbone_of(bundle.manifest, config), bundle)
     changes = decoding_changes(config)
     with _opened(config["output"]) as out:
@@ -33,22 +33,20 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             try:
                 texts = adaptation.generate(sources[start : start + config["batch_size"]], **changes)
             except ValueError as error:
-                raise DataError(str(error)) from error  # a source that does not fit
+                raise DataError(str(error)) from error  # the source is too long
             for text in texts:
                 print(" ".join(text.split()), file=out, flush=True)
 
 
 @contextmanager
 def _opened(output: str | None) -> Iterator[TextIO]:
-    """Where texts go, one per line, each as soon as its batch is decoded."""
+    """Open the output for texts, one per line; they are flushed after each batch."""
     if output is None:
         yield sys.stdout
     else:
         try:
             file = Path(output).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
         except OSError as error:
-            raise DataError(
-                f"`output` must be a file that can be written, but '{output}' cannot ({error.strerror}); name another."
-            ) from error
+            raise DataError(f"`output` must be a writable file, but '{output}' is not ({error.strerror}).") from error
         with file:
             yield file

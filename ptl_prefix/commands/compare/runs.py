@@ -1,4 +1,4 @@
-"""`ptl-prefix runs`: what runs there are, and what has become of them, as a table or as JSON."""
+"""`ptl-prefix runs`: lists runs with their state, as a table or as JSON."""
 
 import json
 import sys
@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ptl_prefix.reporting.grids import byte_count
+from ptl_prefix.reporting.grids import format_bytes
 from ptl_prefix.reporting.run_search import find_runs
-from ptl_prefix.reporting.run_state import RunLine, State, line_of
+from ptl_prefix.reporting.run_state import RunSummary, State, summarize_run
 
-_DEFAULT_PLACE = "outputs"
+_DEFAULT_FOLDER = "outputs"
 _STYLES: dict[State, str] = {
     "finished": "green",
     "running": "cyan",
@@ -34,83 +34,85 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     """List runs.
 
     Args:
-        config: Which runs, in which order, in which form.
-        words: Folders; none: `outputs`.
-        run_folder: Not used; listing is no run.
+        config: Filters, `sort` and `format`.
+        words: Folders to search; `outputs` if there are none.
+        run_folder: Not used, because listing is not a run.
     """
-    wanted = {field: config[key] for key, field in _FILTERS.items() if config[key] is not None}
-    lines = [
-        line
-        for line in map(line_of, find_runs(words or (_DEFAULT_PLACE,)))
-        if all(getattr(line, field) == value for field, value in wanted.items())
+    filters = {field: config[key] for key, field in _FILTERS.items() if config[key] is not None}
+    runs = [
+        one
+        for one in map(summarize_run, find_runs(words or (_DEFAULT_FOLDER,)))
+        if all(getattr(one, field) == value for field, value in filters.items())
     ]
-    lines = _ordered(lines, config["sort"])
+    runs = _sort(runs, config["sort"])
     if config["format"] == "json":
-        print(json.dumps([_values(line) for line in lines], indent=2))
+        print(json.dumps([_values(one) for one in runs], indent=2))
         return
-    if not lines:
-        print("No run is like that; ptl-prefix runs lists all of them.", file=sys.stderr)
+    if not runs:
+        print("No run matches the filters; `ptl-prefix runs` without filters lists all runs.", file=sys.stderr)
         return
-    _show(lines, Console())
+    _show(runs, Console())
 
 
-def _ordered(lines: Sequence[RunLine], by: str) -> list[RunLine]:
+def _sort(runs: Sequence[RunSummary], by: str) -> list[RunSummary]:
     if by == "metric":
-        # Of several metrics each has its own scale: by name first, then the best, then those without a number.
-        return sorted(lines, key=lambda line: (line.value is None, line.metric, _signed(line)))
+        # Metrics have different scales, so runs are sorted by the metric's name, then best first; no value comes last.
+        return sorted(runs, key=lambda one: (one.value is None, one.metric, _lower_is_better(one)))
     if by == "size":
-        return sorted(lines, key=lambda line: -line.size_bytes)
+        return sorted(runs, key=lambda one: -one.size_bytes)
     field = {"age": "age_s", "status": "state"}.get(by, by)
-    return sorted(lines, key=lambda line: (getattr(line, field), line.age_s))
+    return sorted(runs, key=lambda one: (getattr(one, field), one.age_s))
 
 
-def _signed(line: RunLine) -> float:
-    """The value, less where it is better."""
-    value = line.value or 0.0
-    return value if line.direction == "minimize" else -value
+def _lower_is_better(run: RunSummary) -> float:
+    """The metric's value, negated if it is maximized."""
+    value = run.value or 0.0
+    return value if run.direction == "minimize" else -value
 
 
-def _values(line: RunLine) -> dict[str, Any]:
-    return {**asdict(line), "path": str(line.path)}
+def _values(run: RunSummary) -> dict[str, Any]:
+    return {**asdict(run), "path": str(run.path)}
 
 
-def _show(lines: Sequence[RunLine], console: Console) -> None:
-    """A line for each run, however narrow the screen: the path comes last and is never cut."""
-    cells = [_HEADINGS, *map(_cells, lines)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(_HEADINGS))]
-    for row, line in zip(cells, (None, *lines), strict=True):
+def _show(runs: Sequence[RunSummary], console: Console) -> None:
+    """Print one line per run on a terminal of any width; the path comes last and is never truncated."""
+    cells = [_HEADINGS, *map(_cells, runs)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(_HEADINGS))]
+    for row, run in zip(cells, (None, *runs), strict=True):
         texts = [
             text.rjust(width) if heading in _NUMBERS else text.ljust(width)
             for heading, text, width in zip(_HEADINGS, row, widths, strict=True)
         ]
         shown = Text("  ".join(texts).rstrip())
-        shown.stylize("bold" if line is None else _STYLES[line.state], 0, shown.plain.find("  ") if line else None)
+        shown.stylize("bold" if run is None else _STYLES[run.state], 0, shown.plain.find("  ") if run else None)
         console.print(shown, soft_wrap=True)
-    console.print(Text(_caption(lines), style="dim"))
+    console.print(Text(_caption(runs), style="dim"))
 
 
-def _cells(line: RunLine) -> tuple[str, ...]:
+def _cells(run: RunSummary) -> tuple[str, ...]:
     return (
-        line.state,
-        line.method,
-        "" if line.seed is None else str(line.seed),
-        f"{line.step:,}",
-        line.metric,
-        "" if line.value is None else f"{line.value:.4f}",
-        age(line.age_s),
-        byte_count(line.size_bytes),
-        str(line.path),
+        run.state,
+        run.method,
+        "" if run.seed is None else str(run.seed),
+        f"{run.step:,}",
+        run.metric,
+        "" if run.value is None else f"{run.value:.4f}",
+        format_age(run.age_s),
+        format_bytes(run.size_bytes),
+        str(run.path),
     )
 
 
-def _caption(lines: Sequence[RunLine]) -> str:
-    counts = {state: sum(line.state == state for line in lines) for state in _STYLES}
-    total = sum(line.size_bytes for line in lines)
-    return f"{', '.join(f'{count} {state}' for state, count in counts.items() if count)}; {byte_count(total)} in all"
+def _caption(runs: Sequence[RunSummary]) -> str:
+    counts = {state: sum(run.state == state for run in runs) for state in _STYLES}
+    total = sum(run.size_bytes for run in runs)
+    return (
+        f"{', '.join(f'{count} {state}' for state, count in counts.items() if count)}; {format_bytes(total)} in total"
+    )
 
 
-def age(seconds: float) -> str:
-    """Seconds in the unit that people count them in."""
+def format_age(seconds: float) -> str:
+    """Format seconds in days, hours, minutes or seconds."""
     for factor, unit in _UNITS:
         if seconds >= factor:
             return f"{seconds / factor:.0f} {unit}"

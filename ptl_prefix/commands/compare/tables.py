@@ -1,4 +1,4 @@
-"""What a person sees of a comparison, on a screen of any width: quality, cost, and what must be said of them."""
+"""Prints a comparison on a terminal of any width: metrics, cost and caveats."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +11,19 @@ from ptl_prefix.reporting.grids import LEGEND, MARKS, Cell, Column, Grid, cost_g
 from ptl_prefix.reporting.table import Table
 from ptl_prefix.reporting.text_tables import bare_sentence
 
-_LONGEST_HEADING = 14
-_LONGEST_NAME = 24
+_MAX_HEADING_LINE = 14
+_MAX_WORD = 24
 _BORDER = 3
 
 
 def show_table(table: Table, console: Console) -> None:
-    """Print it."""
+    """Print a table of a comparison."""
     title = f"{table.task} on {table.backbone}"
     for part in _parts(quality_grid(table), console.width):
         console.print(_rich(part, title, console.width))
         title = ""
     console.print(Text(f"{LEGEND}{bare_sentence(table)}"))
-    # The tables above have said which row has which number.
+    # The tables above show the method of each row number.
     for part in _parts(_only(cost_grid(table), lambda column: column.heading != "method"), console.width):
         console.print(_rich(part, "", console.width))
     for sentence in table.caveats:
@@ -31,61 +31,61 @@ def show_table(table: Table, console: Console) -> None:
 
 
 def _parts(grid: Grid, width: int) -> Iterator[Grid]:
-    """Tables that a screen has room for, each with the names of its rows."""
+    """Split a grid into grids that fit the terminal, each with the columns `#` and `method`."""
     names = [column for column in grid.columns if column.heading in ("#", "method")]
-    room = width - sum(_width(grid, column) for column in names) - 1
+    available = width - sum(_width(grid, column) for column in names) - 1
     others = [column for column in grid.columns if column not in names]
     while others:
-        taken = [others.pop(0)]
-        while others and sum(_width(grid, column) for column in (*taken, others[0])) <= room:
-            taken.append(others.pop(0))
-        yield _only(grid, [*names, *taken].__contains__)
+        fitting = [others.pop(0)]
+        while others and sum(_width(grid, column) for column in (*fitting, others[0])) <= available:
+            fitting.append(others.pop(0))
+        yield _only(grid, [*names, *fitting].__contains__)
 
 
 def _only(grid: Grid, is_wanted: Callable[[Column], bool]) -> Grid:
-    places = [place for place, column in enumerate(grid.columns) if is_wanted(column)]
-    rows = tuple(tuple(row[place] for place in places) for row in grid.rows)
-    return Grid(tuple(grid.columns[place] for place in places), rows)
+    kept = [index for index, column in enumerate(grid.columns) if is_wanted(column)]
+    rows = tuple(tuple(row[index] for index in kept) for row in grid.rows)
+    return Grid(tuple(grid.columns[index] for index in kept), rows)
 
 
 def _width(grid: Grid, column: Column) -> int:
-    return _least(_texts(grid)[grid.columns.index(column)]) + _BORDER
+    return _min_width(_texts(grid)[grid.columns.index(column)]) + _BORDER
 
 
 def _texts(grid: Grid) -> list[list[str]]:
-    """By column: its heading and its cells, as they are shown."""
+    """For each column, its heading and its cells as they are shown."""
     return [
-        [_broken(column.heading), *(_marked(row[place]) for row in grid.rows)]
-        for place, column in enumerate(grid.columns)
+        [_broken(column.heading), *(_marked(row[index]) for row in grid.rows)]
+        for index, column in enumerate(grid.columns)
     ]
 
 
-def _least(texts: Sequence[str]) -> int:
-    """The longest word of a column: lines are broken between words alone, but for names that are longer than any."""
-    return min(max(len(word) for text in texts for word in text.split()), _LONGEST_NAME)
+def _min_width(texts: Sequence[str]) -> int:
+    """The width of a column's longest word: lines break only between words, except in very long names."""
+    return min(max(len(word) for text in texts for word in text.split()), _MAX_WORD)
 
 
-def _most(texts: Sequence[str]) -> int:
+def _max_width(texts: Sequence[str]) -> int:
     return max(len(line) for text in texts for line in text.split("\n"))
 
 
 def _widths(grid: Grid, width: int) -> list[int]:
-    """What each column gets: its longest word, and of what is left so much as it can use, from the left."""
+    """Column widths: the longest word first; the remaining width goes to the columns from left to right."""
     texts = _texts(grid)
-    widths = [_least(column) for column in texts]
+    widths = [_min_width(column) for column in texts]
     spare = width - 1 - sum(widths) - _BORDER * len(widths)
-    for place, column in enumerate(texts):
-        grown = max(0, min(spare, _most(column) - widths[place]))
-        widths[place] += grown
+    for index, column in enumerate(texts):
+        grown = max(0, min(spare, _max_width(column) - widths[index]))
+        widths[index] += grown
         spare -= grown
     return widths
 
 
 def _broken(heading: str) -> str:
-    """A metric's name in lines, broken behind its slashes and underscores."""
+    """Break a metric's name into lines after slashes and underscores."""
     lines = [""]
     for part in re.findall(r"[^/_]*[/_]?", heading):
-        if lines[-1] and len(lines[-1]) + len(part) > _LONGEST_HEADING:
+        if lines[-1] and len(lines[-1]) + len(part) > _MAX_HEADING_LINE:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)

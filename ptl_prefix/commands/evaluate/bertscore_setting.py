@@ -1,22 +1,24 @@
-"""`bertscore_model`, which every verb that measures text has: the one metric that needs a model of its own."""
+"""Checks `bertscore_model`, the setting of the only metric that needs a model of its own."""
 
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 
-def encoder_mistakes(model: Any, metrics: Collection[str]) -> list[str]:
-    """An encoder that is missing, or that nobody asked for.
+def bertscore_problems(model: Any, metrics: Collection[str]) -> list[str]:
+    """Return the problems of a `bertscore_model`: a missing folder, or a model that no metric uses.
 
     Args:
-        model: As a config has it; a value of another type is somebody else's mistake.
-        metrics: What is measured.
+        model: Value in the config; values of a wrong type are reported elsewhere.
+        metrics: Names of the chosen metrics.
     """
     if not isinstance(model, str):
         return []
-    mistakes = []
+    problems = []
     if not Path(model).is_dir():
-        mistakes.append(f"`bertscore_model` must be a folder, but there is none at '{model}'.")
+        problems.append(f"`bertscore_model` must be a folder, but '{model}' is not one.")
     if "bertscore" not in metrics:
-        mistakes.append("`bertscore_model` is read by bertscore alone; add that to `metrics`, or leave it out.")
-    return mistakes
+        problems.append(
+            "`bertscore_model` must be null unless `metrics` contains bertscore; add bertscore, or remove the setting."
+        )
+    return problems

@@ -1,4 +1,4 @@
-"""`ptl-prefix evaluate`: a split, decoded and scored, as a table, `predictions.jsonl` and `metrics.json`."""
+"""`ptl-prefix evaluate`: decodes and scores a split; writes `predictions.jsonl` and `metrics.json`."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,7 +16,7 @@ from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.bundle.inputs import backbone_of, bundle_folder, decoding_changes
 from ptl_prefix.commands.config.instantiate import build
-from ptl_prefix.commands.evaluate.bertscore_setting import encoder_mistakes
+from ptl_prefix.commands.evaluate.bertscore_setting import bertscore_problems
 from ptl_prefix.commands.evaluate.tables import show_evaluation
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
@@ -26,23 +26,23 @@ from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
 
-_LINES_OF_A_LOG = 10
+_NUM_LOG_LINES = 10
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
     """Evaluate one run, bundle or bare backbone.
 
     Args:
-        config: What is evaluated, on what, how it is decoded and measured, and where to write.
-        words: None are taken.
-        run_folder: Not used; an evaluation lies in the run that it is of.
+        config: See `conf/evaluate.yaml`.
+        words: Must be empty.
+        run_folder: Not used, because an evaluation is written to the run that it evaluates.
     """
     if words:
-        raise ConfigError([f"`evaluate` takes no arguments, but got {' '.join(words)!r}; write run=<folder>."])
+        raise ConfigError([f"`evaluate` takes no arguments, but got {' '.join(words)!r}; set run=<folder>."])
     task = _task(config)
     metrics = config["metrics"] or task.metrics
-    encoder = encoder_mistakes(config["bertscore_model"], metrics)
-    if problems := [*task.problems(), *_split_problems(config["split"], task), *encoder]:
+    bertscore = bertscore_problems(config["bertscore_model"], metrics)
+    if problems := [*task.problems(), *_split_problems(config["split"], task), *bertscore]:
         raise ConfigError(problems)
     subject, decoding = _bare(config, task) if "backbone" in config else _adapted(config)
     console = Console(stderr=True)
@@ -62,40 +62,40 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             num_examples=config["num_examples"],
             batch_size=config["batch_size"],
         )
-        found = evaluate(job, _out_folder(config, task), on_progress=on_progress)
-    if found.was_finished:
+        evaluation = evaluate(job, _out_folder(config, task), on_progress=on_progress)
+    if evaluation.was_finished:
         console.print(
             Text(
-                "This evaluation was there already, and a finished one is never changed. Other measures of what it "
-                f"decoded: ptl-prefix score {found.folder}/predictions.jsonl"
+                "This evaluation exists already, and a finished evaluation is never changed. To compute other metrics "
+                f"of its outputs: ptl-prefix score {evaluation.folder}/predictions.jsonl"
             ),
             soft_wrap=True,
         )
-    show_evaluation(found, Console())
+    show_evaluation(evaluation, Console())
 
 
 def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
-    """What no key of a config shows by itself."""
+    """Return mistakes that involve several settings."""
     given = [key for key in ("run", "bundle", "backbone") if config.get(key) is not None]
     mistakes = []
     if not given:
-        mistakes.append("`run`, `bundle` or `backbone` must say what is evaluated, but none is given.")
+        mistakes.append("One of `run`, `bundle` and `backbone` must be set, but none is.")
     elif "backbone" in given and len(given) > 1:
         mistakes.append(
-            f"`backbone` must be given alone, as a bare backbone, but there is also `{given[0]}`; a bundle's backbone "
-            "is at `backbone_path`."
+            f"`backbone` evaluates a bare backbone and must not be combined with `{given[0]}`; if "
+            "the bundle's backbone is elsewhere, set `backbone_path`."
         )
     elif "task" not in config and "run" not in given and _run_of(config) is None:
-        mistakes.append("`task` must be given where there is no run that says it, but is not; add task=<name>.")
+        mistakes.append("`task` must be set if no run defines it, but is not; add task=<name>.")
     if "backbone" in given and config.get("backbone_path") is not None:
-        mistakes.append("`backbone_path` must be null for a bare backbone, which is at `backbone.path`.")
+        mistakes.append("`backbone_path` must be null for a bare backbone; set `backbone.path` instead.")
     if "backbone" in given and "backbone" in sound:
         mistakes += build(config["backbone"]).weight_problems()
     return mistakes + metric_name_mistakes(config.get("metrics") or (), "metrics")
 
 
 def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
-    """The run that is evaluated, or that the bundle lies in."""
+    """The evaluated run, or the run that contains the bundle."""
     folder = config.get("run") or (config.get("bundle") and bundle_folder(Path(config["bundle"])).parent)
     run = RunFolder(folder) if folder else None
     return run if run is not None and run.config.is_file() else None
@@ -110,11 +110,11 @@ def _task(config: dict[str, Any]) -> Task:
 def _split_problems(split: str, task: Task) -> list[str]:
     if split in task.splits:
         return []
-    return [f"`split` must be one that {task.name} has ({', '.join(task.splits)}), but is {split}."]
+    return [f"`split` must be a split of {task.name} ({', '.join(task.splits)}), but is {split}."]
 
 
 def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
-    """A run's bundle, or one by itself, and its own decoding."""
+    """The bundle of a run, or a separate one, with its decoding settings."""
     bundle = read_bundle(bundle_folder(Path(config["run"] or config["bundle"])))
     backbone = backbone_of(bundle.manifest, config)
     subject = Subject(
@@ -127,7 +127,7 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
 
 
 def _bare(config: dict[str, Any], task: Task) -> tuple[Subject, Decoding]:
-    """A backbone without a method, decoded greedily unless told otherwise."""
+    """A backbone without a method; greedy decoding is the default."""
     own = {"dtype": config["dtype"], "device": None if config["device"] == "auto" else config["device"]}
     spec = build(config["backbone"] | {key: value for key, value in own.items() if value is not None})
     backbone = spec.load()
@@ -137,7 +137,7 @@ def _bare(config: dict[str, Any], task: Task) -> tuple[Subject, Decoding]:
 
 
 def _out_folder(config: dict[str, Any], task: Task) -> Path:
-    """Where to write: as told, or in the run, beside a bundle that lies alone, or where a bare backbone's run would."""
+    """The output folder: `out`, or a folder in the run, next to a bundle without a run, or for the bare backbone."""
     if config["out"] is not None:
         return Path(config["out"])
     if (folder := _run_of(config)) is not None:
@@ -150,13 +150,13 @@ def _out_folder(config: dict[str, Any], task: Task) -> Path:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar with what is left; in a log file, a line now and then."""
+    """Show a progress bar on a terminal; otherwise print a few lines."""
     if not console.is_terminal:
         shown = -1
 
         def line(done: int, total: int) -> None:
             nonlocal shown
-            if (share := done * _LINES_OF_A_LOG // max(total, 1)) > shown:
+            if (share := done * _NUM_LOG_LINES // max(total, 1)) > shown:
                 shown = share
                 console.print(f"decoded {done} of {total}", highlight=False)
 

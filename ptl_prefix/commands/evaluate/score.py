@@ -1,7 +1,7 @@
-"""`ptl-prefix score`: a file of predictions becomes numbers, as a table, JSON or CSV.
+"""`ptl-prefix score`: computes metrics of a predictions file, as a table, JSON or CSV.
 
-In: `predictions.jsonl`, of any system's. Out: the numbers on standard output; on standard error, which metrics this
-machine cannot compute. It needs no model and imports no torch.
+In: `predictions.jsonl` of any system. Out: metrics on standard output; metrics that were skipped, with reasons, on
+standard error. It loads no model and does not import torch.
 """
 
 import csv
@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ptl_prefix.artifacts.predictions import read_predictions
-from ptl_prefix.commands.evaluate.bertscore_setting import encoder_mistakes
+from ptl_prefix.commands.evaluate.bertscore_setting import bertscore_problems
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.evaluation.scoring import Scores, score
 
 
 def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
-    """Names of no metric, and an encoder that is missing or that nobody asked for."""
+    """Return unknown metric names, and problems of `bertscore_model`."""
     given, model = config.get("metrics"), config.get("bertscore_model")
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
-    return metric_name_mistakes(names, "metrics") + encoder_mistakes(model, names)
+    return metric_name_mistakes(names, "metrics") + bertscore_problems(model, names)
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -33,11 +33,11 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
 
     Args:
         config: `metrics`, `format`, `resamples`, `seed` and `bertscore_model`.
-        words: The file.
-        run_folder: Not used; measuring is no run.
+        words: Path of the predictions file.
+        run_folder: Not used, because scoring is not a run.
     """
     if len(words) != 1:
-        raise ConfigError([f"`score` needs one file of predictions, but got {' '.join(words) or 'none'}."])
+        raise ConfigError([f"`score` needs one predictions file, but got {' '.join(words) or 'none'}."])
     predictions = read_predictions(words[0])
     scores = score(
         predictions,
@@ -47,8 +47,10 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         settings={"bertscore": {"model": config["bertscore_model"]}},
     )
     if scores.inapplicable:
-        facts = "\n".join(f"  - {reason}" for reason in scores.inapplicable.values())
-        raise DataError(f"{words[0]} must have what each metric needs, but lacks some; leave these out:\n{facts}")
+        reasons = "\n".join(f"  - {reason}" for reason in scores.inapplicable.values())
+        raise DataError(
+            f"{words[0]} must contain what every metric needs, but does not; remove these metrics:\n{reasons}"
+        )
     for name, reason in scores.unavailable.items():
         print(f"{name} is skipped: {reason}", file=sys.stderr)
     if config["format"] == "json":
@@ -60,7 +62,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
 
 
 def _flat(scores: Scores) -> dict[str, float]:
-    """The numbers by metric; where there are intervals, `<metric>_low` and `<metric>_high` follow each."""
+    """Values by metric; each is followed by `<metric>_low` and `<metric>_high` if it has an interval."""
     flat: dict[str, float] = {}
     for name, value in scores.values.items():
         flat[name] = value
@@ -83,7 +85,7 @@ def _table(scores: Scores, title: str) -> Table:
     for heading in ("metric", "value", "95% interval", "better", "scale", "library"):
         if heading != "95% interval" or scores.intervals:
             is_number = heading in ("value", "95% interval")
-            # On a narrow screen the library is broken into lines; a name or number that is cut says nothing.
+            # Only the library may wrap on a narrow terminal; a truncated name or number would be useless.
             table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "library")
     for name, value in scores.values.items():
         info = scores.infos[name]

@@ -1,4 +1,4 @@
-"""What a person sees when `evaluate` ends: the numbers with what they mean, three examples, and the paths."""
+"""Prints an evaluation: metrics, three example outputs, and the paths of the files."""
 
 from rich.console import Console
 from rich.table import Table
@@ -11,13 +11,13 @@ from ptl_prefix.evaluation.evaluate import Evaluation
 _NUM_EXAMPLES = 3
 
 
-def show_evaluation(found: Evaluation, console: Console) -> None:
-    """Print it."""
-    record, key = found.record, found.record.key
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print an evaluation."""
+    record, key = evaluation.record, evaluation.record.key
     table = Table(
         title=f"{key.method} on {key.backbone}, {key.task}, {key.split}",
         title_justify="left",
-        caption=_caption(found),
+        caption=_caption(evaluation),
         caption_justify="left",
     )
     table.add_column("metric", no_wrap=True)
@@ -34,23 +34,23 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
     console.print(table)
     for name, reason in record.skipped.items():
         console.print(Text(f"{name} is skipped: {reason}"), soft_wrap=True)
-    for prediction in found.predictions[:_NUM_EXAMPLES]:
+    for prediction in evaluation.predictions[:_NUM_EXAMPLES]:
         console.print(example_row("source", prediction.source, "bold"))
-        console.print(example_row("written", prediction.hypothesis, "green"))
+        console.print(example_row("output", prediction.hypothesis, "green"))
         console.print(example_row("reference", prediction.references[0], ""))
         console.print()
-    console.print(Text(f"predictions: {found.folder / PREDICTIONS_FILE}"), soft_wrap=True)
-    console.print(Text(f"metrics:     {found.folder / RECORD_FILE}"), soft_wrap=True)
+    console.print(Text(f"predictions: {evaluation.folder / PREDICTIONS_FILE}"), soft_wrap=True)
+    console.print(Text(f"metrics:     {evaluation.folder / RECORD_FILE}"), soft_wrap=True)
 
 
-def _caption(found: Evaluation) -> str:
-    record, key = found.record, found.record.key
-    of = "all" if key.num_examples == record.num_in_split else f"{key.num_examples} of"
-    took = f"; {record.decode_s:.1f} s of decoding" if record.decode_s else ""
-    return f"{of} {record.num_in_split} inputs; {_how(key)}{took}"
+def _caption(evaluation: Evaluation) -> str:
+    record, key = evaluation.record, evaluation.record.key
+    count = "all" if key.num_examples == record.num_in_split else f"{key.num_examples} of"
+    duration = f"; decoded in {record.decode_s:.1f} s" if record.decode_s else ""
+    return f"{count} {record.num_in_split} inputs; {_decoding(key)}{duration}"
 
 
-def _how(key: EvaluationKey) -> str:
+def _decoding(key: EvaluationKey) -> str:
     if key.over_labels:
         return "the most likely label"
     decoding = key.decoding

@@ -1,4 +1,4 @@
-"""What a person sees when `inspect` ends: four tables, and what their numbers mean."""
+"""Prints an inspection: tables for each attention site, and the definitions of their values."""
 
 from collections.abc import Sequence
 
@@ -8,35 +8,39 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, SiteInspection
 
-_MOST_TOKENS = 24
-"""Virtual tokens shown in full; the file has all of them."""
+_MAX_TOKENS = 24
+"""Number of virtual tokens that tables show; the file contains all of them."""
 
 
-def show_inspection(found: Inspection, console: Console) -> None:
-    """Print the tables of every site, and the definitions beneath them."""
-    words = "words" if found.num_words == found.vocabulary_words else f"of {found.vocabulary_words:,} words"
-    facts = (
-        f"{found.method} on {found.backbone}, {found.task}: {found.bundle}",
-        f"texts: {found.num_texts} {found.texts}",
-        f"vocabulary: {found.num_words:,} {words}",
+def show_inspection(inspection: Inspection, console: Console) -> None:
+    """Print the tables of every site, then the definitions."""
+    words = (
+        "words" if inspection.num_words == inspection.vocabulary_words else f"of {inspection.vocabulary_words:,} words"
     )
-    for fact in facts:
-        console.print(Text(fact), soft_wrap=True)
-    for name, site in found.sites.items():
+    lines = (
+        f"{inspection.method} on {inspection.backbone}, {inspection.task}: {inspection.bundle}",
+        f"texts: {inspection.num_texts} {inspection.texts}",
+        f"vocabulary: {inspection.num_words:,} {words}",
+    )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    for name, site in inspection.sites.items():
         console.print()
         console.print(_layers_table(name, site))
-        console.print(_tokens_table(name, site, found.dead_below))
+        console.print(_tokens_table(name, site, inspection.dead_below))
         for nearest in site.nearest:
             console.print(_words_table(name, site, nearest))
         if not site.nearest:
-            console.print(f"{name}: no nearest words; no word is read there, or not in a layer with a prefix")
+            console.print(
+                f"{name}: no nearest words, because this site reads no words, or has no prefix in the chosen layer"
+            )
     console.print()
-    for name, meaning in found.definitions.items():
+    for name, meaning in inspection.definitions.items():
         console.print(Text(f"{name}: ", style="bold").append(f"{meaning}.", style="dim"))
 
 
 def _layers_table(name: str, site: SiteInspection) -> Table:
-    table = _table(f"{name}: attention on the prefix, {site.num_queries:,} queries")
+    table = _table(f"{name}: attention to the prefix, {site.num_queries:,} queries")
     for heading in ("layer", "mean", "even", "by head", "key norm", "value norm"):
         table.add_column(heading, justify="left" if heading == "by head" else "right")
     rows = zip(site.layers, site.mass, site.even_mass, site.key_norms, site.value_norms, strict=True)
@@ -49,11 +53,11 @@ def _layers_table(name: str, site: SiteInspection) -> Table:
 
 
 def _tokens_table(name: str, site: SiteInspection, dead_below: float) -> Table:
-    count = f"{len(site.dead)} of {site.prefix_length} virtual tokens are dead (below {dead_below:g} everywhere)"
+    count = f"{len(site.dead)} of {site.prefix_length} virtual tokens are dead (below {dead_below:g} in every head)"
     table = _table(f"{name}: {count}{': ' if site.dead else ''}{', '.join(map(str, site.dead))}")
     for heading in ("token", "most attention", "in layer", "", "key norm", "value norm"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for token, (mass, layer) in enumerate(site.peaks[:_MOST_TOKENS]):
+    for token, (mass, layer) in enumerate(site.peaks[:_MAX_TOKENS]):
         keys, values = ([row[token] for row in norms] for norms in (site.key_norms, site.value_norms))
         dead = Text("dead", style="red") if token in site.dead else Text()
         table.add_row(f"{token}", f"{mass:.4f}", f"{layer}", dead, f"{_mean(keys):.2f}×", f"{_mean(values):.2f}×")
@@ -66,14 +70,14 @@ def _words_table(name: str, site: SiteInspection, nearest: NearestWords) -> Tabl
     for kind, chance in (("key", nearest.chance_by_key), ("value", nearest.chance_by_value)):
         table.add_column(f"by {kind}")
         table.add_column(f"chance {chance:.2f}", justify="right")
-    for token in range(min(site.prefix_length, _MOST_TOKENS)):
+    for token in range(min(site.prefix_length, _MAX_TOKENS)):
         keys, values = nearest.by_key[token], nearest.by_value[token]
         table.add_row(f"{token}", _words(keys), f"{keys[0].cosine:.2f}", _words(values), f"{values[0].cosine:.2f}")
     return _with_rest(table, site)
 
 
 def _words(words: Sequence[NearWord]) -> Text:
-    """The space that most words begin with is part of them, and must be seen."""
+    """Join words; most begin with a space, which is shown as a visible character."""
     return Text("  ".join(word.text.replace(" ", "␣") for word in words))
 
 
@@ -82,8 +86,8 @@ def _table(title: str) -> Table:
 
 
 def _with_rest(table: Table, site: SiteInspection) -> Table:
-    if site.prefix_length > _MOST_TOKENS:
-        table.caption = f"the other {site.prefix_length - _MOST_TOKENS} virtual tokens are in the file"
+    if site.prefix_length > _MAX_TOKENS:
+        table.caption = f"{site.prefix_length - _MAX_TOKENS} more virtual tokens are in the file"
     return table
 
 

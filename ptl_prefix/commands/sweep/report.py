@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
-from ptl_prefix.commands.compare.command import write_comparison
+from ptl_prefix.commands.config.reproduce import command_for
 from ptl_prefix.commands.sweep.progress import duration, trial_name
 from ptl_prefix.commands.sweep.study_folder import Study
 from ptl_prefix.errors import PtlPrefixError
+from ptl_prefix.reporting.comparison_files import write_comparison
 from ptl_prefix.sweeping.scheduler import Scheduler
 from ptl_prefix.sweeping.study_spec import StudySpec
 from ptl_prefix.sweeping.summary import ArmSummary, Summary, best_of_arms, summarize
@@ -115,7 +116,9 @@ def _write_pages(study: Study, scheduler: Scheduler, console: Console) -> None:
 
 def _write_page(folders: Collection[str], out: Path, name: str, console: Console) -> None:
     try:
-        _, paths = write_comparison(sorted(folders), ["pruned"], None, out, 3)
+        _, paths = write_comparison(
+            sorted(folders), include=["pruned"], metric=None, out=out, num_examples=3, command_for=command_for
+        )
     except PtlPrefixError as error:
         console.print(Text(f"no {name}: {error}"), soft_wrap=True)
         return

@@ -1,7 +1,7 @@
-"""`ptl-prefix wandb`: what was tracked offline, shown, and sent when asked; and the dashboard that compares methods.
+"""`ptl-prefix wandb`: lists and uploads runs that W&B's server does not have, and builds a dashboard.
 
-In: `sync` or `dashboard`, and folders with runs. Out: a table of what W&B's server does not have, which it has with
-`yes=true`; or a workspace as a file, pushed where a server answers.
+In: `sync` or `dashboard`, and folders with runs. Out: a table of runs to upload, and with `yes=true` their upload; or a
+workspace file, which is pushed if the server is reachable.
 """
 
 from pathlib import Path
@@ -15,85 +15,91 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.wandb.dashboard import show_dashboard
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
-from ptl_prefix.tracking.unsent import UnsentRun, send, unsent_runs
-from ptl_prefix.tracking.wandb_mode import answers
+from ptl_prefix.tracking.wandb_mode import is_reachable
 from ptl_prefix.tracking.wandb_sink import has_key, server_url
+from ptl_prefix.tracking.wandb_sync import UnsyncedRun, find_unsynced_runs, upload
 
 _SETTINGS = {"sync": ("yes",), "dashboard": ("out", "project", "entity", "metric")}
-"""What may be done, and the settings that it reads."""
+"""Actions, and the settings that each reads."""
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
-    """Show, send, or build.
+    """List and upload runs, or build the dashboard.
 
     Args:
         config: See `WandbSettings`.
-        words: What to do, and folders; none: `outputs`.
-        run_folder: Not used; this is no run.
+        words: Action and folders; the default folder is `outputs`.
+        run_folder: Not used, because this is not a run.
     """
     action, folders = (words[0] if words else ""), [Path(word) for word in words[1:] or ("outputs",)]
     console = Console()
-    if mistakes := _mistakes(action, folders, config):
-        raise ConfigError(mistakes)
+    if problems := _problems(action, folders, config):
+        raise ConfigError(problems)
     if action == "dashboard":
         show_dashboard(config, folders, console)
     else:
-        _show_unsent(folders, console, sends=config["yes"])
+        _sync(folders, console, uploads=config["yes"])
 
 
-def _mistakes(action: str, folders: list[Path], config: dict[str, Any]) -> list[str]:
+def _problems(action: str, folders: list[Path], config: dict[str, Any]) -> list[str]:
     if action not in _SETTINGS:
-        return [f"`wandb` needs one of {', '.join(_SETTINGS)}, but got {action!r}."]
+        return [f"`wandb` must be followed by {' or '.join(_SETTINGS)}, but got {action!r}."]
     unread = [key for keys in _SETTINGS.values() for key in keys if config[key] and key not in _SETTINGS[action]]
     return [
-        *(f"`{key}` is not read by `wandb {action}`; leave it out." for key in unread),
-        *(f"Runs must lie in a folder, but there is none at '{path}'." for path in folders if not path.is_dir()),
+        *(f"`{key}` must not be set, because `wandb {action}` does not read it; remove it." for key in unread),
+        *(
+            f"`wandb {action}` needs folders with runs, but '{path}' is not a folder."
+            for path in folders
+            if not path.is_dir()
+        ),
     ]
 
 
-def _show_unsent(folders: list[Path], console: Console, *, sends: bool) -> None:
-    found = unsent_runs(folders)
-    ready = [one for one in found if not one.is_at_work]
+def _sync(folders: list[Path], console: Console, *, uploads: bool) -> None:
+    found = find_unsynced_runs(folders)
+    ready = [one for one in found if not one.is_running]
     if len(ready) < len(found):
-        console.print(f"{len(found) - len(ready)} at work now, and left alone", highlight=False)
+        console.print(f"skipped {len(found) - len(ready)} that are still running", highlight=False)
     if not ready:
-        console.print("Nothing is left to send.")
+        console.print("There are no runs to upload.")
         return
     url = server_url()
     console.print(_table(ready, url))
-    console.print("Each is sent with its settings, curves, samples of text, bundle, git commit and machine.")
-    if not sends:
-        console.print("Nothing was sent yet; the same line with yes=true sends this.")
+    console.print("Each upload contains the run's settings, curves, text samples, bundle, git commit and machine.")
+    if not uploads:
+        console.print("Nothing was uploaded yet; run the same command with yes=true to upload these runs.")
         return
-    _send(ready, url)
-    console.print(f"Sent {len(ready)} to {url}", highlight=False)
+    _upload(ready, url)
+    console.print(f"uploaded {len(ready)} to {url}", highlight=False)
 
 
-def _send(runs: list[UnsentRun], url: str) -> None:
+def _upload(runs: list[UnsyncedRun], url: str) -> None:
     if not has_key(url):
-        raise RunError(f"W&B needs a key for {url}, but there is none; set WANDB_API_KEY, or run: wandb login")
-    if not answers(url, within_s=10.0):
-        raise RunError(f"W&B's server must answer, but {url} does not; nothing was sent. Try again later.")
-    if missing := send(runs):
-        folders = "\n".join(f"  {one.folder.path}" for one in missing)
-        raise RunError(f"All runs must arrive, but {len(missing)} did not; the same line tries again:\n{folders}")
+        raise RunError(f"W&B needs an API key for {url}, but found none; set WANDB_API_KEY, or run: wandb login")
+    if not is_reachable(url, within_s=10.0):
+        raise RunError(
+            f"W&B's server must be reachable, but {url} does not respond; nothing was uploaded. Try again later."
+        )
+    if failed := upload(runs):
+        folders = "\n".join(f"  {one.folder.path}" for one in failed)
+        raise RunError(f"{len(failed)} run(s) were not uploaded; run the same command again:\n{folders}")
 
 
-def _table(runs: list[UnsentRun], url: str) -> Table:
-    table = Table(title=f"Not on {url} yet", title_justify="left")
-    for heading in ("run", "status", "method", "task", "from", "size"):
+def _table(runs: list[UnsyncedRun], url: str) -> Table:
+    table = Table(title=f"Not yet on {url}", title_justify="left")
+    for heading in ("run", "status", "method", "task", "source", "size"):
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
     for one in runs:
-        source = "W&B's file" if one.is_whole else one.folder.events.name
+        source = "W&B's file" if one.is_complete else one.folder.events.name
         size = f"{one.num_bytes / 1e6:,.1f} MB"
         table.add_row(str(one.folder.path), _status(one.folder), *_names(one.folder), source, size)
     return table
 
 
 def _status(folder: RunFolder) -> str:
-    """As the record has it; a run without one was cut off."""
+    """The status in the record; a run without a record died."""
     try:
-        return read_record(folder.record).status if folder.record.exists() else "cut off"
+        return read_record(folder.record).status if folder.record.exists() else "died"
     except PtlPrefixError:
         return "unreadable"
 

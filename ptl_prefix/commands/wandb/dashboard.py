@@ -1,7 +1,7 @@
-"""`ptl-prefix wandb dashboard`: the workspace that compares methods, as a file; pushed if there is a key and a server.
+"""`ptl-prefix wandb dashboard`: builds a W&B workspace that compares methods, and pushes it if possible.
 
-In: folders with runs, whose configs name W&B's project and whose records the metrics. Out: a JSON file, which also
-remembers what was pushed, so that the next time replaces it.
+In: folders with runs; their configs name the W&B project, and their records the metrics. Out: a JSON file. It also
+stores the ids of what was pushed, so that the next push replaces it.
 """
 
 import json
@@ -23,20 +23,20 @@ from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.run_state import main_metric
 from ptl_prefix.tracking.dashboard import Dashboard
 from ptl_prefix.tracking.tracking import Tracking
-from ptl_prefix.tracking.wandb_mode import answers, chosen
+from ptl_prefix.tracking.wandb_mode import is_reachable, resolve_mode
 from ptl_prefix.tracking.wandb_sink import has_key, server_url
 
 _OUT = "outputs/wandb-workspace.json"
-_USUAL_METRIC = "val/loss"
+_DEFAULT_METRIC = "val/loss"
 
 
 def show_dashboard(config: dict[str, Any], folders: Sequence[Path], console: Console) -> None:
-    """Write the workspace, push it if that can be, and say where it is.
+    """Write the workspace, push it if possible, and print its paths and URLs.
 
     Args:
-        config: `out`, `project`, `entity`, `metric`.
-        folders: Where the runs are.
-        console: Where it is said.
+        config: `out`, `project`, `entity` and `metric`.
+        folders: Folders with runs.
+        console: Console to print to.
     """
     runs = list(_runs_in(folders))
     project = config["project"] or _most_common(_tracking_of(runs, "project")) or Tracking().project
@@ -47,7 +47,7 @@ def show_dashboard(config: dict[str, Any], folders: Sequence[Path], console: Con
     _write(out, {**dashboard.document(entity), "pushed": pushed})
     console.print(f"workspace: {out}", highlight=False, soft_wrap=True)
     if reason := _why_not_pushed():
-        console.print(f"not pushed, {reason}; the same line pushes it later", highlight=False, soft_wrap=True)
+        console.print(f"not pushed, {reason}; run the same command again to push it", highlight=False, soft_wrap=True)
         return
     for name, push in (("workspace", dashboard.push_workspace), ("report", dashboard.push_report)):
         view = push(entity, pushed.get(name, {}))
@@ -57,21 +57,21 @@ def show_dashboard(config: dict[str, Any], folders: Sequence[Path], console: Con
 
 
 def _why_not_pushed() -> str:
-    """As runs decide whether they are tracked online."""
-    mode = chosen("auto", os.environ)
+    """The reason not to push, empty if there is none; the same rules decide whether runs are tracked online."""
+    mode = resolve_mode("auto", os.environ)
     url = server_url()
     if mode in ("offline", "none"):
-        return f"as WANDB_MODE is {os.environ['WANDB_MODE']}"
+        return f"because WANDB_MODE is {os.environ['WANDB_MODE']}"
     if not has_key(url):
-        return "as there is no key"
-    return "" if answers(url) else f"as {url} does not answer"
+        return "because there is no API key"
+    return "" if is_reachable(url) else f"because {url} does not respond"
 
 
 def _runs_in(folders: Sequence[Path]) -> Iterator[RunFolder]:
     for folder in folders:
         try:
             yield from find_runs([str(folder)])
-        except PtlPrefixError:  # a dashboard may be there before the first run
+        except PtlPrefixError:  # a dashboard can be built before the first run
             continue
 
 
@@ -86,14 +86,14 @@ def _tracking_of(runs: Sequence[RunFolder], key: str) -> Iterator[str]:
 
 
 def _metrics_of(runs: Sequence[RunFolder]) -> list[str]:
-    """What each task's runs are known by, the most common first."""
+    """The main metrics of the runs, the most common first."""
     found: Counter[str] = Counter()
     for run in runs:
         try:
-            found[main_metric(read_record(run.record).metrics) or _USUAL_METRIC] += 1
+            found[main_metric(read_record(run.record).metrics) or _DEFAULT_METRIC] += 1
         except PtlPrefixError:
             continue
-    return [name for name, _ in found.most_common()] or [_USUAL_METRIC]
+    return [name for name, _ in found.most_common()] or [_DEFAULT_METRIC]
 
 
 def _most_common(values: Iterator[str]) -> str | None:
@@ -101,7 +101,7 @@ def _most_common(values: Iterator[str]) -> str | None:
 
 
 def _pushed_before(out: Path, project: str, entity: str | None) -> dict[str, Any]:
-    """What an earlier dashboard of this project became on the server; nothing of what is no such file."""
+    """What an earlier call has pushed for this project; empty if `out` is no such file."""
     try:
         document = json.loads(out.read_text(encoding="utf-8"))
         if (document["project"], document["entity"]) == (project, entity) and isinstance(document["pushed"], dict):
@@ -115,4 +115,4 @@ def _write(out: Path, document: dict[str, Any]) -> None:
     try:
         write_atomically(out, json.dumps(document, indent=2) + "\n")
     except OSError as error:
-        raise DataError(f"`out` must be a file that can be written, but '{out}' cannot ({error.strerror}).") from error
+        raise DataError(f"`out` must be a writable file, but '{out}' is not ({error.strerror}).") from error

@@ -8,7 +8,7 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const plots = [...document.querySelectorAll(".plot")];
 
-  /* The library is text until here: unpacked, it runs because the page's policy knows its hash. */
+  /* The compressed library is unpacked into a script element; the Content-Security-Policy allows it by its hash. */
   async function loadLibrary() {
     const packed = Uint8Array.from(atob(document.getElementById("library").textContent), (c) => c.charCodeAt(0));
     const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -72,7 +72,7 @@
     });
   }
 
-  /* Plotly reads a little markup in labels; a setting's text is none. */
+  /* Plotly interprets some markup in labels, so the text of settings is escaped. */
   function shortened(text) {
     const cut = text.length > 60 ? text.slice(0, 57) + "…" : text;
     return cut.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll("%{", "% {");

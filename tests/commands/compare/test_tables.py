@@ -1,4 +1,4 @@
-"""A comparison on screens of several widths."""
+"""A comparison on terminals of several widths."""
 
 import io
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def shown(table: Table) -> Shown:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
-def test_no_number_is_cut_and_no_line_is_wider_than_the_screen(shown: Shown, width: int) -> None:
+def test_no_number_is_truncated_and_no_line_is_wider_than_the_terminal(shown: Shown, width: int) -> None:
     text = shown(width)
 
     assert max(map(len, text.splitlines())) <= width
@@ -51,9 +51,9 @@ def test_on_a_wide_screen_a_row_is_a_line(shown: Shown) -> None:
     assert lines[0].strip() == "towns on tiny"
 
 
-def test_the_marks_and_the_caveats_are_explained_below(shown: Shown) -> None:
+def test_the_legend_and_the_caveats_follow_the_tables(shown: Shown) -> None:
     text = " ".join(shown(200).split())
 
-    assert "cannot be told from the best" in text
+    assert "not significantly different from the best row" in text
     assert "The bare backbone: val/loss 3.0000, test/bleu 5.00." in text
     assert "- Every row has 3 seeds. - Every row was trained for 40 steps." in text

@@ -1,4 +1,4 @@
-"""What is printed of an inspection, and what is left to its file."""
+"""The printed tables of an inspection."""
 
 import io
 
@@ -16,7 +16,7 @@ def printed(found: Inspection, width: int = 160) -> str:
     return out.getvalue()
 
 
-def test_it_says_what_was_looked_at_and_what_each_number_means() -> None:
+def test_the_inspected_bundle_and_the_definitions_are_shown() -> None:
     text = printed(made_up({"decoder_self": made_up_site()}))
 
     assert "prefix_tuning on some_backbone, some_task: run/bundle" in text
@@ -26,7 +26,7 @@ def test_it_says_what_was_looked_at_and_what_each_number_means() -> None:
     assert "dead: what that is." in text
 
 
-def test_every_head_and_every_token_is_shown_with_its_numbers() -> None:
+def test_every_head_and_every_token_is_shown() -> None:
     site = made_up_site(dead=(2,))
 
     text = printed(made_up({"decoder_self": site}))
@@ -39,7 +39,7 @@ def test_every_head_and_every_token_is_shown_with_its_numbers() -> None:
     assert "1 of 5 virtual tokens are dead (below 0.01 everywhere): 2" in " ".join(text.split())
 
 
-def test_words_show_the_space_they_begin_with_beside_their_best_cosine_and_chance() -> None:
+def test_words_show_their_leading_space_and_best_cosine() -> None:
     text = printed(made_up({"decoder_self": made_up_site()}))
 
     assert "␣word3  x" in text
@@ -47,7 +47,7 @@ def test_words_show_the_space_they_begin_with_beside_their_best_cosine_and_chanc
     assert "chance 0.31" in text and "chance 0.12" in text
 
 
-def test_of_a_long_prefix_the_first_tokens_are_shown() -> None:
+def test_a_long_prefix_is_truncated() -> None:
     text = printed(made_up({"decoder_self": made_up_site(tokens=200)}))
 
     assert "│    23 │" in text
@@ -55,12 +55,12 @@ def test_of_a_long_prefix_the_first_tokens_are_shown() -> None:
     assert text.count("the other 176 virtual tokens are in the file") == 2
 
 
-def test_a_site_without_words_says_so() -> None:
+def test_a_site_without_nearest_words_is_reported() -> None:
     text = printed(made_up({"decoder_cross": made_up_site(words=False)}))
 
     assert "decoder_cross: no nearest words" in text
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_a_narrow_screen_is_enough(width: int) -> None:
+def test_tables_fit_a_narrow_terminal(width: int) -> None:
     assert max(map(len, printed(made_up({"decoder_self": made_up_site()}), width).splitlines()[4:])) <= width
