@@ -25,7 +25,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
 from ptl_prefix.backbones.model_inputs import prompt_batch
 from ptl_prefix.backbones.observation import text_for_every_site
-from ptl_prefix.commands.train.command import plan_of
+from ptl_prefix.commands.config.build_plan import build_plan
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.ranks import Ranks
 from ptl_prefix.training.run_inputs import load_run_inputs
@@ -82,7 +82,7 @@ def trained(
     ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], resume: bool = False
 ) -> dict[str, Any]:
     """A run; what this rank thinks of it."""
-    plan = plan_of(tiny.config(**changes))
+    plan = build_plan(tiny.config(**changes))
     outcome = train(plan, RunFolder(folder), resume=resume, ranks=ranks)
     return {
         "metrics": outcome.record.metrics,
@@ -117,7 +117,7 @@ def trained_with_accident(
 
 def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> dict[str, Any]:
     """What this rank holds of a sharded backbone, at rest, in the first layer and later, and what was computed."""
-    plan = plan_of(tiny.config(**changes))
+    plan = build_plan(tiny.config(**changes))
     before = _live_bytes()
     backbone = load_run_inputs(plan, ranks).backbone
     at_rest = backbone.num_local_bytes, _live_bytes() - before
@@ -150,7 +150,7 @@ def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -
 
 def peak_of_a_step(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> int:
     """The most that this rank holds in a step, its share of the backbone included."""
-    plan = plan_of(tiny.config(**changes))
+    plan = build_plan(tiny.config(**changes))
     backbone = load_run_inputs(plan, ranks).backbone
     return backbone.num_local_bytes + measured_peak(plan, backbone, ranks)
 

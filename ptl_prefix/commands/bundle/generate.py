@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
-from ptl_prefix.commands.bundle.inputs import backbone_of, bundle_folder, decoding_changes, source_lines
+from ptl_prefix.commands.config.bundle_inputs import backbone_of, bundle_folder, decoding_changes, source_lines
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
 

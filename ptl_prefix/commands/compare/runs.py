@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ptl_prefix.commands.terminal import format_age
 from ptl_prefix.reporting.grids import byte_count
 from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.run_state import RunLine, State, line_of
@@ -27,7 +28,6 @@ _STYLES: dict[State, str] = {
 _FILTERS = {"status": "state", "task_name": "task", "backbone_name": "backbone", "method_name": "method"}
 _HEADINGS = ("status", "method", "seed", "step", "metric", "value", "age", "size", "run")
 _NUMBERS = ("seed", "step", "value", "age", "size")
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -97,7 +97,7 @@ def _cells(line: RunLine) -> tuple[str, ...]:
         f"{line.step:,}",
         line.metric,
         "" if line.value is None else f"{line.value:.4f}",
-        age(line.age_s),
+        format_age(line.age_s),
         byte_count(line.size_bytes),
         str(line.path),
     )
@@ -107,11 +107,3 @@ def _caption(lines: Sequence[RunLine]) -> str:
     counts = {state: sum(line.state == state for line in lines) for state in _STYLES}
     total = sum(line.size_bytes for line in lines)
     return f"{', '.join(f'{count} {state}' for state, count in counts.items() if count)}; {byte_count(total)} in all"
-
-
-def age(seconds: float) -> str:
-    """Seconds in the unit that people count them in."""
-    for factor, unit in _UNITS:
-        if seconds >= factor:
-            return f"{seconds / factor:.0f} {unit}"
-    return f"{seconds:.0f} s"

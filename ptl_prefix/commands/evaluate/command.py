@@ -14,7 +14,7 @@ from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.bundle.inputs import backbone_of, bundle_folder, decoding_changes
+from ptl_prefix.commands.config.bundle_inputs import backbone_of, bundle_folder, decoding_changes
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.evaluate.bertscore_setting import encoder_mistakes
 from ptl_prefix.commands.evaluate.tables import show_evaluation

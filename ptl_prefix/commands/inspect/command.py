@@ -12,7 +12,7 @@ from ptl_prefix.artifacts.inspection import Inspection, write_inspection
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.bundle.inputs import backbone_of, bundle_folder, source_lines
+from ptl_prefix.commands.config.bundle_inputs import backbone_of, bundle_folder, source_lines
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.inspect.tables import show_inspection
 from ptl_prefix.errors import ConfigError, DataError, PtlPrefixError

@@ -12,12 +12,12 @@ from rich.console import Console
 from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.evaluation.metric import name_mistakes
-from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.plan import Plan, room_problems, sharding_problems, split_problems, start_problems
 from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_environment
@@ -42,7 +42,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if config["resume"] is not None:
         _resume(RunFolder.open(config["resume"]), console, devices=_given_devices(config))
         return
-    plan = plan_of(_grouped(config))
+    plan = build_plan(_grouped(config))
     if problems := plan.problems():
         raise ConfigError(problems)
     if config["dry_run"]:
@@ -55,28 +55,6 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         _take_part(plan, RunFolder(run_folder), console, place)
 
 
-def plan_of(config: Mapping[str, Any]) -> Plan:
-    """The plan that a config describes; what that leaves to the method is decided, and written into the plan's own."""
-    method = build(config["method"])
-    backbone = _placed(config) | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
-    chosen = method.choose_size(build(backbone).load_shape()) if method.needs_size else {}
-    config = {**config, "backbone": backbone, "method": _changed(config["method"], chosen)}
-    return Plan(
-        seed=config["seed"],
-        run_id=config["run_id"],
-        backbone=build(backbone),
-        task=build(config["task"]),
-        method=method,
-        batches=build(config["data"]),
-        optimization=build(config["optimizer"]),
-        trainer=target_values(config["trainer"]),
-        decoding=build(config["generation"]),
-        evaluation=build(config["evaluation"]),
-        tracking=build(config["tracking"]) if "tracking" in config else Tracking(),
-        config=config,
-    )
-
-
 def run_frozen(folder: Path) -> None:
     """What a trial of a sweep runs: the config in a folder, from the start or from where it stopped.
 
@@ -84,17 +62,6 @@ def run_frozen(folder: Path) -> None:
         folder: A run's folder with a checked config.
     """
     _resume(RunFolder.open(folder), Console(stderr=True), devices=None)
-
-
-def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's node; where it says nothing of a device, the trainer's accelerator decides."""
-    device = _DEVICES.get(config["trainer"].get("accelerator"))
-    wanted = {"device": device} if device and config["backbone"]["device"] == "auto" else {}
-    return {**config["backbone"], **wanted}
-
-
-_DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
-"""What Lightning's accelerators are to torch."""
 
 
 def _grouped(config: dict[str, Any]) -> dict[str, Any]:
@@ -109,19 +76,11 @@ def _grouped(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "tracking": {**config["tracking"], "group": Path(hydra.sweep.dir).name}}
 
 
-def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A node with some of its values, at any depth, replaced."""
-    return {
-        key: _changed(value, changes[key]) if isinstance(changes.get(key), Mapping) else changes.get(key, value)
-        for key, value in node.items()
-    }
-
-
 def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
     """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
     mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
     if {"trainer", "backbone", "method"} <= set(sound):
-        settings, placed = target_values(config["trainer"]), build(_placed(config))
+        settings, placed = target_values(config["trainer"]), build(backbone_node(config))
         mistakes += accelerator_problems(settings, placed) + precision_problems(settings, placed)
     if "task" in sound:
         task = build(config["task"])
@@ -162,7 +121,7 @@ def _resume(folder: RunFolder, console: Console, *, devices: int | None) -> None
             done = f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}"
             console.print(done)
         return
-    plan = plan_of(read_config(folder))
+    plan = build_plan(read_config(folder))
     if problems := plan.problems():
         raise ConfigError(problems)
     if place is None:
@@ -206,7 +165,7 @@ def take_part_in_run(folder: str) -> None:
     place = find_rank_environment()
     assert place is not None, "a rank is told which it is"
     run_folder = RunFolder.open(folder)
-    _take_part(plan_of(read_config(run_folder)), run_folder, Console(stderr=True), place, resume=True)
+    _take_part(build_plan(read_config(run_folder)), run_folder, Console(stderr=True), place, resume=True)
 
 
 def _take_part(

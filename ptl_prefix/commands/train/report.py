@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.terminal import format_example, format_megabytes
 from ptl_prefix.training.dry_run import Estimate
 from ptl_prefix.training.session import Outcome
 
 _NUM_EXAMPLES = 3
-_LONGEST_SHOWN = 300
 
 
 def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = None) -> None:
@@ -21,11 +21,11 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
     console.print(_metrics_table(outcome))
     console.print(_cost_table(outcome))
     for index, adapted in enumerate(outcome.adapted[:_NUM_EXAMPLES]):
-        console.print(example_row("source", adapted.source, "bold"))
+        console.print(format_example("source", adapted.source, "bold"))
         if outcome.bare:
-            console.print(example_row("bare", outcome.bare[index].hypothesis, "dim"))
-        console.print(example_row("adapted", adapted.hypothesis, "green"))
-        console.print(example_row("reference", adapted.references[0], ""))
+            console.print(format_example("bare", outcome.bare[index].hypothesis, "dim"))
+        console.print(format_example("adapted", adapted.hypothesis, "green"))
+        console.print(format_example("reference", adapted.references[0], ""))
         console.print()
     console.print(Text(f"run:    {folder.path}"), soft_wrap=True)
     console.print(Text(f"bundle: {folder.bundle}"), soft_wrap=True)
@@ -59,16 +59,16 @@ def _memory_rows(estimate: Estimate) -> dict[str, str]:
     """Where a device's memory goes; what is never there together is said to be so."""
     each = f"on each of {estimate.num_devices} devices, " if estimate.num_devices > 1 else ""
     rows = {
-        "memory, estimated": f"{_megabytes(estimate.memory_bytes)} {each}besides the libraries themselves",
-        "  backbone": _megabytes(estimate.backbone_bytes),
-        "  trained state and optimizer": _megabytes(estimate.optimizer_bytes),
-        "  gradients": _megabytes(estimate.gradient_bytes),
-        "  activations of the longest batch": _megabytes(estimate.activation_bytes),
+        "memory, estimated": f"{format_megabytes(estimate.memory_bytes)} {each}besides the libraries themselves",
+        "  backbone": format_megabytes(estimate.backbone_bytes),
+        "  trained state and optimizer": format_megabytes(estimate.optimizer_bytes),
+        "  gradients": format_megabytes(estimate.gradient_bytes),
+        "  activations of the longest batch": format_megabytes(estimate.activation_bytes),
     }
     if estimate.update_bytes > estimate.activation_bytes:
-        rows["  or, when gradients are used"] = _megabytes(estimate.update_bytes)
+        rows["  or, when gradients are used"] = format_megabytes(estimate.update_bytes)
     switch = "false" if estimate.is_recomputed else "true"
-    rows[f"with gradient_checkpointing={switch}"] = _megabytes(estimate.other_memory_bytes)
+    rows[f"with gradient_checkpointing={switch}"] = format_megabytes(estimate.other_memory_bytes)
     return rows
 
 
@@ -109,19 +109,9 @@ def _cost_table(outcome: Outcome) -> Table:
         "steps": f"{cost.steps:,}" + (f" ({cost.skipped_steps:,} skipped)" if cost.skipped_steps else ""),
         "seconds": f"{cost.train_s:.1f}",
         "tokens/s": f"{cost.tokens_per_s:,.0f}",
-        "peak memory": "" if cost.peak_memory_bytes is None else _megabytes(cost.peak_memory_bytes),
+        "peak memory": "" if cost.peak_memory_bytes is None else format_megabytes(cost.peak_memory_bytes),
     }
     for heading in values:
         table.add_column(heading, justify="right")
     table.add_row(*values.values())
     return table
-
-
-def example_row(label: str, text: str, style: str) -> Text:
-    """One line of an example: what it is, and so much of it as can be read."""
-    shown = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + " …"
-    return Text(f"{label:>10}  ").append(shown or "(nothing)", style=style)
-
-
-def _megabytes(number: int) -> str:
-    return f"{number / 1e6:,.1f} MB"
