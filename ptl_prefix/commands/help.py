@@ -10,7 +10,7 @@ import click
 
 from ptl_prefix import settings
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 
 FLAGS = (
     ("-m, --multirun", "run every combination of comma-separated values"),

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,16 +20,14 @@ from omegaconf import DictConfig
 
 from ptl_prefix import settings
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
-from ptl_prefix.commands.config.compose import VERSION_BASE, check_overrides, checked_job, compose_and_check
+from ptl_prefix.commands.config.compose import check_overrides, checked_job, compose_and_check
+from ptl_prefix.commands.config.hydra_session import VERSION_BASE
 from ptl_prefix.commands.config.plain_values import plain_values
-from ptl_prefix.commands.config.plugins import make_plugins_known
+from ptl_prefix.commands.config.plugins import register_plugins
 from ptl_prefix.commands.config.resolvers import forget_run_ids, register_resolvers
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.training.rank_environment import find_rank_environment, is_later_rank
-
-if TYPE_CHECKING:
-    from ptl_prefix.commands.sweep.parse_study import Asked, Sweeper
 
 Body = Callable[[dict[str, Any], Path], Any]
 """What a verb does with its config and its run folder."""
@@ -44,15 +42,10 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
     """
     forget_run_ids()
     if flags.only_show:
-        _enter_hydra(verb, check_overrides(verb, overrides, flags), flags, lambda config: None)
+        enter_hydra(verb, check_overrides(verb, overrides, flags), flags, lambda config: None)
         return
-    if flags.multirun and find_rank_environment() is not None:
-        raise ConfigError(
-            ["-m must be started without torchrun or srun: each job of a sweep starts its own processes, one a device."]
-        )
-    if flags.multirun and verb.name == _STUDIED and (sweeper := _our_sweeper(verb, overrides, flags)) is not None:
-        _run_study(verb, overrides, flags, sweeper)
-        return
+    if flags.multirun:
+        refuse_rank_environment()
     checked = compose_and_check(verb, overrides, flags)
     if flags.multirun:
         _refuse_ranks(checked.config)
@@ -65,68 +58,16 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
             _run(verb, (*checked.overrides, in_folder), flags, function)
 
 
-def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> "Sweeper | None":
-    """Our own sweeper, if it runs the jobs; if nothing composes, the check that follows says why."""
-    from ptl_prefix.commands.sweep.parse_study import OUR_SWEEPER, sweeper_of
-
-    sweeper = sweeper_of(verb, overrides, flags)
-    if sweeper.hydra is None or sweeper.hydra.sweeper.get("_target_") != OUR_SWEEPER:
-        return None
-    if sweeper.ours and "dry_run=true" in (text.lower() for text in overrides):
-        return None  # each job is shown, and nothing is trained
-    # Another launcher is a wish for jobs elsewhere, which ours would not be.
-    return sweeper if str(sweeper.hydra.launcher._target_).endswith("BasicLauncher") else None
-
-
-def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: "Sweeper") -> None:
-    """Ask and check first; then through Hydra, as any sweeper's jobs are."""
-    from ptl_prefix.sweeping.trial_processes import prepared_trial_server
-
-    with prepared_trial_server(warm=sweeper.warm) as host:
-        from ptl_prefix.commands.sweep.command import run_asked
-        from ptl_prefix.commands.sweep.parse_study import ask
-
-        asked = ask(verb, overrides, flags, sweeper)
-        _through_hydra(verb, asked, flags, lambda: run_asked(asked, flags, host))
-
-
-def _through_hydra(verb: Verb, asked: "Asked", flags: HydraFlags, run: Callable[[], None]) -> None:
-    """Enter Hydra, whose sweeper then runs the study."""
-    errors: list[BaseException] = []
-    was_entered: list[bool] = []
-
-    def study(config: DictConfig, arguments: Sequence[str]) -> None:
-        was_entered.append(True)
-        try:
-            run()
-        except BaseException as error:
-            errors.append(error)  # Hydra would catch it, too, and print less
-
-    _studies.append(study)
-    try:
-        in_folder = f"hydra.sweep.dir={quoted(str(asked.folder))}"
-        _enter_hydra(verb, (*asked.spec.overrides, *asked.ours, in_folder), flags, lambda config: None)
-    finally:
-        _studies.remove(study)
-    if errors:
-        raise errors[0]
-    assert was_entered, "Hydra took the sweeper that the check had seen"
-
-
-_STUDIED = "train"
-_studies: list[Callable[[DictConfig, Sequence[str]], None]] = []
-"""The study that Hydra was entered for."""
-
-
-def run_study(config: DictConfig, arguments: Sequence[str]) -> None:
-    """What our sweeper calls when Hydra calls it.
+def refuse_rank_environment() -> None:
+    """Refuse `-m` in a process that torchrun or srun started.
 
     Raises:
-        RunError: If Hydra was entered by another door, which has checked nothing.
+        ConfigError: If this process is one of several ranks.
     """
-    if not _studies:
-        raise RunError("A study must be started by `ptl-prefix train -m` or `ptl-prefix sweep`, which check it first.")
-    _studies[-1](config, arguments)
+    if find_rank_environment() is not None:
+        raise ConfigError(
+            ["-m must be started without torchrun or srun: each job of a sweep starts its own processes, one a device."]
+        )
 
 
 def _refuse_ranks(config: Mapping[str, Any]) -> None:
@@ -149,7 +90,7 @@ def print_hydra_completion(verb: Verb, overrides: Sequence[str], unfinished: str
     words = [override for override in overrides if " " not in override]
     os.environ["COMP_LINE"] = " ".join(["ptl-prefix", *words, unfinished])
     try:
-        _enter_hydra(verb, ["query=fish"], HydraFlags((("--shell-completion", None),)), lambda config: None)
+        enter_hydra(verb, ["query=fish"], HydraFlags((("--shell-completion", None),)), lambda config: None)
     finally:
         del os.environ["COMP_LINE"]
 
@@ -163,7 +104,7 @@ def _run(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body
         except Exception as error:
             errors.append(error)  # Hydra would catch it, too, and print less
 
-    _enter_hydra(verb, overrides, flags, job)
+    enter_hydra(verb, overrides, flags, job)
     if errors:
         raise errors[0]
 
@@ -186,7 +127,7 @@ def _sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Bo
         done.append(number)
         return result
 
-    _enter_hydra(verb, overrides, flags, job)
+    enter_hydra(verb, overrides, flags, job)
     if failed:
         total = len(failed) + len(done)
         numbers = ", ".join(str(number) for number in failed)
@@ -209,9 +150,9 @@ def _print_failure(number: int, error: Exception) -> None:
         traceback.print_exception(error)
 
 
-def _enter_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, job: Callable[[DictConfig], Any]) -> None:
+def enter_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, job: Callable[[DictConfig], Any]) -> None:
     """Hydra's own main, which reads the command line from `sys.argv` alone."""
-    make_plugins_known()
+    register_plugins()
     main = hydra.main(version_base=VERSION_BASE, config_path=str(settings.conf_dir()), config_name=verb.name)
     register_resolvers()
     typed = sys.argv

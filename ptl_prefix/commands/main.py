@@ -15,8 +15,9 @@ import click
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands import shell_completion
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.arguments import split_command_line
-from ptl_prefix.commands.config.verbs import VERBS, Verb
+from ptl_prefix.commands.config.arguments import CommandLine, split_command_line
+from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.errors import ConfigError, PtlPrefixError
 
 _EXAMPLES = """\b
@@ -78,12 +79,19 @@ class _VerbCommand(click.Command):
             if self.verb.name == "sweep" and line.words[:1] in (("plan",), ("run",)):
                 # What is given is of the trials, not of this verb.
                 importlib.import_module(self.verb.module).run_asking(line.words, line.overrides, line.flags)
-            else:
+            elif not self._run_as_study(line):
                 run_with_hydra(self.verb, line.overrides, line.flags, body)
         except ConfigError as error:
             raise _Mistake(str(error)) from error
         except PtlPrefixError as error:
             raise _Failure(str(error)) from error
+
+    def _run_as_study(self, line: CommandLine) -> bool:
+        """Whether the jobs of `-m` ran as a study."""
+        if self.verb.study_module is None or not line.flags.multirun or line.flags.only_show:
+            return False
+        module = importlib.import_module(self.verb.study_module)
+        return bool(module.run_as_study(self.verb, line.overrides, line.flags))
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """What may follow the verb."""

@@ -10,8 +10,8 @@ from annotated_types import Ge
 
 from ptl_prefix import settings
 from ptl_prefix.commands.config import instantiate
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verb_settings import TrainSettings
-from ptl_prefix.commands.config.verbs import Verb
 
 PRIMARY = """
 defaults:

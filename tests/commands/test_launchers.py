@@ -11,7 +11,8 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 
 from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.verbs import VERBS, Verb
+from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.hydra_main import run_with_hydra
 from ptl_prefix.commands.sweep.parse_study import sweeper_of
 from ptl_prefix.commands.train import command

@@ -6,30 +6,26 @@ without it.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ptl_prefix import settings
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
+from ptl_prefix.commands.config.hydra_session import hydra_session
 from ptl_prefix.commands.config.override_errors import arguments_of_target, explain, has_key, parsed_override
 from ptl_prefix.commands.config.plain_values import Plain, plain_values
-from ptl_prefix.commands.config.plugins import make_plugins_known
-from ptl_prefix.commands.config.resolvers import register_resolvers
 from ptl_prefix.commands.config.validate import folder_mistakes, folder_names, mistakes_of
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError
 
-VERSION_BASE = "1.3"
 _EXPERIMENT = "experiment"
 """The group whose choice decides what is in every other."""
 
@@ -68,7 +64,7 @@ def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | 
     flags = flags or HydraFlags()
     results: list[tuple[_Composed, Plain]] = []
     mistakes: dict[str, None] = {}  # in order, each once
-    with _hydra_at_conf_dir():
+    with hydra_session():
         for variant in _variants(overrides) if flags.multirun else [tuple(overrides)]:
             composed = _compose(variant, flags.config_name or verb.name, flags.config_dir)
             plain = plain_values(composed.config)
@@ -92,7 +88,7 @@ def check_overrides(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> 
     Raises:
         ConfigError: With every override that Hydra refuses.
     """
-    with _hydra_at_conf_dir():
+    with hydra_session():
         composed = _compose(tuple(overrides), flags.config_name or verb.name, flags.config_dir)
     if composed.mistakes:
         raise ConfigError(composed.mistakes)
@@ -101,7 +97,7 @@ def check_overrides(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> 
 
 def composed_for_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> DictConfig | None:
     """Hydra's own node of a config; `None` if the config does not compose."""
-    with _hydra_at_conf_dir():
+    with hydra_session():
         composed, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *overrides))
         # Resolved while there is a Hydra: its folders are made of the rest of the config.
         if composed is None:
@@ -125,20 +121,6 @@ def checked_job(verb: Verb, config: DictConfig, flags: HydraFlags) -> dict[str, 
     return plain.values
 
 
-@contextmanager
-def _hydra_at_conf_dir() -> Iterator[None]:
-    """Hydra at our configs; a Hydra that runs already, as in a sweep, is as it was afterwards."""
-    register_resolvers()
-    make_plugins_known()
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = running
-
-
 def _absent_before_the_sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> set[str]:
     """Keys that a config has only by a choice that is swept over, such as one of several experiments.
 
@@ -148,7 +130,7 @@ def _absent_before_the_sweep(verb: Verb, overrides: Sequence[str], flags: HydraF
     common = [text for text, read in parsed.items() if read and not read.is_sweep_override() and text[0] not in "+~"]
     common = [text for text in common if "/" not in _key(text)]  # Hydra's own groups are there without any choice
     chosen = tuple(text for text in common if "." not in _key(text))
-    with _hydra_at_conf_dir():
+    with hydra_session():
         start, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *chosen))
     return set() if start is None else {_key(text) for text in common if not has_key(start, _key(text))}
 

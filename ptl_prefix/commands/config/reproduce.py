@@ -8,20 +8,17 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ptl_prefix import settings
 from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import quoted
-from ptl_prefix.commands.config.compose import VERSION_BASE
+from ptl_prefix.commands.config.hydra_session import hydra_session
 from ptl_prefix.commands.config.instantiate import is_node
 from ptl_prefix.commands.config.override_errors import parsed_override
 from ptl_prefix.commands.config.plain_values import plain_values
-from ptl_prefix.commands.config.resolvers import register_resolvers
 
 _VERB = "train"
 _OF_THE_RUN = ("run_id", "dry_run", "resume", "study", "trial")
@@ -122,17 +119,11 @@ def _same(one: Any, other: Any) -> bool:
 
 def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     """What the verb's config becomes, as leaves; empty where Hydra refuses an override."""
-    register_resolvers()
-    hydra = GlobalHydra.instance()
-    running = hydra.hydra  # that of the verb in whose job this is asked; only one can be there at a time
-    hydra.clear()
     try:
-        with initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE):
+        with hydra_session():
             return _own_leaves(plain_values(compose(_VERB, list(overrides))).values)
     except (HydraException, OmegaConfBaseException):
         return {}
-    finally:
-        hydra.hydra = running
 
 
 def _own_leaves(config: Mapping[str, Any]) -> dict[str, Any]:

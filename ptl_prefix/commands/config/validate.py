@@ -14,7 +14,7 @@ from typing import Any
 from ptl_prefix.artifacts.run_folder import RunFolder, is_name
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import TRAINER, build, import_target, is_node, parts_of, target_values
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import PtlPrefixError, RunError
 from ptl_prefix.settings import mistakes_in
 

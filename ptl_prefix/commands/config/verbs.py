@@ -6,10 +6,8 @@ dataclass. The body of a verb is `ptl_prefix/commands/<verb>/command.py`, import
 nothing.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from ptl_prefix.commands.config.report_settings import CompareSettings, RunsSettings, SweepActionSettings
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verb_settings import (
     EvaluateSettings,
     ExportSettings,
@@ -20,43 +18,6 @@ from ptl_prefix.commands.config.verb_settings import (
     WandbSettings,
 )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One verb of the command line.
-
-    Args:
-        name: What the user types; also the name of its config and of its module.
-        summary: One line for `--help`.
-        settings: The keys at the root of its config, as a dataclass.
-        arguments: How its arguments are written in `--help`; empty: it takes none.
-        examples: Command lines that work, each with what it does.
-        folder_key: A setting that names an existing run folder to work in; given alone, as that folder has a config.
-        beside_folder: Settings that may be given with it, as they do not change what the run does.
-    """
-
-    name: str
-    summary: str
-    settings: type[Any]
-    examples: tuple[tuple[str, str], ...]
-    arguments: str = ""
-    folder_key: str | None = None
-    beside_folder: tuple[str, ...] = ()
-
-    @property
-    def module(self) -> str:
-        """The module that holds the verb's `run(config, words, run_folder)`."""
-        return f"ptl_prefix.commands.{_PLACES.get(self.name, f'{self.name}.command')}"
-
-
-_PLACES = {
-    "export": "bundle.export",
-    "generate": "bundle.generate",
-    "runs": "compare.runs",
-    "score": "evaluate.score",
-}
-"""Verbs that share a package with another; every other verb has a package of its own, with a module `command`."""
-
 VERBS = {
     verb.name: verb
     for verb in (
@@ -66,6 +27,7 @@ VERBS = {
             settings=TrainSettings,
             folder_key="resume",
             beside_folder=("trainer.devices",),
+            study_module="ptl_prefix.commands.sweep.multirun",
             examples=(
                 ("ptl-prefix train", "the embedded backbone on the built-in task"),
                 ("ptl-prefix train dry_run=true", "the resolved config, parameters, steps and memory; trains nothing"),

@@ -16,7 +16,7 @@ from ptl_prefix.commands.config.arguments import HydraFlags, quoted_override
 from ptl_prefix.commands.config.compose import compose_and_check, composed_for_study
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.config.validate import node_mistakes
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.parse_space import as_choice, dimension_of, is_swept
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.settings import mistakes_in

@@ -5,7 +5,7 @@ import pytest
 
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import check_overrides, compose_and_check
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError
 
 SWEEP = HydraFlags((("--multirun", None),))
