@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,28 +20,32 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-_kept_configs: Path | None = None
+_other_configs: ContextVar[Path | None] = ContextVar("_other_configs", default=None)
 
 
 def conf_dir() -> Path:
     """The folder of configs: inside the package when installed from a wheel, beside it in a checkout."""
-    return (_kept_configs / "conf") if _kept_configs else _shipped_dir("conf")
+    return _config_folder("conf")
 
 
 def sweeps_dir() -> Path:
-    """The folder of sweeps, found like `conf_dir`."""
-    return (_kept_configs / "sweeps") if _kept_configs else _shipped_dir("sweeps")
+    """The folder of predefined studies, found like `conf_dir`."""
+    return _config_folder("sweeps")
 
 
 @contextmanager
-def configs_kept_in(folder: Path) -> Iterator[None]:
-    """Read configs from `conf` and `sweeps` in this folder, where a study has put them when it began."""
-    global _kept_configs
-    usual, _kept_configs = _kept_configs, folder
+def read_configs_from(folder: Path) -> Iterator[None]:
+    """Read configs from `conf` and `sweeps` in this folder, such as a study's own copy of them."""
+    token = _other_configs.set(folder)
     try:
         yield
     finally:
-        _kept_configs = usual
+        _other_configs.reset(token)
+
+
+def _config_folder(name: str) -> Path:
+    other = _other_configs.get()
+    return _shipped_dir(name) if other is None else other / name
 
 
 def _shipped_dir(name: str) -> Path:
@@ -49,11 +54,15 @@ def _shipped_dir(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
-@functools.cache
 def defaults_of(config: str) -> Mapping[str, Any]:
-    """The defaults that `conf/<config>.yaml` states, less `_target_` and what comes from the rest of the config."""
-    values = yaml.safe_load((conf_dir() / f"{config}.yaml").read_text(encoding="utf-8"))
-    # What stands below a list of defaults changes other configs, and is nothing without them.
+    """The defaults in `conf/<config>.yaml`, without `_target_` and values that come from the rest of the config."""
+    return _read_defaults(conf_dir() / f"{config}.yaml")
+
+
+@functools.cache
+def _read_defaults(path: Path) -> Mapping[str, Any]:
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # A mapping in a file with a defaults list changes another config, and means nothing without that.
     is_whole = values.pop("defaults", None) is None
     return {
         key: value
@@ -75,7 +84,7 @@ def settings_from(config: str) -> Callable[[Callable[..., None]], Callable[..., 
         @functools.wraps(init)
         def checked(self: object, **given: Any) -> None:
             values = {**defaults_of(config), **given}
-            if mistakes := mistakes_in(init, values, where=config.split("/")[0]):
+            if mistakes := argument_problems(init, values, where=config.split("/")[0]):
                 raise ValueError(" ".join(mistakes))
             init(self, **values)
 
@@ -101,7 +110,7 @@ def with_settings_of(base: Callable[..., None]) -> Callable[[Callable[..., None]
     return decorate
 
 
-def mistakes_in(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> list[str]:
+def argument_problems(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> list[str]:
     """Every way in which `values` cannot be the keyword arguments of `target`, one sentence each.
 
     Args:

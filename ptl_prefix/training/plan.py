@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -24,7 +22,7 @@ from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.optimization import Optimization
-from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
+from ptl_prefix.training.plan_problems import plan_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +61,14 @@ class Plan:
         self.method.provide_labels(lambda: self.task.label_set)
 
     def problems(self) -> list[str]:
-        """What no single setting shows, one sentence each; asked before any weights load."""
-        backbone = self.backbone.load_shape()
-        misfits = self.method.problems(backbone) or room_problems(backbone, self.method, self.task, self.decoding)
-        return [
-            *trainer_problems(self.trainer),
-            *accelerator_problems(self.trainer, self.backbone),
-            *precision_problems(self.trainer, self.backbone),
-            *sharding_problems(self.trainer, self.method, backbone),
-            *split_problems(self.task),
-            *misfits,
-        ]
+        """Every way in which the parts do not fit together, one sentence each; found before any weights load."""
+        return plan_problems(
+            trainer=self.trainer,
+            backbone=self.backbone,
+            method=self.method,
+            task=self.task,
+            decoding=self.decoding,
+        )
 
     def encoded(self, split: Split, backbone: Backbone, prompter: Prompter) -> EncodedSplit:
         """One of the task's splits as ids, with room in every row for what the method takes."""
@@ -142,76 +137,3 @@ class Plan:
         return (
             max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.batches.eval_batch_size)
         )
-
-
-def room_problems(backbone: Backbone, method: Method, task: Task, decoding: Decoding) -> list[str]:
-    """What does not fit beside the method: at least a prompt without its source, and the text to write."""
-    try:
-        prompter = backbone.prompter(task.prompt)
-    except ValueError as error:
-        return [f"`task`: {error}"]
-    if backbone.max_positions is None:
-        return []
-    room = backbone.max_positions - method.reserved_positions(backbone)
-    num_prompt, num_end = prompter.num_fixed_tokens, len(prompter.after_ids) + 1
-    needed = [
-        ("a prompt and its target", num_prompt + num_end, room),
-        ("a prompt and `generation.max_new_tokens`", num_prompt + decoding.max_new_tokens, room),
-    ]
-    if prompter.decoder_start_ids is not None:
-        num_start, for_target = len(prompter.decoder_start_ids), backbone.max_positions
-        needed = [
-            ("a prompt", num_prompt, room),
-            ("a target", num_start + num_end, for_target),
-            ("a target's start and `generation.max_new_tokens`", num_start + decoding.max_new_tokens, for_target),
-        ]
-    return [
-        f"The {backbone.max_positions} positions of {backbone.name} must hold {what} beside the method, which leaves "
-        f"{left}, but that takes at least {tokens}."
-        for what, tokens, left in needed
-        if tokens > left
-    ]
-
-
-def split_problems(task: Task) -> list[str]:
-    """Splits that training cannot do without. A test split it can: validation is decoded instead."""
-    return [
-        f"Training needs a {split} split, but {task.name} has none; see the settings of `task`."
-        for split in ("train", "validation")
-        if split not in task.splits
-    ]
-
-
-def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Backbone) -> list[str]:
-    """A backbone or a method that cannot work where weights are divided among devices."""
-    if trainer.get("strategy") != "fsdp":
-        return []
-    problems = []
-    if backbone.quantization is not None:
-        problems.append(
-            "`backbone.quantization` must be null with `trainer.strategy` fsdp, as packed weights are not divided "
-            f"among devices, but is {backbone.quantization}; choose trainer=ddp, each with a whole one."
-        )
-    touches = method.direct_weight_access(backbone)
-    if touches is None:
-        return problems
-    return [
-        *problems,
-        "With `trainer.strategy` fsdp the weights are divided among devices, and whole forward passes alone see them, "
-        f"but '{method.name}' {touches}; choose trainer=ddp, or another method.",
-    ]
-
-
-def start_problems(plan: Plan, num_devices: int) -> list[str]:
-    """What keeps this machine from starting a plan, by itself, on so many devices."""
-    if int(plan.trainer.get("num_nodes") or 1) > 1:
-        return [
-            "`trainer.num_nodes` must be 1 where ptl-prefix starts the processes itself; on several machines, torchrun "
-            "or Slurm's srun starts it once for each device."
-        ]
-    device, num_gpus = plan.backbone.torch_device.type, torch.cuda.device_count()
-    if device == "mps":
-        return [f"`trainer.devices` must be 1 where the backbone is on mps, but is {num_devices}."]
-    if device == "cuda" and num_devices > num_gpus:
-        return [f"`trainer.devices` must be at most the {num_gpus} GPUs of this machine, but is {num_devices}."]
-    return []

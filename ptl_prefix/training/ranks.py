@@ -19,6 +19,7 @@ import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor, nn
 
+from ptl_prefix.artifacts.config_tree import leaves
 from ptl_prefix.artifacts.fingerprint import fingerprint_text
 from ptl_prefix.data.rank_share import ALONE, RankShare
 from ptl_prefix.errors import RankError, RunError
@@ -135,7 +136,7 @@ class Ranks:
         """
         if len(set(self.all(fingerprint_text(json.dumps(config, sort_keys=True))))) == 1:
             return
-        first, *others = ({key: json.dumps(value) for key, value in _leaves(one)} for one in self.all(config))
+        first, *others = ({key: json.dumps(value) for key, value in leaves(one)} for one in self.all(config))
         keys = sorted({key for other in others for key, _ in first.items() ^ other.items()})
         raise RunError(
             f"All ranks must train by one config, but theirs differ in {', '.join(keys)}; "
@@ -211,11 +212,3 @@ def _gone(error: RuntimeError) -> RankError:
     return RankError(
         f"All ranks must work to the end, but another one is gone, and says above why ({fact}); go on with resume=."
     )
-
-
-def _leaves(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value

@@ -22,7 +22,7 @@ from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.hydra_session import hydra_session
 from ptl_prefix.commands.config.override_errors import arguments_of_target, explain, has_key, parsed_override
 from ptl_prefix.commands.config.plain_values import Plain, plain_values
-from ptl_prefix.commands.config.validate import folder_mistakes, folder_names, mistakes_of
+from ptl_prefix.commands.config.validate import config_problems, folder_names, folder_problems
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError
 
@@ -204,7 +204,7 @@ def _value_mistakes(verb: Verb, plain: Plain, flags: HydraFlags, doubtful: Colle
     groups = catalog.groups_of(flags.config_name or verb.name, flags.config_dir)
     # An interpolation without a value is given, though it leads nowhere.
     untrue = {f"`{name}` must be given." for name in plain.unresolved}
-    found = mistakes_of(verb, plain.values, groups, doubtful)
+    found = config_problems(verb, plain.values, groups, doubtful)
     return [*plain.mistakes, *(mistake for mistake in found if mistake not in untrue)]
 
 
@@ -213,7 +213,7 @@ def _folder_mistakes(config: DictConfig, values: Mapping[str, Any], mode: str) -
         folder = OmegaConf.select(config, f"hydra.{mode}.dir")
     except OmegaConfBaseException:
         return []  # it is made of names that are missing or wrong, and reported
-    return folder_mistakes(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
+    return folder_problems(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
 
 
 def _misplaced(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], flags: HydraFlags) -> list[str]:

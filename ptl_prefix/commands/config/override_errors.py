@@ -6,7 +6,7 @@ messages speak of structs and primitives, and advise a `+` where a key was missp
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from ptl_prefix.artifacts.config_tree import walk
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import equal_sign, quoted
 from ptl_prefix.commands.config.instantiate import import_target
@@ -96,9 +97,7 @@ def _about_key(key: str, config: DictConfig, config_dir: str | None) -> str:
     if likely := difflib.get_close_matches(name, [*siblings, *arguments_of_target(config, parent)], n=2):
         before = f"{parent}." if parent else ""
         return f"`{key}` is not a setting; did you mean {before}{f' or {before}'.join(dict.fromkeys(likely))}?"
-    known = dict.fromkeys(
-        [*_flat_keys(OmegaConf.to_container(config, resolve=False)), *catalog.group_names(config_dir)]
-    )
+    known = dict.fromkeys([*_all_keys(config), *catalog.group_names(config_dir)])
     if likely := difflib.get_close_matches(key, known, n=2, cutoff=0.75):
         return f"`{key}` is not a setting; did you mean {' or '.join(likely)}?"
     if siblings:
@@ -121,11 +120,9 @@ def arguments_of_target(config: DictConfig, group: str) -> list[str]:
         return []
 
 
-def _flat_keys(node: Any, before: str = "") -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield f"{before}{key}"
-            yield from _flat_keys(value, f"{before}{key}.")
+def _all_keys(config: DictConfig) -> Iterator[str]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return (path for path, _ in walk(plain))
 
 
 def _first_line(error: Exception) -> str:

@@ -5,13 +5,14 @@ comes closest is named, then every setting that it has otherwise.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra import compose
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from ptl_prefix.artifacts.config_tree import leaves, walk
 from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import quoted
@@ -72,18 +73,12 @@ def _choices_of_parts(config: Mapping[str, Any], base: Mapping[str, Any]) -> lis
     """Overrides for the nodes inside a group's node, such as the parts of a combination, that are not as composed."""
     choices = []
     for group in catalog.groups_of(_VERB):
-        for path, node in _inner_nodes(config.get(group), group):
+        inner = walk(config[group]) if isinstance(config.get(group), Mapping) else ()
+        for path, node in ((f"{group}.{path}", value) for path, value in inner if is_node(value)):
             composed = base.get(f"{path}._target_")
             if composed != node["_target_"]:
                 choices.append(f"{'' if composed else '+'}{group}@{path}={_closest(group, node, default='')}")
     return choices
-
-
-def _inner_nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for key, value in node.items() if isinstance(node, Mapping) else ():
-        if is_node(value):
-            yield f"{path}.{key}", value
-        yield from _inner_nodes(value, f"{path}.{key}")
 
 
 def _changes(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -95,12 +90,12 @@ def _changes(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 def _closest(group: str, node: Mapping[str, Any], default: str) -> str:
     """The choice of a group with the fewest settings that a node has otherwise, the default before its equals."""
-    wanted = dict(_leaves(node))
+    wanted = dict(leaves(node))
     names = [choice.name for choice in catalog.choices(group)]
     fitting = [name for name in names if catalog.target_of(group, name) == node.get("_target_")]
 
     def distance(name: str) -> tuple[int, bool, bool]:
-        stated = dict(_leaves(catalog.settings_of(group, name)))
+        stated = dict(leaves(catalog.settings_of(group, name)))
         otherwise = [key for key, value in stated.items() if not _is_open(value) and not _same(value, wanted.get(key))]
         return len(otherwise), name != wanted.get("name"), name != default
 
@@ -129,15 +124,7 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
 def _own_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that say what a run does; a group that is null says nothing."""
     own = {key: value for key, value in config.items() if key not in _OF_THE_RUN and value is not None}
-    return dict(_leaves(own))
-
-
-def _leaves(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
+    return dict(leaves(own))
 
 
 def _value(value: Any) -> str:

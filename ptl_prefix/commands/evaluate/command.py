@@ -1,7 +1,7 @@
 """`ptl-prefix evaluate`: a split, decoded and scored, as a table, `predictions.jsonl` and `metrics.json`."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     show_evaluation(found, Console())
 
 
-def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
+def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
     """What no key of a config shows by itself."""
     given = [key for key in ("run", "bundle", "backbone") if config.get(key) is not None]
     mistakes = []
@@ -90,8 +90,8 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         mistakes.append("`task` must be given where there is no run that says it, but is not; add task=<name>.")
     if "backbone" in given and config.get("backbone_path") is not None:
         mistakes.append("`backbone_path` must be null for a bare backbone, which is at `backbone.path`.")
-    if "backbone" in given and "backbone" in sound:
-        mistakes += build(config["backbone"]).weight_problems()
+    if "backbone" in given and "backbone" in built:
+        mistakes += built["backbone"].weight_problems()
     return mistakes + name_mistakes(config.get("metrics") or (), "metrics")
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,19 @@ from rich.console import Console
 from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
-from ptl_prefix.commands.config.instantiate import build, target_values
+from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
-from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
-from ptl_prefix.evaluation.metric import name_mistakes
+from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.training.dry_run import estimate
-from ptl_prefix.training.plan import Plan, room_problems, sharding_problems, split_problems, start_problems
+from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.plan_problems import plan_problems, start_problems
 from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_environment
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, joined
 from ptl_prefix.training.run_recorder import record_death
 from ptl_prefix.training.train import train
-from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -43,8 +43,6 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         _resume(RunFolder.open(config["resume"]), console, devices=_given_devices(config))
         return
     plan = build_plan(_grouped(config))
-    if problems := plan.problems():
-        raise ConfigError(problems)
     if config["dry_run"]:
         show_estimate(estimate(plan), dict(plan.config))
         return
@@ -76,33 +74,30 @@ def _grouped(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "tracking": {**config["tracking"], "group": Path(hydra.sweep.dir).name}}
 
 
-def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
-    """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
-    mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
-    if {"trainer", "backbone", "method"} <= set(sound):
-        settings, placed = target_values(config["trainer"]), build(backbone_node(config))
-        mistakes += accelerator_problems(settings, placed) + precision_problems(settings, placed)
-    if "task" in sound:
-        task = build(config["task"])
-        mistakes += split_problems(task) + name_mistakes(task.metrics, "task.metrics")
-    if {"backbone", "method"} <= set(sound):
-        if not config["dry_run"]:
-            mistakes += build(config["backbone"]).weight_problems()
-        try:
-            method, backbone = build(config["method"]), build(config["backbone"]).load_shape()
-            if method.needs_size:
-                method.choose_size(backbone)
-            if "trainer" in sound:
-                mistakes += sharding_problems(target_values(config["trainer"]), method, backbone)
-            misfits = method.problems(backbone)
-            if not misfits and {"task", "generation"} <= set(sound):
-                misfits = room_problems(backbone, method, build(config["task"]), build(config["generation"]))
-            mistakes += misfits
-        except PtlPrefixError as error:
-            mistakes.append(f"`backbone.path`: {error}")
-        except ValueError as error:
-            mistakes.append(str(error))
-    return mistakes
+def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """Problems that no node of a config shows by itself.
+
+    Args:
+        config: Config as plain values.
+        built: Objects of the nodes that have no problem of their own, by the nodes' keys; `trainer` is a mapping.
+    """
+    return plan_problems(
+        trainer=built.get("trainer"),
+        backbone=_placed(config, built),
+        method=built.get("method"),
+        task=built.get("task"),
+        decoding=built.get("generation"),
+        needs_weights=not config["dry_run"],
+    )
+
+
+def _placed(config: Mapping[str, Any], built: Mapping[str, Any]) -> BackboneSpec | None:
+    """The backbone, on the device that `trainer.accelerator` names where `backbone.device` leaves it open."""
+    backbone: BackboneSpec | None = built.get("backbone")
+    if backbone is None or "trainer" not in built or (node := backbone_node(config)) == config["backbone"]:
+        return backbone
+    placed: BackboneSpec = build(node)
+    return placed
 
 
 def _given_devices(config: Mapping[str, Any]) -> int | None:
@@ -140,7 +135,7 @@ def _start(
     if number == 1:
         _train(plan, folder, console, resume=resume)
         return
-    if problems := start_problems(plan, number):
+    if problems := start_problems(plan.trainer, plan.backbone, number):
         raise ConfigError(problems)
     if not resume:
         write_config(folder, plan.config)
