@@ -27,7 +27,7 @@ from ptl_prefix.commands.config.plugins import register_plugins
 from ptl_prefix.commands.config.resolvers import forget_run_ids, register_resolvers
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
-from ptl_prefix.training.rank_environment import find_rank_environment, is_later_rank
+from ptl_prefix.training.rank_environment import find_rank_environment, is_nonzero_rank
 
 Body = Callable[[dict[str, Any], Path], Any]
 """What a verb does with its config and its run folder."""
@@ -52,7 +52,7 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
         _sweep(verb, checked.overrides, flags, function)
     else:
         # Hydra makes a folder in each process; one that another process speaks for works in that one's.
-        run_folder = Path.cwd() if is_later_rank() else checked.run_folder
+        run_folder = Path.cwd() if is_nonzero_rank() else checked.run_folder
         in_folder = f"hydra.run.dir={quoted(str(run_folder))}"
         with _absent_unless_filled(run_folder):
             _run(verb, (*checked.overrides, in_folder), flags, function)

@@ -28,7 +28,7 @@ class RankShare:
     num_ranks: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is the one that speaks and writes for all."""
         return self.rank == 0
 

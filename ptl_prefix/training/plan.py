@@ -1,7 +1,7 @@
-"""Everything that one training needs, as finished objects, and what follows from it before anything is computed.
+"""The plan of one training: all of its parts as built objects.
 
-In: what a config was built into. Out: `Plan`, with the number of steps and the room for text, which training and a dry
-    run share.
+In: objects built from a config. Out: a `Plan`, with the numbers of steps, batches and rows that training and the dry
+run share.
 """
 
 import math
@@ -27,21 +27,21 @@ from ptl_prefix.training.plan_problems import plan_problems
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One training.
+    """Plan of one training.
 
     Args:
-        seed: Of initialisation, batch order and dropout.
-        run_id: Names the run.
-        backbone: Which backbone.
-        task: What is learned.
-        method: How the backbone is adapted; not attached yet.
-        batches: How examples become batches.
-        optimization: How parameters move.
+        seed: Seed of initialisation, batch order and dropout.
+        run_id: Name of the run.
+        backbone: Settings of the backbone.
+        task: Task to learn.
+        method: Method, not attached yet.
+        data: Settings of encoding and batches.
+        optimization: Optimizer, schedule and early stopping.
         trainer: Arguments of Lightning's `Trainer`, by its own names.
-        decoding: How text is generated.
-        evaluation: What is decoded at the end.
-        tracking: Who is told what happens, besides the disk.
-        config: The resolved config all of this was built from, for the record.
+        decoding: Settings of text generation.
+        evaluation: Settings of the evaluation at the end.
+        tracking: Loggers besides the run folder.
+        config: Resolved config that the plan was built from, for the record.
     """
 
     seed: int
@@ -49,7 +49,7 @@ class Plan:
     backbone: BackboneSpec
     task: Task
     method: Method
-    batches: DataSettings
+    data: DataSettings
     optimization: Optimization
     trainer: Mapping[str, Any]
     decoding: Decoding
@@ -71,29 +71,29 @@ class Plan:
         )
 
     def encoded(self, split: Split, backbone: Backbone, prompter: Prompter) -> EncodedSplit:
-        """One of the task's splits as ids, with room in every row for what the method takes."""
+        """A split of the task as token ids; each row leaves free the positions that the method reserves."""
         return encode_split(
             self.task,
             split,
             prompter,
             max_tokens=backbone.max_positions,
             taken=self.method.reserved_positions(backbone),
-            settings=self.batches,
+            settings=self.data,
         )
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a person is told how it goes."""
+        """Whether progress is shown on the console."""
         return self.trainer.get("enable_progress_bar") is not False
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the frozen weights are divided among the devices."""
+        """Whether the frozen weights are sharded among the devices."""
         return self.trainer.get("strategy") == "fsdp"
 
     @property
     def scales_loss(self) -> bool:
-        """Whether forward and backward are in float16, of a loss that is scaled up."""
+        """Whether training runs in float16 with loss scaling."""
         return self.trainer.get("precision") == "16-mixed"
 
     @property
@@ -103,16 +103,16 @@ class Plan:
 
     @property
     def num_ranks(self) -> int:
-        """Devices that train together, each driven by a process of its own."""
+        """Number of ranks: processes that train together, one per device."""
         return int(self.trainer.get("devices") or 1) * int(self.trainer.get("num_nodes") or 1)
 
     @property
     def rows_per_batch(self) -> int:
-        """Rows of a batch, on all devices together. A run that goes on with fewer or more devices keeps it."""
-        return self.batches.batch_size * self.num_ranks
+        """Rows of a batch over all devices; a run that is resumed on fewer or more devices keeps this number."""
+        return self.data.batch_size * self.num_ranks
 
     def batches_per_epoch(self, num_rows: int) -> int:
-        """Batches in which every training row comes once."""
+        """Number of batches in one epoch."""
         return num_batches(num_rows, batch_size=self.rows_per_batch, accumulation=self.accumulation)
 
     def num_steps(self, batches_per_epoch: int) -> int:
@@ -124,16 +124,14 @@ class Plan:
         return min(limits)
 
     def val_check_interval(self, batches_per_epoch: int) -> int:
-        """Training batches between validations: whole steps, as a checkpoint must not split an accumulation window."""
+        """Training batches between validations, rounded up to whole steps: checkpoints need complete accumulation."""
         interval = self.trainer.get("val_check_interval")
         interval = 1.0 if interval is None else interval
         batches = max(1, int(interval * batches_per_epoch)) if isinstance(interval, float) else interval
         return self.accumulation * math.ceil(batches / self.accumulation)
 
     def num_validation_rows(self, rows: int) -> int:
-        """How many of a split's rows are validated: `limit_val_batches`, as batches or as a share of them."""
+        """Number of validation rows by `limit_val_batches`, which is a number or a share of the batches."""
         limit = self.trainer.get("limit_val_batches")
         limit = 1.0 if limit is None else limit
-        return (
-            max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.batches.eval_batch_size)
-        )
+        return max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.data.eval_batch_size)

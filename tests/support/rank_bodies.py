@@ -35,13 +35,13 @@ from ptl_prefix.training.train import train
 def what_all_hear(ranks: Ranks) -> dict[str, Any]:
     rank = ranks.share.rank
     tensor = torch.full((2,), float(rank))
-    ranks.copy_first([tensor])
+    ranks.broadcast([tensor])
     return {
         "sum": ranks.sum(rank, 0.5),
-        "largest": ranks.largest(rank),
-        "all": ranks.all({"rank": rank}),
-        "of_first": ranks.of_first(lambda: f"said by {rank}"),
-        "join": ranks.join({rank: f"by {rank}"}),
+        "max": ranks.max(rank),
+        "gather": ranks.gather({"rank": rank}),
+        "from_rank_zero": ranks.from_rank_zero(lambda: f"said by {rank}"),
+        "merge": ranks.merge({rank: f"by {rank}"}),
         "copied": tensor.tolist(),
     }
 
@@ -55,9 +55,9 @@ def summed_gradients(ranks: Ranks, gradients: Sequence[Sequence[float | None]]) 
     return [None if parameter.grad is None else parameter.grad.tolist() for parameter in parameters]
 
 
-def agreed(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
+def agree_on_stop(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
     try:
-        ranks.must_agree(configs[ranks.share.rank])
+        ranks.require_same_config(configs[ranks.share.rank])
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "agreed"
@@ -65,7 +65,7 @@ def agreed(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
 
 def in_turn(ranks: Ranks, folder: Path) -> bool:
     """Whether what the first rank leaves was there when this one came."""
-    with ranks.first_goes_first():
+    with ranks.rank_zero_first():
         was_there = (folder / "left").exists()
         (folder / "left").touch()
     return was_there
@@ -73,7 +73,7 @@ def in_turn(ranks: Ranks, folder: Path) -> bool:
 
 def left_alone(ranks: Ranks) -> None:
     """The last rank dies at once; the others wait for it."""
-    if ranks.share.rank == ranks.number - 1:
+    if ranks.share.rank == ranks.num_ranks - 1:
         os._exit(3)
     ranks.sum(1.0)
 
@@ -94,21 +94,21 @@ def trained(
     }
 
 
-def trained_with_accident(
-    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], rank: int, step: int, accident: str
+def trained_with_failure(
+    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], rank: int, step: int, failure: str
 ) -> dict[str, Any]:
     """A run in which something happens to one rank at a step."""
     usual = AdaptationModule.training_step
 
     def hit(module: AdaptationModule, batch: Any, batch_idx: int) -> Tensor:
         if ranks.share.rank == rank and module.global_step == step:
-            if accident == "error":
-                raise ZeroDivisionError("an accident")
-            if accident == "overflow":
+            if failure == "error":
+                raise ZeroDivisionError("an failure")
+            if failure == "overflow":
                 loss = usual(module, batch, batch_idx)
                 loss.register_hook(lambda gradient: gradient * float("inf"))
                 return loss
-            os.kill(os.getpid(), signal.Signals[accident])
+            os.kill(os.getpid(), signal.Signals[failure])
         return usual(module, batch, batch_idx)
 
     AdaptationModule.training_step = hit  # type: ignore[method-assign]

@@ -82,8 +82,8 @@ def test_a_dry_run_counts_what_a_run_trains(tiny: TinyRuns, method: str) -> None
 
     estimated = estimate(plan_with(tiny, method))
 
-    assert estimated.trained == plan.method.attach(backbone).num_trainable
-    assert estimated.stored == plan.method.num_stored
+    assert estimated.num_trainable == plan.method.attach(backbone).num_trainable
+    assert estimated.num_stored == plan.method.num_stored
     assert estimated.activation_bytes > 0
 
 

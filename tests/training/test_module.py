@@ -68,7 +68,7 @@ def fit(module: pl.LightningModule, batches: Sequence[ModelInputs], **trainer: A
 
 def encoded_rows(plan: Plan, backbone: Backbone) -> list[Any]:
     prompter = Prompter(backbone.tokenizer, plan.task.prompt)
-    encoded = encode_split(plan.task, "train", prompter, max_tokens=None, settings=plan.batches)
+    encoded = encode_split(plan.task, "train", prompter, max_tokens=None, settings=plan.data)
     return encoded.rows(range(len(encoded)))
 
 

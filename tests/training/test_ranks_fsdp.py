@@ -100,7 +100,7 @@ def test_ranks_that_accumulate_and_search_by_beams_do_too(
 
 def test_a_run_goes_on_on_one_device_that_holds_all(tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder) -> None:
     rank_bodies.trained(ONE_RANK, tiny_runs, whole.path, ONE)
-    ends = among_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, 0, 7, "SIGTERM")
+    ends = among_ranks(2, rank_bodies.trained_with_failure, tiny_runs, folder.path, TWO, 0, 7, "SIGTERM")
 
     rank_bodies.trained(ONE_RANK, tiny_runs, folder.path, TWO, True)
 
@@ -110,17 +110,17 @@ def test_a_run_goes_on_on_one_device_that_holds_all(tiny_runs: TinyRuns, folder:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("accident", ["error", "SIGKILL"])
+@pytest.mark.parametrize("failure", ["error", "SIGKILL"])
 def test_where_one_rank_fails_the_other_is_told_and_the_run_goes_on_later(
-    tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder, rank: int, accident: str
+    tiny_runs: TinyRuns, folder: RunFolder, whole: RunFolder, rank: int, failure: str
 ) -> None:
     rank_bodies.trained(ONE_RANK, tiny_runs, whole.path, ONE)
 
-    ends = ends_of_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, rank, 8, accident)
+    ends = ends_of_ranks(2, rank_bodies.trained_with_failure, tiny_runs, folder.path, TWO, rank, 8, failure)
 
     assert all(isinstance(end, RankFailedError) for end in ends)
-    assert "RankError: All ranks must work to the end" in str(ends[1 - rank])
-    if (rank, accident) != (0, "SIGKILL"):
+    assert "RankError: Another rank exited" in str(ends[1 - rank])
+    if (rank, failure) != (0, "SIGKILL"):
         assert read_record(folder.record).status == "failed"
     among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO, True)
     assert_equal_but_for_rounding(folder, whole)

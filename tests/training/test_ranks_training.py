@@ -169,7 +169,7 @@ class TestDropout:
         among_ranks(2, rank_bodies.trained, dropping_runs, unbroken.path, DROPPING)
 
         stopped = among_ranks(
-            2, rank_bodies.trained_with_accident, dropping_runs, folder.path, DROPPING, 1, 7, "SIGTERM"
+            2, rank_bodies.trained_with_failure, dropping_runs, folder.path, DROPPING, 1, 7, "SIGTERM"
         )
         among_ranks(2, rank_bodies.trained, dropping_runs, folder.path, DROPPING, True)
 
@@ -181,7 +181,7 @@ class TestDropout:
 def test_a_run_goes_on_among_another_number_of_ranks_with_the_same_rows_in_each_step(
     tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder, before: int, after: int
 ) -> None:
-    among_ranks(before, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, 0, 7, "SIGTERM")
+    among_ranks(before, rank_bodies.trained_with_failure, tiny_runs, folder.path, TWO, 0, 7, "SIGTERM")
 
     if after == 1:
         rank_bodies.trained(ONE_RANK, tiny_runs, folder.path, TWO, True)
@@ -194,17 +194,17 @@ def test_a_run_goes_on_among_another_number_of_ranks_with_the_same_rows_in_each_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("accident", ["error", "SIGKILL"])
+@pytest.mark.parametrize("failure", ["error", "SIGKILL"])
 def test_where_one_rank_fails_all_end_and_the_run_goes_on_later(
-    tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder, rank: int, accident: str
+    tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder, rank: int, failure: str
 ) -> None:
-    ends = ends_of_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, rank, 8, accident)
+    ends = ends_of_ranks(2, rank_bodies.trained_with_failure, tiny_runs, folder.path, TWO, rank, 8, failure)
 
     assert all(isinstance(end, RankFailedError) for end in ends)
     own, others = str(ends[rank]), str(ends[1 - rank])
-    assert ("ZeroDivisionError: an accident" in own) == (accident == "error")
-    assert "RankError: All ranks must work to the end" in others
-    if (rank, accident) != (0, "SIGKILL"):
+    assert ("ZeroDivisionError: an failure" in own) == (failure == "error")
+    assert "RankError: Another rank exited" in others
+    if (rank, failure) != (0, "SIGKILL"):
         assert read_record(folder.record).status == "failed"
 
     among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO, True)

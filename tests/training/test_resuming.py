@@ -20,8 +20,8 @@ from ptl_prefix.settings import defaults_of
 from ptl_prefix.training import checkpoints, session
 from ptl_prefix.training import train as train_module
 from ptl_prefix.training.module import AdaptationModule
-from ptl_prefix.training.session import Outcome
 from ptl_prefix.training.train import train
+from ptl_prefix.training.training_run import Outcome
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"trainer__max_steps": 12},
@@ -103,7 +103,7 @@ MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
     "after a checkpoint": (checkpoints, "_save", 2, True),
     "after the last validation": (session, "load_trained_state", 1, False),
     "before the bundle": (session, "export_bundle", 1, False),
-    "before the record": (train_module.Ledger, "close", 1, False),
+    "before the record": (train_module.RunRecorder, "finish", 1, False),
 }
 
 

@@ -123,4 +123,8 @@ def test_a_signal_that_comes_while_ranks_agree_is_heard_at_the_next_step(heard: 
     with signals:
         signals.on_train_start()
 
-        assert [signals.agreed(), signals.agreed(), signals.agreed()] == [None, "SIGTERM", "SIGTERM"]
+        assert [signals.agree_on_stop() for _ in range(3)] == [
+            None,
+            "SIGTERM",
+            "SIGTERM",
+        ]

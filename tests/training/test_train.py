@@ -23,8 +23,8 @@ from ptl_prefix.methods.restore import restore
 from ptl_prefix.training.export import export_bundle, load_trained_state
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.run_inputs import load_run_inputs
-from ptl_prefix.training.session import Outcome
 from ptl_prefix.training.train import train
+from ptl_prefix.training.training_run import Outcome
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_with_accumulation_validations_fall_between_steps(tiny_runs: TinyRuns, f
 
     assert [event["step"] for event in events_of(folder, "validation")] == [2, 4, 5]
     # 20 batches are one epoch, so that every token has been seen once.
-    material = load_run_inputs(plan)
-    assert outcome.record.cost.tokens == sum(int(batch.attention_mask.sum()) for batch in material.train)
+    inputs = load_run_inputs(plan)
+    assert outcome.record.cost.tokens == sum(int(batch.attention_mask.sum()) for batch in inputs.train)
 
 
 def test_an_epoch_is_a_way_to_say_how_long(tiny_runs: TinyRuns, folder: RunFolder) -> None:
@@ -135,27 +135,27 @@ def test_val_loss_of_the_record_is_that_of_the_best_checkpoint(tiny_runs: TinyRu
     assert best_step != 8, "the last must not be the best, or this shows nothing"
 
     fresh = tiny_runs.plan()
-    material = load_run_inputs(fresh)
-    method = fresh.method.attach(material.backbone)
+    inputs = load_run_inputs(fresh)
+    method = fresh.method.attach(inputs.backbone)
     load_trained_state(method, folder.best)
 
     assert record.metrics["val/loss"] == losses[best_step]
     assert step_of(folder.best) == best_step
-    assert mean_loss(material.backbone, method, material.validation) == pytest.approx(losses[best_step], rel=1e-6)
+    assert mean_loss(inputs.backbone, method, inputs.validation) == pytest.approx(losses[best_step], rel=1e-6)
 
 
 def test_metrics_of_the_record_come_back_when_the_bundle_is_evaluated(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(trainer__max_steps=20)
     outcome = train(plan, folder)
     fresh = tiny_runs.plan()
-    material = load_run_inputs(fresh)
-    adaptation = restore(material.backbone, read_bundle(folder.bundle))
+    inputs = load_run_inputs(fresh)
+    adaptation = restore(inputs.backbone, read_bundle(folder.bundle))
 
     outputs = decode(
-        material.backbone,
+        inputs.backbone,
         adaptation.method,
-        material.decoded_rows,
-        material.prompter,
+        inputs.decoded_rows,
+        inputs.prompter,
         fresh.decoding,
         batch_size=2,
         positions_left_free=3,
@@ -164,7 +164,7 @@ def test_metrics_of_the_record_come_back_when_the_bundle_is_evaluated(tiny_runs:
     assert outputs == outcome.adapted
     values = score(outputs, fresh.task.metrics).values
     assert {f"test/{name}": value for name, value in values.items()}.items() <= outcome.record.metrics.items()
-    assert mean_loss(material.backbone, adaptation.method, material.validation) == pytest.approx(
+    assert mean_loss(inputs.backbone, adaptation.method, inputs.validation) == pytest.approx(
         outcome.record.metrics["val/loss"], rel=1e-5
     )
 
@@ -176,16 +176,16 @@ def test_the_bundle_is_the_export_of_the_best_checkpoint(
         tiny_runs.plan(optimizer__lr=0.9, trainer__max_steps=8, trainer__val_check_interval=2), folder
     ).record
     fresh = tiny_runs.plan()
-    material = load_run_inputs(fresh)
-    method = fresh.method.attach(material.backbone)
+    inputs = load_run_inputs(fresh)
+    method = fresh.method.attach(inputs.backbone)
     load_trained_state(method, folder.best)
 
     exported = export_bundle(
         tmp_path / "exported",
-        backbone=material.backbone,
+        backbone=inputs.backbone,
         method=method.eval(),
         task=fresh.task,
-        prompter=material.prompter,
+        prompter=inputs.prompter,
         decoding=fresh.decoding,
         metrics=record.metrics,
     )

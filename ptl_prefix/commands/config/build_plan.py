@@ -31,7 +31,7 @@ def build_plan(config: Mapping[str, Any]) -> Plan:
         backbone=build(backbone),
         task=build(config["task"]),
         method=method,
-        batches=build(config["data"]),
+        data=build(config["data"]),
         optimization=build(config["optimizer"]),
         trainer=target_values(config["trainer"]),
         decoding=build(config["generation"]),

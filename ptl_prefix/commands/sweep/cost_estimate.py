@@ -165,7 +165,7 @@ def _measure(config: Mapping[str, Any], folder: Path, host: TrialServer, asked: 
     run = RunFolder(folder)
     write_config(run, short)
     spec = asked.spec
-    console.print(f"measuring {steps} steps with {estimated.trained:,} trained parameters", highlight=False)
+    console.print(f"measuring {steps} steps with {estimated.num_trainable:,} trainable parameters", highlight=False)
     began = time.monotonic()
     threads = spec.threads or max(1, num_cores() // spec.workers)
     code = host.start(folder, threads=threads, device=spec.devices[0] if spec.devices else None).wait(3600.0)
@@ -178,7 +178,9 @@ def _measure(config: Mapping[str, Any], folder: Path, host: TrialServer, asked: 
     record = read_record(run.record)
     step_s = statistics.median(gaps) if gaps else record.cost.train_s / steps
     shutil.rmtree(folder)
-    return _Corner(estimated.trained, estimated.stored, estimated.steps, step_s, max(0.0, took - steps * step_s))
+    return _Corner(
+        estimated.num_trainable, estimated.num_stored, estimated.steps, step_s, max(0.0, took - steps * step_s)
+    )
 
 
 def _plan(asked: Asked, corners: Sequence[_Corner]) -> Plan:

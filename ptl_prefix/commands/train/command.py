@@ -22,7 +22,7 @@ from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_problems import plan_problems, start_problems
 from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_environment
-from ptl_prefix.training.ranks import ONE_RANK, Ranks, joined
+from ptl_prefix.training.ranks import ONE_RANK, Ranks, process_group
 from ptl_prefix.training.run_recorder import record_death
 from ptl_prefix.training.train import train
 
@@ -112,7 +112,7 @@ def _resume(folder: RunFolder, console: Console, *, devices: int | None) -> None
     """Go on inside the run's folder, with the config it was started with, on as many devices or on others."""
     place = find_rank_environment()
     if folder.record.exists() and (record := read_record(folder.record)).status == "finished":
-        if place is None or place.share.is_first:
+        if place is None or place.share.is_rank_zero:
             done = f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}"
             console.print(done)
         return
@@ -174,12 +174,12 @@ def _take_part(
                 f"is {plan.num_ranks}, and there are {place.share.num_ranks}."
             ]
         )
-    with joined(place, plan.backbone.torch_device) as ranks:
+    with process_group(place, plan.backbone.torch_device) as ranks:
         if not resume:
-            run_id, path = ranks.of_first(lambda: (plan.run_id, str(folder.path)))
+            run_id, path = ranks.from_rank_zero(lambda: (plan.run_id, str(folder.path)))
             plan = dataclasses.replace(plan, run_id=run_id, config={**plan.config, "run_id": run_id})
             folder = RunFolder(path)
-            ranks.of_first(lambda: _refuse_used(folder))
+            ranks.from_rank_zero(lambda: _refuse_used(folder))
         _train(plan, folder, console, resume=resume, ranks=ranks)
 
 
@@ -194,12 +194,12 @@ def _refuse_used(folder: RunFolder) -> None:
 def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool, ranks: Ranks = ONE_RANK) -> None:
     outcome = train(plan, folder, resume=resume, console=console, ranks=ranks)
     if outcome.signal is not None:
-        if ranks.is_first:
+        if ranks.is_rank_zero:
             console.print(
                 f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}",
                 highlight=False,
                 soft_wrap=True,
             )
         raise SystemExit(128 + signal.Signals[outcome.signal])
-    if ranks.is_first:
+    if ranks.is_rank_zero:
         show_outcome(outcome, folder)

@@ -25,14 +25,14 @@ def main() -> None:
     from ptl_prefix.commands.train.command import take_part_in_run
     from ptl_prefix.commands.train.rank_processes import LEFT_ALONE
     from ptl_prefix.errors import NonFiniteLossError, PtlPrefixError, RankError
-    from ptl_prefix.training.rank_environment import is_later_rank
+    from ptl_prefix.training.rank_environment import is_nonzero_rank
 
     try:
         take_part_in_run(sys.argv[1])
     except RankError:
         sys.exit(LEFT_ALONE)  # who is gone has said why, or the process that started all does
     except NonFiniteLossError as error:
-        sys.exit(1 if is_later_rank() else str(error))  # it is a sum, and so not finite in any rank
+        sys.exit(1 if is_nonzero_rank() else str(error))  # it is a sum, and so not finite in any rank
     except PtlPrefixError as error:
         sys.exit(f"rank {os.environ['RANK']}: {error}")
     except Exception:

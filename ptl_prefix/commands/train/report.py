@@ -10,7 +10,7 @@ from rich.text import Text
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.terminal import format_example, format_megabytes
 from ptl_prefix.training.dry_run import Estimate
-from ptl_prefix.training.session import Outcome
+from ptl_prefix.training.training_run import Outcome
 
 _NUM_EXAMPLES = 3
 
@@ -39,9 +39,9 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
     console.print(Text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)), soft_wrap=True)
     table = Table(title="Dry run: nothing was loaded, nothing is trained", title_justify="left", show_header=False)
     rows = {
-        "parameters trained": f"{estimate.trained:,}",
-        "parameters stored": f"{estimate.stored:,}",
-        "parameters frozen": f"{estimate.backbone:,}",
+        "parameters trained": f"{estimate.num_trainable:,}",
+        "parameters stored": f"{estimate.num_stored:,}",
+        "parameters frozen": f"{estimate.num_frozen:,}",
         "training pairs": f"{estimate.pairs:,} (longest row {estimate.longest_tokens} tokens)",
         "steps": f"{estimate.steps:,} ({estimate.epochs:.2f} epochs)",
         **_memory_rows(estimate),
@@ -67,7 +67,7 @@ def _memory_rows(estimate: Estimate) -> dict[str, str]:
     }
     if estimate.update_bytes > estimate.activation_bytes:
         rows["  or, when gradients are used"] = format_megabytes(estimate.update_bytes)
-    switch = "false" if estimate.is_recomputed else "true"
+    switch = "false" if estimate.uses_checkpointing else "true"
     rows[f"with gradient_checkpointing={switch}"] = format_megabytes(estimate.other_memory_bytes)
     return rows
 
