@@ -1,9 +1,9 @@
-"""A checked config meets Hydra's own machinery, which makes the run folder and knows sweeps.
+"""Runs a verb through Hydra, which creates the run folder and the jobs of a sweep.
 
-In: a verb, its overrides, Hydra's flags and a function. Out: the function was called with plain values and the run's
-folder, once, or once per job of a sweep. Hydra would catch what a job raises, trim its traceback and name one failure
-of many; here an error of a single run leaves as it came, and of a sweep each is printed at once and counted at the
-end.
+In: a verb, its overrides, Hydra's flags and a function. Out: the function was called with a checked config as plain
+values and the run folder, once, or once per job of a sweep. Hydra itself would trim an error's traceback and report one
+failure of many; here the error of a single run is raised unchanged, and each error of a sweep is printed at once and
+counted at the end.
 """
 
 import os
@@ -30,15 +30,15 @@ from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.training.rank_environment import find_rank_environment, is_nonzero_rank
 
 Body = Callable[[dict[str, Any], Path], Any]
-"""What a verb does with its config and its run folder."""
+"""Function of a verb, called with its config and run folder."""
 
 
 def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body) -> None:
     """Call `function(config, run_folder)` for every job that the overrides describe.
 
     Raises:
-        ConfigError: With every mistake in the config, before anything is called.
-        RunError: When a job of a sweep failed.
+        ConfigError: With every mistake in the config, before the function is called.
+        RunError: If a job of a sweep failed.
     """
     forget_run_ids()
     if flags.only_show:
@@ -48,13 +48,13 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
         refuse_rank_environment()
     checked = compose_and_check(verb, overrides, flags)
     if flags.multirun:
-        _refuse_ranks(checked.config)
+        _refuse_several_devices(checked.config)
         _sweep(verb, checked.overrides, flags, function)
     else:
-        # Hydra makes a folder in each process; one that another process speaks for works in that one's.
+        # Hydra creates a folder in each process; ranks other than 0 use the folder of rank 0.
         run_folder = Path.cwd() if is_nonzero_rank() else checked.run_folder
         in_folder = f"hydra.run.dir={quoted(str(run_folder))}"
-        with _absent_unless_filled(run_folder):
+        with _removed_if_empty(run_folder):
             _run(verb, (*checked.overrides, in_folder), flags, function)
 
 
@@ -70,25 +70,26 @@ def refuse_rank_environment() -> None:
         )
 
 
-def _refuse_ranks(config: Mapping[str, Any]) -> None:
-    """Another sweeper's or launcher's jobs run in its process: each rank would start the whole sweep again."""
+def _refuse_several_devices(config: Mapping[str, Any]) -> None:
+    """Refuse jobs on several devices by another sweeper or launcher, where each rank would start the sweep again."""
     trainer = config.get("trainer", {})
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     if devices in (None, 1, "1", "auto") and nodes in (None, 1):
         return
     raise ConfigError(
         [
-            f"A job on {devices} devices needs ranks that see none of the sweep, which only our own sweeper starts; "
-            "leave hydra/sweeper and hydra/launcher out, or write: ptl-prefix train -m hydra/sweeper=optuna ..."
+            f"Jobs of a sweep on several devices need the sweeper of ptl_prefix, but another sweeper or launcher is "
+            f"chosen and `trainer.devices` is {devices}; leave hydra/sweeper and hydra/launcher out, or write: "
+            "ptl-prefix train -m hydra/sweeper=optuna ..."
         ]
     )
 
 
 def print_hydra_completion(verb: Verb, overrides: Sequence[str], unfinished: str) -> None:
-    """Print what Hydra would complete an unfinished setting to, one candidate a line."""
-    # Hydra splits this line at every space: a quoted value with a space in it has to stay away.
-    words = [override for override in overrides if " " not in override]
-    os.environ["COMP_LINE"] = " ".join(["ptl-prefix", *words, unfinished])
+    """Print Hydra's completions of an unfinished setting, one per line."""
+    # Hydra splits this line at every space, so that values with spaces are left out.
+    shown = [override for override in overrides if " " not in override]
+    os.environ["COMP_LINE"] = " ".join(["ptl-prefix", *shown, unfinished])
     try:
         enter_hydra(verb, ["query=fish"], HydraFlags((("--shell-completion", None),)), lambda config: None)
     finally:
@@ -102,7 +103,7 @@ def _run(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body
         try:
             function(plain_values(config).values, _run_folder())
         except Exception as error:
-            errors.append(error)  # Hydra would catch it, too, and print less
+            errors.append(error)  # Hydra would catch it and print less
 
     enter_hydra(verb, overrides, flags, job)
     if errors:
@@ -111,8 +112,8 @@ def _run(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body
 
 def _sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body) -> None:
     failed: list[int] = []
-    done: list[int] = []
-    here = os.getpid()
+    finished: list[int] = []
+    this_process = os.getpid()
 
     def job(config: DictConfig) -> Any:
         number = HydraConfig.get().job.num
@@ -120,20 +121,18 @@ def _sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Bo
             result = function(checked_job(verb, config, flags), _run_folder())
         except Exception as error:
             _print_failure(number, error)
-            if os.getpid() != here:
-                raise  # in a process of a launcher's, whose failures only Hydra can count
+            if os.getpid() != this_process:
+                raise  # in a process of a launcher, whose failures only Hydra can count
             failed.append(number)
             return None
-        done.append(number)
+        finished.append(number)
         return result
 
     enter_hydra(verb, overrides, flags, job)
     if failed:
-        total = len(failed) + len(done)
+        total = len(failed) + len(finished)
         numbers = ", ".join(str(number) for number in failed)
-        raise RunError(
-            f"Every job of a sweep must end well, but {len(failed)} of {total} failed: {numbers}; see above."
-        )
+        raise RunError(f"Every job of a sweep must succeed, but {len(failed)} of {total} failed: {numbers}. See above.")
 
 
 def _run_folder() -> Path:
@@ -141,9 +140,9 @@ def _run_folder() -> Path:
 
 
 def _print_failure(number: int, error: Exception) -> None:
-    """At once, while the other jobs go on. Only what nobody expected has a traceback."""
-    given = " ".join(HydraConfig.get().overrides.task)
-    print(f"Job {number} failed: {given}", file=sys.stderr)
+    """Print a job's error at once; only unexpected errors have a traceback."""
+    overrides = " ".join(HydraConfig.get().overrides.task)
+    print(f"Job {number} failed: {overrides}", file=sys.stderr)
     if isinstance(error, PtlPrefixError):
         print(error, file=sys.stderr)
     else:
@@ -151,21 +150,21 @@ def _print_failure(number: int, error: Exception) -> None:
 
 
 def enter_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, job: Callable[[DictConfig], Any]) -> None:
-    """Hydra's own main, which reads the command line from `sys.argv` alone."""
+    """Call Hydra's main function, which reads the command line from `sys.argv`."""
     register_plugins()
     main = hydra.main(version_base=VERSION_BASE, config_path=str(settings.conf_dir()), config_name=verb.name)
     register_resolvers()
-    typed = sys.argv
+    original = sys.argv
     sys.argv = ["ptl-prefix", *flags.arguments(), *overrides]
     try:
         main(job)()
     finally:
-        sys.argv = typed
+        sys.argv = original
 
 
 @contextmanager
-def _absent_unless_filled(folder: Path) -> Iterator[None]:
-    """Hydra makes the run folder before the job; one in which nothing was put is taken away again."""
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Remove the run folder afterwards if it is new and still empty: Hydra creates it before the job."""
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield

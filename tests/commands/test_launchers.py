@@ -83,7 +83,7 @@ def test_jobs_of_several_devices_are_refused_with_the_right_command(
         sweep(verb, foreign, devices)
 
     (sentence,) = refusal.value.mistakes
-    assert "needs ranks that see none of the sweep" in sentence
+    assert "Jobs of a sweep on several devices need the sweeper of ptl_prefix" in sentence
     assert sentence.endswith("ptl-prefix train -m hydra/sweeper=optuna ...")
     assert not Path("s").exists()
 

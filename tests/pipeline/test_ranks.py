@@ -290,7 +290,7 @@ def test_a_rank_that_fails_is_shown_with_its_traceback(words: list[str], tmp_pat
     assert process.returncode == 1
     assert "rank 1:\nTraceback" in process.stderr
     assert "ZeroDivisionError: only here" in process.stderr
-    assert "rank 1 failed, as it says above" in process.stderr
+    assert "rank 1 failed (its error is above)" in process.stderr
     assert read_record(tmp_path / "run/record.json").status == "failed"
 
 

@@ -1,4 +1,4 @@
-"""The settings of the verbs that read records: what `compare` and `runs` have at the root of their YAML."""
+"""The settings at the root of the YAML of `compare`, `runs` and `sweep`, with types and ranges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class SweepActionSettings:
     slurm_extra: Sequence[str]
 
     def problems(self) -> list[str]:
-        """What would be no option."""
+        """Entries of `slurm_extra` that are not options."""
         return [
             f"`slurm_extra` must be options of sbatch, such as --account=nlp, but one is {option!r}."
             for option in self.slurm_extra

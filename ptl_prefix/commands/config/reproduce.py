@@ -1,7 +1,7 @@
-"""The shortest command that composes a run's config again.
+"""Finds the shortest command that composes a run's config.
 
-In: a resolved config, as a record holds it. Out: what stands behind `ptl-prefix train`. For each group the choice that
-comes closest is named, then every setting that it has otherwise.
+In: the resolved config of a record. Out: the arguments of `ptl-prefix train`: for each group the closest choice, then
+every setting that differs from it.
 """
 
 import shlex
@@ -22,15 +22,15 @@ from ptl_prefix.commands.config.override_errors import parsed_override
 from ptl_prefix.commands.config.plain_values import plain_values
 
 _VERB = "train"
-_OF_THE_RUN = ("run_id", "dry_run", "resume", "study", "trial")
-"""What says which run it is, not what it does."""
+_IDENTITY_KEYS = ("run_id", "dry_run", "resume", "study", "trial")
+"""Keys that identify a run and do not change what it does."""
 
 
 def command_for(records: Sequence[RunRecord]) -> str:
-    """What trains these runs again, which differ in seeds alone; a line for each where no one command does.
+    """The command that trains runs again which differ in their seeds alone; one line per run if one command cannot.
 
     Raises:
-        ValueError: The configs are of another version of this package, and cannot be composed by this one.
+        ValueError: If this version of the package cannot compose the configs.
     """
     swept = {key: [value for record in records if (value := _seed(record, key)) is not None] for key in _SEEDS}
     lists = {key: sorted(set(values)) for key, values in swept.items() if len(set(values)) > 1}
@@ -40,8 +40,8 @@ def command_for(records: Sequence[RunRecord]) -> str:
     if product != len(records):
         return "\n".join(command_for([record]) for record in records)
     own = [text for text in overrides_for(records[0].config) if text.partition("=")[0] not in lists]
-    words = [*own, *(f"{key}={','.join(map(str, values))}" for key, values in lists.items())]
-    return " ".join(["ptl-prefix", _VERB, *(["-m"] if lists else []), *map(shlex.quote, words)])
+    arguments = [*own, *(f"{key}={','.join(map(str, values))}" for key, values in lists.items())]
+    return " ".join(["ptl-prefix", _VERB, *(["-m"] if lists else []), *map(shlex.quote, arguments)])
 
 
 _SEEDS = ("seed", "task.subset_seed")
@@ -53,10 +53,10 @@ def _seed(record: RunRecord, key: str) -> int | None:
 
 
 def overrides_for(config: Mapping[str, Any]) -> list[str]:
-    """The overrides that compose a config, but for the run's own name.
+    """The overrides that compose a config, without the run's name.
 
     Raises:
-        ValueError: This version of the package cannot compose it.
+        ValueError: If this version of the package cannot compose the config.
     """
     defaults = {group: choice for group, choice in catalog.groups_of(_VERB).items() if choice is not None}
     chosen = {group: _closest(group, config[group], default) for group, default in defaults.items() if group in config}
@@ -65,12 +65,12 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
     choices += _choices_of_parts(config, _composed(choices))
     overrides = [*choices, *_changes(_composed(choices), wanted)]
     if repr(sorted(_composed(overrides).items())) != repr(sorted(wanted.items())):
-        raise ValueError("A run's config must be one that this version of ptl-prefix composes, but is not.")
+        raise ValueError("A run's config must be one that this version of ptl-prefix can compose, but it is not.")
     return overrides
 
 
 def _choices_of_parts(config: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """Overrides for the nodes inside a group's node, such as the parts of a combination, that are not as composed."""
+    """Overrides for nodes inside a group's node, such as the parts of a combination, whose class differs."""
     choices = []
     for group in catalog.groups_of(_VERB):
         inner = walk(config[group]) if isinstance(config.get(group), Mapping) else ()
@@ -82,38 +82,38 @@ def _choices_of_parts(config: Mapping[str, Any], base: Mapping[str, Any]) -> lis
 
 
 def _changes(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Overrides that turn one composed config into another: values set, keys added, keys taken away."""
+    """Overrides that turn one composed config into another: changed values, added keys, removed keys."""
     added = [f"++{key}={_value(value)}" for key, value in wanted.items() if key not in base]
     changed = [f"{key}={_value(wanted[key])}" for key in base if key in wanted and not _same(wanted[key], base[key])]
     return [*changed, *added, *(f"~{key}" for key in base if key not in wanted)]
 
 
 def _closest(group: str, node: Mapping[str, Any], default: str) -> str:
-    """The choice of a group with the fewest settings that a node has otherwise, the default before its equals."""
+    """The choice of a group with the fewest settings that differ from a node; the default wins a tie."""
     wanted = dict(leaves(node))
     names = [choice.name for choice in catalog.choices(group)]
     fitting = [name for name in names if catalog.target_of(group, name) == node.get("_target_")]
 
     def distance(name: str) -> tuple[int, bool, bool]:
         stated = dict(leaves(catalog.settings_of(group, name)))
-        otherwise = [key for key, value in stated.items() if not _is_open(value) and not _same(value, wanted.get(key))]
-        return len(otherwise), name != wanted.get("name"), name != default
+        different = [key for key, value in stated.items() if not _is_open(value) and not _same(value, wanted.get(key))]
+        return len(different), name != wanted.get("name"), name != default
 
     return min(fitting or [default], key=distance)
 
 
 def _is_open(value: Any) -> bool:
-    """Whether a YAML leaves a value to the rest of the config."""
+    """Whether a value in a YAML comes from the rest of the config."""
     return isinstance(value, str) and (value == "???" or "${" in value)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal and of one type, as 1, 1.0 and true are different settings."""
+    """Whether two values are equal and of the same type, as 1, 1.0 and true are different settings."""
     return type(one) is type(other) and repr(one) == repr(other)
 
 
 def _composed(overrides: Sequence[str]) -> dict[str, Any]:
-    """What the verb's config becomes, as leaves; empty where Hydra refuses an override."""
+    """The leaves of the verb's config; empty if Hydra refuses an override."""
     try:
         with hydra_session():
             return _own_leaves(plain_values(compose(_VERB, list(overrides))).values)
@@ -122,8 +122,8 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _own_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that say what a run does; a group that is null says nothing."""
-    own = {key: value for key, value in config.items() if key not in _OF_THE_RUN and value is not None}
+    """The settings that decide what a run does, by dotted key; groups that are null are left out."""
+    own = {key: value for key, value in config.items() if key not in _IDENTITY_KEYS and value is not None}
     return dict(leaves(own))
 
 

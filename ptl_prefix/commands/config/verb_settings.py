@@ -1,7 +1,7 @@
-"""What each verb that makes, reads or sends something has at the root of its YAML, with types and ranges.
+"""The settings at the root of `conf/<verb>.yaml`, with types and ranges.
 
-In: nothing. Out: a dataclass a verb, `<Verb>Settings` for `conf/<verb>.yaml`. Those of the verbs that read records are
-in `report_settings.py`.
+In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `compare`, `runs` and `sweep` are in
+`report_settings.py`.
 """
 
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ class GenerateSettings(DecodingChanges):
     batch_size: Annotated[int, Ge(1)]
 
     def problems(self) -> list[str]:
-        """A file of sources that is not there."""
+        """A file of sources that does not exist."""
         return _input_problems(self.input)
 
 
@@ -142,7 +142,7 @@ class EvaluateSettings(DecodingChanges):
     device: Literal["auto", "cpu", "cuda", "mps"]
 
     def problems(self) -> list[str]:
-        """A run folder that is none, and both of what there may be one of."""
+        """A folder that is not a run folder, or both `run` and `bundle`."""
         if self.run is not None and self.bundle is not None:
             return ["`run` and `bundle` must not both be given; a run has its own bundle."]
         return _run_problems(self.run)
@@ -165,7 +165,7 @@ class ExportSettings:
     merge: bool
 
     def problems(self) -> list[str]:
-        """A run folder that is none."""
+        """A folder that is not a run folder."""
         return _run_problems(self.run)
 
 
@@ -204,7 +204,7 @@ class InspectSettings:
     device: Literal["auto", "cpu", "cuda", "mps"]
 
     def problems(self) -> list[str]:
-        """A file of sources that is not there."""
+        """A file of sources that does not exist."""
         return _input_problems(self.input)
 
 

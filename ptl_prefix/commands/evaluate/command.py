@@ -14,7 +14,7 @@ from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.config.bundle_inputs import backbone_of, bundle_folder, decoding_changes
+from ptl_prefix.commands.config.bundle_inputs import bundle_folder, decoding_changes, load_bundle_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.evaluate.bertscore_setting import encoder_mistakes
 from ptl_prefix.commands.evaluate.tables import show_evaluation
@@ -117,7 +117,7 @@ def _split_problems(split: str, task: Task) -> list[str]:
 def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
     """A run's bundle, or one by itself, and its own decoding."""
     bundle = read_bundle(bundle_folder(Path(config["run"] or config["bundle"])))
-    backbone = backbone_of(bundle.manifest, config)
+    backbone = load_bundle_backbone(bundle.manifest, config)
     subject = Subject(
         backbone=backbone,
         method=restore(backbone, bundle).method,

@@ -1,4 +1,7 @@
-"""`ptl-prefix train`: a config becomes a plan, a plan becomes a run folder, and a person sees what came of it."""
+"""`ptl-prefix train`: trains a method, resumes a run, or estimates a training.
+
+In: a checked config. Out: a run folder, and its metrics on the terminal.
+"""
 
 import dataclasses
 import os
@@ -23,48 +26,50 @@ from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_problems import plan_problems, start_problems
 from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_environment
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, process_group
-from ptl_prefix.training.run_recorder import record_death
+from ptl_prefix.training.run_recorder import record_killed_run
 from ptl_prefix.training.train import train
 
 
-def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
-    """Train, go on with a training, or show what it would be.
+def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) -> None:
+    """Train, resume a run, or print the estimate of a dry run.
 
     Args:
-        config: A checked config.
-        words: None are taken.
-        run_folder: Where the run is to lie.
+        config: Checked config.
+        arguments: Arguments of the command line; must be empty.
+        run_folder: Folder of the run.
     """
-    if words:
-        raise ConfigError([f"`train` takes no arguments, but got {' '.join(words)!r}; settings are written key=value."])
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or the library warns when a process forks
+    if arguments:
+        raise ConfigError(
+            [f"`train` takes no arguments, but got {' '.join(arguments)!r}; settings are written key=value."]
+        )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise the library warns when a process forks
     console = Console(stderr=True)
     if config["resume"] is not None:
         _resume(RunFolder.open(config["resume"]), console, devices=_given_devices(config))
         return
-    plan = build_plan(_grouped(config))
+    plan = build_plan(_with_group(config))
     if config["dry_run"]:
         show_estimate(estimate(plan), dict(plan.config))
         return
-    place = find_rank_environment()
-    if place is None:
+    environment = find_rank_environment()
+    if environment is None:
         _start(plan, RunFolder(run_folder), console)
     else:
-        _take_part(plan, RunFolder(run_folder), console, place)
+        _train_as_rank(plan, RunFolder(run_folder), console, environment)
 
 
 def run_frozen(folder: Path) -> None:
-    """What a trial of a sweep runs: the config in a folder, from the start or from where it stopped.
+    """Start or resume the run whose config is in a folder; trials of a study start here.
 
     Args:
-        folder: A run's folder with a checked config.
+        folder: Run folder with a checked config.
     """
     _resume(RunFolder.open(folder), Console(stderr=True), devices=None)
 
 
-def _grouped(config: dict[str, Any]) -> dict[str, Any]:
-    """The config, in which the runs of a foreign sweep belong together; also when one of them is resumed alone."""
-    # Here, as a trial of ours knows nothing of Hydra.
+def _with_group(config: dict[str, Any]) -> dict[str, Any]:
+    """The config; in a sweep of another sweeper than ours, `tracking.group` is set to the sweep's name."""
+    # Imported here: trials of our own sweeper do not import Hydra.
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -101,7 +106,7 @@ def _placed(config: Mapping[str, Any], built: Mapping[str, Any]) -> BackboneSpec
 
 
 def _given_devices(config: Mapping[str, Any]) -> int | None:
-    """How many devices a run is to go on with, where that was said."""
+    """`trainer.devices` of the command line, which a resumed run may change; `None` if it was not given."""
     from hydra.core.hydra_config import HydraConfig
 
     given = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
@@ -109,85 +114,94 @@ def _given_devices(config: Mapping[str, Any]) -> int | None:
 
 
 def _resume(folder: RunFolder, console: Console, *, devices: int | None) -> None:
-    """Go on inside the run's folder, with the config it was started with, on as many devices or on others."""
-    place = find_rank_environment()
+    """Resume a run with its own config.
+
+    Args:
+        folder: Run folder.
+        console: Console for progress.
+        devices: Number of devices; `None` is that of the run's config.
+    """
+    environment = find_rank_environment()
     if folder.record.exists() and (record := read_record(folder.record)).status == "finished":
-        if place is None or place.share.is_rank_zero:
-            done = f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}"
-            console.print(done)
+        if environment is None or environment.share.is_rank_zero:
+            console.print(f"This run has already finished after {record.cost.steps} steps: {folder.path}")
         return
     plan = build_plan(read_config(folder))
     if problems := plan.problems():
         raise ConfigError(problems)
-    if place is None:
+    if environment is None:
         _start(plan, folder, console, resume=True, devices=devices)
     else:
-        _take_part(plan, folder, console, place, resume=True)
+        _train_as_rank(plan, folder, console, environment, resume=True)
 
 
 def _start(
     plan: Plan, folder: RunFolder, console: Console, *, resume: bool = False, devices: int | None = None
 ) -> None:
-    """Train in this process, or, on several devices, in a process for each."""
+    """Train in this process, or on several devices in one process per device."""
     if not resume:
-        _refuse_used(folder)
-    number = plan.num_ranks if devices is None else devices
-    if number == 1:
+        _require_new(folder)
+    num_ranks = plan.num_ranks if devices is None else devices
+    if num_ranks == 1:
         _train(plan, folder, console, resume=resume)
         return
-    if problems := start_problems(plan.trainer, plan.backbone, number):
+    if problems := start_problems(plan.trainer, plan.backbone, num_ranks):
         raise ConfigError(problems)
     if not resume:
         write_config(folder, plan.config)
-    ranks = RankProcesses(folder, number)
+    ranks = RankProcesses(folder, num_ranks)
     ranks.run()
     if ranks.stop is not None:
         raise SystemExit(ranks.stop)
     if ranks.failure is None:
         return
     rank, code = ranks.failure
-    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed, as it says above"
-    if ranks.first_was_killed and not folder.record.exists():
-        record_death(plan, folder, f"rank {rank} {ended}")
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed (its error is above)"
+    if ranks.rank_zero_was_killed and not folder.record.exists():
+        record_killed_run(plan, folder, f"rank {rank} {ended}")
     raise RunError(
-        f"All {number} ranks of a run must work to the end, but rank {rank} {ended}. "
-        f"Go on with: ptl-prefix train resume={folder.path}"
+        f"All {num_ranks} ranks of a run must finish, but rank {rank} {ended}. "
+        f"Resume with: ptl-prefix train resume={folder.path}"
     )
 
 
-def take_part_in_run(folder: str) -> None:
-    """Take part, as one of the ranks that `_start` starts, in the run that lies in a folder."""
-    place = find_rank_environment()
-    assert place is not None, "a rank is told which it is"
+def train_as_started_rank(folder: str) -> None:
+    """Train as one of the ranks that `_start` started.
+
+    Args:
+        folder: Run folder with a checked config.
+    """
+    environment = find_rank_environment()
+    assert environment is not None, "`RankProcesses` sets the variables of a rank"
     run_folder = RunFolder.open(folder)
-    _take_part(build_plan(read_config(run_folder)), run_folder, Console(stderr=True), place, resume=True)
+    _train_as_rank(build_plan(read_config(run_folder)), run_folder, Console(stderr=True), environment, resume=True)
 
 
-def _take_part(
-    plan: Plan, folder: RunFolder, console: Console, place: RankEnvironment, *, resume: bool = False
+def _train_as_rank(
+    plan: Plan, folder: RunFolder, console: Console, environment: RankEnvironment, *, resume: bool = False
 ) -> None:
-    """Train as one of several processes, whoever has started them: one folder and one name, the first one's."""
-    if not resume and place.share.num_ranks != plan.num_ranks:
+    """Train as one of several ranks; all of them use the run folder and the run's name of rank 0."""
+    if not resume and environment.share.num_ranks != plan.num_ranks:
         raise ConfigError(
             [
-                f"`trainer.devices` times `trainer.num_nodes` must be the number of processes that were started, but "
-                f"is {plan.num_ranks}, and there are {place.share.num_ranks}."
+                f"`trainer.devices` times `trainer.num_nodes` must be the number of started processes, but is "
+                f"{plan.num_ranks}, and there are {environment.share.num_ranks}."
             ]
         )
-    with process_group(place, plan.backbone.torch_device) as ranks:
+    with process_group(environment, plan.backbone.torch_device) as ranks:
         if not resume:
             run_id, path = ranks.from_rank_zero(lambda: (plan.run_id, str(folder.path)))
             plan = dataclasses.replace(plan, run_id=run_id, config={**plan.config, "run_id": run_id})
             folder = RunFolder(path)
-            ranks.from_rank_zero(lambda: _refuse_used(folder))
+            ranks.from_rank_zero(lambda: _require_new(folder))
         _train(plan, folder, console, resume=resume, ranks=ranks)
 
 
-def _refuse_used(folder: RunFolder) -> None:
+def _require_new(folder: RunFolder) -> None:
     if folder.config.exists():
         raise RunError(
             f"A new run must have a folder of its own, but '{folder.path}' holds a run; "
-            f"go on with it by resume={folder.path}, or give another hydra.run.dir."
+            f"resume it with resume={folder.path}, or choose another `hydra.run.dir`."
         )
 
 
@@ -196,7 +210,7 @@ def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool, ran
     if outcome.signal is not None:
         if ranks.is_rank_zero:
             console.print(
-                f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}",
+                f"Stopped at step {outcome.record.cost.steps}. Resume with:\n  ptl-prefix train resume={folder.path}",
                 highlight=False,
                 soft_wrap=True,
             )

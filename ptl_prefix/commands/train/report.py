@@ -1,4 +1,7 @@
-"""What a person sees when `train` ends: a table, three examples, and the paths of what was written."""
+"""The output of `train` on the terminal.
+
+In: the outcome of a run, or the estimate of a dry run. Out: tables, decoded examples, and the paths of the files.
+"""
 
 from typing import Any
 
@@ -16,7 +19,7 @@ _NUM_EXAMPLES = 3
 
 
 def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = None) -> None:
-    """Print the metrics before and after, the cost, some outputs, and where everything lies."""
+    """Print the metrics before and after training, the cost, some examples, and the paths."""
     console = console or Console()
     console.print(_metrics_table(outcome))
     console.print(_cost_table(outcome))
@@ -34,14 +37,14 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
 
 
 def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console | None = None) -> None:
-    """Print the resolved config and what it would cost."""
+    """Print the resolved config and the estimate."""
     console = console or Console()
     console.print(Text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)), soft_wrap=True)
     table = Table(title="Dry run: nothing was loaded, nothing is trained", title_justify="left", show_header=False)
     rows = {
-        "parameters trained": f"{estimate.num_trainable:,}",
-        "parameters stored": f"{estimate.num_stored:,}",
-        "parameters frozen": f"{estimate.num_frozen:,}",
+        "trainable parameters": f"{estimate.num_trainable:,}",
+        "stored parameters": f"{estimate.num_stored:,}",
+        "frozen parameters": f"{estimate.num_frozen:,}",
         "training pairs": f"{estimate.pairs:,} (longest row {estimate.longest_tokens} tokens)",
         "steps": f"{estimate.steps:,} ({estimate.epochs:.2f} epochs)",
         **_memory_rows(estimate),
@@ -56,19 +59,19 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
 
 
 def _memory_rows(estimate: Estimate) -> dict[str, str]:
-    """Where a device's memory goes; what is never there together is said to be so."""
+    """Memory of each device by purpose; activations and the update never need theirs at the same time."""
     each = f"on each of {estimate.num_devices} devices, " if estimate.num_devices > 1 else ""
     rows = {
-        "memory, estimated": f"{format_megabytes(estimate.memory_bytes)} {each}besides the libraries themselves",
+        "memory, estimated": f"{format_megabytes(estimate.memory_bytes)} {each}without the libraries",
         "  backbone": format_megabytes(estimate.backbone_bytes),
-        "  trained state and optimizer": format_megabytes(estimate.optimizer_bytes),
+        "  trainable parameters and optimizer": format_megabytes(estimate.optimizer_bytes),
         "  gradients": format_megabytes(estimate.gradient_bytes),
         "  activations of the longest batch": format_megabytes(estimate.activation_bytes),
     }
     if estimate.update_bytes > estimate.activation_bytes:
-        rows["  or, when gradients are used"] = format_megabytes(estimate.update_bytes)
-    switch = "false" if estimate.uses_checkpointing else "true"
-    rows[f"with gradient_checkpointing={switch}"] = format_megabytes(estimate.other_memory_bytes)
+        rows["  or, during the update"] = format_megabytes(estimate.update_bytes)
+    opposite = "false" if estimate.uses_checkpointing else "true"
+    rows[f"with gradient_checkpointing={opposite}"] = format_megabytes(estimate.other_memory_bytes)
     return rows
 
 
@@ -82,7 +85,7 @@ def _metrics_table(outcome: Outcome) -> Table:
     )
     for heading in ("metric", "before", "after", "", "scale"):
         is_number = heading in ("before", "after")
-        # On a narrow screen the scale is broken into lines; a name that is cut says nothing.
+        # On a narrow screen only the scale may wrap: the other cells must stay readable.
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "scale")
     for name, value in record.metrics.items():
         if not name.endswith("_before"):
