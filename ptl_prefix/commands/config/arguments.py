@@ -2,8 +2,8 @@
 
 In: the words after the verb. Out: a `CommandLine`. A word without an unquoted `=` is an argument of the verb and never
 reaches Hydra; so is the path of an existing file, and every word after `--`. Hydra's grammar refuses many bare paths
-(`=`, `,`, brackets, quotes, letters beyond ASCII): a value that can only be a path or a text is quoted here; Hydra's own
-syntax is left unchanged.
+(`=`, `,`, brackets, quotes, letters beyond ASCII): a value that can only be a path or a text is quoted here; the syntax
+of Hydra is left unchanged.
 """
 
 import difflib

@@ -101,7 +101,8 @@ def _explain_key(key: str, config: DictConfig, config_dir: str | None) -> str:
     if likely := difflib.get_close_matches(key, known, n=2, cutoff=0.75):
         return f"`{key}` is not a setting; did you mean {' or '.join(likely)}?"
     if siblings:
-        return f"`{key}` is not a setting; the settings{f' of `{parent}`' if parent else ''} are: {', '.join(sorted(siblings))}."
+        of_parent = f" of `{parent}`" if parent else ""
+        return f"`{key}` is not a setting; the settings{of_parent} are: {', '.join(sorted(siblings))}."
     return f"`{key}` is not a setting, and neither is `{parent}` a group of them."
 
 

@@ -83,7 +83,7 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
         ("seed.x=1", "`seed.x` is not a setting"),
         (
             "zzz=1",
-            "`zzz` is not a setting; the settings are: backbone, decoding, dry_run, resume, run_id, seed, study, task, trial.",
+            "the settings are: backbone, decoding, dry_run, resume, run_id, seed, study, task, trial.",
         ),
         ("task.zzz=1", "`task.zzz` is not a setting; the settings of `task` are: count, data_dir, name."),
         ("+zzz=1", "`zzz` is not a setting of `train`; the settings are: dry_run, resume, run_id, seed, study, trial."),
