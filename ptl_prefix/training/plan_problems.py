@@ -40,7 +40,7 @@ def plan_problems(
         needs_weights: Whether the backbone's weights will be loaded; a dry run needs none.
     """
     problems = [] if trainer is None else trainer_problems(trainer)
-    if trainer is not None and backbone is not None:
+    if trainer is not None and backbone is not None and method is not None:
         problems += accelerator_problems(trainer, backbone) + precision_problems(trainer, backbone)
     if task is not None:
         problems += split_problems(task) + name_mistakes(task.metrics, "task.metrics")

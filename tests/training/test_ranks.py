@@ -15,7 +15,7 @@ from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_envi
 from ptl_prefix.training.ranks import ONE_RANK
 
 
-def test_every_rank_hears_the_same() -> None:
+def test_collective_operations_give_every_rank_the_same() -> None:
     heard = among_ranks(3, rank_bodies.what_all_hear)
 
     assert (
@@ -34,7 +34,7 @@ def test_every_rank_hears_the_same() -> None:
     )
 
 
-def test_one_rank_hears_itself() -> None:
+def test_a_single_rank_gets_its_own_values() -> None:
     assert rank_bodies.what_all_hear(ONE_RANK) == {
         "sum": [0, 0.5],
         "max": 0,
@@ -45,13 +45,13 @@ def test_one_rank_hears_itself() -> None:
     }
 
 
-def test_gradients_are_added_up_and_one_that_nobody_has_stays_none() -> None:
+def test_gradients_are_summed_and_one_that_no_rank_has_stays_none() -> None:
     sums = among_ranks(2, rank_bodies.summed_gradients, [[1.0, None, None, 0.0], [10.0, 20.0, None, 0.0]])
 
     assert sums == [[[11.0, 11.0], [20.0, 20.0], None, [0.0, 0.0]]] * 2
 
 
-def test_ranks_that_would_train_different_things_are_stopped_with_the_settings_named() -> None:
+def test_ranks_with_different_configs_are_stopped_with_the_settings_named() -> None:
     configs: list[dict[str, Any]] = [{"seed": 0, "optimizer": {"lr": lr, "betas": [0.9]}} for lr in (0.1, 0.1, 0.2)]
 
     sentences = among_ranks(3, rank_bodies.agreed, configs)
@@ -66,15 +66,15 @@ def test_ranks_that_would_train_different_things_are_stopped_with_the_settings_n
     )
 
 
-def test_ranks_with_one_config_go_on() -> None:
+def test_ranks_with_the_same_config_continue() -> None:
     assert among_ranks(2, rank_bodies.agreed, [{"seed": 0, "a": 1}, {"a": 1, "seed": 0}]) == ["agreed", "agreed"]
 
 
-def test_the_others_find_what_the_first_has_left(tmp_path: Path) -> None:
+def test_other_ranks_find_the_files_of_rank_zero(tmp_path: Path) -> None:
     assert among_ranks(3, rank_bodies.in_turn, tmp_path) == [False, True, True]
 
 
-def test_a_rank_that_dies_is_missed_at_once() -> None:
+def test_the_exit_of_a_rank_is_noticed_at_once() -> None:
     began = time.monotonic()
 
     first, second, dead = ends_of_ranks(3, rank_bodies.left_alone)
@@ -84,7 +84,7 @@ def test_a_rank_that_dies_is_missed_at_once() -> None:
     assert all("RankError: Another rank exited" in str(end) for end in (first, second))
 
 
-def test_a_step_sends_the_gradients_of_what_is_trained_and_a_few_numbers(tmp_path: Path, tiny_runs: TinyRuns) -> None:
+def test_a_step_sends_the_gradients_of_trainable_parameters_and_a_few_numbers(tmp_path: Path, tiny_runs: TinyRuns) -> None:
     steps, changes = 5, {"trainer__devices": 2, "trainer__max_steps": 5}
 
     (sent, trained_bytes), _ = among_ranks(2, rank_bodies.bytes_of_a_run, tiny_runs, tmp_path / "run", changes)
@@ -129,11 +129,11 @@ def test_a_step_sends_the_gradients_of_what_is_trained_and_a_few_numbers(tmp_pat
         ),
     ],
 )
-def test_a_process_is_told_its_place_by_its_environment(
+def test_the_rank_comes_from_the_environment(
     environment: dict[str, str], place: RankEnvironment | None
 ) -> None:
     assert find_rank_environment(environment) == place
 
 
-def test_a_process_that_nobody_started_speaks_for_itself() -> None:
+def test_a_process_without_rank_variables_is_no_rank() -> None:
     assert not is_nonzero_rank()

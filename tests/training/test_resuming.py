@@ -108,7 +108,7 @@ MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_goes_on_to_the_same_numbers(
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(
     run: Runner, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert_same_run(folder, whole)
 
 
-def test_a_stopped_run_goes_on_to_the_same_numbers(
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run(
     run: Runner, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -151,7 +151,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
     assert_same_run(folder, whole)
 
 
-def test_a_finished_run_that_goes_on_only_evaluates_again(run: Runner, whole: RunFolder, tmp_path: Path) -> None:
+def test_a_finished_run_that_is_resumed_only_evaluates_again(run: Runner, whole: RunFolder, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     run(folder, False)
 

@@ -43,7 +43,7 @@ OUTPUTS = [
 ]
 
 
-def test_scores_are_kept_with_what_they_mean(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
+def test_scores_are_recorded_with_their_meaning(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
     recorder = recorder_of(tiny_runs, folder, events)
 
     recorder.add_scores("test", OUTPUTS, suffix="_before")
@@ -73,7 +73,7 @@ def test_a_loss_is_in_nats_per_target_token(tiny_runs: TinyRuns, folder: RunFold
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed", "pruned"])
-def test_the_end_is_written_to_disk_and_told_to_the_log(
+def test_the_end_is_in_the_record_and_the_log(
     tiny_runs: TinyRuns, folder: RunFolder, events: EventStream, status: Status
 ) -> None:
     recorder = recorder_of(tiny_runs, folder, events, steps=7, num_tokens=40, train_s=2.0, planned_steps=9)
@@ -89,7 +89,7 @@ def test_the_end_is_written_to_disk_and_told_to_the_log(
     assert (event["kind"], event["step"], event["val/loss"]) == (status, 7, 2.5)
 
 
-def test_what_was_not_computed_is_absent(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
+def test_skipped_metrics_are_not_in_the_record(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
     recorder_of(tiny_runs, folder, events).close("failed")
 
     written = json.loads(folder.record.read_text())

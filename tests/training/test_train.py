@@ -66,7 +66,7 @@ def test_with_accumulation_validations_fall_between_steps(tiny_runs: TinyRuns, f
     assert outcome.record.cost.tokens == sum(int(batch.attention_mask.sum()) for batch in inputs.train)
 
 
-def test_an_epoch_is_a_way_to_say_how_long(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_max_epochs_ends_a_run(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(trainer__max_steps=-1, trainer__max_epochs=2, trainer__val_check_interval=0.5)
 
     outcome = train(plan, folder)
@@ -75,7 +75,7 @@ def test_an_epoch_is_a_way_to_say_how_long(tiny_runs: TinyRuns, folder: RunFolde
     assert [event["step"] for event in events_of(folder, "validation")] == [5, 10, 15, 20]
 
 
-def test_early_stopping_ends_a_run_that_gets_no_better(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_early_stopping_ends_a_run_without_improvement(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(
         trainer__max_steps=50,
         trainer__val_check_interval=2,
@@ -97,7 +97,7 @@ def test_training_makes_the_loss_smaller(tiny_runs: TinyRuns, folder: RunFolder)
     assert metrics["val/loss"] < metrics["val/loss_before"] - 0.2
 
 
-def test_events_tell_the_run_in_order_one_line_a_point(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_events_are_in_order_one_line_each(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     train(tiny_runs.plan(trainer__max_steps=4, trainer__val_check_interval=2, trainer__log_every_n_steps=2), folder)
 
     assert [(event["kind"], event["step"]) for event in read_events(folder.events)] == [
@@ -196,7 +196,7 @@ def test_the_bundle_is_the_export_of_the_best_checkpoint(
     assert written.manifest.metrics == record.metrics
 
 
-def test_record_says_everything_of_the_run(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_the_record_is_complete(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(seed=5)
 
     outcome = train(plan, folder)
@@ -275,7 +275,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_runs: Ti
     assert not torch.equal(weights("other", seed=2), first)
 
 
-def test_the_bare_backbone_need_not_write(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_decoding_with_the_bare_backbone_is_optional(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     outcome = train(tiny_runs.plan(evaluation__compare_bare=False), folder)
 
     assert outcome.bare == []
@@ -283,7 +283,7 @@ def test_the_bare_backbone_need_not_write(tiny_runs: TinyRuns, folder: RunFolder
     assert {"val/loss_before"} == {name for name in outcome.record.metrics if name.endswith("_before")}
 
 
-def test_the_method_is_taken_off_whatever_happens(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_the_method_is_detached_whatever_happens(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan()
 
     train(plan, folder)
@@ -360,7 +360,7 @@ def test_an_error_before_training_is_recorded_too(
     assert events_of(folder, "error")[0]["error"].startswith("ZeroDivisionError")
 
 
-def test_training_says_nothing_but_its_progress(
+def test_training_prints_only_its_progress(
     tiny_runs: TinyRuns, folder: RunFolder, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome: Outcome = train(tiny_runs.plan(), folder)

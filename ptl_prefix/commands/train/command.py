@@ -99,7 +99,7 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
 def _placed(config: Mapping[str, Any], built: Mapping[str, Any]) -> BackboneSpec | None:
     """The backbone, on the device that `trainer.accelerator` names where `backbone.device` leaves it open."""
     backbone: BackboneSpec | None = built.get("backbone")
-    if backbone is None or "trainer" not in built or (node := backbone_node(config)) == config["backbone"]:
+    if not {"backbone", "method", "trainer"} <= built.keys() or (node := backbone_node(config)) == config["backbone"]:
         return backbone
     placed: BackboneSpec = build(node)
     return placed
