@@ -93,7 +93,8 @@ def _import_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for stand_in in (Letters, LocalBackbone):
         monkeypatch.setattr(stand_in, "__module__", "ptl_prefix.stand_ins")
-    monkeypatch.setitem(sys.modules, "ptl_prefix.stand_ins", SimpleNamespace(Letters=Letters, LocalBackbone=LocalBackbone))  # type: ignore[arg-type]
+    stand_ins = SimpleNamespace(Letters=Letters, LocalBackbone=LocalBackbone)
+    monkeypatch.setitem(sys.modules, "ptl_prefix.stand_ins", stand_ins)  # type: ignore[arg-type]
     assert instantiate.import_target("ptl_prefix.stand_ins.Letters", "task") is Letters
 
 

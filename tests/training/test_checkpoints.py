@@ -73,7 +73,7 @@ def test_best_is_the_first_with_the_least_loss_and_last_is_the_newest(
     assert loaded(folder.best)["callbacks"]["Checkpoints"]["loss"] == min(losses)
 
 
-def test_a_checkpoint_holds_the_trainable_parameters_and_not_the_backbone(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_a_checkpoint_holds_the_trainable_parameters_alone(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan()
 
     train(plan, folder)
@@ -195,8 +195,8 @@ def test_a_second_ctrl_c_interrupts_at_once(
     assert loaded(folder.last)["global_step"] == 2, "the checkpoint of the validation before"
 
 
-@pytest.mark.parametrize("moment", ["fit.load_run_inputs", "session.mean_loss", "session.export_bundle"])
-def test_before_training_a_stop_takes_effect_at_once(
+@pytest.mark.parametrize("moment", ["train.load_run_inputs", "training_run.mean_loss", "training_run.export_bundle"])
+def test_before_and_after_training_a_stop_takes_effect_at_once(
     tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     monkeypatch.setattr(f"ptl_prefix.training.{moment}", lambda *_, **__: signal.raise_signal(SIGTERM))

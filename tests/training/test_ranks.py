@@ -84,7 +84,7 @@ def test_the_exit_of_a_rank_is_noticed_at_once() -> None:
     assert all("RankError: Another rank exited" in str(end) for end in (first, second))
 
 
-def test_a_step_sends_the_gradients_of_trainable_parameters_and_a_few_numbers(tmp_path: Path, tiny_runs: TinyRuns) -> None:
+def test_a_step_sends_gradients_and_a_few_numbers(tmp_path: Path, tiny_runs: TinyRuns) -> None:
     steps, changes = 5, {"trainer__devices": 2, "trainer__max_steps": 5}
 
     (sent, trained_bytes), _ = among_ranks(2, rank_bodies.bytes_of_a_run, tiny_runs, tmp_path / "run", changes)

@@ -17,7 +17,7 @@ from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.settings import defaults_of
-from ptl_prefix.training import checkpoints, session
+from ptl_prefix.training import checkpoints, training_run
 from ptl_prefix.training import train as train_module
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.train import train
@@ -101,8 +101,8 @@ MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
     "between the first best and last": (checkpoints, "_copy", 1, False),
     "between a later best and last": (checkpoints, "_copy", 2, False),
     "after a checkpoint": (checkpoints, "_save", 2, True),
-    "after the last validation": (session, "load_trained_state", 1, False),
-    "before the bundle": (session, "export_bundle", 1, False),
+    "after the last validation": (training_run, "load_trained_state", 1, False),
+    "before the bundle": (training_run, "export_bundle", 1, False),
     "before the record": (train_module.RunRecorder, "finish", 1, False),
 }
 
