@@ -1,7 +1,7 @@
-"""Prefix-tuning of frozen language models: train, export and serve megabytes per task.
+"""Prefix-tuning of frozen language models: train, compare and export prefixes, a few megabytes per task.
 
-`load_backbone`, `PrefixTuning` and `load_bundle` are all that a script needs. Nothing heavy is imported before one of
-them is used.
+`load_backbone`, `PrefixTuning` and `load_bundle` suffice for a script. Nothing heavy is imported before one of them is
+used.
 """
 
 import importlib
@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, because the command line's help must not wait for torch.
+    # Imported on first use, so that the help of the command line does not import torch.
     if name not in _HOMES:
         raise AttributeError(f"module 'ptl_prefix' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m ptl_prefix <verb>`: the same door as the command `ptl-prefix`."""
+"""`python -m ptl_prefix <verb>` is the same as the command `ptl-prefix`."""
 
 from ptl_prefix.commands.main import main
 

@@ -1,7 +1,7 @@
 """The errors that a caller may catch.
 
-Each message says the law, the fact and the way out. `ValueError` remains for a wrong argument, `assert` for what only
-a programmer of this package can cause.
+Each message says what must hold, what was found and what to do. `ValueError` remains for a wrong argument, and `assert`
+for a mistake in this package itself.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ class PtlPrefixError(Exception):
 
 
 class ConfigError(PtlPrefixError):
-    """A config that cannot run. Holds every mistake, so that one attempt shows all of them.
+    """A config that cannot run, with all of its mistakes.
 
     Args:
-        mistakes: One sentence each: the law, the fact, the way out.
+        mistakes: One sentence for each mistake.
     """
 
     def __init__(self, mistakes: Sequence[str]) -> None:
@@ -26,19 +26,19 @@ class ConfigError(PtlPrefixError):
 
 
 class BackboneError(PtlPrefixError):
-    """A backbone that cannot be loaded, or whose family cannot carry a prefix."""
+    """A backbone that cannot be loaded, or whose family is not supported."""
 
 
 class BackboneBusyError(PtlPrefixError):
-    """A second thread tried to use a backbone whose slots belong to another."""
+    """A thread tried to use a backbone that another thread is using."""
 
 
 class DataError(PtlPrefixError):
-    """A data file that is missing, malformed or breaks a rule of its task."""
+    """A data file that is missing, malformed, or violates a rule of its task."""
 
 
 class BundleError(PtlPrefixError):
-    """A bundle that is refused: damaged, foreign, or made for another backbone."""
+    """A bundle that is damaged, of an unknown format, or trained on another backbone."""
 
 
 class RunError(PtlPrefixError):
@@ -46,16 +46,16 @@ class RunError(PtlPrefixError):
 
 
 class RankError(RunError):
-    """One of the processes that train together is gone; the others end with this."""
+    """Another rank of the run exited; the remaining ranks raise this."""
 
 
 class ComparisonError(PtlPrefixError):
-    """Runs that may not stand in one table: what they say does not mean the same."""
+    """Runs that cannot be compared, such as runs of different versions of a task."""
 
 
 class NonFiniteLossError(PtlPrefixError):
-    """Training met a loss that is not a number; the last good checkpoint is kept."""
+    """A loss or gradient became NaN or infinite; the last good checkpoint is kept."""
 
 
 class SweepError(PtlPrefixError):
-    """A study that cannot begin or go on, or that did not end as it should."""
+    """A study that cannot start or resume, or that did not end well."""

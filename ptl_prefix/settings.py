@@ -1,10 +1,10 @@
 """Settings: keyword arguments whose defaults live in conf/ and whose types and ranges live in the signature.
 
-A constructor marked with `@settings_from("method/prefix_tuning")` takes keyword arguments only. From Python, what is
-left out comes from `conf/method/prefix_tuning.yaml`, the one home of defaults; whatever is given is checked against
-the annotations. From the command line the same check runs on the whole composed config before anything is built.
+A constructor marked with `@settings_from("method/prefix_tuning")` takes keyword arguments only. From Python, omitted
+arguments come from `conf/method/prefix_tuning.yaml`, the only place of defaults, and given ones are checked against the
+annotations. From the command line the same check runs on the whole composed config before anything is built.
 
-In: a callable and values. Out: the values, complete; or every mistake as one sentence.
+In: a callable and values. Out: the complete values; or one sentence for each problem.
 """
 
 import difflib
@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,28 +20,32 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-_kept_configs: Path | None = None
+_other_configs: ContextVar[Path | None] = ContextVar("_other_configs", default=None)
 
 
 def conf_dir() -> Path:
     """The folder of configs: inside the package when installed from a wheel, beside it in a checkout."""
-    return (_kept_configs / "conf") if _kept_configs else _shipped_dir("conf")
+    return _config_folder("conf")
 
 
 def sweeps_dir() -> Path:
-    """The folder of sweeps, found like `conf_dir`."""
-    return (_kept_configs / "sweeps") if _kept_configs else _shipped_dir("sweeps")
+    """The folder of predefined studies, found like `conf_dir`."""
+    return _config_folder("sweeps")
 
 
 @contextmanager
-def configs_kept_in(folder: Path) -> Iterator[None]:
-    """Read configs from `conf` and `sweeps` in this folder, where a study has put them when it began."""
-    global _kept_configs
-    usual, _kept_configs = _kept_configs, folder
+def read_configs_from(folder: Path) -> Iterator[None]:
+    """Read configs from `conf` and `sweeps` in this folder, such as a study's own copy of them."""
+    token = _other_configs.set(folder)
     try:
         yield
     finally:
-        _kept_configs = usual
+        _other_configs.reset(token)
+
+
+def _config_folder(name: str) -> Path:
+    other = _other_configs.get()
+    return _shipped_dir(name) if other is None else other / name
 
 
 def _shipped_dir(name: str) -> Path:
@@ -49,11 +54,15 @@ def _shipped_dir(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
-@functools.cache
 def defaults_of(config: str) -> Mapping[str, Any]:
-    """The defaults that `conf/<config>.yaml` states, less `_target_` and what comes from the rest of the config."""
-    values = yaml.safe_load((conf_dir() / f"{config}.yaml").read_text(encoding="utf-8"))
-    # What stands below a list of defaults changes other configs, and is nothing without them.
+    """The defaults in `conf/<config>.yaml`, without `_target_` and values that come from the rest of the config."""
+    return _read_defaults(conf_dir() / f"{config}.yaml")
+
+
+@functools.cache
+def _read_defaults(path: Path) -> Mapping[str, Any]:
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # A mapping in a file with a defaults list changes another config, and means nothing without that.
     is_whole = values.pop("defaults", None) is None
     return {
         key: value
@@ -65,18 +74,18 @@ def defaults_of(config: str) -> Mapping[str, Any]:
 
 
 def settings_from(config: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Fill what the caller leaves out from `conf/<config>.yaml`, and check the types and ranges of all of it.
+    """Fill omitted arguments from `conf/<config>.yaml`, and check the types and ranges of all arguments.
 
     Raises:
-        ValueError: Naming every mistake in the arguments.
+        ValueError: With every problem of the arguments.
     """
 
     def decorate(init: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(init)
         def checked(self: object, **given: Any) -> None:
             values = {**defaults_of(config), **given}
-            if mistakes := mistakes_in(init, values, where=config.split("/")[0]):
-                raise ValueError(" ".join(mistakes))
+            if problems := argument_problems(init, values, where=config.split("/")[0]):
+                raise ValueError(" ".join(problems))
             init(self, **values)
 
         return checked
@@ -85,49 +94,49 @@ def settings_from(config: str) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 def with_settings_of(base: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a constructor take the settings of its base class, which stand as `**shared` in it and are handed on.
+    """Let a constructor take the settings of its base class, which it receives as `**shared` and passes on.
 
-    To defaults, checks and whoever asks for its signature it is one constructor with all of these keywords.
+    Its signature has all of these keywords, for defaults, checks and documentation.
     """
 
     def decorate(init: Callable[..., None]) -> Callable[..., None]:
-        theirs = _keyword_parameters(base)
+        inherited = _keyword_parameters(base)
         signature = inspect.signature(init)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        init.__signature__ = signature.replace(parameters=[*own, *theirs.values()])  # type: ignore[attr-defined]
-        init.__annotations__ |= {name: parameter.annotation for name, parameter in theirs.items()}
+        init.__signature__ = signature.replace(parameters=[*own, *inherited.values()])  # type: ignore[attr-defined]
+        init.__annotations__ |= {name: parameter.annotation for name, parameter in inherited.items()}
         return init
 
     return decorate
 
 
-def mistakes_in(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> list[str]:
-    """Every way in which `values` cannot be the keyword arguments of `target`, one sentence each.
+def argument_problems(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> list[str]:
+    """Every reason why `values` cannot be the keyword arguments of `target`, one sentence each.
 
     Args:
-        target: A class or function with annotated keyword arguments.
-        values: What the config gives.
-        where: What the settings are called in the sentences: `where.key`.
+        target: Class or function with annotated keyword arguments.
+        values: Keyword arguments to check.
+        where: Name of the node: the sentences call a setting `where.key`.
     """
     hints = _hints(target)
     parameters = _keyword_parameters(target)
-    mistakes = []
+    problems = []
     for key in values:
         if key not in parameters:
-            mistakes.append(f"`{where}.{key}` is not a setting of {_name(target)}; {_nearest(key, list(parameters))}")
+            problems.append(f"`{where}.{key}` is not a setting of {_name(target)}; {_nearest(key, list(parameters))}")
     for key, parameter in parameters.items():
         if key not in values:
             if parameter.default is inspect.Parameter.empty:
-                mistakes.append(f"`{where}.{key}` must be given.")
+                problems.append(f"`{where}.{key}` must be given.")
         elif key in hints:
-            mistakes += [f"`{where}.{key}` {fact}" for fact in _misfits(hints[key], values[key])]
-    return mistakes
+            problems += [f"`{where}.{key}` {fact}" for fact in _value_problems(hints[key], values[key])]
+    return problems
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    """The way out of a misspelt key: the likely ones, or all of them when none is likely."""
+    """A hint for a misspelt key: similar keys, or all keys if none is similar."""
     likely = difflib.get_close_matches(key, known, n=3)
-    return f"did you mean {' or '.join(likely)}?" if likely else f"those are: {', '.join(sorted(known))}."
+    return f"did you mean {' or '.join(likely)}?" if likely else f"the settings are: {', '.join(sorted(known))}."
 
 
 def _keyword_parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -141,7 +150,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _signature_of(target: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the annotations are: a class's `__init__`, beneath every decorator."""
+    """The function with the annotations: a class's `__init__`, without its decorators."""
     function = target.__init__ if inspect.isclass(target) else target
     unwrapped: Callable[..., Any] = inspect.unwrap(function)
     return unwrapped
@@ -151,8 +160,8 @@ def _name(target: Callable[..., Any]) -> str:
     return str(getattr(target, "__qualname__", target)).removesuffix(".__init__")
 
 
-def _misfits(annotation: Any, value: Any) -> list[str]:
-    """What is wrong with one value. Strict, as YAML has types of its own: "5" is no number and 1 is no boolean."""
+def _value_problems(annotation: Any, value: Any) -> list[str]:
+    """The problem of one value. Strict, as YAML has types: "5" is not a number and 1 is not a boolean."""
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     try:
         adapter.validate_python(value, strict=True)
@@ -166,10 +175,10 @@ _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def _sentence(annotation: Any, error: ValidationError, value: Any) -> str:
-    """Law, then fact, as in `must be >= 1, but is 0.`, to follow the setting's name."""
+    """What must hold and what was found, as in `must be >= 1, but is 0.`; follows the name of the setting."""
     details = error.errors()
     for detail in details:
-        # A bound that is broken says more than the other members of a union, which were never meant.
+        # A violated bound says more than the other members of a union.
         if bound := _BOUNDS.get(detail["type"]):
             part = f" (at {list(detail['loc'])})" if detail["loc"] and isinstance(detail["loc"][-1], int) else ""
             return f"must be {_SIGNS[bound]} {detail['ctx'][bound]}, but is {value!r}{part}."
@@ -177,20 +186,20 @@ def _sentence(annotation: Any, error: ValidationError, value: Any) -> str:
         return f"must be {details[0]['ctx']['expected']}, but is {value!r}."
     if details[0]["type"] == "finite_number":
         return f"must be a finite number, but is {value!r}."
-    return f"must be {_spoken(annotation)}, but is {value!r}."
+    return f"must be {_format_type(annotation)}, but is {value!r}."
 
 
-def _spoken(annotation: Any) -> str:
-    """A type as a user would say it: `int | None` is `int or null`."""
+def _format_type(annotation: Any) -> str:
+    """A type in words: `int | None` is `int or null`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _spoken(arguments[0])
+        return _format_type(arguments[0])
     if origin is Literal:
         return " or ".join(repr(argument) for argument in arguments)
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(_spoken(argument) for argument in arguments))
+        return " or ".join(dict.fromkeys(_format_type(argument) for argument in arguments))
     if origin is not None and issubclass(origin, Sequence) and arguments:
-        return f"a list of {_spoken(arguments[0])}"
+        return f"a list of {_format_type(arguments[0])}"
     if annotation is type(None):
         return "null"
     return str(getattr(annotation, "__name__", annotation))

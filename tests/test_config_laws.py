@@ -12,7 +12,7 @@ from ptl_prefix import settings
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import TRAINER, import_target, target_values
 from ptl_prefix.commands.config.verbs import VERBS
-from ptl_prefix.settings import mistakes_in
+from ptl_prefix.settings import argument_problems
 
 CONF = settings.conf_dir()
 NODES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name not in ("hydra", "experiment"))
@@ -79,7 +79,7 @@ def test_the_defaults_have_the_types_and_ranges_of_the_constructor(path: Path) -
         f"`{path.parent.name}.{key}` must be given." for key, value in content(path).items() if given_later(value)
     }
 
-    assert set(mistakes_in(target_of(path), values, path.parent.name)) <= to_be_given
+    assert set(argument_problems(target_of(path), values, path.parent.name)) <= to_be_given
 
 
 @every_node

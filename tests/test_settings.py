@@ -1,12 +1,13 @@
-"""Settings of a base class, taken by a constructor that adds its own."""
+"""Settings: defaults of a folder of configs, and the settings of a base class in a constructor of its own."""
 
 import inspect
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from annotated_types import Ge
 
-from ptl_prefix.settings import mistakes_in, with_settings_of
+from ptl_prefix.settings import argument_problems, defaults_of, read_configs_from, with_settings_of
 
 
 class Box:
@@ -54,11 +55,22 @@ def test_the_base_receives_what_is_its_own() -> None:
 def test_mistakes_in_either_are_found(change: dict[str, Any], mistake: str) -> None:
     values = {"locked": True, "num_slats": 4, "width": 3, "label": "x"}
 
-    assert mistakes_in(Cage, values, "box") == []
-    assert mistakes_in(Cage, {**values, **change}, "box") == [mistake]
+    assert argument_problems(Cage, values, "box") == []
+    assert argument_problems(Cage, {**values, **change}, "box") == [mistake]
 
 
 def test_what_is_left_out_of_either_is_missed() -> None:
-    missing = mistakes_in(Cage, {"label": None}, "box")
+    missing = argument_problems(Cage, {"label": None}, "box")
 
     assert missing == [f"`box.{key}` must be given." for key in ("locked", "num_slats", "width")]
+
+
+def test_defaults_are_those_of_the_folder_that_configs_are_read_from(tmp_path: Path) -> None:
+    shipped = defaults_of("generation/greedy")["max_new_tokens"]
+    file = tmp_path / "conf/generation/greedy.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"max_new_tokens: {shipped + 1}\n")
+
+    with read_configs_from(tmp_path):
+        assert defaults_of("generation/greedy") == {"max_new_tokens": shipped + 1}
+    assert defaults_of("generation/greedy")["max_new_tokens"] == shipped

@@ -1,9 +1,9 @@
-"""A checked config meets Hydra's own machinery, which makes the run folder and knows sweeps.
+"""Runs a verb through Hydra, which creates the run folder and the jobs of a sweep.
 
-In: a verb, its overrides, Hydra's flags and a function. Out: the function was called with plain values and the run's
-folder, once, or once per job of a sweep. Hydra would catch what a job raises, trim its traceback and name one failure
-of many; here an error of a single run leaves as it came, and of a sweep each is printed at once and counted at the
-end.
+In: a verb, its overrides, Hydra's flags and a function. Out: the function was called with a checked config as plain
+values and the run folder, once, or once per job of a sweep. Hydra itself would trim an error's traceback and report one
+failure of many; here the error of a single run is raised unchanged, and each error of a sweep is printed at once and
+counted at the end.
 """
 
 import os
@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,136 +20,78 @@ from omegaconf import DictConfig
 
 from ptl_prefix import settings
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
-from ptl_prefix.commands.config.compose import VERSION_BASE, check_overrides, checked_job, compose_and_check
+from ptl_prefix.commands.config.compose import check_overrides, checked_job, compose_and_check
+from ptl_prefix.commands.config.hydra_session import VERSION_BASE
 from ptl_prefix.commands.config.plain_values import plain_values
-from ptl_prefix.commands.config.plugins import make_plugins_known
+from ptl_prefix.commands.config.plugins import register_plugins
 from ptl_prefix.commands.config.resolvers import forget_run_ids, register_resolvers
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
-from ptl_prefix.training.rank_environment import find_rank_environment, is_later_rank
-
-if TYPE_CHECKING:
-    from ptl_prefix.commands.sweep.parse_study import Asked, Sweeper
+from ptl_prefix.training.rank_environment import find_rank_environment, is_nonzero_rank
 
 Body = Callable[[dict[str, Any], Path], Any]
-"""What a verb does with its config and its run folder."""
+"""Function of a verb, called with its config and run folder."""
 
 
 def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body) -> None:
     """Call `function(config, run_folder)` for every job that the overrides describe.
 
     Raises:
-        ConfigError: With every mistake in the config, before anything is called.
-        RunError: When a job of a sweep failed.
+        ConfigError: With every mistake in the config, before the function is called.
+        RunError: If a job of a sweep failed.
     """
     forget_run_ids()
     if flags.only_show:
-        _enter_hydra(verb, check_overrides(verb, overrides, flags), flags, lambda config: None)
+        enter_hydra(verb, check_overrides(verb, overrides, flags), flags, lambda config: None)
         return
-    if flags.multirun and find_rank_environment() is not None:
-        raise ConfigError(
-            ["-m must be started without torchrun or srun: each job of a sweep starts its own processes, one a device."]
-        )
-    if flags.multirun and verb.name == _STUDIED and (sweeper := _our_sweeper(verb, overrides, flags)) is not None:
-        _run_study(verb, overrides, flags, sweeper)
-        return
+    if flags.multirun:
+        refuse_rank_environment()
     checked = compose_and_check(verb, overrides, flags)
     if flags.multirun:
-        _refuse_ranks(checked.config)
+        _refuse_several_devices(checked.config)
         _sweep(verb, checked.overrides, flags, function)
     else:
-        # Hydra makes a folder in each process; one that another process speaks for works in that one's.
-        run_folder = Path.cwd() if is_later_rank() else checked.run_folder
+        # Hydra creates a folder in each process; ranks other than 0 use the folder of rank 0.
+        run_folder = Path.cwd() if is_nonzero_rank() else checked.run_folder
         in_folder = f"hydra.run.dir={quoted(str(run_folder))}"
-        with _absent_unless_filled(run_folder):
+        with _removed_if_empty(run_folder):
             _run(verb, (*checked.overrides, in_folder), flags, function)
 
 
-def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> "Sweeper | None":
-    """Our own sweeper, if it runs the jobs; if nothing composes, the check that follows says why."""
-    from ptl_prefix.commands.sweep.parse_study import OUR_SWEEPER, sweeper_of
-
-    sweeper = sweeper_of(verb, overrides, flags)
-    if sweeper.hydra is None or sweeper.hydra.sweeper.get("_target_") != OUR_SWEEPER:
-        return None
-    if sweeper.ours and "dry_run=true" in (text.lower() for text in overrides):
-        return None  # each job is shown, and nothing is trained
-    # Another launcher is a wish for jobs elsewhere, which ours would not be.
-    return sweeper if str(sweeper.hydra.launcher._target_).endswith("BasicLauncher") else None
-
-
-def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: "Sweeper") -> None:
-    """Ask and check first; then through Hydra, as any sweeper's jobs are."""
-    from ptl_prefix.sweeping.trial_processes import prepared_trial_server
-
-    with prepared_trial_server(warm=sweeper.warm) as host:
-        from ptl_prefix.commands.sweep.command import run_asked
-        from ptl_prefix.commands.sweep.parse_study import ask
-
-        asked = ask(verb, overrides, flags, sweeper)
-        _through_hydra(verb, asked, flags, lambda: run_asked(asked, flags, host))
-
-
-def _through_hydra(verb: Verb, asked: "Asked", flags: HydraFlags, run: Callable[[], None]) -> None:
-    """Enter Hydra, whose sweeper then runs the study."""
-    errors: list[BaseException] = []
-    was_entered: list[bool] = []
-
-    def study(config: DictConfig, arguments: Sequence[str]) -> None:
-        was_entered.append(True)
-        try:
-            run()
-        except BaseException as error:
-            errors.append(error)  # Hydra would catch it, too, and print less
-
-    _studies.append(study)
-    try:
-        in_folder = f"hydra.sweep.dir={quoted(str(asked.folder))}"
-        _enter_hydra(verb, (*asked.spec.overrides, *asked.ours, in_folder), flags, lambda config: None)
-    finally:
-        _studies.remove(study)
-    if errors:
-        raise errors[0]
-    assert was_entered, "Hydra took the sweeper that the check had seen"
-
-
-_STUDIED = "train"
-_studies: list[Callable[[DictConfig, Sequence[str]], None]] = []
-"""The study that Hydra was entered for."""
-
-
-def run_study(config: DictConfig, arguments: Sequence[str]) -> None:
-    """What our sweeper calls when Hydra calls it.
+def refuse_rank_environment() -> None:
+    """Refuse `-m` in a process that torchrun or srun started.
 
     Raises:
-        RunError: If Hydra was entered by another door, which has checked nothing.
+        ConfigError: If this process is one of several ranks.
     """
-    if not _studies:
-        raise RunError("A study must be started by `ptl-prefix train -m` or `ptl-prefix sweep`, which check it first.")
-    _studies[-1](config, arguments)
+    if find_rank_environment() is not None:
+        raise ConfigError(
+            ["-m must be started without torchrun or srun: each job of a sweep starts its own processes, one a device."]
+        )
 
 
-def _refuse_ranks(config: Mapping[str, Any]) -> None:
-    """Another sweeper's or launcher's jobs run in its process: each rank would start the whole sweep again."""
+def _refuse_several_devices(config: Mapping[str, Any]) -> None:
+    """Refuse jobs on several devices by another sweeper or launcher, where each rank would start the sweep again."""
     trainer = config.get("trainer", {})
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     if devices in (None, 1, "1", "auto") and nodes in (None, 1):
         return
     raise ConfigError(
         [
-            f"A job on {devices} devices needs ranks that see none of the sweep, which only our own sweeper starts; "
-            "leave hydra/sweeper and hydra/launcher out, or write: ptl-prefix train -m hydra/sweeper=optuna ..."
+            f"Jobs of a sweep on several devices need the sweeper of ptl_prefix, but another sweeper or launcher is "
+            f"chosen and `trainer.devices` is {devices}; leave hydra/sweeper and hydra/launcher out, or write: "
+            "ptl-prefix train -m hydra/sweeper=optuna ..."
         ]
     )
 
 
 def print_hydra_completion(verb: Verb, overrides: Sequence[str], unfinished: str) -> None:
-    """Print what Hydra would complete an unfinished setting to, one candidate a line."""
-    # Hydra splits this line at every space: a quoted value with a space in it has to stay away.
-    words = [override for override in overrides if " " not in override]
-    os.environ["COMP_LINE"] = " ".join(["ptl-prefix", *words, unfinished])
+    """Print Hydra's completions of an unfinished setting, one per line."""
+    # Hydra splits this line at every space, so that values with spaces are left out.
+    shown = [override for override in overrides if " " not in override]
+    os.environ["COMP_LINE"] = " ".join(["ptl-prefix", *shown, unfinished])
     try:
-        _enter_hydra(verb, ["query=fish"], HydraFlags((("--shell-completion", None),)), lambda config: None)
+        enter_hydra(verb, ["query=fish"], HydraFlags((("--shell-completion", None),)), lambda config: None)
     finally:
         del os.environ["COMP_LINE"]
 
@@ -161,17 +103,17 @@ def _run(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body
         try:
             function(plain_values(config).values, _run_folder())
         except Exception as error:
-            errors.append(error)  # Hydra would catch it, too, and print less
+            errors.append(error)  # Hydra would catch it and print less
 
-    _enter_hydra(verb, overrides, flags, job)
+    enter_hydra(verb, overrides, flags, job)
     if errors:
         raise errors[0]
 
 
 def _sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Body) -> None:
     failed: list[int] = []
-    done: list[int] = []
-    here = os.getpid()
+    finished: list[int] = []
+    this_process = os.getpid()
 
     def job(config: DictConfig) -> Any:
         number = HydraConfig.get().job.num
@@ -179,20 +121,18 @@ def _sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags, function: Bo
             result = function(checked_job(verb, config, flags), _run_folder())
         except Exception as error:
             _print_failure(number, error)
-            if os.getpid() != here:
-                raise  # in a process of a launcher's, whose failures only Hydra can count
+            if os.getpid() != this_process:
+                raise  # in a process of a launcher, whose failures only Hydra can count
             failed.append(number)
             return None
-        done.append(number)
+        finished.append(number)
         return result
 
-    _enter_hydra(verb, overrides, flags, job)
+    enter_hydra(verb, overrides, flags, job)
     if failed:
-        total = len(failed) + len(done)
+        total = len(failed) + len(finished)
         numbers = ", ".join(str(number) for number in failed)
-        raise RunError(
-            f"Every job of a sweep must end well, but {len(failed)} of {total} failed: {numbers}; see above."
-        )
+        raise RunError(f"Every job of a sweep must succeed, but {len(failed)} of {total} failed: {numbers}. See above.")
 
 
 def _run_folder() -> Path:
@@ -200,31 +140,31 @@ def _run_folder() -> Path:
 
 
 def _print_failure(number: int, error: Exception) -> None:
-    """At once, while the other jobs go on. Only what nobody expected has a traceback."""
-    given = " ".join(HydraConfig.get().overrides.task)
-    print(f"Job {number} failed: {given}", file=sys.stderr)
+    """Print a job's error at once; only unexpected errors have a traceback."""
+    overrides = " ".join(HydraConfig.get().overrides.task)
+    print(f"Job {number} failed: {overrides}", file=sys.stderr)
     if isinstance(error, PtlPrefixError):
         print(error, file=sys.stderr)
     else:
         traceback.print_exception(error)
 
 
-def _enter_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, job: Callable[[DictConfig], Any]) -> None:
-    """Hydra's own main, which reads the command line from `sys.argv` alone."""
-    make_plugins_known()
+def enter_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, job: Callable[[DictConfig], Any]) -> None:
+    """Call Hydra's main function, which reads the command line from `sys.argv`."""
+    register_plugins()
     main = hydra.main(version_base=VERSION_BASE, config_path=str(settings.conf_dir()), config_name=verb.name)
     register_resolvers()
-    typed = sys.argv
+    original = sys.argv
     sys.argv = ["ptl-prefix", *flags.arguments(), *overrides]
     try:
         main(job)()
     finally:
-        sys.argv = typed
+        sys.argv = original
 
 
 @contextmanager
-def _absent_unless_filled(folder: Path) -> Iterator[None]:
-    """Hydra makes the run folder before the job; one in which nothing was put is taken away again."""
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Remove the run folder afterwards if it is new and still empty: Hydra creates it before the job."""
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield

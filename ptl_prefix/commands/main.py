@@ -1,8 +1,8 @@
-"""The command `ptl-prefix`: which verb, which help, and how a failure leaves.
+"""The command `ptl-prefix`: verbs, help and exit codes.
 
-In: the arguments of the process. Out: a verb's body was called, and the exit code is 0; or a message on stderr and 2
-for a mistake in what was typed or configured, 1 for what failed later. What nobody expected keeps its traceback.
-Importing this file imports neither Hydra nor torch: `--help` and completion are answered at once.
+In: the arguments of the process. Out: the verb ran, and the exit code is 0; or a message on standard error and 2 for a
+mistake in the command line or config, 1 for a later failure. Unexpected errors keep their traceback.
+Importing this file imports neither Hydra nor torch, so that `--help` and completion are fast.
 """
 
 import importlib
@@ -15,43 +15,44 @@ import click
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands import shell_completion
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.arguments import split_command_line
-from ptl_prefix.commands.config.verbs import VERBS, Verb
+from ptl_prefix.commands.config.arguments import CommandLine, split_command_line
+from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.errors import ConfigError, PtlPrefixError
 
 _EXAMPLES = """\b
 Examples:
   ptl-prefix train                                  train on the embedded backbone and task
-  ptl-prefix train method.prefix_length=20 seed=1   with other settings
-  ptl-prefix train --help                           settings, groups and more examples
-  ptl-prefix methods                                what `method=` may be
-  ptl-prefix experiments                            published runs, with their settings
+  ptl-prefix train method.prefix_length=20 seed=1   train with other settings
+  ptl-prefix train --help                           show settings, groups and more examples
+  ptl-prefix methods                                list the choices of `method=`
+  ptl-prefix experiments                            list published runs and their settings
 """
 
 
 class _Failure(click.ClickException):
-    """What click shows instead of a traceback."""
+    """An error whose message click prints without a traceback."""
 
     def show(self, file: Any = None) -> None:
-        """The message alone; it is a sentence already."""
+        """Print the message alone; it is a whole sentence."""
         click.echo(self.message, file=file, err=file is None)
 
 
 class _Mistake(_Failure):
-    """A failure that the command line or the config caused."""
+    """A mistake in the command line or config."""
 
     exit_code = 2
 
 
 class _VerbCommand(click.Command):
-    """A verb whose words are sorted by us: click would read Hydra's flags as its own."""
+    """A verb that parses its arguments itself: click would take Hydra's flags for its own."""
 
     def __init__(self, verb: Verb) -> None:
         super().__init__(verb.name, help=verb.summary, short_help=verb.summary)
         self.verb = verb
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the arguments as they are, but for a call for help."""
+        """Print the help if it is requested; otherwise keep the arguments unparsed."""
         ctx.args = args
         if not ctx.resilient_parsing and {"--help", "-h"} & set(_before_dashes(args)):
             click.echo(ctx.get_help())
@@ -64,33 +65,40 @@ class _VerbCommand(click.Command):
             line = split_command_line(ctx.args)
         except ValueError as error:
             ctx.fail(str(error))
-        if line.words and not self.verb.arguments:
+        if line.arguments and not self.verb.arguments:
             ctx.fail(
-                f"{self.verb.name} takes no arguments, but got '{line.words[0]}'; settings are given as key=value."
+                f"{self.verb.name} takes no arguments, but got '{line.arguments[0]}'; settings are given as key=value."
             )
-        # Imported here: Hydra costs a third of a second, a verb's body many.
+        # Imported here: Hydra takes a third of a second, a verb's module several seconds.
         from ptl_prefix.commands.hydra_main import run_with_hydra
 
         def body(config: dict[str, Any], run_folder: Path) -> Any:
-            return importlib.import_module(self.verb.module).run(config, line.words, run_folder)
+            return importlib.import_module(self.verb.module).run(config, line.arguments, run_folder)
 
         try:
-            if self.verb.name == "sweep" and line.words[:1] in (("plan",), ("run",)):
-                # What is given is of the trials, not of this verb.
-                importlib.import_module(self.verb.module).run_asking(line.words, line.overrides, line.flags)
-            else:
+            if self.verb.name == "sweep" and line.arguments[:1] in (("plan",), ("run",)):
+                # The given settings are those of the trials, not of this verb.
+                importlib.import_module(self.verb.module).run_asking(line.arguments, line.overrides, line.flags)
+            elif not self._run_as_study(line):
                 run_with_hydra(self.verb, line.overrides, line.flags, body)
         except ConfigError as error:
             raise _Mistake(str(error)) from error
         except PtlPrefixError as error:
             raise _Failure(str(error)) from error
 
+    def _run_as_study(self, line: CommandLine) -> bool:
+        """Whether the jobs of `-m` ran as a study."""
+        if self.verb.study_module is None or not line.flags.multirun or line.flags.only_show:
+            return False
+        module = importlib.import_module(self.verb.study_module)
+        return bool(module.run_as_study(self.verb, line.overrides, line.flags))
+
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """What may follow the verb."""
+        """The arguments after the verb, for the usage line."""
         return [piece for piece in (self.verb.arguments, "[KEY=VALUE]...") if piece]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The groups, the verb's own settings, Hydra's flags and examples."""
+        """Write the examples, groups, settings and flags."""
         from ptl_prefix.commands.help import write_verb_help
 
         write_verb_help(self.verb, formatter)
@@ -104,22 +112,23 @@ class _CatalogCommand(click.Command):
     """A verb that lists the choices of one group."""
 
     def __init__(self, name: str, group: str) -> None:
-        summary = f"List what `{group}=` may be, one line each."
+        listed = "predefined studies" if group == "sweeps" else f"choices of `{group}=`"
+        summary = f"List the {listed}, one line each."
         super().__init__(
             name, help=summary, short_help=summary, callback=lambda: click.echo(catalog.listing(catalog.choices(group)))
         )
 
 
-@click.command("metrics", help="List the metrics that there are, one line each.")
+@click.command("metrics", help="List the metrics, one line each.")
 def _metrics() -> None:
     click.echo(catalog.listing(catalog.metrics()))
 
 
-class _Door(click.Group):
-    """The verbs in the order in which a newcomer meets them."""
+class _Verbs(click.Group):
+    """The verbs in the order in which a newcomer needs them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Not sorted by alphabet."""
+        """The verbs in the order of `VERBS`."""
         return list(self.commands)
 
 
@@ -131,8 +140,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 @click.command(
     "completion",
-    short_help="Print a script that completes words in bash, zsh or fish.",
-    help="Print a script that teaches a shell the verbs, groups and settings. Put this into the shell's start-up file:"
+    short_help="Print the completion script for bash, zsh or fish.",
+    help="Print a script that completes verbs, groups and settings. Add this line to the shell's start-up file:"
     + "".join(f"\n\n\b\n{shell}: {how}" for shell, how in shell_completion.INSTALLATION.items()),
 )
 @click.argument("shell", type=click.Choice(shell_completion.SHELLS))
@@ -140,16 +149,18 @@ def _completion(shell: str) -> None:
     click.echo(shell_completion.script(shell), nl=False)
 
 
-@click.command("complete", hidden=True, help="What the scripts of `completion` call: candidates for the last word.")
+@click.command(
+    "complete", hidden=True, help="Print the candidates for the last word; called by the completion scripts."
+)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def _complete(words: tuple[str, ...]) -> None:
     for candidate in shell_completion.candidates(words or ("",)):
         click.echo(candidate)
 
 
-cli = _Door(
+cli = _Verbs(
     "ptl-prefix",
-    help="Train prefixes and other small adaptations of frozen language models, and write text with them.",
+    help="Train prefixes and other adaptations of frozen language models, and generate text with them.",
     epilog=_EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     commands=[
@@ -170,7 +181,7 @@ cli = _Door(
         )
     ],
 )
-"""What `ptl-prefix` is made of; `main` runs it."""
+"""The command `ptl-prefix`; `main` runs it."""
 
 
 def main() -> None:

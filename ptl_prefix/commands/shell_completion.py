@@ -1,7 +1,7 @@
 """Completion in bash, zsh and fish.
 
-In: the words of an unfinished command line. Out: what the last one may become. Verbs, flags and choices are known
-here; settings are Hydra's to complete, as only it knows what a config has become by the words before.
+In: the words of an unfinished command line. Out: candidates for the last word. Verbs, flags and choices are completed
+here; settings are completed by Hydra, which knows the config that the other words compose.
 """
 
 import contextlib
@@ -62,18 +62,18 @@ _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def script(shell: str) -> str:
-    """What the shell has to read once."""
+    """The completion script of a shell."""
     return _SCRIPTS[shell]
 
 
 def candidates(words: Sequence[str]) -> list[str]:
-    """What the last word may become.
+    """Candidates for the last word.
 
     Args:
-        words: All words behind `ptl-prefix`; the last one is unfinished and may be empty.
+        words: All words after `ptl-prefix`; the last one is unfinished and may be empty.
     """
     *before, unfinished = words
-    return sorted({found for found in _candidates(before, unfinished) if found.startswith(unfinished)})
+    return sorted({candidate for candidate in _candidates(before, unfinished) if candidate.startswith(unfinished)})
 
 
 def _candidates(before: list[str], unfinished: str) -> Sequence[str]:
@@ -91,7 +91,7 @@ def _candidates(before: list[str], unfinished: str) -> Sequence[str]:
 
 
 def _from_hydra(verb: str, overrides: list[str], unfinished: str) -> list[str]:
-    # Imported here: a verb or a flag is completed without Hydra.
+    # Imported here: verbs and flags are completed without Hydra.
     from ptl_prefix.commands.hydra_main import print_hydra_completion
 
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):

@@ -28,7 +28,7 @@ class RankShare:
     num_ranks: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is rank 0, which alone prints and writes files."""
         return self.rank == 0
 

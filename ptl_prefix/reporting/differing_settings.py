@@ -5,9 +5,10 @@ compared only between runs of that method: a LoRA run need not state that it has
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ptl_prefix.artifacts.config_tree import leaves
 from ptl_prefix.artifacts.run_record import RunRecord
 
 _IGNORED_KEYS = {
@@ -34,7 +35,7 @@ _ABSENT = "absent"
 
 def differing_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """For each record, return the settings in which records differ, by dotted key."""
-    flat = [dict(flat_settings(record.config)) for record in records]
+    flat = [dict(leaves(record.config)) for record in records]
     keys = [key for key in dict.fromkeys(key for settings in flat for key in settings) if _may_differ(key)]
     values: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for record, settings in zip(records, flat, strict=True):
@@ -44,15 +45,6 @@ def differing_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         {key: settings[key] for key in keys if key in settings and len(values[_scope(key, record), key]) > 1}
         for record, settings in zip(records, flat, strict=True)
     ]
-
-
-def flat_settings(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of a config with their dotted keys; a list is one leaf."""
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat_settings(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def format_setting(value: Any) -> str:

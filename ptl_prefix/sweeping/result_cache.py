@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.config_tree import walk
 from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_text, library_versions
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
@@ -103,7 +104,8 @@ def content_of(config: Mapping[str, Any]) -> str:
         for key, value in config.items()
         if key not in _NOT_THE_CONTENT
     }
-    files = sorted({text for text in _texts(content) if _is_path(text)})
+    values = (value for _, value in walk(content, into_lists=True))
+    files = sorted({value for value in values if isinstance(value, str) and _is_path(value)})
     return fingerprint_text(
         yaml.safe_dump(content, sort_keys=True), code_fingerprint(), *(part for path in files for part in _data(path))
     )
@@ -127,17 +129,6 @@ def _is_path(text: str) -> bool:
         return text != "" and Path(text).exists()
     except OSError:  # longer than a name can be, for instance
         return False
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _texts(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _texts(one)
 
 
 def _data(name: str) -> Iterator[str]:

@@ -5,9 +5,10 @@ and the method's settings also by their bare names, such as `prefix_length`. Val
 starts, such as the number of trainable parameters, arrive as events and are added.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from ptl_prefix.artifacts.config_tree import leaves
 from ptl_prefix.tracking.numbers import numeric_values
 
 _NOT_OF_THE_RUN = ("tracking", "dry_run", "resume")
@@ -24,9 +25,9 @@ def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if "name" in node:
             flat[group] = node["name"]
-        flat.update(_leaves(node, f"{group}/"))
+        flat.update({f"{group}/{path}": value for path, value in _settings(node).items()})
     method = config.get("method")
-    own = dict(_leaves(method, "")) if isinstance(method, Mapping) else {}
+    own = _settings(method) if isinstance(method, Mapping) else {}
     return {**{name: value for name, value in own.items() if name != "name"}, **_learning_rate(config), **flat}
 
 
@@ -39,14 +40,10 @@ def _learning_rate(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"learning_rate": method.get("default_lr") if chosen is None else chosen}
 
 
-def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if key == "_target_":
-            continue
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
+def _settings(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a node by their path, without the classes of its parts."""
+    found = leaves(node, separator="/")
+    return {path: value for path, value in found if path.split("/")[-1] != "_target_" and value != {}}
 
 
 def config_updates(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

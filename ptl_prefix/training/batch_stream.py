@@ -1,7 +1,7 @@
-"""The batches of a whole run as one pass.
+"""The batches of a whole run as one epoch of Lightning.
 
-In: batches that come in epochs. Out: the run's batches, epoch after epoch, of known number. Lightning sees a single
-epoch, so that its epochs cut neither accumulation windows nor validation intervals, and resumes at the exact batch.
+In: batches of one epoch per pass. Out: the batches of all epochs, with a known number. Lightning sees a single epoch,
+whose end cuts neither accumulation windows nor validation intervals, and resumes at the exact batch.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from ptl_prefix.data.batches import TrainBatches
 
 
 class BatchStream:
-    """`num_batches` batches, starting over as often as needed.
+    """The batches of a run, epoch after epoch.
 
     Args:
-        batches: One epoch at each pass; its position is this stream's position.
-        num_batches: Batches of the whole run.
+        batches: Batches of one epoch per pass; their position is the position of this stream.
+        num_batches: Number of batches in the run.
     """
 
     def __init__(self, batches: TrainBatches, num_batches: int) -> None:
@@ -27,14 +27,14 @@ class BatchStream:
         return self._num_batches
 
     def __iter__(self) -> Iterator[ModelInputs]:
-        # Endless: who takes how many is Lightning's affair, which counts from where a resumed run stood.
+        # Endless: Lightning takes as many as it needs, and counts from the position of a resumed run.
         while True:
             yield from self._batches
 
     def state_dict(self) -> dict[str, Any]:
-        """The exact position."""
+        """The position of the next batch."""
         return self._batches.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a position."""
+        """Continue at a position."""
         self._batches.load_state_dict(state)

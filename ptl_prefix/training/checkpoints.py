@@ -1,8 +1,8 @@
-"""Checkpoints: what a run goes on from, and what it is exported from.
+"""Checkpoints, from which a run is resumed and exported.
 
-Two files: `last.ckpt`, written at every validation and when the user stops the run, and `best.ckpt`, by `val/loss`.
-Each holds the trained state, optimizer, scheduler, loops, the batches' position and the random state; never the
-backbone.
+In: Lightning's trainer and the run folder. Out: `last.ckpt`, written at every validation and when the user stops the
+run, and `best.ckpt`, the one with the lowest `val/loss`. Each holds the trainable parameters and the states of
+optimizer, scheduler, loops, batches and random generators, but never the backbone.
 """
 
 import os
@@ -20,13 +20,13 @@ from ptl_prefix.training.stopping import RunStopped, StopSignals
 
 
 class RandomState(pl.Callback):
-    """Carries the random state over a resumption, up to the first batch: whatever set-up draws in between is undone.
+    """Restores the random state of a checkpoint right before the first batch, whatever set-up has drawn by then.
 
-    Ranks draw each from their own state. One that a checkpoint has no state of, as there were fewer when it was
-    written, begins with a new one.
+    Each rank has its own state. A rank that the checkpoint has no state of, as there were fewer ranks, starts with a
+    new one.
 
     Args:
-        ranks: Whose states these are.
+        ranks: Ranks that train together.
     """
 
     def __init__(self, ranks: Ranks = ONE_RANK) -> None:
@@ -35,26 +35,26 @@ class RandomState(pl.Callback):
         self._loaded: list[dict[str, Any]] = []
 
     def collect(self) -> None:
-        """Bring the states of all ranks together for the next checkpoint; all of them must call this."""
-        self._states = self._ranks.all(_random_state())
+        """Gather the states of all ranks for the next checkpoint; every rank must call this."""
+        self._states = self._ranks.gather(_random_state())
 
     def state_dict(self) -> dict[str, Any]:
-        """The states that were collected."""
+        """The gathered states."""
         return {"of_ranks": self._states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the states for the first batch."""
+        """Keep the states until the first batch."""
         self._loaded = state_dict["of_ranks"]
 
     def on_train_start(self, *_: Any) -> None:
-        """Have later ranks draw other numbers than the first, as their rows are others."""
-        if not self._ranks.is_first:
+        """Give each further rank a seed of its own, as its rows are others."""
+        if not self._ranks.is_rank_zero:
             torch.manual_seed(torch.initial_seed() + self._ranks.share.rank)
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Put this rank's state back, once."""
+        """Restore this rank's state, once."""
         if self._ranks.share.rank < len(self._loaded):
-            _put_back(self._loaded[self._ranks.share.rank])
+            _restore(self._loaded[self._ranks.share.rank])
         self._loaded = []
 
 
@@ -66,7 +66,7 @@ def _random_state() -> dict[str, Any]:
     return state
 
 
-def _put_back(state: dict[str, Any]) -> None:
+def _restore(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
@@ -74,17 +74,17 @@ def _put_back(state: dict[str, Any]) -> None:
 
 
 class Checkpoints(pl.Callback):
-    """Writes `last.ckpt` and `best.ckpt`, and saves before a stop that the user asked for.
+    """Writes `last.ckpt` and `best.ckpt`, and saves when the user stops the run.
 
-    A stop waits for a step to be whole: never inside an accumulation window, and after the validation if one is due.
-    All ranks come to the same decisions, and the first one writes.
+    A stop waits for the end of the step: it never comes inside an accumulation window, and after the validation if one
+    is due. All ranks decide the same, and rank 0 writes.
 
     Args:
-        folder: The run's folder.
+        folder: Run folder.
         val_check_interval: Training batches between validations.
-        signals: Knows whether the user asked for a stop.
-        random_state: What a checkpoint needs of every rank.
-        ranks: Who trains together.
+        signals: Requests to stop.
+        random_state: Random states of the ranks.
+        ranks: Ranks that train together.
     """
 
     def __init__(
@@ -106,40 +106,40 @@ class Checkpoints(pl.Callback):
         self.training_ended = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Train no further, if the run was killed after its last validation: early stopping would count it twice."""
+        """End training if the run was killed after its last validation: early stopping would count that twice."""
         trainer.should_stop = self.training_ended
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; keep a copy if it is the best so far."""
+        """Save, and copy the checkpoint if it is the best so far."""
         self.loss = float(trainer.callback_metrics["val/loss"])
         self.training_ended = trainer.should_stop
         is_best = self.loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step = self.loss, trainer.global_step
-        # The best first: a run killed in between goes on from the older last one and finds the same best again.
+        # The best comes first: a run killed in between resumes from the older last one and finds the best again.
         self._save_for_all(trainer, self.folder.best if is_best else self.folder.last)
-        if is_best and self.ranks.is_first:
+        if is_best and self.ranks.is_rank_zero:
             _copy(self.folder.best, self.folder.last)
-        if asked := self.signals.agreed():
-            raise RunStopped(asked)
+        if signal_name := self.signals.agree_on_stop():
+            raise RunStopped(signal_name)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Save and stop, if the user asked and the step is whole."""
+        """Save and stop, if the user requested it and the step is complete."""
         batches = trainer.fit_loop.total_batch_idx + 1
         validation_is_due = batches % self.val_check_interval == 0 or trainer.should_stop
-        asked = self.signals.agreed()
-        if asked and batches % trainer.accumulate_grad_batches == 0 and not validation_is_due:
-            self.loss = None  # of this step it is not known
+        signal_name = self.signals.agree_on_stop()
+        if signal_name and batches % trainer.accumulate_grad_batches == 0 and not validation_is_due:
+            self.loss = None  # unknown at this step
             self._save_for_all(trainer, self.folder.last)
-            raise RunStopped(asked)
+            raise RunStopped(signal_name)
 
     def _save_for_all(self, trainer: pl.Trainer, path: Path) -> None:
         self.random_state.collect()
-        if self.ranks.is_first:
+        if self.ranks.is_rank_zero:
             _save(trainer, path)
 
     def state_dict(self) -> dict[str, Any]:
-        """This checkpoint's validation loss, if it has one, which checkpoint is the best, and whether more follow."""
+        """The validation loss of this checkpoint, if known; the best one; and whether training has ended."""
         return {
             "loss": self.loss,
             "best_loss": self.best_loss,
@@ -148,22 +148,22 @@ class Checkpoints(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing with the best so far."""
+        """Restore the best loss and step."""
         self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
         self.training_ended = state_dict["training_ended"]
 
 
 class LastStepIsValidated(pl.Callback):
-    """Makes the step at which training ends a validated one, which Lightning leaves out when `max_steps` ends it."""
+    """Validates after the last step, which Lightning leaves out when `max_steps` ends training."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Ask for the end, which validates, instead of running into it."""
+        """Request the end of training, which validates first."""
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
 
 
 def _save(trainer: pl.Trainer, path: Path) -> None:
-    # Lightning writes to the system's temporary folder first; from another file system that is a copy, not a rename.
+    # Lightning writes to the system's temporary folder first; from another file system it would copy, not rename.
     temporary = _temporary(path)
     trainer.save_checkpoint(temporary)
     os.replace(temporary, path)
@@ -176,5 +176,5 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A sibling, always the same one, so that what a killed run left is written over."""
+    """A sibling of the file with a fixed name, so that the leftover of a killed run is overwritten."""
     return path.with_name(f".{path.name}.tmp")

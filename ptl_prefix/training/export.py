@@ -1,7 +1,7 @@
-"""From a checkpoint to a bundle: what was trained, folded into what is served.
+"""Exports a trained method as a bundle, or merged into the backbone's weights.
 
-In: a method attached to its backbone, and a checkpoint. Out: the bundle's folder; or, where the method is a change of
-weights, the folder of a model that needs no bundle.
+In: a method attached to its backbone, and a checkpoint. Out: a bundle; or a model that needs no bundle, if the method
+changes weights.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from ptl_prefix.methods.method import Method
 
 
 def load_trained_state(method: Method, checkpoint: Path) -> None:
-    """Put a checkpoint's trained parameters into a method.
+    """Load a checkpoint's parameters into a method.
 
     Raises:
-        RunError: When the checkpoint cannot be read, or is another method's.
+        RunError: If the checkpoint cannot be read, or is of another method.
     """
     try:
         trained = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # damaged archives fail in many ways
+    except Exception as error:  # damaged archives raise many types of errors
         raise RunError(
             f"A checkpoint must be one that `ptl-prefix train` wrote, but '{checkpoint}' is not: {error}"
         ) from error
@@ -46,7 +46,7 @@ def export_bundle(
     decoding: Decoding,
     metrics: Mapping[str, float],
 ) -> Bundle:
-    """Write the bundle of a method as it stands; whole or not at all."""
+    """Write the bundle of a method in its current state, atomically."""
     settings, tensors = method.export()
     contents = BundleContents(
         tensors=tensors,
@@ -68,21 +68,21 @@ def export_bundle(
 
 
 def export_merged(folder: Path, *, backbone: Backbone, method: Method, replace: bool = False) -> None:
-    """Write the backbone with the method merged into its weights, whole or not at all; the backbone stays as it is.
+    """Write the backbone with the method merged into its weights, atomically; the backbone itself stays unchanged.
 
-    The weights have the backbone's dtype, so that in bfloat16 a small change is rounded.
+    The weights have the backbone's dtype: in bfloat16, small changes are rounded.
 
     Args:
-        folder: Where the model goes.
-        backbone: The model.
-        method: Attached to it.
-        replace: Whether it may stand in the place of what is there.
+        folder: Output folder.
+        backbone: Backbone.
+        method: Method, attached to the backbone.
+        replace: Whether an existing model in the folder is replaced.
 
     Raises:
-        RunError: If there is anything in `folder`, and it may not be replaced.
-        ValueError: If the method is no change of weights.
+        RunError: If `folder` is not empty and `replace` is false.
+        ValueError: If the method does not change weights.
     """
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"A merged model must be written to a new folder, but '{folder}' is there; choose another.")
+        raise RunError(f"A merged model must be written to a new folder, but '{folder}' exists; choose another.")
     with method.merged(), write_folder_atomically(folder) as unfinished:
         save_backbone(backbone, unfinished)

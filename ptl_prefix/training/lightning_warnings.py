@@ -1,6 +1,6 @@
-"""What Lightning says of itself at every start is no news; what goes wrong still comes through.
+"""Silences Lightning's messages that appear at every start and need no action; other warnings still appear.
 
-In: nothing. Out: a block in which its notices are not heard, whoever called training and however they show warnings.
+In: nothing. Out: a block without these messages, however the caller shows warnings.
 """
 
 import logging
@@ -8,26 +8,26 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_NO_NEWS = (
-    # Lightning's own call, deprecated by torch.
+_EXPECTED = (
+    # A call inside Lightning, deprecated by torch.
     r".*isinstance\(treespec, LeafSpec\).*",
     # The backbone is in eval mode on purpose: see `backbone.base_mode`.
     "Found .* in eval mode at the start of training.*",
-    # What is logged has been summed over the ranks.
+    # Logged values have been summed over the ranks already.
     "It is recommended to use `self.log.*sync_dist=True.*",
 )
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Leave out which devices there are, tips, and warnings of what is meant to be so."""
+    """Silence Lightning's list of devices, its tips, and its warnings about intended settings."""
     logger = logging.getLogger("pytorch_lightning")
-    usual = logger.level
+    previous = logger.level
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for message in _NO_NEWS:
+            for message in _EXPECTED:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        logger.setLevel(usual)
+        logger.setLevel(previous)

@@ -1,4 +1,7 @@
-"""What training costs while it runs: seconds, tokens, memory; and what a person sees of it."""
+"""The cost of training: seconds, tokens and memory.
+
+In: Lightning's callbacks. Out: `train` and `validation` events, and the totals for the record.
+"""
 
 import resource
 import sys
@@ -16,12 +19,12 @@ from ptl_prefix.training.ranks import ONE_RANK, Ranks
 
 
 class Meter(pl.Callback):
-    """Counts seconds and tokens of training, validation left out, and logs a point every few steps.
+    """Counts seconds and tokens of training without validation, and logs every few steps.
 
     Args:
-        events: Takes `train` and `validation` events.
+        events: Receives `train` and `validation` events.
         log_every_n_steps: Optimizer steps between `train` events.
-        ranks: Whose tokens are counted; the seconds are those of each.
+        ranks: Ranks whose tokens are added up; the seconds are those of one rank.
     """
 
     def __init__(self, events: EventStream, *, log_every_n_steps: int, ranks: Ranks = ONE_RANK) -> None:
@@ -37,7 +40,7 @@ class Meter(pl.Callback):
         self._logged = (0.0, 0)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note how far the run goes."""
+        """Keep the number of steps of the run."""
         self.planned_steps = trainer.max_steps
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -47,7 +50,7 @@ class Meter(pl.Callback):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: AdaptationModule, outputs: Any, batch: ModelInputs, batch_idx: int
     ) -> None:
-        """Stop the clock, count the batch's text, and log if it is time."""
+        """Stop the clock, count the batch's tokens, and log if a step was made and it is due."""
         self.train_s += time.perf_counter() - self._began
         self.num_tokens += int(*self._ranks.sum(batch.num_tokens))
         self.steps = trainer.global_step
@@ -57,7 +60,7 @@ class Meter(pl.Callback):
         if stepped and trainer.global_step % self.log_every_n_steps == 0:
             seconds, tokens = self.train_s - self._logged[0], self.num_tokens - self._logged[1]
             self._logged = (self.train_s, self.num_tokens)
-            values = {**pl_module.last_step, "tokens_per_s": round(tokens / seconds, 1), **self._so_far()}
+            values = {**pl_module.last_step, "tokens_per_s": round(tokens / seconds, 1), **self._cost_so_far()}
             if scaling:
                 values |= {"loss_scale": scaling.scale, "skipped_steps": self.skipped_steps}
             self.events.write("train", step=trainer.global_step, **values)
@@ -65,22 +68,22 @@ class Meter(pl.Callback):
     def on_validation_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: AdaptationModule
     ) -> None:
-        """Log the validation loss, and the norms of the trained parameters."""
+        """Log the validation loss, and the norms of the trainable parameters."""
         norms = {f"norm/{name}": norm for name, norm in pl_module.method.tracked_norms().items()}
         values = {"val/loss": float(trainer.callback_metrics["val/loss"]), **norms}
-        self.events.write("validation", step=trainer.global_step, **values, **self._so_far())
+        self.events.write("validation", step=trainer.global_step, **values, **self._cost_so_far())
 
-    def _so_far(self) -> dict[str, float]:
-        """What a run that is killed later is known to have cost."""
+    def _cost_so_far(self) -> dict[str, float]:
+        """The cost up to now, from which the record of a killed run is rebuilt."""
         return {"train_s": round(self.train_s, 3), "tokens": self.num_tokens}
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens of text, prompts included and padding not, per second of training."""
+        """Tokens per second of training; prompts count, padding does not."""
         return self.num_tokens / self.train_s if self.train_s else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted so far, so that a resumed run reports all of it."""
+        """The counts, so that a resumed run reports all of them."""
         return {
             "train_s": self.train_s,
             "num_tokens": self.num_tokens,
@@ -89,14 +92,14 @@ class Meter(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self.train_s, self.num_tokens, self.steps = (state_dict[key] for key in ("train_s", "num_tokens", "steps"))
         self.skipped_steps = state_dict.get("skipped_steps", 0)
         self._logged = (self.train_s, self.num_tokens)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory in use so far: of the GPU's allocator, or of the whole process."""
+    """Peak memory so far: of the GPU's allocator, or of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux

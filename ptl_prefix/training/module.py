@@ -1,6 +1,6 @@
 """The LightningModule: a frozen backbone, a method, a loss.
 
-In: batches of `ModelInputs`. Out: trained parameters of the method, and validation losses in nats per token.
+In: batches of `ModelInputs`. Out: the method's parameters are trained; validation losses in nats per target token.
 """
 
 import math
@@ -33,7 +33,7 @@ class AdaptationModule(pl.LightningModule):
         method: Attached to it.
         optimization: Optimizer, schedule and smoothing.
         total_steps: Optimizer steps of the whole run, which the schedule needs.
-        ranks: Who trains together, each on its share of every batch.
+        ranks: Ranks that train together, each on its share of every batch.
     """
 
     def __init__(
@@ -58,24 +58,24 @@ class AdaptationModule(pl.LightningModule):
         self._validation = _Sum()
 
     def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
-        """Nats of one micro-batch, not yet divided by anything; 0 of one without rows."""
+        """Nats of one micro-batch, not divided by its tokens; 0 for a micro-batch without rows."""
         if is_skipped(self.backbone, batch):
             return torch.zeros((), device=self.device, requires_grad=True)
         loss = target_loss(self.backbone, self.method, batch, label_smoothing=self.optimization.label_smoothing)
         self._window.add(loss.nats.detach(), loss.num_tokens)
-        # Lightning divides by the micro-batches of the window; the division by tokens comes before the step.
+        # Lightning divides by the number of micro-batches; the division by tokens follows right before the step.
         return loss.nats * self.trainer.accumulate_grad_batches
 
     def on_after_backward(self) -> None:
-        """Add up the gradients of all ranks when the window is whole, before anybody scales or looks at them."""
+        """All-reduce the gradients after the last micro-batch of a step, before they are unscaled or clipped."""
         if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self.ranks.sum_gradients(self.method.trainable_parameters().values())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Turn summed gradients into those of the mean over the step's target tokens."""
+        """Divide the summed gradients by the step's number of target tokens."""
         nats, tokens = self.ranks.sum(*self._window.take())
         loss = nats / tokens
-        self._refuse_non_finite(loss)
+        self._require_finite(loss)
         self.num_trained_tokens += int(tokens)
         for parameter in self.method.trainable_parameters().values():
             if parameter.grad is not None:
@@ -85,25 +85,25 @@ class AdaptationModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by norm or by value, and keep the norm for the log. As in Lightning, a limit of 0 is none.
+        """Clip by norm or by value, and keep the norm for the log. As in Lightning, a limit of 0 turns clipping off.
 
-        Where the loss is scaled, gradients have been scaled down again before.
+        With loss scaling, the gradients have been unscaled before.
         """
         parameters = [p for p in self.method.trainable_parameters().values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        length = norm.item()
-        if not math.isfinite(length) and scaling_of(self.trainer) and not is_finite(parameters):
-            return  # the scaler is going to skip this step
-        self._refuse_non_finite(length)
+        norm_value = norm.item()
+        if not math.isfinite(norm_value) and scaling_of(self.trainer) and not is_finite(parameters):
+            return  # the scaler will skip this step
+        self._require_finite(norm_value)
         limit = gradient_clip_val or float("inf")
         if gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(parameters, limit)
         else:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        self.last_step["train/grad_norm"] = length
+        self.last_step["train/grad_norm"] = norm_value
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Move the learning rate, but not for a step that was skipped."""
+        """Update the learning rate, except after a skipped step."""
         scaling = scaling_of(self.trainer)
         if scaling is None or not scaling.skipped:
             super().lr_scheduler_step(scheduler, metric)
@@ -122,51 +122,51 @@ class AdaptationModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """`val/loss`: nats per target token of the whole split."""
         nats, tokens = self.ranks.sum(*self._validation.take())
-        self._refuse_non_finite(nats / tokens, "the validation after step")
+        self._require_finite(nats / tokens, "the validation after step")
         self.log("val/loss", torch.tensor(nats / tokens, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the trained parameters, and a schedule that moves with every step."""
+        """The optimizer of the trainable parameters, and a schedule that is updated after every step."""
         optimizer = self.optimization.optimizer(self.method.lr_groups())
         scheduler = self.optimization.scheduler(optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train(self, mode: bool = True) -> "AdaptationModule":
-        """The method follows Lightning's mode; the backbone keeps the one of `backbone.base_mode`."""
+        """Set the method to Lightning's mode; the backbone keeps the one of `backbone.base_mode`."""
         super().train(mode)
         self.model.train(mode and self.backbone.base_mode == "train")
-        # Again, and last: parts of it may stand inside the model.
+        # Once more, and last: parts of the method may be submodules of the model.
         self.method.train(mode)
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The trained parameters alone: a checkpoint is megabytes, whatever the backbone weighs."""
+        """The trainable parameters alone, so that a checkpoint is small whatever the backbone's size."""
         return {name: parameter.detach() for name, parameter in self.method.trainable_parameters().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load what `state_dict` gave.
+        """Load trainable parameters.
 
         Raises:
-            RunError: When the names or shapes are not those of this method.
+            RunError: If the names or shapes are not those of this method.
         """
         self.method.load_trainable_parameters(state_dict)
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
     def transfer_batch_to_device(self, batch: ModelInputs, device: torch.device, dataloader_idx: int) -> ModelInputs:
-        """Batches are of our own type."""
+        """Move a batch, which is of our own type."""
         return batch.to(device)
 
-    def _refuse_non_finite(self, value: float, what: str = "step") -> None:
+    def _require_finite(self, value: float, what: str = "step") -> None:
         if not math.isfinite(value):
-            step = self.global_step + (what == "step")  # the one that is being made is not counted yet
+            step = self.global_step + (what == "step")  # Lightning has not counted the current step yet
             raise NonFiniteLossError(
-                f"Training needs finite losses and gradients, but {what} {step} gave {value}; "
+                f"Losses and gradients must be finite, but {what} {step} gave {value}; "
                 "the last good checkpoint is kept. Lower `optimizer.lr`, or set `trainer.gradient_clip_val`."
             )
 
 
 class _Sum:
-    """Nats and tokens, added up where they are and read once."""
+    """Sums of nats and tokens; the nats stay on the device until they are read once."""
 
     def __init__(self) -> None:
         self._nats: list[Tensor] = []

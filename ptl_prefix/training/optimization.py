@@ -1,4 +1,4 @@
-"""How the trained parameters move: AdamW, a warm-up, a decay, and when to stop early."""
+"""Optimizer, learning-rate schedule, label smoothing and early stopping."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
@@ -15,14 +15,14 @@ class Optimization:
     """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up and a linear decay to zero.
 
     Args:
-        lr: Highest learning rate; `None` is the method's own default.
+        lr: Peak learning rate; `None` is the method's `default_lr`.
         weight_decay: Decoupled weight decay.
-        betas: Adam's two moments.
-        warmup_steps: Optimizer steps over which the learning rate rises from zero.
-        schedule: `linear` decays to zero at the last step; `constant` stays.
+        betas: Decay rates of Adam's two moments.
+        warmup_steps: Optimizer steps over which the learning rate rises linearly from zero.
+        schedule: Schedule after the warm-up: `linear` decays to zero at the last step, `constant` keeps the peak.
         label_smoothing: Share of a target's probability that is spread over the vocabulary; in the training loss only.
-        early_stopping_patience: Validations without a better loss before training stops; `None` is never.
-        early_stopping_min_delta: Nats per token that count as better.
+        early_stopping_patience: Validations without improvement before training stops; `None` never stops early.
+        early_stopping_min_delta: Smallest decrease of `val/loss`, in nats per token, that counts as improvement.
     """
 
     @settings_from("optimizer/adamw")
@@ -48,16 +48,16 @@ class Optimization:
         self.early_stopping_min_delta = early_stopping_min_delta
 
     def problems(self) -> list[str]:
-        """What the types of the settings do not say."""
+        """Problems that the types of the settings do not show."""
         if len(self.betas) != 2:
             return [f"`optimizer.betas` must be two numbers, but is {list(self.betas)}."]
         return []
 
     def optimizer(self, groups: Iterable[tuple[float, Iterable[nn.Parameter]]]) -> AdamW:
-        """AdamW over the trained parameters.
+        """AdamW over groups of trainable parameters.
 
         Args:
-            groups: What moves, with the learning rate of each group where no `lr` was chosen.
+            groups: Parameter groups, each with its learning rate if `lr` is `None`.
         """
         first, second = self.betas
         return AdamW(
@@ -70,11 +70,11 @@ class Optimization:
         )
 
     def scheduler(self, optimizer: AdamW, total_steps: int) -> LambdaLR:
-        """The learning rate as a share of `lr`, stepped once per optimizer step."""
+        """The schedule of the learning rate, updated after every optimizer step."""
         return LambdaLR(optimizer, lambda step: self.share_of_lr(step, total_steps))
 
     def share_of_lr(self, step: int, total_steps: int) -> float:
-        """The share of `lr` with which step number `step` (from 0) is taken."""
+        """Learning rate of step number `step` (from 0), as a share of the peak."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":

@@ -1,15 +1,13 @@
-"""Everything that one training needs, as finished objects, and what follows from it before anything is computed.
+"""The plan of one training: all of its parts as built objects.
 
-In: what a config was built into. Out: `Plan`, with the number of steps and the room for text, which training and a dry
-    run share.
+In: objects built from a config. Out: a `Plan`, with the numbers of steps, batches and rows that training and the dry
+run share.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
@@ -24,26 +22,26 @@ from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.optimization import Optimization
-from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
+from ptl_prefix.training.plan_problems import plan_problems
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One training.
+    """Plan of one training.
 
     Args:
-        seed: Of initialisation, batch order and dropout.
-        run_id: Names the run.
-        backbone: Which backbone.
-        task: What is learned.
-        method: How the backbone is adapted; not attached yet.
-        batches: How examples become batches.
-        optimization: How parameters move.
+        seed: Seed of initialisation, batch order and dropout.
+        run_id: Name of the run.
+        backbone: Settings of the backbone.
+        task: Task to learn.
+        method: Method, not attached yet.
+        data: Settings of encoding and batches.
+        optimization: Optimizer, schedule and early stopping.
         trainer: Arguments of Lightning's `Trainer`, by its own names.
-        decoding: How text is generated.
-        evaluation: What is decoded at the end.
-        tracking: Who is told what happens, besides the disk.
-        config: The resolved config all of this was built from, for the record.
+        decoding: Settings of text generation.
+        evaluation: Settings of the evaluation at the end.
+        tracking: Loggers besides the run folder.
+        config: Resolved config that the plan was built from, for the record.
     """
 
     seed: int
@@ -51,7 +49,7 @@ class Plan:
     backbone: BackboneSpec
     task: Task
     method: Method
-    batches: DataSettings
+    data: DataSettings
     optimization: Optimization
     trainer: Mapping[str, Any]
     decoding: Decoding
@@ -63,42 +61,39 @@ class Plan:
         self.method.provide_labels(lambda: self.task.label_set)
 
     def problems(self) -> list[str]:
-        """What no single setting shows, one sentence each; asked before any weights load."""
-        backbone = self.backbone.load_shape()
-        misfits = self.method.problems(backbone) or room_problems(backbone, self.method, self.task, self.decoding)
-        return [
-            *trainer_problems(self.trainer),
-            *accelerator_problems(self.trainer, self.backbone),
-            *precision_problems(self.trainer, self.backbone),
-            *sharding_problems(self.trainer, self.method, backbone),
-            *split_problems(self.task),
-            *misfits,
-        ]
+        """Every way in which the parts do not fit together, one sentence each; found before any weights load."""
+        return plan_problems(
+            trainer=self.trainer,
+            backbone=self.backbone,
+            method=self.method,
+            task=self.task,
+            decoding=self.decoding,
+        )
 
     def encoded(self, split: Split, backbone: Backbone, prompter: Prompter) -> EncodedSplit:
-        """One of the task's splits as ids, with room in every row for what the method takes."""
+        """A split of the task as token ids; each row leaves free the positions that the method reserves."""
         return encode_split(
             self.task,
             split,
             prompter,
             max_tokens=backbone.max_positions,
             reserved_positions=self.method.reserved_positions(backbone),
-            settings=self.batches,
+            settings=self.data,
         )
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a person is told how it goes."""
+        """Whether progress is shown on the console."""
         return self.trainer.get("enable_progress_bar") is not False
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the frozen weights are divided among the devices."""
+        """Whether the frozen weights are sharded among the devices."""
         return self.trainer.get("strategy") == "fsdp"
 
     @property
     def scales_loss(self) -> bool:
-        """Whether forward and backward are in float16, of a loss that is scaled up."""
+        """Whether training runs in float16 with loss scaling."""
         return self.trainer.get("precision") == "16-mixed"
 
     @property
@@ -108,16 +103,16 @@ class Plan:
 
     @property
     def num_ranks(self) -> int:
-        """Devices that train together, each driven by a process of its own."""
+        """Number of ranks: processes that train together, one per device."""
         return int(self.trainer.get("devices") or 1) * int(self.trainer.get("num_nodes") or 1)
 
     @property
     def rows_per_batch(self) -> int:
-        """Rows of a batch, on all devices together. A run that goes on with fewer or more devices keeps it."""
-        return self.batches.batch_size * self.num_ranks
+        """Rows of a batch over all devices; a run that is resumed on fewer or more devices keeps this number."""
+        return self.data.batch_size * self.num_ranks
 
     def batches_per_epoch(self, num_rows: int) -> int:
-        """Batches in which every training row comes once."""
+        """Number of batches in one epoch."""
         return num_batches(num_rows, batch_size=self.rows_per_batch, accumulation=self.accumulation)
 
     def num_steps(self, batches_per_epoch: int) -> int:
@@ -129,89 +124,14 @@ class Plan:
         return min(limits)
 
     def val_check_interval(self, batches_per_epoch: int) -> int:
-        """Training batches between validations: whole steps, as a checkpoint must not split an accumulation window."""
+        """Training batches between validations, rounded up to whole steps: checkpoints need complete accumulation."""
         interval = self.trainer.get("val_check_interval")
         interval = 1.0 if interval is None else interval
         batches = max(1, int(interval * batches_per_epoch)) if isinstance(interval, float) else interval
         return self.accumulation * math.ceil(batches / self.accumulation)
 
     def num_validation_rows(self, rows: int) -> int:
-        """How many of a split's rows are validated: `limit_val_batches`, as batches or as a share of them."""
+        """Number of validation rows by `limit_val_batches`, which is a number or a share of the batches."""
         limit = self.trainer.get("limit_val_batches")
         limit = 1.0 if limit is None else limit
-        return (
-            max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.batches.eval_batch_size)
-        )
-
-
-def room_problems(backbone: Backbone, method: Method, task: Task, decoding: Decoding) -> list[str]:
-    """What does not fit beside the method: at least a prompt without its source, and the text to write."""
-    try:
-        prompter = backbone.prompter(task.prompt)
-    except ValueError as error:
-        return [f"`task`: {error}"]
-    if backbone.max_positions is None:
-        return []
-    room = backbone.max_positions - method.reserved_positions(backbone)
-    num_prompt, num_end = prompter.num_fixed_tokens, len(prompter.after_ids) + 1
-    needed = [
-        ("a prompt and its target", num_prompt + num_end, room),
-        ("a prompt and `generation.max_new_tokens`", num_prompt + decoding.max_new_tokens, room),
-    ]
-    if prompter.decoder_start_ids is not None:
-        num_start, for_target = len(prompter.decoder_start_ids), backbone.max_positions
-        needed = [
-            ("a prompt", num_prompt, room),
-            ("a target", num_start + num_end, for_target),
-            ("a target's start and `generation.max_new_tokens`", num_start + decoding.max_new_tokens, for_target),
-        ]
-    return [
-        f"The {backbone.max_positions} positions of {backbone.name} must hold {what} beside the method, which leaves "
-        f"{left}, but that takes at least {tokens}."
-        for what, tokens, left in needed
-        if tokens > left
-    ]
-
-
-def split_problems(task: Task) -> list[str]:
-    """Splits that training cannot do without. A test split it can: validation is decoded instead."""
-    return [
-        f"Training needs a {split} split, but {task.name} has none; see the settings of `task`."
-        for split in ("train", "validation")
-        if split not in task.splits
-    ]
-
-
-def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Backbone) -> list[str]:
-    """A backbone or a method that cannot work where weights are divided among devices."""
-    if trainer.get("strategy") != "fsdp":
-        return []
-    problems = []
-    if backbone.quantization is not None:
-        problems.append(
-            "`backbone.quantization` must be null with `trainer.strategy` fsdp, as packed weights are not divided "
-            f"among devices, but is {backbone.quantization}; choose trainer=ddp, each with a whole one."
-        )
-    touches = method.direct_weight_access(backbone)
-    if touches is None:
-        return problems
-    return [
-        *problems,
-        "With `trainer.strategy` fsdp the weights are divided among devices, and whole forward passes alone see them, "
-        f"but '{method.name}' {touches}; choose trainer=ddp, or another method.",
-    ]
-
-
-def start_problems(plan: Plan, num_devices: int) -> list[str]:
-    """What keeps this machine from starting a plan, by itself, on so many devices."""
-    if int(plan.trainer.get("num_nodes") or 1) > 1:
-        return [
-            "`trainer.num_nodes` must be 1 where ptl-prefix starts the processes itself; on several machines, torchrun "
-            "or Slurm's srun starts it once for each device."
-        ]
-    device, num_gpus = plan.backbone.torch_device.type, torch.cuda.device_count()
-    if device == "mps":
-        return [f"`trainer.devices` must be 1 where the backbone is on mps, but is {num_devices}."]
-    if device == "cuda" and num_devices > num_gpus:
-        return [f"`trainer.devices` must be at most the {num_gpus} GPUs of this machine, but is {num_devices}."]
-    return []
+        return max(1, round(limit * rows)) if isinstance(limit, float) else min(rows, limit * self.data.eval_batch_size)

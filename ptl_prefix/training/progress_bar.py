@@ -1,4 +1,4 @@
-"""What a person sees of a run while it trains."""
+"""Progress of a training on the console."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from ptl_prefix.training.module import AdaptationModule
 
 
 class ProgressBar(pl.Callback):
-    """A bar with step, loss, tokens per second and time left; in a log file, a line at every validation.
+    """A bar with step, loss, tokens per second and time left; without a terminal, a line at every validation.
 
     Args:
-        meter: Where the rate comes from.
-        console: Where the bar is drawn.
+        meter: Counts tokens and seconds.
+        console: Console of the bar.
     """
 
     def __init__(self, meter: Meter, console: Console) -> None:
@@ -24,7 +24,7 @@ class ProgressBar(pl.Callback):
         self._bar: Progress | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the bar, from where the run is."""
+        """Draw the bar at the current step."""
         if not self._console.is_terminal:
             return
         self._bar = Progress(
@@ -57,7 +57,7 @@ class ProgressBar(pl.Callback):
     def on_validation_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: AdaptationModule
     ) -> None:
-        """Show the new loss; in a log file, say what one would want to know there."""
+        """Show the new loss in the bar, or as a line without a terminal."""
         self._move_bar(trainer, pl_module)
         if self._bar is None:
             loss = float(trainer.callback_metrics["val/loss"])
@@ -72,7 +72,7 @@ class ProgressBar(pl.Callback):
         self._close()
 
     def on_exception(self, *_: Any) -> None:
-        """Leave the screen in order."""
+        """Stop the bar, so that the terminal is usable after an error."""
         self._close()
 
     def _close(self) -> None:

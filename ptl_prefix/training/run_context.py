@@ -1,6 +1,6 @@
-"""What surrounds a training: where it is kept, who is told, who counts, who may stop it, who trains along.
+"""The surroundings of a training: run folder, event stream, console, counters, signals and ranks.
 
-In: made once by `fit.py`. Out: read by `session.py` and `loop.py`; nothing here acts.
+In: the objects that `train.py` creates. Out: one value that the stages of the training read.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ class RunContext:
     """The surroundings of one run.
 
     Args:
-        folder: The run's folder.
-        events: Told of what happens.
-        console: Where progress is shown.
+        folder: Run folder.
+        events: Event stream of the run.
+        console: Console for progress.
         meter: Counts steps, tokens and seconds.
-        signals: Told to stop.
-        ranks: Who trains together.
+        signals: Receives requests to stop.
+        ranks: Ranks that train together.
     """
 
     folder: RunFolder

@@ -1,6 +1,6 @@
-"""What a training works on: the loaded backbone, and its task's splits as ids.
+"""The inputs of a training: the loaded backbone, and the task's splits as token ids.
 
-In: a `Plan`. Out: `RunInputs`, with room in every row for what the method takes.
+In: a `Plan`. Out: `RunInputs`, whose rows leave free the positions that the method needs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ from ptl_prefix.training.ranks import ONE_RANK, Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputs:
-    """One training's backbone and data.
+    """Backbone and data of one training.
 
     Args:
-        backbone: The frozen model.
-        prompter: Turns its task's text into ids.
-        train: Training batches, an epoch at each pass; of each batch this rank's rows.
-        validation: The validated rows, in a fixed order; this rank's batches.
-        decoded_split: The split that is decoded: the test split, or validation where a task has no other.
-        num_in_decoded_split: How many inputs that has.
-        decoded_rows: The inputs of it that are decoded, as the task gives them.
-        encoding: What encoding did to each split.
+        backbone: Frozen backbone.
+        prompter: Turns the task's text into token ids.
+        train: Training batches, one epoch per pass, with this rank's rows of each batch.
+        validation: Validation batches of this rank, in a fixed order.
+        decoded_split: Split that is decoded: the test split, or validation if the task has no test split.
+        num_in_decoded_split: Number of inputs in that split.
+        decoded_rows: Inputs that are decoded, as the task gives them.
+        encoding: Report of each split's encoding.
     """
 
     backbone: Backbone
@@ -44,10 +44,10 @@ class RunInputs:
 
 
 def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
-    """Load the backbone, and encode the splits or find them encoded."""
-    backbone = _loaded(plan, ranks)
+    """Load the backbone, and encode the splits or read them from the cache."""
+    backbone = _load_backbone(plan, ranks)
     prompter = backbone.prompter(plan.task.prompt)
-    with ranks.first_goes_first():
+    with ranks.rank_zero_first():
         train = plan.encoded("train", backbone, prompter)
         validation = plan.encoded("validation", backbone, prompter)
     padding = backbone.padding(prompter)
@@ -66,7 +66,7 @@ def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
         ),
         validation=EvalBatches(
             validation,
-            batch_size=plan.batches.eval_batch_size,
+            batch_size=plan.data.eval_batch_size,
             num_rows=plan.num_validation_rows(len(validation)),
             rank_share=ranks.share,
             padding=padding,
@@ -78,11 +78,11 @@ def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
     )
 
 
-def _loaded(plan: Plan, ranks: Ranks) -> Backbone:
-    """The backbone on its device; where the plan shards it, this rank's share of it."""
-    if not plan.is_sharded or ranks.number == 1:
+def _load_backbone(plan: Plan, ranks: Ranks) -> Backbone:
+    """The backbone on its device; with sharding, this rank's shard of it."""
+    if not plan.is_sharded or ranks.num_ranks == 1:
         return plan.backbone.load()
-    # On the CPU first: it need not fit the device as a whole.
+    # On the CPU first: the whole backbone may not fit on the device.
     backbone = plan.backbone.load(on=torch.device("cpu"))
     backbone.shard(plan.backbone.torch_device)
     return backbone

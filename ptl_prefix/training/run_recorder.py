@@ -1,4 +1,7 @@
-"""What a training says of itself when it ends, however it ends."""
+"""Gathers the facts of a run and writes its record, however the run ends.
+
+In: losses, scores and counts while the run proceeds. Out: `record.json` and the event of the end.
+"""
 
 from dataclasses import asdict
 
@@ -22,18 +25,18 @@ from ptl_prefix.training.plan import Plan
 LOSS_INFO = MetricInfo(
     scale="nats per target token", direction="minimize", version="1", library=f"torch {torch.__version__}"
 )
-"""What `val/loss` means: a sum over the targets of the split, each one's end included, divided by their number."""
+"""Meaning of `val/loss`: the sum over the split's target tokens, end tokens included, divided by their number."""
 
 
-class Ledger:
-    """Gathers what a run will say of itself, from its first moment on.
+class RunRecorder:
+    """Gathers the facts of a run and writes them when the run ends.
 
     Args:
-        plan: What is trained.
-        folder: Where `record.json` goes.
-        events: Told how the run ended.
-        meter: Seconds and tokens of training.
-        writes: Whether there shall be a `record.json`: of several ranks, the first one's.
+        plan: Plan of the run.
+        folder: Run folder.
+        events: Event stream of the run.
+        meter: Counts seconds and tokens of training.
+        writes: Whether to write `record.json`: only rank 0 does.
     """
 
     def __init__(
@@ -46,8 +49,8 @@ class Ledger:
         self._parameters = Parameters(trained=0, stored=0, backbone=0)
         self._device = torch.device("cpu")
 
-    def begin(self) -> None:
-        """Log what a record of the run would need, should it be killed before it writes one."""
+    def log_start(self) -> None:
+        """Log the facts from which the record can be rebuilt if the run is killed."""
         self._events.write(
             "begun",
             step=0,
@@ -57,24 +60,24 @@ class Ledger:
             environment=environment(),
         )
 
-    def note_loss(self, name: str, nats: float) -> None:
-        """Keep a loss in nats per target token."""
+    def add_loss(self, name: str, nats: float) -> None:
+        """Add a loss in nats per target token to the metrics."""
         self.metrics[name], self._metric_info[name] = nats, LOSS_INFO
 
-    def note_scores(self, split: Split, outputs: list[Prediction], suffix: str = "") -> dict[str, str]:
-        """Score outputs by the task's metrics, and keep the numbers as `test/<metric>` or `val/<metric>`.
+    def add_scores(self, split: Split, predictions: list[Prediction], suffix: str = "") -> dict[str, str]:
+        """Score predictions by the task's metrics, and add `test/<metric>` or `val/<metric>`.
 
         Returns:
             The reason for each metric that was skipped.
         """
-        scores = score(outputs, self._plan.task.metrics)
+        scores = score(predictions, self._plan.task.metrics)
         for name, value in scores.values.items():
             key = f"{SPLIT_NAMES[split]}/{name}{suffix}"
             self.metrics[key], self._metric_info[key] = value, scores.infos[name]
         return scores.skipped
 
-    def note_parameters(self, backbone: Backbone) -> Parameters:
-        """Count parameters, once the method is attached."""
+    def count_parameters(self, backbone: Backbone) -> Parameters:
+        """Count the parameters; the method must be attached."""
         method = self._plan.method
         self._device = backbone.device
         self._parameters = Parameters(
@@ -82,12 +85,12 @@ class Ledger:
         )
         return self._parameters
 
-    def close(self, status: Status) -> RunRecord:
-        """Write the record of a run that ends so."""
+    def finish(self, status: Status) -> RunRecord:
+        """Write the record of the run, which ends with this status."""
         plan, meter = self._plan, self._meter
         if status != "finished":
             for name, nats in read_losses(read_events(self._folder.events)).items():
-                self.note_loss(name, nats)
+                self.add_loss(name, nats)
         record = RunRecord(
             run_id=plan.run_id,
             status=status,
@@ -120,13 +123,13 @@ class Ledger:
         return record
 
 
-def record_death(plan: Plan, folder: RunFolder, how: str) -> None:
-    """Write the record of a run whose own process was killed, and could not.
+def record_killed_run(plan: Plan, folder: RunFolder, reason: str) -> None:
+    """Write the record of a run whose rank 0 was killed and could not write it.
 
     Args:
-        plan: What was trained.
-        folder: Where it was trained.
-        how: What happened, for the log.
+        plan: Plan of the run.
+        folder: Run folder.
+        reason: Sentence for the event log.
     """
     with folder.held():
         events = EventStream(DiskSink())
@@ -142,6 +145,6 @@ def record_death(plan: Plan, folder: RunFolder, how: str) -> None:
         )
         meter = Meter(events, log_every_n_steps=1)
         meter.steps = max((event["step"] for event in read_events(folder.events)), default=0)
-        events.write("error", step=meter.steps, error=how)
-        Ledger(plan, folder, events, meter).close("failed")
+        events.write("error", step=meter.steps, error=reason)
+        RunRecorder(plan, folder, events, meter).finish("failed")
         events.close(1)

@@ -1,7 +1,7 @@
-"""What a run writes while it learns: a few validation sources, always the same ones, decoded at every validation.
+"""Samples of generated text during training: the same few validation sources, decoded at every validation.
 
-In: the run's material. Out: `samples` events. Decoding is greedy, so that neither it nor its cost hangs on how the run
-decodes at its end; nothing is drawn, and the training around it stays the same to the last bit.
+In: the run's inputs. Out: `samples` events. Decoding is greedy and short, whatever `generation` is: it stays cheap and
+draws no random numbers, so that training is bit for bit the same with and without samples.
 """
 
 import dataclasses
@@ -15,20 +15,20 @@ from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.run_inputs import RunInputs
 
 _MOST_NEW_TOKENS = 64
-"""A look at the text must stay cheap beside the training."""
+"""Samples must stay cheap compared with training."""
 
 
 class Samples(pl.Callback):
     """Decodes some of the validation split after each validation.
 
     Args:
-        plan: What is trained; its tracking says how many.
-        material: What it is trained on.
-        events: Takes `samples` events.
+        plan: Plan of the run; `tracking.num_samples` is the number of sources.
+        inputs: Inputs of the run.
+        events: Receives `samples` events.
     """
 
-    def __init__(self, plan: Plan, material: RunInputs, events: EventStream) -> None:
-        self._plan, self._material, self._events = plan, material, events
+    def __init__(self, plan: Plan, inputs: RunInputs, events: EventStream) -> None:
+        self._plan, self._inputs, self._events = plan, inputs, events
         self._rows = sample(plan.task.examples("validation"), plan.tracking.num_samples)
         self._decoding = dataclasses.replace(
             plan.decoding,
@@ -39,21 +39,22 @@ class Samples(pl.Callback):
         )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log what is written now."""
-        plan, backbone = self._plan, self._material.backbone
-        written = decode(
+        """Log the texts that the method generates now."""
+        plan, backbone = self._plan, self._inputs.backbone
+        predictions = decode(
             DecodingJob(
                 backbone=backbone,
                 method=plan.method,
-                prompter=self._material.prompter,
+                prompter=self._inputs.prompter,
                 rows=self._rows,
                 decoding=self._decoding,
-                batch_size=plan.batches.eval_batch_size,
+                batch_size=plan.data.eval_batch_size,
                 reserved_positions=plan.method.reserved_positions(backbone),
                 labels=plan.task.label_set,
             )
         )
         samples = [
-            {"source": one.source, "reference": one.references[0], "hypothesis": one.hypothesis} for one in written
+            {"source": prediction.source, "reference": prediction.references[0], "hypothesis": prediction.hypothesis}
+            for prediction in predictions
         ]
         self._events.write("samples", step=trainer.global_step, samples=samples)

@@ -1,11 +1,11 @@
-"""The most memory that a step of training holds at once, found by making one without numbers.
+"""Peak memory of a training step, measured without values.
 
-In: a method on a backbone's sketch, and the shapes of a batch. Out: bytes. Forward and backward run on the meta device,
-where operations make shapes and nothing else, and what they make is counted for as long as it lives: what autograd
-keeps, what gradient checkpointing computes again, gradients, and what lives for a moment.
+In: a method attached to a backbone on the meta device, and the shapes of a batch. Out: bytes. Forward and backward run
+on the meta device, where operations create shapes only. Each created tensor is counted as long as it lives: activations
+that autograd keeps, activations that gradient checkpointing recomputes, gradients, and temporary tensors.
 
-Attention is counted as fused kernels have it. Not counted: what kernels use inside, what an allocator rounds up, the
-libraries themselves.
+Attention is counted as fused kernels compute it. Not counted: workspaces of kernels, the rounding of an allocator, and
+the libraries themselves.
 """
 
 import weakref
@@ -24,65 +24,65 @@ from ptl_prefix.methods.method import Method
 
 
 class StepMemory(NamedTuple):
-    """Bytes beside the weights and the trained numbers, gradients among them.
+    """Bytes besides the weights and the trainable parameters; gradients are included.
 
     Args:
-        most: What forward and backward hold at once.
-        at_turn: What is there when the backward begins.
-        left: What is still there when they are over.
+        peak: Peak over the forward and backward pass.
+        at_backward_start: Bytes where the backward pass begins.
+        after_backward: Bytes after the backward pass.
     """
 
-    most: int
-    at_turn: int
-    left: int
+    peak: int
+    at_backward_start: int
+    after_backward: int
 
 
 def step_memory(
     backbone: Backbone, method: Method, batch: ModelInputs, num_targets: int, *, micro_batches: int
 ) -> StepMemory:
-    """What forward and backward of one batch hold.
+    """Memory of the forward and backward pass of one batch.
 
     Args:
-        backbone: A sketch.
-        method: Attached to it.
-        batch: Shapes.
-        num_targets: Positions of the whole batch at which logits are computed.
-        micro_batches: Batches in one step; from the second on, there are gradients already.
+        backbone: Backbone on the meta device.
+        method: Method, attached to the backbone.
+        batch: Batch on the meta device.
+        num_targets: Number of positions in the batch whose logits are computed.
+        micro_batches: Number of batches in one step; from the second on, gradients exist already.
     """
     trained = list(method.trainable_parameters().values())
     place = torch.zeros(num_targets, dtype=torch.long, device="meta")
-    # The library's own masks look at numbers, which the meta device has not.
+    # transformers' own masks read values, which the meta device does not have.
     backbone.slots.acquire()
     known = [*backbone.model.parameters(), *backbone.model.buffers(), *method.parameters(), *trained]
-    turns: list[int] = []
+    at_backward_start: list[int] = []
     try:
-        with _Live(known) as live, _fused_attention():
+        with _LiveBytes(known) as live, _fused_attention():
             for _ in range(min(micro_batches, 2)):
                 logits = backbone.target_logits(method.condition(batch), (place, place))  # (targets, vocabulary)
-                logits.register_hook(lambda _: turns.append(live.now))  # type: ignore[no-untyped-call]
+                logits.register_hook(lambda _: at_backward_start.append(live.now))  # type: ignore[no-untyped-call]
                 nats = nn.functional.cross_entropy(logits.float(), place, reduction="sum")
                 del logits
                 nats.backward()  # type: ignore[no-untyped-call]
                 del nats
-            return StepMemory(live.most, max(turns), live.now)
+            return StepMemory(live.peak, max(at_backward_start), live.now)
     finally:
         backbone.slots.release()
         for parameter in trained:
             parameter.grad = None
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes that operations have made and that are still there.
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that operations created and that still live.
 
     Args:
-        known: What was there before, and is not counted.
+        known: Tensors that existed before and are not counted.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.most = 0
+        self.peak = 0
         self.now = 0
-        self._places = {tensor.untyped_storage()._cdata for tensor in known}
+        self._storages = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -95,31 +95,31 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         place, size = storage._cdata, storage.nbytes()
-        if place in self._places:
+        if place in self._storages:
             return
-        self._places.add(place)
+        self._storages.add(place)
         self.now += size
-        self.most = max(self.most, self.now)
+        self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, place, size).atexit = False
 
     def _forget(self, place: int, size: int) -> None:
-        self._places.discard(place)
+        self._storages.discard(place)
         self.now -= size
 
 
 @contextmanager
 def _fused_attention() -> Iterator[None]:
-    """Inside, SDPA of shapes is a fused kernel; torch would write out the matrix of scores.
+    """Count SDPA on the meta device like a fused kernel: torch's own would create the whole matrix of scores.
 
-    Replaced by name, as a function mode is off in what a backward computes again.
+    The function is replaced by name, as a torch function mode is off while a backward pass recomputes activations.
     """
     real = nn.functional.scaled_dot_product_attention
 
     def of_shapes(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        # No fused kernel has a gradient for its mask, which a trained position bias needs.
+        # Fused kernels have no gradient for the mask, which a trainable position bias needs.
         if not query.is_meta or attn_mask is None or attn_mask.requires_grad:
             return real(query, key, value, attn_mask=attn_mask, **kwargs)
-        output: Tensor = _Fused.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
+        output: Tensor = _FusedAttention.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
         return output
 
     nn.functional.scaled_dot_product_attention = of_shapes  # type: ignore[assignment]
@@ -129,8 +129,8 @@ def _fused_attention() -> Iterator[None]:
         nn.functional.scaled_dot_product_attention = real
 
 
-class _Fused(torch.autograd.Function):
-    """What a fused kernel makes and keeps: the output, a number for each query, and the mask in its own dtype."""
+class _FusedAttention(torch.autograd.Function):
+    """The tensors that a fused kernel creates and keeps: output, one number per query, and the mask in its dtype."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:

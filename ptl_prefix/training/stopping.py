@@ -1,7 +1,7 @@
-"""How a run is stopped: Ctrl-C and SIGTERM ask for it, and are heard where nothing is lost.
+"""Stopping a run by Ctrl-C or SIGTERM without losing a step.
 
-In: signals. Out: `RunStopped`. While batches are trained a stop waits for `Checkpoints` to save a whole step; before
-and after that there is nothing to save, and it comes at once.
+In: signals. Out: `RunStopped`. During training a stop waits until `Checkpoints` has saved a whole step; before and
+after training there is nothing to save, and it takes effect at once.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunStopped(BaseException):
-    """The user asked the run to stop, and can go on with it.
+    """The user stopped the run, which can be resumed.
 
     Args:
-        signal_name: What asked.
+        signal_name: Name of the signal.
     """
 
     def __init__(self, signal_name: str) -> None:
@@ -32,11 +32,11 @@ class RunStopped(BaseException):
 
 
 class StopSignals(pl.Callback):
-    """While this is entered, Ctrl-C and SIGTERM stop the run; a second Ctrl-C does not wait for the step's end.
+    """Inside this context, Ctrl-C and SIGTERM stop the run; a second Ctrl-C does not wait for the end of the step.
 
     Args:
-        console: Where the wait is announced.
-        ranks: Who stops together: the signal may reach them at different steps, or only one of them.
+        console: Console for the announcement that the run waits.
+        ranks: Ranks that stop together: the signal may reach them at different steps, or only one of them.
     """
 
     def __init__(self, console: Console, ranks: Ranks = ONE_RANK) -> None:
@@ -44,44 +44,44 @@ class StopSignals(pl.Callback):
         self._console = console
         self._ranks = ranks
         self._is_training = False
-        self._usual: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
         if _is_main_thread():
-            self._usual = {number: signal.getsignal(number) for number in SIGNALS}
-            self._listen()
+            self._previous = {number: signal.getsignal(number) for number in SIGNALS}
+            self._set_handlers()
 
     def __exit__(self, *_: object) -> None:
-        for number, usual in self._usual.items():
-            signal.signal(number, usual)
-        self._usual = {}
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous = {}
 
     def on_train_start(self, *_: Any) -> None:
-        """Stops wait from here on. Lightning has put a handler of its own, which would end the run inside a window."""
+        """Let stops wait, and replace Lightning's signal handler, which would end the run in an accumulation window."""
         self._is_training = True
-        if self._usual:
-            self._listen()
+        if self._previous:
+            self._set_handlers()
 
     def on_train_end(self, *_: Any) -> None:
-        """Stops need not wait any more."""
+        """Let stops take effect at once again."""
         self._is_training = False
 
-    def agreed(self) -> str | None:
-        """The signal that stops all ranks now, if one of them was asked; all of them must call this."""
-        number = self._ranks.largest(signal.Signals[self.requested].value if self.requested else 0)
+    def agree_on_stop(self) -> str | None:
+        """The signal that stops all ranks now, if any of them received one; every rank must call this."""
+        number = self._ranks.max(signal.Signals[self.requested].value if self.requested else 0)
         if not number:
-            return None  # a signal that has come since is heard the next time
+            return None  # a signal that arrived since then is handled by the next call
         self.requested = signal.Signals(number).name
         return self.requested
 
     def request_stop(self) -> None:
-        """Stop as SIGTERM does, asked for by a thread. Without a main thread that listens, at the next step's end."""
-        if self._usual:
+        """Stop as by SIGTERM; for threads. Without handlers in the main thread, the run stops after the step."""
+        if self._previous:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.requested = signal.SIGTERM.name
 
-    def _listen(self) -> None:
+    def _set_handlers(self) -> None:
         for number in SIGNALS:
             signal.signal(number, self._handle)
 
@@ -91,7 +91,7 @@ class StopSignals(pl.Callback):
         self.requested = name
         if is_impatient or not self._is_training:
             raise RunStopped(name)
-        with contextlib.suppress(RuntimeError):  # the signal came in the middle of another print
+        with contextlib.suppress(RuntimeError):  # the signal interrupted another print
             self._console.print(f"{name}: saving at the end of this step …")
 
 

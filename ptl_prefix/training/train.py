@@ -1,8 +1,8 @@
 """One training, from a plan to a run folder with a record and a bundle.
 
 In: a `Plan` and a folder. Out: `config.yaml`, `events.jsonl`, `checkpoints/`, `bundle/` and `record.json` in that
-folder, and `model/` where the whole backbone was trained. Stopped or killed at any moment, the same call with `resume`
-goes on from the last checkpoint to the same numbers.
+folder, and `model/` if the whole backbone was trained. A run that was stopped or killed at any moment is resumed from
+its last checkpoint, and ends with the same numbers as an uninterrupted one.
 """
 
 import signal
@@ -19,80 +19,80 @@ from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream, NoSink, RunFacts
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
-from ptl_prefix.training.ranks import ONE_RANK, Ranks, hearing_of_gone_ranks
+from ptl_prefix.training.ranks import ONE_RANK, Ranks, report_lost_ranks
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import load_run_inputs
-from ptl_prefix.training.run_recorder import Ledger
-from ptl_prefix.training.session import Outcome, Session
+from ptl_prefix.training.run_recorder import RunRecorder
 from ptl_prefix.training.stopping import RunStopped, StopSignals
+from ptl_prefix.training.training_run import Outcome, TrainingRun
 
 
 def train(
     plan: Plan, folder: RunFolder, *, resume: bool = False, console: Console | None = None, ranks: Ranks = ONE_RANK
 ) -> Outcome:
-    """Run a training, or go on with one. Of several ranks each calls this, and the first writes to the folder.
+    """Train, or resume a training. Every rank must call this; only rank 0 writes to the folder.
 
     Args:
-        plan: What is trained.
-        folder: The run's folder.
-        resume: Go on from `checkpoints/last.ckpt`; without one, start from the beginning.
-        console: Where progress is shown.
-        ranks: Who trains together.
+        plan: Plan of the training.
+        folder: Run folder.
+        resume: Whether to resume from `checkpoints/last.ckpt`; if there is none, the run starts from the beginning.
+        console: Console for progress; `None` is standard error.
+        ranks: Ranks that train together.
 
     Raises:
-        NonFiniteLossError: When a loss is not a number; the last good checkpoint is kept.
-        RunError: When another process is at work in the folder, or the ranks have different configs.
-        RankError: When another rank is gone.
+        NonFiniteLossError: If a loss is NaN or infinite; the last good checkpoint is kept.
+        RunError: If another process holds the folder, or the ranks' configs differ.
+        RankError: If another rank exited.
     """
-    ranks.must_agree(plan.config)
-    with folder.held() if ranks.is_first else nullcontext():
+    ranks.require_same_config(plan.config)
+    with folder.held() if ranks.is_rank_zero else nullcontext():
         return _train(plan, folder, resume=resume, console=console, ranks=ranks)
 
 
 def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | None, ranks: Ranks) -> Outcome:
-    resumed_step = ranks.of_first(lambda: _prepare(plan, folder, resume=resume))
-    console = console if console and ranks.is_first else Console(stderr=True, quiet=not ranks.is_first)
+    resumed_step = ranks.from_rank_zero(lambda: _prepare(plan, folder, resume=resume))
+    console = console if console and ranks.is_rank_zero else Console(stderr=True, quiet=not ranks.is_rank_zero)
     signals = StopSignals(console, ranks)
     facts = _facts(plan, folder, resumed_step, console, signals)
     events = _events(plan, facts, ranks)
     meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50), ranks=ranks)
-    ledger = Ledger(plan, folder, events, meter, writes=ranks.is_first)
+    recorder = RunRecorder(plan, folder, events, meter, writes=ranks.is_rank_zero)
     exit_code = 1
     try:
-        with signals, hearing_of_gone_ranks():
+        with signals, report_lost_ranks():
             events.open(facts)
             if resumed_step is None:
-                ledger.begin()
-            material = load_run_inputs(plan, ranks)
+                recorder.log_start()
+            inputs = load_run_inputs(plan, ranks)
             context = RunContext(
                 folder=folder, events=events, console=console, meter=meter, signals=signals, ranks=ranks
             )
-            outcome = Session(plan, material, ledger, context).run(resumed_step)
+            outcome = TrainingRun(plan, inputs, recorder, context).run(resumed_step)
         exit_code = 0
         return outcome
     except RunStopped as stop:
         exit_code = 128 + signal.Signals[stop.signal_name]
-        return Outcome(ledger.close("stopped"), [], [], signal=stop.signal_name)
+        return Outcome(recorder.finish("stopped"), [], [], signal=stop.signal_name)
     except Exception as error:
-        if isinstance(error, RankError) and signals.requested:  # the others have heard the signal first, and are gone
+        if isinstance(error, RankError) and signals.requested:  # the other ranks stopped first
             exit_code = 128 + signal.Signals[signals.requested]
-            return Outcome(ledger.close("stopped"), [], [], signal=signals.requested)
+            return Outcome(recorder.finish("stopped"), [], [], signal=signals.requested)
         events.write("error", step=meter.steps, error=f"{type(error).__name__}: {error}")
-        ledger.close("failed")
+        recorder.finish("failed")
         raise
     finally:
         events.close(exit_code)
 
 
 def _events(plan: Plan, facts: RunFacts, ranks: Ranks) -> EventStream:
-    """Where events go; those of later ranks go nowhere, as the first one's are those of all."""
-    if not ranks.is_first:
+    """The event stream of this rank; only rank 0 writes events, for all ranks."""
+    if not ranks.is_rank_zero:
         return EventStream(NoSink())
     return EventStream(DiskSink(), plan.tracking.sinks(), facts.notify, plan.tracking.close_timeout_s)
 
 
 def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Console, signals: StopSignals) -> RunFacts:
-    """What the run's sinks know of it."""
+    """The facts of the run that its sinks need."""
     return RunFacts(
         run_id=plan.run_id,
         folder=folder,
@@ -104,13 +104,13 @@ def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Con
 
 
 def _prepare(plan: Plan, folder: RunFolder, *, resume: bool) -> int | None:
-    """A folder with a config, and a log that says nothing of what is still to come.
+    """Write the config, and drop the events after the checkpoint that the run resumes from.
 
     Returns:
-        The step that the run goes on from; `None` if it begins.
+        Step of that checkpoint; `None` if the run starts from the beginning.
     """
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    folder.record.unlink(missing_ok=True)  # how a run ended that goes on is no longer true
+    folder.record.unlink(missing_ok=True)  # a resumed run has not ended
     if resume and folder.last.exists():
         step = int(torch.load(folder.last, map_location="cpu", weights_only=True)["global_step"])
         drop_events_after(folder.events, step)

@@ -1,7 +1,7 @@
-"""The training loop: Lightning's trainer, with what a run asks of it.
+"""The training loop: Lightning's trainer with the settings and callbacks of a run.
 
-In: an attached method and its material. Out: the method is trained, and `Checkpoints` knows which state of it was the
-best. What may be configured of the trainer is in the plan; the rest is decided here.
+In: an attached method and the run's inputs. Out: the method is trained, and `Checkpoints` knows its best state. The
+user's settings of the trainer are in the plan; the others are set here.
 """
 
 from typing import Any
@@ -22,26 +22,30 @@ from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.samples import Samples
 
 
-class Loop:
-    """Steps, validations, and whatever happens between them.
+class TrainingLoop:
+    """Lightning's trainer with the callbacks of a run.
 
     Args:
-        plan: What is trained.
-        material: What it is trained on.
-        context: What surrounds the training.
+        plan: Plan of the run.
+        inputs: Inputs of the run.
+        context: Run folder, event stream, console, signals and ranks.
     """
 
-    def __init__(self, plan: Plan, material: RunInputs, context: RunContext) -> None:
-        self._plan, self._material, self._context = plan, material, context
+    def __init__(self, plan: Plan, inputs: RunInputs, context: RunContext) -> None:
+        self._plan, self._inputs, self._context = plan, inputs, context
         self._ranks = context.ranks
         self._random_state = RandomState(context.ranks)
 
-    def fit(self, *, resumes: bool) -> Checkpoints:
-        """Train the attached method, from its start or from the last checkpoint."""
-        plan, batches, backbone = self._plan, self._material.train, self._material.backbone
+    def fit(self, *, resume: bool) -> Checkpoints:
+        """Train the attached method from its start, or resume from `checkpoints/last.ckpt`.
+
+        Returns:
+            The callback that wrote the checkpoints and knows the best one.
+        """
+        plan, batches, backbone = self._plan, self._inputs.train, self._inputs.backbone
         num_steps = plan.num_steps(len(batches))
         interval = plan.val_check_interval(len(batches))
-        self._ranks.copy_first(plan.method.trainable_parameters().values())
+        self._ranks.broadcast(plan.method.trainable_parameters().values())
         module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=num_steps, ranks=self._ranks)
         checkpoints = Checkpoints(
             self._context.folder,
@@ -54,21 +58,21 @@ class Loop:
             pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
                 module,
                 train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
-                val_dataloaders=self._material.validation,
-                ckpt_path=self._context.folder.last if resumes else None,
+                val_dataloaders=self._inputs.validation,
+                ckpt_path=self._context.folder.last if resume else None,
                 weights_only=True,
             )
-        # Lightning leaves a model on the CPU when it is done.
+        # Lightning moves the model to the CPU at the end.
         backbone.model.to(backbone.device)  # type: ignore[arg-type]
         plan.method.to(backbone.device)
         return checkpoints
 
     def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:
-        device = self._material.backbone.device.type
+        device = self._inputs.backbone.device.type
         return {
             **self._plan.trainer,
             "accelerator": {"cuda": "gpu"}.get(device, device),
-            # Each rank trains on its own device as if alone; what ranks share is in `ranks.py`.
+            # Each rank trains on its own device as if alone; `ranks.py` holds all communication.
             "devices": [self._ranks.local_rank] if device == "cuda" else 1,
             "num_nodes": 1,
             "strategy": "auto",
@@ -84,24 +88,24 @@ class Loop:
             "enable_checkpointing": False,
             "enable_progress_bar": False,
             "enable_model_summary": False,
-            "limit_val_batches": 1.0,  # the batches are limited already, to rows from all over the split
+            "limit_val_batches": 1.0,  # `RunInputs.validation` is limited already, to rows from all over the split
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
-            # What sharded layers gather in inference mode could not be used in a backward later.
-            "inference_mode": not self._material.backbone.is_sharded,
+            # Weights that sharded layers gather in inference mode cannot be used in a later backward pass.
+            "inference_mode": not self._inputs.backbone.is_sharded,
         }
 
     def _callbacks(self, checkpoints: Checkpoints) -> list[pl.Callback]:
-        """In this order: what is saved, last, is what the others have settled."""
+        """The callbacks in their order: checkpoints come last and save the state that the others have left."""
         optimization = self._plan.optimization
         callbacks = [self._context.signals, self._random_state, LastStepIsValidated(), self._context.meter]
-        if self._plan.shows_progress and self._ranks.is_first:
+        if self._plan.shows_progress and self._ranks.is_rank_zero:
             callbacks.append(ProgressBar(self._context.meter, self._context.console))
-        # Where layers are sharded no rank can decode without the others.
-        if self._plan.tracking.num_samples and (self._ranks.is_first or self._material.backbone.is_sharded):
-            callbacks.append(Samples(self._plan, self._material, self._context.events))
+        # With sharded layers no rank can decode without the others.
+        if self._plan.tracking.num_samples and (self._ranks.is_rank_zero or self._inputs.backbone.is_sharded):
+            callbacks.append(Samples(self._plan, self._inputs, self._context.events))
         if optimization.early_stopping_patience is not None:
             patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
-            # What is not finite is an error here, never a reason to end well.
+            # A non-finite loss is an error here, never a reason to stop early.
             callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta, check_finite=False))
         return [*callbacks, checkpoints]

@@ -1,7 +1,7 @@
-"""What may be asked of Lightning's Trainer, said before anything is computed.
+"""Checks of the settings of Lightning's Trainer, before anything is computed.
 
-In: the settings of `trainer`, and where the backbone will be. Out: a sentence for each that Lightning would refuse
-late, that would spoil a training silently, or that is not the user's to set.
+In: the settings of `trainer`, and the backbone's device. Out: one sentence for each setting that Lightning would refuse
+late, that would silently spoil a training, or that users cannot set.
 """
 
 from collections.abc import Mapping
@@ -12,31 +12,31 @@ import torch
 from ptl_prefix.backbones.spec import BackboneSpec
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-"""In all of them what is trained is float32."""
-_OURS = {
-    "barebones": "a run keeps its log and checkpoints",
-    "callbacks": "training brings its own",
+"""In all of them the trainable parameters are float32."""
+_RESERVED = {
+    "barebones": "a run always has a log and checkpoints",
+    "callbacks": "ptl_prefix sets them",
     "logger": "events.jsonl is the log",
     "enable_checkpointing": "checkpoints are written at every validation",
-    "check_val_every_n_epoch": "`trainer.val_check_interval` says when to validate",
-    "use_distributed_sampler": "batches are shared among ranks by the data",
+    "check_val_every_n_epoch": "set the interval by `trainer.val_check_interval`",
+    "use_distributed_sampler": "the rows of a batch are divided among the ranks by `data`",
     "default_root_dir": "the run's folder is `hydra.run.dir`",
     "enable_model_summary": "parameters are counted in the record, and by dry_run=true",
     "fast_dev_run": "for a short run give `trainer.max_steps`",
-    "limit_predict_batches": "`evaluation.num_examples` says what is decoded",
-    "limit_test_batches": "`evaluation.num_examples` says what is decoded",
-    "limit_train_batches": "`trainer.max_steps` ends a run, and the task says how much there is to train on",
+    "limit_predict_batches": "limit the decoded inputs by `evaluation.num_examples`",
+    "limit_test_batches": "limit the decoded inputs by `evaluation.num_examples`",
+    "limit_train_batches": "limit the steps by `trainer.max_steps`, or the examples by settings of the task",
     "min_epochs": "early stopping is by `optimizer.early_stopping_patience`",
     "min_steps": "early stopping is by `optimizer.early_stopping_patience`",
-    "num_sanity_val_steps": "the bare backbone is validated first",
-    "overfit_batches": "the task says how much there is to train on",
+    "num_sanity_val_steps": "the bare backbone is evaluated first",
+    "overfit_batches": "limit the examples by settings of the task",
     "reload_dataloaders_every_n_epochs": "the order of batches follows from the seed",
 }
-"""Arguments of Lightning's Trainer that training sets itself, and why."""
+"""Arguments of Lightning's Trainer that users cannot set, each with the reason or the setting in its place."""
 
 
 def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
-    """What Lightning's Trainer would refuse late, or what is not the user's to set."""
+    """Settings that Lightning's Trainer would refuse late, or that users cannot set."""
     problems = []
     steps, epochs = trainer.get("max_steps", -1), trainer.get("max_epochs")
     if steps == -1 and epochs in (None, -1):
@@ -59,14 +59,14 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     share = trainer.get("limit_val_batches")
     if share is not None and not (0 < share <= 1 if isinstance(share, float) else share >= 1):
         problems.append(f"`trainer.limit_val_batches` must be a share in (0, 1] or at least one batch, but is {share}.")
-    for key in _OURS:
+    for key in _RESERVED:
         if key in trainer:
-            problems.append(f"`trainer.{key}` must be left to ptl_prefix, but is given; {_OURS[key]}.")
+            problems.append(f"`trainer.{key}` must be left to ptl_prefix, but is given; {_RESERVED[key]}.")
     return problems
 
 
 def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
-    """What several devices cannot be asked for, or cannot do."""
+    """Settings of several devices that are not supported."""
     problems, counts = [], {}
     for key in ("devices", "num_nodes"):
         given = 1 if trainer.get(key) is None else trainer[key]
@@ -74,13 +74,13 @@ def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
         counts[key] = int(given) if is_number else 1
         if not is_number:
             problems.append(
-                f"`trainer.{key}` must be a number of them, as the rows of a step follow from it, but is {given!r}."
+                f"`trainer.{key}` must be a number >= 1, as it decides the rows of a step, but is {given!r}."
             )
     strategies = ("auto", "ddp", "fsdp")
     if trainer.get("strategy", "auto") not in (None, *strategies):
         problems.append(
-            f"`trainer.strategy` must be one of {', '.join(strategies)}, but is {trainer['strategy']!r}; with several "
-            "devices all divide the batches and add up the gradients of what is trained, and fsdp divides the backbone."
+            f"`trainer.strategy` must be one of {', '.join(strategies)}, but is {trainer['strategy']!r}; each "
+            "divides the batches among the devices and sums the gradients, and fsdp also shards the backbone."
         )
     if counts["devices"] > 1 and trainer.get("accelerator") == "mps":
         problems.append(f"`trainer.devices` must be 1 where the accelerator is mps, but is {counts['devices']}.")
@@ -88,7 +88,7 @@ def _device_problems(trainer: Mapping[str, Any]) -> list[str]:
 
 
 def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> list[str]:
-    """An accelerator that is not where the backbone will be."""
+    """An accelerator that contradicts the backbone's device."""
     accelerator, device = trainer.get("accelerator"), backbone.torch_device.type
     if accelerator in (None, "auto", device) or (accelerator, device) == ("gpu", "cuda"):
         return []
@@ -99,21 +99,21 @@ def accelerator_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> 
 
 
 def precision_problems(trainer: Mapping[str, Any], backbone: BackboneSpec) -> list[str]:
-    """A precision in which what is trained would be rounded, or its gradients lost."""
+    """A precision in which trainable parameters would be rounded, or gradients would underflow."""
     precision, device = trainer.get("precision") or "32-true", backbone.torch_device.type
     if precision not in _PRECISIONS:
         return [
-            f"`trainer.precision` must be one of {', '.join(_PRECISIONS)}, but is {precision!r}; what is trained is "
-            "always float32, and what the backbone computes in is `backbone.dtype`."
+            f"`trainer.precision` must be one of {', '.join(_PRECISIONS)}, but is {precision!r}; trainable "
+            "parameters are always float32, and the backbone computes in `backbone.dtype`."
         ]
     if precision == "16-mixed" and device == "cpu":
         return [
-            "`trainer.precision` 16-mixed needs a GPU, but the backbone is on the CPU; there "
-            "trainer.precision=32-true backbone.dtype=bfloat16 is as small, and needs no scaling."
+            "`trainer.precision` 16-mixed needs a GPU, but the backbone is on the CPU; use "
+            "trainer.precision=32-true backbone.dtype=bfloat16, which is as small and needs no loss scaling."
         ]
     if backbone.torch_dtype == torch.float16 and precision != "16-mixed":
         return [
-            "A backbone in float16 is trained with `trainer.precision` 16-mixed, which scales the loss so that small "
-            f"gradients are not lost, but it is {precision!r}; or choose backbone.dtype=bfloat16."
+            "`trainer.precision` must be 16-mixed for a backbone in float16, as small gradients underflow without loss "
+            f"scaling, but is {precision!r}; set it, or choose backbone.dtype=bfloat16."
         ]
     return []

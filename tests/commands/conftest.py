@@ -1,4 +1,4 @@
-"""A small folder of configs, so that the doors are tested without a model behind them."""
+"""A small folder of configs, so that the command line is tested without a model."""
 
 import shutil
 from pathlib import Path
@@ -10,8 +10,8 @@ from annotated_types import Ge
 
 from ptl_prefix import settings
 from ptl_prefix.commands.config import instantiate
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verb_settings import TrainSettings
-from ptl_prefix.commands.config.verbs import Verb
 
 PRIMARY = """
 defaults:
@@ -32,7 +32,7 @@ trial: null
 
 
 class Letters:
-    """Stands for a task: cheap to build, and able to say what is missing."""
+    """Stands for a task: cheap to build, and able to report a missing folder."""
 
     splits = ("train", "validation", "test")
     metrics = ("exact_match",)
@@ -49,7 +49,7 @@ class Letters:
         return [f"`task.data_dir` must be a folder, but there is none at '{self.data_dir}'."]
 
 
-class RankEnvironment:
+class LocalBackbone:
     """Stands for a backbone: one setting must be given."""
 
     def __init__(self, *, name: str, path: str) -> None:
@@ -77,7 +77,7 @@ def small_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "# Digits, which are fewer.\n_target_: ptl_prefix.stand_ins.Letters\nname: digits\ncount: 10\ndata_dir: null\n"
     )
     (conf / "backbone/local.yaml").write_text(
-        "# A folder.\n_target_: ptl_prefix.stand_ins.Place\nname: ${label:${.path}}\npath: ???\n"
+        "# A folder.\n_target_: ptl_prefix.stand_ins.LocalBackbone\nname: ${label:${.path}}\npath: ???\n"
     )
     work = tmp_path / "work"
     work.mkdir()
@@ -91,9 +91,10 @@ def _import_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the stand-ins importable as members of the package, since only those may be built."""
     import sys
 
-    for stand_in in (Letters, RankEnvironment):
+    for stand_in in (Letters, LocalBackbone):
         monkeypatch.setattr(stand_in, "__module__", "ptl_prefix.stand_ins")
-    monkeypatch.setitem(sys.modules, "ptl_prefix.stand_ins", SimpleNamespace(Letters=Letters, Place=RankEnvironment))  # type: ignore[arg-type]
+    stand_ins = SimpleNamespace(Letters=Letters, LocalBackbone=LocalBackbone)
+    monkeypatch.setitem(sys.modules, "ptl_prefix.stand_ins", stand_ins)  # type: ignore[arg-type]
     assert instantiate.import_target("ptl_prefix.stand_ins.Letters", "task") is Letters
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from ptl_prefix.commands.config import instantiate
 from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.hydra_main import run_with_hydra
 from ptl_prefix.errors import ConfigError, DataError, RunError
 

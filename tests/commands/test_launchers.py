@@ -11,7 +11,8 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 
 from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.verbs import VERBS, Verb
+from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.hydra_main import run_with_hydra
 from ptl_prefix.commands.sweep.parse_study import sweeper_of
 from ptl_prefix.commands.train import command
@@ -82,7 +83,7 @@ def test_jobs_of_several_devices_are_refused_with_the_right_command(
         sweep(verb, foreign, devices)
 
     (sentence,) = refusal.value.mistakes
-    assert "needs ranks that see none of the sweep" in sentence
+    assert "Jobs of a sweep on several devices need the sweeper of ptl_prefix" in sentence
     assert sentence.endswith("ptl-prefix train -m hydra/sweeper=optuna ...")
     assert not Path("s").exists()
 

@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 from ptl_prefix.commands import hydra_main, main
 from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.verbs import VERBS, Verb
+from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.errors import ConfigError, DataError
 
 CHECKOUT = Path(__file__).parents[2]

@@ -115,6 +115,6 @@ def _shown(output: str, name: str) -> float:
 
 
 def _shown_count(output: str) -> str:
-    found = re.search(r"│ parameters trained +│ ([\d,]+) ", output)
+    found = re.search(r"│ trainable parameters +│ ([\d,]+) ", output)
     assert found, output
     return found[1]

@@ -50,7 +50,7 @@ def test_a_finished_run_says_so(finished: Finished, invoke: Invoke) -> None:
     result = invoke("train", f"resume={finished.folder.path}")
 
     assert result.exit_code == 0
-    assert "This run has finished, after 6 steps; nothing is left to do" in " ".join(result.stderr.split())
+    assert "This run has already finished after 6 steps" in " ".join(result.stderr.split())
     assert finished.folder.record.read_bytes() == before
 
 

@@ -147,4 +147,4 @@ def test_two_controllers_of_one_study_share_its_trials(command_line: CommandLine
     ended = [trial for trial in trials_of(folder) if trial.state == "finished"]
     assert len(ended) == 10 and len({trial.overrides for trial in ended}) == 10
     # Each trial was one process's: none was started again.
-    assert all((trial.folder(folder) / "log.txt").read_text().count("measuring the bare") == 1 for trial in ended)
+    assert all((trial.folder(folder) / "log.txt").read_text().count("evaluating the bare") == 1 for trial in ended)

@@ -86,7 +86,7 @@ def test_a_folder_that_holds_a_run_is_not_written_into(
     result = invoke("train", *command_line.small, f"hydra.run.dir={finished.folder.path}")
 
     assert result.exit_code == 1
-    assert f"go on with it by resume={finished.folder.path}" in result.stderr
+    assert f"resume={finished.folder.path}" in result.stderr
     assert finished.folder.record.read_bytes() == before
 
 

@@ -3,7 +3,7 @@
 import pytest
 from support.made_up_runs import MadeUp
 
-from ptl_prefix.reporting.differing_settings import differing_settings, flat_settings, format_setting
+from ptl_prefix.reporting.differing_settings import differing_settings, format_setting
 
 
 def test_only_differing_settings_are_returned() -> None:
@@ -56,10 +56,6 @@ def test_one_true_and_one_are_three_settings() -> None:
     runs = [MadeUp(settings={"x": value}) for value in (1, 1.0, True)]
 
     assert [own["method.x"] for own in differing_settings([run.record() for run in runs])] == [1, 1.0, True]
-
-
-def test_a_list_is_one_leaf() -> None:
-    assert list(flat_settings({"a": {"b": [1, 2], "c": {}}, "d": None})) == [("a.b", [1, 2]), ("a.c", {}), ("d", None)]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from ptl_prefix.data.rank_share import RankShare
 from ptl_prefix.training.rank_environment import RankEnvironment
-from ptl_prefix.training.ranks import joined
+from ptl_prefix.training.ranks import process_group
 
 _LONGEST_S = 120.0
 
@@ -78,7 +78,7 @@ def _rank(
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     os.environ.update(place, GLOO_SOCKET_IFNAME="lo")
     try:
-        with joined(RankEnvironment(share=share, local_rank=share.rank), torch.device("cpu")) as ranks:
+        with process_group(RankEnvironment(share=share, local_rank=share.rank), torch.device("cpu")) as ranks:
             end = body(ranks, *arguments)
     except BaseException as error:
         end = RankFailedError(f"rank {share.rank}: {type(error).__name__}: {error}\n{traceback.format_exc()}")

@@ -25,7 +25,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
 from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
 from ptl_prefix.backbones.observation import text_for_every_site
-from ptl_prefix.commands.train.command import plan_of
+from ptl_prefix.commands.config.build_plan import build_plan
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.ranks import Ranks
 from ptl_prefix.training.run_inputs import load_run_inputs
@@ -35,13 +35,13 @@ from ptl_prefix.training.train import train
 def what_all_hear(ranks: Ranks) -> dict[str, Any]:
     rank = ranks.share.rank
     tensor = torch.full((2,), float(rank))
-    ranks.copy_first([tensor])
+    ranks.broadcast([tensor])
     return {
         "sum": ranks.sum(rank, 0.5),
-        "largest": ranks.largest(rank),
-        "all": ranks.all({"rank": rank}),
-        "of_first": ranks.of_first(lambda: f"said by {rank}"),
-        "join": ranks.join({rank: f"by {rank}"}),
+        "max": ranks.max(rank),
+        "gather": ranks.gather({"rank": rank}),
+        "from_rank_zero": ranks.from_rank_zero(lambda: f"said by {rank}"),
+        "merge": ranks.merge({rank: f"by {rank}"}),
         "copied": tensor.tolist(),
     }
 
@@ -55,9 +55,9 @@ def summed_gradients(ranks: Ranks, gradients: Sequence[Sequence[float | None]]) 
     return [None if parameter.grad is None else parameter.grad.tolist() for parameter in parameters]
 
 
-def agreed(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
+def agree_on_stop(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
     try:
-        ranks.must_agree(configs[ranks.share.rank])
+        ranks.require_same_config(configs[ranks.share.rank])
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "agreed"
@@ -65,7 +65,7 @@ def agreed(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
 
 def in_turn(ranks: Ranks, folder: Path) -> bool:
     """Whether what the first rank leaves was there when this one came."""
-    with ranks.first_goes_first():
+    with ranks.rank_zero_first():
         was_there = (folder / "left").exists()
         (folder / "left").touch()
     return was_there
@@ -73,7 +73,7 @@ def in_turn(ranks: Ranks, folder: Path) -> bool:
 
 def left_alone(ranks: Ranks) -> None:
     """The last rank dies at once; the others wait for it."""
-    if ranks.share.rank == ranks.number - 1:
+    if ranks.share.rank == ranks.num_ranks - 1:
         os._exit(3)
     ranks.sum(1.0)
 
@@ -82,7 +82,7 @@ def trained(
     ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], resume: bool = False
 ) -> dict[str, Any]:
     """A run; what this rank thinks of it."""
-    plan = plan_of(tiny.config(**changes))
+    plan = build_plan(tiny.config(**changes))
     outcome = train(plan, RunFolder(folder), resume=resume, ranks=ranks)
     return {
         "metrics": outcome.record.metrics,
@@ -94,21 +94,21 @@ def trained(
     }
 
 
-def trained_with_accident(
-    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], rank: int, step: int, accident: str
+def trained_with_failure(
+    ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], rank: int, step: int, failure: str
 ) -> dict[str, Any]:
     """A run in which something happens to one rank at a step."""
     usual = AdaptationModule.training_step
 
     def hit(module: AdaptationModule, batch: Any, batch_idx: int) -> Tensor:
         if ranks.share.rank == rank and module.global_step == step:
-            if accident == "error":
-                raise ZeroDivisionError("an accident")
-            if accident == "overflow":
+            if failure == "error":
+                raise ZeroDivisionError("an failure")
+            if failure == "overflow":
                 loss = usual(module, batch, batch_idx)
                 loss.register_hook(lambda gradient: gradient * float("inf"))
                 return loss
-            os.kill(os.getpid(), signal.Signals[accident])
+            os.kill(os.getpid(), signal.Signals[failure])
         return usual(module, batch, batch_idx)
 
     AdaptationModule.training_step = hit  # type: ignore[method-assign]
@@ -117,7 +117,7 @@ def trained_with_accident(
 
 def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> dict[str, Any]:
     """What this rank holds of a sharded backbone, at rest, in the first layer and later, and what was computed."""
-    plan = plan_of(tiny.config(**changes))
+    plan = build_plan(tiny.config(**changes))
     before = _live_bytes()
     backbone = load_run_inputs(plan, ranks).backbone
     at_rest = backbone.num_local_bytes, _live_bytes() - before
@@ -150,7 +150,7 @@ def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -
 
 def peak_of_a_step(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> int:
     """The most that this rank holds in a step, its share of the backbone included."""
-    plan = plan_of(tiny.config(**changes))
+    plan = build_plan(tiny.config(**changes))
     backbone = load_run_inputs(plan, ranks).backbone
     return backbone.num_local_bytes + measured_peak(plan, backbone, ranks)
 

@@ -18,7 +18,7 @@ def measured_peak(plan: Plan, backbone: Backbone, ranks: Ranks = ONE_RANK) -> in
     """The most bytes that a step holds at once beside weights, trained numbers and Adam's moments."""
     prompter = backbone.prompter(plan.task.prompt)
     encoded = plan.encoded("train", backbone, prompter)
-    batch = next(iter(EvalBatches(encoded, batch_size=plan.batches.batch_size, padding=Padding(backbone.pad_id))))
+    batch = next(iter(EvalBatches(encoded, batch_size=plan.data.batch_size, padding=Padding(backbone.pad_id))))
     method = plan.method.attach(backbone)
     trained = list(method.trainable_parameters().values())
     optimizer = torch.optim.AdamW(trained, lr=1e-4)

@@ -24,7 +24,7 @@ from transformers import (
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.source import EMBEDDED
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.commands.train.command import plan_of
+from ptl_prefix.commands.config.build_plan import build_plan
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.plan import Plan
 
@@ -158,7 +158,7 @@ class TinyRuns:
 
     def plan(self, **changes: Any) -> Plan:
         """What such a config describes, as objects."""
-        return plan_of(self.config(**changes))
+        return build_plan(self.config(**changes))
 
     def backbone(self, **settings: Any) -> Backbone:
         """The backbone alone, in float32."""

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.commands.train.command import plan_of
+from ptl_prefix.commands.config.build_plan import build_plan
 from ptl_prefix.methods.restore import load_bundle
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.module import AdaptationModule
@@ -44,7 +44,7 @@ def plan_with(tiny: TinyRuns, method: str, method_settings: dict[str, Any] | Non
     """A short run of another method."""
     config = tiny.config(**{"trainer__max_steps": 12, "optimizer__lr": LRS.get(method, 0.05), **changes})
     config["method"] = method_node(method, **{**METHODS[method], **(method_settings or {})})
-    return plan_of(config)
+    return build_plan(config)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,8 +82,8 @@ def test_a_dry_run_counts_what_a_run_trains(tiny: TinyRuns, method: str) -> None
 
     estimated = estimate(plan_with(tiny, method))
 
-    assert estimated.trained == plan.method.attach(backbone).num_trainable
-    assert estimated.stored == plan.method.num_stored
+    assert estimated.num_trainable == plan.method.attach(backbone).num_trainable
+    assert estimated.num_stored == plan.method.num_stored
     assert estimated.activation_bytes > 0
 
 
@@ -185,7 +185,7 @@ def test_a_plan_states_the_size_that_a_budget_chose(tiny: TinyRuns) -> None:
     plan = plan_with(tiny, "prefix_lora", {"parts": {"second": {"match_parameters": 1000}}})
 
     lora = plan.config["method"]["parts"]["second"]
-    again = plan_of(plan.config)
+    again = build_plan(plan.config)
     assert lora["rank"] == plan.method.parts["second"].rank != method_node("lora")["rank"]  # type: ignore[union-attr]
     assert lora["match_parameters"] == 1000
     assert again.config == plan.config

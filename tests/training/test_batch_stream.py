@@ -21,7 +21,7 @@ def batches(tiny_runs: TinyRuns) -> TrainBatches:
 def new_batches(tiny_runs: TinyRuns) -> TrainBatches:
     plan = tiny_runs.plan()
     prompter = Prompter(plan.backbone.load_shape().tokenizer, plan.task.prompt)
-    encoded = encode_split(plan.task, "train", prompter, max_tokens=None, settings=plan.batches)
+    encoded = encode_split(plan.task, "train", prompter, max_tokens=None, settings=plan.data)
     return TrainBatches(encoded, batch_size=4, padding=PADDING, seed=3)
 
 

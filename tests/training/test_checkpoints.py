@@ -73,7 +73,7 @@ def test_best_is_the_first_with_the_least_loss_and_last_is_the_newest(
     assert loaded(folder.best)["callbacks"]["Checkpoints"]["loss"] == min(losses)
 
 
-def test_a_checkpoint_holds_what_is_trained_and_not_the_backbone(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_a_checkpoint_holds_the_trainable_parameters_alone(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan()
 
     train(plan, folder)
@@ -141,7 +141,7 @@ def test_a_stop_waits_for_the_whole_accumulation_window(
     assert content["callbacks"]["Checkpoints"]["loss"] is None
 
 
-def test_a_stopped_run_says_so_in_record_and_log(
+def test_a_stopped_run_has_this_status_in_record_and_log(
     tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_batch(monkeypatch, 2, lambda: signal.raise_signal(SIGTERM))
@@ -195,8 +195,8 @@ def test_a_second_ctrl_c_interrupts_at_once(
     assert loaded(folder.last)["global_step"] == 2, "the checkpoint of the validation before"
 
 
-@pytest.mark.parametrize("moment", ["fit.load_run_inputs", "session.mean_loss", "session.export_bundle"])
-def test_where_nothing_is_trained_a_stop_comes_at_once(
+@pytest.mark.parametrize("moment", ["train.load_run_inputs", "training_run.mean_loss", "training_run.export_bundle"])
+def test_before_and_after_training_a_stop_takes_effect_at_once(
     tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     monkeypatch.setattr(f"ptl_prefix.training.{moment}", lambda *_, **__: signal.raise_signal(SIGTERM))
@@ -207,7 +207,7 @@ def test_where_nothing_is_trained_a_stop_comes_at_once(
     assert read_record(folder.record).status == "stopped"
 
 
-def test_the_callers_signal_handlers_come_back(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_the_callers_signal_handlers_are_restored(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     usual = [signal.getsignal(number) for number in (SIGINT, SIGTERM)]
 
     train(tiny_runs.plan(trainer__max_steps=1), folder)

@@ -24,9 +24,9 @@ def test_counts_are_those_of_the_loaded_backbone_and_method(tiny_runs: TinyRuns,
 
     estimated = estimate(tiny_runs.plan(method__reparam=reparam))
 
-    assert estimated.trained == plan.method.num_trainable
-    assert estimated.stored == plan.method.num_stored
-    assert estimated.backbone == backbone.num_parameters
+    assert estimated.num_trainable == plan.method.num_trainable
+    assert estimated.num_stored == plan.method.num_stored
+    assert estimated.num_frozen == backbone.num_parameters
     assert estimated.backbone_bytes == 4 * backbone.num_parameters
     assert estimated.optimizer_bytes == 12 * plan.method.num_trainable
     assert estimated.gradient_bytes == 4 * plan.method.num_trainable
@@ -66,14 +66,14 @@ def test_a_backbone_that_one_device_would_shard_is_whole_on_it(tiny_runs: TinyRu
 
 def test_steps_and_epochs_are_those_of_the_run(tiny_runs: TinyRuns) -> None:
     plan = tiny_runs.plan(trainer__max_steps=-1, trainer__max_epochs=3, trainer__accumulate_grad_batches=4)
-    material = load_run_inputs(plan)
+    inputs = load_run_inputs(plan)
 
     estimated = estimate(plan)
 
     assert estimated.pairs == 40
-    assert estimated.steps == plan.num_steps(len(material.train)) == 9  # an epoch is two steps of 16 rows and one of 8
+    assert estimated.steps == plan.num_steps(len(inputs.train)) == 9  # an epoch is two steps of 16 rows and one of 8
     assert estimated.epochs == pytest.approx(3)
-    batches = [batch for batch in material.train if batch.num_rows]
+    batches = [batch for batch in inputs.train if batch.num_rows]
     assert estimated.longest_tokens == max(int(batch.attention_mask.sum(-1).max()) for batch in batches)
 
 
@@ -103,7 +103,7 @@ def test_numbers_that_a_method_puts_into_the_backbone_are_not_counted_as_the_bac
 
     estimated, other = estimate(dataclasses.replace(plan, method=method)), estimate(plan)
 
-    assert (estimated.backbone, estimated.backbone_bytes) == (other.backbone, other.backbone_bytes)
+    assert (estimated.num_frozen, estimated.backbone_bytes) == (other.num_frozen, other.backbone_bytes)
     backbone = tiny_runs.backbone()
-    assert (estimated.trained, estimated.stored) == (method.num_trainable, method.num_stored)
+    assert (estimated.num_trainable, estimated.num_stored) == (method.num_trainable, method.num_stored)
     assert backbone.num_parameters == other.backbone

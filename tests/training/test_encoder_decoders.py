@@ -27,7 +27,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_loss_equals_the_loss_of_transformers(tiny: TinyRuns) -> None:
     plan, backbone = tiny.plan(), tiny.backbone()
     prompter = backbone.prompter(plan.task.prompt)
-    encoded = encode_split(plan.task, "train", prompter, max_tokens=160, settings=plan.batches)
+    encoded = encode_split(plan.task, "train", prompter, max_tokens=160, settings=plan.data)
     start = prompter.decoder_start_ids
     batch = next(iter(EvalBatches(encoded, batch_size=4, padding=backbone.padding(prompter))))
     assert batch.labels is not None
@@ -66,8 +66,8 @@ def test_a_dry_run_knows_its_parameters_and_bytes(tiny: TinyRuns) -> None:
 
     backbone = tiny.backbone()
     sites = backbone.geometry.values()
-    assert estimated.trained == estimated.stored == sum(2 * s.num_layers * 3 * s.kv_width for s in sites)
-    assert estimated.backbone == backbone.num_parameters
+    assert estimated.num_trainable == estimated.num_stored == sum(2 * s.num_layers * 3 * s.kv_width for s in sites)
+    assert estimated.num_frozen == backbone.num_parameters
     assert estimated.activation_bytes > 0
 
 
@@ -90,7 +90,7 @@ def _site(tiny: TinyRuns, name: str) -> int:
 def test_padding_is_counted_in_what_is_read_and_in_what_is_written(tiny: TinyRuns) -> None:
     plan, backbone = tiny.plan(), tiny.backbone()
     prompter = backbone.prompter(plan.task.prompt)
-    encoded = encode_split(plan.task, "train", prompter, max_tokens=160, settings=plan.batches)
+    encoded = encode_split(plan.task, "train", prompter, max_tokens=160, settings=plan.data)
     batches = EvalBatches(encoded, batch_size=4, padding=Padding(1, prompter.decoder_start_ids))
 
     tokens = positions = 0

@@ -22,8 +22,8 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.commands.config.catalog import choices
 from ptl_prefix.training import loss_scaling
 from ptl_prefix.training.module import AdaptationModule
-from ptl_prefix.training.session import Outcome
 from ptl_prefix.training.train import train
+from ptl_prefix.training.training_run import Outcome
 
 HALF: dict[str, Any] = {"trainer__precision": "16-mixed", "trainer__max_steps": 12}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -121,7 +121,7 @@ def test_where_the_gradients_of_one_rank_overflow_all_skip_the_step(
     folder = RunFolder(tmp_path / "run")
     changes = {**HALF, "trainer__devices": 2, "trainer__strategy": strategy, "data__batch_size": 2}
 
-    first, second = among_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, changes, 1, 4, "overflow")
+    first, second = among_ranks(2, rank_bodies.trained_with_failure, tiny_runs, folder.path, changes, 1, 4, "overflow")
 
     assert_close(first["state"], second["state"], rtol=0, atol=0)
     assert [point["skipped_steps"] for point in points(folder)] == [0] * 4 + [1] * 8

@@ -66,7 +66,7 @@ def train_batches(meter: Meter, clock: Clock, batches: range, *, seconds: float,
         meter.on_train_batch_end(trainer_at(batch, accumulation=accumulation), MODULE, None, BATCH, batch - 1)
 
 
-def test_tokens_are_those_of_text_and_seconds_those_of_training(clock: Clock) -> None:
+def test_padding_and_validation_do_not_count(clock: Clock) -> None:
     meter = Meter(EventStream(ListSink()), log_every_n_steps=100)
 
     train_batches(meter, clock, range(1, 3), seconds=0.5)
@@ -79,7 +79,7 @@ def test_tokens_are_those_of_text_and_seconds_those_of_training(clock: Clock) ->
     assert meter.steps == 4
 
 
-def test_nothing_trained_is_no_division_by_zero() -> None:
+def test_the_rate_before_the_first_step_is_zero() -> None:
     assert Meter(EventStream(ListSink()), log_every_n_steps=1).tokens_per_s == 0.0
 
 
@@ -105,7 +105,7 @@ def test_with_accumulation_a_point_is_logged_once_a_step(clock: Clock) -> None:
     assert [event["step"] for event in sink.events] == [1, 2]
 
 
-def test_a_validation_is_logged_in_full_precision_with_the_norm_of_what_is_trained() -> None:
+def test_a_validation_is_logged_in_full_precision_with_the_norm_of_the_trainable_parameters() -> None:
     sink = ListSink()
     trainer = trainer_at(3)
     trainer.callback_metrics["val/loss"] = torch.tensor(1 / 3, dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_a_validation_is_logged_in_full_precision_with_the_norm_of_what_is_train
     assert sink.events == [{"kind": "validation", "step": 3, "val/loss": 1 / 3, "norm/trained": 5.0, **costs}]
 
 
-def test_a_resumed_run_goes_on_counting(clock: Clock) -> None:
+def test_a_resumed_run_keeps_its_counts(clock: Clock) -> None:
     first = Meter(EventStream(ListSink()), log_every_n_steps=100)
     train_batches(first, clock, range(1, 5), seconds=0.5)
     sink = ListSink()
@@ -153,7 +153,7 @@ def test_progress_has_step_loss_rate_and_time_left(is_terminal: bool, clock: Clo
         assert shown.count("\n") == 1, "a log file gets one line at every validation"
 
 
-def test_a_failure_leaves_the_terminal_in_order() -> None:
+def test_a_failure_stops_the_progress_bar() -> None:
     text = io.StringIO()
     bar = ProgressBar(Meter(EventStream(ListSink()), log_every_n_steps=1), Console(file=text, force_terminal=True))
     bar.on_train_start(trainer_at(0), MODULE)

@@ -70,7 +70,7 @@ def fit(module: pl.LightningModule, batches: Sequence[ModelInputs], **trainer: A
 
 def encoded_rows(plan: Plan, backbone: Backbone) -> list[Any]:
     prompter = Prompter(backbone.tokenizer, plan.task.prompt)
-    encoded = encode_split(plan.task, "train", prompter, max_tokens=None, settings=plan.batches)
+    encoded = encode_split(plan.task, "train", prompter, max_tokens=None, settings=plan.data)
     return encoded.rows(range(len(encoded)))
 
 
@@ -158,7 +158,7 @@ def test_a_gradient_that_is_not_finite_is_refused_by_its_step(tiny_runs: TinyRun
 
 
 class TestWithAScaledLoss:
-    def test_gradients_are_scaled_down_before_they_are_clipped_and_logged(
+    def test_gradients_are_unscaled_before_they_are_clipped_and_logged(
         self, tiny_runs: TinyRuns, rows: list[Any]
     ) -> None:
         free = watched_fit(tiny_runs, batches_of(rows[:8], 4), steps=1, accumulate_grad_batches=2)
@@ -178,7 +178,7 @@ class TestWithAScaledLoss:
         cosine = nn.functional.cosine_similarity(clipped.gradients[0], free.gradients[0], dim=0)
         assert float(cosine) > 0.999
 
-    def test_gradients_are_the_same_whether_activations_are_kept_or_computed_again(
+    def test_gradients_do_not_depend_on_gradient_checkpointing(
         self, tiny_runs: TinyRuns, rows: list[Any]
     ) -> None:
         kept, again = (
@@ -224,7 +224,7 @@ class TestWithAScaledLoss:
         assert "train/grad_norm" in module.last_step
         assert (module.global_step, scaling.skipped) == (4, False)
 
-    def test_gradients_that_overflow_however_small_the_scale_end_the_run(
+    def test_gradients_that_overflow_at_every_scale_end_the_run(
         self, tiny_runs: TinyRuns, rows: list[Any]
     ) -> None:
         class Overflowing(AdaptationModule):
@@ -287,7 +287,7 @@ def test_state_of_another_method_is_refused(tiny_runs: TinyRuns, foreign: dict[s
 
 
 @pytest.mark.parametrize(("base_mode", "drops"), [("eval", False), ("train", True)])
-def test_whoever_sets_the_mode_sets_the_backbones_only_if_it_trains_so(
+def test_the_mode_of_the_backbone_is_set_only_if_base_mode_is_train(
     tiny_runs: TinyRuns, base_mode: str, drops: bool
 ) -> None:
     plan, backbone = tiny_runs.attached(backbone__base_mode=base_mode)

@@ -46,7 +46,7 @@ def test_a_run_ends_at_max_steps_or_max_epochs(tiny_runs: TinyRuns, trainer: dic
         (100, 1, 100),  # longer than an epoch
     ],
 )
-def test_validations_are_whole_windows_apart(
+def test_validations_are_whole_steps_apart(
     tiny_runs: TinyRuns, interval: float | None, accumulation: int, batches: int
 ) -> None:
     plan = tiny_runs.plan(trainer__val_check_interval=interval, trainer__accumulate_grad_batches=accumulation)

@@ -56,7 +56,7 @@ def whole(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> RunF
     return RunFolder(folder)
 
 
-def test_two_ranks_train_what_one_trains_with_twice_the_batch(
+def test_two_ranks_train_the_same_as_one_with_twice_the_batch(
     tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder
 ) -> None:
     first, second = among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO)
@@ -67,7 +67,7 @@ def test_two_ranks_train_what_one_trains_with_twice_the_batch(
     assert len(first["outputs"]) == 7
 
 
-def test_accumulated_batches_train_what_one_batch_trains(
+def test_accumulated_batches_train_the_same_as_one_batch(
     tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder
 ) -> None:
     rank_bodies.trained(ONE_RANK, tiny_runs, folder.path, ACCUMULATED)
@@ -81,14 +81,14 @@ def test_ranks_that_accumulate_train_the_same_too(tiny_runs: TinyRuns, whole: Ru
     assert_equal_but_for_rounding(folder, whole)
 
 
-def test_the_other_ranks_touch_nothing_in_the_folder(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_ranks_other_than_zero_write_nothing_to_the_folder(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     first, second = among_ranks(2, rank_bodies.touched_in_a_run, tiny_runs, folder.path, TWO)
 
     assert {str(folder.last), str(folder.events)} <= set(first)
     assert second == []
 
 
-def test_one_rank_writes(tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder) -> None:
+def test_only_rank_zero_writes(tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder) -> None:
     among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO)
 
     def files(run: RunFolder) -> list[str]:
@@ -111,7 +111,7 @@ WITHOUT_DROPOUT = ("lora", "dora", "rslora")
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "bart", "t5"])
 @pytest.mark.parametrize("method", [choice.name for choice in choices("method")])
-def test_with_every_method_two_ranks_train_what_one_trains(
+def test_two_ranks_train_the_same_as_one_with_every_method(
     method: str, family: Family, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     if (method, family) == ("bitfit", "t5"):
@@ -131,7 +131,7 @@ def test_with_every_method_two_ranks_train_what_one_trains(
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["torchao_int8", "bitsandbytes_4bit"])
 @pytest.mark.parametrize("method", ["prefix_tuning", "lora"])
-def test_over_quantised_matrices_two_ranks_train_what_one_trains(
+def test_two_ranks_train_the_same_as_one_over_quantised_weights(
     quantization: str, method: str, tmp_path: Path, folder: RunFolder
 ) -> None:
     # Not in 8 bits by bitsandbytes: they round activations, too, where a last bit may become a whole step.
@@ -155,21 +155,21 @@ DROPPING: Changes = {**TWO, "method__prefix_dropout": 0.3, "backbone__base_mode"
 class TestDropout:
     """Draws differ from rank to rank, and are carried over a resumption."""
 
-    def test_ranks_draw_different_numbers(self, tiny_runs: TinyRuns, folder: RunFolder) -> None:
+    def test_ranks_have_different_random_states(self, tiny_runs: TinyRuns, folder: RunFolder) -> None:
         as_many_rows = {**DROPPING, "task__num_train": 40}  # or they would differ in how much they draw
         first, second = among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, as_many_rows)
 
         assert first["drawn"] != second["drawn"]
         assert_close(first["state"], second["state"], rtol=0, atol=0)
 
-    def test_a_run_that_goes_on_draws_in_each_rank_as_if_it_had_not_stopped(
+    def test_a_resumed_run_has_the_random_states_of_an_uninterrupted_one(
         self, dropping_runs: TinyRuns, folder: RunFolder, tmp_path: Path
     ) -> None:
         unbroken = RunFolder(tmp_path / "unbroken")
         among_ranks(2, rank_bodies.trained, dropping_runs, unbroken.path, DROPPING)
 
         stopped = among_ranks(
-            2, rank_bodies.trained_with_accident, dropping_runs, folder.path, DROPPING, 1, 7, "SIGTERM"
+            2, rank_bodies.trained_with_failure, dropping_runs, folder.path, DROPPING, 1, 7, "SIGTERM"
         )
         among_ranks(2, rank_bodies.trained, dropping_runs, folder.path, DROPPING, True)
 
@@ -178,10 +178,10 @@ class TestDropout:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(2, 3, marks=pytest.mark.slow)])
-def test_a_run_goes_on_among_another_number_of_ranks_with_the_same_rows_in_each_step(
+def test_a_run_resumed_on_another_number_of_ranks_keeps_the_rows_of_each_step(
     tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder, before: int, after: int
 ) -> None:
-    among_ranks(before, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, 0, 7, "SIGTERM")
+    among_ranks(before, rank_bodies.trained_with_failure, tiny_runs, folder.path, TWO, 0, 7, "SIGTERM")
 
     if after == 1:
         rank_bodies.trained(ONE_RANK, tiny_runs, folder.path, TWO, True)
@@ -194,17 +194,17 @@ def test_a_run_goes_on_among_another_number_of_ranks_with_the_same_rows_in_each_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("accident", ["error", "SIGKILL"])
-def test_where_one_rank_fails_all_end_and_the_run_goes_on_later(
-    tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder, rank: int, accident: str
+@pytest.mark.parametrize("failure", ["error", "SIGKILL"])
+def test_after_a_failure_of_one_rank_all_exit_and_the_run_can_be_resumed(
+    tiny_runs: TinyRuns, whole: RunFolder, folder: RunFolder, rank: int, failure: str
 ) -> None:
-    ends = ends_of_ranks(2, rank_bodies.trained_with_accident, tiny_runs, folder.path, TWO, rank, 8, accident)
+    ends = ends_of_ranks(2, rank_bodies.trained_with_failure, tiny_runs, folder.path, TWO, rank, 8, failure)
 
     assert all(isinstance(end, RankFailedError) for end in ends)
     own, others = str(ends[rank]), str(ends[1 - rank])
-    assert ("ZeroDivisionError: an accident" in own) == (accident == "error")
-    assert "RankError: All ranks must work to the end" in others
-    if (rank, accident) != (0, "SIGKILL"):
+    assert ("ZeroDivisionError: an failure" in own) == (failure == "error")
+    assert "RankError: Another rank exited" in others
+    if (rank, failure) != (0, "SIGKILL"):
         assert read_record(folder.record).status == "failed"
 
     among_ranks(2, rank_bodies.trained, tiny_runs, folder.path, TWO, True)

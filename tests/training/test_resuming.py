@@ -17,11 +17,11 @@ from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.settings import defaults_of
-from ptl_prefix.training import checkpoints, session
+from ptl_prefix.training import checkpoints, training_run
 from ptl_prefix.training import train as train_module
 from ptl_prefix.training.module import AdaptationModule
-from ptl_prefix.training.session import Outcome
 from ptl_prefix.training.train import train
+from ptl_prefix.training.training_run import Outcome
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"trainer__max_steps": 12},
@@ -101,14 +101,14 @@ MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
     "between the first best and last": (checkpoints, "_copy", 1, False),
     "between a later best and last": (checkpoints, "_copy", 2, False),
     "after a checkpoint": (checkpoints, "_save", 2, True),
-    "after the last validation": (session, "load_trained_state", 1, False),
-    "before the bundle": (session, "export_bundle", 1, False),
-    "before the record": (train_module.Ledger, "close", 1, False),
+    "after the last validation": (training_run, "load_trained_state", 1, False),
+    "before the bundle": (training_run, "export_bundle", 1, False),
+    "before the record": (train_module.RunRecorder, "finish", 1, False),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_goes_on_to_the_same_numbers(
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(
     run: Runner, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert_same_run(folder, whole)
 
 
-def test_a_stopped_run_goes_on_to_the_same_numbers(
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run(
     run: Runner, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -151,7 +151,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
     assert_same_run(folder, whole)
 
 
-def test_a_finished_run_that_goes_on_only_evaluates_again(run: Runner, whole: RunFolder, tmp_path: Path) -> None:
+def test_a_finished_run_that_is_resumed_only_evaluates_again(run: Runner, whole: RunFolder, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     run(folder, False)
 

@@ -14,7 +14,7 @@ from ptl_prefix.artifacts.run_record import Status, read_record
 from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.meter import Meter
-from ptl_prefix.training.run_recorder import Ledger
+from ptl_prefix.training.run_recorder import RunRecorder
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def events(folder: RunFolder) -> Iterator[EventStream]:
     stream.close()
 
 
-def ledger_of(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream, **counted: Any) -> Ledger:
+def recorder_of(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream, **counted: Any) -> RunRecorder:
     meter = Meter(events, log_every_n_steps=1)
     for name, value in counted.items():
         setattr(meter, name, value)
-    return Ledger(tiny_runs.plan(), folder, events, meter)
+    return RunRecorder(tiny_runs.plan(), folder, events, meter)
 
 
 OUTPUTS = [
@@ -43,12 +43,12 @@ OUTPUTS = [
 ]
 
 
-def test_scores_are_kept_with_what_they_mean(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
-    ledger = ledger_of(tiny_runs, folder, events)
+def test_scores_are_recorded_with_their_meaning(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
+    recorder = recorder_of(tiny_runs, folder, events)
 
-    ledger.note_scores("test", OUTPUTS, suffix="_before")
-    ledger.note_scores("validation", OUTPUTS[1:])
-    record = ledger.close("finished")
+    recorder.add_scores("test", OUTPUTS, suffix="_before")
+    recorder.add_scores("validation", OUTPUTS[1:])
+    record = recorder.finish("finished")
 
     assert record.metrics == {
         "test/exact_match_before": 0.5,
@@ -61,10 +61,10 @@ def test_scores_are_kept_with_what_they_mean(tiny_runs: TinyRuns, folder: RunFol
 
 
 def test_a_loss_is_in_nats_per_target_token(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
-    ledger = ledger_of(tiny_runs, folder, events)
+    recorder = recorder_of(tiny_runs, folder, events)
 
-    ledger.note_loss("val/loss", 2.5)
-    record = ledger.close("finished")
+    recorder.add_loss("val/loss", 2.5)
+    record = recorder.finish("finished")
 
     assert record.metrics == {"val/loss": 2.5}
     info = record.metric_info["val/loss"]
@@ -73,13 +73,13 @@ def test_a_loss_is_in_nats_per_target_token(tiny_runs: TinyRuns, folder: RunFold
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed", "pruned"])
-def test_the_end_is_written_to_disk_and_told_to_the_log(
+def test_the_end_is_in_the_record_and_the_log(
     tiny_runs: TinyRuns, folder: RunFolder, events: EventStream, status: Status
 ) -> None:
-    ledger = ledger_of(tiny_runs, folder, events, steps=7, num_tokens=40, train_s=2.0, planned_steps=9)
-    ledger.note_loss("val/loss", 2.5)
+    recorder = recorder_of(tiny_runs, folder, events, steps=7, num_tokens=40, train_s=2.0, planned_steps=9)
+    recorder.add_loss("val/loss", 2.5)
 
-    record = ledger.close(status)
+    record = recorder.finish(status)
 
     assert read_record(folder.record) == record
     assert record.status == status
@@ -89,8 +89,8 @@ def test_the_end_is_written_to_disk_and_told_to_the_log(
     assert (event["kind"], event["step"], event["val/loss"]) == (status, 7, 2.5)
 
 
-def test_what_was_not_computed_is_absent(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
-    ledger_of(tiny_runs, folder, events).close("failed")
+def test_skipped_metrics_are_not_in_the_record(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
+    recorder_of(tiny_runs, folder, events).close("failed")
 
     written = json.loads(folder.record.read_text())
     assert written["metrics"] == {}
@@ -102,10 +102,10 @@ def test_parameters_are_counted_once_the_method_is_attached(
     tiny_runs: TinyRuns, folder: RunFolder, events: EventStream
 ) -> None:
     plan, backbone = tiny_runs.attached()
-    ledger = Ledger(plan, folder, events, Meter(events, log_every_n_steps=1))
+    recorder = RunRecorder(plan, folder, events, Meter(events, log_every_n_steps=1))
 
-    ledger.note_parameters(backbone)
-    parameters = ledger.close("finished").parameters
+    recorder.count_parameters(backbone)
+    parameters = recorder.finish("finished").parameters
 
     # Two layers of keys and values, 3 positions, width 24.
     assert parameters.stored == 2 * 2 * 3 * 24

@@ -23,7 +23,7 @@ def test_the_same_sources_are_decoded_at_every_validation(tiny_runs: TinyRuns, t
 
 
 @pytest.mark.parametrize("decoding", [{}, {"generation__num_beams": 2}, {"generation__do_sample": True}])
-def test_looking_at_samples_changes_nothing_of_the_training(
+def test_samples_do_not_change_the_training(
     dropping_runs: TinyRuns, tmp_path: Path, decoding: dict[str, object]
 ) -> None:
     states = []
@@ -39,7 +39,7 @@ def test_looking_at_samples_changes_nothing_of_the_training(
     assert all(torch.equal(with_samples[name], tensor) for name, tensor in without.items())
 
 
-def test_a_run_that_wants_no_samples_decodes_none(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_run_with_num_samples_0_decodes_none(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
 
     train(tiny_runs.plan(tracking__num_samples=0), folder)
@@ -47,7 +47,7 @@ def test_a_run_that_wants_no_samples_decodes_none(tiny_runs: TinyRuns, tmp_path:
     assert "samples" not in {event["kind"] for event in read_events(folder.events)}
 
 
-def test_samples_are_what_is_most_likely_however_the_run_decodes(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_samples_are_decoded_greedily_whatever_the_run_uses(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     written = []
     for name, decoding in (("greedy", {}), ("drawn", {"generation__do_sample": True, "generation__temperature": 5.0})):
         folder = RunFolder(tmp_path / name)

@@ -21,7 +21,7 @@ def signals(heard: io.StringIO) -> StopSignals:
 
 
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM])
-def test_while_nothing_is_trained_a_stop_comes_at_once(signals: StopSignals, number: signal.Signals) -> None:
+def test_before_training_a_stop_takes_effect_at_once(signals: StopSignals, number: signal.Signals) -> None:
     with pytest.raises(RunStopped) as stop, signals:
         signal.raise_signal(number)
 
@@ -29,7 +29,7 @@ def test_while_nothing_is_trained_a_stop_comes_at_once(signals: StopSignals, num
 
 
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM])
-def test_while_batches_are_trained_a_stop_waits_and_says_so(
+def test_during_training_a_stop_waits_and_is_announced(
     signals: StopSignals, heard: io.StringIO, number: signal.Signals
 ) -> None:
     with signals:
@@ -48,7 +48,7 @@ def test_a_second_ctrl_c_does_not_wait(signals: StopSignals) -> None:
             signal.raise_signal(SIGINT)
 
 
-def test_a_second_sigterm_is_as_patient_as_the_first(signals: StopSignals) -> None:
+def test_a_second_sigterm_waits_like_the_first(signals: StopSignals) -> None:
     with signals:
         signals.on_train_start()
         signal.raise_signal(SIGTERM)
@@ -57,7 +57,7 @@ def test_a_second_sigterm_is_as_patient_as_the_first(signals: StopSignals) -> No
     assert signals.requested == "SIGTERM"
 
 
-def test_after_training_a_stop_comes_at_once_again(signals: StopSignals) -> None:
+def test_after_training_a_stop_takes_effect_at_once_again(signals: StopSignals) -> None:
     with signals:
         signals.on_train_start()
         signals.on_train_end()
@@ -65,7 +65,7 @@ def test_after_training_a_stop_comes_at_once_again(signals: StopSignals) -> None
             signal.raise_signal(SIGTERM)
 
 
-def test_signals_are_taken_back_from_whoever_took_them_meanwhile(signals: StopSignals) -> None:
+def test_handlers_that_lightning_set_meanwhile_are_replaced(signals: StopSignals) -> None:
     with signals:
         signal.signal(SIGTERM, lambda *_: pytest.fail("Lightning's handler was called"))
         signals.on_train_start()
@@ -74,7 +74,7 @@ def test_signals_are_taken_back_from_whoever_took_them_meanwhile(signals: StopSi
     assert signals.requested == "SIGTERM"
 
 
-def test_the_usual_handlers_come_back(signals: StopSignals) -> None:
+def test_the_previous_handlers_are_restored(signals: StopSignals) -> None:
     usual = [signal.getsignal(number) for number in (SIGINT, SIGTERM)]
 
     with signals:
@@ -84,7 +84,7 @@ def test_the_usual_handlers_come_back(signals: StopSignals) -> None:
     assert [signal.getsignal(number) for number in (SIGINT, SIGTERM)] == usual
 
 
-def test_outside_the_main_thread_nothing_is_touched(signals: StopSignals) -> None:
+def test_outside_the_main_thread_no_handler_is_set(signals: StopSignals) -> None:
     usual = signal.getsignal(SIGINT)
     seen = []
 
@@ -100,7 +100,7 @@ def test_outside_the_main_thread_nothing_is_touched(signals: StopSignals) -> Non
     assert seen == [usual]
 
 
-def test_no_library_takes_a_stop_for_an_error() -> None:
+def test_a_stop_is_not_an_exception_that_libraries_catch() -> None:
     assert not issubclass(RunStopped, Exception)
 
 
@@ -117,10 +117,14 @@ class Late:
         return number
 
 
-def test_a_signal_that_comes_while_ranks_agree_is_heard_at_the_next_step(heard: io.StringIO) -> None:
+def test_a_signal_during_the_agreement_of_ranks_takes_effect_at_the_next_step(heard: io.StringIO) -> None:
     ranks: Any = Late()
     signals = StopSignals(Console(file=heard), ranks)
     with signals:
         signals.on_train_start()
 
-        assert [signals.agreed(), signals.agreed(), signals.agreed()] == [None, "SIGTERM", "SIGTERM"]
+        assert [signals.agree_on_stop() for _ in range(3)] == [
+            None,
+            "SIGTERM",
+            "SIGTERM",
+        ]

@@ -23,8 +23,8 @@ from ptl_prefix.methods.restore import restore
 from ptl_prefix.training.export import export_bundle, load_trained_state
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.run_inputs import load_run_inputs
-from ptl_prefix.training.session import Outcome
 from ptl_prefix.training.train import train
+from ptl_prefix.training.training_run import Outcome
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def test_with_accumulation_validations_fall_between_steps(tiny_runs: TinyRuns, f
 
     assert [event["step"] for event in events_of(folder, "validation")] == [2, 4, 5]
     # 20 batches are one epoch, so that every token has been seen once.
-    material = load_run_inputs(plan)
-    assert outcome.record.cost.tokens == sum(int(batch.attention_mask.sum()) for batch in material.train)
+    inputs = load_run_inputs(plan)
+    assert outcome.record.cost.tokens == sum(int(batch.attention_mask.sum()) for batch in inputs.train)
 
 
-def test_an_epoch_is_a_way_to_say_how_long(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_max_epochs_ends_a_run(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(trainer__max_steps=-1, trainer__max_epochs=2, trainer__val_check_interval=0.5)
 
     outcome = train(plan, folder)
@@ -75,7 +75,7 @@ def test_an_epoch_is_a_way_to_say_how_long(tiny_runs: TinyRuns, folder: RunFolde
     assert [event["step"] for event in events_of(folder, "validation")] == [5, 10, 15, 20]
 
 
-def test_early_stopping_ends_a_run_that_gets_no_better(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_early_stopping_ends_a_run_without_improvement(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(
         trainer__max_steps=50,
         trainer__val_check_interval=2,
@@ -97,7 +97,7 @@ def test_training_makes_the_loss_smaller(tiny_runs: TinyRuns, folder: RunFolder)
     assert metrics["val/loss"] < metrics["val/loss_before"] - 0.2
 
 
-def test_events_tell_the_run_in_order_one_line_a_point(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_events_are_in_order_one_line_each(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     train(tiny_runs.plan(trainer__max_steps=4, trainer__val_check_interval=2, trainer__log_every_n_steps=2), folder)
 
     assert [(event["kind"], event["step"]) for event in read_events(folder.events)] == [
@@ -135,27 +135,27 @@ def test_val_loss_of_the_record_is_that_of_the_best_checkpoint(tiny_runs: TinyRu
     assert best_step != 8, "the last must not be the best, or this shows nothing"
 
     fresh = tiny_runs.plan()
-    material = load_run_inputs(fresh)
-    method = fresh.method.attach(material.backbone)
+    inputs = load_run_inputs(fresh)
+    method = fresh.method.attach(inputs.backbone)
     load_trained_state(method, folder.best)
 
     assert record.metrics["val/loss"] == losses[best_step]
     assert step_of(folder.best) == best_step
-    assert mean_loss(material.backbone, method, material.validation) == pytest.approx(losses[best_step], rel=1e-6)
+    assert mean_loss(inputs.backbone, method, inputs.validation) == pytest.approx(losses[best_step], rel=1e-6)
 
 
 def test_metrics_of_the_record_come_back_when_the_bundle_is_evaluated(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(trainer__max_steps=20)
     outcome = train(plan, folder)
     fresh = tiny_runs.plan()
-    material = load_run_inputs(fresh)
-    adaptation = restore(material.backbone, read_bundle(folder.bundle))
+    inputs = load_run_inputs(fresh)
+    adaptation = restore(inputs.backbone, read_bundle(folder.bundle))
 
     job = DecodingJob(
-        backbone=material.backbone,
+        backbone=inputs.backbone,
         method=adaptation.method,
-        prompter=material.prompter,
-        rows=material.decoded_rows,
+        prompter=inputs.prompter,
+        rows=inputs.decoded_rows,
         decoding=fresh.decoding,
         batch_size=2,
         reserved_positions=3,
@@ -166,7 +166,7 @@ def test_metrics_of_the_record_come_back_when_the_bundle_is_evaluated(tiny_runs:
     assert outputs == outcome.adapted
     values = score(outputs, fresh.task.metrics).values
     assert {f"test/{name}": value for name, value in values.items()}.items() <= outcome.record.metrics.items()
-    assert mean_loss(material.backbone, adaptation.method, material.validation) == pytest.approx(
+    assert mean_loss(inputs.backbone, adaptation.method, inputs.validation) == pytest.approx(
         outcome.record.metrics["val/loss"], rel=1e-5
     )
 
@@ -178,16 +178,16 @@ def test_the_bundle_is_the_export_of_the_best_checkpoint(
         tiny_runs.plan(optimizer__lr=0.9, trainer__max_steps=8, trainer__val_check_interval=2), folder
     ).record
     fresh = tiny_runs.plan()
-    material = load_run_inputs(fresh)
-    method = fresh.method.attach(material.backbone)
+    inputs = load_run_inputs(fresh)
+    method = fresh.method.attach(inputs.backbone)
     load_trained_state(method, folder.best)
 
     exported = export_bundle(
         tmp_path / "exported",
-        backbone=material.backbone,
+        backbone=inputs.backbone,
         method=method.eval(),
         task=fresh.task,
-        prompter=material.prompter,
+        prompter=inputs.prompter,
         decoding=fresh.decoding,
         metrics=record.metrics,
     )
@@ -198,7 +198,7 @@ def test_the_bundle_is_the_export_of_the_best_checkpoint(
     assert written.manifest.metrics == record.metrics
 
 
-def test_record_says_everything_of_the_run(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_the_record_is_complete(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(seed=5)
 
     outcome = train(plan, folder)
@@ -277,7 +277,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_runs: Ti
     assert not torch.equal(weights("other", seed=2), first)
 
 
-def test_the_bare_backbone_need_not_write(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_decoding_with_the_bare_backbone_is_optional(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     outcome = train(tiny_runs.plan(evaluation__compare_bare=False), folder)
 
     assert outcome.bare == []
@@ -285,7 +285,7 @@ def test_the_bare_backbone_need_not_write(tiny_runs: TinyRuns, folder: RunFolder
     assert {"val/loss_before"} == {name for name in outcome.record.metrics if name.endswith("_before")}
 
 
-def test_the_method_is_taken_off_whatever_happens(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_the_method_is_detached_whatever_happens(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan()
 
     train(plan, folder)
@@ -362,7 +362,7 @@ def test_an_error_before_training_is_recorded_too(
     assert events_of(folder, "error")[0]["error"].startswith("ZeroDivisionError")
 
 
-def test_training_says_nothing_but_its_progress(
+def test_training_prints_only_its_progress(
     tiny_runs: TinyRuns, folder: RunFolder, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome: Outcome = train(tiny_runs.plan(), folder)

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ptl_prefix import settings
-from ptl_prefix.commands.config.sweeps_source import SweepsSource
+from ptl_prefix.commands.config.plugins import SweepsSource
 
 
 class StudySweeper(Sweeper):
@@ -33,7 +33,7 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study, or go on with it."""
-        from ptl_prefix.commands.hydra_main import run_study
+        from ptl_prefix.commands.sweep.multirun import run_study
 
         return run_study(self._config, arguments)
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.commands.train.command import plan_of
+from ptl_prefix.commands.config.build_plan import build_plan
 from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 
@@ -27,7 +27,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError([f"`export` takes no arguments, but got {' '.join(words)!r}; set run=<folder> out=<folder>."])
     folder = RunFolder.open(config["run"])
     checkpoint = _checkpoint(folder, config["checkpoint"])
-    plan = plan_of(read_config(folder))
+    plan = build_plan(read_config(folder))
     if config["merge"] and not plan.method.can_be_merged:
         raise ConfigError(
             [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
-from ptl_prefix.commands.bundle.inputs import backbone_of, bundle_folder, decoding_changes, source_lines
+from ptl_prefix.commands.config.bundle_inputs import bundle_folder, decoding_changes, load_bundle_backbone, source_lines
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
 
@@ -26,7 +26,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     sources = [*words[1:], *source_lines(config["input"])]
     if not sources:
         raise ConfigError(["`generate` needs sources, but got none; add them as arguments or set input=<file>."])
-    adaptation = restore(backbone_of(bundle.manifest, config), bundle)
+    adaptation = restore(load_bundle_backbone(bundle.manifest, config), bundle)
     changes = decoding_changes(config)
     with _opened(config["output"]) as out:
         for start in range(0, len(sources), config["batch_size"]):

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ptl_prefix.commands.terminal import format_age
 from ptl_prefix.reporting.grids import format_bytes
 from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.run_state import RunSummary, State, summarize_run
@@ -27,7 +28,6 @@ _STYLES: dict[State, str] = {
 _FILTERS = {"status": "state", "task_name": "task", "backbone_name": "backbone", "method_name": "method"}
 _HEADINGS = ("status", "method", "seed", "step", "metric", "value", "age", "size", "run")
 _NUMBERS = ("seed", "step", "value", "age", "size")
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -109,11 +109,3 @@ def _caption(runs: Sequence[RunSummary]) -> str:
     return (
         f"{', '.join(f'{count} {state}' for state, count in counts.items() if count)}; {format_bytes(total)} in total"
     )
-
-
-def format_age(seconds: float) -> str:
-    """Format seconds in days, hours, minutes or seconds."""
-    for factor, unit in _UNITS:
-        if seconds >= factor:
-            return f"{seconds / factor:.0f} {unit}"
-    return f"{seconds:.0f} s"

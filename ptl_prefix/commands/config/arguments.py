@@ -1,9 +1,9 @@
-"""A command line becomes words, overrides and Hydra's flags.
+"""Splits a command line into arguments, overrides and Hydra's flags.
 
-In: what the shell handed over, after the verb. Out: `CommandLine`. A word without an unquoted `=` is the verb's
-argument and never reaches Hydra; so is a word that as a whole names an existing path, and every word after `--`.
-Hydra's grammar refuses many bare paths (`=`, `,`, brackets, quotes, letters beyond ASCII), so a value that can only
-be a path or a text is quoted here, and what is Hydra's own syntax is left as it is.
+In: the words after the verb. Out: a `CommandLine`. A word without an unquoted `=` is an argument of the verb and never
+reaches Hydra; so is the path of an existing file, and every word after `--`. Hydra's grammar refuses many bare paths
+(`=`, `,`, brackets, quotes, letters beyond ASCII): a value that can only be a path or a text is quoted here; the syntax
+of Hydra is left unchanged.
 """
 
 import difflib
@@ -30,7 +30,7 @@ _FLAGS = {
 }
 FLAG_NAMES = tuple(_FLAGS)
 FLAG_VALUES = {name: values for flag, values in _VALUES.items() for name in (flag, _FLAGS[flag][0])}
-"""What may follow a flag."""
+"""Values that a flag may have."""
 
 _LONG_FORM = {short: name for name, (short, _) in _FLAGS.items() if short}
 _SHOWING = ("--cfg", "--info", "--hydra-help")
@@ -44,71 +44,77 @@ class HydraFlags:
 
     @property
     def multirun(self) -> bool:
-        """Comma-separated values are a sweep."""
+        """Whether comma-separated values are a sweep."""
         return "--multirun" in dict(self.given)
 
     @property
     def only_show(self) -> bool:
-        """Hydra prints something and runs nothing."""
+        """Whether Hydra prints something and runs nothing."""
         return any(name in _SHOWING for name, _ in self.given)
 
     @property
     def config_name(self) -> str | None:
-        """The primary config, if it is not the verb's own."""
+        """Name of the primary config; `None` is the verb's own."""
         return dict(self.given).get("--config-name")
 
     @property
     def config_dir(self) -> str | None:
-        """A folder of configs beside the package's own."""
+        """Folder of configs in addition to the package's; `None` if there is none."""
         return dict(self.given).get("--config-dir")
 
     def without_multirun(self) -> "HydraFlags":
-        """Those of one of a sweep's jobs."""
+        """The flags of one job of a sweep."""
         return HydraFlags(tuple((name, value) for name, value in self.given if name != "--multirun"))
 
     def arguments(self) -> list[str]:
-        """As Hydra reads them. `--info=all`, as a bare `--info` would swallow the override behind it."""
+        """The flags as Hydra reads them; written `--info=all`, as a bare `--info` would swallow the next override."""
         return [name if value is None else f"{name}={value}" for name, value in self.given]
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What stands after a verb."""
+    """The parts of a command line after the verb.
 
-    words: tuple[str, ...]
+    Args:
+        arguments: Arguments of the verb.
+        overrides: Settings, quoted for Hydra's grammar.
+        flags: Hydra's flags.
+    """
+
+    arguments: tuple[str, ...]
     overrides: tuple[str, ...]
     flags: HydraFlags
 
 
-def split_command_line(arguments: Sequence[str]) -> CommandLine:
-    """Sort the arguments of a verb.
+def split_command_line(words: Sequence[str]) -> CommandLine:
+    """Split the words after a verb.
 
     Raises:
-        ValueError: For a flag that is unknown, lacks its value, or contradicts another.
+        ValueError: For a flag that is unknown, has no value, or contradicts another.
     """
-    words: list[str] = []
+    arguments: list[str] = []
     settings: list[str] = []
     flags: list[tuple[str, str | None]] = []
-    rest = iter(arguments)
-    pending = next(rest, None)
-    while pending is not None:
-        argument, pending = pending, next(rest, None)
-        if argument == "--":
-            words += [word for word in (pending, *rest) if word is not None]
+    rest = iter(words)
+    following = next(rest, None)
+    while following is not None:
+        word, following = following, next(rest, None)
+        if word == "--":
+            arguments += [argument for argument in (following, *rest) if argument is not None]
             break
-        if argument.startswith("-") and argument != "-":
-            name, value, used = _flag(argument, pending)
+        if word.startswith("-") and word != "-":
+            name, value, used_following = _parse_flag(word, following)
             flags.append((name, value))
-            if used:
-                pending = next(rest, None)
-        elif equal_sign(argument) is None or os.path.exists(argument):
-            words.append(_without_quotes(argument))
+            if used_following:
+                following = next(rest, None)
+        elif equal_sign(word) is None or os.path.exists(word):
+            arguments.append(_without_quotes(word))
         else:
-            settings.append(argument)
+            settings.append(word)
     hydra_flags = HydraFlags(tuple(flags))
     _check_together([name for name, _ in flags])
     overrides = tuple(quoted_override(setting, sweeping=hydra_flags.multirun) for setting in settings)
-    return CommandLine(tuple(words), overrides, hydra_flags)
+    return CommandLine(tuple(arguments), overrides, hydra_flags)
 
 
 def _check_together(flags: Sequence[str]) -> None:
@@ -117,17 +123,17 @@ def _check_together(flags: Sequence[str]) -> None:
         raise ValueError(f"Only one of {', '.join(modes)} can be given.")
     for name in ("--resolve", "--package"):
         if name in flags and "--cfg" not in flags:
-            raise ValueError(f"{name} belongs to --cfg, which is not given.")
+            raise ValueError(f"{name} must be given together with --cfg, which is missing.")
 
 
-def _flag(argument: str, following: str | None) -> tuple[str, str | None, bool]:
-    """A flag's long form, its value, and whether that value was the following argument."""
-    typed, has_value, value = argument.partition("=")
+def _parse_flag(word: str, following: str | None) -> tuple[str, str | None, bool]:
+    """A flag's long form, its value, and whether the value was the following word."""
+    typed, has_value, value = word.partition("=")
     name = _LONG_FORM.get(typed, typed)
     if name not in _FLAGS:
         likely = difflib.get_close_matches(typed, [*_FLAGS, "--help"], n=1)
-        way_out = f"Did you mean {likely[0]}?" if likely else f"Those are: {', '.join(['--help', *_FLAGS])}."
-        raise ValueError(f"{typed} is not a flag. {way_out} Behind `--` it would be an argument.")
+        hint = f"Did you mean {likely[0]}?" if likely else f"The flags are: {', '.join(['--help', *_FLAGS])}."
+        raise ValueError(f"{typed} is not a flag. {hint} After `--` it would be an argument.")
     if not _FLAGS[name][1]:
         if has_value:
             raise ValueError(f"{name} takes no value, but got '{value}'.")
@@ -148,12 +154,12 @@ def _checked(name: str, value: str) -> str:
 
 
 def equal_sign(word: str) -> int | None:
-    """Where the first `=` is that stands neither in quotes nor behind a backslash."""
+    """Index of the first `=` outside quotes and not after a backslash; `None` if there is none."""
     return next((index for index, character in _bare_characters(word) if character == "="), None)
 
 
 def _bare_characters(text: str) -> Iterator[tuple[int, str]]:
-    """The characters outside quotes. A quote that is never closed is an apostrophe."""
+    """The characters outside quotes, with their index. A quote that is never closed is an apostrophe."""
     index = 0
     while index < len(text):
         character = text[index]
@@ -178,7 +184,7 @@ def _backslashes_before(text: str, index: int) -> int:
 
 
 def _without_quotes(word: str) -> str:
-    """The text inside, when quotes surround the whole word."""
+    """The text inside, if quotes surround the whole word."""
     if len(word) > 1 and word[0] in "'\"" and _closing_quote(word, 0) == len(word) - 1:
         return word[1:-1]
     return word
@@ -195,12 +201,12 @@ def quoted_override(setting: str, *, sweeping: bool) -> str:
     """`key=value` with the value quoted where Hydra's grammar would refuse or change it.
 
     Args:
-        setting: What the user typed.
-        sweeping: Commas separate the values of a sweep.
+        setting: Setting as the user typed it.
+        sweeping: Whether commas separate the values of a sweep.
     """
-    place = equal_sign(setting)
-    assert place is not None
-    return setting[: place + 1] + _quoted_value(setting[place + 1 :], sweeping=sweeping)
+    index = equal_sign(setting)
+    assert index is not None
+    return setting[: index + 1] + _quoted_value(setting[index + 1 :], sweeping=sweeping)
 
 
 def _quoted_value(value: str, *, sweeping: bool) -> str:
@@ -214,20 +220,20 @@ def _quoted_value(value: str, *, sweeping: bool) -> str:
         return value if _LEGAL.fullmatch(value) else quoted(path)
     if sweeping:
         return ",".join(_quoted_value(part, sweeping=True) for part in parts)
-    # Without a sweep a comma can only belong to a path or be a mistake, which Hydra then gets to see.
+    # Without a sweep a comma belongs to a path or is a mistake, which Hydra reports.
     is_path = "/" in value and not any(_is_hydra_syntax(part) for part in parts)
     return quoted(path) if is_path else value
 
 
 def _is_hydra_syntax(value: str) -> bool:
-    """A list, dictionary, function, interpolation or quoted text: whoever writes one knows the grammar."""
+    """Whether a value is a list, dictionary, function, interpolation or quoted text: its author knows the grammar."""
     text = value.strip()
     surrounded = len(text) > 1 and (text[0] + text[-1] in ("[]", "{}") or _without_quotes(text) != text)
     return surrounded or "${" in text or _FUNCTION.fullmatch(text) is not None
 
 
 def _comma_separated(value: str) -> list[str]:
-    """Split at the commas that stand outside quotes and brackets."""
+    """The parts of a value between the commas outside quotes and brackets."""
     depth = 0
     cuts = [-1]
     for index, character in _bare_characters(value):

@@ -1,8 +1,7 @@
-"""What there is to choose from: the groups of conf/ and the choices in each.
+"""The groups of conf/, the choices of each group, and the metrics.
 
-In: the folder of configs. Out: names and one line about each, read from the files alone, so that listing them imports
-neither Hydra nor torch. The line is the first comment of the YAML. Metrics have no YAML: theirs is the first line of
-the Python file.
+In: the folder of configs. Out: names, each with a summary: the first comment of a choice's YAML, or the first docstring
+line of a metric's Python file. They are read from the files, so that listing them imports neither Hydra nor torch.
 """
 
 import ast
@@ -25,19 +24,19 @@ CATALOGS = {
 """The verbs that list the choices of one group."""
 
 _MOST_NAMED = 20
-"""More choices than these are a wall of words in a sentence."""
+"""Number of choices above which a sentence does not list them."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One file of a group, which `<group>=<name>` selects; or one metric."""
+    """One choice of a group, which `<group>=<name>` selects; or one metric."""
 
     name: str
     summary: str
 
 
 def group_names(config_dir: str | None = None) -> list[str]:
-    """The groups, Hydra's own settings left out. A folder of the user's adds to the package's."""
+    """The groups without those of Hydra; a folder of the user's configs adds to the package's."""
     found = {path.name for folder in _folders(config_dir) for path in folder.iterdir() if path.is_dir()}
     return sorted((found | {settings.sweeps_dir().name}) - {"hydra"})
 
@@ -49,16 +48,16 @@ def choices(group: str, config_dir: str | None = None) -> list[Choice]:
 
 
 def offered(group: str, config_dir: str | None = None, *, separator: str = ", ") -> str:
-    """What a group may be, as part of a sentence: the names, or the verb that lists them when they are many."""
+    """The choices of a group as part of a sentence: their names, or the verb that lists them if they are many."""
     names = [choice.name for choice in choices(group, config_dir)]
     verb = next((verb for verb, listed in CATALOGS.items() if listed == group), None)
     if verb is not None and len(names) > _MOST_NAMED:
-        return f"the {len(names)} that `ptl-prefix {verb}` lists"
+        return f"the {len(names)} choices that `ptl-prefix {verb}` lists"
     return separator.join(names) or "none yet"
 
 
 def groups_of(config_name: str, config_dir: str | None = None) -> dict[str, str | None]:
-    """The groups in the defaults list of a primary config, with the choice it makes; `None` makes none."""
+    """The groups in the defaults list of a primary config, each with its default choice or `None`."""
     path = next((p for folder in _folders(config_dir) if (p := folder / f"{config_name}.yaml").is_file()), None)
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
     entries = content.get("defaults", []) if isinstance(content, Mapping) else []
@@ -68,13 +67,13 @@ def groups_of(config_name: str, config_dir: str | None = None) -> dict[str, str 
 
 
 def settings_of(group: str, choice: str, config_dir: str | None = None) -> dict[str, Any]:
-    """The keys of one choice, as its file states them."""
+    """The keys and values in the file of a choice."""
     content = _content(group, choice, config_dir)
     return {key: value for key, value in content.items() if key not in ("_target_", "defaults")}
 
 
 def target_of(group: str, choice: str, config_dir: str | None = None) -> str | None:
-    """What one choice builds; `None` if its file does not say."""
+    """The `_target_` of a choice; `None` if its file has none."""
     return _content(group, choice, config_dir).get("_target_")
 
 
@@ -84,14 +83,14 @@ def _content(group: str, choice: str, config_dir: str | None) -> dict[str, Any]:
 
 
 def metrics() -> list[Choice]:
-    """The metrics in alphabetical order, each with the first line of its file."""
+    """The metrics in alphabetical order."""
     folder = Path(__file__).parents[2] / "evaluation/metrics"
     files = {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
     return [Choice(name, _first_line(path)) for name, path in sorted(files.items())]
 
 
 def listing(found: Iterable[Choice]) -> str:
-    """Choices, one line each."""
+    """Choices as text, one line each."""
     found = list(found)
     width = max((len(choice.name) for choice in found), default=0)
     return "\n".join(f"{choice.name:<{width}}  {choice.summary}".rstrip() for choice in found)
@@ -102,7 +101,7 @@ def _folders(config_dir: str | None) -> list[Path]:
 
 
 def _folders_of(group: str, config_dir: str | None) -> list[Path]:
-    """Where a group's choices are. Sweeps stand beside the configs, not among them."""
+    """The folders of a group's choices. `sweeps/` lies beside `conf/`, not in it."""
     shipped = [settings.sweeps_dir()] if group == settings.sweeps_dir().name else []
     return [*shipped, *(folder / group for folder in _folders(config_dir))]
 
@@ -113,6 +112,6 @@ def _first_line(path: Path) -> str:
 
 
 def _first_comment(path: Path) -> str:
-    """The first comment line that says something; `# @package` speaks to Hydra."""
+    """The first comment line with text, except `# @package`, which is for Hydra."""
     comments = (line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#")
     return next((comment for comment in comments if comment and not comment.startswith("@package")), "")

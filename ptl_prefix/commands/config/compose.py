@@ -1,47 +1,43 @@
-"""Words of the command line become one checked config.
+"""Composes the config of a verb and checks it.
 
-In: a verb and its overrides. Out: the composed config as plain values, or a `ConfigError` with every mistake in it.
-Hydra stops at the first mistake, so an override that it refuses is explained, left out, and the rest is composed
-without it.
+In: a verb and its overrides. Out: the composed config as plain values, or a `ConfigError` with every mistake. Hydra
+stops at the first mistake: an override that it refuses is explained and left out, and the others are composed without
+it.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ptl_prefix import settings
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
-from ptl_prefix.commands.config.override_errors import arguments_of_target, explain, has_key, parsed_override
+from ptl_prefix.commands.config.hydra_session import hydra_session
+from ptl_prefix.commands.config.override_errors import arguments_of_target, explain_refusal, has_key, parsed_override
 from ptl_prefix.commands.config.plain_values import Plain, plain_values
-from ptl_prefix.commands.config.plugins import make_plugins_known
-from ptl_prefix.commands.config.resolvers import register_resolvers
-from ptl_prefix.commands.config.validate import folder_mistakes, folder_names, mistakes_of
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.validate import config_problems, folder_names, folder_problems
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError
 
-VERSION_BASE = "1.3"
 _EXPERIMENT = "experiment"
-"""The group whose choice decides what is in every other."""
+"""The group whose choice sets keys of every other group."""
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedConfig:
     """A config without mistakes.
 
     Args:
-        config: Plain values, interpolations resolved.
-        overrides: What composes it again.
-        run_folder: Where the run will be.
+        config: Config as plain values, with interpolations resolved.
+        overrides: Overrides that compose it again.
+        run_folder: Folder of the run.
     """
 
     config: dict[str, Any]
@@ -51,59 +47,66 @@ class Checked:
 
 @dataclass(frozen=True)
 class _Composed:
-    """What Hydra made of those overrides that it accepts."""
+    """The config of the overrides that Hydra accepts.
+
+    Args:
+        config: Composed config.
+        problems: A sentence for each refused override.
+        refused_groups: Groups whose choice was refused.
+        added_keys: Given keys that no YAML has, but the constructor of their node.
+    """
 
     config: DictConfig
-    mistakes: tuple[str, ...] = ()
-    doubtful: frozenset[str] = frozenset()  # groups whose choice was refused
-    added: frozenset[str] = frozenset()  # overrides of keys that no YAML states, though the target has them
+    problems: tuple[str, ...] = ()
+    refused_groups: frozenset[str] = frozenset()
+    added_keys: frozenset[str] = frozenset()
 
 
-def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | None = None) -> Checked:
-    """The config of a verb; of a sweep, the config of its first job, while every value of the sweep is checked.
+def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | None = None) -> CheckedConfig:
+    """Compose and check the config of a verb. Of a sweep, every value is checked, and the first job's config returned.
 
     Raises:
         ConfigError: With every mistake, before any weights load.
     """
     flags = flags or HydraFlags()
     results: list[tuple[_Composed, Plain]] = []
-    mistakes: dict[str, None] = {}  # in order, each once
-    with _hydra_at_conf_dir():
+    problems: dict[str, None] = {}  # in order, each once
+    with hydra_session():
         for variant in _variants(overrides) if flags.multirun else [tuple(overrides)]:
             composed = _compose(variant, flags.config_name or verb.name, flags.config_dir)
             plain = plain_values(composed.config)
-            found = [*composed.mistakes, *_value_mistakes(verb, plain, flags, composed.doubtful)]
-            found += _folder_mistakes(composed.config, plain.values, "sweep" if flags.multirun else "run")
-            found += _misplaced(verb, plain.values, variant, flags)
-            mistakes.update(dict.fromkeys(found))
+            found = [*composed.problems, *_value_problems(verb, plain, flags, composed.refused_groups)]
+            found += _folder_problems(composed.config, plain.values, "sweep" if flags.multirun else "run")
+            found += _unread_settings(verb, plain.values, variant, flags)
+            problems.update(dict.fromkeys(found))
             results.append((composed, plain))
-    if mistakes:
-        raise ConfigError(list(mistakes))
+    if problems:
+        raise ConfigError(list(problems))
     composed, plain = results[0]
-    added = composed.added | (_absent_before_the_sweep(verb, overrides, flags) if flags.multirun else set())
-    resumed = verb.folder_key and plain.values[verb.folder_key]
-    folder = resumed or OmegaConf.select(composed.config, "hydra.run.dir")
-    return Checked(plain.values, _with_additions(overrides, added), Path(folder))
+    added = composed.added_keys | (_keys_of_swept_choices(verb, overrides, flags) if flags.multirun else set())
+    resumed_folder = verb.folder_key and plain.values[verb.folder_key]
+    folder = resumed_folder or OmegaConf.select(composed.config, "hydra.run.dir")
+    return CheckedConfig(plain.values, _with_additions(overrides, added), Path(folder))
 
 
 def check_overrides(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
-    """The overrides as Hydra accepts them. For what only shows a config: its values may still be wrong or missing.
+    """The overrides as Hydra accepts them, for flags that only show a config: values may still be wrong or missing.
 
     Raises:
         ConfigError: With every override that Hydra refuses.
     """
-    with _hydra_at_conf_dir():
+    with hydra_session():
         composed = _compose(tuple(overrides), flags.config_name or verb.name, flags.config_dir)
-    if composed.mistakes:
-        raise ConfigError(composed.mistakes)
-    return _with_additions(overrides, composed.added)
+    if composed.problems:
+        raise ConfigError(composed.problems)
+    return _with_additions(overrides, composed.added_keys)
 
 
 def composed_for_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> DictConfig | None:
-    """Hydra's own node of a config; `None` if the config does not compose."""
-    with _hydra_at_conf_dir():
+    """The node `hydra` of a config; `None` if the config does not compose."""
+    with hydra_session():
         composed, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *overrides))
-        # Resolved while there is a Hydra: its folders are made of the rest of the config.
+        # Resolved inside the session: the folder's name depends on the rest of the config.
         if composed is None:
             return None
         hydra: DictConfig = composed.hydra
@@ -114,52 +117,38 @@ def composed_for_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) 
 
 
 def checked_job(verb: Verb, config: DictConfig, flags: HydraFlags) -> dict[str, Any]:
-    """One job of a sweep as plain values; only here its values meet each other.
+    """The config of one job of a sweep as plain values, with the job's combination of values checked.
 
     Raises:
         ConfigError: With every mistake.
     """
     plain = plain_values(config)
-    if mistakes := _value_mistakes(verb, plain, flags):
-        raise ConfigError(mistakes)
+    if problems := _value_problems(verb, plain, flags):
+        raise ConfigError(problems)
     return plain.values
 
 
-@contextmanager
-def _hydra_at_conf_dir() -> Iterator[None]:
-    """Hydra at our configs; a Hydra that runs already, as in a sweep, is as it was afterwards."""
-    register_resolvers()
-    make_plugins_known()
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = running
+def _keys_of_swept_choices(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> set[str]:
+    """Keys that exist only in a choice that is swept over, such as one of several experiments.
 
-
-def _absent_before_the_sweep(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> set[str]:
-    """Keys that a config has only by a choice that is swept over, such as one of several experiments.
-
-    Hydra first composes what the jobs have in common, without that choice, and would refuse them there.
+    Hydra first composes the config that the jobs share, without that choice, and would refuse these keys there.
     """
     parsed = {override: parsed_override(override) for override in overrides}
     common = [text for text, read in parsed.items() if read and not read.is_sweep_override() and text[0] not in "+~"]
     common = [text for text in common if "/" not in _key(text)]  # Hydra's own groups are there without any choice
     chosen = tuple(text for text in common if "." not in _key(text))
-    with _hydra_at_conf_dir():
+    with hydra_session():
         start, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *chosen))
     return set() if start is None else {_key(text) for text in common if not has_key(start, _key(text))}
 
 
 def _own_configs(config_dir: str | None) -> tuple[str, ...]:
-    """What makes Hydra look into the user's own folder of configs, too."""
+    """The override that adds the user's own folder of configs to Hydra's search path."""
     return () if config_dir is None else (f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]",)
 
 
 def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | None) -> _Composed:
-    """Compose with all overrides; if that fails, with one more at a time, to learn which of them are refused."""
+    """Compose with all overrides; if that fails, add one at a time to find those that Hydra refuses."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError([f"--config-dir must be a folder, but there is none at '{config_dir}'."])
     own_configs = _own_configs(config_dir)
@@ -167,32 +156,32 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
     if config is not None:
         return _Composed(config)
     kept = own_configs
-    mistakes: list[str] = []
-    doubtful: set[str] = set()
-    added: set[str] = set()
+    problems: list[str] = []
+    refused_groups: set[str] = set()
+    added_keys: set[str] = set()
     before, error_before = _attempt(config_name, kept)
     groups = catalog.group_names(config_dir)
-    # Groups first, as Hydra does: they decide which keys there are.
+    # Groups first, as in Hydra: their choices decide which keys exist.
     for override in sorted(overrides, key=lambda text: text.split("=")[0] not in groups):
         key = _key(override)
         config, error = _attempt(config_name, (*kept, override))
         accepted = override
         if config is None and before is not None and _is_argument_of_target(before, key):
-            # The trainer's YAML states a few of Lightning's many arguments; all of them may be given.
+            # The trainer's YAML has a few of Lightning's many arguments; all of them may be given.
             accepted = f"++{override}"
             config, error = _attempt(config_name, (*kept, accepted))
-            added |= {key}
+            added_keys |= {key}
         if config is not None or str(error) == str(error_before):
             kept, before, error_before = (*kept, accepted), config, error
-        elif not doubtful & {key.split(".")[0], _EXPERIMENT}:
+        elif not refused_groups & {key.split(".")[0], _EXPERIMENT}:
             assert error is not None
-            mistakes.append(explain(override, error, before, config_name, config_dir))
-            doubtful |= {key} & set(groups)
+            problems.append(explain_refusal(override, error, before, config_name, config_dir))
+            refused_groups |= {key} & set(groups)
     if before is None:
         raise ConfigError(
-            [*mistakes, f"the config {config_name} must compose, but does not: {str(error_before).splitlines()[0]}"]
+            [*problems, f"the config {config_name} must compose, but does not: {str(error_before).splitlines()[0]}"]
         )
-    return _Composed(before, tuple(mistakes), frozenset(doubtful), frozenset(added))
+    return _Composed(before, tuple(problems), frozenset(refused_groups), frozenset(added_keys))
 
 
 def _key(override: str) -> str:
@@ -213,51 +202,51 @@ def _attempt(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig |
 
 
 def _is_argument_of_target(config: DictConfig, key: str) -> bool:
-    """Whether the key is a keyword of its node's target, though no YAML states it."""
+    """Whether the key is an argument of its node's constructor, though no YAML has it."""
     group, _, name = key.rpartition(".")
     return name in arguments_of_target(config, group)
 
 
-def _value_mistakes(verb: Verb, plain: Plain, flags: HydraFlags, doubtful: Collection[str] = ()) -> list[str]:
+def _value_problems(verb: Verb, plain: Plain, flags: HydraFlags, refused_groups: Collection[str] = ()) -> list[str]:
     groups = catalog.groups_of(flags.config_name or verb.name, flags.config_dir)
-    # An interpolation without a value is given, though it leads nowhere.
+    # A key with an unresolved interpolation is given, though it has no value.
     untrue = {f"`{name}` must be given." for name in plain.unresolved}
-    found = mistakes_of(verb, plain.values, groups, doubtful)
-    return [*plain.mistakes, *(mistake for mistake in found if mistake not in untrue)]
+    found = config_problems(verb, plain.values, groups, refused_groups)
+    return [*plain.problems, *(problem for problem in found if problem not in untrue)]
 
 
-def _folder_mistakes(config: DictConfig, values: Mapping[str, Any], mode: str) -> list[str]:
+def _folder_problems(config: DictConfig, values: Mapping[str, Any], mode: str) -> list[str]:
     try:
         folder = OmegaConf.select(config, f"hydra.{mode}.dir")
     except OmegaConfBaseException:
-        return []  # it is made of names that are missing or wrong, and reported
-    return folder_mistakes(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
+        return []  # its name depends on values that are missing or wrong, and reported
+    return folder_problems(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
 
 
-def _misplaced(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], flags: HydraFlags) -> list[str]:
-    """Settings that nobody would read: a folder of the other mode, or what stands beside a run that has its config."""
-    mistakes = []
+def _unread_settings(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], flags: HydraFlags) -> list[str]:
+    """Settings that would be ignored: the folder of the other mode, or settings beside a resumed run."""
+    problems = []
     given = {_key(override) for override in overrides}
     if flags.multirun and "hydra.run.dir" in given:
-        mistakes.append("`hydra.run.dir` is not read with -m; the jobs of a sweep are in `hydra.sweep.dir`.")
+        problems.append("`hydra.run.dir` is not read with -m; the jobs of a sweep are in `hydra.sweep.dir`.")
     if not flags.multirun and "hydra.sweep.dir" in given:
-        mistakes.append("`hydra.sweep.dir` is not read without -m; a single run is in `hydra.run.dir`.")
+        problems.append("`hydra.sweep.dir` is not read without -m; a single run is in `hydra.run.dir`.")
     if verb.folder_key and values.get(verb.folder_key) is not None:
         others = [*sorted(given - {verb.folder_key, *verb.beside_folder}), *(["-m"] if flags.multirun else [])]
         if others:
             law = f"`{verb.folder_key}` must be given alone, as the run has its config"
-            mistakes.append(f"{law}, but there is also {', '.join(others)}.")
-    return mistakes
+            problems.append(f"{law}, but there is also {', '.join(others)}.")
+    return problems
 
 
 def _variants(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The first value of every sweep, then each other value once: their sum, where all jobs are their product."""
+    """The first value of every swept key, then each other value once: the sum of the values, not their product."""
     alternatives = [_alternatives(override) for override in overrides]
     first = tuple(options[0] for options in alternatives)
     yield first
-    for place, options in enumerate(alternatives):
+    for index, options in enumerate(alternatives):
         for option in options[1:]:
-            yield (*first[:place], option, *first[place + 1 :])
+            yield (*first[:index], option, *first[index + 1 :])
 
 
 def _alternatives(override: str) -> list[str]:

@@ -1,8 +1,7 @@
-"""The one place where a config becomes an object.
+"""Builds objects from nodes of a config.
 
-In: a node with `_target_` and plain values. Out: the object. Of what is nested, a mapping of nothing but nodes is
-built. A target can only be a class of this package or Lightning's Trainer: a config is data, and must not become a way
-to call anything that is importable.
+In: a node with `_target_` and plain values. Out: the object. A nested mapping is built if all its values are nodes. A
+target is a class of this package or Lightning's Trainer: a config must not be able to call everything importable.
 """
 
 import importlib
@@ -17,7 +16,7 @@ _MOVED = {
     "ptl_prefix.backbones.outline.LlamaOutline": "ptl_prefix.backbones.shape.LlamaSpec",
     "ptl_prefix.data.batches.BatchSettings": "ptl_prefix.data.settings.DataSettings",
 }
-"""Earlier addresses of classes, as configs of older runs and studies name them: those must open and resume."""
+"""Former paths of classes, which configs of older runs and studies have: these must still open and resume."""
 
 
 def import_target(path: str, where: str) -> type[Any]:
@@ -25,10 +24,10 @@ def import_target(path: str, where: str) -> type[Any]:
 
     Args:
         path: Dotted path of a class.
-        where: The node's name in the config, for the message.
+        where: Name of the node in messages.
 
     Raises:
-        ValueError: When there is no such class, or it is not one that a config may build.
+        ValueError: If there is no such class, or a config must not build it.
     """
     law = f"`{where}._target_` must name a class of ptl_prefix or be {TRAINER}"
     path = _MOVED.get(str(path), path)
@@ -38,19 +37,19 @@ def import_target(path: str, where: str) -> type[Any]:
     try:
         target = getattr(importlib.import_module(module_name), name)
     except ModuleNotFoundError as error:
-        # A library that is missing says so itself; only our own module can be misspelt here.
+        # A missing library raises its own error; only a module of ours can be misspelt here.
         if not (error.name or "").startswith("ptl_prefix"):
             raise
         raise ValueError(f"{law}, but there is no module {error.name!r} for {path!r}.") from error
     except AttributeError as error:
         raise ValueError(f"{law}, but {module_name} has no {name!r}.") from error
     if not inspect.isclass(target) or (path != TRAINER and not target.__module__.startswith("ptl_prefix.")):
-        raise ValueError(f"{law}, but {path!r} is none.")
+        raise ValueError(f"{law}, but {path!r} is not.")
     return target
 
 
 def target_values(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments that a node holds."""
+    """The keyword arguments of a node."""
     return {key: value for key, value in node.items() if key != "_target_"}
 
 
@@ -60,7 +59,7 @@ def is_node(value: Any) -> bool:
 
 
 def parts_of(node: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The keyword arguments of a node that are mappings of nodes: objects by their names."""
+    """The keyword arguments of a node that are mappings of nodes."""
     mappings = {key: value for key, value in target_values(node).items() if isinstance(value, Mapping)}
     return {key: value for key, value in mappings.items() if value and all(map(is_node, value.values()))}
 
@@ -70,7 +69,7 @@ def build(node: Mapping[str, Any], **more: Any) -> Any:
 
     Args:
         node: `_target_` and the keyword arguments of its constructor, as plain values.
-        more: Keyword arguments that no config can hold, such as the Trainer's callbacks.
+        more: Keyword arguments that a config cannot hold.
     """
     values = target_values(node)
     values |= {key: {name: build(part) for name, part in parts.items()} for key, parts in parts_of(node).items()}

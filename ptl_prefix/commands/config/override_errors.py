@@ -1,12 +1,12 @@
-"""Why Hydra refused an override, in our own words.
+"""Explains why Hydra refuses an override.
 
-In: the override and what was composed without it. Out: one sentence: the law, the fact, the way out. Hydra's own
-messages speak of structs and primitives, and advise a `+` where a key was misspelt.
+In: the override, and the config without it. Out: one sentence: what must hold, what was found, what to do. Hydra's own
+messages speak of structs and primitives, and suggest a `+` where a key is misspelt.
 """
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,26 +14,27 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from ptl_prefix.artifacts.config_tree import walk
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import equal_sign, quoted
 from ptl_prefix.commands.config.instantiate import import_target
 
 
-def explain(
+def explain_refusal(
     override: str, error: Exception, config: DictConfig | None, config_name: str, config_dir: str | None
 ) -> str:
     """One sentence about an override that could not be applied.
 
     Args:
-        override: As the user gave it.
-        error: What Hydra said.
-        config: The config without it, if it can be composed at all.
-        config_name: The primary config.
-        config_dir: The user's own folder of configs.
+        override: Override as the user gave it.
+        error: Hydra's error.
+        config: Config without the override; `None` if it does not compose.
+        config_name: Name of the primary config.
+        config_dir: Folder of the user's own configs.
     """
     parsed = parsed_override(override)
     if parsed is None:
-        return _about_grammar(override)
+        return _explain_grammar(override)
     key = parsed.key_or_group
     if parsed.is_interval_sweep():
         return f"`{key}` cannot be an interval, as every job of a sweep is listed; write choice(...) or range(...)."
@@ -44,14 +45,14 @@ def explain(
             f"write {key}=[{value}] for a list, or quote a text that holds a comma."
         )
     if key in catalog.groups_of(config_name, config_dir):
-        return _about_choice(key, parsed.value(), config_dir)
+        return _explain_choice(key, parsed.value(), config_dir)
     if config is not None and "/" not in key and not has_key(config, key):
-        return _about_key(key, config, config_dir)
+        return _explain_key(key, config, config_dir)
     return f"`{override}` cannot be applied: {_first_line(error)}"
 
 
 def parsed_override(override: str) -> Override | None:
-    """The override as Hydra reads it; `None` when its grammar refuses it."""
+    """The parsed override; `None` if Hydra's grammar refuses it."""
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException:
@@ -68,10 +69,10 @@ def has_key(config: DictConfig, key: str) -> bool:
     return True
 
 
-def _about_grammar(override: str) -> str:
-    place = equal_sign(override)
-    assert place is not None
-    key, value = override[:place], override[place + 1 :]
+def _explain_grammar(override: str) -> str:
+    index = equal_sign(override)
+    assert index is not None
+    key, value = override[:index], override[index + 1 :]
     if parsed_override(f"{key}=0") is None:
         return (
             f"a setting must be key=value with a key such as optimizer.lr, but '{key}' is no key; "
@@ -81,30 +82,27 @@ def _about_grammar(override: str) -> str:
     return f"{law}, but '{value}' does not; as a text it is {key}={quoted(value)}"
 
 
-def _about_choice(group: str, value: Any, config_dir: str | None) -> str:
+def _explain_choice(group: str, value: Any, config_dir: str | None) -> str:
     names = [choice.name for choice in catalog.choices(group, config_dir)]
     likely = difflib.get_close_matches(str(value), names, n=1)
-    way_out = f"; did you mean {likely[0]}?" if likely else "."
+    hint = f"; did you mean {likely[0]}?" if likely else "."
     fact = "null" if value is None else f"'{value}'"
-    return f"`{group}` must be one of {catalog.offered(group, config_dir)}, but is {fact}{way_out}"
+    return f"`{group}` must be one of {catalog.offered(group, config_dir)}, but is {fact}{hint}"
 
 
-def _about_key(key: str, config: DictConfig, config_dir: str | None) -> str:
+def _explain_key(key: str, config: DictConfig, config_dir: str | None) -> str:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if has_key(config, parent) else config if not parent else None
     siblings = [*(str(sibling) for sibling in node if sibling not in ("_target_", "hydra"))] if _is_dict(node) else []
     if likely := difflib.get_close_matches(name, [*siblings, *arguments_of_target(config, parent)], n=2):
         before = f"{parent}." if parent else ""
         return f"`{key}` is not a setting; did you mean {before}{f' or {before}'.join(dict.fromkeys(likely))}?"
-    known = dict.fromkeys(
-        [*_flat_keys(OmegaConf.to_container(config, resolve=False)), *catalog.group_names(config_dir)]
-    )
+    known = dict.fromkeys([*_all_keys(config), *catalog.group_names(config_dir)])
     if likely := difflib.get_close_matches(key, known, n=2, cutoff=0.75):
         return f"`{key}` is not a setting; did you mean {' or '.join(likely)}?"
     if siblings:
-        return (
-            f"`{key}` is not a setting; those{f' of `{parent}`' if parent else ''} are: {', '.join(sorted(siblings))}."
-        )
+        of_parent = f" of `{parent}`" if parent else ""
+        return f"`{key}` is not a setting; the settings{of_parent} are: {', '.join(sorted(siblings))}."
     return f"`{key}` is not a setting, and neither is `{parent}` a group of them."
 
 
@@ -113,7 +111,7 @@ def _is_dict(node: Any) -> TypeGuard[DictConfig]:
 
 
 def arguments_of_target(config: DictConfig, group: str) -> list[str]:
-    """The keywords of a group's target: for Lightning's Trainer, more than its YAML states."""
+    """The arguments of a group's constructor; Lightning's Trainer has more than its YAML."""
     path = OmegaConf.select(config, f"{group}._target_") if has_key(config, f"{group}._target_") else None
     try:
         return list(inspect.signature(import_target(path, group)).parameters) if path else []
@@ -121,14 +119,12 @@ def arguments_of_target(config: DictConfig, group: str) -> list[str]:
         return []
 
 
-def _flat_keys(node: Any, before: str = "") -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield f"{before}{key}"
-            yield from _flat_keys(value, f"{before}{key}.")
+def _all_keys(config: DictConfig) -> Iterator[str]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return (path for path, _ in walk(plain))
 
 
 def _first_line(error: Exception) -> str:
-    """The cause says more than the wrapper around it."""
+    """The first line of an error's cause, which says more than the error itself."""
     message = str(error.__cause__ or error).strip()
     return message.splitlines()[0] if message else type(error).__name__

@@ -1,7 +1,6 @@
-"""A composed config becomes plain values, as far as it can be resolved.
+"""Turns a composed config into plain values, as far as it can be resolved.
 
-In: OmegaConf's config. Out: mappings, lists, strings and numbers, and a sentence for each interpolation that leads
-nowhere. Behind this file nothing knows OmegaConf.
+In: OmegaConf's config. Out: mappings, lists, strings and numbers, and a sentence for each unresolved interpolation.
 """
 
 from collections.abc import Iterator
@@ -14,16 +13,16 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 @dataclass
 class Plain:
-    """A config without OmegaConf.
+    """A config as plain values.
 
     Args:
-        values: Plain values, interpolations resolved; what is missing is left out, and so is Hydra's own node.
-        mistakes: A sentence for each interpolation that leads nowhere.
-        unresolved: The keys of all interpolations without a value.
+        values: Values with interpolations resolved, without missing ones and without Hydra's own node.
+        problems: A sentence for each interpolation that cannot be resolved.
+        unresolved: Keys of all interpolations without a value.
     """
 
     values: dict[str, Any]
-    mistakes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     unresolved: list[str] = field(default_factory=list)
 
 
@@ -36,7 +35,7 @@ def plain_values(config: DictConfig) -> Plain:
 
 
 def _plain(parent: DictConfig | ListConfig, key: Any, where: str, plain: Plain) -> Iterator[Any]:
-    """One value, or none when it is missing."""
+    """Yield the value of a key, or nothing if it is missing."""
     name = f"{where}{key}"
     if OmegaConf.is_missing(parent, key):
         return
@@ -44,9 +43,9 @@ def _plain(parent: DictConfig | ListConfig, key: Any, where: str, plain: Plain) 
         node = parent[key]
     except OmegaConfBaseException as error:
         plain.unresolved.append(name)
-        # One that points to a missing value is no mistake of its own: the missing value will be reported.
+        # An interpolation of a missing value is not reported: the missing value is.
         if not isinstance(error, InterpolationToMissingValueError):
-            plain.mistakes.append(f"`{name}` must be a value or point to one, but: {str(error).splitlines()[0]}.")
+            plain.problems.append(f"`{name}` must be a value or point to one, but: {str(error).splitlines()[0]}.")
         return
     if isinstance(node, DictConfig):
         yield {str(k): value for k in node.keys() for value in _plain(node, k, f"{name}.", plain)}  # noqa: SIM118

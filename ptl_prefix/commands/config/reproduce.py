@@ -1,38 +1,36 @@
-"""The shortest command that composes a run's config again.
+"""Finds the shortest command that composes a run's config.
 
-In: a resolved config, as a record holds it. Out: what stands behind `ptl-prefix train`. For each group the choice that
-comes closest is named, then every setting that it has otherwise.
+In: the resolved config of a record. Out: the arguments of `ptl-prefix train`: for each group the closest choice, then
+every setting that differs from it.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ptl_prefix import settings
+from ptl_prefix.artifacts.config_tree import leaves, walk
 from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import quoted
-from ptl_prefix.commands.config.compose import VERSION_BASE
+from ptl_prefix.commands.config.hydra_session import hydra_session
 from ptl_prefix.commands.config.instantiate import is_node
 from ptl_prefix.commands.config.override_errors import parsed_override
 from ptl_prefix.commands.config.plain_values import plain_values
-from ptl_prefix.commands.config.resolvers import register_resolvers
 
 _VERB = "train"
-_OF_THE_RUN = ("run_id", "dry_run", "resume", "study", "trial")
-"""What says which run it is, not what it does."""
+_IDENTITY_KEYS = ("run_id", "dry_run", "resume", "study", "trial")
+"""Keys that identify a run and do not change what it does."""
 
 
 def command_for(records: Sequence[RunRecord]) -> str:
-    """What trains these runs again, which differ in seeds alone; a line for each where no one command does.
+    """The command that trains runs again which differ in their seeds alone; one line per run if one command cannot.
 
     Raises:
-        ValueError: The configs are of another version of this package, and cannot be composed by this one.
+        ValueError: If this version of the package cannot compose the configs.
     """
     swept = {key: [value for record in records if (value := _seed(record, key)) is not None] for key in _SEEDS}
     lists = {key: sorted(set(values)) for key, values in swept.items() if len(set(values)) > 1}
@@ -42,8 +40,8 @@ def command_for(records: Sequence[RunRecord]) -> str:
     if product != len(records):
         return "\n".join(command_for([record]) for record in records)
     own = [text for text in overrides_for(records[0].config) if text.partition("=")[0] not in lists]
-    words = [*own, *(f"{key}={','.join(map(str, values))}" for key, values in lists.items())]
-    return " ".join(["ptl-prefix", _VERB, *(["-m"] if lists else []), *map(shlex.quote, words)])
+    arguments = [*own, *(f"{key}={','.join(map(str, values))}" for key, values in lists.items())]
+    return " ".join(["ptl-prefix", _VERB, *(["-m"] if lists else []), *map(shlex.quote, arguments)])
 
 
 _SEEDS = ("seed", "task.subset_seed")
@@ -55,10 +53,10 @@ def _seed(record: RunRecord, key: str) -> int | None:
 
 
 def overrides_for(config: Mapping[str, Any]) -> list[str]:
-    """The overrides that compose a config, but for the run's own name.
+    """The overrides that compose a config, without the run's name.
 
     Raises:
-        ValueError: This version of the package cannot compose it.
+        ValueError: If this version of the package cannot compose the config.
     """
     defaults = {group: choice for group, choice in catalog.groups_of(_VERB).items() if choice is not None}
     chosen = {group: _closest(group, config[group], default) for group, default in defaults.items() if group in config}
@@ -67,86 +65,66 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
     choices += _choices_of_parts(config, _composed(choices))
     overrides = [*choices, *_changes(_composed(choices), wanted)]
     if repr(sorted(_composed(overrides).items())) != repr(sorted(wanted.items())):
-        raise ValueError("A run's config must be one that this version of ptl-prefix composes, but is not.")
+        raise ValueError("A run's config must be one that this version of ptl-prefix can compose, but it is not.")
     return overrides
 
 
 def _choices_of_parts(config: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """Overrides for the nodes inside a group's node, such as the parts of a combination, that are not as composed."""
+    """Overrides for nodes inside a group's node, such as the parts of a combination, whose class differs."""
     choices = []
     for group in catalog.groups_of(_VERB):
-        for path, node in _inner_nodes(config.get(group), group):
+        inner = walk(config[group]) if isinstance(config.get(group), Mapping) else ()
+        for path, node in ((f"{group}.{path}", value) for path, value in inner if is_node(value)):
             composed = base.get(f"{path}._target_")
             if composed != node["_target_"]:
                 choices.append(f"{'' if composed else '+'}{group}@{path}={_closest(group, node, default='')}")
     return choices
 
 
-def _inner_nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for key, value in node.items() if isinstance(node, Mapping) else ():
-        if is_node(value):
-            yield f"{path}.{key}", value
-        yield from _inner_nodes(value, f"{path}.{key}")
-
-
 def _changes(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Overrides that turn one composed config into another: values set, keys added, keys taken away."""
+    """Overrides that turn one composed config into another: changed values, added keys, removed keys."""
     added = [f"++{key}={_value(value)}" for key, value in wanted.items() if key not in base]
     changed = [f"{key}={_value(wanted[key])}" for key in base if key in wanted and not _same(wanted[key], base[key])]
     return [*changed, *added, *(f"~{key}" for key in base if key not in wanted)]
 
 
 def _closest(group: str, node: Mapping[str, Any], default: str) -> str:
-    """The choice of a group with the fewest settings that a node has otherwise, the default before its equals."""
-    wanted = dict(_leaves(node))
+    """The choice of a group with the fewest settings that differ from a node; the default wins a tie."""
+    wanted = dict(leaves(node))
     names = [choice.name for choice in catalog.choices(group)]
     fitting = [name for name in names if catalog.target_of(group, name) == node.get("_target_")]
 
     def distance(name: str) -> tuple[int, bool, bool]:
-        stated = dict(_leaves(catalog.settings_of(group, name)))
-        otherwise = [key for key, value in stated.items() if not _is_open(value) and not _same(value, wanted.get(key))]
-        return len(otherwise), name != wanted.get("name"), name != default
+        stated = dict(leaves(catalog.settings_of(group, name)))
+        different = [key for key, value in stated.items() if not _is_open(value) and not _same(value, wanted.get(key))]
+        return len(different), name != wanted.get("name"), name != default
 
     return min(fitting or [default], key=distance)
 
 
 def _is_open(value: Any) -> bool:
-    """Whether a YAML leaves a value to the rest of the config."""
+    """Whether a value in a YAML comes from the rest of the config."""
     return isinstance(value, str) and (value == "???" or "${" in value)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal and of one type, as 1, 1.0 and true are different settings."""
+    """Whether two values are equal and of the same type, as 1, 1.0 and true are different settings."""
     return type(one) is type(other) and repr(one) == repr(other)
 
 
 def _composed(overrides: Sequence[str]) -> dict[str, Any]:
-    """What the verb's config becomes, as leaves; empty where Hydra refuses an override."""
-    register_resolvers()
-    hydra = GlobalHydra.instance()
-    running = hydra.hydra  # that of the verb in whose job this is asked; only one can be there at a time
-    hydra.clear()
+    """The leaves of the verb's config; empty if Hydra refuses an override."""
     try:
-        with initialize_config_dir(str(settings.conf_dir()), version_base=VERSION_BASE):
+        with hydra_session():
             return _own_leaves(plain_values(compose(_VERB, list(overrides))).values)
     except (HydraException, OmegaConfBaseException):
         return {}
-    finally:
-        hydra.hydra = running
 
 
 def _own_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that say what a run does; a group that is null says nothing."""
-    own = {key: value for key, value in config.items() if key not in _OF_THE_RUN and value is not None}
-    return dict(_leaves(own))
-
-
-def _leaves(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
+    """The settings that decide what a run does, by dotted key; groups that are null are left out."""
+    own = {key: value for key, value in config.items() if key not in _IDENTITY_KEYS and value is not None}
+    return dict(leaves(own))
 
 
 def _value(value: Any) -> str:

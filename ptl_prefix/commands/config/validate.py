@@ -1,100 +1,119 @@
-"""Every mistake in a composed config, before any weights load.
+"""Every problem of a composed config, found before any weights load.
 
-In: a verb and its config as plain values, interpolations resolved, missing values left out. Out: sentences. A node
-with `_target_` is checked against the annotations of that class, then built, as constructors of this package load
-nothing, and asked for its `problems()`: files that are missing, for instance. What is not a node belongs to the verb.
+In: a verb and its config as plain values, interpolations resolved, missing values left out. Out: one sentence for each
+problem. A node with `_target_` is checked against the annotations of that class and then built, once, as constructors
+of this package load nothing; the object is asked for its `problems()`, such as missing files. The keys at the root
+belong to the verb.
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.run_folder import RunFolder, is_name
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.instantiate import TRAINER, build, import_target, is_node, parts_of, target_values
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.instantiate import TRAINER, import_target, is_node, parts_of, target_values
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import PtlPrefixError, RunError
-from ptl_prefix.settings import mistakes_in
+from ptl_prefix.settings import argument_problems
 
 _NAME_LAW = "must be a folder's name of the characters A-Z a-z 0-9 . _ -"
 
 
-def mistakes_of(
-    verb: Verb, config: Mapping[str, Any], groups: Mapping[str, str | None], doubtful: Collection[str] = ()
+def config_problems(
+    verb: Verb, config: Mapping[str, Any], groups: Mapping[str, str | None], refused_groups: Collection[str] = ()
 ) -> list[str]:
-    """Every way in which the config cannot run.
+    """Every reason why a config cannot run.
 
     Args:
-        verb: Whose config it is.
-        config: The composed config, without Hydra's own node.
-        groups: The groups of that config, with the choice it makes by default.
-        doubtful: Groups whose choice was refused: what is in their place was not asked for, so it is not checked.
+        verb: Verb that the config belongs to.
+        config: Composed config, without Hydra's own node.
+        groups: Groups of the config, each with its default choice.
+        refused_groups: Groups whose choice was refused; the default in its place was not asked for and is not checked.
     """
     nodes = {key: value for key, value in config.items() if is_node(value)}
-    mistakes = [
-        f"`{group}` must be one of {catalog.offered(group)}, but is {_spoken(config.get(group))}."
+    problems = [
+        f"`{group}` must be one of {catalog.offered(group)}, but is {_format(config.get(group))}."
         for group, choice in groups.items()
-        if choice is not None and group not in nodes and group not in doubtful
+        if choice is not None and group not in nodes and group not in refused_groups
     ]
-    found = {key: node_mistakes(key, node) for key, node in nodes.items() if key not in doubtful}
-    mistakes += [mistake for of_node in found.values() for mistake in of_node]
-    mistakes += _cross_mistakes(verb, config, sound={key for key, of_node in found.items() if not of_node})
+    checked = {key: _check_node(key, node) for key, node in nodes.items() if key not in refused_groups}
+    problems += [problem for _, found in checked.values() for problem in found]
+    built = {key: made for key, (made, found) in checked.items() if not found}
+    problems += _cross_problems(verb, config, built)
     root = {key: value for key, value in config.items() if key not in nodes and key not in groups}
-    return mistakes + _own_mistakes(verb, root) + _name_mistakes(config, doubtful)
+    return problems + _root_problems(verb, root) + _name_problems(config, refused_groups)
 
 
-def _cross_mistakes(verb: Verb, config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
-    """What the verb's own body finds in the nodes that are `sound` by themselves, side by side."""
-    check = getattr(importlib.import_module(verb.module), "cross_mistakes", None)
-    return [] if check is None else list(check(config, sound))
+def _cross_problems(verb: Verb, config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """Problems that the verb finds in the built nodes together."""
+    check = getattr(importlib.import_module(verb.module), "cross_problems", None)
+    return [] if check is None else list(check(config, built))
 
 
-def _spoken(value: Any) -> str:
+def _format(value: Any) -> str:
     return "null" if value is None else repr(value)
 
 
-def node_mistakes(where: str, node: Mapping[str, Any]) -> list[str]:
-    """What is wrong with one `_target_` node, named `where`."""
+def node_problems(where: str, node: Mapping[str, Any]) -> list[str]:
+    """The problems of one node with `_target_`, which the sentences call `where`."""
+    return _check_node(where, node)[1]
+
+
+def _check_node(where: str, node: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """The object that a node describes, or `None` and the node's problems; what is nested in it likewise."""
     try:
         target: Callable[..., Any] = import_target(node["_target_"], where)
     except ValueError as error:
-        return [str(error)]
+        return None, [str(error)]
     values = target_values(node)
-    mistakes = [
-        mistake
-        for key, parts in parts_of(node).items()
-        for name, part in parts.items()
-        for mistake in node_mistakes(f"{where}.{key}.{name}", part)
-    ]
-    mistakes += mistakes_in(target, values, where)
-    # Lightning's Trainer starts up its accelerator when built: it is only compared with its signature.
-    if mistakes or node["_target_"] == TRAINER:
-        return mistakes
-    return _problems(partial(build, node), where)
+    parts = {
+        key: {name: _check_node(f"{where}.{key}.{name}", part) for name, part in of_key.items()}
+        for key, of_key in parts_of(node).items()
+    }
+    problems = [problem for of_key in parts.values() for _, found in of_key.values() for problem in found]
+    problems += argument_problems(target, values, where)
+    if problems:
+        return None, problems
+    if node["_target_"] == TRAINER:
+        # Lightning's Trainer starts its accelerator when built: its arguments are only compared with its signature.
+        return values, []
+    try:
+        built = target(
+            **values | {key: {name: part for name, (part, _) in of_key.items()} for key, of_key in parts.items()}
+        )
+    except (ValueError, PtlPrefixError) as error:
+        return None, [f"`{where}`: {error}"]
+    problems = _own_problems(built)
+    return None if problems else built, problems
 
 
-def _own_mistakes(verb: Verb, root: Mapping[str, Any]) -> list[str]:
+def _root_problems(verb: Verb, root: Mapping[str, Any]) -> list[str]:
     # The settings of a verb have no group before their name, and the user knows the verb, not its class.
-    found = mistakes_in(verb.settings, root, where="")
-    mistakes = [mistake.replace("`.", "`", 1).replace(verb.settings.__name__, f"`{verb.name}`", 1) for mistake in found]
-    if not mistakes and verb.folder_key and root[verb.folder_key] is not None:
+    found = argument_problems(verb.settings, root, where="")
+    problems = [problem.replace("`.", "`", 1).replace(verb.settings.__name__, f"`{verb.name}`", 1) for problem in found]
+    if problems:
+        return problems
+    if verb.folder_key and root[verb.folder_key] is not None:
         try:
             RunFolder.open(root[verb.folder_key])
         except RunError as error:
             return [f"`{verb.folder_key}`: {error}"]
-    return mistakes or _problems(lambda: verb.settings(**root), verb.name)
-
-
-def _problems(make: Callable[[], Any], where: str) -> list[str]:
-    """What only the object itself can tell."""
     try:
-        built = make()
+        return _own_problems(verb.settings(**root))
     except (ValueError, PtlPrefixError) as error:
-        return [f"`{where}`: {error}"]
-    problems = getattr(built, "problems", None)
-    return list(problems()) if callable(problems) else []
+        return [f"`{verb.name}`: {error}"]
+
+
+def _own_problems(made: Any) -> list[str]:
+    """The problems that an object finds in its own settings.
+
+    The `problems` of a method take a backbone: they are asked for together with the backbone's.
+    """
+    problems = getattr(made, "problems", None)
+    return list(problems()) if callable(problems) and not inspect.signature(problems).parameters else []
 
 
 def folder_names(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,15 +122,15 @@ def folder_names(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"run_id": config.get("run_id"), **names}
 
 
-def _name_mistakes(config: Mapping[str, Any], doubtful: Collection[str]) -> list[str]:
+def _name_problems(config: Mapping[str, Any], refused_groups: Collection[str]) -> list[str]:
     return [
         f"`{key}` {_NAME_LAW}, but is {name!r}."
         for key, name in folder_names(config).items()
-        if isinstance(name, str) and not is_name(name) and key.partition(".")[0] not in doubtful
+        if isinstance(name, str) and not is_name(name) and key.partition(".")[0] not in refused_groups
     ]
 
 
-def folder_mistakes(key: str, folder: str, already_checked: Collection[Any] = ()) -> list[str]:
+def folder_problems(key: str, folder: str, already_checked: Collection[Any] = ()) -> list[str]:
     """What is wrong with a folder that a run would make. Folders that exist already are named as their owner likes."""
     path = Path(folder)
     absent = [part.name for part in (path, *path.parents) if not part.exists()]

@@ -1,15 +1,12 @@
-"""The verbs that read a config: what each is for, and the settings that belong to the verb itself.
+"""The verbs of the command line, with their help and settings.
 
-In: nothing. Out: `VERBS`, read by the command line, its help, its completion and the check of a composed config. The
-groups of a verb's config are listed in `conf/<verb>.yaml`; what remains at that file's root is its settings, a
-dataclass. The body of a verb is `ptl_prefix/commands/<verb>/command.py`, imported when it runs: this file costs
-nothing.
+In: nothing. Out: `VERBS`, which the command line, its help, its completion and the config check read. The groups of a
+verb's config are in the defaults list of `conf/<verb>.yaml`; the other keys at the root of that file are the settings
+of the verb, described by a dataclass. This file imports nothing heavy.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from ptl_prefix.commands.config.report_settings import CompareSettings, RunsSettings, SweepActionSettings
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verb_settings import (
     EvaluateSettings,
     ExportSettings,
@@ -20,43 +17,6 @@ from ptl_prefix.commands.config.verb_settings import (
     WandbSettings,
 )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One verb of the command line.
-
-    Args:
-        name: What the user types; also the name of its config and of its module.
-        summary: One line for `--help`.
-        settings: The keys at the root of its config, as a dataclass.
-        arguments: How its arguments are written in `--help`; empty: it takes none.
-        examples: Command lines that work, each with what it does.
-        folder_key: A setting that names an existing run folder to work in; given alone, as that folder has a config.
-        beside_folder: Settings that may be given with it, as they do not change what the run does.
-    """
-
-    name: str
-    summary: str
-    settings: type[Any]
-    examples: tuple[tuple[str, str], ...]
-    arguments: str = ""
-    folder_key: str | None = None
-    beside_folder: tuple[str, ...] = ()
-
-    @property
-    def module(self) -> str:
-        """The module that holds the verb's `run(config, words, run_folder)`."""
-        return f"ptl_prefix.commands.{_PLACES.get(self.name, f'{self.name}.command')}"
-
-
-_PLACES = {
-    "export": "bundle.export",
-    "generate": "bundle.generate",
-    "runs": "compare.runs",
-    "score": "evaluate.score",
-}
-"""Verbs that share a package with another; every other verb has a package of its own, with a module `command`."""
-
 VERBS = {
     verb.name: verb
     for verb in (
@@ -66,122 +26,146 @@ VERBS = {
             settings=TrainSettings,
             folder_key="resume",
             beside_folder=("trainer.devices",),
+            study_module="ptl_prefix.commands.sweep.multirun",
             examples=(
-                ("ptl-prefix train", "the embedded backbone on the built-in task"),
-                ("ptl-prefix train dry_run=true", "the resolved config, parameters, steps and memory; trains nothing"),
-                ("ptl-prefix train method.prefix_length=20 trainer.max_steps=1000", "settings of two groups"),
-                ("ptl-prefix train backbone=local backbone.path=models/mine", "a backbone from a folder"),
-                ("ptl-prefix train -m optimizer.lr=1e-3,3e-3 seed=0,1,2", "six runs, one after another"),
-                ("ptl-prefix train experiment=e2e_gpt2_medium_prefix", "a published run, see ptl-prefix experiments"),
-                ("ptl-prefix train resume=<run folder>", "go on with a run that was stopped"),
+                ("ptl-prefix train", "train on the embedded backbone and the built-in task"),
+                ("ptl-prefix train dry_run=true", "print the config, parameters, steps and memory; train nothing"),
+                ("ptl-prefix train method.prefix_length=20 trainer.max_steps=1000", "change settings of two groups"),
+                ("ptl-prefix train backbone=local backbone.path=models/mine", "use a backbone from a folder"),
+                ("ptl-prefix train -m optimizer.lr=1e-3,3e-3 seed=0,1,2", "train six runs as a study"),
                 (
-                    "ptl-prefix train trainer=ddp trainer.devices=4",
-                    "on four GPUs; ddp_cpu: four processes",
+                    "ptl-prefix train experiment=e2e_gpt2_medium_prefix",
+                    "reproduce a published run, see ptl-prefix experiments",
                 ),
+                ("ptl-prefix train resume=<run folder>", "resume a run that was stopped or killed"),
+                ("ptl-prefix train trainer=ddp trainer.devices=4", "train on four GPUs; ddp_cpu: in four processes"),
                 ("ptl-prefix train --cfg job", "print the composed config and stop"),
             ),
         ),
         Verb(
             name="generate",
-            summary="Write text with a bundle.",
+            summary="Generate text with a bundle.",
             settings=GenerateSettings,
             arguments="[BUNDLE] [SOURCE]...",
-            examples=(("ptl-prefix generate <run folder>/bundle 'name : The Eagle'", "text for one source"),),
+            examples=(
+                ("ptl-prefix generate <run folder>/bundle 'name : The Eagle'", "generate a text for one source"),
+            ),
         ),
         Verb(
             name="evaluate",
-            summary="Decode a split and score it, by the measures that its papers use.",
+            summary="Decode a split and score it with the metrics of its papers.",
             settings=EvaluateSettings,
             examples=(
-                ("ptl-prefix evaluate run=<run folder>", "the test split, decoded as the run was configured"),
-                ("ptl-prefix evaluate run=<run folder> num_beams=5 resamples=1000", "by beams, with 95% intervals"),
-                ("ptl-prefix evaluate bundle=<bundle> task=e2e_nlg task.data_dir=<folder>", "a bundle on a task"),
-                ("ptl-prefix evaluate backbone=gpt2 task=table_to_text", "a bare backbone"),
+                ("ptl-prefix evaluate run=<run folder>", "evaluate the test split, decoded as the run was configured"),
+                (
+                    "ptl-prefix evaluate run=<run folder> num_beams=5 resamples=1000",
+                    "with beam search and 95% intervals",
+                ),
+                (
+                    "ptl-prefix evaluate bundle=<bundle> task=e2e_nlg task.data_dir=<folder>",
+                    "evaluate a bundle on a task",
+                ),
+                ("ptl-prefix evaluate backbone=gpt2 task=table_to_text", "evaluate a bare backbone"),
             ),
         ),
         Verb(
             name="export",
-            summary="Write a bundle from a run's checkpoint.",
+            summary="Export a bundle from a checkpoint of a run.",
             settings=ExportSettings,
             examples=(
-                ("ptl-prefix export run=<run folder> checkpoint=last out=<folder>", "not the best, but the last"),
-                ("ptl-prefix export run=<run folder> merge=true out=<folder>", "LoRA and IA3: a plain model instead"),
+                (
+                    "ptl-prefix export run=<run folder> checkpoint=last out=<folder>",
+                    "export the last checkpoint, not the best",
+                ),
+                ("ptl-prefix export run=<run folder> merge=true out=<folder>", "export a merged model; LoRA and IA3"),
             ),
         ),
         Verb(
             name="inspect",
-            summary="Show what a trained prefix does, as tables and a picture.",
+            summary="Show what a trained prefix does, in tables and a figure.",
             settings=InspectSettings,
             arguments="[SOURCE]...",
             examples=(
-                ("ptl-prefix inspect bundle=<run folder>", "over sources of the run's validation split"),
-                ("ptl-prefix inspect bundle=<run folder> 'name : The Eagle'", "over one source"),
-                ("ptl-prefix inspect bundle=<bundle> input=sources.txt layer=3 top_k=10", "over those of a file"),
+                ("ptl-prefix inspect bundle=<run folder>", "inspect over sources of the validation split"),
+                ("ptl-prefix inspect bundle=<run folder> 'name : The Eagle'", "inspect over one source"),
+                (
+                    "ptl-prefix inspect bundle=<bundle> input=sources.txt layer=3 top_k=10",
+                    "inspect over the sources of a file",
+                ),
             ),
         ),
         Verb(
             name="score",
-            summary="Measure a file of predictions, of any system's.",
+            summary="Score a file of predictions, of any system.",
             settings=ScoreSettings,
             arguments="FILE",
             examples=(
-                ("ptl-prefix score predictions.jsonl", "the metrics of the E2E challenge, as a table"),
-                ("ptl-prefix score predictions.jsonl metrics=[bleu,nist] format=json", "one object {metric: value}"),
-                ("ptl-prefix score predictions.jsonl metrics=[rouge1,rouge2,rougeL] resamples=1000", "with intervals"),
+                ("ptl-prefix score predictions.jsonl", "print the metrics of the E2E challenge as a table"),
+                (
+                    "ptl-prefix score predictions.jsonl metrics=[bleu,nist] format=json",
+                    "print one JSON object, {metric: value}",
+                ),
+                (
+                    "ptl-prefix score predictions.jsonl metrics=[rouge1,rouge2,rougeL] resamples=1000",
+                    "with 95% intervals",
+                ),
             ),
         ),
         Verb(
             name="sweep",
-            summary="Search settings: plan, run, watch and go on with a study.",
+            summary="Search hyper-parameters: estimate, run, watch and resume a study.",
             settings=SweepActionSettings,
             arguments="ACTION STUDY",
             examples=(
-                ("ptl-prefix sweep plan prefix_length", "what a question of sweeps/ will take, measured"),
-                ("ptl-prefix sweep run prefix_length hydra.sweeper.n_trials=8", "ask it"),
-                ("ptl-prefix sweep status prefix_length watch=true", "how far it is"),
-                ("ptl-prefix sweep stop prefix_length now=true", "stop it, saved"),
-                ("ptl-prefix sweep resume prefix_length", "go on with it, also after a crash"),
+                ("ptl-prefix sweep plan prefix_length", "estimate the cost of a predefined study"),
+                ("ptl-prefix sweep run prefix_length hydra.sweeper.n_trials=8", "run it with 8 trials"),
+                ("ptl-prefix sweep status prefix_length watch=true", "show its progress until no trial runs"),
+                ("ptl-prefix sweep stop prefix_length now=true", "save its running trials and stop"),
+                ("ptl-prefix sweep resume prefix_length", "resume it, also after a crash"),
                 (
                     "ptl-prefix sweep worker outputs/sweeps/prefix_length",
-                    "join it, from any machine that sees the folder",
+                    "run trials of it, on any machine that shares the folder",
                 ),
-                ("ptl-prefix sweep export prefix_length slurm", "a job array of workers"),
+                ("ptl-prefix sweep export prefix_length slurm", "write a Slurm job array of workers"),
             ),
         ),
         Verb(
             name="runs",
-            summary="List runs, with what has become of them.",
+            summary="List runs with their status.",
             settings=RunsSettings,
             arguments="[FOLDER]...",
             examples=(
-                ("ptl-prefix runs", "all runs in outputs/"),
-                ("ptl-prefix runs status=died", "those that ended without a record; resume= goes on with them"),
+                ("ptl-prefix runs", "list all runs in outputs/"),
+                ("ptl-prefix runs status=died", "list killed runs; resume= resumes them"),
                 (
                     "ptl-prefix runs task_name=e2e_nlg sort=metric format=json",
-                    "those of a task, the best first, as JSON",
+                    "list the runs of a task as JSON, the best first",
                 ),
             ),
         ),
         Verb(
             name="compare",
-            summary="Compare runs over seeds, as tables and one page.",
+            summary="Compare runs over seeds, in tables and a web page.",
             settings=CompareSettings,
             arguments="RUN...",
             examples=(
-                ("ptl-prefix compare outputs/e2e_nlg", "every finished run below a folder"),
-                ("ptl-prefix compare 'outputs/*/gpt2_medium/lora/*' outputs/e2e_nlg/gpt2_medium/prefix_tuning", "some"),
-                ("ptl-prefix compare outputs metric=test/bleu out=comparisons/e2e", "by BLEU, into a folder"),
+                ("ptl-prefix compare outputs/e2e_nlg", "compare every finished run below a folder"),
+                (
+                    "ptl-prefix compare 'outputs/*/gpt2_medium/lora/*' outputs/e2e_nlg/gpt2_medium/prefix_tuning",
+                    "compare two methods",
+                ),
+                ("ptl-prefix compare outputs metric=test/bleu out=comparisons/e2e", "order by BLEU, write to a folder"),
             ),
         ),
         Verb(
             name="wandb",
-            summary="Send to W&B what was tracked offline, or build its dashboard.",
+            summary="Send offline runs to W&B, or build its dashboard.",
             settings=WandbSettings,
             arguments="sync|dashboard [FOLDER]...",
             examples=(
-                ("ptl-prefix wandb sync", "what of outputs/ W&B does not have; sends nothing"),
-                ("ptl-prefix wandb sync <run folder> yes=true", "send one run, also one that was not tracked"),
-                ("ptl-prefix wandb dashboard", "a workspace that compares methods; pushed if a server answers"),
+                ("ptl-prefix wandb sync", "list the runs in outputs/ that W&B does not have; send nothing"),
+                ("ptl-prefix wandb sync <run folder> yes=true", "send one run, even if it was not tracked"),
+                ("ptl-prefix wandb dashboard", "build a workspace that compares methods"),
             ),
         ),
     )

@@ -1,7 +1,7 @@
 """`ptl-prefix evaluate`: decodes and scores a split; writes `predictions.jsonl` and `metrics.json`."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.bundle.inputs import backbone_of, bundle_folder, decoding_changes
+from ptl_prefix.commands.config.bundle_inputs import bundle_folder, decoding_changes, load_bundle_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.evaluate.bertscore_setting import bertscore_problems
 from ptl_prefix.commands.evaluate.tables import show_evaluation
@@ -74,8 +74,8 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     show_evaluation(evaluation, Console())
 
 
-def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
-    """Return mistakes that involve several settings."""
+def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """Return problems that involve several settings."""
     given = [key for key in ("run", "bundle", "backbone") if config.get(key) is not None]
     mistakes = []
     if not given:
@@ -89,8 +89,8 @@ def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[st
         mistakes.append("`task` must be set if no run defines it, but is not; add task=<name>.")
     if "backbone" in given and config.get("backbone_path") is not None:
         mistakes.append("`backbone_path` must be null for a bare backbone; set `backbone.path` instead.")
-    if "backbone" in given and "backbone" in sound:
-        mistakes += build(config["backbone"]).weight_problems()
+    if "backbone" in given and "backbone" in built:
+        mistakes += built["backbone"].weight_problems()
     return mistakes + metric_name_mistakes(config.get("metrics") or (), "metrics")
 
 
@@ -116,7 +116,7 @@ def _split_problems(split: str, task: Task) -> list[str]:
 def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
     """The bundle of a run, or a separate one, with its decoding settings."""
     bundle = read_bundle(bundle_folder(Path(config["run"] or config["bundle"])))
-    backbone = backbone_of(bundle.manifest, config)
+    backbone = load_bundle_backbone(bundle.manifest, config)
     subject = Subject(
         backbone=backbone,
         method=restore(backbone, bundle).method,

@@ -7,7 +7,7 @@ standard error. It loads no model and does not import torch.
 import csv
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.evaluation.scoring import Scores, score
 
 
-def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
+def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
     """Return unknown metric names, and problems of `bertscore_model`."""
     given, model = config.get("metrics"), config.get("bertscore_model")
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE, RECORD_FILE, EvaluationKey
-from ptl_prefix.commands.train.report import example_row
+from ptl_prefix.commands.terminal import format_example
 from ptl_prefix.evaluation.evaluate import Evaluation
 
 _NUM_EXAMPLES = 3
@@ -35,9 +35,9 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     for name, reason in record.skipped.items():
         console.print(Text(f"{name} is skipped: {reason}"), soft_wrap=True)
     for prediction in evaluation.predictions[:_NUM_EXAMPLES]:
-        console.print(example_row("source", prediction.source, "bold"))
-        console.print(example_row("output", prediction.hypothesis, "green"))
-        console.print(example_row("reference", prediction.references[0], ""))
+        console.print(format_example("source", prediction.source, "bold"))
+        console.print(format_example("output", prediction.hypothesis, "green"))
+        console.print(format_example("reference", prediction.references[0], ""))
         console.print()
     console.print(Text(f"predictions: {evaluation.folder / PREDICTIONS_FILE}"), soft_wrap=True)
     console.print(Text(f"metrics:     {evaluation.folder / RECORD_FILE}"), soft_wrap=True)

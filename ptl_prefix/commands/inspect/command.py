@@ -12,7 +12,7 @@ from ptl_prefix.artifacts.inspection import Inspection, write_inspection
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.bundle.inputs import backbone_of, bundle_folder, source_lines
+from ptl_prefix.commands.config.bundle_inputs import bundle_folder, load_bundle_backbone, source_lines
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.inspect.tables import show_inspection
 from ptl_prefix.errors import ConfigError, DataError, PtlPrefixError
@@ -45,7 +45,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     require_prefix(bundle.manifest.method)
     texts, texts_from = _texts(config, words, folder, bundle.manifest)
     settings = InspectionSettings(**{name: config[name] for name in _SETTINGS})
-    adaptation = restore(backbone_of(bundle.manifest, config), bundle)
+    adaptation = restore(load_bundle_backbone(bundle.manifest, config), bundle)
     try:
         inspection = inspect_prefix(adaptation, texts, settings, bundle=str(folder), texts_from=texts_from)
     except ValueError as error:

@@ -30,7 +30,7 @@ from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.parse_study import Asked
-from ptl_prefix.commands.sweep.progress import duration
+from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.study_spec import Arm
 from ptl_prefix.sweeping.trial_processes import TrialServer
@@ -125,8 +125,8 @@ def show_plan(asked: Asked, plan: Plan, console: Console) -> None:
     table.add_row("parameters stored", _span(plan.stored, lambda number: f"{number:,.0f}"))
     table.add_row("disk", _span(plan.disk_bytes, lambda number: f"{number / 1e6:,.1f} MB"))
     table.add_row("a step, measured", _span(plan.step_s, lambda number: f"{number * 1e3:,.0f} ms"))
-    table.add_row("training in all", _span(plan.train_s, duration))
-    table.add_row("from begin to end", _span(plan.wall_s, duration))
+    table.add_row("training in all", _span(plan.train_s, format_duration))
+    table.add_row("from begin to end", _span(plan.wall_s, format_duration))
     console.print(table)
     console.print(Text(f"plan:  {asked.folder / _FILE}"), soft_wrap=True)
 
@@ -155,17 +155,17 @@ def _corner(arm: Arm, place: int) -> Sequence[str]:
 
 def _measure(config: Mapping[str, Any], folder: Path, host: TrialServer, asked: Asked, console: Console) -> _Corner:
     """Train a few steps of a config."""
-    from ptl_prefix.commands.train.command import plan_of
+    from ptl_prefix.commands.config.build_plan import build_plan
     from ptl_prefix.training.dry_run import estimate
 
-    estimated = estimate(plan_of(config))
+    estimated = estimate(build_plan(config))
     steps = min(_STEPS, estimated.steps)
     trainer = {**config["trainer"], "max_steps": steps, "log_every_n_steps": 1, "val_check_interval": steps}
     short = {**config, "trainer": trainer}
     run = RunFolder(folder)
     write_config(run, short)
     spec = asked.spec
-    console.print(f"measuring {steps} steps with {estimated.trained:,} trained parameters", highlight=False)
+    console.print(f"measuring {steps} steps with {estimated.num_trainable:,} trainable parameters", highlight=False)
     began = time.monotonic()
     threads = spec.threads or max(1, num_cores() // spec.workers)
     code = host.start(folder, threads=threads, device=spec.devices[0] if spec.devices else None).wait(3600.0)
@@ -178,7 +178,9 @@ def _measure(config: Mapping[str, Any], folder: Path, host: TrialServer, asked: 
     record = read_record(run.record)
     step_s = statistics.median(gaps) if gaps else record.cost.train_s / steps
     shutil.rmtree(folder)
-    return _Corner(estimated.trained, estimated.stored, estimated.steps, step_s, max(0.0, took - steps * step_s))
+    return _Corner(
+        estimated.num_trainable, estimated.num_stored, estimated.steps, step_s, max(0.0, took - steps * step_s)
+    )
 
 
 def _plan(asked: Asked, corners: Sequence[_Corner]) -> Plan:

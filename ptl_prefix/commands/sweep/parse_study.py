@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted_override
 from ptl_prefix.commands.config.compose import compose_and_check, composed_for_study
 from ptl_prefix.commands.config.instantiate import build, target_values
-from ptl_prefix.commands.config.validate import node_mistakes
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.validate import node_problems
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.parse_space import as_choice, dimension_of, is_swept
 from ptl_prefix.errors import ConfigError
-from ptl_prefix.settings import mistakes_in
+from ptl_prefix.settings import argument_problems
 from ptl_prefix.sweeping.result_cache import code_fingerprint
 from ptl_prefix.sweeping.search_space import MOST_LISTED, SearchSpace
 from ptl_prefix.sweeping.storage import absolute_url
@@ -138,10 +138,10 @@ def ask(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: Sweepe
 
 def _settings(node: Mapping[str, Any], mistakes: list[str]) -> SweeperSettings | None:
     values = {key: value for key, value in target_values(node).items() if key != "_recursive_"}
-    mistakes += mistakes_in(SweeperSettings, values, _WHERE)
+    mistakes += argument_problems(SweeperSettings, values, _WHERE)
     for part in ("sampler", "pruner"):
         if isinstance(values.get(part), Mapping) and "_target_" in values[part]:
-            mistakes += node_mistakes(f"{_WHERE}.{part}", values[part])
+            mistakes += node_problems(f"{_WHERE}.{part}", values[part])
         else:
             mistakes.append(f"`{_WHERE}.{part}` must be chosen by hydra/sweeper/{part}=, but is {values.get(part)!r}.")
     if mistakes:

@@ -14,6 +14,7 @@ from rich.text import Text
 from ptl_prefix.artifacts.event_log import read_events, validation_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.sweep.study_folder import Study
+from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.sweeping.scheduler import Scheduler
 from ptl_prefix.sweeping.summary import ArmSummary, Summary, summarize
@@ -128,7 +129,7 @@ def status_line(summary: Summary, workers: int) -> str:
     of_all = "" if None in wanted else f" of {sum(filter(None, wanted))}"
     running = sum(arm.states["running"] for arm in summary.arms)
     seconds = [_left_s(arm, workers) for arm in summary.arms]
-    left = "" if None in seconds else f", {duration(sum(filter(None, seconds)))} left"
+    left = "" if None in seconds else f", {format_duration(sum(filter(None, seconds)))} left"
     follows = _what_follows(summary)
     return f"{done}{of_all} trials done, {running} running{left}{follows and f'; {follows}'}"
 
@@ -139,7 +140,7 @@ def _what_follows(summary: Summary) -> str:
 
 def _left(arm: ArmSummary, workers: int) -> str:
     seconds = _left_s(arm, workers)
-    return duration(seconds) if seconds else ""
+    return format_duration(seconds) if seconds else ""
 
 
 def _left_s(arm: ArmSummary, workers: int) -> float | None:
@@ -152,10 +153,3 @@ def _left_s(arm: ArmSummary, workers: int) -> float | None:
     if arm.wanted is None or not arm.num_done:
         return None
     return arm.train_s / arm.num_done * (arm.wanted - arm.num_done) / max(1, workers)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

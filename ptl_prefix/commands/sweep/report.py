@@ -14,8 +14,9 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.commands.config.reproduce import command_for
-from ptl_prefix.commands.sweep.progress import duration, trial_name
+from ptl_prefix.commands.sweep.progress import trial_name
 from ptl_prefix.commands.sweep.study_folder import Study
+from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.reporting.comparison_files import write_comparison
 from ptl_prefix.sweeping.scheduler import Scheduler
@@ -70,7 +71,7 @@ def _lines(study: Study, summary: Summary, scheduler: Scheduler) -> Iterator[str
     if summary.reused:
         yield f"{summary.reused} result(s) were known already and taken over"
     spent = sum(arm.train_s for arm in summary.arms)
-    yield f"trained for {duration(spent)} in all"
+    yield f"trained for {format_duration(spent)} in all"
     yield from _predicted(study, spent)
     for one in summary.confirmed:
         spread = "" if one.deviation is None else f" ± {one.deviation:.4f}"
@@ -90,7 +91,7 @@ def _predicted(study: Study, spent: float) -> Iterator[str]:
     plan = read_plan(study.folder)
     if plan is not None:
         low, high = plan.train_s
-        yield f"predicted {duration(low)} to {duration(high)} of training, took {duration(spent)}"
+        yield f"predicted {format_duration(low)} to {format_duration(high)} of training, took {format_duration(spent)}"
 
 
 def command_of(spec: StudySpec, trial: Trial) -> str:

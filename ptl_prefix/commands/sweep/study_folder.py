@@ -181,7 +181,7 @@ def _freezing(folder: Path, spec: StudySpec) -> Callable[[Sequence[str]], dict[s
     flags = HydraFlags(tuple(given))
 
     def freeze(overrides: Sequence[str]) -> dict[str, Any]:
-        with settings.configs_kept_in(kept):
+        with settings.read_configs_from(kept):
             return compose_and_check(VERBS["train"], tuple(overrides), flags).config
 
     return freeze

@@ -1,9 +1,12 @@
-"""`ptl-prefix train`: a config becomes a plan, a plan becomes a run folder, and a person sees what came of it."""
+"""`ptl-prefix train`: trains a method, resumes a run, or estimates a training.
+
+In: a checked config. Out: a run folder, and its metrics on the terminal.
+"""
 
 import dataclasses
 import os
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,94 +15,61 @@ from rich.console import Console
 from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.commands.config.instantiate import build, target_values
+from ptl_prefix.backbones.spec import BackboneSpec
+from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
+from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
-from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
-from ptl_prefix.evaluation.metric import metric_name_mistakes
-from ptl_prefix.tracking.tracking import Tracking
+from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.training.dry_run import estimate
-from ptl_prefix.training.plan import Plan, room_problems, sharding_problems, split_problems, start_problems
+from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.plan_problems import plan_problems, start_problems
 from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_environment
-from ptl_prefix.training.ranks import ONE_RANK, Ranks, joined
-from ptl_prefix.training.run_recorder import record_death
+from ptl_prefix.training.ranks import ONE_RANK, Ranks, process_group
+from ptl_prefix.training.run_recorder import record_killed_run
 from ptl_prefix.training.train import train
-from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
 
-def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
-    """Train, go on with a training, or show what it would be.
+def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) -> None:
+    """Train, resume a run, or print the estimate of a dry run.
 
     Args:
-        config: A checked config.
-        words: None are taken.
-        run_folder: Where the run is to lie.
+        config: Checked config.
+        arguments: Arguments of the command line; must be empty.
+        run_folder: Folder of the run.
     """
-    if words:
-        raise ConfigError([f"`train` takes no arguments, but got {' '.join(words)!r}; settings are written key=value."])
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or the library warns when a process forks
+    if arguments:
+        raise ConfigError(
+            [f"`train` takes no arguments, but got {' '.join(arguments)!r}; settings are written key=value."]
+        )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise the library warns when a process forks
     console = Console(stderr=True)
     if config["resume"] is not None:
         _resume(RunFolder.open(config["resume"]), console, devices=_given_devices(config))
         return
-    plan = plan_of(_grouped(config))
-    if problems := plan.problems():
-        raise ConfigError(problems)
+    plan = build_plan(_with_group(config))
     if config["dry_run"]:
         show_estimate(estimate(plan), dict(plan.config))
         return
-    place = find_rank_environment()
-    if place is None:
+    environment = find_rank_environment()
+    if environment is None:
         _start(plan, RunFolder(run_folder), console)
     else:
-        _take_part(plan, RunFolder(run_folder), console, place)
-
-
-def plan_of(config: Mapping[str, Any]) -> Plan:
-    """The plan that a config describes; what that leaves to the method is decided, and written into the plan's own."""
-    method = build(config["method"])
-    backbone = _placed(config) | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
-    chosen = method.choose_size(build(backbone).load_shape()) if method.needs_size else {}
-    config = {**config, "backbone": backbone, "method": _changed(config["method"], chosen)}
-    return Plan(
-        seed=config["seed"],
-        run_id=config["run_id"],
-        backbone=build(backbone),
-        task=build(config["task"]),
-        method=method,
-        batches=build(config["data"]),
-        optimization=build(config["optimizer"]),
-        trainer=target_values(config["trainer"]),
-        decoding=build(config["generation"]),
-        evaluation=build(config["evaluation"]),
-        tracking=build(config["tracking"]) if "tracking" in config else Tracking(),
-        config=config,
-    )
+        _train_as_rank(plan, RunFolder(run_folder), console, environment)
 
 
 def run_frozen(folder: Path) -> None:
-    """What a trial of a sweep runs: the config in a folder, from the start or from where it stopped.
+    """Start or resume the run whose config is in a folder; trials of a study start here.
 
     Args:
-        folder: A run's folder with a checked config.
+        folder: Run folder with a checked config.
     """
     _resume(RunFolder.open(folder), Console(stderr=True), devices=None)
 
 
-def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's node; where it says nothing of a device, the trainer's accelerator decides."""
-    device = _DEVICES.get(config["trainer"].get("accelerator"))
-    wanted = {"device": device} if device and config["backbone"]["device"] == "auto" else {}
-    return {**config["backbone"], **wanted}
-
-
-_DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
-"""What Lightning's accelerators are to torch."""
-
-
-def _grouped(config: dict[str, Any]) -> dict[str, Any]:
-    """The config, in which the runs of a foreign sweep belong together; also when one of them is resumed alone."""
-    # Here, as a trial of ours knows nothing of Hydra.
+def _with_group(config: dict[str, Any]) -> dict[str, Any]:
+    """The config; in a sweep of another sweeper than ours, `tracking.group` is set to the sweep's name."""
+    # Imported here: trials of our own sweeper do not import Hydra.
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -109,45 +79,34 @@ def _grouped(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "tracking": {**config["tracking"], "group": Path(hydra.sweep.dir).name}}
 
 
-def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A node with some of its values, at any depth, replaced."""
-    return {
-        key: _changed(value, changes[key]) if isinstance(changes.get(key), Mapping) else changes.get(key, value)
-        for key, value in node.items()
-    }
+def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """Problems that no node of a config shows by itself.
+
+    Args:
+        config: Config as plain values.
+        built: Objects of the nodes that have no problem of their own, by the nodes' keys; `trainer` is a mapping.
+    """
+    return plan_problems(
+        trainer=built.get("trainer"),
+        backbone=_placed(config, built),
+        method=built.get("method"),
+        task=built.get("task"),
+        decoding=built.get("generation"),
+        needs_weights=not config["dry_run"],
+    )
 
 
-def cross_mistakes(config: Mapping[str, Any], sound: Collection[str]) -> list[str]:
-    """What no node of a config shows by itself; `sound` are the nodes without a mistake of their own."""
-    mistakes = trainer_problems(target_values(config["trainer"])) if "trainer" in sound else []
-    if {"trainer", "backbone", "method"} <= set(sound):
-        settings, placed = target_values(config["trainer"]), build(_placed(config))
-        mistakes += accelerator_problems(settings, placed) + precision_problems(settings, placed)
-    if "task" in sound:
-        task = build(config["task"])
-        mistakes += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
-    if {"backbone", "method"} <= set(sound):
-        if not config["dry_run"]:
-            mistakes += build(config["backbone"]).weight_problems()
-        try:
-            method, backbone = build(config["method"]), build(config["backbone"]).load_shape()
-            if method.needs_size:
-                method.choose_size(backbone)
-            if "trainer" in sound:
-                mistakes += sharding_problems(target_values(config["trainer"]), method, backbone)
-            misfits = method.problems(backbone)
-            if not misfits and {"task", "generation"} <= set(sound):
-                misfits = room_problems(backbone, method, build(config["task"]), build(config["generation"]))
-            mistakes += misfits
-        except PtlPrefixError as error:
-            mistakes.append(f"`backbone.path`: {error}")
-        except ValueError as error:
-            mistakes.append(str(error))
-    return mistakes
+def _placed(config: Mapping[str, Any], built: Mapping[str, Any]) -> BackboneSpec | None:
+    """The backbone, on the device that `trainer.accelerator` names where `backbone.device` leaves it open."""
+    backbone: BackboneSpec | None = built.get("backbone")
+    if not {"backbone", "method", "trainer"} <= built.keys() or (node := backbone_node(config)) == config["backbone"]:
+        return backbone
+    placed: BackboneSpec = build(node)
+    return placed
 
 
 def _given_devices(config: Mapping[str, Any]) -> int | None:
-    """How many devices a run is to go on with, where that was said."""
+    """`trainer.devices` of the command line, which a resumed run may change; `None` if it was not given."""
     from hydra.core.hydra_config import HydraConfig
 
     given = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
@@ -155,97 +114,106 @@ def _given_devices(config: Mapping[str, Any]) -> int | None:
 
 
 def _resume(folder: RunFolder, console: Console, *, devices: int | None) -> None:
-    """Go on inside the run's folder, with the config it was started with, on as many devices or on others."""
-    place = find_rank_environment()
+    """Resume a run with its own config.
+
+    Args:
+        folder: Run folder.
+        console: Console for progress.
+        devices: Number of devices; `None` is that of the run's config.
+    """
+    environment = find_rank_environment()
     if folder.record.exists() and (record := read_record(folder.record)).status == "finished":
-        if place is None or place.share.is_first:
-            done = f"This run has finished, after {record.cost.steps} steps; nothing is left to do: {folder.path}"
-            console.print(done)
+        if environment is None or environment.share.is_rank_zero:
+            console.print(f"This run has already finished after {record.cost.steps} steps: {folder.path}")
         return
-    plan = plan_of(read_config(folder))
+    plan = build_plan(read_config(folder))
     if problems := plan.problems():
         raise ConfigError(problems)
-    if place is None:
+    if environment is None:
         _start(plan, folder, console, resume=True, devices=devices)
     else:
-        _take_part(plan, folder, console, place, resume=True)
+        _train_as_rank(plan, folder, console, environment, resume=True)
 
 
 def _start(
     plan: Plan, folder: RunFolder, console: Console, *, resume: bool = False, devices: int | None = None
 ) -> None:
-    """Train in this process, or, on several devices, in a process for each."""
+    """Train in this process, or on several devices in one process per device."""
     if not resume:
-        _refuse_used(folder)
-    number = plan.num_ranks if devices is None else devices
-    if number == 1:
+        _require_new(folder)
+    num_ranks = plan.num_ranks if devices is None else devices
+    if num_ranks == 1:
         _train(plan, folder, console, resume=resume)
         return
-    if problems := start_problems(plan, number):
+    if problems := start_problems(plan.trainer, plan.backbone, num_ranks):
         raise ConfigError(problems)
     if not resume:
         write_config(folder, plan.config)
-    ranks = RankProcesses(folder, number)
+    ranks = RankProcesses(folder, num_ranks)
     ranks.run()
     if ranks.stop is not None:
         raise SystemExit(ranks.stop)
     if ranks.failure is None:
         return
     rank, code = ranks.failure
-    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed, as it says above"
-    if ranks.first_was_killed and not folder.record.exists():
-        record_death(plan, folder, f"rank {rank} {ended}")
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed (its error is above)"
+    if ranks.rank_zero_was_killed and not folder.record.exists():
+        record_killed_run(plan, folder, f"rank {rank} {ended}")
     raise RunError(
-        f"All {number} ranks of a run must work to the end, but rank {rank} {ended}. "
-        f"Go on with: ptl-prefix train resume={folder.path}"
+        f"All {num_ranks} ranks of a run must finish, but rank {rank} {ended}. "
+        f"Resume with: ptl-prefix train resume={folder.path}"
     )
 
 
-def take_part_in_run(folder: str) -> None:
-    """Take part, as one of the ranks that `_start` starts, in the run that lies in a folder."""
-    place = find_rank_environment()
-    assert place is not None, "a rank is told which it is"
+def train_as_started_rank(folder: str) -> None:
+    """Train as one of the ranks that `_start` started.
+
+    Args:
+        folder: Run folder with a checked config.
+    """
+    environment = find_rank_environment()
+    assert environment is not None, "`RankProcesses` sets the variables of a rank"
     run_folder = RunFolder.open(folder)
-    _take_part(plan_of(read_config(run_folder)), run_folder, Console(stderr=True), place, resume=True)
+    _train_as_rank(build_plan(read_config(run_folder)), run_folder, Console(stderr=True), environment, resume=True)
 
 
-def _take_part(
-    plan: Plan, folder: RunFolder, console: Console, place: RankEnvironment, *, resume: bool = False
+def _train_as_rank(
+    plan: Plan, folder: RunFolder, console: Console, environment: RankEnvironment, *, resume: bool = False
 ) -> None:
-    """Train as one of several processes, whoever has started them: one folder and one name, the first one's."""
-    if not resume and place.share.num_ranks != plan.num_ranks:
+    """Train as one of several ranks; all of them use the run folder and the run's name of rank 0."""
+    if not resume and environment.share.num_ranks != plan.num_ranks:
         raise ConfigError(
             [
-                f"`trainer.devices` times `trainer.num_nodes` must be the number of processes that were started, but "
-                f"is {plan.num_ranks}, and there are {place.share.num_ranks}."
+                f"`trainer.devices` times `trainer.num_nodes` must be the number of started processes, but is "
+                f"{plan.num_ranks}, and there are {environment.share.num_ranks}."
             ]
         )
-    with joined(place, plan.backbone.torch_device) as ranks:
+    with process_group(environment, plan.backbone.torch_device) as ranks:
         if not resume:
-            run_id, path = ranks.of_first(lambda: (plan.run_id, str(folder.path)))
+            run_id, path = ranks.from_rank_zero(lambda: (plan.run_id, str(folder.path)))
             plan = dataclasses.replace(plan, run_id=run_id, config={**plan.config, "run_id": run_id})
             folder = RunFolder(path)
-            ranks.of_first(lambda: _refuse_used(folder))
+            ranks.from_rank_zero(lambda: _require_new(folder))
         _train(plan, folder, console, resume=resume, ranks=ranks)
 
 
-def _refuse_used(folder: RunFolder) -> None:
+def _require_new(folder: RunFolder) -> None:
     if folder.config.exists():
         raise RunError(
             f"A new run must have a folder of its own, but '{folder.path}' holds a run; "
-            f"go on with it by resume={folder.path}, or give another hydra.run.dir."
+            f"resume it with resume={folder.path}, or choose another `hydra.run.dir`."
         )
 
 
 def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool, ranks: Ranks = ONE_RANK) -> None:
     outcome = train(plan, folder, resume=resume, console=console, ranks=ranks)
     if outcome.signal is not None:
-        if ranks.is_first:
+        if ranks.is_rank_zero:
             console.print(
-                f"Stopped at step {outcome.record.cost.steps}. Go on with:\n  ptl-prefix train resume={folder.path}",
+                f"Stopped at step {outcome.record.cost.steps}. Resume with:\n  ptl-prefix train resume={folder.path}",
                 highlight=False,
                 soft_wrap=True,
             )
         raise SystemExit(128 + signal.Signals[outcome.signal])
-    if ranks.is_first:
+    if ranks.is_rank_zero:
         show_outcome(outcome, folder)

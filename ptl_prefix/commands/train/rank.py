@@ -1,8 +1,8 @@
 """One rank of a run on several devices: `python -m ptl_prefix.commands.train.rank <run folder>`.
 
-In: a run folder with its config, and the environment that `rank_processes` has made; nothing of Hydra. Out: this rank
-has taken part to the end, or says why not. The exit code is 0, 1, 3 if another rank is gone, or 128 and the signal's
-number after a stop.
+In: a run folder with its config, and the environment that `rank_processes` sets; Hydra is not used. Out: the rank has
+trained to the end, or printed its error. The exit code is 0; 1 for an error; 3 if another rank exited; or 128 plus the
+signal's number after a stop.
 """
 
 import os
@@ -16,23 +16,23 @@ from ptl_prefix.backbones.library_logging import silence_library_messages
 
 
 def main() -> None:
-    """Take part in the run whose folder is the only argument."""
+    """Train as a rank of the run whose folder is the only argument."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    threading.Thread(target=_follow_the_starter, name="starter", daemon=True).start()
+        signal.signal(number, _exit)
+    threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
     silence_library_messages()
-    # Imported here: a signal must be heard while this takes seconds.
-    from ptl_prefix.commands.train.command import take_part_in_run
-    from ptl_prefix.commands.train.rank_processes import LEFT_ALONE
+    # Imported here: this takes seconds, in which signals must be handled.
+    from ptl_prefix.commands.train.command import train_as_started_rank
+    from ptl_prefix.commands.train.rank_processes import LOST_RANK
     from ptl_prefix.errors import NonFiniteLossError, PtlPrefixError, RankError
-    from ptl_prefix.training.rank_environment import is_later_rank
+    from ptl_prefix.training.rank_environment import is_nonzero_rank
 
     try:
-        take_part_in_run(sys.argv[1])
+        train_as_started_rank(sys.argv[1])
     except RankError:
-        sys.exit(LEFT_ALONE)  # who is gone has said why, or the process that started all does
+        sys.exit(LOST_RANK)  # the other rank, or the process that started all, prints the reason
     except NonFiniteLossError as error:
-        sys.exit(1 if is_later_rank() else str(error))  # it is a sum, and so not finite in any rank
+        sys.exit(1 if is_nonzero_rank() else str(error))  # the loss is summed over the ranks, so all of them raise this
     except PtlPrefixError as error:
         sys.exit(f"rank {os.environ['RANK']}: {error}")
     except Exception:
@@ -40,14 +40,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """While nothing is trained there is nothing to save; training listens by itself."""
+def _exit(number: int, frame: FrameType | None) -> None:
+    """Exit at once: before training there is nothing to save. Training sets its own handlers."""
     sys.exit(128 + number)
 
 
-def _follow_the_starter() -> None:
-    """Stop as by SIGTERM when the process that started this one is gone: it holds the other end of standard input."""
-    os.read(0, 1)  # not by `sys.stdin`, whose lock would be held when this process ends
+def _stop_with_parent() -> None:
+    """Stop as by SIGTERM when the parent process exits, which closes the other end of standard input."""
+    os.read(0, 1)  # not `sys.stdin.read`, which would hold a lock when this process ends
     os.kill(os.getpid(), signal.SIGTERM)
 
 

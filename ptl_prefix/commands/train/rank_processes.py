@@ -1,11 +1,10 @@
-"""The ranks of one run on this machine, as processes.
+"""Starts the ranks of one run on this machine as processes.
 
-In: a run folder with its config, and how many. Out: all of them have ended. Their command lines have nothing of Hydra,
-which would compose, or sweep, once more in each of them; they read the config that lies in the folder. They meet as
-torchrun's ranks do, by the same variables.
+In: a run folder with its config, and the number of ranks. Out: all ranks have exited. The ranks read the config from
+the folder instead of composing it with Hydra, and connect by the same environment variables as torchrun's ranks.
 
-torchrun itself is not called: it would end a run that is being saved after half a minute, hand Ctrl-C on twice, and
-forget the exit code.
+torchrun itself is not used: it kills a run that needs more than half a minute to save, forwards Ctrl-C twice, and loses
+the exit code.
 """
 
 import os
@@ -25,50 +24,50 @@ from ptl_prefix.artifacts.fingerprint import num_cores
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 _STOPS = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
-LEFT_ALONE = 3
-"""The exit code of a rank that ends because another one is gone."""
+LOST_RANK = 3
+"""Exit code of a rank that ends because another rank exited."""
 _GRACE_S = 15.0
-"""How long the others may take to write down that one has failed, before they are killed."""
+"""Seconds that the other ranks have to write their record after one failed; then they are killed."""
 _LOOPBACK = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
 
 
 class RankProcesses:
-    """The processes of one run.
+    """The rank processes of one run.
 
     Args:
-        folder: The run's; its config lies there.
-        number: How many.
+        folder: Run folder with the run's config.
+        num_ranks: Number of processes.
     """
 
-    def __init__(self, folder: RunFolder, number: int) -> None:
+    def __init__(self, folder: RunFolder, num_ranks: int) -> None:
         self._command = [sys.executable, "-m", "ptl_prefix.commands.train.rank", str(folder.path.absolute())]
-        self._number = number
+        self._num_ranks = num_ranks
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._asked: int | None = None
+        self._stop_signal: int | None = None
         self.failure: tuple[int, int] | None = None
-        """A rank that failed by itself, and its exit code; of a killed one that is the signal's number, negative."""
+        """The rank that failed first and its exit code, which is the negative signal number if it was killed."""
 
     @property
     def stop(self) -> int | None:
-        """The exit code of a run that was stopped to go on later; `None` if it was not."""
+        """Exit code of a run that a signal stopped; `None` if no signal did."""
         codes = [process.returncode for process in self._processes]
-        if self._asked is not None and any(codes):
-            return 128 + self._asked
+        if self._stop_signal is not None and any(codes):
+            return 128 + self._stop_signal
         return codes[0] if codes[0] in _STOPS else None
 
     @property
-    def first_was_killed(self) -> bool:
-        """Whether the rank that writes could not write how it ended."""
+    def rank_zero_was_killed(self) -> bool:
+        """Whether rank 0 was killed, so that it could not write the record."""
         return self._processes[0].returncode < 0
 
     def run(self) -> None:
-        """Start them, hand on Ctrl-C and SIGTERM, and wait for their end; if one fails, for the others' soon."""
+        """Start the ranks, forward Ctrl-C and SIGTERM, and wait; after a failure, only for a grace period."""
         store = dist.TCPStore(  # type: ignore[attr-defined]
             "127.0.0.1", 0, is_master=True, wait_for_workers=False
         )
-        with self._signals_handed_on():
+        with self._forwarding_signals():
             try:
-                for rank in range(self._number):
+                for rank in range(self._num_ranks):
                     self._processes.append(self._start(rank, store.port))
                 self._wait()
             finally:
@@ -79,26 +78,26 @@ class RankProcesses:
                     process.stdin.close()
 
     def _start(self, rank: int, port: int) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C in a terminal goes to all of a session, and would reach a rank twice.
+        # In a session of its own: the terminal sends Ctrl-C to a whole session, so that it would reach a rank twice.
         return subprocess.Popen(
             self._command, stdin=subprocess.PIPE, env=self._environment(rank, port), start_new_session=True
         )
 
     def _environment(self, rank: int, port: int) -> Mapping[str, str]:
-        threads = max(1, num_cores() // self._number)
-        usual = {"OMP_NUM_THREADS": str(threads)}
+        threads = max(1, num_cores() // self._num_ranks)
+        defaults = {"OMP_NUM_THREADS": str(threads)}
         if _LOOPBACK is not None:
-            usual["GLOO_SOCKET_IFNAME"] = _LOOPBACK
-        place = {
+            defaults["GLOO_SOCKET_IFNAME"] = _LOOPBACK
+        rank_variables = {
             "RANK": rank,
             "LOCAL_RANK": rank,
-            "WORLD_SIZE": self._number,
-            "LOCAL_WORLD_SIZE": self._number,
+            "WORLD_SIZE": self._num_ranks,
+            "LOCAL_WORLD_SIZE": self._num_ranks,
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
-            "TORCHELASTIC_USE_AGENT_STORE": True,  # the meeting point is here, not in the first rank
+            "TORCHELASTIC_USE_AGENT_STORE": True,  # the store is in this process, not in rank 0
         }
-        return {**usual, **os.environ, **{name: str(value) for name, value in place.items()}}
+        return {**defaults, **os.environ, **{name: str(value) for name, value in rank_variables.items()}}
 
     def _wait(self) -> None:
         deadline = float("inf")
@@ -111,21 +110,21 @@ class RankProcesses:
     def _failed(self) -> tuple[int, int] | None:
         codes = [(rank, process.poll()) for rank, process in enumerate(self._processes)]
         failed = [(rank, code) for rank, code in codes if code and code not in _STOPS]
-        return min(failed, key=lambda one: one[1] == LEFT_ALONE, default=None)
+        return min(failed, key=lambda rank_and_code: rank_and_code[1] == LOST_RANK, default=None)
 
     @contextmanager
-    def _signals_handed_on(self) -> Iterator[None]:
+    def _forwarding_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        usual = {number: signal.signal(number, self._hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in usual.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        self._asked = number
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self._stop_signal = number
         for process in self._processes:
             process.send_signal(number)

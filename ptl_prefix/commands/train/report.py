@@ -1,4 +1,7 @@
-"""What a person sees when `train` ends: a table, three examples, and the paths of what was written."""
+"""The output of `train` on the terminal.
+
+In: the outcome of a run, or the estimate of a dry run. Out: tables, decoded examples, and the paths of the files.
+"""
 
 from typing import Any
 
@@ -8,24 +11,24 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.terminal import format_example, format_megabytes
 from ptl_prefix.training.dry_run import Estimate
-from ptl_prefix.training.session import Outcome
+from ptl_prefix.training.training_run import Outcome
 
 _NUM_EXAMPLES = 3
-_LONGEST_SHOWN = 300
 
 
 def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = None) -> None:
-    """Print the metrics before and after, the cost, some outputs, and where everything lies."""
+    """Print the metrics before and after training, the cost, some examples, and the paths."""
     console = console or Console()
     console.print(_metrics_table(outcome))
     console.print(_cost_table(outcome))
     for index, adapted in enumerate(outcome.adapted[:_NUM_EXAMPLES]):
-        console.print(example_row("source", adapted.source, "bold"))
+        console.print(format_example("source", adapted.source, "bold"))
         if outcome.bare:
-            console.print(example_row("bare", outcome.bare[index].hypothesis, "dim"))
-        console.print(example_row("adapted", adapted.hypothesis, "green"))
-        console.print(example_row("reference", adapted.references[0], ""))
+            console.print(format_example("bare", outcome.bare[index].hypothesis, "dim"))
+        console.print(format_example("adapted", adapted.hypothesis, "green"))
+        console.print(format_example("reference", adapted.references[0], ""))
         console.print()
     console.print(Text(f"run:    {folder.path}"), soft_wrap=True)
     console.print(Text(f"bundle: {folder.bundle}"), soft_wrap=True)
@@ -34,14 +37,14 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
 
 
 def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console | None = None) -> None:
-    """Print the resolved config and what it would cost."""
+    """Print the resolved config and the estimate."""
     console = console or Console()
     console.print(Text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)), soft_wrap=True)
     table = Table(title="Dry run: nothing was loaded, nothing is trained", title_justify="left", show_header=False)
     rows = {
-        "parameters trained": f"{estimate.trained:,}",
-        "parameters stored": f"{estimate.stored:,}",
-        "parameters frozen": f"{estimate.backbone:,}",
+        "trainable parameters": f"{estimate.num_trainable:,}",
+        "stored parameters": f"{estimate.num_stored:,}",
+        "frozen parameters": f"{estimate.num_frozen:,}",
         "training pairs": f"{estimate.pairs:,} (longest row {estimate.longest_tokens} tokens)",
         "steps": f"{estimate.steps:,} ({estimate.epochs:.2f} epochs)",
         **_memory_rows(estimate),
@@ -56,19 +59,19 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
 
 
 def _memory_rows(estimate: Estimate) -> dict[str, str]:
-    """Where a device's memory goes; what is never there together is said to be so."""
+    """Memory of each device by purpose; activations and the update never need theirs at the same time."""
     each = f"on each of {estimate.num_devices} devices, " if estimate.num_devices > 1 else ""
     rows = {
-        "memory, estimated": f"{_megabytes(estimate.memory_bytes)} {each}besides the libraries themselves",
-        "  backbone": _megabytes(estimate.backbone_bytes),
-        "  trained state and optimizer": _megabytes(estimate.optimizer_bytes),
-        "  gradients": _megabytes(estimate.gradient_bytes),
-        "  activations of the longest batch": _megabytes(estimate.activation_bytes),
+        "memory, estimated": f"{format_megabytes(estimate.memory_bytes)} {each}without the libraries",
+        "  backbone": format_megabytes(estimate.backbone_bytes),
+        "  trainable parameters and optimizer": format_megabytes(estimate.optimizer_bytes),
+        "  gradients": format_megabytes(estimate.gradient_bytes),
+        "  activations of the longest batch": format_megabytes(estimate.activation_bytes),
     }
     if estimate.update_bytes > estimate.activation_bytes:
-        rows["  or, when gradients are used"] = _megabytes(estimate.update_bytes)
-    switch = "false" if estimate.is_recomputed else "true"
-    rows[f"with gradient_checkpointing={switch}"] = _megabytes(estimate.other_memory_bytes)
+        rows["  or, during the update"] = format_megabytes(estimate.update_bytes)
+    opposite = "false" if estimate.uses_checkpointing else "true"
+    rows[f"with gradient_checkpointing={opposite}"] = format_megabytes(estimate.other_memory_bytes)
     return rows
 
 
@@ -82,7 +85,7 @@ def _metrics_table(outcome: Outcome) -> Table:
     )
     for heading in ("metric", "before", "after", "", "scale"):
         is_number = heading in ("before", "after")
-        # On a narrow screen the scale is broken into lines; a name that is cut says nothing.
+        # On a narrow screen only the scale may wrap: the other cells must stay readable.
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "scale")
     for name, value in record.metrics.items():
         if not name.endswith("_before"):
@@ -109,19 +112,9 @@ def _cost_table(outcome: Outcome) -> Table:
         "steps": f"{cost.steps:,}" + (f" ({cost.skipped_steps:,} skipped)" if cost.skipped_steps else ""),
         "seconds": f"{cost.train_s:.1f}",
         "tokens/s": f"{cost.tokens_per_s:,.0f}",
-        "peak memory": "" if cost.peak_memory_bytes is None else _megabytes(cost.peak_memory_bytes),
+        "peak memory": "" if cost.peak_memory_bytes is None else format_megabytes(cost.peak_memory_bytes),
     }
     for heading in values:
         table.add_column(heading, justify="right")
     table.add_row(*values.values())
     return table
-
-
-def example_row(label: str, text: str, style: str) -> Text:
-    """One line of an example: what it is, and so much of it as can be read."""
-    shown = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + " …"
-    return Text(f"{label:>10}  ").append(shown or "(nothing)", style=style)
-
-
-def _megabytes(number: int) -> str:
-    return f"{number / 1e6:,.1f} MB"

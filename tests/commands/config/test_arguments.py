@@ -21,7 +21,7 @@ def hydra_reads(override: str) -> object:
 def test_words_without_an_equal_sign_are_arguments_wherever_they_stand() -> None:
     line = split_command_line(["bundle", "seed=1", "a text", "-m", "task=x"])
 
-    assert line.words == ("bundle", "a text")
+    assert line.arguments == ("bundle", "a text")
     assert line.overrides == ("seed=1", "task=x")
     assert line.flags.multirun
 
@@ -39,7 +39,7 @@ def test_words_without_an_equal_sign_are_arguments_wherever_they_stand() -> None
 def test_a_quoted_equal_sign_makes_no_setting(word: str, argument: str) -> None:
     line = split_command_line([word])
 
-    assert (line.words, line.overrides) == ((argument,), ())
+    assert (line.arguments, line.overrides) == ((argument,), ())
 
 
 def test_an_apostrophe_quotes_nothing() -> None:
@@ -49,7 +49,7 @@ def test_an_apostrophe_quotes_nothing() -> None:
 def test_everything_behind_two_dashes_is_an_argument() -> None:
     line = split_command_line(["seed=1", "--", "name=The Eagle", "-m", "--"])
 
-    assert line.words == ("name=The Eagle", "-m", "--")
+    assert line.arguments == ("name=The Eagle", "-m", "--")
     assert line.overrides == ("seed=1",)
     assert not line.flags.multirun
 
@@ -57,7 +57,7 @@ def test_everything_behind_two_dashes_is_an_argument() -> None:
 def test_an_existing_path_with_an_equal_sign_is_an_argument(in_empty_folder: Path) -> None:
     (in_empty_folder / "lr=1,seed=2").mkdir()
 
-    assert split_command_line(["lr=1,seed=2", "lr=1"]).words == ("lr=1,seed=2",)
+    assert split_command_line(["lr=1,seed=2", "lr=1"]).arguments == ("lr=1,seed=2",)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_bare_info_takes_no_override_for_its_topic() -> None:
         (["--cfg", "jobs"], "--cfg must be one of job, hydra, all, but is 'jobs'"),
         (["--multirun=3"], "--multirun takes no value"),
         (["-m", "--cfg", "job"], "Only one of --multirun, --cfg can be given"),
-        (["--resolve"], "--resolve belongs to --cfg"),
+        (["--resolve"], "--resolve must be given together with --cfg"),
     ],
 )
 def test_a_wrong_flag_is_refused_with_a_way_out(arguments: list[str], message: str) -> None:

@@ -26,7 +26,7 @@ def test_a_sentence_names_few_choices_and_the_verb_that_lists_many(small_conf: P
     for number in range(21):
         (small_conf / f"task/letters_{number}.yaml").write_text("# Letters.\n")
 
-    assert catalog.offered("task") == "the 23 that `ptl-prefix tasks` lists"
+    assert catalog.offered("task") == "the 23 choices that `ptl-prefix tasks` lists"
 
 
 def test_the_groups_of_a_primary_config_come_in_its_order_with_its_choices(small_conf: Path) -> None:

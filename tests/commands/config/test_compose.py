@@ -5,7 +5,7 @@ import pytest
 
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import check_overrides, compose_and_check
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError
 
 SWEEP = HydraFlags((("--multirun", None),))
@@ -83,10 +83,10 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
         ("seed.x=1", "`seed.x` is not a setting"),
         (
             "zzz=1",
-            "`zzz` is not a setting; those are: backbone, decoding, dry_run, resume, run_id, seed, study, task, trial.",
+            "the settings are: backbone, decoding, dry_run, resume, run_id, seed, study, task, trial.",
         ),
-        ("task.zzz=1", "`task.zzz` is not a setting; those of `task` are: count, data_dir, name."),
-        ("+zzz=1", "`zzz` is not a setting of `train`; those are: dry_run, resume, run_id, seed, study, trial."),
+        ("task.zzz=1", "`task.zzz` is not a setting; the settings of `task` are: count, data_dir, name."),
+        ("+zzz=1", "`zzz` is not a setting of `train`; the settings are: dry_run, resume, run_id, seed, study, trial."),
         ("+task.zzz=1", "`task.zzz` is not a setting of Letters"),
         ("task.name=a/b", "`task.name` must be a folder's name of the characters"),
         ("run_id=a b", "`run_id` must be a folder's name of the characters"),
@@ -104,7 +104,7 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
         ("seed=4294967296", "`seed` must be <= 4294967295"),
     ],
 )
-def test_a_mistake_is_law_fact_and_way_out(verb: Verb, override: str, law: str) -> None:
+def test_a_mistake_says_what_must_hold_what_was_found_and_what_to_do(verb: Verb, override: str, law: str) -> None:
     assert law in mistake(verb, override)
 
 
@@ -112,7 +112,7 @@ def test_a_missing_value_is_one_mistake_however_many_point_to_it(verb: Verb) -> 
     assert mistakes(verb) == ("`backbone.path` must be given.",)
 
 
-def test_nothing_is_said_about_the_settings_of_a_choice_that_does_not_exist(verb: Verb) -> None:
+def test_settings_of_a_choice_that_does_not_exist_are_not_checked(verb: Verb) -> None:
     assert mistake(verb, "task=lettres", "task.secret=3", "task.count=0").startswith("`task` must be one of")
 
 
@@ -123,7 +123,7 @@ def test_a_group_may_stand_behind_its_settings(verb: Verb) -> None:
     assert mistake(verb, "task.cuont=3", "task=digits").startswith("`task.cuont` is not a setting")
 
 
-def test_folders_that_exist_may_be_named_as_their_owner_likes(verb: Verb) -> None:
+def test_existing_folders_may_have_any_name(verb: Verb) -> None:
     Path("a b,c=d").mkdir()
 
     assert compose_and_check(verb, ["backbone.path=b", "hydra.run.dir='a b,c=d/new'"]).run_folder.name == "new"

@@ -5,7 +5,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build, import_target
-from ptl_prefix.commands.config.validate import node_mistakes
+from ptl_prefix.commands.config.validate import node_problems
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.settings import defaults_of
@@ -69,7 +69,7 @@ def test_every_mistake_in_a_nested_node_is_named_by_its_whole_path() -> None:
     node = method_node("prefix_lora", parts={"second": {"rank": 0, "dropout": "much"}, "first": {"sites": 3}})
     node["parts"]["first"]["lenght"] = 3
 
-    found = node_mistakes("method", node)
+    found = node_problems("method", node)
 
     assert [mistake.split("`")[1] for mistake in found] == [
         "method.parts.first.lenght",

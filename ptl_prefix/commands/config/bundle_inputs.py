@@ -1,4 +1,4 @@
-"""What the verbs that put a bundle to work have in common: which folder, which backbone, which sources."""
+"""The inputs of the verbs that use a bundle: its folder, backbone, decoding settings and sources."""
 
 import dataclasses
 import sys
@@ -15,12 +15,12 @@ from ptl_prefix.errors import DataError
 
 
 def bundle_folder(path: Path) -> Path:
-    """A run's folder stands for its bundle."""
+    """The bundle at a path; for a run folder, the bundle of the run."""
     return RunFolder(path).bundle if RunFolder(path).config.is_file() else path
 
 
-def backbone_of(manifest: Manifest, config: dict[str, Any]) -> Backbone:
-    """The backbone that a bundle was made for; the config's `backbone_path`, `dtype` and `device` say otherwise."""
+def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone:
+    """Load the backbone that a bundle was trained on, with `backbone_path`, `dtype` and `device` of the config."""
     return load_backbone(
         config["backbone_path"] or manifest.backbone.path,
         name=manifest.backbone.name,
@@ -31,18 +31,18 @@ def backbone_of(manifest: Manifest, config: dict[str, Any]) -> Backbone:
 
 
 def decoding_changes(config: dict[str, Any]) -> dict[str, Any]:
-    """What a verb's config changes in a bundle's own decoding, by the names of `Decoding`."""
+    """The settings in a verb's config that change the bundle's own decoding, by the names of `Decoding`."""
     names = [field.name for field in dataclasses.fields(DecodingChanges)]
     return {name: config[name] for name in names if config[name] is not None}
 
 
 def source_lines(source_file: str | None) -> Iterator[str]:
-    """The sources of a file, one per line; empty lines are sources too, a last line feed ends the last one."""
+    """The sources of a file, one per line; empty lines count, and a final line feed ends the last source."""
     if source_file is None:
         return
     try:
         text = sys.stdin.read() if source_file == "-" else Path(source_file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`input` must be a UTF-8 text file, but '{source_file}' cannot be read: {error}") from error
-    # Only a line feed parts sources: `splitlines` would also cut at characters that a text may hold.
+    # Only a line feed separates sources: `splitlines` would also split at characters that a text may hold.
     yield from text.removesuffix("\n").split("\n") if text else ()

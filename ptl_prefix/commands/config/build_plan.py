@@ -1,0 +1,56 @@
+"""A checked config becomes a `Plan` of a training.
+
+In: the config as plain values. Out: a `Plan` with every object built. The method may choose its own size and the
+backbone's mode; the plan's `config` holds what was chosen, so that a record reproduces it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ptl_prefix.commands.config.instantiate import build, target_values
+from ptl_prefix.tracking.tracking import Tracking
+from ptl_prefix.training.plan import Plan
+
+_DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
+"""Lightning's names of accelerators and torch's devices."""
+
+
+def build_plan(config: Mapping[str, Any]) -> Plan:
+    """The plan that a config describes.
+
+    Args:
+        config: A config without problems.
+    """
+    method = build(config["method"])
+    backbone = backbone_node(config) | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
+    chosen = method.choose_size(build(backbone).load_shape()) if method.needs_size else {}
+    config = {**config, "backbone": backbone, "method": _replaced(config["method"], chosen)}
+    return Plan(
+        seed=config["seed"],
+        run_id=config["run_id"],
+        backbone=build(backbone),
+        task=build(config["task"]),
+        method=method,
+        data=build(config["data"]),
+        optimization=build(config["optimizer"]),
+        trainer=target_values(config["trainer"]),
+        decoding=build(config["generation"]),
+        evaluation=build(config["evaluation"]),
+        tracking=build(config["tracking"]) if "tracking" in config else Tracking(),
+        config=config,
+    )
+
+
+def backbone_node(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone's node, whose `device: auto` is replaced by that of `trainer.accelerator`, if that names one."""
+    device = _DEVICES.get(config["trainer"].get("accelerator"))
+    changes = {"device": device} if device and config["backbone"]["device"] == "auto" else {}
+    return {**config["backbone"], **changes}
+
+
+def _replaced(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a node with some of its values, at any depth, replaced."""
+    return {
+        key: _replaced(value, changes[key]) if isinstance(changes.get(key), Mapping) else changes.get(key, value)
+        for key, value in node.items()
+    }

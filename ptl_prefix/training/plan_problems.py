@@ -1,0 +1,142 @@
+"""Every way in which the parts of a training do not fit together, found before any weights load.
+
+In: the settings of Lightning's Trainer and the built parts; a part that has problems of its own is left out. Out: one
+sentence for each problem. The check of a config and `Plan` share this list.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.spec import BackboneSpec
+from ptl_prefix.data.task import Task
+from ptl_prefix.errors import PtlPrefixError
+from ptl_prefix.evaluation.metric import metric_name_mistakes
+from ptl_prefix.methods.method import Method
+from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
+
+
+def plan_problems(
+    *,
+    trainer: Mapping[str, Any] | None,
+    backbone: BackboneSpec | None,
+    method: Method | None,
+    task: Task | None,
+    decoding: Decoding | None,
+    needs_weights: bool = True,
+) -> list[str]:
+    """The problems of the given parts, one sentence each.
+
+    Args:
+        trainer: Arguments of Lightning's `Trainer`, by its own names; `None` leaves out what depends on them, and so
+            for the other parts.
+        backbone: Backbone, on the device where the run would load it.
+        method: Method, not attached.
+        task: Task.
+        decoding: Settings of text generation.
+        needs_weights: Whether the backbone's weights will be loaded; a dry run needs none.
+    """
+    problems = [] if trainer is None else trainer_problems(trainer)
+    if trainer is not None and backbone is not None and method is not None:
+        problems += accelerator_problems(trainer, backbone) + precision_problems(trainer, backbone)
+    if task is not None:
+        problems += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
+    if backbone is None or method is None:
+        return problems
+    if needs_weights:
+        problems += backbone.weight_problems()
+    if task is not None:
+        method.provide_labels(lambda: task.label_set)
+    try:
+        shape = backbone.load_shape()
+        method.choose_size(shape)
+        problems += [] if trainer is None else sharding_problems(trainer, method, shape)
+        of_method = method.problems(shape)
+        if not of_method and task is not None and decoding is not None:
+            of_method = position_budget_problems(shape, method, task, decoding)
+        problems += of_method
+    except PtlPrefixError as error:
+        problems.append(f"`backbone.path`: {error}")
+    except ValueError as error:
+        problems.append(str(error))
+    return problems
+
+
+def position_budget_problems(backbone: Backbone, method: Method, task: Task, decoding: Decoding) -> list[str]:
+    """Prompts and generated texts that exceed the positions which the method leaves of the context window."""
+    try:
+        prompter = backbone.prompter(task.prompt)
+    except ValueError as error:
+        return [f"`task`: {error}"]
+    if backbone.max_positions is None:
+        return []
+    budget = backbone.max_positions - method.reserved_positions(backbone)
+    num_prompt, num_end = prompter.num_fixed_tokens, len(prompter.after_ids) + 1
+    needed = [
+        ("a prompt and its target", num_prompt + num_end, budget),
+        ("a prompt and `generation.max_new_tokens`", num_prompt + decoding.max_new_tokens, budget),
+    ]
+    if prompter.decoder_start_ids is not None:
+        num_start, for_target = len(prompter.decoder_start_ids), backbone.max_positions
+        needed = [
+            ("a prompt", num_prompt, budget),
+            ("a target", num_start + num_end, for_target),
+            ("a target's start and `generation.max_new_tokens`", num_start + decoding.max_new_tokens, for_target),
+        ]
+    return [
+        f"The {backbone.max_positions} positions of {backbone.name} must hold {what} beside the method, which leaves "
+        f"{left}, but that takes at least {tokens}."
+        for what, tokens, left in needed
+        if tokens > left
+    ]
+
+
+def split_problems(task: Task) -> list[str]:
+    """Splits that training needs and the task lacks. A test split is optional: validation is decoded instead."""
+    return [
+        f"Training needs a {split} split, but {task.name} has none; see the settings of `task`."
+        for split in ("train", "validation")
+        if split not in task.splits
+    ]
+
+
+def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Backbone) -> list[str]:
+    """A backbone or a method that cannot be trained with sharded weights."""
+    if trainer.get("strategy") != "fsdp":
+        return []
+    problems = []
+    if backbone.quantization is not None:
+        problems.append(
+            "`backbone.quantization` must be null with `trainer.strategy` fsdp, as quantised weights cannot be "
+            f"sharded, but is {backbone.quantization}; choose trainer=ddp, where each device holds the whole backbone."
+        )
+    if (access := method.direct_weight_access(backbone)) is not None:
+        problems.append(
+            "With `trainer.strategy` fsdp the weights are sharded and only available in whole forward passes, "
+            f"but '{method.name}' {access}; choose trainer=ddp, or another method."
+        )
+    return problems
+
+
+def start_problems(trainer: Mapping[str, Any], backbone: BackboneSpec, num_devices: int) -> list[str]:
+    """Reasons why `ptl-prefix` cannot start the ranks of a run on this machine by itself.
+
+    Args:
+        trainer: Arguments of Lightning's `Trainer`.
+        backbone: Backbone of the run.
+        num_devices: Number of ranks to start.
+    """
+    if int(trainer.get("num_nodes") or 1) > 1:
+        return [
+            "`trainer.num_nodes` must be 1 where ptl-prefix starts the processes itself; on several machines, torchrun "
+            "or Slurm's srun starts it once for each device."
+        ]
+    device, num_gpus = backbone.torch_device.type, torch.cuda.device_count()
+    if device == "mps":
+        return [f"`trainer.devices` must be 1 where the backbone is on mps, but is {num_devices}."]
+    if device == "cuda" and num_devices > num_gpus:
+        return [f"`trainer.devices` must be at most the {num_gpus} GPUs of this machine, but is {num_devices}."]
+    return []

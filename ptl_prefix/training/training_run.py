@@ -1,0 +1,203 @@
+"""The stages of a training: evaluate the bare backbone, train, evaluate the best checkpoint, export it.
+
+In: a plan, its loaded inputs and its context. Out: an `Outcome`, and the bundle and predictions in the run folder.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+
+from ptl_prefix.artifacts.bundle import Bundle
+from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
+from ptl_prefix.artifacts.predictions import Prediction, write_predictions
+from ptl_prefix.artifacts.run_record import RunRecord
+from ptl_prefix.evaluation.decode import DecodingJob, decode
+from ptl_prefix.evaluation.evaluate import Subject
+from ptl_prefix.evaluation.loss import mean_loss
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.no_adaptation import NoAdaptation
+from ptl_prefix.training.checkpoints import Checkpoints
+from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
+from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.run_context import RunContext
+from ptl_prefix.training.run_inputs import RunInputs
+from ptl_prefix.training.run_recorder import RunRecorder
+from ptl_prefix.training.trainer import TrainingLoop
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a training.
+
+    Args:
+        record: Record of the run, as in `record.json`.
+        bare: Predictions of the bare backbone; empty unless `evaluation.compare_bare` is set.
+        adapted: Predictions of the best checkpoint for the same inputs.
+        num_in_split: Number of inputs in the split, of which a sample was decoded.
+        signal: Name of the signal that stopped the run, without predictions; `None` if the run finished.
+    """
+
+    record: RunRecord
+    bare: list[Prediction]
+    adapted: list[Prediction]
+    num_in_split: int = 0
+    signal: str | None = None
+
+
+class TrainingRun:
+    """One training.
+
+    Args:
+        plan: Plan of the training.
+        inputs: Loaded backbone and encoded splits.
+        recorder: Writes the record.
+        context: Run folder, event stream, console, signals and ranks.
+    """
+
+    def __init__(self, plan: Plan, inputs: RunInputs, recorder: RunRecorder, context: RunContext) -> None:
+        self.plan, self.inputs, self.recorder, self.context = plan, inputs, recorder, context
+        self.backbone, self.ranks = inputs.backbone, context.ranks
+        self.skipped_metrics: dict[str, str] = {}
+
+    def run(self, resumed_step: int | None) -> Outcome:
+        """Evaluate the bare backbone, train, then evaluate and export the best checkpoint.
+
+        Args:
+            resumed_step: Step of the checkpoint to resume from; `None` starts from the beginning.
+        """
+        bare = self._evaluate_bare()
+        if resumed_step is None:
+            self._log_inputs()
+        pl.seed_everything(self.plan.seed, verbose=False)
+        self.plan.method.attach(self.backbone)
+        try:
+            self._log_start(resumed_step)
+            loop = TrainingLoop(self.plan, self.inputs, self.context)
+            adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None))
+            return Outcome(self.recorder.finish("finished"), bare, adapted, self.inputs.num_in_decoded_split)
+        finally:
+            self.plan.method.detach()
+
+    def _evaluate_bare(self) -> list[Prediction]:
+        """The backbone without the method: its loss, and predictions if they are compared."""
+        self._notify(f"evaluating the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.precision}")
+        bare = NoAdaptation().attach(self.backbone)
+        loss = mean_loss(self.backbone, bare, self.inputs.validation, add_up=self.ranks.sum)
+        self.recorder.add_loss("val/loss_before", loss)
+        if not self.plan.evaluation.compare_bare:
+            return []
+        predictions = self._decode(bare)
+        if self.ranks.is_rank_zero:
+            self._add_scores(predictions, suffix="_before")
+        return predictions
+
+    def _log_inputs(self) -> None:
+        """Log the encoded splits and the bare backbone's metrics; a resumed run has them in its log already."""
+        for split, report in self.inputs.encoding.items():
+            self.context.events.write("encoded", step=0, split=split, **dataclasses.asdict(report))
+        self.context.events.write("bare", step=0, **self.recorder.metrics)
+
+    def _log_start(self, resumed_step: int | None) -> None:
+        """Log the numbers of parameters, steps and ranks, and the method's notes."""
+        parameters = self.recorder.count_parameters(self.backbone)
+        counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
+        counts["planned_steps"] = self.plan.num_steps(len(self.inputs.train))
+        is_new = resumed_step is None
+        self.context.events.write(
+            "attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._rank_facts()
+        )
+        for note in self.plan.method.notes:
+            self._notify(f"the {self.plan.method.name} {note}")
+            if is_new:
+                self.context.events.write("note", step=0, note=note)
+
+    def _rank_facts(self) -> dict[str, int]:
+        """The number of ranks and the bytes that each sends per step, for the log; nothing for a single rank."""
+        ranks, plan = self.ranks, self.plan
+        if (ranks.num_ranks, plan.num_ranks) == (1, 1):
+            return {}
+        num_bytes = ranks.gradient_bytes(plan.method.trainable_parameters().values())
+        self._notify(f"ranks: {ranks.num_ranks}; each sends {num_bytes:,} bytes of gradients per step")
+        if ranks.num_ranks != plan.num_ranks:
+            self._notify(
+                f"the run was started with {plan.num_ranks} ranks: each step keeps its rows, which are divided anew, "
+                "and dropout draws other numbers"
+            )
+        facts = {"num_ranks": ranks.num_ranks, "synchronised_bytes_per_step": num_bytes}
+        if self.backbone.is_sharded:
+            held = facts["backbone_bytes_per_rank"] = ranks.max(self.backbone.num_local_bytes)
+            self._notify(f"each rank holds {held:,} of the backbone's {self.backbone.num_bytes:,} bytes")
+        return facts
+
+    def _evaluate_best(self, checkpoints: Checkpoints) -> list[Prediction]:
+        """Evaluate the checkpoint with the lowest validation loss, and export it."""
+        plan = self.plan
+        self._notify(f"decoding with the best checkpoint, step {checkpoints.best_step}")
+        if self.ranks.is_rank_zero:
+            load_trained_state(plan.method, self.context.folder.best)
+        self.ranks.broadcast(plan.method.trainable_parameters().values())
+        plan.method.eval()
+        self.recorder.add_loss("val/loss", checkpoints.best_loss)
+        adapted = self._decode(plan.method)
+        if self.ranks.is_rank_zero:
+            self._add_scores(adapted)
+            self._export(adapted)
+        return adapted
+
+    def _export(self, adapted: list[Prediction]) -> None:
+        """Write the bundle, the predictions, and the model if the whole backbone was trained."""
+        plan = self.plan
+        bundle = export_bundle(
+            self.context.folder.bundle,
+            backbone=self.backbone,
+            method=plan.method,
+            task=plan.task,
+            prompter=self.inputs.prompter,
+            decoding=plan.decoding,
+            metrics=self.recorder.metrics,
+        )
+        self._write_predictions(adapted, bundle)
+        if plan.method.is_whole_model:
+            export_merged(self.context.folder.model, backbone=self.backbone, method=plan.method, replace=True)
+
+    def _write_predictions(self, predictions: list[Prediction], bundle: Bundle) -> None:
+        """Write the predictions to the folder where `ptl-prefix evaluate` looks for them."""
+        plan = self.plan
+        subject = Subject(
+            backbone=self.backbone,
+            method=plan.method,
+            prompter=self.inputs.prompter,
+            adaptation=bundle.manifest.tensors_sha256,
+        )
+        key = subject.evaluation_key(plan.task, self.inputs.decoded_split, len(predictions), plan.decoding)
+        write_predictions(self.context.folder.evaluation / key.folder_name / PREDICTIONS_FILE, predictions)
+
+    def _add_scores(self, predictions: list[Prediction], suffix: str = "") -> None:
+        """Score predictions, and print each skipped metric once."""
+        skipped = self.recorder.add_scores(self.inputs.decoded_split, predictions, suffix)
+        for name, reason in skipped.items():
+            if name not in self.skipped_metrics:
+                self._notify(f"{name} is skipped: {reason}")
+        self.skipped_metrics.update(skipped)
+
+    def _notify(self, text: str) -> None:
+        if self.plan.shows_progress:
+            self.context.console.print(text, highlight=False)
+
+    def _decode(self, method: Method) -> list[Prediction]:
+        # Sharded layers compute on all ranks together, and ranks with different batches would generate texts of
+        # different lengths: with sharding each rank decodes everything.
+        sharing: Any = {} if self.backbone.is_sharded else {"rank_share": self.ranks.share, "gather": self.ranks.merge}
+        job = DecodingJob(
+            backbone=self.backbone,
+            method=method,
+            prompter=self.inputs.prompter,
+            rows=self.inputs.decoded_rows,
+            decoding=self.plan.decoding,
+            batch_size=self.plan.data.eval_batch_size,
+            reserved_positions=self.plan.method.reserved_positions(self.backbone),
+            labels=self.plan.task.label_set,
+        )
+        return decode(job, **sharing)
