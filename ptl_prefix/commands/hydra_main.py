@@ -29,7 +29,8 @@ from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.training.rank_environment import find_rank_environment, is_later_rank
 
 if TYPE_CHECKING:
-    from ptl_prefix.commands.sweep.parse_study import Asked, Sweeper
+    from ptl_prefix.commands.sweep.choose_sweeper import ChosenSweeper
+    from ptl_prefix.commands.sweep.parse_study import ParsedStudy
 
 Body = Callable[[dict[str, Any], Path], Any]
 """What a verb does with its config and its run folder."""
@@ -65,32 +66,31 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
             _run(verb, (*checked.overrides, in_folder), flags, function)
 
 
-def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> "Sweeper | None":
+def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> "ChosenSweeper | None":
     """Our own sweeper, if it runs the jobs; if nothing composes, the check that follows says why."""
-    from ptl_prefix.commands.sweep.parse_study import OUR_SWEEPER, sweeper_of
+    from ptl_prefix.commands.sweep.choose_sweeper import OUR_SWEEPER, choose_sweeper
 
-    sweeper = sweeper_of(verb, overrides, flags)
+    sweeper = choose_sweeper(verb, overrides, flags)
     if sweeper.hydra is None or sweeper.hydra.sweeper.get("_target_") != OUR_SWEEPER:
         return None
-    if sweeper.ours and "dry_run=true" in (text.lower() for text in overrides):
+    if sweeper.overrides and "dry_run=true" in (text.lower() for text in overrides):
         return None  # each job is shown, and nothing is trained
     # Another launcher is a wish for jobs elsewhere, which ours would not be.
     return sweeper if str(sweeper.hydra.launcher._target_).endswith("BasicLauncher") else None
 
 
-def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: "Sweeper") -> None:
-    """Ask and check first; then through Hydra, as any sweeper's jobs are."""
-    from ptl_prefix.sweeping.trial_processes import prepared_trial_server
+def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: "ChosenSweeper") -> None:
+    """Parse and check the study, then run it inside Hydra, like the jobs of any sweeper."""
+    from ptl_prefix.commands.sweep.parse_study import parsed_with_server
 
-    with prepared_trial_server(warm=sweeper.warm) as host:
-        from ptl_prefix.commands.sweep.command import run_asked
-        from ptl_prefix.commands.sweep.parse_study import ask
+    with parsed_with_server(verb, overrides, flags, sweeper) as (study, server):
+        # Imported here: the trial server starts meanwhile.
+        from ptl_prefix.commands.sweep.command import run_parsed_study
 
-        asked = ask(verb, overrides, flags, sweeper)
-        _through_hydra(verb, asked, flags, lambda: run_asked(asked, flags, host))
+        _through_hydra(verb, study, flags, lambda: run_parsed_study(study, flags, server))
 
 
-def _through_hydra(verb: Verb, asked: "Asked", flags: HydraFlags, run: Callable[[], None]) -> None:
+def _through_hydra(verb: Verb, parsed: "ParsedStudy", flags: HydraFlags, run: Callable[[], None]) -> None:
     """Enter Hydra, whose sweeper then runs the study."""
     errors: list[BaseException] = []
     was_entered: list[bool] = []
@@ -104,8 +104,8 @@ def _through_hydra(verb: Verb, asked: "Asked", flags: HydraFlags, run: Callable[
 
     _studies.append(study)
     try:
-        in_folder = f"hydra.sweep.dir={quoted(str(asked.folder))}"
-        _enter_hydra(verb, (*asked.spec.overrides, *asked.ours, in_folder), flags, lambda config: None)
+        in_folder = f"hydra.sweep.dir={quoted(str(parsed.folder))}"
+        _enter_hydra(verb, (*parsed.spec.overrides, *parsed.hydra_overrides, in_folder), flags, lambda config: None)
     finally:
         _studies.remove(study)
     if errors:

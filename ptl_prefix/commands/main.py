@@ -75,8 +75,8 @@ class _VerbCommand(click.Command):
 
         try:
             if self.verb.name == "sweep" and line.words[:1] in (("plan",), ("run",)):
-                # What is given is of the trials, not of this verb.
-                importlib.import_module(self.verb.module).run_asking(line.words, line.overrides, line.flags)
+                # Their overrides are those of the trials, not settings of this verb.
+                importlib.import_module(self.verb.module).plan_or_run(line.words, line.overrides, line.flags)
             else:
                 run_with_hydra(self.verb, line.overrides, line.flags, body)
         except ConfigError as error:
