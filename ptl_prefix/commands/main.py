@@ -78,7 +78,7 @@ class _VerbCommand(click.Command):
         try:
             if self.verb.name == "sweep" and line.arguments[:1] in (("plan",), ("run",)):
                 # The given settings are those of the trials, not of this verb.
-                importlib.import_module(self.verb.module).run_asking(line.arguments, line.overrides, line.flags)
+                importlib.import_module(self.verb.module).plan_or_run(line.arguments, line.overrides, line.flags)
             elif not self._run_as_study(line):
                 run_with_hydra(self.verb, line.overrides, line.flags, body)
         except ConfigError as error:
