@@ -1,11 +1,11 @@
 """Runs and studies of version 0.1.0 open, resume and compare with the code of today."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from support.command_lines import Invoke
 
 from ptl_prefix import load_backbone, load_bundle
@@ -20,11 +20,13 @@ UNINTERRUPTED = {20: 5.205411551339286, 40: 5.072594866071428, 60: 4.94278285435
 
 
 @pytest.fixture
-def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copies of the old folders, as `outputs` of the current directory."""
-    shutil.copytree(OLD, tmp_path / "outputs")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "outputs"
+def outputs(invoke: Invoke) -> Path:
+    """Copies of the old folders in `outputs/` of the working directory of `invoke`."""
+    outputs = Path("outputs").absolute()
+    shutil.copytree(OLD, outputs)
+    (outputs / "sweeps").mkdir()
+    (outputs / "study").rename(outputs / "sweeps/study")
+    return outputs
 
 
 def test_a_record_reads_as_it_was_written(outputs: Path) -> None:
@@ -68,7 +70,7 @@ def test_a_stopped_run_resumes_to_the_numbers_of_an_uninterrupted_one(outputs: P
 
 
 def test_old_runs_compare(outputs: Path, invoke: Invoke) -> None:
-    result = invoke("compare", "outputs/finished", "outputs/study/0", "metric=val/loss", "out=page")
+    result = invoke("compare", "outputs/finished", "outputs/sweeps/study/0", "metric=val/loss", "out=page")
 
     assert result.exit_code == 0, result.output
     assert "prefix_length=20" in " ".join(Path("page/comparison.md").read_text().split()).replace("`", "")
@@ -77,12 +79,13 @@ def test_old_runs_compare(outputs: Path, invoke: Invoke) -> None:
 def test_old_runs_are_listed_with_their_states(outputs: Path, invoke: Invoke) -> None:
     result = invoke("runs", "outputs", "format=json")
 
-    states = {line["run"].rpartition("outputs/")[2]: line["status"] for line in yaml.safe_load(result.stdout)}
-    assert states == {"finished": "finished", "stopped": "stopped", "study/0": "finished", "study/1": "stopped"}
+    states = {line["run"].rpartition("outputs/")[2]: line["status"] for line in json.loads(result.stdout)}
+    in_study = {"sweeps/study/0": "finished", "sweeps/study/1": "stopped"}
+    assert states == {"finished": "finished", "stopped": "stopped", **in_study}
 
 
 def test_an_old_study_shows_its_status(outputs: Path, invoke: Invoke) -> None:
-    result = invoke("sweep", "status", "outputs/study")
+    result = invoke("sweep", "status", "study")
 
     assert result.exit_code == 0, result.output
     assert "1/4" in result.output
@@ -90,13 +93,13 @@ def test_an_old_study_shows_its_status(outputs: Path, invoke: Invoke) -> None:
 
 @pytest.mark.slow
 def test_an_old_study_resumes_and_keeps_its_finished_trial(outputs: Path, invoke: Invoke) -> None:
-    before = (outputs / "study/0/record.json").read_bytes()
+    before = (outputs / "sweeps/study/0/record.json").read_bytes()
 
-    result = invoke("sweep", "resume", "outputs/study")
+    result = invoke("sweep", "resume", "study")
 
     assert result.exit_code == 0, result.output
-    assert (outputs / "study/0/record.json").read_bytes() == before
-    assert read_record(outputs / "study/1/record.json").status == "finished"
-    records = [read_record(outputs / f"study/{number}/record.json") for number in range(4)]
+    assert (outputs / "sweeps/study/0/record.json").read_bytes() == before
+    assert read_record(outputs / "sweeps/study/1/record.json").status == "finished"
+    records = [read_record(outputs / f"sweeps/study/{number}/record.json") for number in range(4)]
     assert [record.status for record in records] == ["finished"] * 4
     assert len({record.config["method"]["prefix_length"] for record in records}) == 4

@@ -129,9 +129,7 @@ def test_a_step_sends_gradients_and_a_few_numbers(tmp_path: Path, tiny_runs: Tin
         ),
     ],
 )
-def test_the_rank_comes_from_the_environment(
-    environment: dict[str, str], place: RankEnvironment | None
-) -> None:
+def test_the_rank_comes_from_the_environment(environment: dict[str, str], place: RankEnvironment | None) -> None:
     assert find_rank_environment(environment) == place
 
 

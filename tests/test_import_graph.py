@@ -1,0 +1,98 @@
+"""Which room may import which library, and how deep `commands/` is. `lint-imports` checks the floors."""
+
+import pytest
+from support.import_graph import edges, imports, levels, modules, reached
+
+ANYWHERE = {"annotated_types", "jaxtyping", "numpy", "pydantic", "yaml"}
+"""Libraries that any room may import: arrays, types and their checks, YAML."""
+
+LIBRARIES = {
+    "absl": {"evaluation"},
+    "bitsandbytes": {"backbones"},
+    "click": {"commands"},
+    "datasets": {"data"},
+    "huggingface_hub": {"backbones"},
+    "hydra": {"commands", "_plugins"},
+    "jinja2": {"reporting"},
+    "lightning_fabric": {"training"},
+    "markupsafe": {"reporting"},
+    "matplotlib": {"reporting"},
+    "omegaconf": {"commands", "_plugins"},
+    "optuna": {"sweeping"},
+    "peft": {"methods"},
+    "plotly": {"reporting.page"},
+    "psutil": {"sweeping.liveness"},
+    "pyarrow": {"data"},
+    "pycocoevalcap": {"evaluation"},
+    "pytorch_lightning": {"training"},
+    "rich": {"commands", "training"},
+    "rouge_score": {"evaluation.rouge_score_metric"},
+    "sacrebleu": {"evaluation"},
+    "safetensors": {"artifacts", "backbones"},
+    "scipy": {"reporting.statistics"},
+    "sqlalchemy": {"sweeping.storage"},
+    "tensorboardX": {"tracking.tensorboard_sink"},
+    "text_unidecode": {"evaluation.webnlg_text"},
+    "torch": {"artifacts", "backbones", "commands", "data", "evaluation", "methods", "training"},
+    "torchao": {"backbones"},
+    "transformers": {"backbones"},
+    "wandb": {"tracking.wandb_sink"},
+    "wandb_workspaces": {"tracking.dashboard"},
+}
+"""Rooms, or single modules, that may import a library. A library that is new to the package gets a line."""
+
+MOST_LEVELS = 7
+"""Modules on the longest chain of imports inside `commands/`."""
+
+HEAVY = {"torch", "transformers", "peft", "pytorch_lightning", "datasets", "jinja2", "matplotlib", "plotly", "scipy"}
+
+
+def test_every_library_is_imported_by_its_rooms_only() -> None:
+    def is_allowed(importer: str, library: str) -> bool:
+        places = {f"ptl_prefix.{place}" for place in LIBRARIES.get(library, ())}
+        return any(importer == place or importer.startswith(f"{place}.") for place in places)
+
+    found = {(one.importer, one.library) for one in imports() if one.library not in {None, *ANYWHERE}}
+
+    assert sorted((importer, library) for importer, library in found if not is_allowed(importer, str(library))) == []
+
+
+def test_the_table_names_rooms_that_exist() -> None:
+    places = {place for places in LIBRARIES.values() for place in places}
+
+    assert sorted(place for place in places if f"ptl_prefix.{place}" not in modules() and place != "_plugins") == []
+
+
+@pytest.mark.parametrize("module", ["ptl_prefix", "ptl_prefix.__main__", "ptl_prefix.errors", "ptl_prefix.settings"])
+def test_what_answers_help_imports_nothing_heavy(module: str) -> None:
+    assert HEAVY & reached(module) == set()
+
+
+def test_the_reach_of_a_heavy_module_is_seen() -> None:
+    assert {"torch", "pytorch_lightning", "transformers"} <= reached("ptl_prefix.training.module")
+
+
+def test_no_verb_imports_the_internals_of_another() -> None:
+    verbs = {
+        name.split(".")[2] for name in modules() if name.startswith("ptl_prefix.commands.") and name.count(".") > 2
+    }
+    crossing = [
+        (one.importer, one.name)
+        for one in imports()
+        for importer, imported in [(one.importer.split(".")[2:3], one.name.split(".")[2:3])]
+        if one.importer.startswith("ptl_prefix.commands.") and one.name.startswith("ptl_prefix.commands.")
+        if importer != imported and imported != ["config"] and {*importer, *imported} <= verbs
+    ]
+
+    assert sorted(crossing) == []
+
+
+def test_config_imports_no_verb() -> None:
+    graph = edges("ptl_prefix.commands", lazy=True)
+    config = {name for name in graph if name.startswith("ptl_prefix.commands.config")}
+
+    assert {other for name in config for other in graph[name]} <= config
+
+
+def test_commands_has_few_levels() -> None:
+    assert levels(edges("ptl_prefix.commands")) <= MOST_LEVELS
