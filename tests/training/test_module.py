@@ -176,9 +176,7 @@ class TestWithAScaledLoss:
         cosine = nn.functional.cosine_similarity(clipped.gradients[0], free.gradients[0], dim=0)
         assert float(cosine) > 0.999
 
-    def test_gradients_do_not_depend_on_gradient_checkpointing(
-        self, tiny_runs: TinyRuns, rows: list[Any]
-    ) -> None:
+    def test_gradients_do_not_depend_on_gradient_checkpointing(self, tiny_runs: TinyRuns, rows: list[Any]) -> None:
         kept, again = (
             watched_fit(
                 tiny_runs,
@@ -222,9 +220,7 @@ class TestWithAScaledLoss:
         assert "train/grad_norm" in module.last_step
         assert (module.global_step, scaling.skipped) == (4, False)
 
-    def test_gradients_that_overflow_at_every_scale_end_the_run(
-        self, tiny_runs: TinyRuns, rows: list[Any]
-    ) -> None:
+    def test_gradients_that_overflow_at_every_scale_end_the_run(self, tiny_runs: TinyRuns, rows: list[Any]) -> None:
         class Overflowing(AdaptationModule):
             def training_step(self, batch: ModelInputs, batch_idx: int) -> Tensor:
                 loss = super().training_step(batch, batch_idx)
