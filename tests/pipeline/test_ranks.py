@@ -60,7 +60,7 @@ class TestWhatIsRefused:
         result = invoke(*words, *RANKS)
 
         assert result.exit_code == 2
-        assert "must be the number of processes that were started, but is 2, and there are 3." in result.stderr
+        assert "must be the number of started processes, but is 2, and there are 3." in result.stderr
 
     def test_a_sweep_in_each_process(self, words: list[str], invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():

@@ -133,7 +133,7 @@ def test_a_run_that_fails_says_why_in_a_sentence(command_line: CommandLine, invo
     result = invoke("train", *command_line.small, "optimizer.lr=1e30", "optimizer.warmup_steps=0", "hydra.run.dir=run")
 
     assert result.exit_code == 1
-    assert "Training needs finite losses and gradients, but step 2 gave" in result.stderr
+    assert "Losses and gradients must be finite, but step 2 gave" in result.stderr
     assert "Traceback" not in result.stderr
     assert read_record("run/record.json").status == "failed"
 

@@ -1,4 +1,4 @@
-"""Ranks as processes of their own that talk over gloo, without the seconds that their imports take.
+"""Runs functions in several ranks: forked processes that communicate over gloo and need not import anything.
 
 In: a function of `rank_bodies`, and arguments. Out: what it returned in each rank. The processes are forked from one
 that has imported everything, and nothing else: it has no threads.
@@ -28,7 +28,7 @@ _processes.set_forkserver_preload(["ptl_prefix.commands.train.command"])
 
 
 class RankFailedError(Exception):
-    """A rank raised something, or died."""
+    """A rank raised an error or was killed."""
 
 
 def among_ranks(number: int, body: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -44,7 +44,7 @@ def among_ranks(number: int, body: Callable[..., Any], *arguments: Any) -> list[
 
 
 def ends_of_ranks(number: int, body: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What each rank returned, or the `RankFailedError` that it ended with."""
+    """The result of each rank, or the `RankFailedError` that it ended with."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes = [_processes.Pipe(duplex=False) for _ in range(number)]
     ranks = [

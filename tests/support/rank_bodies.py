@@ -1,6 +1,6 @@
-"""What ranks do in tests: functions that another process can import.
+"""Bodies of ranks in tests, which another process can import.
 
-Each takes the `Ranks` that it is one of, and what the test hands over, and returns what the test looks at.
+In: the `Ranks` of the process, and the test's arguments. Out: the values that the test checks.
 """
 
 import gc
@@ -32,7 +32,7 @@ from ptl_prefix.training.run_inputs import load_run_inputs
 from ptl_prefix.training.train import train
 
 
-def what_all_hear(ranks: Ranks) -> dict[str, Any]:
+def collective_results(ranks: Ranks) -> dict[str, Any]:
     rank = ranks.share.rank
     tensor = torch.full((2,), float(rank))
     ranks.broadcast([tensor])
@@ -55,7 +55,7 @@ def summed_gradients(ranks: Ranks, gradients: Sequence[Sequence[float | None]]) 
     return [None if parameter.grad is None else parameter.grad.tolist() for parameter in parameters]
 
 
-def agree_on_stop(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
+def require_same_config(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
     try:
         ranks.require_same_config(configs[ranks.share.rank])
     except Exception as error:
@@ -64,15 +64,15 @@ def agree_on_stop(ranks: Ranks, configs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def in_turn(ranks: Ranks, folder: Path) -> bool:
-    """Whether what the first rank leaves was there when this one came."""
+    """Whether this rank found the file that rank 0 writes."""
     with ranks.rank_zero_first():
         was_there = (folder / "left").exists()
         (folder / "left").touch()
     return was_there
 
 
-def left_alone(ranks: Ranks) -> None:
-    """The last rank dies at once; the others wait for it."""
+def lost_rank(ranks: Ranks) -> None:
+    """The last rank exits at once; the others wait for it."""
     if ranks.share.rank == ranks.num_ranks - 1:
         os._exit(3)
     ranks.sum(1.0)
@@ -81,7 +81,7 @@ def left_alone(ranks: Ranks) -> None:
 def trained(
     ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], resume: bool = False
 ) -> dict[str, Any]:
-    """A run; what this rank thinks of it."""
+    """Train; the outcome as this rank sees it."""
     plan = build_plan(tiny.config(**changes))
     outcome = train(plan, RunFolder(folder), resume=resume, ranks=ranks)
     return {
@@ -97,7 +97,7 @@ def trained(
 def trained_with_failure(
     ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any], rank: int, step: int, failure: str
 ) -> dict[str, Any]:
-    """A run in which something happens to one rank at a step."""
+    """A run in which one rank fails at a step."""
     usual = AdaptationModule.training_step
 
     def hit(module: AdaptationModule, batch: Any, batch_idx: int) -> Tensor:
@@ -116,7 +116,7 @@ def trained_with_failure(
 
 
 def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What this rank holds of a sharded backbone, at rest, in the first layer and later, and what was computed."""
+    """Bytes of a sharded backbone on this rank, at rest, in the first layer and later, and its logits."""
     plan = build_plan(tiny.config(**changes))
     before = _live_bytes()
     backbone = load_run_inputs(plan, ranks).backbone
@@ -149,14 +149,14 @@ def sharded_backbone(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -
 
 
 def peak_of_a_step(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> int:
-    """The most that this rank holds in a step, its share of the backbone included."""
+    """Peak memory of this rank in a step, its share of the backbone included."""
     plan = build_plan(tiny.config(**changes))
     backbone = load_run_inputs(plan, ranks).backbone
     return backbone.num_local_bytes + measured_peak(plan, backbone, ranks)
 
 
 def label_likelihoods(backbone: Backbone) -> list[list[float]]:
-    """Of three labels after two prompts."""
+    """Likelihoods of three labels after two prompts."""
     start = None if backbone.decoder_start_id is None else [backbone.decoder_start_id]
     prompts = prompt_batch([[5, 6, 7], [8, 9]], Padding(backbone.pad_id, start))
     found: list[list[float]] = label_log_likelihoods(backbone, prompts, [[11, 12], [13], [14, 15, 16]]).tolist()
@@ -183,7 +183,7 @@ def _bytes_of_tensors() -> int:
 
 
 def touched_in_a_run(ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any]) -> list[str]:
-    """What this rank wrote, made, renamed or removed in the run's folder."""
+    """Paths in the run folder that this rank wrote, created, renamed or removed."""
     touched: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -197,7 +197,7 @@ def touched_in_a_run(ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mappin
 
 
 class SentBytes(TorchDispatchMode):
-    """Counts what goes through torch's collectives, by their names."""
+    """Counts the bytes of torch's collectives by their names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class SentBytes(TorchDispatchMode):
 def bytes_of_a_run(
     ranks: Ranks, tiny: TinyRuns, folder: Path, changes: Mapping[str, Any]
 ) -> tuple[dict[str, list[int]], int]:
-    """What a whole training hands to torch's collectives, and how many bytes the trained parameters are."""
+    """Bytes that a training passes to torch's collectives, and bytes of the trainable parameters."""
     with SentBytes() as sent:
         state = trained(ranks, tiny, folder, changes)["state"]
     return sent.sizes, sum(tensor.numel() * tensor.element_size() for tensor in state.values())

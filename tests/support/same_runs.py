@@ -1,4 +1,4 @@
-"""When two runs are the same: not how long they took or how they were interrupted, but every number, bit by bit.
+"""Asserts that two runs are equal: every number bit for bit, but not times and interruptions.
 
 Or, where the same sums were made in another order, but for their rounding.
 """
@@ -17,7 +17,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-4}
-"""Sums in another order; Adam divides by what may be almost 0."""
+"""Tolerance: sums have another order, and Adam divides by numbers close to 0."""
 
 
 def assert_same_run(folder: RunFolder, whole: RunFolder) -> None:
@@ -40,7 +40,7 @@ def assert_same_run(folder: RunFolder, whole: RunFolder) -> None:
 
 
 def told(folder: RunFolder) -> list[dict[str, Any]]:
-    """What a run did, in its log; neither when it did it nor how it was interrupted."""
+    """The events of a run, without times and interruptions."""
     interruptions = ("resumed", "stopped", "error")
     events = [event for event in read_events(folder.events) if event["kind"] not in interruptions]
     if [event["kind"] for event in events].count("finished") == 2:  # it was evaluated again
@@ -50,7 +50,7 @@ def told(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def losses(folder: RunFolder) -> dict[str, list[float]]:
-    """Every loss that a run has logged, by its name."""
+    """Every logged loss of a run by its name."""
     curves: dict[str, list[float]] = {"train/loss": [], "val/loss": [], "train/grad_norm": []}
     for event in read_events(folder.events):
         for name, curve in curves.items():
@@ -74,5 +74,5 @@ def assert_equal_but_for_rounding(folder: RunFolder, whole: RunFolder) -> None:
 
 
 def _without_biases_of_keys(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """They move every score of a query alike: their gradient is nothing but rounding, of which Adam makes steps."""
+    """Biases of keys shift all scores of a query: their gradient is rounding, which Adam turns into steps."""
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(("c_attn.bias", "k_proj.bias"))}

@@ -1,4 +1,4 @@
-"""The most memory that a real step of training was asked for, beside which a dry run's estimate is laid.
+"""Measures the peak memory of a real training step, to compare the estimate of a dry run with it.
 
 In: a plan, and its backbone with weights. Out: bytes, as torch's allocator on the CPU was asked for them.
 """
@@ -15,7 +15,7 @@ from ptl_prefix.training.ranks import ONE_RANK, Ranks
 
 
 def measured_peak(plan: Plan, backbone: Backbone, ranks: Ranks = ONE_RANK) -> int:
-    """The most bytes that a step holds at once beside weights, trained numbers and Adam's moments."""
+    """Peak bytes of a step besides weights, trainable parameters and Adam's moments."""
     prompter = backbone.prompter(plan.task.prompt)
     encoded = plan.encoded("train", backbone, prompter)
     batch = next(iter(EvalBatches(encoded, batch_size=plan.data.batch_size, padding=Padding(backbone.pad_id))))

@@ -16,7 +16,7 @@ from ptl_prefix.training.ranks import ONE_RANK
 
 
 def test_collective_operations_give_every_rank_the_same() -> None:
-    heard = among_ranks(3, rank_bodies.what_all_hear)
+    heard = among_ranks(3, rank_bodies.collective_results)
 
     assert (
         heard
@@ -35,7 +35,7 @@ def test_collective_operations_give_every_rank_the_same() -> None:
 
 
 def test_a_single_rank_gets_its_own_values() -> None:
-    assert rank_bodies.what_all_hear(ONE_RANK) == {
+    assert rank_bodies.collective_results(ONE_RANK) == {
         "sum": [0, 0.5],
         "max": 0,
         "gather": [{"rank": 0}],
@@ -54,7 +54,7 @@ def test_gradients_are_summed_and_one_that_no_rank_has_stays_none() -> None:
 def test_ranks_with_different_configs_are_stopped_with_the_settings_named() -> None:
     configs: list[dict[str, Any]] = [{"seed": 0, "optimizer": {"lr": lr, "betas": [0.9]}} for lr in (0.1, 0.1, 0.2)]
 
-    sentences = among_ranks(3, rank_bodies.agreed, configs)
+    sentences = among_ranks(3, rank_bodies.require_same_config, configs)
 
     assert (
         sentences
@@ -67,7 +67,9 @@ def test_ranks_with_different_configs_are_stopped_with_the_settings_named() -> N
 
 
 def test_ranks_with_the_same_config_continue() -> None:
-    assert among_ranks(2, rank_bodies.agreed, [{"seed": 0, "a": 1}, {"a": 1, "seed": 0}]) == ["agreed", "agreed"]
+    configs = [{"seed": 0, "a": 1}, {"a": 1, "seed": 0}]
+
+    assert among_ranks(2, rank_bodies.require_same_config, configs) == ["agreed", "agreed"]
 
 
 def test_other_ranks_find_the_files_of_rank_zero(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_other_ranks_find_the_files_of_rank_zero(tmp_path: Path) -> None:
 def test_the_exit_of_a_rank_is_noticed_at_once() -> None:
     began = time.monotonic()
 
-    first, second, dead = ends_of_ranks(3, rank_bodies.left_alone)
+    first, second, dead = ends_of_ranks(3, rank_bodies.lost_rank)
 
     assert time.monotonic() - began < 30
     assert isinstance(dead, RankFailedError)

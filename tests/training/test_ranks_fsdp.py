@@ -140,6 +140,6 @@ def test_a_method_that_needs_the_weights_themselves_is_refused(tiny_runs: TinyRu
     problems = tiny_runs.plan(**TWO, method=method_node(method)).problems()
 
     assert problems == [
-        "With `trainer.strategy` fsdp the weights are divided among devices, and whole forward passes alone see them, "
+        "With `trainer.strategy` fsdp the weights are sharded and only available in whole forward passes, "
         f"but {does}; choose trainer=ddp, or another method."
     ]

@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_is_refused_by_all(tiny_runs: TinyRuns, folder
 
     ends = ends_of_ranks(2, rank_bodies.trained, tiny_runs, folder.path, changes)
 
-    assert all("NonFiniteLossError: Training needs finite losses" in str(end) for end in ends)
+    assert all("NonFiniteLossError: Losses and gradients must be finite" in str(end) for end in ends)
     assert read_record(folder.record).status == "failed"
 
 

@@ -85,12 +85,12 @@ class GenerateSettings(DecodingChanges):
     """The keys at the root of `conf/generate.yaml`.
 
     Args:
-        input: A file with one source per line; `-` is standard input.
-        output: A file for the texts; `None` prints them.
+        input: File with one source per line; `-` is standard input.
+        output: File for the generated texts; `None` prints them.
         backbone_path: Folder or hub name of the backbone; `None` is the one that the bundle was trained on.
         dtype: Dtype of the backbone's weights and computations; `None` is that of the training.
         device: Device of the backbone; `auto` takes a GPU if there is one.
-        batch_size: Sources decoded together.
+        batch_size: Number of sources decoded at once.
     """
 
     input: str | None
@@ -120,7 +120,7 @@ class EvaluateSettings(DecodingChanges):
         resample_seed: Seed of the bootstrap resamples.
         likelihood: Whether to also compute the references' loss, perplexity and bits per character.
         out: Output folder; `None` is `evaluation` in the run folder, beside the bundle, or in `outputs/`.
-        batch_size: Sources decoded together.
+        batch_size: Number of sources decoded at once.
         backbone_path: Folder or hub name of the bundle's backbone; `None` is the one that it was trained on.
         dtype: Dtype of the backbone; `None` is that of the bundle's training, or that of the backbone's config.
         device: Device of the backbone; `auto` takes a GPU if there is one.
@@ -156,7 +156,7 @@ class ExportSettings:
         run: Run folder to export from.
         checkpoint: Checkpoint to export: `best`, `last`, or the path of a checkpoint file.
         out: Output folder; an older bundle in it is replaced.
-        merge: Whether to write a model with the method merged into its weights, instead of a bundle.
+        merge: Whether to export a model with the method merged into its weights, instead of a bundle.
     """
 
     run: str
@@ -174,16 +174,16 @@ class InspectSettings:
     """The keys at the root of `conf/inspect.yaml`.
 
     Args:
-        bundle: A bundle, or a run's folder, which stands for its bundle.
-        input: A file with one source per line; `-` is standard input.
-        num_examples: Sources of the run's validation split, where no others are given.
+        bundle: Bundle, or a run folder, whose bundle is used.
+        input: File with one source per line; `-` is standard input.
+        num_examples: Number of validation sources of the run that are read if no others are given.
         max_new_tokens: Most generated tokens that are read together with each source; 0 reads the sources alone.
         out: Output folder; `None` is `inspection` in the run folder, or beside a bundle outside of a run folder.
         layer: Layer whose nearest words are searched; `None` is the first, the middle and the last.
-        top_k: Words shown for each virtual token.
+        top_k: Number of words shown for each virtual token.
         max_words: Number of vocabulary entries that are compared, those of the lowest ids.
         dead_below: Share of attention below which, in every head of every layer, a virtual token counts as dead.
-        batch_size: Sources read together.
+        batch_size: Number of sources read at once.
         backbone_path: Folder or hub name of the backbone; `None` is the one that the bundle was trained on.
         dtype: Dtype of the backbone's weights and computations; `None` is that of the training.
         device: Device of the backbone; `auto` takes a GPU if there is one.

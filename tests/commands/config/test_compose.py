@@ -5,6 +5,7 @@ import pytest
 
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import check_overrides, compose_and_check
+from ptl_prefix.commands.config.instantiate import import_target
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError
 
@@ -41,6 +42,21 @@ def test_a_correct_config_becomes_plain_values_without_hydra(verb: Verb) -> None
     assert type(checked.config["task"]) is dict
     assert checked.config["task"]["count"] == 3
     assert checked.config["backbone"]["name"] == "my-base"
+
+
+def test_a_check_builds_each_node_once(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = import_target("ptl_prefix.stand_ins.Letters", "task")
+    constructor, built = target.__init__, []
+
+    def counted(self: object, *, name: str, count: int, data_dir: str | None) -> None:
+        built.append(name)
+        constructor(self, name=name, count=count, data_dir=data_dir)
+
+    monkeypatch.setattr(target, "__init__", counted)
+
+    compose_and_check(verb, ["backbone.path=b"])
+
+    assert built == ["letters"]
 
 
 def test_the_run_folder_is_named_by_task_backbone_and_run(verb: Verb) -> None:

@@ -1,0 +1,36 @@
+from typing import Any
+
+import pytest
+from support.no_task import NoTask
+
+from ptl_prefix.backbones.spec import BackboneSpec
+from ptl_prefix.methods.prompt_tuning import PromptTuning
+from ptl_prefix.training.plan_problems import plan_problems
+
+
+class LabelledTask(NoTask):
+    label_set = ("yes", "no")
+
+
+def problems(**parts: Any) -> list[str]:
+    nothing = dict.fromkeys(("trainer", "backbone", "method", "task", "decoding"))
+    return plan_problems(**{**nothing, **parts})
+
+
+def test_without_parts_there_is_nothing_to_check() -> None:
+    assert problems() == []
+
+
+@pytest.mark.parametrize(("task", "is_refused"), [(LabelledTask(), False), (NoTask(), True)])
+def test_a_start_from_labels_needs_a_task_with_labels(task: NoTask, is_refused: bool) -> None:
+    found = problems(backbone=BackboneSpec(), method=PromptTuning(init="labels"), task=task)
+
+    assert any("`method.init=labels`" in problem for problem in found) == is_refused
+
+
+def test_problems_of_several_parts_are_reported_together() -> None:
+    trainer = {"max_steps": 0, "accelerator": "gpu", "strategy": "fsdp"}
+    found = problems(trainer=trainer, backbone=BackboneSpec(device="cpu"), method=PromptTuning(init_text="words"))
+
+    settings = ("trainer.max_steps", "trainer.accelerator", "method.init_text")
+    assert all(any(f"`{setting}`" in problem for problem in found) for setting in settings)
