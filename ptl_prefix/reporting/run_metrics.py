@@ -104,9 +104,7 @@ def _of_full_split(run: ComparedRun, decoding: Decoding) -> RunMetrics:
 
 def _newest(run: ComparedRun, decoding: Decoding) -> tuple[Path, EvaluationRecord]:
     """The newest full evaluation; there are several if a run was evaluated with several dtypes."""
-    fitting = {
-        folder: record for folder, record in run.full_evaluations.items() if record.key.decoding == decoding
-    }
+    fitting = {folder: record for folder, record in run.full_evaluations.items() if record.key.decoding == decoding}
     folder = max(fitting, key=lambda path: (path.stat().st_mtime, str(path)))
     return folder, fitting[folder]
 
