@@ -135,7 +135,7 @@ def test_a_skipped_metric_is_named_once_and_absent_from_the_record(
 
     assert result.exit_code == 0, result.output
     said = " ".join(result.stderr.split())
-    assert said.count("bertscore is skipped: it needs an encoder") == 1
-    assert said.count("no slot_error_rate: slot_error_rate needs inputs of E2E") == 1
+    assert said.count("bertscore is skipped:") == 1
+    assert said.count("slot_error_rate is skipped:") == 1
     metrics = read_record("run/record.json").metrics
     assert {name for name in metrics if name.startswith("test/")} == {"test/exact_match", "test/exact_match_before"}
