@@ -1,7 +1,8 @@
-"""Who is at work on a trial, and whether that process is still alive.
+"""Whether the worker process of a trial is still alive.
 
-In: a process, or what one has written of itself. Out: an owner as plain data, and the answer. On the same machine the
-system is asked; of another machine only the beat tells, which its worker renews.
+In: this process, or the identity that another process stored with its trial. Out: an identity of plain values, or the
+answer. For a process of the same machine the operating system is asked; for one of another machine the age of its last
+heartbeat decides.
 """
 
 import functools
@@ -15,18 +16,18 @@ from typing import Any
 
 import psutil
 
-BEAT_S = 10.0
-"""How often a worker says that it is alive."""
+HEARTBEAT_S = 10.0
+"""Seconds between two heartbeats of a worker."""
 
-_SILENCE_S = 90.0
-"""After which a worker on another machine is taken for dead."""
+_TIMEOUT_S = 90.0
+"""Seconds without a heartbeat after which a worker on another machine counts as dead."""
 
 
 @functools.cache
 def _machine() -> str:
-    """A name for this machine since it was started; nobody can read whose it is.
+    """An identifier of this machine since its last boot. It is hashed, so that it reveals no host name.
 
-    Containers count as machines: each numbers its processes by itself.
+    Each container counts as a machine, since each has process ids of its own.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -39,40 +40,44 @@ def _machine() -> str:
     return hashlib.sha256(f"{platform.node()} {boot} {container}".encode()).hexdigest()[:12]
 
 
-def this_process() -> dict[str, Any]:
-    """This process as an owner, alive now."""
+def identify_this_process() -> dict[str, Any]:
+    """The identity of this process, with a heartbeat of now."""
     pid = os.getpid()
-    return {"machine": _machine(), "pid": pid, "born": _born(pid), "beat": time.time()}
+    return {"machine": _machine(), "pid": pid, "born": _start_time(pid), "beat": time.time()}
 
 
-def is_alive(owner: Mapping[str, Any] | None) -> bool:
-    """Whether an owner is still at work."""
-    if owner is None:
+def is_alive(process: Mapping[str, Any] | None) -> bool:
+    """Whether a process is alive.
+
+    Args:
+        process: What `identify_this_process` returned there; `None` is no process.
+    """
+    if process is None:
         return False
-    if owner["machine"] == _machine():
-        return bool(_born(owner["pid"]) == owner["born"])
-    return bool(time.time() - owner["beat"] < _SILENCE_S)
+    if process["machine"] == _machine():
+        return bool(_start_time(process["pid"]) == process["born"])
+    return bool(time.time() - process["beat"] < _TIMEOUT_S)
 
 
-def _born(pid: int) -> float | None:
-    """When a process began, which tells it from a later one with its number; `None` if there is none, or a corpse."""
+def _start_time(pid: int) -> float | None:
+    """When a process started, which distinguishes it from a later one with the same id; `None` if it is not running."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        ticks = _ticks(pid)
+        ticks = _start_ticks(pid)
         return round(process.create_time(), 2) if ticks is None else ticks
     except psutil.Error:
         return None
 
 
-def _ticks(pid: int) -> float | None:
-    """When a process began, in ticks since the system did; `None` where it does not say.
+def _start_ticks(pid: int) -> float | None:
+    """When a process started, in clock ticks since boot; `None` without `/proc`.
 
-    The time of day that it follows from moves when the clock is set, and a process that lives would look like another.
+    The wall-clock time that is computed from it changes when the clock is set, and would make the process look new.
     """
     try:
-        behind_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-        return float(behind_name.split()[19])
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        return float(after_name.split()[19])
     except (OSError, IndexError):
         return None

@@ -1,7 +1,7 @@
-"""Which point is asked next.
+"""Proposes the point of a new trial.
 
-In: an arm and the trials that it has. Out: a trial of Optuna's with a point that was never asked. Where points can be
-listed a sampler that repeats itself is not asked twice: one of those that are left is drawn instead.
+In: an arm and its trials. Out: a new trial of Optuna's at a point that is new where the points can be listed: after a
+sampler has repeated a point, one of the remaining points is drawn instead.
 """
 
 import itertools
@@ -14,44 +14,50 @@ from ptl_prefix.sweeping.samplers import Sampler
 from ptl_prefix.sweeping.search_space import Point
 from ptl_prefix.sweeping.study_spec import Arm
 from ptl_prefix.sweeping.trial import Trial
-from ptl_prefix.sweeping.trial_store import TrialStore, tried
+from ptl_prefix.sweeping.trial_store import TrialStore, tried_points
 
-_ARMS_APART = 100_003
-"""Arms side by side must not draw the same numbers."""
+_ARM_SEED_DISTANCE = 100_003
+"""Distance between the seeds of two arms, which must not draw the same numbers."""
 
 
 class Proposer:
-    """Draws points.
+    """Asks the sampler for points.
 
     Args:
-        store: What was asked.
-        sampler: Chooses points.
-        pruner: Which Optuna's samplers look at, to leave out what another bracket has learnt.
-        max_steps: Of a trial's training, as far as the spec says.
+        store: The study's trials.
+        sampler: Chooses the points.
+        pruner: Handed to Optuna's samplers, which leave out the trials of Hyperband's other brackets.
+        max_steps: Optimizer steps of a trial's training.
     """
 
     def __init__(self, store: TrialStore, sampler: Sampler, pruner: Pruner, max_steps: int) -> None:
         self._store, self._sampler, self._pruner, self._max_steps = store, sampler, pruner, max_steps
 
-    def ask(self, arm: Arm, trials: Sequence[Trial]) -> tuple[Trial, tuple[str, ...]]:
-        """A new trial, and what its point stands for.
+    def propose(self, arm: Arm, trials: Sequence[Trial]) -> tuple[Trial, tuple[str, ...]]:
+        """Start a trial at a new point.
 
-        The point may still be one that was asked before: that trial is to be set aside, and the next will not be.
+        Args:
+            arm: The arm of the trial.
+            trials: The arm's trials so far.
+
+        Returns:
+            The trial and the overrides of its point. The sampler may have repeated a point: the caller then discards
+            the trial, and the next proposal is a new point.
         """
-        study = self._store.study(arm.name)
-        repeats = sum(1 for _ in itertools.takewhile(lambda one: one.state == "set aside", reversed(trials)))
-        if self._takes_in_turn(arm) or (arm.space.size is not None and repeats):
-            study.enqueue_trial(dict(next(self._untried(arm, trials))))
+        num_repeats = sum(1 for _ in itertools.takewhile(lambda one: one.state == "discarded", reversed(trials)))
+        if self._uses_list(arm) or (arm.space.size is not None and num_repeats):
+            study = self._store.optuna_study(arm.name)
+            study.enqueue_trial(dict(next(self._untried_points(arm, trials))))
         else:
-            place = [one.name for one in self._store.spec.arms].index(arm.name)
-            sampler = self._sampler.make(len(trials) + _ARMS_APART * place)
-            study = self._store.asking(arm.name, sampler, self._pruner.make(self._max_steps))
+            index = [one.name for one in self._store.spec.arms].index(arm.name)
+            sampler = self._sampler.make(len(trials) + _ARM_SEED_DISTANCE * index)
+            study = self._store.sampled_study(arm.name, sampler, self._pruner.make(self._max_steps))
         asked = study.ask(fixed_distributions=arm.space.distributions())
         (trial,) = (one for one in self._store.trials(arm.name) if one.number == asked.number)
         return trial, self.overrides(arm, asked.params)
 
     def overrides(self, arm: Arm, point: Point) -> tuple[str, ...]:
-        """What a point stands for. That of a confirmation is what its candidate was, with another seed."""
+        """The overrides of a point. A point of the confirmation is a candidate's overrides with another seed."""
         if arm.name != CONFIRM:
             return arm.space.overrides(point)
         name, _, number = str(point["candidate"]).rpartition("/")
@@ -59,14 +65,14 @@ class Proposer:
         own = [text for text in trial.overrides if not text.startswith("seed=")]
         return (*self._store.spec.arm(name).overrides, *own, f"seed={point['seed']}")
 
-    def _takes_in_turn(self, arm: Arm) -> bool:
+    def _uses_list(self, arm: Arm) -> bool:
         return arm.name == CONFIRM or self._sampler.lists_points
 
-    def _untried(self, arm: Arm, trials: Sequence[Trial]) -> Iterator[Point]:
-        """The points that were never asked, in the order of the sampler, or in one that is drawn."""
+    def _untried_points(self, arm: Arm, trials: Sequence[Trial]) -> Iterator[Point]:
+        """The points without a trial, in the sampler's order or a random one."""
         points = list(arm.space.points())
-        if not self._takes_in_turn(arm) or (arm.name != CONFIRM and self._sampler.shuffles()):
-            # All of them, not those that are left: the order stays the same as they are taken.
+        if not self._uses_list(arm) or (arm.name != CONFIRM and self._sampler.shuffles()):
+            # Shuffling all points, not only the untried ones, keeps the order the same throughout the study.
             random.Random(self._sampler.seed).shuffle(points)
-        asked = tried(trials)
-        return (point for point in points if self.overrides(arm, point) not in asked)
+        tried = tried_points(trials)
+        return (point for point in points if self.overrides(arm, point) not in tried)

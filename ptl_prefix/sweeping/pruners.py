@@ -1,10 +1,9 @@
-"""When a trial is not worth going on with: one class for each choice of `hydra/sweeper/pruner`.
+"""The pruners: one class for each choice of `hydra/sweeper/pruner`.
 
-In: settings. Out: Optuna's pruner; or, of successive halving, the steps at which a trial pauses. That one is our own: a
-prefix's checkpoint is small, so a trial that waits costs nothing, and goes on when it turns out to be among the best.
+In: settings. Out: Optuna's pruner; or, for successive halving, the steps at which a trial pauses. That one is our own
+(see `promotion.py`): a prefix's checkpoint is small, so a paused trial costs nothing and can be resumed later.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from annotated_types import Ge, Gt, Le
@@ -18,13 +17,13 @@ Steps = Annotated[int, Ge(0)]
 
 
 class Pruner(Protocol):
-    """What a study asks after each validation."""
+    """Decides after each validation whether a trial stops early."""
 
     prunes: bool
-    """Whether it ever does; a study without pruning has any objective."""
+    """Whether it can stop a trial; if not, the objective may be any metric."""
 
     def make(self, max_steps: int) -> "BasePruner":
-        """Optuna's, for trials of so many steps."""
+        """Optuna's pruner for trials of `max_steps` optimizer steps."""
 
     def rungs(self, max_steps: int) -> list[int]:
         """The steps at which trials pause until they are promoted."""
@@ -39,23 +38,23 @@ class NoPruner:
     def __init__(self) -> None: ...
 
     def make(self, max_steps: int) -> "BasePruner":
-        """One that never prunes."""
+        """Optuna's pruner that never prunes."""
         from optuna.pruners import NopPruner
 
         return NopPruner()
 
     def rungs(self, max_steps: int) -> list[int]:
-        """None."""
+        """No rungs."""
         return []
 
 
 class Percentile:
-    """Prunes what is not among the best `percentile` percent at the same step; 50 is the median rule.
+    """Prunes a trial that is not among the best `percentile` percent at the same step; 50 is the median rule.
 
     Args:
-        percentile: Of the trials that got so far, how many may go on.
-        n_startup_trials: Trials that must have finished before anything is pruned.
-        n_warmup_steps: Optimizer steps before which nothing is pruned.
+        percentile: Percentage of the trials at a step that continue.
+        n_startup_trials: Trials that must have finished before any trial is pruned.
+        n_warmup_steps: Optimizer steps before which no trial is pruned.
     """
 
     prunes = True
@@ -73,16 +72,16 @@ class Percentile:
         return PercentilePruner(self._percentile, self._n_startup_trials, self._n_warmup_steps)
 
     def rungs(self, max_steps: int) -> list[int]:
-        """None."""
+        """No rungs."""
         return []
 
 
 class Hyperband:
-    """Several brackets of successive halving, as Optuna has it (Li et al., 2018): what falls behind is pruned.
+    """Optuna's Hyperband (Li et al., 2018): several brackets of successive halving, which prune without pausing.
 
     Args:
-        min_resource: Optimizer steps before which nothing is pruned.
-        reduction_factor: Of the trials that reach a rung, one in so many goes on.
+        min_resource: Optimizer steps before which no trial is pruned.
+        reduction_factor: One in this many trials continues beyond a rung.
     """
 
     prunes = True
@@ -92,7 +91,7 @@ class Hyperband:
         self._min_resource, self._reduction_factor = min_resource, reduction_factor
 
     def make(self, max_steps: int) -> "BasePruner":
-        """Optuna's."""
+        """Optuna's Hyperband pruner."""
         from optuna.pruners import HyperbandPruner
 
         return HyperbandPruner(
@@ -100,19 +99,19 @@ class Hyperband:
         )
 
     def rungs(self, max_steps: int) -> list[int]:
-        """None."""
+        """No rungs."""
         return []
 
 
 class SuccessiveHalving(NoPruner):
     """Asynchronous successive halving that pauses and promotes (Li et al., 2020, section 3).
 
-    A trial pauses at each rung unless it is among the best there already, and goes on from its checkpoint as soon as it
-    is. At the end of the search what was never promoted is pruned.
+    A trial pauses at each rung unless it is among the best there, and is resumed from its checkpoint as soon as it is.
+    Trials that are never promoted are pruned at the end of the search.
 
     Args:
         min_steps: Optimizer steps of the first rung.
-        reduction_factor: Of the trials that reached a rung, the best one in so many go on.
+        reduction_factor: One in this many trials is promoted from a rung.
     """
 
     prunes = True
@@ -122,21 +121,9 @@ class SuccessiveHalving(NoPruner):
         self._min_steps, self.reduction_factor = min_steps, reduction_factor
 
     def rungs(self, max_steps: int) -> list[int]:
-        """`min_steps`, and each time `reduction_factor` times as many, below the whole."""
+        """`min_steps`, then `reduction_factor` times as many at each rung, below `max_steps`."""
         rungs, step = [], self._min_steps
         while step < max_steps:
             rungs.append(step)
             step *= self.reduction_factor
         return rungs
-
-
-def is_promoted(value: float, others: Sequence[float], reduction_factor: int) -> bool:
-    """Whether a trial is among the best one in `reduction_factor` of those that reached its rung.
-
-    Args:
-        value: The trial's, less being better.
-        others: Those of the other trials that reached the rung.
-        reduction_factor: One in so many.
-    """
-    num_promoted = (len(others) + 1) // reduction_factor
-    return sum(other < value for other in others) < num_promoted

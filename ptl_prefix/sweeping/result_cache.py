@@ -1,7 +1,7 @@
-"""Results that are known: what was trained once is not trained again, in this sweep or another.
+"""Results that are reused across studies, so that the same training is not repeated.
 
-In: a frozen config. Out: the run that had the same config, code, libraries and data, if it is still there and whole.
-The index lies beside the studies, a small file for each result; whoever deletes a run's folder takes it out, too.
+In: a frozen config. Out: the finished run with the same config, code, libraries and data, if its folder is unchanged.
+The index is beside the studies and has a small file for each result. Deleting a run's folder removes its result.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
 from ptl_prefix.errors import PtlPrefixError
 
 INDEX_FOLDER = ".results"
-_NOT_THE_CONTENT = ("run_id", "dry_run", "resume", "study", "trial", "tracking")
-_NOT_IN_GROUPS = {"data": ("cache_dir",)}
-_READ_WHOLE_BYTES = 64 * 2**20
-"""Larger files are told apart by size and time: to read a backbone's weights for each trial would cost too much."""
+_IGNORED_KEYS = ("run_id", "dry_run", "resume", "study", "trial", "tracking")
+_IGNORED_IN_GROUPS = {"data": ("cache_dir",)}
+_MAX_HASHED_BYTES = 64 * 2**20
+"""Larger files are identified by size and modification time: hashing a backbone's weights for each trial is slow."""
 
 
 @dataclass(frozen=True)
 class CachedResult:
-    """A result that is there already.
+    """The result of an earlier run.
 
     Args:
-        folder: The run that it is of.
-        value: Of the objective.
-        notes: Its cost and size.
+        folder: The run's folder.
+        value: The run's objective.
+        notes: The run's cost and size.
     """
 
     folder: Path
@@ -44,17 +44,17 @@ class CachedResult:
 
 
 class ResultCache:
-    """The index of results beside some studies.
+    """The index of results beside the studies of one folder.
 
     Args:
-        root: The folder of studies.
+        root: The folder that holds the studies.
     """
 
     def __init__(self, root: Path) -> None:
         self._index = root / INDEX_FOLDER
 
     def find(self, content: str, objective: str) -> CachedResult | None:
-        """The run of this content (see `content_of`); `None` if there is none, or it was changed or removed."""
+        """The result of a content (see `content_of`); `None` if there is no such run, or it was changed or removed."""
         path = self._index / f"{content}.json"
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
@@ -69,13 +69,13 @@ class ResultCache:
         return CachedResult(folder.path, record.metrics[objective], notes_of(record))
 
     def keep(self, folder: RunFolder, content: str) -> None:
-        """Remember a run that has finished."""
+        """Add a finished run to the index."""
         entry = json.dumps({"folder": str(folder.path.resolve()), "state": _state_of(folder)})
         write_atomically(self._index / f"{content}.json", entry)
 
 
 def notes_of(record: RunRecord) -> dict[str, Any]:
-    """What a study writes down of a run: what it cost, and how large it is."""
+    """What a study stores of a run: its cost and its number of parameters."""
     return {
         "train_s": record.cost.train_s,
         "tokens": record.cost.tokens,
@@ -86,7 +86,7 @@ def notes_of(record: RunRecord) -> dict[str, Any]:
 
 
 def mark_pruned(folder: RunFolder) -> None:
-    """Say so in a run's own record, which only knows that it was stopped."""
+    """Change the status in a run's record from `stopped` to `pruned`, which the run itself could not know."""
     try:
         record = read_record(folder.record)
     except PtlPrefixError:
@@ -96,13 +96,13 @@ def mark_pruned(folder: RunFolder) -> None:
 
 
 def content_of(config: Mapping[str, Any]) -> str:
-    """A fingerprint of everything that a run's numbers follow from."""
+    """A fingerprint of everything that determines a run's results."""
     content = {
-        key: {name: one for name, one in value.items() if name not in _NOT_IN_GROUPS[key]}
-        if key in _NOT_IN_GROUPS
+        key: {name: one for name, one in value.items() if name not in _IGNORED_IN_GROUPS[key]}
+        if key in _IGNORED_IN_GROUPS
         else value
         for key, value in config.items()
-        if key not in _NOT_THE_CONTENT
+        if key not in _IGNORED_KEYS
     }
     values = (value for _, value in walk(content, into_lists=True))
     files = sorted({value for value in values if isinstance(value, str) and _is_path(value)})
@@ -113,32 +113,32 @@ def content_of(config: Mapping[str, Any]) -> str:
 
 @cache
 def code_fingerprint() -> str:
-    """The code of this package, and the libraries that compute."""
+    """A fingerprint of this package's code and of the libraries that compute."""
     package = Path(__file__).resolve().parents[1]
     libraries = (f"{name} {version}" for name, version in library_versions().items())
     return fingerprint_text(fingerprint_files(package.rglob("*.py")), *libraries)
 
 
 def _state_of(folder: RunFolder) -> str:
-    """What a run says of itself, and by which config. Who goes on with it, or edits it, changes that."""
+    """A fingerprint of a run's config and record, which changes when the run is resumed or edited."""
     return fingerprint_text(*(path.read_text(encoding="utf-8") for path in (folder.config, folder.record)))
 
 
 def _is_path(text: str) -> bool:
     try:
         return text != "" and Path(text).exists()
-    except OSError:  # longer than a name can be, for instance
+    except OSError:  # for example a text longer than a file name can be
         return False
 
 
 def _data(name: str) -> Iterator[str]:
-    """What lies at a path that a config names."""
+    """The content of a file or folder that a config names."""
     start = Path(name)
     paths = sorted(path for path in start.rglob("*") if path.is_file()) if start.is_dir() else [start]
     for path in paths:
         stat = path.stat()
         yield path.relative_to(start).as_posix()
-        if stat.st_size > _READ_WHOLE_BYTES:
+        if stat.st_size > _MAX_HASHED_BYTES:
             yield f"{stat.st_size} {stat.st_mtime_ns}"
         else:
             yield hashlib.sha256(path.read_bytes()).hexdigest()

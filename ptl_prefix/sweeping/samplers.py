@@ -1,8 +1,8 @@
-"""How points are chosen: one class for each choice of `hydra/sweeper/sampler`.
+"""The samplers: one class for each choice of `hydra/sweeper/sampler`.
 
-In: settings. Out: Optuna's sampler, made anew for each point with a seed of its own, so that workers side by side do
-not draw the same numbers, and a study that goes on does not draw again what it has drawn; or that points are listed and
-taken in turn.
+In: settings. Out: Optuna's sampler, or the answer that the points are listed and taken in order. A new sampler with its
+own seed is made for each point, so that workers in parallel do not draw the same numbers, and a resumed study does not
+repeat its draws.
 """
 
 import importlib.util
@@ -19,40 +19,40 @@ Seed = Annotated[int, Ge(0)]
 
 
 class Sampler(Protocol):
-    """What a study asks for points."""
+    """Chooses the points of a study."""
 
     lists_points: bool
-    """Whether every point is taken once, in an order; there is no sampler of Optuna's then."""
+    """Whether every point of the space is taken once, in order; Optuna's samplers are not used then."""
     seed: int
 
     def shuffles(self) -> bool:
-        """Whether that order is drawn."""
+        """Whether that order is random."""
 
     def make(self, draw: int) -> "BaseSampler":
         """Optuna's sampler for the `draw`-th point."""
 
 
-class _Drawing:
-    """A sampler of Optuna's."""
+class _OptunaSampler:
+    """Base of the samplers that draw points with one of Optuna's."""
 
     lists_points = False
     seed = 0
 
     def shuffles(self) -> bool:
-        """Nothing is listed."""
+        """False: there is no list of points."""
         return False
 
     def _seed(self, draw: int) -> int:
         return (self.seed * 1_000_003 + draw) % 2**32
 
 
-class Tpe(_Drawing):
+class Tpe(_OptunaSampler):
     """Tree-structured Parzen estimators (Bergstra et al., 2011).
 
     Args:
-        seed: Of what is drawn.
-        n_startup_trials: Points that are drawn at random first.
-        multivariate: Whether dependencies between keys are modelled.
+        seed: Random seed.
+        n_startup_trials: Random points before the model is used.
+        multivariate: Whether dependencies between the keys are modelled.
     """
 
     @settings_from("hydra/sweeper/sampler/tpe")
@@ -71,12 +71,12 @@ class Tpe(_Drawing):
             return TPESampler(seed=self._seed(draw), **self._options)  # type: ignore[arg-type]
 
 
-class Gp(_Drawing):
-    """A Gaussian process; loads torch when it is first asked.
+class Gp(_OptunaSampler):
+    """A Gaussian process; imports torch when it draws the first point.
 
     Args:
-        seed: Of what is drawn.
-        n_startup_trials: Points that are drawn at random first.
+        seed: Random seed.
+        n_startup_trials: Random points before the model is used.
     """
 
     @settings_from("hydra/sweeper/sampler/gp")
@@ -84,7 +84,7 @@ class Gp(_Drawing):
         self.seed, self._n_startup_trials = seed, n_startup_trials
 
     def problems(self) -> list[str]:
-        """What is not installed."""
+        """A sentence for each package that is not installed."""
         return _missing("gp", "scipy", "torch")
 
     def make(self, draw: int) -> "BaseSampler":
@@ -96,12 +96,12 @@ class Gp(_Drawing):
         )
 
 
-class CmaEs(_Drawing):
-    """CMA-ES (Hansen), for numbers; choices are drawn at random beside it.
+class CmaEs(_OptunaSampler):
+    """CMA-ES (Hansen), for ranges of numbers; lists of values are sampled at random.
 
     Args:
-        seed: Of what is drawn.
-        n_startup_trials: Points that are drawn at random first.
+        seed: Random seed.
+        n_startup_trials: Random points before the model is used.
     """
 
     @settings_from("hydra/sweeper/sampler/cmaes")
@@ -109,7 +109,7 @@ class CmaEs(_Drawing):
         self.seed, self._n_startup_trials = seed, n_startup_trials
 
     def problems(self) -> list[str]:
-        """What is not installed."""
+        """A sentence for each package that is not installed."""
         return _missing("cmaes", "cmaes")
 
     def make(self, draw: int) -> "BaseSampler":
@@ -121,11 +121,11 @@ class CmaEs(_Drawing):
         )
 
 
-class RandomPoints(_Drawing):
-    """Every point alike.
+class RandomPoints(_OptunaSampler):
+    """Uniformly random points.
 
     Args:
-        seed: Of what is drawn.
+        seed: Random seed.
     """
 
     @settings_from("hydra/sweeper/sampler/random")
@@ -140,7 +140,7 @@ class RandomPoints(_Drawing):
 
 
 class Grid:
-    """Every point once, in the order in which they are written."""
+    """Every point once, in the order in which the values are written."""
 
     lists_points = True
     seed = 0
@@ -149,19 +149,19 @@ class Grid:
     def __init__(self) -> None: ...
 
     def shuffles(self) -> bool:
-        """As written."""
+        """False: the order is the written one."""
         return False
 
     def make(self, draw: int) -> Any:
-        """There is none."""
-        raise AssertionError("points are listed")
+        """Never called, since the points are listed."""
+        raise AssertionError("the points are listed, so there is no sampler of Optuna's")
 
 
 class Exhaustive(Grid):
-    """Every point once, in an order that is drawn: a search that is cut short has seen of everything.
+    """Every point once, in random order, so that a search that is cut short has covered the whole space.
 
     Args:
-        seed: Of the order.
+        seed: Random seed of the order.
     """
 
     @settings_from("hydra/sweeper/sampler/exhaustive")
@@ -169,13 +169,13 @@ class Exhaustive(Grid):
         self.seed = seed
 
     def shuffles(self) -> bool:
-        """By the seed."""
+        """True."""
         return True
 
 
 def _missing(extra: str, *modules: str) -> list[str]:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     return [
-        f"The sampler {extra} needs {module}, which is not installed; run pip install 'ptl-prefix[{extra}]'."
+        f"The sampler `{extra}` needs {module}, which is not installed; run pip install 'ptl-prefix[{extra}]'."
         for module in missing
     ]

@@ -1,7 +1,7 @@
-"""Where a study's trials are written down, and the lock under which workers decide what is next.
+"""Optuna's storage of a study's trials, and the lock that the study's workers share.
 
-In: the study's folder and a URL. Out: Optuna's storage, readable by optuna-dashboard, and a lock that all workers of
-the study respect, on one machine or many: beside a file it is a file's, in PostgreSQL the server's own.
+In: the study's folder and a URL. Out: Optuna's storage, which optuna-dashboard can read, and a lock for all workers on
+all machines: a locked file for a journal or SQLite, an advisory lock of the server for PostgreSQL.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 JOURNAL_FILE = "journal.log"
 _HERE = threading.RLock()
-"""A file's lock is its process's; the threads of one are kept apart by this."""
+"""A file lock belongs to the whole process; this lock separates the threads of this process."""
 
 
 class StudyStorage:
     """The storage of one study's trials.
 
     Args:
-        folder: The study's folder, which all workers see.
-        url: `sqlite:///…` or `postgresql://…`; `None`: a journal in the folder.
+        folder: The study's folder, which all workers must be able to access.
+        url: `sqlite:///…` or `postgresql://…`; `None` is a journal in the folder.
 
     Raises:
-        SweepError: If it cannot be opened.
+        SweepError: If the storage cannot be opened.
     """
 
     def __init__(self, folder: Path, url: str | None) -> None:
@@ -49,35 +49,35 @@ class StudyStorage:
             from optuna.storages.journal import JournalFileBackend
 
             path = self._folder / JOURNAL_FILE
-            lock: Any = _JournalLock(path)  # not of Optuna's class, which would have to be imported with this file
+            lock: Any = _JournalLock(path)  # no subclass of Optuna's, which this file would have to import
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         try:
-            # Workers of one machine write to one file, and wait for each other.
-            waiting = {"connect_args": {"timeout": 60}} if not self._is_served else None
-            # Who comes first makes the tables; two who did would each find the other's half.
+            # The workers of one machine write to one SQLite file and wait for each other.
+            engine_options = {"connect_args": {"timeout": 60}} if not self._is_postgresql else None
+            # The first worker creates the tables; a second one that created them at the same time would fail.
             with self._first_lock():
-                return optuna.storages.RDBStorage(url_of_driver(self._url), engine_kwargs=waiting)
+                return optuna.storages.RDBStorage(url_of_driver(self._url), engine_kwargs=engine_options)
         except Exception as error:
             fact = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SweepError(
-                f"A study's storage must open, but {without_password(self._url)} does not: {fact}"
+                f"A study's storage must be accessible, but {without_password(self._url)} is not: {fact}"
             ) from error
 
     def close(self) -> None:
-        """Let go of a database's connections; a journal has none."""
+        """Close the connections to a database; a journal has none."""
         if self._url is not None:
             self.trials.remove_session()
             self.trials.engine.dispose()
 
     @property
-    def _is_served(self) -> bool:
-        """Whether a server keeps the trials, which then has the locks, too."""
+    def _is_postgresql(self) -> bool:
+        """Whether a PostgreSQL server stores the trials, which then provides the lock too."""
         return self._url is not None and self._url.startswith("postgresql")
 
     @contextmanager
     def _first_lock(self) -> Iterator[None]:
-        """The lock before there is a storage."""
-        if not self._is_served:
+        """The lock before the storage is open."""
+        if not self._is_postgresql:
             with self._file_lock:
                 yield
             return
@@ -90,9 +90,9 @@ class StudyStorage:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other worker from deciding; whoever dies, however it does, lets go."""
+        """Exclude all other workers from the block; the lock is released if this process dies."""
         with _HERE:
-            if self._is_served:
+            if self._is_postgresql:
                 with self._server_lock(self.trials.engine):
                     yield
             else:
@@ -103,9 +103,9 @@ class StudyStorage:
     def _server_lock(self, engine: "Engine") -> Iterator[None]:
         import sqlalchemy
 
-        # The same number on every machine; the server lets go when the connection ends.
+        # The number is the same on every machine. The server releases the lock when the connection ends.
         number = int.from_bytes(hashlib.sha256(self._folder.resolve().name.encode()).digest()[:7])
-        # No transaction: one that is open for as long as a lock is held would keep the server from tidying up.
+        # Without a transaction: one that stays open while the lock is held would keep the server from vacuuming.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:number)"), {"number": number})
             try:
@@ -115,13 +115,13 @@ class StudyStorage:
 
 
 class _JournalLock:
-    """What Optuna holds while it adds to a journal.
+    """The lock that Optuna holds while it appends to a journal.
 
-    Optuna's own is a file that a killed worker leaves behind, and everybody else then waits for half a minute. What
-    that worker was writing is cut off, as the next line would be appended to it.
+    Optuna's own lock is a file that a killed worker leaves behind, after which all others wait for half a minute. A
+    line that a killed worker did not finish is cut off, since the next line would be appended to it.
 
     Args:
-        path: The journal.
+        path: The journal file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,23 +135,23 @@ class _JournalLock:
         return True
 
     def release(self) -> None:
-        """Let go."""
-        self._lock.release()
+        """Release the lock."""
+        self._lock.__exit__()
 
 
 def url_of_driver(url: str) -> str:
-    """A URL of PostgreSQL with the driver that the extra `[postgres]` installs."""
+    """A PostgreSQL URL with the driver that the extra `[postgres]` installs."""
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 def absolute_url(url: str | None) -> str | None:
-    """A URL that means the same from every working directory."""
+    """The URL with an absolute path, so that it means the same in every working directory."""
     scheme, mark, path = (url or "").partition("sqlite:///")
     return url if not mark or scheme else f"{mark}{Path(path).absolute()}"
 
 
 def without_password(url: str) -> str:
-    """A URL that may be shown."""
+    """The URL with its password replaced by `***`, to be shown."""
     shown = re.sub(r"([?&]password=)[^&]*", r"\1***", url)
     before, at, behind = shown.rpartition("@")
     scheme, slashes, login = before.partition("://")

@@ -1,34 +1,38 @@
-"""What a sweep asks, whole and frozen: `study.yaml` in the study's folder.
+"""The specification of one study, kept in `study.yaml` in the study's folder.
 
-In: settings and search spaces, read once when the study begins. Out: `StudySpec`, the same for every worker that joins
-it, on whatever machine and however much later. What it leaves open are the points, which the sampler chooses.
+In: the sweeper's settings and the parsed search spaces, once, when the study is created. Out: `StudySpec`, which every
+worker reads, on any machine and at any later time. It fixes everything except the points, which the sampler chooses.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.search_space import SearchSpace
+from ptl_prefix.sweeping.sweeper_settings import StudySettings
 
 STUDY_FILE = "study.yaml"
-
 SCHEMA_VERSION = 1
-Direction = Literal["minimize", "maximize"]
+
+_IN_FILE = {"n_jobs": "workers"}
+_BUDGET_IN_FILE = {"n_trials": "trials", "budget_s": "seconds", "budget_tokens": "tokens"}
+_CONFIRMATION_IN_FILE = {"confirm_top_k": "top_k", "confirm_seeds": "seeds"}
+"""Settings whose key in `study.yaml` differs from the setting's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One of the things that are searched side by side, each with the whole budget: a method, for instance.
+    """One of several search spaces that are searched side by side, for example one per method.
 
     Args:
-        name: Empty if it is the only one.
-        overrides: What all of its trials have, beside the spec's own.
-        space: What they differ in.
+        name: Name of the arm; empty if it is the only one.
+        overrides: Overrides that all trials of the arm share, in addition to the study's own.
+        space: The arm's search space.
     """
 
     name: str
@@ -37,56 +41,16 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What each arm may spend. The first limit that is reached ends its search.
+class StudySpec(StudySettings):
+    """The specification of one study: its settings, and the following.
 
     Args:
-        trials: Trials that finish or are pruned.
-        seconds: Seconds of training, added up.
-        tokens: Tokens trained on, added up.
-    """
-
-    trials: int | None
-    seconds: float | None = None
-    tokens: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confirmation:
-    """The best of each arm again, on seeds that the search has not seen.
-
-    Args:
-        top_k: How many of each arm.
-        seeds: The same for all.
-    """
-
-    top_k: int
-    seeds: Sequence[int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudySpec:
-    """One study.
-
-    Args:
-        name: The study's.
-        token: A random part, which tells this study's runs from those of an earlier one of its name.
-        config_name: The primary config of its trials.
-        overrides: What all trials have.
-        arms: At least one.
-        direction: Which way the objective is better.
-        objective: A key of a record's metrics.
-        budget: Of each arm.
-        confirmation: What follows the search; `None`: nothing.
-        sampler: The node of its settings, with `_target_`.
-        pruner: Likewise.
-        max_failure_rate: The share of an arm's trials that may fail before its search is given up.
-        workers: How many run at once on a machine.
-        threads: CPU threads of each; `None`: the machine's, divided.
-        devices: Accelerators, handed to workers in turn; empty: none are handed out.
-        warm: Whether trials begin as copies of a process that has imported everything.
-        reuse: Whether a result that is known already is taken over.
-        code: The fingerprint of the code it was begun with.
+        name: Name of the study.
+        token: Random part of the trials' run ids, which distinguishes them from those of an earlier study of the name.
+        config_name: Primary config of the trials.
+        overrides: Overrides that all trials share.
+        arms: Search spaces; at least one.
+        code: Fingerprint of the code with which the study was created.
     """
 
     name: str
@@ -94,18 +58,6 @@ class StudySpec:
     config_name: str
     overrides: Sequence[str]
     arms: Sequence[Arm]
-    direction: Direction
-    objective: str
-    budget: Budget
-    confirmation: Confirmation | None
-    sampler: Mapping[str, Any]
-    pruner: Mapping[str, Any]
-    max_failure_rate: float
-    workers: int
-    threads: int | None
-    devices: Sequence[int]
-    warm: bool
-    reuse: bool
     code: str
 
     def arm(self, name: str) -> Arm:
@@ -114,61 +66,84 @@ class StudySpec:
 
     @property
     def sign(self) -> int:
-        """What makes a value less when it is better."""
+        """The factor by which a better objective becomes a smaller number."""
         return 1 if self.direction == "minimize" else -1
 
     @property
-    def most_confirmed(self) -> int:
-        """Trials of the confirmation, at most: fewer where an arm has found fewer than are to be confirmed."""
-        if self.confirmation is None:
-            return 0
-        return len(self.arms) * self.confirmation.top_k * len(self.confirmation.seeds)
+    def max_confirmations(self) -> int:
+        """The most trials that the confirmation can have; fewer where an arm finds fewer than `confirm_top_k`."""
+        return len(self.arms) * self.confirm_top_k * len(self.confirm_seeds)
 
-    def trials_of(self, arm: Arm) -> int | None:
-        """The most trials that an arm can have: its budget, or every point there is."""
-        limits = [limit for limit in (self.budget.trials, arm.space.size) if limit is not None]
+    def max_trials(self, arm: Arm) -> int | None:
+        """The most trials that an arm can have: `n_trials`, or the size of its space; `None` without a limit."""
+        limits = [limit for limit in (self.n_trials, arm.space.size) if limit is not None]
         return min(limits) if limits else None
 
-    def write(self, folder: Path) -> None:
-        """Keep it in the study's folder, whole or not at all."""
-        document = {
+    def resumed_as(self, given: "StudySpec") -> tuple["StudySpec", list[str]]:
+        """This study with the changeable settings of another specification of it.
+
+        Returns:
+            The specification to resume with, and the keys of `study.yaml` in which the two still differ.
+        """
+        resumed = replace(self, **given.changeable_settings())
+        ours, theirs = resumed.as_document(), given.as_document()
+        return resumed, [key for key in ours if key not in ("token", "code") and ours[key] != theirs[key]]
+
+    def as_document(self) -> dict[str, Any]:
+        """The content of `study.yaml`."""
+        settings = {key: list(one) if isinstance(one, tuple) else one for key, one in self.study_settings().items()}
+        budget = {key: settings.pop(name) for name, key in _BUDGET_IN_FILE.items()}
+        confirmation = {key: settings.pop(name) for name, key in _CONFIRMATION_IN_FILE.items()}
+        return {
             "schema_version": SCHEMA_VERSION,
-            **{key: value for key, value in vars(self).items() if key not in ("arms", "budget", "confirmation")},
-            "budget": vars(self.budget),
-            "confirmation": None if self.confirmation is None else vars(self.confirmation),
+            "name": self.name,
+            "token": self.token,
+            "config_name": self.config_name,
+            "overrides": list(self.overrides),
+            **{_IN_FILE.get(name, name): value for name, value in settings.items()},
+            "code": self.code,
+            "budget": budget,
+            "confirmation": confirmation if self.confirm_top_k else None,
             "arms": [
                 {"name": arm.name, "overrides": list(arm.overrides), "space": arm.space.as_document()}
                 for arm in self.arms
             ],
         }
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in document.items()}
-        write_atomically(folder / STUDY_FILE, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+    def write(self, folder: Path) -> None:
+        """Write `study.yaml` into the study's folder, whole or not at all."""
+        text = yaml.safe_dump(self.as_document(), sort_keys=False, allow_unicode=True)
+        write_atomically(folder / STUDY_FILE, text)
 
     @classmethod
     def read(cls, folder: Path) -> "StudySpec":
-        """The spec of a study that has begun.
+        """The specification of an existing study.
 
         Raises:
-            SweepError: If there is none, or it cannot be read.
+            SweepError: If the folder has no `study.yaml`, or one that cannot be read.
         """
         path = folder / STUDY_FILE
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-            version = document.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise ValueError(f"it has version {version}, and this package reads {SCHEMA_VERSION}")
-            arms = [
-                Arm(name=arm["name"], overrides=arm["overrides"], space=SearchSpace.from_document(arm["space"]))
-                for arm in document.pop("arms")
-            ]
-            confirmation = document.pop("confirmation")
-            return cls(
-                arms=arms,
-                budget=Budget(**document.pop("budget")),
-                confirmation=None if confirmation is None else Confirmation(**confirmation),
-                **document,
-            )
+            return _from_document(yaml.safe_load(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise SweepError(f"A study must be a folder with {STUDY_FILE}, but {folder} has none.") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-            raise SweepError(f"A study's spec must be readable, but {path} is not: {error}") from error
+            raise SweepError(f"A study's {STUDY_FILE} must be readable, but {path} is not: {error}") from error
+
+
+def _from_document(document: dict[str, Any]) -> StudySpec:
+    version = document.pop("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"it has version {version}, and this package reads {SCHEMA_VERSION}")
+    arms = [
+        Arm(name=arm["name"], overrides=arm["overrides"], space=SearchSpace.from_document(arm["space"]))
+        for arm in document.pop("arms")
+    ]
+    budget = _named(document.pop("budget"), _BUDGET_IN_FILE)
+    confirmation = document.pop("confirmation") or {"top_k": 0, "seeds": []}
+    renamed = {name: document.pop(key) for name, key in _IN_FILE.items()}
+    return StudySpec(arms=arms, **budget, **_named(confirmation, _CONFIRMATION_IN_FILE), **renamed, **document)
+
+
+def _named(values: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    return {name: values[key] for name, key in keys.items()}

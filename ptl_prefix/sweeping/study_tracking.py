@@ -1,7 +1,7 @@
-"""A study as one run of its own, beside those of its trials, for whoever looks at W&B.
+"""Logs a finished study to W&B as a run of its own, beside the runs of its trials.
 
-In: what is written down of a study. Out: the same stream of events as a training's, with one event: all trials as a
-table. It is told when a study ends, and again, in its place, when one that was extended does.
+In: a study's trials. Out: a stream of events like a training's, with one table of all trials. A study that is extended
+later logs again, to the same run.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from typing import Any
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.sweeping.scheduler import Scheduler
+from ptl_prefix.sweeping.study_spec import StudySpec
 from ptl_prefix.sweeping.trial import Trial
 from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream, RunFacts
@@ -19,63 +20,62 @@ _NOTES = ("parameters_trained", "parameters_stored", "train_s", "tokens", "failu
 
 
 @contextmanager
-def told(scheduler: Scheduler, tracking: Tracking, say: Callable[[str], None]) -> Iterator[None]:
-    """Every sink is told of a study's trials, and has heard it at the end of the block.
+def log_study(scheduler: Scheduler, tracking: Tracking, notify: Callable[[str], None]) -> Iterator[None]:
+    """Log a study's trials while the block runs; at its end every logger has received them.
 
     Args:
-        scheduler: Of the study.
-        tracking: Who is told, besides the disk.
-        say: Told in a sentence where it is.
+        scheduler: The study's scheduler.
+        tracking: The loggers besides the run folder.
+        notify: Called with a status line, for example with the address of the run.
     """
-    spec, folder = scheduler.spec, RunFolder(scheduler.store.folder)
+    spec = scheduler.spec
     facts = RunFacts(
         run_id=f"{spec.name}-{spec.token}",
-        folder=folder,
-        config=_config(scheduler),
+        folder=RunFolder(scheduler.folder),
+        config=_config(spec),
         resumed_step=None,
-        notify=say,
+        say=notify,
         request_stop=lambda: None,
     )
-    columns, rows = table(scheduler)
-    events = EventStream(DiskSink(), tracking.sinks(), say, tracking.close_timeout_s)
+    columns, rows = trial_table(scheduler)
+    events = EventStream(DiskSink(), tracking.sinks(), notify, tracking.patience_s)
     try:
         events.open(facts)
         events.write("trials", step=len(rows), columns=columns, rows=rows)
-        events.write("finished", step=len(rows), **_best(scheduler))
+        events.write("finished", step=len(rows), **_best_values(scheduler))
         yield
     finally:
         events.close(0)
 
 
-def table(scheduler: Scheduler) -> tuple[list[str], list[list[Any]]]:
-    """Every trial that is one: names of columns, and a row each."""
-    trials = [trial for trial in scheduler.all_trials() if trial.state != "set aside"]
-    keys = list(dict.fromkeys(key for trial in trials for key in trial.frozen.params))
+def trial_table(scheduler: Scheduler) -> tuple[list[str], list[list[Any]]]:
+    """The names of the columns, and a row for each trial that was not discarded."""
+    trials = [trial for trial in scheduler.all_trials() if trial.state != "discarded"]
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
     columns = ["trial", "arm", "state", *keys, scheduler.spec.objective, *_NOTES]
     return columns, [_row(trial, keys) for trial in trials]
 
 
 def _row(trial: Trial, keys: list[str]) -> list[Any]:
-    values = [trial.frozen.params.get(key) for key in keys]
+    values = [trial.params.get(key) for key in keys]
     return [trial.number, trial.arm, trial.state, *values, trial.value, *(trial.notes.get(note) for note in _NOTES)]
 
 
-def _config(scheduler: Scheduler) -> dict[str, Any]:
-    spec = scheduler.spec
+def _config(spec: StudySpec) -> dict[str, Any]:
     return {
         "study": spec.name,
         "direction": spec.direction,
         "objective": spec.objective,
         "sampler": spec.sampler,
         "pruner": spec.pruner,
-        "budget": vars(spec.budget),
+        "budget": spec.as_document()["budget"],
         "overrides": list(spec.overrides),
         "arms": {arm.name: arm.space.as_document() for arm in spec.arms},
     }
 
 
-def _best(scheduler: Scheduler) -> dict[str, float]:
-    """The best value of each arm."""
-    found = {arm.name: scheduler.store.best(arm.name) for arm in scheduler.spec.arms}
+def _best_values(scheduler: Scheduler) -> dict[str, float]:
+    """The best objective of each arm, by metric name."""
+    best = {arm.name: scheduler.best(arm.name) for arm in scheduler.spec.arms}
     name = scheduler.spec.objective
-    return {f"{arm}/{name}" if arm else name: best[0].value or 0.0 for arm, best in found.items() if best}
+    return {f"{arm}/{name}" if arm else name: trials[0].value or 0.0 for arm, trials in best.items() if trials}

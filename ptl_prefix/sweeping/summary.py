@@ -1,6 +1,6 @@
-"""What a study has come to: counted, ordered and put into a few numbers, for whoever shows it.
+"""Summarises a study for those who show it: counts, best trials, failures, importance.
 
-In: a scheduler. Out: `Summary`. Nothing is decided here, and nothing is changed.
+In: a study's scheduler. Out: `Summary`. It decides nothing and writes nothing.
 """
 
 import math
@@ -12,19 +12,20 @@ from dataclasses import dataclass
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.sweeping.scheduler import Scheduler
+from ptl_prefix.sweeping.stopping_rules import failure_reason
 from ptl_prefix.sweeping.study_spec import Arm
 from ptl_prefix.sweeping.trial import State, Trial, best_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confirmed:
-    """One of the best, on the seeds of the confirmation.
+class ConfirmedTrial:
+    """One of the best trials, trained again on the seeds of the confirmation.
 
     Args:
-        candidate: `arm/number` of the trial that found it.
-        values: One for each seed that has finished.
-        mean: Of those.
-        deviation: Their standard deviation; `None` of a single one.
+        candidate: `arm/number` of the trial in the search.
+        values: Objective of each seed that has finished.
+        mean: Mean of `values`.
+        deviation: Standard deviation of `values`; `None` for a single one.
     """
 
     candidate: str
@@ -35,99 +36,103 @@ class Confirmed:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmSummary:
-    """One arm.
+    """The state of one arm.
 
     Args:
-        name: Empty if it is the only one.
-        wanted: Trials that it shall have; `None` if its budget is no number of trials.
-        states: How many trials are in which state.
-        best: The best finished ones, the best first.
-        failures: How many failed of which kind.
-        surrender: Why its search was given up, if it was.
-        importance: Of each key for the objective, adding up to 1; empty before there is enough to tell.
-        train_s: Seconds of training.
-        tokens: Tokens trained on.
+        name: Name of the arm; empty if it is the only one.
+        num_planned: Trials that the arm will have; `None` if its budget is not a number of trials.
+        states: Number of trials in each state.
+        best: Up to ten finished trials, the best first.
+        failures: Number of failed trials of each failure type.
+        failure_reason: Why failures ended the search; `None` if they did not.
+        importance: Importance of each searched key for the objective, summing to 1; empty with too few trials.
+        train_s: Seconds of training, without reused results.
+        tokens: Training tokens, without reused results.
     """
 
     name: str
-    wanted: int | None
+    num_planned: int | None
     states: Counter[State]
     best: Sequence[Trial]
     failures: Counter[str]
-    surrender: str | None
+    failure_reason: str | None
     importance: dict[str, float]
     train_s: float
     tokens: float
 
     @property
     def num_done(self) -> int:
-        """Trials that count."""
+        """The number of trials that finished or were pruned."""
         return self.states["finished"] + self.states["pruned"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A whole study.
+    """The state of a study.
 
     Args:
-        arms: In the order of the spec, the confirmation's last.
-        confirmed: The confirmed ones, the best first.
-        reused: Trials whose result was known.
-        to_confirm: Trials at most that follow when the search has ended; then they are an arm.
+        arms: The arms in the order of the specification, the confirmation last.
+        confirmed: The confirmed trials, the best first.
+        num_reused: Trials whose result was reused from an earlier run.
+        max_confirmations: The most trials that will confirm the best; 0 once the confirmation is an arm.
     """
 
     arms: Sequence[ArmSummary]
-    confirmed: Sequence[Confirmed]
-    reused: int
-    to_confirm: int
+    confirmed: Sequence[ConfirmedTrial]
+    num_reused: int
+    max_confirmations: int
 
 
 def summarize(scheduler: Scheduler, *, with_importance: bool = False) -> Summary:
-    """What a study has come to by now.
+    """Summarise a study.
 
     Args:
-        scheduler: Of the study.
-        with_importance: Whether the keys' importance is computed, which takes a moment.
+        scheduler: The study's scheduler.
+        with_importance: Whether to compute the importance of the searched keys, which takes a moment.
     """
-    confirming = scheduler.confirming()
-    arms = [*scheduler.spec.arms, *confirming]
-    parts = []
-    trials_of = {arm.name: scheduler.store.trials(arm.name) for arm in arms}
-    for arm in arms:
-        trials = trials_of[arm.name]
-        failed = [trial for trial in trials if trial.state == "failed"]
-        parts.append(
-            ArmSummary(
-                name=arm.name,
-                wanted=arm.space.size if arm.name == CONFIRM else scheduler.spec.trials_of(arm),
-                states=Counter(trial.state for trial in trials),
-                best=best_of(trials, scheduler.spec.sign)[:10],
-                failures=Counter(str(trial.notes.get("failure")) for trial in failed),
-                surrender=scheduler.surrender(arm, trials),
-                importance=_importance(scheduler, arm) if with_importance and arm.name != CONFIRM else {},
-                train_s=sum(trial.train_s for trial in trials if "reused_from" not in trial.notes),
-                tokens=sum(trial.tokens for trial in trials if "reused_from" not in trial.notes),
-            )
-        )
-    reused = sum("reused_from" in trial.notes for trials in trials_of.values() for trial in trials)
-    confirmed = _confirmed(trials_of[CONFIRM], scheduler.spec.sign) if confirming else []
-    to_confirm = scheduler.spec.most_confirmed if scheduler.is_searching else 0
-    return Summary(arms=parts, confirmed=confirmed, reused=reused, to_confirm=to_confirm)
+    spec, confirmation = scheduler.spec, scheduler.confirmation_arms()
+    trials = {arm.name: scheduler.trials(arm.name) for arm in (*spec.arms, *confirmation)}
+    arms = [
+        _summarize_arm(scheduler, arm, trials[arm.name], with_importance=with_importance)
+        for arm in (*spec.arms, *confirmation)
+    ]
+    return Summary(
+        arms=arms,
+        confirmed=_confirmed(trials[CONFIRM], spec.sign) if confirmation else [],
+        num_reused=sum("reused_from" in trial.notes for of_arm in trials.values() for trial in of_arm),
+        max_confirmations=spec.max_confirmations if scheduler.is_searching else 0,
+    )
+
+
+def _summarize_arm(scheduler: Scheduler, arm: Arm, trials: Sequence[Trial], *, with_importance: bool) -> ArmSummary:
+    spec, is_search = scheduler.spec, arm.name != CONFIRM
+    trained = [trial for trial in trials if "reused_from" not in trial.notes]
+    return ArmSummary(
+        name=arm.name,
+        num_planned=spec.max_trials(arm) if is_search else arm.space.size,
+        states=Counter(trial.state for trial in trials),
+        best=best_of(trials, spec.sign)[:10],
+        failures=Counter(str(trial.notes.get("failure")) for trial in trials if trial.state == "failed"),
+        failure_reason=failure_reason(spec, arm, trials),
+        importance=_importance(scheduler, arm) if with_importance and is_search else {},
+        train_s=sum(trial.train_s for trial in trained),
+        tokens=sum(trial.tokens for trial in trained),
+    )
 
 
 def best_of_arms(summary: Summary, sign: int) -> list[Trial]:
-    """The best of each arm, the best first."""
-    found = [arm.best[0] for arm in summary.arms if arm.best and arm.name != CONFIRM]
-    return sorted(found, key=lambda trial: sign * (trial.value or 0.0))
+    """The best trial of each arm, the best first."""
+    best = [arm.best[0] for arm in summary.arms if arm.best and arm.name != CONFIRM]
+    return sorted(best, key=lambda trial: sign * (trial.value or 0.0))
 
 
-def _confirmed(trials: Sequence[Trial], sign: int) -> list[Confirmed]:
+def _confirmed(trials: Sequence[Trial], sign: int) -> list[ConfirmedTrial]:
     values: dict[str, list[float]] = {}
     for trial in trials:
         if trial.state == "finished" and trial.value is not None:
-            values.setdefault(str(trial.frozen.params["candidate"]), []).append(trial.value)
-    found = [
-        Confirmed(
+            values.setdefault(str(trial.params["candidate"]), []).append(trial.value)
+    confirmed = [
+        ConfirmedTrial(
             candidate=candidate,
             values=of_seeds,
             mean=statistics.fmean(of_seeds),
@@ -135,24 +140,24 @@ def _confirmed(trials: Sequence[Trial], sign: int) -> list[Confirmed]:
         )
         for candidate, of_seeds in values.items()
     ]
-    return sorted(found, key=lambda one: sign * one.mean)
+    return sorted(confirmed, key=lambda one: sign * one.mean)
 
 
 def _importance(scheduler: Scheduler, arm: Arm) -> dict[str, float]:
-    """PED-ANOVA (Watanabe et al., 2023), which needs neither a forest nor the pruned trials' ends."""
+    """PED-ANOVA (Watanabe et al., 2023), which needs neither a forest nor the final values of pruned trials."""
     if len(arm.space.dimensions) < 2:
-        return {}  # of one key it would be all
+        return {}  # the importance of a single key is always 1
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator
 
-    study = scheduler.store.study(arm.name)
+    study = scheduler.optuna_study(arm.name)
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(finished) < 4 or len({trial.value for trial in finished}) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-        except (ValueError, RuntimeError):  # every trial has the same value of each key
+            importance = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        except (ValueError, RuntimeError):  # each key has the same value in every trial
             return {}
-    return {} if any(math.isnan(share) for share in found.values()) else dict(found)
+    return {} if any(math.isnan(share) for share in importance.values()) else dict(importance)

@@ -1,85 +1,95 @@
-"""The settings of a sweep: `hydra.sweeper`, with the keys that the stock plugin has, and some more."""
+"""The settings of a sweep: every key of `hydra.sweeper`, with its type, range and meaning.
+
+In: the values of `conf/hydra/sweeper/optuna.yaml`, which holds the defaults. Out: `SweeperSettings`. The part that
+describes the study itself is `StudySettings`, which `StudySpec` inherits and keeps in `study.yaml`.
+"""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from ptl_prefix.artifacts.run_folder import is_name
-from ptl_prefix.settings import settings_from
+from ptl_prefix.artifacts.run_folder import CONFIRM, is_name
 from ptl_prefix.sweeping.storage import without_password
-from ptl_prefix.sweeping.study_spec import Direction
 
 Count = Annotated[int, Ge(1)]
+Direction = Literal["minimize", "maximize"]
+
+_MAY_CHANGE = {"may_change": True}
+"""Marks the settings with which an existing study may be resumed although it was created with other values."""
 
 
-class SweeperSettings:
-    """See `conf/hydra/sweeper/optuna.yaml`, which says what each key is.
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """The settings that a study keeps.
 
     Args:
-        direction: Which way the objective is better.
-        objective: A key of a record's metrics.
-        n_trials: Of each arm.
-        budget_s: Seconds of training of each arm.
-        budget_tokens: Tokens of each arm.
-        n_jobs: Trials at once on a machine.
-        threads: CPU threads of each.
-        devices: Accelerators.
-        study_name: The study's.
-        storage: Where trials are written down.
-        max_failure_rate: Of each arm's trials.
-        params: What is searched.
-        arms: What is searched side by side.
-        confirm_top_k: How many of each arm are confirmed.
-        confirm_seeds: On which seeds.
-        sampler: Which points.
-        pruner: When to give up.
-        warm: Whether trials start as copies.
-        reuse: Whether known results are taken over.
+        direction: Whether the objective is minimized or maximized.
+        objective: Key of the searched metric in a run's record, such as `val/loss`.
+        sampler: Config node of the sampler, with its `_target_`.
+        pruner: Config node of the pruner, with its `_target_`.
+        max_failure_rate: Fraction of an arm's trials that may fail before its search stops.
+        n_jobs: Trials that run at once on one machine.
+        threads: CPU threads of each trial; `None` divides the machine's cores among the trials that run at once.
+        devices: Accelerators that the workers take in turn; an empty list assigns none.
+        warm: Whether trials are forked from a process that has imported everything.
+        reuse: Whether an existing result of the same config, code and data replaces a training.
+        n_trials: Trials of each arm that finish or are pruned; `None` sets no limit.
+        budget_s: Seconds of training of each arm, summed over its trials; `None` sets no limit.
+        budget_tokens: Training tokens of each arm, summed over its trials; `None` sets no limit.
+        confirm_top_k: Best trials of each arm that are trained again on every one of `confirm_seeds`.
+        confirm_seeds: Seeds of these trainings, which the search has not used.
     """
 
-    @settings_from("hydra/sweeper/optuna")
-    def __init__(
-        self,
-        *,
-        direction: Direction,
-        objective: str,
-        n_trials: Count | None,
-        budget_s: Annotated[float, Gt(0)] | None,
-        budget_tokens: Annotated[float, Gt(0)] | None,
-        n_jobs: Count,
-        threads: Count | None,
-        devices: Sequence[Annotated[int, Ge(0)]],
-        study_name: str | None,
-        storage: str | None,
-        max_failure_rate: Annotated[float, Ge(0), Le(1)],
-        params: Mapping[str, Any],
-        arms: Mapping[str, Any],
-        confirm_top_k: Annotated[int, Ge(0)],
-        confirm_seeds: Sequence[Annotated[int, Ge(0)]],
-        sampler: Any,
-        pruner: Any,
-        warm: bool,
-        reuse: bool,
-    ) -> None:
-        self.direction: Direction = direction
-        self.objective = objective
-        self.n_trials, self.budget_s, self.budget_tokens = n_trials, budget_s, budget_tokens
-        self.n_jobs, self.threads, self.devices = n_jobs, threads, devices
-        self.study_name, self.storage = study_name, storage
-        self.max_failure_rate = max_failure_rate
-        self.params, self.arms = params, arms
-        self.confirm_top_k, self.confirm_seeds = confirm_top_k, confirm_seeds
-        self.sampler, self.pruner = sampler, pruner
-        self.warm, self.reuse = warm, reuse
+    direction: Direction
+    objective: str
+    sampler: Any
+    pruner: Any
+    max_failure_rate: Annotated[float, Ge(0), Le(1)] = field(metadata=_MAY_CHANGE)
+    n_jobs: Count = field(metadata=_MAY_CHANGE)
+    threads: Count | None = field(metadata=_MAY_CHANGE)
+    devices: Sequence[Annotated[int, Ge(0)]] = field(metadata=_MAY_CHANGE)
+    warm: bool = field(metadata=_MAY_CHANGE)
+    reuse: bool = field(metadata=_MAY_CHANGE)
+    n_trials: Count | None = field(metadata=_MAY_CHANGE)
+    budget_s: Annotated[float, Gt(0)] | None = field(metadata=_MAY_CHANGE)
+    budget_tokens: Annotated[float, Gt(0)] | None = field(metadata=_MAY_CHANGE)
+    confirm_top_k: Annotated[int, Ge(0)]
+    confirm_seeds: Sequence[Annotated[int, Ge(0)]]
+
+    def study_settings(self) -> dict[str, Any]:
+        """The settings of this class by name, without those of a subclass."""
+        return {one.name: getattr(self, one.name) for one in fields(StudySettings)}
+
+    def changeable_settings(self) -> dict[str, Any]:
+        """The settings that may differ when a study is resumed."""
+        return {one.name: getattr(self, one.name) for one in fields(StudySettings) if "may_change" in one.metadata}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweeperSettings(StudySettings):
+    """All settings of `hydra.sweeper`.
+
+    Args:
+        study_name: Name of the study and of its folder in `outputs/sweeps/`; `None` uses the current time.
+        storage: URL of the database that holds the trials; `None` is a journal in the study's folder.
+        params: Search space: `choice(...)`, `interval(...)`, `range(...)` or `tag(log, ...)` for each config key.
+        arms: Search spaces that are searched side by side: `{overrides: [...], params: {...}}` by arm name.
+    """
+
+    study_name: str | None
+    storage: str | None
+    params: Mapping[str, Any]
+    arms: Mapping[str, Any]
 
     def problems(self) -> list[str]:
-        """What no single setting shows."""
+        """What is wrong beyond the type and range of each setting, one sentence each."""
         problems = []
         if self.study_name is not None and not is_name(self.study_name):
             problems.append(
-                f"`hydra.sweeper.study_name` must be a folder's name of the characters A-Z a-z 0-9 . _ -, "
+                f"`hydra.sweeper.study_name` must be a folder name of the characters A-Z a-z 0-9 . _ -, "
                 f"but is {self.study_name!r}."
             )
         scheme = (self.storage or "sqlite:").partition(":")[0]
@@ -89,22 +99,30 @@ class SweeperSettings:
                 f"{without_password(str(self.storage))!r}."
             )
         if scheme == "postgresql" and importlib.util.find_spec("psycopg") is None:
-            problems.append("PostgreSQL needs psycopg, which is not installed; run pip install 'ptl-prefix[postgres]'.")
+            problems.append(
+                "`hydra.sweeper.storage` is a PostgreSQL URL, which needs psycopg, but psycopg is not installed; "
+                "run pip install 'ptl-prefix[postgres]'."
+            )
         for name, arm in self.arms.items():
             problems += _arm_problems(name, arm)
         if self.arms and self.params:
-            problems.append("`hydra.sweeper.params` must be empty beside `arms`, which have params of their own.")
+            problems.append(
+                "`hydra.sweeper.params` must be empty where `arms` are given, since each arm has its own `params`."
+            )
         if self.confirm_top_k and not self.confirm_seeds:
-            problems.append("`hydra.sweeper.confirm_seeds` must name at least one seed for `confirm_top_k`.")
+            problems.append(
+                f"`hydra.sweeper.confirm_seeds` must hold at least one seed where `confirm_top_k` is above 0, but "
+                f"`confirm_top_k` is {self.confirm_top_k}."
+            )
         return problems
 
 
 def _arm_problems(name: str, arm: Any) -> list[str]:
     where = f"`hydra.sweeper.arms.{name}`"
-    if not is_name(name) or name == "confirm":
-        return [f"{where} must have a name that can be a folder's, and not be `confirm`."]
+    if not is_name(name) or name == CONFIRM:
+        return [f"{where} must be named like a folder, and not `{CONFIRM}`."]
     if not isinstance(arm, Mapping) or set(arm) - {"overrides", "params"}:
         return [f"{where} must be {{overrides: [...], params: {{...}}}}, but is {arm!r}."]
     if not all(isinstance(text, str) for text in arm.get("overrides") or []):
-        return [f"{where}.overrides must be a list of key=value."]
+        return [f"`hydra.sweeper.arms.{name}.overrides` must be a list of key=value, but is {arm['overrides']!r}."]
     return []

@@ -1,7 +1,7 @@
-"""A study's trials as they are written down: one vocabulary for those who decide, show and report.
+"""One trial of a study, as it was when it was read.
 
-In: Optuna's trials. Out: `Trial`, what one is and what has become of it. Optuna's five states are not enough: a trial
-that runs, one that waits for its promotion and one whose worker died are all RUNNING there.
+In: a trial of Optuna's. Out: `Trial`, a frozen snapshot of plain values. Optuna's states are refined: a trial that
+runs, one that waits for a promotion and one whose worker died are all RUNNING there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,114 +14,129 @@ from ptl_prefix.sweeping.liveness import is_alive
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-State = Literal["running", "paused", "interrupted", "finished", "pruned", "failed", "set aside"]
-"""interrupted: its worker is gone, or was stopped; it will be gone on with. set aside: a point that was asked twice, or
-of which a killed worker had not even written down the point. Such a trial is none."""
+State = Literal["running", "paused", "interrupted", "finished", "pruned", "failed", "discarded"]
+"""`interrupted`: the trial's worker died or was stopped, and the trial will be resumed. `discarded`: the trial repeats
+the point of another one, or its worker died before it stored the point; such a trial counts nowhere."""
 
 FAILURES = {
-    "not a number": "a loss or gradient was not finite",
-    "out of memory": "the device's memory, or the process's",
-    "killed": "its process was ended from outside, and again when it was tried again",
-    "config": "its settings clash",
-    "no objective": "it ended well, but without the number that is searched",
-    "crash": "an exception",
+    "non-finite loss": "a loss or gradient was NaN or infinite",
+    "out of memory": "the device or the machine ran out of memory",
+    "killed": "its process was killed, and killed again when it was retried",
+    "config": "its settings contradict each other",
+    "no objective": "it finished, but its record does not have the objective",
+    "crash": "it raised an exception",
 }
-"""The kinds of failures, which are told apart."""
+"""The types of failures, and what each means."""
+
+_FAILURES_RENAMED = {"not a number": "non-finite loss"}
+"""Failure types of studies that were created by an earlier version."""
+_RUNG = "rung_"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial.
+    """A snapshot of one trial.
 
     Args:
-        arm: The arm it belongs to.
-        frozen: As Optuna has it.
+        arm: Name of the trial's arm.
+        number: Number of the trial in its arm.
+        trial_id: Optuna's id of the trial in the storage.
+        state: State of the trial when it was read.
+        params: The point: a value for each key of the search space.
+        intermediate_values: Objective by optimizer step.
+        value: Final objective; of a pruned trial, the last one reported.
+        notes: User attributes: owner, attempts, cost, failure and the like.
     """
 
     arm: str
-    frozen: "FrozenTrial"
-
-    @property
-    def number(self) -> int:
-        """Its number in its arm, never used again."""
-        return int(self.frozen.number)
-
-    @property
-    def notes(self) -> Mapping[str, Any]:
-        """What workers wrote down of it."""
-        return dict(self.frozen.user_attrs)
-
-    @property
-    def state(self) -> State:
-        """What has become of it."""
-        notes, name = self.frozen.user_attrs, self.frozen.state.name
-        if name in ("COMPLETE", "PRUNED", "FAIL"):
-            ended: dict[str, State] = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
-            return "set aside" if "set_aside" in notes else ended[name]
-        if notes.get("paused_at") is not None:
-            return "paused"
-        return "running" if is_alive(notes.get("owner")) else "interrupted"
+    number: int
+    trial_id: int
+    state: State
+    params: Mapping[str, Any]
+    intermediate_values: Mapping[int, float]
+    value: float | None
+    notes: Mapping[str, Any]
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What makes it differ from the arm's other trials."""
-        return tuple(self.frozen.user_attrs.get("overrides", ()))
+        """The overrides that distinguish the trial from the others of its arm; empty before they are stored."""
+        return tuple(self.notes.get("overrides", ()))
+
+    @property
+    def has_point(self) -> bool:
+        """Whether the trial's worker lived long enough to store the overrides of its point."""
+        return "overrides" in self.notes
 
     @property
     def label(self) -> str:
-        """Its point as a person reads it; `overrides` has every digit."""
+        """The point in a short form; `overrides` has every digit."""
         return " ".join(
-            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-            for key, value in self.frozen.params.items()
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in self.params.items()
         )
 
-    @property
-    def is_written(self) -> bool:
-        """Whether its worker lived long enough to write down what it is."""
-        return "overrides" in self.frozen.user_attrs
-
-    @property
-    def value(self) -> float | None:
-        """The objective; of a pruned trial the last one seen."""
-        return self.frozen.value
-
     def folder(self, study: Path) -> Path:
-        """Where its run is; that of another study, if the result was known."""
-        reused = self.frozen.user_attrs.get("reused_from")
+        """The folder of the trial's run; that of the reused run, if its result was reused."""
+        reused = self.notes.get("reused_from")
         return Path(reused) if reused else trial_folder(study, self.arm, self.number)
 
     @property
     def train_s(self) -> float:
-        """Seconds of training, over all of its attempts."""
-        return float(self.frozen.user_attrs.get("train_s", 0.0))
+        """Seconds of training over all attempts."""
+        return float(self.notes.get("train_s", 0.0))
 
     @property
     def tokens(self) -> float:
-        """Tokens trained on."""
-        return float(self.frozen.user_attrs.get("tokens", 0.0))
+        """Training tokens over all attempts."""
+        return float(self.notes.get("tokens", 0.0))
 
     @property
     def rungs(self) -> dict[int, float]:
-        """The objective at each rung that it reached, less being better."""
-        prefix = "rung_"
-        return {
-            int(key.removeprefix(prefix)): value
-            for key, value in self.frozen.user_attrs.items()
-            if key.startswith(prefix)
-        }
+        """The objective at each rung that the trial reached, times the study's sign: less is better."""
+        return {int(key.removeprefix(_RUNG)): one for key, one in self.notes.items() if key.startswith(_RUNG)}
+
+
+def read_trial(arm: str, frozen: "FrozenTrial") -> Trial:
+    """A snapshot of a trial of Optuna's; whether its worker is alive is asked now, once."""
+    notes = dict(frozen.user_attrs)
+    if "failure" in notes:
+        notes["failure"] = _FAILURES_RENAMED.get(notes["failure"], notes["failure"])
+    return Trial(
+        arm=arm,
+        number=int(frozen.number),
+        trial_id=int(frozen._trial_id),
+        state=_state(frozen.state.name, notes),
+        params=dict(frozen.params),
+        intermediate_values=dict(frozen.intermediate_values),
+        value=frozen.value,
+        notes=notes,
+    )
+
+
+def _state(name: str, notes: Mapping[str, Any]) -> State:
+    ended: dict[str, State] = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
+    if name in ended:
+        return "discarded" if "set_aside" in notes else ended[name]
+    if notes.get("paused_at") is not None:
+        return "paused"
+    return "running" if is_alive(notes.get("owner")) else "interrupted"
+
+
+def rung_notes(rungs: Mapping[int, float]) -> dict[str, float]:
+    """The user attributes from which `Trial.rungs` is read."""
+    return {f"{_RUNG}{rung}": value for rung, value in rungs.items()}
 
 
 def trial_folder(study: Path, arm: str, number: int) -> Path:
-    """Where a trial's run lies."""
+    """The folder of a trial's run."""
     return study / arm / str(number)
 
 
 def best_of(trials: Sequence[Trial], sign: int) -> list[Trial]:
-    """Those that finished, the best first.
+    """The finished trials, the best first.
 
     Args:
-        trials: Any.
-        sign: 1 if less is better, -1 if more is.
+        trials: Trials in any state.
+        sign: 1 if a smaller objective is better, -1 if a greater one is.
     """
     finished = [trial for trial in trials if trial.state == "finished" and trial.value is not None]
     return sorted(finished, key=lambda trial: sign * (trial.value or 0.0))

@@ -1,8 +1,8 @@
-"""Trials as processes: asked for here, started by a host that has imported everything already.
+"""Starts trials as processes, through a trial server that has imported everything already.
 
-In: a run folder with a frozen config. Out: an exit code, and meanwhile a process that can be asked to stop. The host
-is a process of its own (`ptl_prefix.commands.sweep.trial_server`), spoken to by lines of JSON. When it or we die,
-however that happens, its trials stop and save: there are no orphans.
+In: a run folder with a frozen config. Out: a running trial, which can be sent signals, and its exit code. The trial
+server is a process of its own that is sent lines of JSON. When it or this process dies, in whatever way, its trials
+stop and save a checkpoint: none is left running.
 """
 
 import json
@@ -17,62 +17,66 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-TRIAL_SERVER_MODULE = "ptl_prefix.commands.sweep.trial_server"
 LOST = -255
-"""The exit code of a trial whose host is gone, and which nobody can have waited for."""
+"""Stands for the exit code of a trial whose server died, since then no process waits for the trial."""
+
+TRIAL_LOG = "log.txt"
+"""File in a trial's run folder with everything that the trial prints."""
 
 
 class TrialServer:
-    """The host of this process's trials.
+    """The trial server of this process.
 
     Args:
-        warm: Whether it imports everything before the first trial.
+        module: Module that is run as the server.
+        warm: Whether the server imports everything before the first trial.
     """
 
-    def __init__(self, *, warm: bool) -> None:
+    def __init__(self, module: str, *, warm: bool) -> None:
+        self._module = module
         self.warm = warm
         self._log: Path | None = None
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._waiting: dict[int, Running] = {}
+        self._waiting: dict[int, TrialProcess] = {}
         self._numbers = iter(range(1, 2**62))
 
     def prepare(self) -> None:
-        """Begin it before there is a trial: while it imports, the caller can find out what to start."""
+        """Start the server before there is a trial, so that it imports while the caller finds out what to start."""
         with self._lock:
-            self._begin()
+            self._launch()
 
-    def keep_log(self, path: Path) -> None:
-        """Write what it prints, and has printed, behind this file."""
+    def log_to(self, path: Path) -> None:
+        """Append what the server prints, and has printed, to this file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
             self._log = path
-            self._tell({"log": str(path.resolve())})
+            self._send({"log": str(path.resolve())})
 
-    def start(self, folder: Path, *, threads: int, device: int | None) -> "Running":
-        """Begin a trial, or go on with it.
+    def start(self, folder: Path, *, threads: int, device: int | None) -> "TrialProcess":
+        """Start or resume a trial.
 
         Args:
-            folder: The run's folder, with a frozen config.
-            threads: CPU threads that it may use.
-            device: The accelerator that it sees; `None`: whatever there is.
+            folder: Run folder with a frozen config.
+            threads: CPU threads that the trial may use.
+            device: The accelerator that the trial sees; `None` hides none.
         """
         with self._lock:
             if self._process is None or self._process.poll() is not None:
-                self._begin()
+                self._launch()
             number = next(self._numbers)
-            running = Running(self, number)
-            self._waiting[number] = running
-            self._tell({"start": number, "folder": str(folder.resolve()), "threads": threads, "device": device})
-        return running
+            trial = TrialProcess(self, number)
+            self._waiting[number] = trial
+            self._send({"start": number, "folder": str(folder.resolve()), "threads": threads, "device": device})
+        return trial
 
     def signal(self, number: int, name: str) -> None:
-        """Send a trial a signal; one that has ended is past it."""
+        """Send a signal to a trial; nothing happens if it has ended."""
         with self._lock:
-            self._tell({"signal": number, "name": name})
+            self._send({"signal": number, "name": name})
 
     def close(self) -> None:
-        """Stop the host, and with it whatever still runs."""
+        """Stop the server, and the trials that still run."""
         with self._lock:
             process, self._process = self._process, None
             is_idle = not self._waiting
@@ -80,39 +84,39 @@ class TrialServer:
             with suppress(BrokenPipeError):
                 process.stdin.close()
             if is_idle:
-                process.kill()  # it may be in the middle of its imports, and nothing of it is needed
+                process.kill()  # it may still be importing, and holds nothing that is needed
             process.wait()
 
-    def _begin(self) -> None:
+    def _launch(self) -> None:
         if self._process is not None and self._process.stdin is not None:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
-        words = [sys.executable, "-m", TRIAL_SERVER_MODULE, *(["--warm"] if self.warm else [])]
+        command = [sys.executable, "-m", self._module, *(["--warm"] if self.warm else [])]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-        # Threads would not be there in a copy of the host; how many a trial may have is said when it starts.
+        # A fork has only the thread that forked it. The number of threads of a trial is set when it starts.
         environment |= {
             "JE_ARROW_MALLOC_CONF": "background_thread:false",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
-            # Whether there is a GPU is found out without touching it: no copy could use one that its host has.
+            # torch then looks for GPUs without initialising CUDA, which a fork of the server could not use.
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         }
         with tempfile.TemporaryFile() if self._log is None else self._log.open("ab") as log:
-            # A session of its own: Ctrl-C at the terminal is ours to hear, and ours to hand on.
+            # In a session of its own it does not receive the terminal's Ctrl-C, which this process handles.
             self._process = subprocess.Popen(
-                words,
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
                 start_new_session=True,
             )
-        # Each host has waiters of its own: those of one that died must not be mixed with those of the next.
+        # Each server has its own table: trials of a server that died must not be mixed with those of the next one.
         self._waiting = {}
-        listening = threading.Thread(target=_listen, args=(self._process, self._waiting), daemon=True)
-        listening.start()
+        reader = threading.Thread(target=_read_exit_codes, args=(self._process, self._waiting), daemon=True)
+        reader.start()
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
+    def _send(self, message: Mapping[str, Any]) -> None:
         process = self._process
         if process is None or process.stdin is None:
             return
@@ -120,50 +124,55 @@ class TrialServer:
             process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
         except (BrokenPipeError, ValueError):
-            pass  # it died; whoever waits for its trials hears of that by its silence
+            pass  # the server died; `_read_exit_codes` reports its trials as lost
 
 
 @contextmanager
-def prepared_trial_server(*, warm: bool) -> Iterator[TrialServer]:
-    """A host that imports while the block finds out what there is to start; stopped at its end."""
-    host = TrialServer(warm=warm)
-    host.prepare()
+def prepared_trial_server(module: str, *, warm: bool) -> Iterator[TrialServer]:
+    """A trial server that imports while the block finds out what to start; it is stopped at the end of the block."""
+    server = TrialServer(module, warm=warm)
+    server.prepare()
     try:
-        yield host
+        yield server
     finally:
-        host.close()
+        server.close()
 
 
-def _listen(process: "subprocess.Popen[bytes]", waiting: dict[int, "Running"]) -> None:
-    """Hand exit codes to those who wait, until the host is gone."""
+def _read_exit_codes(process: "subprocess.Popen[bytes]", waiting: dict[int, "TrialProcess"]) -> None:
+    """Hand each exit code to its trial until the server ends; the remaining trials are lost."""
     assert process.stdout is not None
-    with process.stdout as said:
-        for line in said:
+    with process.stdout as lines:
+        for line in lines:
             try:
                 message = json.loads(line)
                 number, code = message["number"], message["exit"]
             except (ValueError, KeyError, TypeError):
-                continue  # something that a library printed
-            if (running := waiting.pop(number, None)) is not None:
-                running.exits.put(code)
-    for running in list(waiting.values()):
-        running.exits.put(LOST)
+                continue  # a library printed it
+            if (trial := waiting.pop(number, None)) is not None:
+                trial.exit_codes.put(code)
+    for trial in list(waiting.values()):
+        trial.exit_codes.put(LOST)
 
 
-class Running:
-    """A trial's process, as seen from here."""
+class TrialProcess:
+    """The process of a trial.
 
-    def __init__(self, host: TrialServer, number: int) -> None:
-        self._host, self._number = host, number
-        self.exits: queue.SimpleQueue[int] = queue.SimpleQueue()
+    Args:
+        server: The server that started it.
+        number: The server's number of it.
+    """
+
+    def __init__(self, server: TrialServer, number: int) -> None:
+        self._server, self._number = server, number
+        self.exit_codes: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def wait(self, timeout_s: float) -> int | None:
-        """Its exit code, as `subprocess` has it; `None` if it is still at work."""
+        """The exit code in `subprocess`'s convention; `None` if the process still runs after the timeout."""
         try:
-            return self.exits.get(timeout=timeout_s)
+            return self.exit_codes.get(timeout=timeout_s)
         except queue.Empty:
             return None
 
     def signal(self, name: str) -> None:
-        """Send it a signal by its name."""
-        self._host.signal(self._number, name)
+        """Send a signal by its name."""
+        self._server.signal(self._number, name)

@@ -1,6 +1,7 @@
-"""What a study's workers write down, and read of each other: Optuna's storage in our own words.
+"""The state of a study in Optuna's storage, which all of its workers read and write.
 
-In: a spec and its storage. Out: trials by arm, and notes of them. Nothing is decided here.
+In: a study's specification and its storage. Out: snapshots of the trials of each arm, and writes to them. It decides
+nothing; see `scheduler.py`.
 """
 
 from collections.abc import Sequence
@@ -9,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.sweeping.liveness import this_process
+from ptl_prefix.sweeping.liveness import identify_this_process
 from ptl_prefix.sweeping.result_cache import mark_pruned
 from ptl_prefix.sweeping.storage import StudyStorage
 from ptl_prefix.sweeping.study_spec import StudySpec
-from ptl_prefix.sweeping.trial import Trial, best_of, trial_folder
+from ptl_prefix.sweeping.trial import Trial, best_of, read_trial, trial_folder
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
-Stop = Literal["new", "now"]
-"""What workers can be told: to take nothing new, or to stop what runs, too."""
+StopRequest = Literal["new", "now"]
+"""`new`: workers start no new trial. `now`: they also stop the trials that run."""
 
 
 class TrialStore:
@@ -27,8 +29,8 @@ class TrialStore:
 
     Args:
         folder: The study's folder.
-        spec: What is asked.
-        storage: Where it is written down.
+        spec: The study's specification.
+        storage: Optuna's storage of the trials, with the lock that the workers share.
     """
 
     def __init__(self, folder: Path, spec: StudySpec, storage: StudyStorage) -> None:
@@ -36,10 +38,10 @@ class TrialStore:
         self._studies: dict[str, optuna.Study] = {}
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keep every other worker from deciding."""
+        """The lock under which a worker reads the study and decides what is next."""
         return self._storage.lock()
 
-    def study(self, arm: str) -> "optuna.Study":
+    def optuna_study(self, arm: str) -> "optuna.Study":
         """Optuna's study of an arm."""
         import optuna
 
@@ -49,29 +51,34 @@ class TrialStore:
                 storage=self._storage.trials,
                 direction=self.spec.direction,
                 load_if_exists=True,
-                # Never asked: points are drawn by samplers that are made for each.
+                # Never used: see `sampled_study`.
                 sampler=optuna.samplers.RandomSampler(seed=0),
             )
         return self._studies[arm]
 
-    def asking(self, arm: str, sampler: Any, pruner: Any) -> "optuna.Study":
-        """The same study with a sampler of its own, and the pruner by which Hyperband tells its brackets apart."""
+    def sampled_study(self, arm: str, sampler: Any, pruner: Any) -> "optuna.Study":
+        """The same study with a sampler, and with the pruner that tells the sampler Hyperband's brackets."""
         import optuna
 
         return optuna.load_study(
-            study_name=self.study(arm).study_name, storage=self._storage.trials, sampler=sampler, pruner=pruner
+            study_name=self.optuna_study(arm).study_name, storage=self._storage.trials, sampler=sampler, pruner=pruner
         )
+
+    def optuna_trial(self, trial: Trial) -> "FrozenTrial":
+        """Optuna's own view of a trial, as it is stored now."""
+        frozen: FrozenTrial = self._storage.trials.get_trial(trial.trial_id)
+        return frozen
 
     def trials(self, arm: str) -> list[Trial]:
         """The trials of an arm by number."""
-        return [Trial(arm, frozen) for frozen in self.study(arm).get_trials(deepcopy=False)]
+        return [read_trial(arm, frozen) for frozen in self.optuna_study(arm).get_trials(deepcopy=False)]
 
-    def again(self, trial: Trial) -> Trial:
-        """A trial as it is written down now."""
-        return Trial(trial.arm, self._storage.trials.get_trial(trial.frozen._trial_id))
+    def reload(self, trial: Trial) -> Trial:
+        """A new snapshot of a trial."""
+        return read_trial(trial.arm, self.optuna_trial(trial))
 
-    def folder_of(self, trial: Trial) -> RunFolder:
-        """Where a trial's run lies, if it has one of its own."""
+    def run_folder(self, trial: Trial) -> RunFolder:
+        """The folder of a trial's own run."""
         return RunFolder(trial_folder(self.folder, trial.arm, trial.number))
 
     def best(self, arm: str, count: int = 1) -> list[Trial]:
@@ -79,47 +86,47 @@ class TrialStore:
         return best_of(self.trials(arm), self.spec.sign)[:count]
 
     def note(self, trial: Trial, **notes: Any) -> None:
-        """Write something down of a trial."""
+        """Store user attributes of a trial."""
         for key, value in notes.items():
-            self._storage.trials.set_trial_user_attr(trial.frozen._trial_id, key, value)
+            self._storage.trials.set_trial_user_attr(trial.trial_id, key, value)
 
-    def beat(self, trial: Trial) -> None:
-        """Say that this process is alive and at work on a trial."""
-        self.note(trial, owner=this_process())
+    def heartbeat(self, trial: Trial) -> None:
+        """Store that this process is alive and works on a trial."""
+        self.note(trial, owner=identify_this_process())
 
     def report(self, trial: Trial, step: int, value: float) -> None:
-        """Write down a validation, as Optuna keeps them."""
-        self._storage.trials.set_trial_intermediate_value(trial.frozen._trial_id, step, value)
+        """Store an intermediate value, as Optuna does."""
+        self._storage.trials.set_trial_intermediate_value(trial.trial_id, step, value)
 
     def finish(self, trial: Trial, value: float) -> None:
-        """Write down that a trial came to its end."""
-        self.study(trial.arm).tell(trial.number, value)
+        """Store that a trial finished, and its objective."""
+        self.optuna_study(trial.arm).tell(trial.number, value)
 
     def end(self, trial: Trial, state: Literal["PRUNED", "FAIL"], **notes: Any) -> None:
-        """Write down that a trial will not come to its end."""
+        """Store that a trial ended without a result."""
         from optuna.trial import TrialState
 
-        # The study's own word comes last: a worker that dies before it has not ended the trial, and the next one does.
+        # The state is written last: if the worker dies before that, the trial is still open, and the next one ends it.
         self.note(trial, **notes)
         if state == "PRUNED":
-            mark_pruned(self.folder_of(trial))
-        elif trial.frozen.state == TrialState.WAITING:
-            # Its worker died before it had begun what it had just asked for; Optuna ends only what has begun.
-            self._storage.trials.set_trial_state_values(trial.frozen._trial_id, TrialState.RUNNING)
-        self.study(trial.arm).tell(trial.number, state=TrialState[state])
+            mark_pruned(self.run_folder(trial))
+        elif self.optuna_trial(trial).state == TrialState.WAITING:
+            # The worker died between enqueueing this trial and starting it. Optuna ends only trials that have started.
+            self._storage.trials.set_trial_state_values(trial.trial_id, TrialState.RUNNING)
+        self.optuna_study(trial.arm).tell(trial.number, state=TrialState[state])
 
-    def tell_to_stop(self, how: Stop | None) -> None:
-        """Tell all workers to stop; `None`: to go on."""
+    def request_stop(self, request: StopRequest | None) -> None:
+        """Ask all workers of the study to stop; `None` withdraws the request."""
         with self.lock():
-            self.study(self.spec.arms[0].name).set_user_attr("stop", how)
+            self.optuna_study(self.spec.arms[0].name).set_user_attr("stop", request)
 
     @property
-    def stop(self) -> Stop | None:
-        """What workers were told."""
-        stop: Stop | None = self.study(self.spec.arms[0].name).user_attrs.get("stop")
-        return stop
+    def stop_request(self) -> StopRequest | None:
+        """What all workers are asked to do; `None`: to work."""
+        request: StopRequest | None = self.optuna_study(self.spec.arms[0].name).user_attrs.get("stop")
+        return request
 
 
-def tried(trials: Sequence[Trial]) -> set[tuple[str, ...]]:
-    """The points that were asked, whatever became of them."""
-    return {trial.overrides for trial in trials if trial.is_written and trial.state != "set aside"}
+def tried_points(trials: Sequence[Trial]) -> set[tuple[str, ...]]:
+    """The overrides of all trials that were started, in whatever state they are."""
+    return {trial.overrides for trial in trials if trial.has_point and trial.state != "discarded"}

@@ -1,8 +1,8 @@
-"""Several workers of one machine, until the study is done.
+"""Several workers on one machine, each in a thread, until the study is done.
 
-In: a scheduler, the number of workers, what each may use. Out: every worker has ended, by itself or because it was
-told to. Ctrl-C once: what runs is finished, and nothing new begins. Twice, or SIGTERM: what runs is stopped and saved,
-too.
+In: a scheduler, the number of workers and their resources. Out: every worker has ended, because the study is done or
+because it was stopped. The first Ctrl-C lets running trials finish and starts no new ones; a second Ctrl-C, or SIGTERM,
+also stops the running trials, which save a checkpoint.
 """
 
 import signal
@@ -20,62 +20,65 @@ class WorkerPool:
     """The workers of this process.
 
     Args:
-        scheduler: Hands out jobs to all of them.
-        host: Starts their trials; closed at the end.
-        workers: How many.
-        threads: CPU threads of each; `None`: the machine's, divided.
-        devices: Accelerators, handed to workers in turn.
-        say: Told in a sentence what happened.
+        scheduler: Chooses the trials of all workers.
+        server: Starts the trials' processes; closed at the end.
+        num_workers: Trials that run at once.
+        threads: CPU threads of each trial; `None` divides the machine's cores.
+        devices: Accelerators that the workers take in turn; an empty list assigns none.
+        notify: Called with a status line when something happens.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
-        host: TrialServer,
+        server: TrialServer,
         *,
-        workers: int,
+        num_workers: int,
         threads: int | None,
         devices: Sequence[int],
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
-        self._host = host
-        self._say = say
+        self._server, self._notify = server, notify
         self.interrupted: str | None = None
         self._errors: list[BaseException] = []
-        share = threads or max(1, num_cores() // workers)
+        threads_each = threads or max(1, num_cores() // num_workers)
         self.workers = [
             Worker(
-                scheduler, self._host, threads=share, device=devices[place % len(devices)] if devices else None, say=say
+                scheduler,
+                server,
+                threads=threads_each,
+                device=devices[index % len(devices)] if devices else None,
+                notify=notify,
             )
-            for place in range(workers)
+            for index in range(num_workers)
         ]
 
-    def run(self, glance: Callable[[], None], every_s: float = 1.0) -> None:
-        """Work until there is nothing to do.
+    def run(self, refresh: Callable[[], None], every_s: float = 1.0) -> None:
+        """Run trials until the study is done or the workers are stopped.
 
         Args:
-            glance: Called now and then, by this thread.
-            every_s: How often.
+            refresh: Called by this thread repeatedly and once at the end, for example to draw the progress.
+            every_s: Seconds between two calls of `refresh`.
 
         Raises:
-            Exception: What a worker met that no trial is to blame for.
+            Exception: The first error of a worker that is not a trial's failure.
         """
         threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self.workers]
-        usual = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
-                glance()
+                refresh()
                 for thread in threads:
                     thread.join(every_s / len(threads))
-            glance()
+            refresh()
         finally:
             self._stop(now=True)
             for thread in threads:
                 thread.join()
-            self._host.close()
-            for number, handler in usual.items():
+            self._server.close()
+            for number, handler in previous.items():
                 signal.signal(number, handler)
         if self._errors:
             raise self._errors[0]
@@ -87,11 +90,11 @@ class WorkerPool:
             self._errors.append(error)
             self._stop(now=True)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         is_second = self.interrupted is not None
         self.interrupted = signal.Signals(number).name
         if number == signal.SIGINT and not is_second:
-            self._say("finishing what runs; Ctrl-C again stops it, saved")
+            self._notify("Waiting for the running trials to finish; press Ctrl-C again to stop them with a checkpoint.")
         self._stop(now=is_second or number == signal.SIGTERM)
 
     def _stop(self, *, now: bool) -> None:

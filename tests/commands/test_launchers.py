@@ -14,7 +14,7 @@ from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.hydra_main import run_with_hydra
-from ptl_prefix.commands.sweep.parse_study import sweeper_of
+from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.train import command
 from ptl_prefix.errors import ConfigError
 
@@ -36,7 +36,7 @@ def test_slurm_by_hydras_own_launcher_is_composed_with_its_settings(
     monkeypatch.chdir(tmp_path)
     overrides = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=30")
 
-    node = sweeper_of(VERBS["train"], (*overrides, "seed=0,1"), SWEEP).hydra
+    node = choose_sweeper(VERBS["train"], (*overrides, "seed=0,1"), SWEEP).hydra
 
     assert node is not None
     assert node.launcher["_target_"] == f"{SUBMITIT}.submitit_launcher.SlurmLauncher"

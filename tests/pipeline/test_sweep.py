@@ -26,8 +26,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
 
 
 def trials_of(study: Path) -> list[Trial]:
-    """Those that are trials: a point that was drawn twice is none."""
-    return [trial for trial in open_study(study).scheduler().store.trials("") if trial.state != "set aside"]
+    """The trials that were not discarded."""
+    return [trial for trial in open_study(study).scheduler().trials("") if trial.state != "discarded"]
 
 
 def small(command_line: CommandLine) -> list[str]:
@@ -49,10 +49,10 @@ def test_a_search_ends_with_its_trials_a_table_a_command_and_a_page(
         record = read_record(STUDY / str(trial.number) / "record.json")
         assert record.metrics["val/loss"] == trial.value
         assert (record.study, record.trial) == ("small", trial.number)
-        assert record.config["method"]["prefix_length"] == trial.frozen.params["method.prefix_length"]
+        assert record.config["method"]["prefix_length"] == trial.params["method.prefix_length"]
         assert record.config["tracking"]["group"] == "small"
     best = min(trials, key=lambda trial: trial.value or 0.0)
-    assert f"best found, on the seed of the search: {best.number}, val/loss {best.value:.4f}" in result.output
+    assert f"best trial, on the seed of the search: {best.number}, val/loss {best.value:.4f}" in result.output
     assert "hydra" not in next(line for line in result.output.splitlines() if line.startswith("  ptl-prefix train"))
     assert (STUDY / "comparison/comparison.html").is_file()
 
@@ -62,7 +62,7 @@ def test_a_search_ends_with_its_trials_a_table_a_command_and_a_page(
 
     other = invoke("train", "-m", *words[:-1], "method.prefix_length=range(1,9)")
     assert other.exit_code == 1
-    assert "goes on with the spec it began with" in other.stderr and "arms" in other.stderr
+    assert "must be resumed with the specification it was created with" in other.stderr and "arms" in other.stderr
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_what_was_found_and_what_was_confirmed_have_a_page_each(command_line: Co
     assert result.exit_code == 0, result.output
     assert _seeds_of_rows(STUDY / "comparison/comparison.csv") == {(1, 2)}
     assert _seeds_of_rows(STUDY / "comparison/search/comparison.csv") == {(0,)}
-    assert "page of what was confirmed:  " in result.output and "page of the search:  " in result.output
+    assert "page of the confirmed trials:  " in result.output and "page of the search:  " in result.output
 
 
 def _seeds_of_rows(table: Path) -> set[tuple[int, ...]]:
@@ -127,10 +127,8 @@ def test_what_was_trained_once_is_not_trained_again(command_line: CommandLine, i
     result = invoke("train", "-m", *words, "seed=1,2", "hydra.sweeper.study_name=second")
 
     assert result.exit_code == 0, result.output
-    assert "1 result(s) were known already" in result.output
-    first, second = (
-        open_study(Path("outputs/sweeps", name)).scheduler().store.trials("") for name in ("first", "second")
-    )
+    assert "1 result(s) were reused" in result.output
+    first, second = (open_study(Path("outputs/sweeps", name)).scheduler().trials("") for name in ("first", "second"))
     assert second[0].value == first[1].value and second[0].folder(Path()) == Path("outputs/sweeps/first/1").resolve()
     assert not Path("outputs/sweeps/second/0").exists()
 
@@ -159,8 +157,8 @@ def test_the_same_exception_in_the_first_trials_stops_a_sweep(command_line: Comm
     result = run("train", "-m", *words, cwd=tmp_path)
 
     assert result.returncode == 1
-    trials = open_study(tmp_path / STUDY).scheduler().store.trials("")
-    assert {trial.notes["failure"] for trial in trials} == {"not a number"}
+    trials = open_study(tmp_path / STUDY).scheduler().trials("")
+    assert {trial.notes["failure"] for trial in trials} == {"non-finite loss"}
     assert len(trials) < 20 or "failed" in result.stderr
     assert "NonFiniteLossError" in (tmp_path / STUDY / "0/log.txt").read_text()
 
@@ -168,7 +166,7 @@ def test_the_same_exception_in_the_first_trials_stops_a_sweep(command_line: Comm
 @pytest.mark.parametrize(
     ("words", "law"),
     [
-        (["plan"], "`sweep plan` needs one spec: init, learning_rate, methods"),
+        (["plan"], "`sweep plan` needs one predefined study of init, learning_rate, methods"),
         (["fly", "x"], "`sweep` needs one of plan, run, status, resume, stop, export, worker, but got 'fly'"),
         (["status"], "`sweep status` needs one study, but got nothing"),
         (["run", "nothing"], "`sweeps` must be one of"),
@@ -194,12 +192,12 @@ def test_a_study_that_is_not_there_is_said_to_be_so(invoke: Invoke) -> None:
 def test_every_spec_composes_without_a_mistake(invoke: Invoke, spec: str) -> None:
     from ptl_prefix.commands.config.arguments import HydraFlags
     from ptl_prefix.commands.config.verbs import VERBS
-    from ptl_prefix.commands.sweep.parse_study import ask
+    from ptl_prefix.commands.sweep.parse_study import parse_study
 
-    asked = ask(VERBS["train"], (f"sweeps={spec}",), HydraFlags((("--multirun", None),)))
+    parsed = parse_study(VERBS["train"], (f"sweeps={spec}",), HydraFlags((("--multirun", None),)))
 
-    assert asked.spec.name == spec
-    assert asked.folder == Path("outputs/sweeps", spec)
+    assert parsed.spec.name == spec
+    assert parsed.folder == Path("outputs/sweeps", spec)
 
 
 def test_a_grid_has_our_settings_without_a_word_of_the_sweeper(invoke: Invoke) -> None:
@@ -237,7 +235,7 @@ def test_trials_on_two_ranks_never_mix_their_configs_also_when_one_raises(
     assert swept.returncode == 1 and alone.returncode == 0, swept.stderr + alone.stderr
     trials = trials_of(tmp_path / STUDY)
     assert [trial.state for trial in trials] == ["finished", "failed", "finished"]
-    assert trials[1].notes["failure"] == "not a number"
+    assert trials[1].notes["failure"] == "non-finite loss"
     records = [read_record(tmp_path / STUDY / str(number) / "record.json") for number in (0, 2)]
     assert [record.config["optimizer"]["lr"] for record in records] == [1e-3, 1e-2]
     assert records[1].metrics == read_record(tmp_path / "alone/record.json").metrics

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 NUM_TRIALS = 24
 NUM_KILLS = 20
 STUDY = Path("outputs/sweeps/killed")
-KINDS = ("pool", "host", "trial")
+KINDS = ("pool", "server", "trial")
 """By their place in a family: a trial is its third member, or a later one."""
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """A pool, its host and their trials."""
+    """A pool, its trial server and their trials."""
     try:
         pool = psutil.Process(process.pid)
         return [pool, *pool.children(recursive=True)]
@@ -72,7 +72,7 @@ def wait_for_a_moment(study: Path, seconds: float, num_kills: int) -> None:
 
 
 def trials_of(folder: Path) -> list[Trial]:
-    return open_study(folder).scheduler().store.trials("")
+    return open_study(folder).scheduler().trials("")
 
 
 def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
@@ -93,7 +93,7 @@ def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
     pool = start(*words, cwd=tmp_path)
     wait_until_begun(tmp_path / STUDY, pool)
     num_kills = 0
-    for kind in itertools.islice(itertools.cycle(("pool", "trial", "host")), NUM_KILLS):
+    for kind in itertools.islice(itertools.cycle(("pool", "trial", "server")), NUM_KILLS):
         members = family_with(kind, pool)
         wait_for_a_moment(tmp_path / STUDY, draw.uniform(0.0, 3.0), num_kills)
         if not members or pool.poll() is not None:

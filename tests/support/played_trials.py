@@ -1,4 +1,4 @@
-"""Trials that are functions: a host for a worker, and no process."""
+"""Trials that are functions: a trial server for a worker, without processes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,16 +12,16 @@ from ptl_prefix.artifacts.run_record import write_record
 from ptl_prefix.sweeping.scheduler import Scheduler
 from ptl_prefix.sweeping.worker import Worker
 
-Play = Callable[[RunFolder, "Played"], int]
+Play = Callable[[RunFolder, "PlayedProcess"], int]
 
-STILL = 1000
-"""Not an exit code: it is at work."""
+RUNNING = 1000
+"""Returned instead of an exit code while the trial runs."""
 
 record = MadeUp().record
 
 
-class Played:
-    """A process that is none: its part is played each time that it is waited for, until that gives an exit code."""
+class PlayedProcess:
+    """Stands for a process: each wait calls a function, until that returns an exit code."""
 
     def __init__(self, folder: RunFolder, play: Play) -> None:
         self._folder, self._play = folder, play
@@ -29,30 +29,33 @@ class Played:
 
     def wait(self, timeout_s: float) -> int | None:
         code = self._play(self._folder, self)
-        return None if code == STILL else code
+        return None if code == RUNNING else code
 
     def signal(self, name: str) -> None:
         self.signals.append(name)
 
 
-class PlayedHost:
+class PlayedServer:
+    """Stands for a trial server."""
+
     def __init__(self, play: Play) -> None:
         self._play = play
 
-    def start(self, folder: Path, *, threads: int, device: int | None) -> Played:
-        return Played(RunFolder(folder), self._play)
+    def start(self, folder: Path, *, threads: int, device: int | None) -> PlayedProcess:
+        return PlayedProcess(RunFolder(folder), self._play)
 
 
-def work(one: Scheduler, play: Play) -> list[str]:
-    said: list[str] = []
-    Worker(one, PlayedHost(play), threads=1, device=None, say=said.append).run()  # type: ignore[arg-type]
-    return said
+def work(scheduler: Scheduler, play: Play) -> list[str]:
+    """Run a worker until the study is done, and return its status lines."""
+    lines: list[str] = []
+    Worker(scheduler, PlayedServer(play), threads=1, device=None, notify=lines.append).run()  # type: ignore[arg-type]
+    return lines
 
 
 def validates(*losses: float, every: int = 10) -> Play:
-    """A trial that logs a validation at each glance, from where its log ends, and saves when it is told to stop."""
+    """A trial that logs one more validation at each wait, and stops with a record after SIGTERM."""
 
-    def play(folder: RunFolder, process: Played) -> int:
+    def play(folder: RunFolder, process: PlayedProcess) -> int:
         if "SIGTERM" in process.signals:
             write_record(folder.record, replace(record(), status="stopped", metrics={}))
             return 143
@@ -62,6 +65,6 @@ def validates(*losses: float, every: int = 10) -> Play:
             return 0
         with EventLog(folder.events) as log:
             log.write("validation", step=every * (number + 1), **{"val/loss": losses[number]})
-        return STILL
+        return RUNNING
 
     return play

@@ -1,18 +1,19 @@
-"""Studies without trainings: a scheduler over a real journal, whose jobs are ended by hand."""
+"""Schedulers of small studies over real journals. The tests end the jobs themselves, so nothing is trained."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ptl_prefix.errors import ConfigError
+from ptl_prefix.sweeping.job import Job, Outcome
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.pruners import NoPruner, Pruner
 from ptl_prefix.sweeping.result_cache import ResultCache
 from ptl_prefix.sweeping.samplers import Exhaustive, Sampler
-from ptl_prefix.sweeping.scheduler import Freeze, Job, Outcome, Scheduler
+from ptl_prefix.sweeping.scheduler import ComposeConfig, Scheduler
 from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
 from ptl_prefix.sweeping.storage import StudyStorage
-from ptl_prefix.sweeping.study_spec import Arm, Budget, StudySpec
+from ptl_prefix.sweeping.study_spec import Arm, StudySpec
 from ptl_prefix.sweeping.trial_store import TrialStore
 
 LENGTHS = SearchSpace({"method.prefix_length": Numbers(low=1, high=8, is_int=True)})
@@ -21,7 +22,7 @@ WORDS = SearchSpace({"method.reparam": Choice(values=["none", "mlp"], texts=["no
 
 
 def spec(**changes: Any) -> StudySpec:
-    """A small one: eight lengths, in an order that is drawn."""
+    """The specification of a small study over eight prefix lengths, in random order."""
     arms = changes.pop("arms", [Arm(name="", overrides=(), space=changes.pop("space", LENGTHS))])
     values: dict[str, Any] = {
         "name": "small",
@@ -31,12 +32,15 @@ def spec(**changes: Any) -> StudySpec:
         "arms": arms,
         "direction": "minimize",
         "objective": "val/loss",
-        "budget": Budget(trials=4),
-        "confirmation": None,
+        "n_trials": 4,
+        "budget_s": None,
+        "budget_tokens": None,
+        "confirm_top_k": 0,
+        "confirm_seeds": [],
         "sampler": {},
         "pruner": {},
         "max_failure_rate": 0.5,
-        "workers": 1,
+        "n_jobs": 1,
         "threads": None,
         "devices": [],
         "warm": True,
@@ -46,52 +50,56 @@ def spec(**changes: Any) -> StudySpec:
     return StudySpec(**{**values, **changes})
 
 
-def freeze(overrides: Sequence[str]) -> dict[str, Any]:
-    """What composition would do, as far as a scheduler looks into it."""
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The parts of a config that a scheduler reads."""
     settings = dict(text.split("=", 1) for text in overrides)
     return {"settings": settings, "trainer": {"max_steps": 90}, "tracking": {"group": None}}
 
 
-def freeze_or_clash(overrides: Sequence[str]) -> dict[str, Any]:
-    """The same, where one of `WORDS` does not go with the rest."""
+def compose_or_raise(overrides: Sequence[str]) -> dict[str, Any]:
+    """The same, but one of `WORDS` contradicts other settings."""
     if "method.reparam=mlp" in overrides:
         raise ConfigError(["`a` and `b` clash."])
-    return freeze(overrides)
+    return compose(overrides)
 
 
-def scheduler(
+def make_store(folder: Path, study: StudySpec) -> TrialStore:
+    """The trials of a study, in a journal in its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return TrialStore(folder, study, StudyStorage(folder, None))
+
+
+def make_scheduler(
     folder: Path,
-    asked: StudySpec,
+    study: StudySpec,
     *,
     sampler: Sampler | None = None,
     pruner: Pruner | None = None,
-    known: ResultCache | None = None,
-    freeze: Freeze = freeze,
+    cache: ResultCache | None = None,
+    compose: ComposeConfig = compose,
 ) -> Scheduler:
-    """One worker's view of a study; another's is another call with the same folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    store = TrialStore(folder, asked, StudyStorage(folder, None))
-    pruner = pruner or NoPruner()
-    points = Proposer(store, sampler or Exhaustive(seed=0), pruner, 90)
-    return Scheduler(store, points, pruner, freeze, known)
+    """The scheduler of one worker; another worker of the study has its own, made with the same folder."""
+    store, pruner = make_store(folder, study), pruner or NoPruner()
+    proposer = Proposer(store, sampler or Exhaustive(seed=0), pruner, 90)
+    return Scheduler(store, proposer, pruner, compose, cache)
 
 
-def job_of(one: Scheduler) -> Job:
-    """The next job, where there must be one."""
-    job = one.next()
+def next_job(scheduler: Scheduler) -> Job:
+    """The next job; there must be one."""
+    job = scheduler.next_job()
     assert isinstance(job, Job), job
     return job
 
 
-def finish(one: Scheduler, job: Job, value: float, **notes: Any) -> None:
-    """End a job well."""
-    one.close(job, Outcome("finished", value=value, notes=notes))
+def finish(scheduler: Scheduler, job: Job, value: float, **notes: Any) -> None:
+    """Close a job as finished."""
+    scheduler.close(job, Outcome("finished", value=value, notes=notes))
 
 
-def run_all(one: Scheduler, values: Mapping[tuple[str, ...], float] | None = None) -> list[Job]:
-    """End every job well; a point's value is its place unless it is given."""
+def run_all(scheduler: Scheduler, values: Mapping[tuple[str, ...], float] | None = None) -> list[Job]:
+    """Close every job as finished; its objective is its index unless `values` has one for its overrides."""
     jobs = []
-    while isinstance(job := one.next(), Job):
+    while isinstance(job := scheduler.next_job(), Job):
         jobs.append(job)
-        finish(one, job, (values or {}).get(job.trial.overrides, float(len(jobs))), train_s=10.0, tokens=100)
+        finish(scheduler, job, (values or {}).get(job.trial.overrides, float(len(jobs))), train_s=10.0, tokens=100)
     return jobs

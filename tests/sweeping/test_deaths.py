@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
-from support.played_trials import Played, validates, work
-from support.study_schedulers import LENGTHS, WORDS, freeze, freeze_or_clash, scheduler, spec
+from support.played_trials import PlayedProcess, validates, work
+from support.study_schedulers import LENGTHS, WORDS, compose, compose_or_raise, make_scheduler, spec
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.sweeping.pruners import Percentile, Pruner, SuccessiveHalving
 from ptl_prefix.sweeping.result_cache import ResultCache
 from ptl_prefix.sweeping.samplers import RandomPoints, Sampler
-from ptl_prefix.sweeping.scheduler import Freeze, Scheduler
-from ptl_prefix.sweeping.study_spec import Arm, Budget, Confirmation, StudySpec
+from ptl_prefix.sweeping.scheduler import ComposeConfig, Scheduler
+from ptl_prefix.sweeping.study_spec import Arm, StudySpec
 
 
 class Died(BaseException):
@@ -33,8 +33,8 @@ class Mortality:
         self._life, self._left = 0, 0.0
         for owner, name in ((JournalFileBackend, "append_logs"), (os, "replace")):
             monkeypatch.setattr(owner, name, self._mortal(getattr(owner, name)))
-        for room in ("scheduler", "store"):
-            monkeypatch.setattr(f"ptl_prefix.sweeping.{room}.this_process", lambda: {"life": self._life})
+        for module in ("scheduler", "trial_store"):
+            monkeypatch.setattr(f"ptl_prefix.sweeping.{module}.identify_this_process", lambda: {"life": self._life})
         monkeypatch.setattr(
             "ptl_prefix.sweeping.trial.is_alive", lambda owner: owner is not None and owner["life"] == self._life
         )
@@ -63,7 +63,7 @@ def mortality(monkeypatch: pytest.MonkeyPatch) -> Mortality:
     return Mortality(monkeypatch)
 
 
-def play(folder: RunFolder, process: Played) -> int:
+def play(folder: RunFolder, process: PlayedProcess) -> int:
     """Three validations of a loss that goes up and down with the trial's number."""
     return validates(*[float((3 * int(folder.path.name) + 2) % 5)] * 3, every=30)(folder, process)
 
@@ -72,16 +72,18 @@ def play(folder: RunFolder, process: Played) -> int:
 class Search:
     """A study, and what must have come of it, however often its worker died."""
 
-    asked: StudySpec
+    study: StudySpec
     num_ended: int
     num_failed: int = 0
     sampler: Sampler | None = None
     pruner: Pruner | None = None
-    freeze: Freeze = freeze
+    compose: ComposeConfig = compose
 
     def scheduler(self, folder: Path) -> Scheduler:
-        known = ResultCache(folder.parent)
-        return scheduler(folder, self.asked, sampler=self.sampler, pruner=self.pruner, known=known, freeze=self.freeze)
+        cache = ResultCache(folder.parent)
+        return make_scheduler(
+            folder, self.study, sampler=self.sampler, pruner=self.pruner, cache=cache, compose=self.compose
+        )
 
     def work_in(self, folder: Path) -> None:
         work(self.scheduler(folder), play)
@@ -90,20 +92,18 @@ class Search:
 ARMS = [Arm(name=name, overrides=(f"method={name}",), space=LENGTHS) for name in ("a", "b")]
 SEARCHES = {
     "one that pauses": Search(
-        spec(budget=Budget(trials=4)),
+        spec(n_trials=4),
         num_ended=4,
         sampler=RandomPoints(seed=0),
         pruner=SuccessiveHalving(min_steps=30, reduction_factor=2),
     ),
     "one that prunes": Search(
-        spec(budget=Budget(trials=3)),
+        spec(n_trials=3),
         num_ended=3,
         pruner=Percentile(percentile=50.0, n_startup_trials=1, n_warmup_steps=0),
     ),
-    "one that confirms": Search(
-        spec(arms=ARMS, budget=Budget(trials=1), confirmation=Confirmation(top_k=1, seeds=[1, 2])), num_ended=6
-    ),
-    "one whose settings clash": Search(spec(space=WORDS), num_ended=1, num_failed=1, freeze=freeze_or_clash),
+    "one that confirms": Search(spec(arms=ARMS, n_trials=1, confirm_top_k=1, confirm_seeds=[1, 2]), num_ended=6),
+    "one whose settings clash": Search(spec(space=WORDS), num_ended=1, num_failed=1, compose=compose_or_raise),
 }
 
 
@@ -117,9 +117,12 @@ def test_at_whichever_write_a_worker_dies_nothing_is_lost_and_nothing_twice(
         survived = [mortality.survives(search.work_in, folder, writes) for _ in range(deaths)]
         assert mortality.survives(search.work_in, folder)
 
-        asked = search.scheduler(folder).all_trials()
-        assert all(trial.frozen.state.is_finished() for trial in asked), "Optuna's samplers would wait for it"
-        trials = [trial for trial in asked if trial.state != "set aside"]
+        scheduler = search.scheduler(folder)
+        every_trial = scheduler.all_trials()
+        arms = {trial.arm for trial in every_trial}
+        in_optuna = [trial for arm in arms for trial in scheduler.optuna_study(arm).get_trials()]
+        assert all(trial.state.is_finished() for trial in in_optuna), "Optuna's samplers would wait for it"
+        trials = [trial for trial in every_trial if trial.state != "discarded"]
         states = Counter(trial.state for trial in trials)
         assert states["finished"] + states["pruned"] == search.num_ended and states["finished"] > 0, writes
         assert len(trials) == search.num_ended + search.num_failed

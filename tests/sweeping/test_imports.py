@@ -20,7 +20,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 
-@pytest.mark.parametrize("modules", [["pool"], ["scheduler"], MODULES], ids=["pool", "scheduler", "all"])
+@pytest.mark.parametrize("modules", [["worker_pool"], ["scheduler"], MODULES], ids=["worker_pool", "scheduler", "all"])
 def test_importing_loads_nothing_heavy(modules: list[str]) -> None:
     loaded = subprocess.run([sys.executable, "-c", LOAD, *modules], capture_output=True, text=True, check=True).stdout
 

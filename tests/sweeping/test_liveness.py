@@ -10,20 +10,22 @@ import psutil
 import pytest
 
 from ptl_prefix.sweeping import liveness
-from ptl_prefix.sweeping.liveness import is_alive, this_process
+from ptl_prefix.sweeping.liveness import identify_this_process, is_alive
 
-SPEAK = (
-    "import json; from ptl_prefix.sweeping.liveness import this_process; print(json.dumps(this_process()), flush=True)"
-)
+PRINT_IDENTITY = """
+import json
+from ptl_prefix.sweeping.liveness import identify_this_process
+print(json.dumps(identify_this_process()), flush=True)
+"""
 
 
 def test_this_process_is_alive_and_nobody_is_not() -> None:
-    assert is_alive(this_process())
+    assert is_alive(identify_this_process())
     assert not is_alive(None)
 
 
 def test_a_process_is_an_owner_until_it_ends_even_if_nobody_has_waited_for_it() -> None:
-    words = [sys.executable, "-c", f"{SPEAK}; input()"]
+    words = [sys.executable, "-c", f"{PRINT_IDENTITY}input()"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         said = json.loads(other.stdout.readline())
@@ -40,13 +42,13 @@ def test_a_process_is_an_owner_until_it_ends_even_if_nobody_has_waited_for_it() 
 
 
 def test_a_later_process_of_the_same_number_is_somebody_else() -> None:
-    mine = this_process()
+    mine = identify_this_process()
 
     assert not is_alive({**mine, "born": mine["born"] - 1})
 
 
 def test_a_clock_that_is_set_makes_nobody_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = this_process()
+    mine = identify_this_process()
     create_time = psutil.Process.create_time
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: create_time(self) + 3600)
 
@@ -55,7 +57,7 @@ def test_a_clock_that_is_set_makes_nobody_another(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("silent_s", "alive"), [(0.0, True), (80.0, True), (100.0, False), (1e6, False)])
 def test_of_another_machine_only_the_beat_tells(silent_s: float, alive: bool) -> None:
-    far: dict[str, Any] = {**this_process(), "machine": "elsewhere", "beat": time.time() - silent_s}
+    far: dict[str, Any] = {**identify_this_process(), "machine": "elsewhere", "beat": time.time() - silent_s}
 
     assert is_alive(far) is alive
 
@@ -64,14 +66,14 @@ def test_an_owner_names_no_machine_and_nobody() -> None:
     import getpass
     import platform
 
-    said = str(this_process())
+    said = str(identify_this_process())
 
     assert platform.node() not in said
     assert getpass.getuser() not in said
 
 
 def test_the_system_is_asked_another_way_where_it_has_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "_ticks", lambda pid: None)
+    monkeypatch.setattr(liveness, "_start_ticks", lambda pid: None)
 
-    assert is_alive(this_process())
-    assert this_process()["born"] == round(psutil.Process().create_time(), 2)
+    assert is_alive(identify_this_process())
+    assert identify_this_process()["born"] == round(psutil.Process().create_time(), 2)

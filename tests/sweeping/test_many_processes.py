@@ -19,7 +19,6 @@ from support.study_schedulers import spec
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
 from ptl_prefix.sweeping.storage import StudyStorage
-from ptl_prefix.sweeping.study_spec import Budget
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +26,8 @@ WORKER = """
 import json, os, signal, sys, time
 from pathlib import Path
 from ptl_prefix.commands.config.instantiate import build
-from ptl_prefix.sweeping.scheduler import Scheduler, Outcome
+from ptl_prefix.sweeping.job import Outcome
+from ptl_prefix.sweeping.scheduler import Scheduler
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.study_spec import StudySpec
 from ptl_prefix.sweeping.trial_store import TrialStore
@@ -35,15 +35,15 @@ from ptl_prefix.sweeping.storage import StudyStorage
 
 folder, url, dies_at = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
 spec = StudySpec.read(folder)
-freeze = lambda overrides: {"trainer": {"max_steps": 5}, "tracking": {"group": None}, "overrides": list(overrides)}
+compose = lambda overrides: {"trainer": {"max_steps": 5}, "tracking": {"group": None}, "overrides": list(overrides)}
 print("ready", flush=True)
 sys.stdin.readline()
 storage = StudyStorage(folder, url)
 store = TrialStore(folder, spec, storage)
 pruner = build(spec.pruner)
-scheduler = Scheduler(store, Proposer(store, build(spec.sampler), pruner, 5), pruner, freeze, None)
+scheduler = Scheduler(store, Proposer(store, build(spec.sampler), pruner, 5), pruner, compose, None)
 count = 0
-while (job := scheduler.next()) != "done":
+while (job := scheduler.next_job()) != "done":
     if job == "wait":
         time.sleep(0.05)
         continue
@@ -51,7 +51,7 @@ while (job := scheduler.next()) != "done":
     count += 1
     if count == dies_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    store.report(job.trial, 3, 1.0)
+    scheduler.report(job, 3, 1.0)
     scheduler.close(job, Outcome("finished", value=float(job.trial.number), notes={"train_s": 1.0, "tokens": 10}))
 storage.close()
 """
@@ -95,17 +95,17 @@ GRID = {
 LINE = {"lr": Numbers(low=1e-5, high=1e-2, log=True), "b": Choice(values=["x", "y"], texts=["x", "y"])}
 
 
-def ask(folder: Path, space: dict[str, Choice | Numbers], trials: int, sampler: str) -> None:
+def write_study(folder: Path, space: dict[str, Choice | Numbers], trials: int, sampler: str) -> None:
     options = {"Tpe": {"seed": 0, "n_startup_trials": 5, "multivariate": False}}.get(sampler, {"seed": 0})
-    asked = spec(
+    study = spec(
         name=folder.name,
         space=SearchSpace(space),
-        budget=Budget(trials=trials),
+        n_trials=trials,
         sampler={"_target_": f"ptl_prefix.sweeping.samplers.{sampler}", **options},
         pruner={"_target_": "ptl_prefix.sweeping.pruners.NoPruner"},
     )
     folder.mkdir(exist_ok=True)
-    asked.write(folder)
+    study.write(folder)
 
 
 def start(folder: Path, url: str | None, dies_at: int) -> "subprocess.Popen[str]":
@@ -132,7 +132,7 @@ def test_exactly_the_asked_number_of_distinct_points_though_one_process_is_kille
     tmp_path: Path, url: str | None, space: dict[str, Choice | Numbers], trials: int, sampler: str
 ) -> None:
     folder = tmp_path / f"study-{sampler}"  # one database holds several studies
-    ask(folder, space, trials, sampler)
+    write_study(folder, space, trials, sampler)
     workers = [start(folder, url, dies_at) for dies_at in (0, 0, 0, 3)]
     for worker in workers:
         assert worker.stdout is not None

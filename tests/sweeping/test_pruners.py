@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.sweeping import pruners
-from ptl_prefix.sweeping.pruners import Hyperband, NoPruner, Percentile, Pruner, SuccessiveHalving, is_promoted
+from ptl_prefix.sweeping.promotion import is_promoted
+from ptl_prefix.sweeping.pruners import Hyperband, NoPruner, Percentile, Pruner, SuccessiveHalving
 
 
 def verdict(pruner: Pruner, others: list[list[float]], own: list[float], direction: str = "minimize") -> bool:

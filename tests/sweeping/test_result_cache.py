@@ -1,4 +1,4 @@
-"""What a run's numbers follow from, and when a known result stands for a training."""
+"""What a run's numbers follow from, and when a cache result stands for a training."""
 
 import shutil
 from collections.abc import Callable
@@ -112,7 +112,7 @@ def test_other_data_makes_another_content(tmp_path: Path, change: Callable[[Path
 
 
 def test_a_large_file_is_told_apart_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_cache, "_READ_WHOLE_BYTES", 3)
+    monkeypatch.setattr(result_cache, "_MAX_HASHED_BYTES", 3)
     weights = tmp_path / "model.safetensors"
     weights.write_text("weights")
     asked = config(backbone={"path": str(weights)})
@@ -133,7 +133,7 @@ def test_a_text_that_cannot_be_a_path_is_only_a_text() -> None:
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> ResultCache:
+def cache(tmp_path: Path) -> ResultCache:
     return ResultCache(tmp_path / "sweeps")
 
 
@@ -142,10 +142,10 @@ def finished(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path / "sweeps/s/0")
 
 
-def test_a_run_that_finished_is_found_by_its_content(known: ResultCache, finished: RunFolder) -> None:
-    known.keep(finished, "abc")
+def test_a_run_that_finished_is_found_by_its_content(cache: ResultCache, finished: RunFolder) -> None:
+    cache.keep(finished, "abc")
 
-    found = known.find("abc", "val/loss")
+    found = cache.find("abc", "val/loss")
 
     record = read_record(finished.record)
     assert found is not None
@@ -153,13 +153,13 @@ def test_a_run_that_finished_is_found_by_its_content(known: ResultCache, finishe
     assert found.value == record.metrics["val/loss"]
     assert found.notes == notes_of(record)
     assert found.notes["parameters_trained"] == record.parameters.trained
-    assert known.find("abd", "val/loss") is None
+    assert cache.find("abd", "val/loss") is None
 
 
-def test_a_number_that_the_run_does_not_have_is_not_found(known: ResultCache, finished: RunFolder) -> None:
-    known.keep(finished, "abc")
+def test_a_number_that_the_run_does_not_have_is_not_found(cache: ResultCache, finished: RunFolder) -> None:
+    cache.keep(finished, "abc")
 
-    assert known.find("abc", "test/nothing") is None
+    assert cache.find("abc", "test/nothing") is None
 
 
 def resume_longer(run: RunFolder) -> None:
@@ -184,25 +184,25 @@ def say_something_else(run: RunFolder) -> None:
     ids=["removed", "no record", "damaged", "no config", "another config", "another result"],
 )
 def test_a_run_that_was_removed_or_changed_is_not_found(
-    known: ResultCache, finished: RunFolder, change: Callable[[RunFolder], None]
+    cache: ResultCache, finished: RunFolder, change: Callable[[RunFolder], None]
 ) -> None:
-    known.keep(finished, "abc")
+    cache.keep(finished, "abc")
 
     change(finished)
 
-    assert known.find("abc", "val/loss") is None
+    assert cache.find("abc", "val/loss") is None
 
 
-def test_a_run_that_did_not_finish_is_not_found(known: ResultCache, tmp_path: Path) -> None:
-    known.keep(make_run(tmp_path / "sweeps/s/0", status="stopped"), "abc")
+def test_a_run_that_did_not_finish_is_not_found(cache: ResultCache, tmp_path: Path) -> None:
+    cache.keep(make_run(tmp_path / "sweeps/s/0", status="stopped"), "abc")
 
-    assert known.find("abc", "val/loss") is None
+    assert cache.find("abc", "val/loss") is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"folder": 1}', '{"folder": "x"}'])
-def test_a_damaged_entry_is_none(known: ResultCache, finished: RunFolder, tmp_path: Path, text: str) -> None:
-    known.keep(finished, "abc")
+def test_a_damaged_entry_is_none(cache: ResultCache, finished: RunFolder, tmp_path: Path, text: str) -> None:
+    cache.keep(finished, "abc")
     (entry,) = (tmp_path / "sweeps").rglob("abc.json")
     entry.write_text(text)
 
-    assert known.find("abc", "val/loss") is None
+    assert cache.find("abc", "val/loss") is None

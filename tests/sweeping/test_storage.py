@@ -179,11 +179,11 @@ def test_a_password_is_never_shown(url: str, shown: str) -> None:
 def test_a_storage_that_does_not_open_is_refused_without_its_password(tmp_path: Path) -> None:
     with pytest.raises(SweepError) as refusal:
         StudyStorage(tmp_path, f"sqlite:///{tmp_path}/nowhere/trials.db")
-    assert f"sqlite:///{tmp_path}/nowhere/trials.db does not: " in str(refusal.value)
+    assert f"sqlite:///{tmp_path}/nowhere/trials.db is not: " in str(refusal.value)
 
     with pytest.raises(SweepError) as refusal:
         StudyStorage(tmp_path, "nonsense://me:secret@host/db")
-    assert str(refusal.value).startswith("A study's storage must open, but nonsense://me:***@host/db does not: ")
+    assert str(refusal.value).startswith("A study's storage must be accessible, but nonsense://me:***@host/db is not: ")
     assert "secret" not in str(refusal.value)
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
-from ptl_prefix.sweeping.study_spec import STUDY_FILE, Arm, Budget, Confirmation, StudySpec
+from ptl_prefix.sweeping.study_spec import STUDY_FILE, Arm, StudySpec
 
 LENGTHS = Choice(values=[1, 5, 10], texts=["1", "5", "10"])
 RATES = Numbers(low=1e-5, high=1e-2, log=True)
@@ -23,12 +23,15 @@ def spec(**changes: object) -> StudySpec:
         arms=[Arm(name="", overrides=[], space=SearchSpace({"method.prefix_length": LENGTHS}))],
         direction="minimize",
         objective="val/loss",
-        budget=Budget(trials=20),
-        confirmation=None,
+        n_trials=20,
+        budget_s=None,
+        budget_tokens=None,
+        confirm_top_k=0,
+        confirm_seeds=[],
         sampler={"_target_": "ptl_prefix.sweeping.samplers.RandomPoints", "seed": 0},
         pruner={"_target_": "ptl_prefix.sweeping.pruners.NoPruner"},
         max_failure_rate=0.5,
-        workers=2,
+        n_jobs=2,
         threads=None,
         devices=[],
         warm=True,
@@ -45,19 +48,19 @@ TWO_ARMS = [
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "study",
     [
         spec(),
-        spec(arms=TWO_ARMS, confirmation=Confirmation(top_k=2, seeds=[1, 2])),
-        spec(budget=Budget(trials=None, seconds=60.0, tokens=1e6), direction="maximize", threads=3, devices=[0, 1]),
+        spec(arms=TWO_ARMS, confirm_top_k=2, confirm_seeds=[1, 2]),
+        spec(n_trials=None, budget_s=60.0, budget_tokens=1e6, direction="maximize", threads=3, devices=[0, 1]),
         spec(arms=[Arm(name="", overrides=[], space=SearchSpace({"a": Choice(values=["1", 1, None, True, "é"],
                  texts=["'1'", "1", "null", "true", "é"])}))]),
     ],
 )  # fmt: skip
-def test_a_spec_is_read_as_it_was_written(tmp_path: Path, asked: StudySpec) -> None:
-    asked.write(tmp_path)
+def test_a_spec_is_read_as_it_was_written(tmp_path: Path, study: StudySpec) -> None:
+    study.write(tmp_path)
 
-    assert StudySpec.read(tmp_path) == asked
+    assert StudySpec.read(tmp_path) == study
 
 
 def test_tuples_are_written_as_lists(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_an_arm_has_its_budget_or_every_point_there_is(
 ) -> None:
     arm = Arm(name="", overrides=[], space=SearchSpace(space))
 
-    assert spec(arms=[arm], budget=Budget(trials=trials)).trials_of(arm) == most
+    assert spec(arms=[arm], n_trials=trials).max_trials(arm) == most
 
 
 def test_better_is_less_after_the_sign() -> None:

@@ -1,17 +1,16 @@
-"""A worker beside a host whose trials are played by functions."""
+"""A worker with a trial server whose trials are played by functions."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.played_trials import Play, Played, PlayedHost, record, validates, work
-from support.study_schedulers import scheduler, spec
+from support.played_trials import Play, PlayedProcess, PlayedServer, record, validates, work
+from support.study_schedulers import make_scheduler, spec
 
 from ptl_prefix.artifacts.event_log import EventLog
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record, write_record
 from ptl_prefix.sweeping.pruners import Percentile, SuccessiveHalving
-from ptl_prefix.sweeping.study_spec import Budget
 from ptl_prefix.sweeping.trial_processes import LOST
 from ptl_prefix.sweeping.worker import Worker
 
@@ -19,7 +18,7 @@ from ptl_prefix.sweeping.worker import Worker
 def ends(code: int, *, status: str | None = None, error: str | None = None, loss: float = 1.5) -> Play:
     """A trial that ends so."""
 
-    def play(folder: RunFolder, process: Played) -> int:
+    def play(folder: RunFolder, process: PlayedProcess) -> int:
         with EventLog(folder.events) as log:
             if error is not None:
                 log.write("error", step=3, error=error)
@@ -35,7 +34,7 @@ def ends(code: int, *, status: str | None = None, error: str | None = None, loss
     ("play", "state", "failure"),
     [
         (ends(0, status="finished"), "finished", None),
-        (ends(1, status="failed", error="NonFiniteLossError: nan"), "failed", "not a number"),
+        (ends(1, status="failed", error="NonFiniteLossError: nan"), "failed", "non-finite loss"),
         (ends(1, status="failed", error="OutOfMemoryError: CUDA out of memory"), "failed", "out of memory"),
         (ends(1, status="failed", error="MemoryError: "), "failed", "out of memory"),
         (ends(1, status="failed", error="KeyError: 'x'"), "failed", "crash"),
@@ -46,92 +45,92 @@ def ends(code: int, *, status: str | None = None, error: str | None = None, loss
     ],
 )
 def test_how_a_process_ends_is_how_its_trial_does(tmp_path: Path, play: Play, state: str, failure: str | None) -> None:
-    one = scheduler(tmp_path, spec(budget=Budget(trials=1), max_failure_rate=0.0))
+    scheduler = make_scheduler(tmp_path, spec(n_trials=1, max_failure_rate=0.0))
 
-    said = work(one, play)
+    lines = work(scheduler, play)
 
-    trial = one.store.trials("")[0]
+    trial = scheduler.trials("")[0]
     assert (trial.state, trial.notes.get("failure")) == (state, failure)
-    assert ("failed" in said[-1]) == (failure not in (None, "killed"))
+    assert ("failed" in lines[-1]) == (failure not in (None, "killed"))
 
 
 def test_a_host_that_is_lost_is_not_the_trials_fault(tmp_path: Path) -> None:
-    one = scheduler(tmp_path, spec(budget=Budget(trials=1)))
+    scheduler = make_scheduler(tmp_path, spec(n_trials=1))
     codes = iter([LOST] * 5)
 
-    def play(folder: RunFolder, process: Played) -> int:
+    def play(folder: RunFolder, process: PlayedProcess) -> int:
         code = next(codes, 0)
         return ends(code, status="finished" if code == 0 else None)(folder, process)
 
-    work(one, play)
+    work(scheduler, play)
 
-    assert [trial.state for trial in one.store.trials("")] == ["finished"]
+    assert [trial.state for trial in scheduler.trials("")] == ["finished"]
 
 
 def test_a_record_without_the_objective_is_a_failure_that_names_what_is_there(tmp_path: Path) -> None:
-    one = scheduler(tmp_path, spec(budget=Budget(trials=1), objective="test/bleu", max_failure_rate=0.0))
+    scheduler = make_scheduler(tmp_path, spec(n_trials=1, objective="test/bleu", max_failure_rate=0.0))
 
-    work(one, ends(0, status="finished"))
+    work(scheduler, ends(0, status="finished"))
 
-    trial = one.store.trials("")[0]
+    trial = scheduler.trials("")[0]
     assert trial.notes["failure"] == "no objective"
-    assert trial.notes["error"] == "there is no test/bleu, only val/loss"
+    assert trial.notes["error"] == "the record has no test/bleu, only val/loss"
 
 
 def test_every_validation_is_told_and_what_a_trial_cost_is_kept(tmp_path: Path) -> None:
-    one = scheduler(tmp_path, spec(budget=Budget(trials=1)))
+    scheduler = make_scheduler(tmp_path, spec(n_trials=1))
 
-    work(one, validates(3.0, 2.0, 1.0))
+    work(scheduler, validates(3.0, 2.0, 1.0))
 
-    trial = one.store.trials("")[0]
-    assert trial.frozen.intermediate_values == {10: 3.0, 20: 2.0, 30: 1.0}
+    trial = scheduler.trials("")[0]
+    assert trial.intermediate_values == {10: 3.0, 20: 2.0, 30: 1.0}
     assert trial.value == 1.0
     assert trial.notes["parameters_trained"] == record().parameters.trained and trial.train_s > 0
 
 
 def test_what_is_worse_than_the_others_is_pruned_and_its_record_says_so(tmp_path: Path) -> None:
     pruner = Percentile(percentile=50.0, n_startup_trials=1, n_warmup_steps=0)
-    one = scheduler(tmp_path, spec(budget=Budget(trials=2)), pruner=pruner)
+    scheduler = make_scheduler(tmp_path, spec(n_trials=2), pruner=pruner)
     plays = iter([validates(1.0, 0.5), validates(5.0, 4.0, 3.0)])
     of_folder: dict[Path, Play] = {}
 
-    def play(folder: RunFolder, process: Played) -> int:
+    def play(folder: RunFolder, process: PlayedProcess) -> int:
         if folder.path not in of_folder:
             of_folder[folder.path] = next(plays)
         return of_folder[folder.path](folder, process)
 
-    work(one, play)
+    work(scheduler, play)
 
-    trials = one.store.trials("")
+    trials = scheduler.trials("")
     assert [trial.state for trial in trials] == ["finished", "pruned"]
-    assert trials[1].frozen.intermediate_values == {10: 5.0}
+    assert trials[1].intermediate_values == {10: 5.0}
     assert read_record(tmp_path / "1/record.json").status == "pruned"
 
 
 def test_a_rung_pauses_all_but_the_best_and_the_best_come_to_the_end(tmp_path: Path) -> None:
-    one = scheduler(tmp_path, spec(budget=Budget(trials=4)), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2))
+    scheduler = make_scheduler(tmp_path, spec(n_trials=4), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2))
 
-    def play(folder: RunFolder, process: Played) -> int:
+    def play(folder: RunFolder, process: PlayedProcess) -> int:
         return validates(*[1.0 + int(folder.path.name)] * 9)(folder, process)
 
-    work(one, play)
+    work(scheduler, play)
 
-    trials = one.store.trials("")
+    trials = scheduler.trials("")
     assert trials[0].state == "finished" and trials[3].state == "pruned"
     assert all(10 in trial.rungs for trial in trials)
-    assert max(trials[3].frozen.intermediate_values) < 90
+    assert max(trials[3].intermediate_values) < 90
 
 
 def test_a_worker_that_is_stopped_now_leaves_its_trial_to_be_gone_on_with(tmp_path: Path) -> None:
-    one = scheduler(tmp_path, spec())
+    scheduler = make_scheduler(tmp_path, spec())
     workers: list[Worker] = []
 
-    def play(folder: RunFolder, process: Played) -> int:
+    def play(folder: RunFolder, process: PlayedProcess) -> int:
         workers[0].stopping.set()
         workers[0].stopping_now.set()
         return validates(*[1.0] * 50)(folder, process)
 
-    workers.append(Worker(one, PlayedHost(play), threads=1, device=None, say=lambda _: None))  # type: ignore[arg-type]
+    workers.append(Worker(scheduler, PlayedServer(play), threads=1, device=None, notify=lambda _: None))  # type: ignore[arg-type]
     workers[0].run()
 
-    assert [trial.state for trial in one.store.trials("")] == ["interrupted"]
+    assert [trial.state for trial in scheduler.trials("")] == ["interrupted"]

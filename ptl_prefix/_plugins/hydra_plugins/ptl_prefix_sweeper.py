@@ -1,7 +1,7 @@
-"""What Hydra sees of our sweeps: a sweeper, and where the folder `sweeps/` is.
+"""Our plugins for Hydra: the sweeper that runs studies, and the search path of the predefined studies in `sweeps/`.
 
-In: Hydra's call for the jobs of a multirun. Out: the study ran, or went on. Hydra 1.3 finds plugins in the namespace
-`hydra_plugins` alone; `commands/config/plugins.py` puts this folder on its way.
+In: Hydra's call for the jobs of a multirun. Out: the study ran or was resumed. Hydra 1.3 finds plugins only in the
+namespace `hydra_plugins`; `commands/config/plugins.py` adds this folder to it.
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,31 @@ from ptl_prefix.commands.config.plugins import SweepsSource
 
 
 class StudySweeper(Sweeper):
-    """Runs a study. Its settings are read from the config by who launched Hydra, who also knows the user's own words.
+    """Runs a study.
 
     Args:
-        values: Checked before Hydra was entered.
+        values: The settings of `hydra.sweeper`, which were parsed and checked before Hydra was started.
     """
 
     def __init__(self, **values: Any) -> None:
         self._values = values
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what is needed to run."""
+        """Store the composed config."""
         self._config = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the study, or go on with it."""
-        from ptl_prefix.commands.sweep.multirun import run_study
+        """Run the study, or resume it."""
+        from ptl_prefix.commands.hydra_main import run_study
 
         return run_study(self._config, arguments)
 
 
 class SweepsFolder(SearchPathPlugin):
-    """Makes `sweeps/` a group of configs."""
+    """Makes the folder `sweeps/` a config group."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Behind everything else."""
+        """Append the folder to the search path."""
         search_path.append(provider="ptl_prefix", path=f"{SweepsSource.scheme()}://{settings.sweeps_dir().parent}")
 
 

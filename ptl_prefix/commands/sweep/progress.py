@@ -1,4 +1,7 @@
-"""The progress of a study: a live table on a terminal, a line a minute in a log."""
+"""Shows the progress of a study: a live table on a terminal, a status line every minute elsewhere.
+
+In: a study's scheduler and the workers of this process. Out: tables and lines on a console.
+"""
 
 import time
 from collections.abc import Sequence
@@ -13,34 +16,30 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.event_log import read_events, validation_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.sweep.study_folder import Study
-from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.sweeping.scheduler import Scheduler
+from ptl_prefix.sweeping.study_spec import StudySpec
 from ptl_prefix.sweeping.summary import ArmSummary, Summary, summarize
 from ptl_prefix.sweeping.trial import Trial
 from ptl_prefix.sweeping.worker import Worker
 
-_EVERY_S = 2.0
-
-
+_TABLE_EVERY_S = 2.0
 _LINE_EVERY_S = 60.0
-"""Where nothing can be drawn over, as in a job's log."""
+"""Seconds between status lines where no table can be redrawn, for example in the log of a cluster's job."""
 
 
 class Progress:
-    """Shows a study while this process works at it.
+    """Shows a study while this process works on it.
 
     Args:
-        study: Which.
-        scheduler: What is written down.
-        console: Where to.
+        scheduler: The study's scheduler.
+        console: Where the progress is shown.
     """
 
-    def __init__(self, study: Study, scheduler: Scheduler, console: Console) -> None:
-        self._study, self._scheduler, self._console = study, scheduler, console
+    def __init__(self, scheduler: Scheduler, console: Console) -> None:
+        self._scheduler, self._console = scheduler, console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        # A first line says how things go; when they begin others say so.
+        # The first status line is due after a minute, the first table at once.
         self._shown_at = time.monotonic() if self._live is None else 0.0
 
     def __enter__(self) -> Self:
@@ -54,102 +53,110 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def say(self, text: str) -> None:
-        """One sentence, above the table."""
+    def notify(self, text: str) -> None:
+        """Print a status line, above the table if there is one."""
         self._console.print(Text(text), soft_wrap=True)
 
     def refresh(self, workers: Sequence[Worker]) -> None:
-        """Show what is now, as a table or where there is no terminal as a line; not more often than one could read.
+        """Show the current state if the last one was shown long enough ago.
 
         Args:
-            workers: Those of this process.
+            workers: The workers of this process.
         """
-        if time.monotonic() - self._shown_at < (_LINE_EVERY_S if self._live is None else _EVERY_S):
+        if time.monotonic() - self._shown_at < (_LINE_EVERY_S if self._live is None else _TABLE_EVERY_S):
             return
         self._shown_at = time.monotonic()
         summary = summarize(self._scheduler)
         if self._live is None:
-            self.say(status_line(summary, len(workers)))
+            self.notify(status_line(summary, len(workers)))
             return
-        running = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("worker", "trial", "point", "step", "val/loss"):
-            running.add_column(heading)
-        for number, worker in enumerate(workers):
-            if (job := worker.job) is not None:
-                running.add_row(str(number), trial_name(job.trial), job.trial.label, *_so_far(job.folder))
-        self._live.update(Group(status_table(self._study, summary, len(workers)), running), refresh=True)
+        tables = Group(status_table(self._scheduler.spec, summary, len(workers)), _running_table(workers))
+        self._live.update(tables, refresh=True)
+
+
+def _running_table(workers: Sequence[Worker]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("worker", "trial", "point", "step", "val/loss"):
+        table.add_column(heading)
+    for number, worker in enumerate(workers):
+        if (job := worker.job) is not None:
+            table.add_row(str(number), trial_name(job.trial), job.trial.label, *_last_step_and_loss(job.folder))
+    return table
 
 
 def trial_name(trial: Trial) -> str:
-    """How a trial is called."""
+    """The name of a trial in tables: `arm/number`, or its number in a study with one arm."""
     return f"{trial.arm}/{trial.number}" if trial.arm else str(trial.number)
 
 
-def _so_far(folder: RunFolder) -> tuple[str, str]:
-    """How far a run is: its newest step and validation."""
+def _last_step_and_loss(folder: RunFolder) -> tuple[str, str]:
+    """The last step in a run's log, and its last validation loss."""
     with suppress(PtlPrefixError):
         events = read_events(folder.events)
-        validations = validation_losses(events)
-        return str(
-            max((event["step"] for event in events), default=0)
-        ), f"{validations[-1][1]:.4g}" if validations else ""
+        validations = validations_in(events)
+        step = max((event["step"] for event in events), default=0)
+        return str(step), f"{validations[-1][1]:.4g}" if validations else ""
     return "0", ""
 
 
-def status_table(study: Study, summary: Summary, workers: int) -> Table:
-    """A line for each arm: how many trials of which kind, the best value, and how long it will take."""
+def status_table(spec: StudySpec, summary: Summary, num_workers: int) -> Table:
+    """A row for each arm: its numbers of trials, the best objective and the remaining time."""
     counts = {
         "pruned": [arm.states["pruned"] for arm in summary.arms],
         "running": [arm.states["running"] for arm in summary.arms],
         "paused": [arm.states["paused"] + arm.states["interrupted"] for arm in summary.arms],
         "failed": [arm.states["failed"] for arm in summary.arms],
     }
-    # What there is none of takes no room from the rest.
+    # A column of zeros would only take space.
     shown = {heading: of_arms for heading, of_arms in counts.items() if any(of_arms)}
-    title, follows = f"study {study.spec.name}", _what_follows(summary) or None
-    table = Table(title=title, title_justify="left", caption=follows, caption_justify="left")
+    caption = _format_confirmation(summary) or None
+    table = Table(title=f"study {spec.name}", title_justify="left", caption=caption, caption_justify="left")
     table.add_column("arm" if len(summary.arms) > 1 else "")
-    for heading in ("done", *shown, f"best {study.spec.objective}", "left"):
+    for heading in ("done", *shown, f"best {spec.objective}", "left"):
         table.add_column(heading, justify="right")
     for index, arm in enumerate(summary.arms):
-        wanted = "" if arm.wanted is None else f"/{arm.wanted}"
+        planned = "" if arm.num_planned is None else f"/{arm.num_planned}"
+        seconds = _remaining_s(arm, num_workers)
         table.add_row(
-            arm.name or study.spec.name,
-            f"{arm.num_done}{wanted}",
+            arm.name or spec.name,
+            f"{arm.num_done}{planned}",
             *(str(of_arms[index] or "") for of_arms in shown.values()),
             f"{arm.best[0].value:.4g}" if arm.best else "",
-            _left(arm, workers),
+            format_duration(seconds) if seconds else "",
         )
     return table
 
 
-def status_line(summary: Summary, workers: int) -> str:
-    """The same in a sentence."""
-    done, wanted = sum(arm.num_done for arm in summary.arms), [arm.wanted for arm in summary.arms]
-    of_all = "" if None in wanted else f" of {sum(filter(None, wanted))}"
+def status_line(summary: Summary, num_workers: int) -> str:
+    """The state of all arms in one line."""
+    done, planned = sum(arm.num_done for arm in summary.arms), [arm.num_planned for arm in summary.arms]
+    of_all = "" if None in planned else f" of {sum(filter(None, planned))}"
     running = sum(arm.states["running"] for arm in summary.arms)
-    seconds = [_left_s(arm, workers) for arm in summary.arms]
+    seconds = [_remaining_s(arm, num_workers) for arm in summary.arms]
     left = "" if None in seconds else f", {format_duration(sum(filter(None, seconds)))} left"
-    follows = _what_follows(summary)
-    return f"{done}{of_all} trials done, {running} running{left}{follows and f'; {follows}'}"
+    confirmation = _format_confirmation(summary)
+    return f"{done}{of_all} trials done, {running} running{left}{confirmation and f'; {confirmation}'}"
 
 
-def _what_follows(summary: Summary) -> str:
-    return f"then {summary.to_confirm} trials or fewer confirm the best" if summary.to_confirm else ""
+def _format_confirmation(summary: Summary) -> str:
+    return f"then up to {summary.max_confirmations} trials confirm the best" if summary.max_confirmations else ""
 
 
-def _left(arm: ArmSummary, workers: int) -> str:
-    seconds = _left_s(arm, workers)
-    return format_duration(seconds) if seconds else ""
+def _remaining_s(arm: ArmSummary, num_workers: int) -> float | None:
+    """Remaining seconds of an arm: from the training time of its trials so far, as if it had all workers.
 
-
-def _left_s(arm: ArmSummary, workers: int) -> float | None:
-    """Seconds until an arm is done, from what its trials took: training alone, and as if it had all workers.
-
-    Returns: `None` where nobody knows: before the first trial has ended, or where a budget is no number of trials.
+    Returns:
+        `None` before the first trial has ended, or if the budget is not a number of trials.
     """
-    if arm.wanted is not None and arm.num_done >= arm.wanted:
+    if arm.num_planned is not None and arm.num_done >= arm.num_planned:
         return 0.0
-    if arm.wanted is None or not arm.num_done:
+    if arm.num_planned is None or not arm.num_done:
         return None
-    return arm.train_s / arm.num_done * (arm.wanted - arm.num_done) / max(1, workers)
+    return arm.train_s / arm.num_done * (arm.num_planned - arm.num_done) / max(1, num_workers)
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

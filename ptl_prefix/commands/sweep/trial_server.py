@@ -1,9 +1,8 @@
-"""Starts a sweep's trials: a process that has imported everything, and makes a copy of itself for each.
+"""The trial server: a process that has imported everything, and forks itself for each trial of a sweep.
 
 In: lines of JSON on standard input, from `ptl_prefix.sweeping.trial_processes`. Out: a line with the exit code of each
-trial that has ended. A trial is what `ptl-prefix train resume=<folder>` runs: a frozen config, and none of Hydra's
-syntax. It is told to stop, and saves, when its host is gone, and the host ends when the process that speaks to it
-does.
+trial that has ended. A trial runs what `ptl-prefix train resume=<folder>` runs: a frozen config, without Hydra. When
+the server dies, its trials stop with a checkpoint; when the process that started the server dies, the server ends.
 """
 
 import importlib
@@ -19,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ptl_prefix.backbones.library_logging import silence_library_messages
+from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
-LOG_FILE = "log.txt"
-"""What a trial prints, in its folder."""
+SERVER_MODULE = "ptl_prefix.commands.sweep.trial_server"
+"""The name of this module, which `python -m` runs."""
 
 _IMPORTED = (
     "ptl_prefix.commands.train.command",
@@ -37,23 +36,23 @@ _IMPORTED = (
     "wandb",
     "wandb.sdk.launch.inputs.internal",
 )
-"""What a trial would import by itself, one by one, at the first use; what is not there it will not miss either."""
+"""Modules that a trial would otherwise import when it first uses them; those that are not installed are skipped."""
 _ASYNC_LOAD = "HF_DEACTIVATE_ASYNC_LOAD"
-_STOPPING_S = 60.0
-"""How long a trial may take to save what it has."""
+_STOPPING_TIMEOUT_S = 60.0
+"""Seconds that a trial has to save a checkpoint."""
 
 
-class _Host:
-    """The trials that run now.
+class _Server:
+    """Starts trials and reports their exit codes.
 
     Args:
-        orders: Where lines come from.
+        requests: File descriptor from which the requests are read.
     """
 
-    def __init__(self, orders: int) -> None:
-        self._orders, self._unread = orders, b""
+    def __init__(self, requests: int) -> None:
+        self._requests, self._unread = requests, b""
         self._numbers: dict[int, int] = {}
-        # Nobody writes into it. A trial sees its end when the last who could have, this process, is gone.
+        # Nothing is ever written to this pipe. Its trials read it, and so notice when this process dies and closes it.
         self._lifeline = os.pipe()
         self._ended = os.pipe()
         os.set_blocking(self._ended[1], False)
@@ -61,49 +60,49 @@ class _Host:
         signal.set_wakeup_fd(self._ended[1], warn_on_full_buffer=False)
 
     def run(self) -> None:
-        """Until nobody gives orders any more."""
+        """Handle requests until the pipe of requests is closed."""
         while True:
-            ready, _, _ = select.select([self._orders, self._ended[0]], [], [])
+            ready, _, _ = select.select([self._requests, self._ended[0]], [], [])
             if self._ended[0] in ready:
                 os.read(self._ended[0], 4096)
                 self._report()
-            if self._orders in ready and not self._obey():
+            if self._requests in ready and not self._handle_requests():
                 self._stop_all()
                 return
 
-    def _obey(self) -> bool:
-        """Carry out what was said; false when nothing will be any more."""
-        said = os.read(self._orders, 65536)
-        if not said:
+    def _handle_requests(self) -> bool:
+        """Handle the requests that have arrived; false if the pipe is closed."""
+        data = os.read(self._requests, 65536)
+        if not data:
             return False
-        *lines, self._unread = (self._unread + said).split(b"\n")
+        *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            order = json.loads(line)
-            if "start" in order:
-                self._start(order)
-            elif "log" in order:
-                keep_log(Path(order["log"]))
+            request = json.loads(line)
+            if "start" in request:
+                self._start(request)
+            elif "log" in request:
+                log_to(Path(request["log"]))
             else:
-                self._signal(order["signal"], signal.Signals[order["name"]])
+                self._signal(request["signal"], signal.Signals[request["name"]])
         return True
 
-    def _start(self, order: dict[str, Any]) -> None:
+    def _start(self, request: dict[str, Any]) -> None:
         pid = os.fork()
         if pid == 0:
-            self._become_trial(order)
-        self._numbers[pid] = order["start"]
+            self._become_trial(request)
+        self._numbers[pid] = request["start"]
 
-    def _become_trial(self, order: dict[str, Any]) -> NoReturn:
+    def _become_trial(self, request: dict[str, Any]) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for end in (self._lifeline[1], *self._ended):
             os.close(end)
-        run_trial(Path(order["folder"]), order["threads"], order["device"], lifeline=self._lifeline[0])
+        run_trial(Path(request["folder"]), request["threads"], request["device"], lifeline=self._lifeline[0])
 
     def _signal(self, number: int, what: signal.Signals) -> None:
         for pid, one in self._numbers.items():
             if one == number:
-                os.kill(pid, what)  # it is not waited for yet, so its number is nobody else's
+                os.kill(pid, what)  # the pid is not reused before the process is waited for
 
     def _report(self) -> None:
         while self._numbers:
@@ -117,7 +116,7 @@ class _Host:
     def _stop_all(self) -> None:
         for pid in self._numbers:
             os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOPPING_S
+        deadline = time.monotonic() + _STOPPING_TIMEOUT_S
         while self._numbers and time.monotonic() < deadline:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             self._numbers.pop(pid, None)
@@ -127,14 +126,14 @@ class _Host:
 
 
 def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) -> NoReturn:
-    """What a copy does. It ends here, and never comes back into the host's code."""
+    """Run a trial in a fork of the server. The fork exits here and never returns to the server's code."""
     code = 1
     try:
-        log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(folder / TRIAL_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
-        threading.Thread(target=_stop_when_cut, args=(lifeline,), daemon=True).start()
+        threading.Thread(target=_stop_with_server, args=(lifeline,), daemon=True).start()
         os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         if device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -154,8 +153,8 @@ def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) 
         os._exit(code)
 
 
-def keep_log(path: Path) -> None:
-    """Put what was printed so far, while the study's folder was not known, behind this file, and the rest with it."""
+def log_to(path: Path) -> None:
+    """Append to this file what was printed before the study's folder was known, and everything from now on."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(log, os.pread(2, os.fstat(2).st_size, 0))
     os.dup2(log, 2)
@@ -163,52 +162,55 @@ def keep_log(path: Path) -> None:
 
 
 def visible_device(device: int, visible: str | None) -> str:
-    """The name of a device among those that this machine's owner, such as Slurm, has left us."""
+    """The id of a device among those that `CUDA_VISIBLE_DEVICES` allows, for example within a job of Slurm's."""
     names = [name for name in (visible or "").split(",") if name]
     return names[device % len(names)] if names else str(device)
 
 
-def _stop_when_cut(lifeline: int) -> None:
-    """The host is gone, and with it whoever wanted this trial: save, or at least end."""
+def _stop_with_server(lifeline: int) -> None:
+    """Stop the trial with a checkpoint when the server dies; end it if that takes too long."""
     os.read(lifeline, 1)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_STOPPING_S)
+    time.sleep(_STOPPING_TIMEOUT_S)
     os._exit(128 + signal.SIGTERM)
 
 
 def num_threads() -> int:
-    """The threads of this process, as the system counts them; 1 where it does not say."""
+    """The number of threads of this process according to `/proc`; 1 without it."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.is_dir() else 1
 
 
-def _rehearse() -> None:
-    """Load a backbone once: what the first one compiles and reads is there for every trial, then."""
-    usual = os.environ.get(_ASYNC_LOAD)
-    os.environ[_ASYNC_LOAD] = "1"  # its threads would outlive it
+def _load_backbone_once() -> None:
+    """Load a backbone, so that what the first loading compiles and caches is there for every trial."""
+    previous = os.environ.get(_ASYNC_LOAD)
+    os.environ[_ASYNC_LOAD] = "1"  # asynchronous loading leaves threads behind
     importlib.import_module("ptl_prefix.backbones.spec").load_backbone(dtype="float32", device="cpu")
-    if usual is None:
+    if previous is None:
         del os.environ[_ASYNC_LOAD]
     else:
-        os.environ[_ASYNC_LOAD] = usual
+        os.environ[_ASYNC_LOAD] = previous
 
 
 def main() -> None:
-    """Read orders until there are no more."""
-    silence_library_messages()
+    """Run the server until the pipe of requests is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    orders = os.dup(0)
+    requests = os.dup(0)
     if "--warm" in sys.argv[1:]:
         for name in _IMPORTED:
             with suppress(ModuleNotFoundError):
                 importlib.import_module(name)
-        _rehearse()
+        _load_backbone_once()
         if (count := num_threads()) > 1:
-            # What a copy inherits of another thread is its locks, held for ever.
-            print(f"{count} threads after the imports: trials start cold", file=sys.stderr, flush=True)
-            os.execv(sys.executable, [sys.executable, "-m", "ptl_prefix.commands.sweep.trial_server"])
-    _Host(orders).run()
-    os._exit(0)  # to take all those modules apart would take longer than most trials start
+            # A fork would inherit the locks of other threads, which would never be released.
+            print(
+                f"The trial server must have one thread to fork, but has {count}; it restarts without imports.",
+                file=sys.stderr,
+                flush=True,
+            )
+            os.execv(sys.executable, [sys.executable, "-m", SERVER_MODULE])
+    _Server(requests).run()
+    os._exit(0)  # a regular exit would unload all modules, which takes longer than most trials take to start
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ptl_prefix.commands.sweep.parse_space import as_choice, dimension_of, is_swept
+from ptl_prefix.commands.sweep.parse_space import as_choice, is_swept, parse_dimension
 from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers
 
 COUNT_RANGE = Numbers(low=1, high=7, step=2, is_int=True)
@@ -39,7 +39,7 @@ COUNT_RANGE = Numbers(low=1, high=7, step=2, is_int=True)
 def test_hydras_grammar_is_a_search_space(written: str, dimension: Dimension) -> None:
     mistakes: list[str] = []
 
-    assert dimension_of(written, mistakes) == (written.split("=")[0].lstrip("+"), dimension)
+    assert parse_dimension(written, mistakes) == (written.split("=")[0].lstrip("+"), dimension)
     assert mistakes == []
 
 
@@ -82,7 +82,7 @@ def test_hydras_grammar_is_a_search_space(written: str, dimension: Dimension) ->
 def test_what_no_study_can_search_is_refused(written: str, sentence: str) -> None:
     mistakes: list[str] = []
 
-    assert dimension_of(written, mistakes)[1] is None
+    assert parse_dimension(written, mistakes)[1] is None
     assert mistakes == [sentence]
 
 
@@ -122,8 +122,8 @@ def test_a_pattern_is_the_choices_of_the_group_that_it_fits(small_conf: Path) ->
     )
     mistakes: list[str] = []
 
-    assert dimension_of("task=glob(*)", mistakes) == ("task", both)
-    assert dimension_of("task=glob(*,exclude=d*)", mistakes) == ("task", one)
+    assert parse_dimension("task=glob(*)", mistakes) == ("task", both)
+    assert parse_dimension("task=glob(*,exclude=d*)", mistakes) == ("task", one)
     assert mistakes == []
-    assert dimension_of("task=glob(x*)", mistakes) == ("task", None)
+    assert parse_dimension("task=glob(x*)", mistakes) == ("task", None)
     assert mistakes == ["`task`: there must be something to choose from, but task=glob(x*) finds nothing."]

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.verb import Verb
-from ptl_prefix.commands.sweep.parse_study import Asked, ask, sweeper_of
+from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
+from ptl_prefix.commands.sweep.parse_study import ParsedStudy, parse_study
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers
 
@@ -19,12 +20,12 @@ OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.study_name=s")
 pytestmark = pytest.mark.usefixtures("small_conf")
 
 
-def asked(verb: Verb, *overrides: str) -> Asked:
-    return ask(verb, ("backbone.path=b", *OPTUNA, *overrides), SWEEP)
+def parsed(verb: Verb, *overrides: str) -> ParsedStudy:
+    return parse_study(verb, ("backbone.path=b", *OPTUNA, *overrides), SWEEP)
 
 
 def space(verb: Verb, *overrides: str) -> Mapping[str, Dimension]:
-    (arm,) = asked(verb, *overrides).spec.arms
+    (arm,) = parsed(verb, *overrides).spec.arms
     return arm.space.dimensions
 
 
@@ -37,7 +38,7 @@ def written(small_conf: Path, **sweeper: Any) -> str:
 
 def mistakes(verb: Verb, *overrides: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        asked(verb, *overrides)
+        parsed(verb, *overrides)
     return caught.value.mistakes
 
 
@@ -181,7 +182,7 @@ ARMS = {"few": {"overrides": ["task=digits"], "params": {"task.count": "choice(1
 
 
 def test_arms_have_spaces_of_their_own_and_what_the_command_line_searches(verb: Verb, small_conf: Path) -> None:
-    spec = asked(verb, written(small_conf, arms=ARMS), "seed=0,1").spec
+    spec = parsed(verb, written(small_conf, arms=ARMS), "seed=0,1").spec
 
     assert [(arm.name, list(arm.overrides), list(arm.space.dimensions)) for arm in spec.arms] == [
         ("few", ["task=digits"], ["task.count", "seed"]),
@@ -191,7 +192,7 @@ def test_arms_have_spaces_of_their_own_and_what_the_command_line_searches(verb: 
 
 
 def test_the_command_line_changes_what_an_arm_searches(verb: Verb, small_conf: Path) -> None:
-    few, _ = asked(verb, written(small_conf, arms=ARMS), "task.count=5,6").spec.arms
+    few, _ = parsed(verb, written(small_conf, arms=ARMS), "task.count=5,6").spec.arms
 
     assert few.space.dimensions["task.count"] == Choice(values=[5, 6], texts=["5", "6"])
 
@@ -203,30 +204,30 @@ def test_a_mistake_in_one_arm_is_found(verb: Verb, small_conf: Path) -> None:
 
 
 def test_a_spec_holds_what_was_asked_and_nothing_of_hydra(verb: Verb) -> None:
-    found = asked(verb, "task.count=1,2", "seed=3", "hydra.sweeper.n_jobs=2", "hydra.sweeper.storage=sqlite:///t.db")
+    found = parsed(verb, "task.count=1,2", "seed=3", "hydra.sweeper.n_jobs=2", "hydra.sweeper.storage=sqlite:///t.db")
     spec = found.spec
 
     assert found.folder == Path("outputs/sweeps/s")
     assert found.storage == f"sqlite:///{Path.cwd()}/t.db"
-    assert found.config["task"]["count"] == 1
-    assert (spec.name, spec.config_name, spec.workers) == ("s", "train", 2)
+    assert found.first_config["task"]["count"] == 1
+    assert (spec.name, spec.config_name, spec.n_jobs) == ("s", "train", 2)
     assert spec.overrides == ["backbone.path=b", "hydra/sweeper=optuna", "seed=3"]
     assert spec.sampler["_target_"].endswith(".Tpe")
-    assert asked(verb, "task.count=1,2").spec.token != spec.token
+    assert parsed(verb, "task.count=1,2").spec.token != spec.token
 
 
 def test_a_plain_grid_is_ours_and_hydras_own_sweeper_is_kept_when_asked_for(verb: Verb) -> None:
-    sweeper = sweeper_of(verb, ("backbone.path=b", "seed=1,2"), SWEEP)
-    node, ours = sweeper.hydra, sweeper.ours
+    sweeper = choose_sweeper(verb, ("backbone.path=b", "seed=1,2"), SWEEP)
+    node, added = sweeper.hydra, sweeper.overrides
     assert node is not None
     assert node.sweeper["_target_"].endswith("StudySweeper")
-    assert ours == ("hydra/sweeper=grid",)
+    assert added == ("hydra/sweeper=grid",)
 
-    sweeper = sweeper_of(verb, ("backbone.path=b", "seed=1,2", "hydra/sweeper=basic"), SWEEP)
-    node, ours = sweeper.hydra, sweeper.ours
+    sweeper = choose_sweeper(verb, ("backbone.path=b", "seed=1,2", "hydra/sweeper=basic"), SWEEP)
+    node, added = sweeper.hydra, sweeper.overrides
     assert node is not None
     assert node.sweeper["_target_"].endswith("BasicSweeper")
-    assert ours == ()
+    assert added == ()
 
 
 def test_a_setting_that_only_a_searched_choice_has_is_kept_for_it(verb: Verb, small_conf: Path) -> None:
@@ -235,17 +236,17 @@ def test_a_setting_that_only_a_searched_choice_has_is_kept_for_it(verb: Verb, sm
         (small_conf / f"experiment/{name}.yaml").write_text(text)
     stand_in_with_extra()
 
-    found = ask(verb, ("backbone.path=b", "experiment=one,two", "task.extra=5"), SWEEP)
+    found = parse_study(verb, ("backbone.path=b", "experiment=one,two", "task.extra=5"), SWEEP)
 
-    assert found.config["task"]["extra"] == 5
+    assert found.first_config["task"]["extra"] == 5
     assert found.spec.overrides == ["backbone.path=b", "++task.extra=5"]
-    node = sweeper_of(verb, ("backbone.path=b", "experiment=one,two", "task.extra=5"), SWEEP).hydra
+    node = choose_sweeper(verb, ("backbone.path=b", "experiment=one,two", "task.extra=5"), SWEEP).hydra
     assert node is not None
 
 
 def test_what_does_not_compose_is_said_as_ever(verb: Verb) -> None:
     with pytest.raises(ConfigError) as caught:
-        ask(verb, ("backbone.path=b", "tsk=x", "task.count=interval(1,2)"), SWEEP)
+        parse_study(verb, ("backbone.path=b", "tsk=x", "task.count=interval(1,2)"), SWEEP)
 
     assert caught.value.mistakes[0] == "`tsk` is not a setting; did you mean task?"
     assert not any("cannot be an interval" in mistake for mistake in caught.value.mistakes)

@@ -9,17 +9,17 @@ import pytest
 from ptl_prefix.commands.sweep.progress import status_line, status_table
 from ptl_prefix.sweeping.summary import ArmSummary, Summary
 
-STUDY: Any = SimpleNamespace(spec=SimpleNamespace(name="methods", objective="val/loss"))
+SPEC: Any = SimpleNamespace(name="methods", objective="val/loss")
 
 
-def _arm(name: str, wanted: int | None = 8, **states: int) -> ArmSummary:
+def _arm(name: str, num_planned: int | None = 8, **states: int) -> ArmSummary:
     return ArmSummary(
         name=name,
-        wanted=wanted,
+        num_planned=num_planned,
         states=Counter(states),  # type: ignore[arg-type]
         best=[],
         failures=Counter(),
-        surrender=None,
+        failure_reason=None,
         importance={},
         train_s=40.0,
         tokens=0.0,
@@ -27,7 +27,7 @@ def _arm(name: str, wanted: int | None = 8, **states: int) -> ArmSummary:
 
 
 def _shown(*arms: ArmSummary) -> tuple[list[Any], list[list[Any]]]:
-    table = status_table(STUDY, Summary(arms=arms, confirmed=[], reused=0, to_confirm=0), workers=2)
+    table = status_table(SPEC, Summary(arms=arms, confirmed=[], num_reused=0, max_confirmations=0), num_workers=2)
     return [column.header for column in table.columns], [list(column.cells) for column in table.columns]
 
 
@@ -54,9 +54,10 @@ def test_a_line_says_how_far_all_arms_are() -> None:
     assert _line(first, second) == "6 of 16 trials done, 2 running, 80 s left"
     assert _line(first, _arm("prompt_tuning", running=1)) == "4 of 16 trials done, 2 running", "nobody knows yet"
     assert _line(first, _arm("adapter", None, finished=3)) == "7 trials done, 1 running", "a budget is another"
-    assert _line(first, second, to_confirm=6).endswith("80 s left; then 6 trials or fewer confirm the best")
+    assert _line(first, second, max_confirmations=6).endswith("80 s left; then up to 6 trials confirm the best")
     assert _line(_arm("lora", finished=8)) == "8 of 8 trials done, 0 running, 0 s left"
 
 
-def _line(*arms: ArmSummary, to_confirm: int = 0) -> str:
-    return status_line(Summary(arms=arms, confirmed=[], reused=0, to_confirm=to_confirm), workers=2)
+def _line(*arms: ArmSummary, max_confirmations: int = 0) -> str:
+    summary = Summary(arms=arms, confirmed=[], num_reused=0, max_confirmations=max_confirmations)
+    return status_line(summary, num_workers=2)

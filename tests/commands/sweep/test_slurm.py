@@ -21,11 +21,10 @@ from ptl_prefix.commands.sweep.study_folder import Study
 from ptl_prefix.commands.sweep.trial_server import visible_device
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
-from ptl_prefix.sweeping.study_spec import Budget
 
 NOTHING = dict(defaults_of("sweep"))
 
-# Says what it was asked, works until it is told to stop, then saves and says 143, as `sweep worker` does.
+# Says what it was lengths, works until it is told to stop, then saves and says 143, as `sweep worker` does.
 WORKER = """#!/bin/bash
 trap 'sleep 0.3; echo saved >> {told}; exit {code}' TERM
 echo "$@" >> {told}
@@ -40,10 +39,10 @@ echo "scontrol $@" >> {told}
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     space = SearchSpace({"seed": Choice(values=[1, 2], texts=["1", "2"])})
-    asked = spec(name="lengths", space=space, budget=Budget(trials=2), workers=4, threads=2)
+    lengths = spec(name="lengths", space=space, n_trials=2, n_jobs=4, threads=2)
     folder = tmp_path / "my studies" / "it's one"
     folder.mkdir(parents=True)
-    return Study(folder, asked, None)
+    return Study(folder, lengths, None)
 
 
 def directives(script: Path) -> list[str]:

@@ -1,0 +1,45 @@
+"""Asynchronous successive halving over the trials of an arm: which trial pauses at a rung, and which one is promoted.
+
+In: the trials of an arm, with the objective at each rung that they reached. Out: a decision; nothing is written.
+"""
+
+from collections.abc import Sequence
+
+from ptl_prefix.sweeping.trial import Trial
+
+
+def is_promoted(value: float, others: Sequence[float], reduction_factor: int) -> bool:
+    """Whether a trial is among the best one in `reduction_factor` of the trials that reached its rung.
+
+    Args:
+        value: The trial's objective at the rung; less is better.
+        others: The objectives of the other trials that reached the rung.
+        reduction_factor: One in this many trials is promoted.
+    """
+    num_promoted = (len(others) + 1) // reduction_factor
+    return sum(other < value for other in others) < num_promoted
+
+
+def is_promoted_at(rung: int, number: int, trials: Sequence[Trial], reduction_factor: int) -> bool:
+    """Whether the trial with this number is promoted from a rung that it reached."""
+    values = {trial.number: trial.rungs[rung] for trial in trials if rung in trial.rungs}
+    return is_promoted(values.pop(number), list(values.values()), reduction_factor)
+
+
+def next_promoted(trials: Sequence[Trial], reduction_factor: int) -> Trial | None:
+    """The first paused trial that is promoted by now."""
+    paused = (trial for trial in trials if trial.state == "paused")
+    return next(
+        (one for one in paused if is_promoted_at(int(one.notes["paused_at"]), one.number, trials, reduction_factor)),
+        None,
+    )
+
+
+def best_paused(trials: Sequence[Trial]) -> Trial | None:
+    """The best trial at the highest rung, for an arm with too few trials to promote one; `None` if one finished."""
+    paused = [trial for trial in trials if trial.state == "paused"]
+    if not paused or any(trial.state == "finished" for trial in trials):
+        return None
+    highest = max(int(trial.notes["paused_at"]) for trial in paused)
+    at_highest = [trial for trial in paused if trial.notes["paused_at"] == highest]
+    return min(at_highest, key=lambda trial: trial.rungs[highest])
