@@ -1,11 +1,11 @@
-"""What a sweep's trials cost beside a fresh process each.
+"""Compares the time of a study with the time of the same trainings as separate commands.
 
-    python -m benchmarks.sweep_start                  # 24 trials of 20 steps, two at a time on both sides
+    python -m benchmarks.sweep_start                  # 24 trials of 20 steps, two at once on both sides
     python -m benchmarks.sweep_start --trials 6 --workers 1
 
-In: a small random backbone, so that starting is most of the work. Out: seconds of the whole study, from the command's
-start to its end, of the same trainings by `ptl-prefix train` in a process each, and their ratio. Both sides make the
-same runs with as many at once; they take turns, nothing is shared between them.
+In: a small random backbone, so that starting a training takes most of the time. Out: seconds of the whole study, from
+the start of its command to its end; seconds of the same trainings by one `ptl-prefix train` each; and their ratio. Both
+sides train the same runs with the same number at once, one side after the other, and share nothing.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _STEPS = 20
 
 @contextmanager
 def small_backbone() -> Iterator[Path]:
-    """A random GPT-2 of two narrow layers with the embedded tokenizer, in a folder that is removed."""
+    """A random GPT-2 with two narrow layers and the embedded tokenizer, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="ptl-prefix-bench-") as scratch:
         folder = Path(scratch) / "small"
         folder.mkdir()
@@ -47,8 +47,8 @@ def small_backbone() -> Iterator[Path]:
         yield Path(scratch)
 
 
-def settings_of(backbone: Path) -> list[str]:
-    """What all trainings of both sides have."""
+def common_settings(backbone: Path) -> list[str]:
+    """The overrides of all trainings on both sides."""
     return [
         "backbone=local",
         f"backbone.path={backbone / 'small'}",
@@ -67,48 +67,50 @@ def settings_of(backbone: Path) -> list[str]:
     ]
 
 
-def swept(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> float:
-    """Seconds of a study of so many trials."""
+def time_study(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> float:
+    """Seconds of a study with this many trials."""
     words = ["-m", *settings, f"seed=range(0,{trials})", f"hydra.sweeper.n_jobs={workers}", "hydra.sweep.dir=study"]
-    began = time.monotonic()
+    start = time.monotonic()
     command = [sys.executable, "-m", "ptl_prefix", "train", *words]
-    _end(subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
-    return time.monotonic() - began
+    _wait(subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    return time.monotonic() - start
 
 
-def fresh(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> float:
-    """Seconds of as many commands, so many at a time."""
-    began = time.monotonic()
+def time_separate_commands(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> float:
+    """Seconds of this many commands, `workers` at once."""
+    start = time.monotonic()
     running: list[subprocess.Popen[bytes]] = []
     for seed in range(trials):
         if len(running) == workers:
-            _end(running.pop(0))
+            _wait(running.pop(0))
         words = [*settings, f"seed={seed}", f"hydra.run.dir=fresh/{seed}"]
         command = [sys.executable, "-m", "ptl_prefix", "train", *words]
         running.append(subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
     for process in running:
-        _end(process)
-    return time.monotonic() - began
+        _wait(process)
+    return time.monotonic() - start
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _wait(process: "subprocess.Popen[bytes]") -> None:
     _, error = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"A training must end well, but: {error.decode()}")
+        raise RuntimeError(
+            f"Every training must exit with code 0, but one exited with {process.returncode}: {error.decode()}"
+        )
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, float]:
-    """Measure, show, and write."""
+    """Measure both sides, print a table and write a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/sweep_start.json"))
     options = parser.parse_args(words)
     with small_backbone() as folder:
-        settings = settings_of(folder)
+        settings = common_settings(folder)
         seconds = {
-            "a study": swept(settings, options.trials, options.workers, folder),
-            "a process each": fresh(settings, options.trials, options.workers, folder),
+            "a study": time_study(settings, options.trials, options.workers, folder),
+            "a process each": time_separate_commands(settings, options.trials, options.workers, folder),
         }
     ratio = seconds["a study"] / seconds["a process each"]
     table = Table(

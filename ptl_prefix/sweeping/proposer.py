@@ -52,9 +52,9 @@ class Proposer:
             index = [one.name for one in self._store.spec.arms].index(arm.name)
             sampler = self._sampler.make(len(trials) + _ARM_SEED_DISTANCE * index)
             study = self._store.sampled_study(arm.name, sampler, self._pruner.make(self._max_steps))
-        asked = study.ask(fixed_distributions=arm.space.distributions())
-        (trial,) = (one for one in self._store.trials(arm.name) if one.number == asked.number)
-        return trial, self.overrides(arm, asked.params)
+        new = study.ask(fixed_distributions=arm.space.distributions())
+        (trial,) = (one for one in self._store.trials(arm.name) if one.number == new.number)
+        return trial, self.overrides(arm, new.params)
 
     def overrides(self, arm: Arm, point: Point) -> tuple[str, ...]:
         """The overrides of a point. A point of the confirmation is a candidate's overrides with another seed."""

@@ -62,7 +62,11 @@ class Scheduler:
             return self._next_of_arms(self.confirmation_arms()) if job == "done" else job
 
     def heartbeat(self, job: Job) -> StopRequest | None:
-        """Store that a job's worker is alive, and return what all workers are asked to do."""
+        """Store that a job's worker is alive.
+
+        Returns:
+            The stop request to all workers; `None` without one.
+        """
         self._store.heartbeat(job.trial)
         return self._store.stop_request
 
@@ -116,7 +120,7 @@ class Scheduler:
                     store.note(trial, paused_at=max(store.reload(trial).rungs))
                 store.note(trial, owner=None, attempts=attempts)
 
-    # For those who watch or stop a study
+    # For commands that show or stop a study
 
     def request_stop(self, request: StopRequest | None) -> None:
         """Ask all workers of the study to stop; `None` withdraws the request."""
@@ -124,7 +128,7 @@ class Scheduler:
 
     @property
     def stop_request(self) -> StopRequest | None:
-        """What all workers are asked to do; `None`: to work."""
+        """The stop request to all workers; `None` without one."""
         return self._store.stop_request
 
     def trials(self, arm: str) -> list[Trial]:

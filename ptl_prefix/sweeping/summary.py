@@ -1,4 +1,4 @@
-"""Summarises a study for those who show it: counts, best trials, failures, importance.
+"""Summarises a study for display: numbers of trials, best trials, failures, importance of the searched keys.
 
 In: a study's scheduler. Out: `Summary`. It decides nothing and writes nothing.
 """

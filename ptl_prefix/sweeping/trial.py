@@ -96,7 +96,7 @@ class Trial:
 
 
 def read_trial(arm: str, frozen: "FrozenTrial") -> Trial:
-    """A snapshot of a trial of Optuna's; whether its worker is alive is asked now, once."""
+    """A snapshot of a trial of Optuna's. Whether its worker is alive is checked once, now."""
     notes = dict(frozen.user_attrs)
     if "failure" in notes:
         notes["failure"] = _FAILURES_RENAMED.get(notes["failure"], notes["failure"])

@@ -122,7 +122,7 @@ class TrialStore:
 
     @property
     def stop_request(self) -> StopRequest | None:
-        """What all workers are asked to do; `None`: to work."""
+        """The stop request to all workers; `None` without one."""
         request: StopRequest | None = self.optuna_study(self.spec.arms[0].name).user_attrs.get("stop")
         return request
 

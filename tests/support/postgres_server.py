@@ -1,4 +1,4 @@
-"""A real PostgreSQL for as long as a test needs one: its own folder, a Unix socket, nobody else's data."""
+"""A temporary PostgreSQL server in its own folder, reachable by a Unix socket only."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ _ADMINISTRATOR = "postgres"
 
 
 def postgres_bin() -> Path | None:
-    """Where `initdb` and `pg_ctl` are: on the path, or where Debian keeps them, the newest first."""
+    """The folder of `initdb` and `pg_ctl`: on `PATH`, or the newest version in Debian's place; `None` without one."""
     if found := shutil.which("initdb"):
         return Path(found).parent
     versions = _DEBIANS.iterdir() if _DEBIANS.is_dir() else ()
@@ -25,16 +25,16 @@ def postgres_bin() -> Path | None:
 
 @contextmanager
 def postgres_server(programs: Path) -> Iterator[str]:
-    """Start a server, and stop it in the end.
+    """Start a server, and stop it at the end of the block.
 
     Args:
-        programs: See `postgres_bin`.
+        programs: The folder that `postgres_bin` returns.
 
     Yields:
         The URL of an empty database.
     """
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    # PostgreSQL refuses to be root.
+    # PostgreSQL does not run as root.
     as_user: dict[str, Any] = {}
     if os.getuid() == 0:
         as_user = {"user": _ADMINISTRATOR, "group": _ADMINISTRATOR, "extra_groups": []}
