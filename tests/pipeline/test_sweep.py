@@ -35,7 +35,7 @@ def small(command_line: CommandLine) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_search_ends_with_its_trials_a_table_a_command_and_a_page(
+def test_a_search_ends_with_a_table_a_command_and_a_page(
     command_line: CommandLine, invoke: Invoke, tmp_path: Path
 ) -> None:
     words = [*small(command_line), *SEARCH, "hydra.sweeper.n_trials=3", "method.prefix_length=range(1,30)"]
@@ -66,7 +66,7 @@ def test_a_search_ends_with_its_trials_a_table_a_command_and_a_page(
 
 
 @pytest.mark.slow
-def test_what_was_found_and_what_was_confirmed_have_a_page_each(command_line: CommandLine, invoke: Invoke) -> None:
+def test_searched_and_confirmed_trials_have_a_page_each(command_line: CommandLine, invoke: Invoke) -> None:
     search = ["method.prefix_length=choice(2,3)", "hydra.sweeper.n_trials=2", "hydra.sweeper.confirm_seeds=[1,2]"]
 
     result = invoke("train", "-m", *small(command_line), *SEARCH, *search, "hydra.sweeper.confirm_top_k=1")
@@ -83,7 +83,7 @@ def _seeds_of_rows(table: Path) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.slow
-def test_edits_of_configs_during_a_sweep_change_nothing(
+def test_editing_a_config_during_a_sweep_does_not_change_its_trials(
     command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "own"
@@ -120,7 +120,9 @@ def test_edits_of_configs_during_a_sweep_change_nothing(
 
 
 @pytest.mark.slow
-def test_what_was_trained_once_is_not_trained_again(command_line: CommandLine, invoke: Invoke, tmp_path: Path) -> None:
+def test_a_second_study_reuses_the_results_of_the_first(
+    command_line: CommandLine, invoke: Invoke, tmp_path: Path
+) -> None:
     words = [*small(command_line), "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid"]
     invoke("train", "-m", *words, "seed=0,1", "hydra.sweeper.study_name=first")
 
@@ -134,7 +136,7 @@ def test_what_was_trained_once_is_not_trained_again(command_line: CommandLine, i
 
 
 @pytest.mark.slow
-def test_a_study_is_a_run_of_w_and_b_beside_those_of_its_trials(
+def test_a_study_logs_a_run_to_wandb_beside_those_of_its_trials(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke
 ) -> None:
     result = invoke("train", "-m", *small(command_line), *SEARCH, "hydra.sweeper.n_trials=2", "method.reparam=none,mlp")
@@ -172,14 +174,14 @@ def test_the_same_exception_in_the_first_trials_stops_a_sweep(command_line: Comm
         (["run", "nothing"], "`sweeps` must be one of"),
     ],
 )
-def test_a_wrong_word_is_refused_with_those_that_there_are(invoke: Invoke, words: list[str], law: str) -> None:
+def test_a_wrong_action_or_name_is_refused_with_the_valid_ones(invoke: Invoke, words: list[str], law: str) -> None:
     result = invoke("sweep", *words)
 
     assert result.exit_code == 2
     assert law in result.stderr
 
 
-def test_a_study_that_is_not_there_is_said_to_be_so(invoke: Invoke) -> None:
+def test_a_missing_study_is_refused_by_its_folder(invoke: Invoke) -> None:
     result = invoke("sweep", "status", "nothing")
 
     assert result.exit_code == 1
@@ -189,7 +191,7 @@ def test_a_study_that_is_not_there_is_said_to_be_so(invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     "spec", ["init", "learning_rate", "methods", "prefix_length", "prefix_length_x_reparam", "reparam"]
 )
-def test_every_spec_composes_without_a_mistake(invoke: Invoke, spec: str) -> None:
+def test_every_predefined_study_is_valid(invoke: Invoke, spec: str) -> None:
     from ptl_prefix.commands.config.arguments import HydraFlags
     from ptl_prefix.commands.config.verbs import VERBS
     from ptl_prefix.commands.sweep.parse_study import parse_study
@@ -200,14 +202,14 @@ def test_every_spec_composes_without_a_mistake(invoke: Invoke, spec: str) -> Non
     assert parsed.folder == Path("outputs/sweeps", spec)
 
 
-def test_a_grid_has_our_settings_without_a_word_of_the_sweeper(invoke: Invoke) -> None:
+def test_a_plain_grid_has_the_settings_of_our_sweeper(invoke: Invoke) -> None:
     result = invoke("train", "-m", "seed=0,1", "hydra.sweeper.n_jobs=0")
 
     assert result.exit_code == 2
     assert "`hydra.sweeper.n_jobs` must be >= 1, but is 0." in result.stderr
 
 
-def test_all_mistakes_in_a_search_are_told_at_once(invoke: Invoke) -> None:
+def test_all_mistakes_in_a_search_are_reported_at_once(invoke: Invoke) -> None:
     result = invoke(
         "train",
         "-m",
@@ -223,7 +225,7 @@ def test_all_mistakes_in_a_search_are_told_at_once(invoke: Invoke) -> None:
 
 
 @pytest.mark.slow
-def test_trials_on_two_ranks_never_mix_their_configs_also_when_one_raises(
+def test_trials_on_two_ranks_keep_their_own_configs_even_after_one_raises(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
     ranks = ["trainer=ddp_cpu", "trainer.devices=2", "optimizer.warmup_steps=0"]

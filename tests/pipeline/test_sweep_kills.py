@@ -1,4 +1,4 @@
-"""What a sweep promises when it is killed, with real processes and real kills."""
+"""A sweep survives kills of real processes."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ NUM_TRIALS = 24
 NUM_KILLS = 20
 STUDY = Path("outputs/sweeps/killed")
 KINDS = ("pool", "server", "trial")
-"""By their place in a family: a trial is its third member, or a later one."""
+"""Process kinds by their index in `family`; the third and later ones are trials."""
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -35,7 +35,7 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def family_with(kind: str, pool: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The family, once it has a member of this kind; nobody if it ends before."""
+    """The family once it has a process of this kind; empty if the pool ends before."""
     while pool.poll() is None:
         members = family(pool)
         if len(members) > KINDS.index(kind):
@@ -45,27 +45,27 @@ def family_with(kind: str, pool: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def kill(process: psutil.Process) -> psutil.Process:
-    """SIGKILL; who has just ended by itself need not be."""
+    """Send SIGKILL, unless the process has just ended by itself."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process.kill()
     return process
 
 
 def assert_gone(processes: list[psutil.Process], within_s: float = 90.0) -> None:
-    """A trial may save what it has, but nobody stays."""
+    """A trial may take time to save a checkpoint, but no process may remain."""
     _, alive = psutil.wait_procs(processes, timeout=within_s)
     assert not [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def wait_until_begun(study: Path, pool: subprocess.Popen[str]) -> None:
-    """Before that there is nothing to go on with."""
+    """Before that there is no study to resume."""
     while not (study / "study.yaml").exists():
         assert pool.poll() is None
         time.sleep(0.1)
 
 
 def wait_for_a_moment(study: Path, seconds: float, num_kills: int) -> None:
-    """So many seconds; fewer where trials end so fast that there would be none left to kill."""
+    """Wait, but less long if trials end so fast that none would be left to kill."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and len(list(study.glob("*/record.json"))) <= num_kills:
         time.sleep(0.02)
@@ -75,7 +75,7 @@ def trials_of(folder: Path) -> list[Trial]:
     return open_study(folder).scheduler().trials("")
 
 
-def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
+def test_a_sweep_that_is_killed_at_any_moment_ends_with_n_trials_distinct_trials(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
     search = [
@@ -110,7 +110,7 @@ def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
     trials = trials_of(folder)
     states = Counter(trial.state for trial in trials)
     ended = [trial for trial in trials if trial.state in ("finished", "pruned")]
-    # One that was killed three times over has failed, which the exit code says; another took its place.
+    # A trial that was killed three times has failed, so the exit code is 1, and another trial took its place.
     assert pool.returncode == (1 if states["failed"] else 0), error
     assert num_kills == NUM_KILLS, "it ended before it could be killed so often"
     assert {trial.notes.get("failure") for trial in trials if trial.state == "failed"} <= {"killed"}
@@ -125,7 +125,7 @@ def test_killed_at_any_moment_it_ends_with_the_asked_number_of_distinct_trials(
             assert record.cost.steps == 30 and record.metrics["val/loss"] == trial.value
 
 
-def test_two_controllers_of_one_study_share_its_trials(command_line: CommandLine, tmp_path: Path) -> None:
+def test_several_commands_on_one_study_share_its_trials(command_line: CommandLine, tmp_path: Path) -> None:
     words = [
         "train",
         "-m",
@@ -136,15 +136,15 @@ def test_two_controllers_of_one_study_share_its_trials(command_line: CommandLine
         "hydra.sweeper.n_trials=10",
         "method.prefix_length=range(1,30)",
     ]
-    controllers = [start(*words, cwd=tmp_path)]
+    pools = [start(*words, cwd=tmp_path)]
     folder = tmp_path / "outputs/sweeps/shared"
-    wait_until_begun(folder, controllers[0])
-    controllers += [start("sweep", action, "shared", cwd=tmp_path) for action in ("resume", "worker")]
+    wait_until_begun(folder, pools[0])
+    pools += [start("sweep", action, "shared", cwd=tmp_path) for action in ("resume", "worker")]
 
-    ends = [(one.communicate(timeout=600)[1], one.returncode) for one in controllers]
+    ends = [(one.communicate(timeout=600)[1], one.returncode) for one in pools]
 
     assert [code for _, code in ends] == [0, 0, 0], ends
     ended = [trial for trial in trials_of(folder) if trial.state == "finished"]
     assert len(ended) == 10 and len({trial.overrides for trial in ended}) == 10
-    # Each trial was one process's: none was started again.
-    assert all((trial.folder(folder) / "log.txt").read_text().count("evaluating the bare") == 1 for trial in ended)
+    # No trial was started by two processes.
+    assert all((trial.folder(folder) / "log.txt").read_text().count("measuring the bare") == 1 for trial in ended)

@@ -1,4 +1,4 @@
-"""What others read of a study: Optuna itself without our lock, and optuna-dashboard."""
+"""Other programs can read a study: Optuna without our lock, and optuna-dashboard."""
 
 import json
 import socket
@@ -49,7 +49,7 @@ def journal(tmp_path: Path) -> Path:
 STATES = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
 
 
-def test_optuna_reads_a_journal_of_ours_and_leaves_it_as_it_is(journal: Path) -> None:
+def test_optuna_reads_our_journal_and_leaves_it_unchanged(journal: Path) -> None:
     before = journal.read_bytes()
 
     study = optuna.load_study(study_name="methods/lora", storage=JournalStorage(JournalFileBackend(str(journal))))
@@ -62,7 +62,7 @@ def test_optuna_reads_a_journal_of_ours_and_leaves_it_as_it_is(journal: Path) ->
 
 
 @pytest.mark.slow
-def test_the_dashboard_shows_a_study_of_ours(journal: Path, tmp_path: Path) -> None:
+def test_the_dashboard_shows_our_study(journal: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna_dashboard", reason="needs optuna-dashboard")
     before = journal.read_bytes()
 

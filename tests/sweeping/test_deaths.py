@@ -1,4 +1,4 @@
-"""A worker that dies before one of its writes, whichever, and the next one, which goes on with what it finds."""
+"""A worker dies before any one of its writes, and the next worker resumes the study from what is stored."""
 
 import itertools
 import os
@@ -23,11 +23,11 @@ from ptl_prefix.sweeping.study_spec import Arm, StudySpec
 
 
 class Died(BaseException):
-    """What a kill looks like from inside."""
+    """Raised in place of a write to simulate a kill."""
 
 
 class Mortality:
-    """Stands between workers and the disk: who has died writes nothing more, and is known to be dead."""
+    """Patches the writes of workers: a dead worker writes nothing more, and is recognised as dead."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._life, self._left = 0, 0.0
@@ -49,7 +49,7 @@ class Mortality:
         return written
 
     def survives(self, work_in: Callable[[Path], None], folder: Path, writes: float = float("inf")) -> bool:
-        """Whether a new worker comes to its end with so many writes."""
+        """Whether a new worker ends before it has made this many writes."""
         self._life, self._left = self._life + 1, writes
         try:
             work_in(folder)
@@ -70,7 +70,7 @@ def play(folder: RunFolder, process: PlayedProcess) -> int:
 
 @dataclass(frozen=True)
 class Search:
-    """A study, and what must have come of it, however often its worker died."""
+    """A study and its expected numbers of trials, however often its worker dies."""
 
     study: StudySpec
     num_ended: int
@@ -103,13 +103,13 @@ SEARCHES = {
         pruner=Percentile(percentile=50.0, n_startup_trials=1, n_warmup_steps=0),
     ),
     "one that confirms": Search(spec(arms=ARMS, n_trials=1, confirm_top_k=1, confirm_seeds=[1, 2]), num_ended=6),
-    "one whose settings clash": Search(spec(space=WORDS), num_ended=1, num_failed=1, compose=compose_or_raise),
+    "one whose settings contradict": Search(spec(space=WORDS), num_ended=1, num_failed=1, compose=compose_or_raise),
 }
 
 
 @pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-def test_at_whichever_write_a_worker_dies_nothing_is_lost_and_nothing_twice(
+def test_no_trial_is_lost_or_repeated_at_whichever_write_a_worker_dies(
     mortality: Mortality, tmp_path: Path, search: Search, deaths: int
 ) -> None:
     for writes in itertools.count():

@@ -1,4 +1,4 @@
-"""What decides about trials starts fast: it loads no training and no Hydra, and Optuna only when it is asked."""
+"""The sweeping package imports fast: neither torch nor Hydra, and Optuna only when a storage is opened."""
 
 import json
 import subprocess

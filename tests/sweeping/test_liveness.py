@@ -1,4 +1,4 @@
-"""Who is at work, and who only was."""
+"""Whether a worker is alive."""
 
 import json
 import subprocess
@@ -19,35 +19,35 @@ print(json.dumps(identify_this_process()), flush=True)
 """
 
 
-def test_this_process_is_alive_and_nobody_is_not() -> None:
+def test_this_process_is_alive_and_none_is_not() -> None:
     assert is_alive(identify_this_process())
     assert not is_alive(None)
 
 
-def test_a_process_is_an_owner_until_it_ends_even_if_nobody_has_waited_for_it() -> None:
+def test_a_process_that_ended_is_not_alive_even_before_it_is_waited_for() -> None:
     words = [sys.executable, "-c", f"{PRINT_IDENTITY}input()"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
-        said = json.loads(other.stdout.readline())
-        assert said["pid"] == other.pid
-        assert is_alive(said)
+        identity = json.loads(other.stdout.readline())
+        assert identity["pid"] == other.pid
+        assert is_alive(identity)
 
         other.kill()
         deadline = time.monotonic() + 60
         while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert not is_alive(said)
-    assert not is_alive(said)
+        assert not is_alive(identity)
+    assert not is_alive(identity)
 
 
-def test_a_later_process_of_the_same_number_is_somebody_else() -> None:
+def test_a_later_process_with_the_same_pid_is_another_one() -> None:
     mine = identify_this_process()
 
     assert not is_alive({**mine, "born": mine["born"] - 1})
 
 
-def test_a_clock_that_is_set_makes_nobody_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_the_clock_does_not_change_an_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = identify_this_process()
     create_time = psutil.Process.create_time
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: create_time(self) + 3600)
@@ -56,23 +56,23 @@ def test_a_clock_that_is_set_makes_nobody_another(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("silent_s", "alive"), [(0.0, True), (80.0, True), (100.0, False), (1e6, False)])
-def test_of_another_machine_only_the_beat_tells(silent_s: float, alive: bool) -> None:
+def test_a_process_of_another_machine_is_alive_by_its_heartbeat(silent_s: float, alive: bool) -> None:
     far: dict[str, Any] = {**identify_this_process(), "machine": "elsewhere", "beat": time.time() - silent_s}
 
     assert is_alive(far) is alive
 
 
-def test_an_owner_names_no_machine_and_nobody() -> None:
+def test_an_identity_reveals_neither_host_name_nor_user() -> None:
     import getpass
     import platform
 
-    said = str(identify_this_process())
+    identity = str(identify_this_process())
 
-    assert platform.node() not in said
-    assert getpass.getuser() not in said
+    assert platform.node() not in identity
+    assert getpass.getuser() not in identity
 
 
-def test_the_system_is_asked_another_way_where_it_has_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_the_start_time_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "_start_ticks", lambda pid: None)
 
     assert is_alive(identify_this_process())

@@ -1,4 +1,4 @@
-"""Several processes ask and tell at once, in every kind of storage: no point twice, none lost, as many as asked."""
+"""Several processes work on one study in every kind of storage: no point twice, none lost, exactly `n_trials`."""
 
 import importlib.util
 import json
@@ -81,7 +81,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=needs_postgres)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
-    """A storage that nobody has used."""
+    """A new storage."""
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgres"))
     return f"sqlite:///{tmp_path}/trials.db" if request.param == "sqlite" else None
@@ -128,7 +128,7 @@ def written_down(folder: Path, url: str | None) -> list[optuna.trial.FrozenTrial
     [(GRID, 24, "Exhaustive"), (GRID, 24, "RandomPoints"), (LINE, 18, "Tpe")],
     ids=["every point", "drawn from few", "an interval"],
 )
-def test_exactly_the_asked_number_of_distinct_points_though_one_process_is_killed(
+def test_a_study_has_exactly_n_trials_distinct_points_although_a_process_is_killed(
     tmp_path: Path, url: str | None, space: dict[str, Choice | Numbers], trials: int, sampler: str
 ) -> None:
     folder = tmp_path / f"study-{sampler}"  # one database holds several studies
@@ -148,7 +148,7 @@ def test_exactly_the_asked_number_of_distinct_points_though_one_process_is_kille
     jobs = [json.loads(line) for out, _ in said for line in out.splitlines()]
     new = [number for number, origin, _ in jobs if origin == "new"]
     assert max(Counter(new).values()) == 1
-    # What the killed one had was handed out once more.
+    # The trial of the killed process was handed out once more.
     again = [number for number, origin, _ in jobs if origin == "interrupted"]
     assert len(again) == (workers[3].returncode != 0)
 
@@ -164,7 +164,7 @@ def test_exactly_the_asked_number_of_distinct_points_though_one_process_is_kille
 
 
 @pytest.mark.parametrize("url", [pytest.param("postgresql", marks=needs_postgres)], indirect=True)
-def test_the_server_lets_go_of_a_killed_process_lock(tmp_path: Path, url: str) -> None:
+def test_the_server_releases_the_lock_of_a_killed_process(tmp_path: Path, url: str) -> None:
     words = [sys.executable, "-c", HOLD, str(tmp_path), url]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -182,7 +182,7 @@ def test_the_server_lets_go_of_a_killed_process_lock(tmp_path: Path, url: str) -
 
 
 @pytest.mark.parametrize("url", [pytest.param("postgresql", marks=needs_postgres)], indirect=True)
-def test_a_server_that_is_not_there_is_named_without_the_password(tmp_path: Path, url: str) -> None:
+def test_an_unreachable_server_is_named_without_the_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(SweepError) as refusal:
         StudyStorage(tmp_path, f"postgresql://me:secret@/postgres?host={tmp_path}&connect_timeout=5")
 

@@ -1,4 +1,4 @@
-"""When a trial is given up, as tables: what the others had, what it has, and what follows."""
+"""When a trial is pruned, as tables: values of the other trials, its own values, and the decision."""
 
 import inspect
 import math
@@ -16,7 +16,7 @@ from ptl_prefix.sweeping.pruners import Hyperband, NoPruner, Percentile, Pruner,
 
 
 def verdict(pruner: Pruner, others: list[list[float]], own: list[float], direction: str = "minimize") -> bool:
-    """Whether a trial with these validations at steps 1, 2, ... is given up beside others that finished."""
+    """Whether a trial with these values at steps 1, 2, ... is pruned beside others that finished."""
     study = optuna.create_study(direction=direction, study_name="rows")
     for values in others:
         trial = study.ask()
@@ -66,7 +66,7 @@ def test_the_percentile_rule(
         ([[1.0], [1.1], [1.2]], [9.0], "maximize", False),
     ],
 )
-def test_hyperband_gives_up_what_falls_behind_in_its_bracket(
+def test_hyperband_prunes_the_worse_trials_of_a_bracket(
     others: list[list[float]], own: list[float], direction: str, is_pruned: bool
 ) -> None:
     # One bracket, so that the others are in it: the most steps are fewer than `reduction_factor` times the least.

@@ -1,4 +1,4 @@
-"""What a run's numbers follow from, and when a cache result stands for a training."""
+"""What determines the results of a run, and when an earlier result replaces a training."""
 
 import shutil
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def config(**changes: Any) -> dict[str, Any]:
         {"data": {"cache_dir": None, "batch_size": 4}},
     ],
 )
-def test_what_no_number_follows_from_makes_no_other_content(changes: dict[str, Any]) -> None:
+def test_settings_without_influence_on_results_keep_the_content(changes: dict[str, Any]) -> None:
     assert content_of(config(**changes)) == content_of(config())
 
 
@@ -54,11 +54,11 @@ def test_what_no_number_follows_from_makes_no_other_content(changes: dict[str, A
         {"method": {"rank": 4}},
     ],
 )
-def test_every_other_setting_makes_another_content(changes: dict[str, Any]) -> None:
+def test_every_other_setting_changes_the_content(changes: dict[str, Any]) -> None:
     assert content_of(config(**changes)) != content_of(config())
 
 
-def test_another_code_makes_another_content(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_changes_the_content(monkeypatch: pytest.MonkeyPatch) -> None:
     before = content_of(config())
     monkeypatch.setattr(result_cache, "code_fingerprint", lambda: "another")
 
@@ -99,7 +99,7 @@ def write(path: Path, text: str) -> None:
     ],
     ids=["changed", "added", "renamed", "removed"],
 )
-def test_other_data_makes_another_content(tmp_path: Path, change: Callable[[Path], Any]) -> None:
+def test_other_data_changes_the_content(tmp_path: Path, change: Callable[[Path], Any]) -> None:
     data = tmp_path / "data"
     write(data / "train.jsonl", "towns")
     asked = config(task={"data_dir": str(data)})
@@ -111,7 +111,7 @@ def test_other_data_makes_another_content(tmp_path: Path, change: Callable[[Path
     assert content_of(asked) != before
 
 
-def test_a_large_file_is_told_apart_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_identified_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_cache, "_MAX_HASHED_BYTES", 3)
     weights = tmp_path / "model.safetensors"
     weights.write_text("weights")
@@ -156,7 +156,7 @@ def test_a_run_that_finished_is_found_by_its_content(cache: ResultCache, finishe
     assert cache.find("abd", "val/loss") is None
 
 
-def test_a_number_that_the_run_does_not_have_is_not_found(cache: ResultCache, finished: RunFolder) -> None:
+def test_a_run_without_the_objective_is_not_found(cache: ResultCache, finished: RunFolder) -> None:
     cache.keep(finished, "abc")
 
     assert cache.find("abc", "test/nothing") is None
@@ -200,7 +200,7 @@ def test_a_run_that_did_not_finish_is_not_found(cache: ResultCache, tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"folder": 1}', '{"folder": "x"}'])
-def test_a_damaged_entry_is_none(cache: ResultCache, finished: RunFolder, tmp_path: Path, text: str) -> None:
+def test_a_damaged_entry_is_ignored(cache: ResultCache, finished: RunFolder, tmp_path: Path, text: str) -> None:
     cache.keep(finished, "abc")
     (entry,) = (tmp_path / "sweeps").rglob("abc.json")
     entry.write_text(text)

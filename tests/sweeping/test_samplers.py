@@ -48,7 +48,7 @@ def points(sampler: Sampler, count: int, *, first_draw: int = 0) -> list[Point]:
 
 
 @pytest.mark.parametrize("sampler", DRAWING)
-def test_every_point_is_a_legal_one(sampler: Sampler) -> None:
+def test_every_point_is_valid(sampler: Sampler) -> None:
     for point in points(sampler, 6):
         assert 1e-5 <= point["optimizer.lr"] <= 1e-2  # type: ignore[operator]
         assert point["method.prefix_length"] in range(1, 41)
@@ -60,7 +60,7 @@ def test_every_point_is_a_legal_one(sampler: Sampler) -> None:
 
 
 @pytest.mark.parametrize("sampler", DRAWING)
-def test_the_same_draw_asks_the_same_and_another_another(sampler: Sampler) -> None:
+def test_a_point_depends_on_the_draw_alone(sampler: Sampler) -> None:
     # Neither workers side by side nor the arms of one study may draw the same numbers.
     assert points(sampler, 1) == points(sampler, 1)
     drawn = [tuple(points(sampler, 1, first_draw=draw)[0].values()) for draw in (0, 1, 2, 100_003, 200_006)]
@@ -68,7 +68,7 @@ def test_the_same_draw_asks_the_same_and_another_another(sampler: Sampler) -> No
 
 
 @pytest.mark.parametrize(("kind", "settings"), [(Tpe, {}), (RandomPoints, {}), (Gp, {}), (CmaEs, {})])
-def test_another_seed_asks_another_first_point(kind: Any, settings: dict[str, Any]) -> None:
+def test_another_seed_draws_another_first_point(kind: Any, settings: dict[str, Any]) -> None:
     if kind is CmaEs:
         pytest.importorskip("cmaes", reason="needs cmaes, the extra [cmaes]")
     assert points(kind(seed=0, **settings), 1) != points(kind(seed=1, **settings), 1)
@@ -91,7 +91,7 @@ def test_each_choice_of_the_config_builds_its_sampler(name: str) -> None:
     assert sampler.shuffles() == (name == "exhaustive")
 
 
-def test_what_is_listed_has_no_sampler_of_optunas() -> None:
+def test_a_listing_sampler_has_no_optuna_sampler() -> None:
     for sampler in (Grid(), Exhaustive(seed=3)):
         with pytest.raises(AssertionError):
             sampler.make(0)
@@ -100,11 +100,11 @@ def test_what_is_listed_has_no_sampler_of_optunas() -> None:
 @pytest.mark.parametrize(
     ("sampler", "module", "sentence"),
     [
-        (Gp(), "scipy", "The sampler gp needs scipy, which is not installed; run pip install 'ptl-prefix[gp]'."),
+        (Gp(), "scipy", "The sampler `gp` needs scipy, which is not installed; run pip install 'ptl-prefix[gp]'."),
         (
             CmaEs(),
             "cmaes",
-            "The sampler cmaes needs cmaes, which is not installed; run pip install 'ptl-prefix[cmaes]'.",
+            "The sampler `cmaes` needs cmaes, which is not installed; run pip install 'ptl-prefix[cmaes]'.",
         ),
     ],
 )

@@ -45,7 +45,7 @@ class TestNewTrials:
         assert f"method.prefix_length={config['settings']['method.prefix_length']}" in job.trial.overrides
         assert job.max_steps == 90 and job.origin == "new"
 
-    def test_the_budget_is_trials_that_end_well(self, tmp_path: Path) -> None:
+    def test_failed_trials_do_not_count_against_the_budget(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec())
         scheduler.close(next_job(scheduler), Outcome("failed", failure="crash", error="ValueError: once"))
 
@@ -64,21 +64,23 @@ class TestNewTrials:
         }
 
     @pytest.mark.parametrize("limit", [{"budget_s": 25.0}, {"budget_tokens": 250.0}])
-    def test_seconds_and_tokens_end_a_search_as_well(self, tmp_path: Path, limit: dict[str, float]) -> None:
+    def test_a_budget_in_seconds_or_tokens_ends_a_search(self, tmp_path: Path, limit: dict[str, float]) -> None:
         scheduler = make_scheduler(tmp_path, spec(n_trials=None, **limit))
 
         assert len(run_all(scheduler)) == 3
 
-    def test_a_sampler_that_repeats_itself_gets_every_point_once(self, tmp_path: Path) -> None:
+    def test_every_point_is_tried_once_although_the_sampler_repeats_points(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec(n_trials=8), sampler=RandomPoints(seed=0))
 
         jobs = run_all(scheduler)
 
         assert len({job.trial.overrides for job in jobs}) == len(jobs) == 8
-        assert "discarded" in states(scheduler), "eight draws of eight numbers without a repetition would be a wonder"
-        assert "discarded discarded" not in " ".join(states(scheduler)), "it is not asked twice for one new point"
+        assert "discarded" in states(scheduler), "eight random draws of eight numbers repeat one"
+        assert "discarded discarded" not in " ".join(states(scheduler)), (
+            "a sampler repeats at most once for each new point"
+        )
 
-    def test_two_schedulers_share_a_study_and_ask_nothing_twice(self, tmp_path: Path) -> None:
+    def test_two_schedulers_of_a_study_never_start_the_same_point(self, tmp_path: Path) -> None:
         schedulers = [make_scheduler(tmp_path, spec(n_trials=8), sampler=RandomPoints(seed=0)) for _ in range(2)]
 
         jobs = [next_job(schedulers[place % 2]) for place in range(8)]
@@ -95,13 +97,13 @@ class TestNewTrials:
         assert [job.trial.arm for job in jobs] == ["a", "b"] * 4
         assert jobs[1].folder.path == tmp_path / "b/0"
 
-    def test_arms_draw_other_numbers_from_the_same_space(self, tmp_path: Path) -> None:
+    def test_arms_with_the_same_space_draw_different_points(self, tmp_path: Path) -> None:
         arms = [Arm(name=name, overrides=(), space=RATES) for name in ("a", "b")]
         scheduler = make_scheduler(tmp_path, spec(arms=arms), sampler=RandomPoints(seed=0))
 
         assert len({job.trial.overrides for job in run_all(scheduler)}) == 8
 
-    def test_settings_that_clash_fail_their_trial_alone(self, tmp_path: Path) -> None:
+    def test_contradicting_settings_fail_only_their_own_trial(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec(space=WORDS), compose=compose_or_raise)
 
         jobs = run_all(scheduler)
@@ -111,8 +113,8 @@ class TestNewTrials:
         assert failed.notes["failure"] == "config" and failed.notes["error"] == "`a` and `b` clash."
 
 
-class TestGoingOn:
-    def test_a_trial_whose_worker_is_gone_goes_on_in_its_folder(
+class TestResuming:
+    def test_a_trial_whose_worker_died_is_resumed_in_its_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = make_scheduler(tmp_path, spec())
@@ -124,7 +126,7 @@ class TestGoingOn:
         assert again.trial.number == job.trial.number and again.folder.path == job.folder.path
         assert again.origin == "interrupted"
 
-    def test_one_that_died_before_its_point_was_written_down_is_none(
+    def test_a_trial_whose_worker_died_before_storing_the_point_is_discarded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scheduler = make_scheduler(tmp_path, spec())
@@ -135,7 +137,7 @@ class TestGoingOn:
         assert job.trial.number == 1
         assert states(scheduler) == ["discarded", "running"]
 
-    def test_one_that_died_before_its_folder_was_made_gets_it(
+    def test_a_trial_whose_worker_died_before_making_its_folder_gets_the_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scheduler = make_scheduler(tmp_path, spec())
@@ -146,7 +148,7 @@ class TestGoingOn:
 
         assert next_job(scheduler).folder.config.read_text() == before
 
-    def test_who_is_killed_three_times_has_failed(self, tmp_path: Path) -> None:
+    def test_a_trial_that_is_killed_three_times_has_failed(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec())
 
         for _ in range(3):
@@ -157,7 +159,7 @@ class TestGoingOn:
         trial = scheduler.trials("")[0]
         assert trial.state == "failed" and trial.notes["failure"] == "killed"
 
-    def test_who_is_released_may_be_so_any_number_of_times(self, tmp_path: Path) -> None:
+    def test_a_trial_may_be_interrupted_any_number_of_times(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec())
 
         for _ in range(5):
@@ -165,7 +167,9 @@ class TestGoingOn:
 
         assert states(scheduler) == ["interrupted"]
 
-    def test_a_beat_keeps_a_trial_of_another_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_heartbeat_keeps_a_trial_of_another_machine_running(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         scheduler = make_scheduler(tmp_path, spec(n_trials=1))
         here = liveness.identify_this_process()
         monkeypatch.setattr(trial_store, "identify_this_process", lambda: {**here, "machine": "another", "pid": 1})
@@ -176,7 +180,7 @@ class TestGoingOn:
 
 
 class TestStopping:
-    def test_a_stop_reaches_every_scheduler_and_is_taken_back(self, tmp_path: Path) -> None:
+    def test_a_stop_request_reaches_every_scheduler_and_can_be_withdrawn(self, tmp_path: Path) -> None:
         scheduler, other = (make_scheduler(tmp_path, spec()) for _ in range(2))
 
         scheduler.request_stop("new")
@@ -185,7 +189,7 @@ class TestStopping:
         scheduler.request_stop(None)
         assert next_job(other).trial.number == 0
 
-    def test_an_arm_whose_first_trials_fail_alike_is_given_up(self, tmp_path: Path) -> None:
+    def test_an_arm_whose_first_trials_fail_with_the_same_error_stops(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec(arms=TWO, max_failure_rate=1.0))
 
         while (job := scheduler.next_job()) != "done":
@@ -199,7 +203,7 @@ class TestStopping:
             failure_reason(scheduler.spec, TWO[0], scheduler.trials("a")) or ""
         )
 
-    def test_errors_that_differ_count_by_their_rate(self, tmp_path: Path) -> None:
+    def test_an_arm_with_different_errors_stops_at_the_failure_rate(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec())
 
         for number in range(3):
@@ -212,11 +216,11 @@ class TestStopping:
 
 class TestPausing:
     def reach(self, scheduler: Scheduler, job: Any, rung: int, value: float) -> None:
-        """A trial that came to a rung, and was not among the best there."""
+        """Pause a trial at a rung."""
         make_store(scheduler.folder, scheduler.spec).note(job.trial, **{f"rung_{rung}": value})
         scheduler.close(job, Outcome("paused"))
 
-    def test_who_turns_out_to_be_among_the_best_goes_on_first(self, tmp_path: Path) -> None:
+    def test_a_promoted_trial_comes_before_new_ones(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec(), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2))
         first, second = next_job(scheduler), next_job(scheduler)
         self.reach(scheduler, first, 10, 1.0)
@@ -226,7 +230,7 @@ class TestPausing:
 
         assert promoted.trial.number == first.trial.number and promoted.origin == "promoted"
 
-    def test_who_is_never_promoted_is_pruned_at_the_end(self, tmp_path: Path) -> None:
+    def test_a_trial_that_is_never_promoted_is_pruned_at_the_end(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(
             tmp_path, spec(n_trials=2), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2)
         )
@@ -238,7 +242,7 @@ class TestPausing:
         assert scheduler.next_job() == "done"
         assert states(scheduler) == ["finished", "pruned"]
 
-    def test_of_too_few_trials_the_best_is_finished(self, tmp_path: Path) -> None:
+    def test_with_too_few_trials_to_promote_one_the_best_is_finished(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(
             tmp_path, spec(n_trials=2), pruner=SuccessiveHalving(min_steps=10, reduction_factor=4)
         )
@@ -263,7 +267,7 @@ class TestConfirming:
         ]
         assert scheduler.next_job() == "done"
 
-    def test_it_waits_until_the_search_of_every_arm_is_over(self, tmp_path: Path) -> None:
+    def test_the_confirmation_waits_until_every_arm_is_searched(self, tmp_path: Path) -> None:
         study = spec(arms=TWO, n_trials=1, confirm_top_k=1, confirm_seeds=[1])
         scheduler = make_scheduler(tmp_path, study)
         first, second = next_job(scheduler), next_job(scheduler)
@@ -276,7 +280,7 @@ class TestConfirming:
         assert summarize(scheduler).max_confirmations == 0
         assert [arm.num_planned for arm in summarize(scheduler).arms] == [1, 1, 2]
 
-    def test_where_all_have_failed_nothing_is_confirmed(self, tmp_path: Path) -> None:
+    def test_nothing_is_confirmed_if_every_trial_failed(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec(max_failure_rate=1.0, confirm_top_k=1, confirm_seeds=[1]))
         for _ in range(3):
             scheduler.close(next_job(scheduler), Outcome("failed", failure="crash", error="ValueError: always"))
@@ -284,13 +288,13 @@ class TestConfirming:
         assert scheduler.next_job() == "done"
         assert summarize(scheduler).max_confirmations == 0
 
-    def test_the_seed_of_the_search_gives_way(self, tmp_path: Path) -> None:
+    def test_the_confirmation_replaces_the_seed_of_the_search(self, tmp_path: Path) -> None:
         seeds = SearchSpace({"seed": Choice(values=[5], texts=["5"])})
         scheduler = make_scheduler(tmp_path, spec(space=seeds, confirm_top_k=1, confirm_seeds=[1]))
 
         assert run_all(scheduler)[-1].trial.overrides == ("seed=1",)
 
-    def test_maximising_confirms_the_greatest(self, tmp_path: Path) -> None:
+    def test_with_direction_maximize_the_greatest_is_confirmed(self, tmp_path: Path) -> None:
         study = spec(direction="maximize", space=WORDS, confirm_top_k=1, confirm_seeds=[7])
         scheduler = make_scheduler(tmp_path, study)
 

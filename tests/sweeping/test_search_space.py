@@ -27,7 +27,7 @@ def choice(*values: bool | int | float | str | None) -> Choice:
         (Numbers(low=1, high=100, log=True, is_int=True), IntDistribution(1, 100, log=True)),
     ],
 )
-def test_optuna_is_told_what_was_written(dimension: Dimension, distribution: object) -> None:
+def test_a_dimension_becomes_an_optuna_distribution(dimension: Dimension, distribution: object) -> None:
     assert dimension.distribution() == distribution
 
 
@@ -43,11 +43,11 @@ def test_optuna_is_told_what_was_written(dimension: Dimension, distribution: obj
         (Numbers(low=0.0, high=1.0), None),
     ],
 )
-def test_what_can_be_listed_is_listed_in_order(dimension: Dimension, values: list[object] | None) -> None:
+def test_values_are_listed_in_order(dimension: Dimension, values: list[object] | None) -> None:
     assert dimension.listed() == values
 
 
-def test_a_value_is_the_text_that_was_written_for_it() -> None:
+def test_a_value_has_the_text_that_was_written_for_it() -> None:
     written = Choice(values=[1, True, 1e-3, None, "a b"], texts=["1", "true", "1e-3", "null", "'a b'"])
 
     assert [written.text(value) for value in written.values] == list(written.texts)
@@ -76,7 +76,7 @@ def test_a_space_with_an_interval_has_no_size_and_no_list_of_points() -> None:
     assert list(space.points()) == []
 
 
-def test_what_is_too_much_is_never_listed() -> None:
+def test_too_many_points_are_not_listed() -> None:
     seeds, lengths = Numbers(low=0, high=2**32 - 1, is_int=True), Numbers(low=1, high=200, is_int=True)
 
     assert seeds.listed() is None
@@ -86,7 +86,7 @@ def test_what_is_too_much_is_never_listed() -> None:
     assert list(SearchSpace({"a": lengths, "b": lengths}).points()) == []
 
 
-def test_a_space_of_nothing_has_one_point() -> None:
+def test_an_empty_space_has_one_point() -> None:
     assert SearchSpace({}).size == 1
     assert list(SearchSpace({}).points()) == [{}]
 
@@ -108,7 +108,7 @@ numbers = st.builds(
 
 
 @given(dimensions=st.dictionaries(st.text(), choices | numbers, max_size=3))
-def test_a_space_comes_back_from_a_file_as_it_went(dimensions: dict[str, Dimension]) -> None:
+def test_a_space_is_read_as_it_was_written(dimensions: dict[str, Dimension]) -> None:
     space = SearchSpace(dimensions)
 
     document = yaml.safe_load(yaml.safe_dump(space.as_document()))

@@ -1,4 +1,4 @@
-"""Whoever dies while holding a lock blocks nobody, and what was half written does not spoil what follows."""
+"""A killed process releases its lock, and a line that it did not finish does not damage the journal."""
 
 import json
 import signal
@@ -84,7 +84,7 @@ def test_a_process_that_is_killed_while_it_holds_a_lock_blocks_nobody(tmp_path: 
         assert done.wait(5.0)
 
 
-def test_one_thread_at_a_time_decides(tmp_path: Path) -> None:
+def test_only_one_thread_at_a_time_holds_the_lock(tmp_path: Path) -> None:
     storage, inside, most = StudyStorage(tmp_path, None), 0, 0
 
     def decide() -> None:
@@ -113,13 +113,13 @@ def test_a_line_that_a_killed_writer_left_is_cut_off_before_the_next(tmp_path: P
 
     for opened in (StudyStorage(tmp_path, None), StudyStorage(tmp_path, None)):
         optuna.load_study(study_name="s", storage=opened.trials).ask()
-    study.ask()  # who had read the torn line already goes on, too
+    study.ask()  # a process that had read the torn line continues too
 
     assert numbers(StudyStorage(tmp_path, None)) == [0, 1, 2, 3]
     assert all(json.loads(line) for line in (tmp_path / JOURNAL_FILE).read_text().splitlines())
 
 
-def test_a_journal_with_a_torn_line_can_be_looked_at(tmp_path: Path) -> None:
+def test_reading_a_journal_with_a_torn_line_does_not_change_it(tmp_path: Path) -> None:
     optuna.create_study(study_name="s", storage=StudyStorage(tmp_path, None).trials).ask()
     with (tmp_path / JOURNAL_FILE).open("ab") as file:
         file.write(b'{"op_code":4,"wor')
@@ -151,7 +151,7 @@ def test_processes_that_start_at_once_make_one_storage_and_number_trials_without
     assert numbers(StudyStorage(tmp_path, url_of(kind, tmp_path))) == list(range(32))
 
 
-def test_a_sqlite_storage_is_a_file_that_lasts(tmp_path: Path) -> None:
+def test_a_sqlite_storage_is_a_file(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
     optuna.create_study(study_name="s", storage=StudyStorage(tmp_path, url).trials).ask()
 
@@ -187,15 +187,13 @@ def test_a_storage_that_does_not_open_is_refused_without_its_password(tmp_path: 
     assert "secret" not in str(refusal.value)
 
 
-def test_the_driver_is_ours_to_know() -> None:
+def test_a_postgresql_url_gets_the_installed_driver() -> None:
     assert url_of_driver("postgresql://me@host/db") == "postgresql+psycopg://me@host/db"
     assert url_of_driver("postgresql+psycopg://me@host/db") == "postgresql+psycopg://me@host/db"
     assert url_of_driver("sqlite:///a.db") == "sqlite:///a.db"
 
 
-def test_a_file_is_the_same_one_from_wherever_a_worker_is_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sqlite_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     assert absolute_url("sqlite:///trials.db") == f"sqlite:///{tmp_path}/trials.db"

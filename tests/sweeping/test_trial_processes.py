@@ -39,7 +39,7 @@ def wait_for(text: str, path: Path) -> str:
     return path.read_text()
 
 
-def test_what_was_printed_before_the_log_had_a_place_is_in_it(server: TrialServer, tmp_path: Path) -> None:
+def test_the_log_has_what_was_printed_before_its_path_was_known(server: TrialServer, tmp_path: Path) -> None:
     server.prepare()
     server.log_to(tmp_path / "study/server.log")
 
@@ -47,7 +47,7 @@ def test_what_was_printed_before_the_log_had_a_place_is_in_it(server: TrialServe
 
 
 @pytest.mark.slow
-def test_a_prepared_host_starts_the_trials(server: TrialServer, tmp_path: Path) -> None:
+def test_a_prepared_server_starts_the_trials(server: TrialServer, tmp_path: Path) -> None:
     server.prepare()
     first = server._process
     folder = tmp_path / "trial"
@@ -58,10 +58,10 @@ def test_a_prepared_host_starts_the_trials(server: TrialServer, tmp_path: Path) 
     code = running.wait(60.0)
     assert server._process is first
     assert code == 1
-    assert "config.yaml" in (folder / "log.txt").read_text(), "a folder without a config is no run"
+    assert "config.yaml" in (folder / "log.txt").read_text(), "a folder without a config cannot be trained"
 
 
-def test_a_host_that_is_not_needed_ends_at_once_also_in_its_imports(
+def test_an_unused_server_ends_at_once_even_while_it_imports(
     server: TrialServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "takes_long.py").write_text("import time\n\ntime.sleep(60)\n")
@@ -73,11 +73,11 @@ def test_a_host_that_is_not_needed_ends_at_once_also_in_its_imports(
     server.close()
 
     assert process.returncode == -signal.SIGKILL
-    server.close()  # a second time is nothing
+    server.close()  # closing twice does nothing
 
 
 @pytest.mark.slow
-def test_trials_of_a_host_that_dies_are_lost_and_the_next_has_a_host_again(server: TrialServer, tmp_path: Path) -> None:
+def test_a_trial_after_the_death_of_a_server_gets_a_new_server(server: TrialServer, tmp_path: Path) -> None:
     (tmp_path / "trial").mkdir()
     server.prepare()
     assert server._process is not None

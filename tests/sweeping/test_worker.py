@@ -16,7 +16,7 @@ from ptl_prefix.sweeping.worker import Worker
 
 
 def ends(code: int, *, status: str | None = None, error: str | None = None, loss: float = 1.5) -> Play:
-    """A trial that ends so."""
+    """A trial that ends with this exit code, status and error."""
 
     def play(folder: RunFolder, process: PlayedProcess) -> int:
         with EventLog(folder.events) as log:
@@ -44,7 +44,9 @@ def ends(code: int, *, status: str | None = None, error: str | None = None, loss
         (ends(143, status="stopped"), "failed", "killed"),
     ],
 )
-def test_how_a_process_ends_is_how_its_trial_does(tmp_path: Path, play: Play, state: str, failure: str | None) -> None:
+def test_the_end_of_a_process_decides_the_state_of_its_trial(
+    tmp_path: Path, play: Play, state: str, failure: str | None
+) -> None:
     scheduler = make_scheduler(tmp_path, spec(n_trials=1, max_failure_rate=0.0))
 
     lines = work(scheduler, play)
@@ -54,7 +56,7 @@ def test_how_a_process_ends_is_how_its_trial_does(tmp_path: Path, play: Play, st
     assert ("failed" in lines[-1]) == (failure not in (None, "killed"))
 
 
-def test_a_host_that_is_lost_is_not_the_trials_fault(tmp_path: Path) -> None:
+def test_a_dead_trial_server_does_not_count_as_a_killed_trial(tmp_path: Path) -> None:
     scheduler = make_scheduler(tmp_path, spec(n_trials=1))
     codes = iter([LOST] * 5)
 
@@ -67,7 +69,7 @@ def test_a_host_that_is_lost_is_not_the_trials_fault(tmp_path: Path) -> None:
     assert [trial.state for trial in scheduler.trials("")] == ["finished"]
 
 
-def test_a_record_without_the_objective_is_a_failure_that_names_what_is_there(tmp_path: Path) -> None:
+def test_a_record_without_the_objective_is_a_failure_that_lists_its_metrics(tmp_path: Path) -> None:
     scheduler = make_scheduler(tmp_path, spec(n_trials=1, objective="test/bleu", max_failure_rate=0.0))
 
     work(scheduler, ends(0, status="finished"))
@@ -77,7 +79,7 @@ def test_a_record_without_the_objective_is_a_failure_that_names_what_is_there(tm
     assert trial.notes["error"] == "the record has no test/bleu, only val/loss"
 
 
-def test_every_validation_is_told_and_what_a_trial_cost_is_kept(tmp_path: Path) -> None:
+def test_every_validation_and_the_cost_of_a_trial_are_stored(tmp_path: Path) -> None:
     scheduler = make_scheduler(tmp_path, spec(n_trials=1))
 
     work(scheduler, validates(3.0, 2.0, 1.0))
@@ -88,7 +90,7 @@ def test_every_validation_is_told_and_what_a_trial_cost_is_kept(tmp_path: Path) 
     assert trial.notes["parameters_trained"] == record().parameters.trained and trial.train_s > 0
 
 
-def test_what_is_worse_than_the_others_is_pruned_and_its_record_says_so(tmp_path: Path) -> None:
+def test_a_pruned_trial_has_the_status_pruned_in_its_record(tmp_path: Path) -> None:
     pruner = Percentile(percentile=50.0, n_startup_trials=1, n_warmup_steps=0)
     scheduler = make_scheduler(tmp_path, spec(n_trials=2), pruner=pruner)
     plays = iter([validates(1.0, 0.5), validates(5.0, 4.0, 3.0)])
@@ -107,7 +109,7 @@ def test_what_is_worse_than_the_others_is_pruned_and_its_record_says_so(tmp_path
     assert read_record(tmp_path / "1/record.json").status == "pruned"
 
 
-def test_a_rung_pauses_all_but_the_best_and_the_best_come_to_the_end(tmp_path: Path) -> None:
+def test_the_best_trials_pass_a_rung_and_finish_and_the_others_pause(tmp_path: Path) -> None:
     scheduler = make_scheduler(tmp_path, spec(n_trials=4), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2))
 
     def play(folder: RunFolder, process: PlayedProcess) -> int:
@@ -121,7 +123,7 @@ def test_a_rung_pauses_all_but_the_best_and_the_best_come_to_the_end(tmp_path: P
     assert max(trials[3].intermediate_values) < 90
 
 
-def test_a_worker_that_is_stopped_now_leaves_its_trial_to_be_gone_on_with(tmp_path: Path) -> None:
+def test_a_worker_that_is_stopped_now_leaves_an_interrupted_trial(tmp_path: Path) -> None:
     scheduler = make_scheduler(tmp_path, spec())
     workers: list[Worker] = []
 

@@ -1,4 +1,4 @@
-"""A command line becomes a spec, or is refused with every mistake at once."""
+"""A command line is parsed into a study, or refused with every mistake at once."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +42,11 @@ def mistakes(verb: Verb, *overrides: str) -> tuple[str, ...]:
     return caught.value.mistakes
 
 
+def assert_says(mistake: str, *facts: str) -> None:
+    """The mistake's sentence names each of these settings and values."""
+    assert [fact for fact in facts if fact not in mistake] == [], mistake
+
+
 @pytest.fixture
 def weighed(small_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number that need not be whole, at the root of the config."""
@@ -57,10 +62,12 @@ def weighed(small_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_mistake_is_named_at_once(verb: Verb) -> None:
-    assert mistakes(verb, "task.count=choice(1,1)", "seed=interval(2,1)") == (
-        "`task.count`: a study asks for each value once, but 1 and 1 are the same.",
-        "`seed`: a range must go from the less to the greater, but goes from 2.0 to 1.0.",
-    )
+    differ, order = mistakes(verb, "task.count=choice(1,1)", "seed=interval(2,1)")
+    assert_says(differ, "`task.count`", "1 and 1")
+    assert_says(order, "`seed`", "2.0 to 1.0")
+    name, space = mistakes(verb, "task.count=choice(1,1)", "hydra.sweeper.study_name=../s")
+    assert_says(name, "`hydra.sweeper.study_name`", "'../s'")
+    assert_says(space, "`task.count`", "1 and 1")
     assert mistakes(verb, "task.count=0,x", "backbone.pth=3") == (
         "`backbone.pth` is not a setting; did you mean backbone.path?",
         "`task.count` must be >= 1, but is 0.",
@@ -75,101 +82,83 @@ def test_all_listed_values_and_both_ends_of_a_range_are_checked(verb: Verb) -> N
 
 
 @pytest.mark.parametrize(
-    ("overrides", "sentence"),
+    ("overrides", "facts"),
     [
-        (["hydra.sweeper.n_trials=0"], "`hydra.sweeper.n_trials` must be >= 1, but is 0."),
-        (["hydra.sweeper.direction=up"], "`hydra.sweeper.direction` must be 'minimize' or 'maximize', but is 'up'."),
-        (["hydra.sweeper.sampler.seed=-1"], "`hydra.sweeper.sampler.seed` must be >= 0, but is -1."),
+        (["hydra.sweeper.n_trials=0"], ["`hydra.sweeper.n_trials` must be >= 1", "0"]),
+        (["hydra.sweeper.direction=up"], ["`hydra.sweeper.direction`", "'minimize' or 'maximize'", "'up'"]),
+        (["hydra.sweeper.sampler.seed=-1"], ["`hydra.sweeper.sampler.seed` must be >= 0", "-1"]),
         (
             ["hydra.sweeper.objective=test/bleu"],
-            "`hydra.sweeper.objective` must be a number that a run has at its end (val/loss, test/exact_match, "
-            "val/exact_match), but is 'test/bleu'.",
+            ["`hydra.sweeper.objective`", "(val/loss, test/exact_match, val/exact_match)", "'test/bleu'"],
         ),
         (
             ["hydra.sweeper.objective=test/exact_match", "hydra/sweeper/pruner=median"],
-            "Pruning needs `hydra.sweeper.objective` to be val/loss, the one number that a run has on its way, "
-            "but it is test/exact_match.",
+            ["`hydra.sweeper.objective` must be val/loss", "'test/exact_match'"],
         ),
-        (
-            ["hydra.sweeper.study_name=../s"],
-            "`hydra.sweeper.study_name` must be a folder's name of the characters A-Z a-z 0-9 . _ -, but is '../s'.",
-        ),
+        (["hydra.sweeper.study_name=../s"], ["`hydra.sweeper.study_name`", "A-Z a-z 0-9 . _ -", "'../s'"]),
         (
             ["hydra.sweeper.storage=postgres://me:secret@host/db"],
-            "`hydra.sweeper.storage` must be null, sqlite:///PATH or postgresql://..., but is "
-            "'postgres://me:***@host/db'.",
+            ["`hydra.sweeper.storage`", "sqlite:///PATH or postgresql://...", "'postgres://me:***@host/db'"],
         ),
         (
             ["hydra.sweeper.confirm_top_k=1", "hydra.sweeper.confirm_seeds=[]"],
-            "`hydra.sweeper.confirm_seeds` must name at least one seed for `confirm_top_k`.",
+            ["`hydra.sweeper.confirm_seeds`", "at least one seed", "`confirm_top_k` is 1"],
         ),
-        (
-            ["dry_run=true"],
-            "`dry_run` shows a single run; `ptl-prefix sweep plan` shows what a study will take.",
-        ),
-        (
-            ["hydra.run.dir=here"],
-            "`hydra.run.dir` is not read with -m; the jobs of a sweep are in `hydra.sweep.dir`.",
-        ),
+        (["dry_run=true"], ["`dry_run` must be false", "`ptl-prefix sweep plan`"]),
+        (["hydra.run.dir=here"], ["`hydra.run.dir` is not read with -m", "`hydra.sweep.dir`"]),
     ],
 )
-def test_settings_that_make_no_study_are_refused(verb: Verb, overrides: list[str], sentence: str) -> None:
-    assert mistakes(verb, "task.count=1,2", *overrides) == (sentence,)
+def test_invalid_settings_are_refused(verb: Verb, overrides: list[str], facts: list[str]) -> None:
+    (mistake,) = mistakes(verb, "task.count=1,2", *overrides)
+
+    assert_says(mistake, *facts)
 
 
 def test_a_study_needs_something_to_search(verb: Verb) -> None:
-    assert mistakes(verb) == (
-        "A sweep must have something to search, but nothing has several values; write -m key=1,2 or "
-        "`hydra.sweeper.params`.",
-    )
+    (mistake,) = mistakes(verb)
+
+    assert_says(mistake, "-m key=1,2", "`hydra.sweeper.params`")
 
 
-def test_points_of_an_interval_cannot_be_taken_in_turn(verb: Verb) -> None:
+def test_the_ends_of_an_interval_are_checked_in_a_grid(verb: Verb) -> None:
     assert mistakes(verb, "hydra/sweeper=grid", "task.count=1,2", "backbone.path=interval(0,1)") == (
         "`backbone.path` must be str, but is 0.0.",
         "`backbone.path` must be str, but is 1.0.",
     )
 
 
-def test_a_grid_over_an_interval_never_ends_and_is_refused(verb: Verb, weighed: None) -> None:
-    assert mistakes(verb, "hydra/sweeper=grid", "weight=interval(0,1)") == (
-        "The sampler takes points in turn, but the space has an interval, or more than 10,000 points; take "
-        "tpe or random.",
-        "The search must end, but has neither n_trials nor a budget.",
-    )
+def test_a_grid_over_an_interval_is_refused(verb: Verb, weighed: None) -> None:
+    listing, end = mistakes(verb, "hydra/sweeper=grid", "weight=interval(0,1)")
+
+    assert_says(listing, "sampler", "interval", "10,000 points", "tpe or random")
+    assert_says(end, "`hydra.sweeper.n_trials`", "`budget_s`", "`budget_tokens`")
 
 
-NO_PARAMETER = "A parameter of a sweep must be choice(...), interval(...), range(...) or a,b, but is"
+NO_PARAMETER = "must be choice(...), interval(...), range(...) or a,b, but is"
 
 
 @pytest.mark.parametrize(
-    ("sweeper", "sentence"),
+    ("sweeper", "facts"),
     [
-        ({"params": {"task.name": "a"}}, f"{NO_PARAMETER} task.name=a."),
-        ({"params": {"task.count": 3}}, f"{NO_PARAMETER} task.count=3."),
-        ({"params": {"task.name": "choice(a"}}, f"{NO_PARAMETER} task.name='choice(a'."),
-        (
-            {"arms": {"confirm": {}}},
-            "`hydra.sweeper.arms.confirm` must have a name that can be a folder's, and not be `confirm`.",
-        ),
-        (
-            {"arms": {"a": {"parms": {}}}},
-            "`hydra.sweeper.arms.a` must be {overrides: [...], params: {...}}, but is {'parms': {}}.",
-        ),
-        ({"arms": {"a": {"overrides": [1]}}}, "`hydra.sweeper.arms.a`.overrides must be a list of key=value."),
-        (
-            {"arms": {"a": {}}, "params": {"seed": "choice(1,2)"}},
-            "`hydra.sweeper.params` must be empty beside `arms`, which have params of their own.",
-        ),
+        ({"params": {"task.name": "a"}}, [f"{NO_PARAMETER} task.name=a."]),
+        ({"params": {"task.count": 3}}, [f"{NO_PARAMETER} task.count=3."]),
+        ({"params": {"task.name": "choice(a"}}, [f"{NO_PARAMETER} task.name='choice(a'."]),
+        ({"arms": {"confirm": {}}}, ["`hydra.sweeper.arms.confirm`", "not `confirm`"]),
+        ({"arms": {"a": 3}}, ["`hydra.sweeper.arms.a`", "{overrides: [...], params: {...}}", "3"]),
+        ({"arms": {"a": {"parms": {}}}}, ["`hydra.sweeper.arms.a`", "{overrides: [...], params: {...}}", "'parms'"]),
+        ({"arms": {"a": {"overrides": [1]}}}, ["`hydra.sweeper.arms.a.overrides`", "key=value", "[1]"]),
+        ({"arms": {"a": {}}, "params": {"seed": "choice(1,2)"}}, ["`hydra.sweeper.params` must be empty", "`arms`"]),
     ],
 )
-def test_parameters_and_arms_that_are_none_are_refused(
-    verb: Verb, small_conf: Path, sweeper: dict[str, Any], sentence: str
+def test_invalid_parameters_and_arms_are_refused(
+    verb: Verb, small_conf: Path, sweeper: dict[str, Any], facts: list[str]
 ) -> None:
-    assert mistakes(verb, "seed=0,1", written(small_conf, **sweeper)) == (sentence,)
+    (mistake,) = mistakes(verb, "seed=0,1", written(small_conf, **sweeper))
+
+    assert_says(mistake, *facts)
 
 
-def test_a_file_says_what_is_searched(verb: Verb, small_conf: Path) -> None:
+def test_a_file_defines_the_search_space(verb: Verb, small_conf: Path) -> None:
     spec = written(small_conf, params={"task.count": "int(tag(log, interval(1, 26)))", "task.name": "a, b"})
 
     assert space(verb, spec) == {
@@ -203,7 +192,7 @@ def test_a_mistake_in_one_arm_is_found(verb: Verb, small_conf: Path) -> None:
     assert mistakes(verb, written(small_conf, arms=arms)) == ("`task.count` must be >= 1, but is 0.",)
 
 
-def test_a_spec_holds_what_was_asked_and_nothing_of_hydra(verb: Verb) -> None:
+def test_a_specification_has_the_overrides_of_the_trials_without_those_of_hydra(verb: Verb) -> None:
     found = parsed(verb, "task.count=1,2", "seed=3", "hydra.sweeper.n_jobs=2", "hydra.sweeper.storage=sqlite:///t.db")
     spec = found.spec
 
@@ -216,7 +205,7 @@ def test_a_spec_holds_what_was_asked_and_nothing_of_hydra(verb: Verb) -> None:
     assert parsed(verb, "task.count=1,2").spec.token != spec.token
 
 
-def test_a_plain_grid_is_ours_and_hydras_own_sweeper_is_kept_when_asked_for(verb: Verb) -> None:
+def test_a_plain_grid_uses_our_sweeper_unless_hydras_is_chosen(verb: Verb) -> None:
     sweeper = choose_sweeper(verb, ("backbone.path=b", "seed=1,2"), SWEEP)
     node, added = sweeper.hydra, sweeper.overrides
     assert node is not None
@@ -244,7 +233,7 @@ def test_a_setting_that_only_a_searched_choice_has_is_kept_for_it(verb: Verb, sm
     assert node is not None
 
 
-def test_what_does_not_compose_is_said_as_ever(verb: Verb) -> None:
+def test_a_config_that_does_not_compose_is_refused_as_for_a_single_run(verb: Verb) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_study(verb, ("backbone.path=b", "tsk=x", "task.count=interval(1,2)"), SWEEP)
 
@@ -266,7 +255,9 @@ def stand_in_with_extra() -> None:
     stand_ins.Other = Other  # type: ignore[attr-defined]
 
 
-def test_every_shipped_spec_is_one(monkeypatch: pytest.MonkeyPatch, small_conf: Path) -> None:
+def test_every_predefined_study_has_a_header_and_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, small_conf: Path
+) -> None:
     from ptl_prefix import settings
 
     shipped = settings.sweeps_dir()

@@ -31,7 +31,7 @@ def _shown(*arms: ArmSummary) -> tuple[list[Any], list[list[Any]]]:
     return [column.header for column in table.columns], [list(column.cells) for column in table.columns]
 
 
-def test_trials_are_counted_by_arm_and_what_there_is_none_of_is_left_out() -> None:
+def test_trials_are_counted_by_arm_and_columns_of_zeros_are_left_out() -> None:
     headings, cells = _shown(_arm("lora", finished=3, pruned=1, running=1), _arm("prefix_tuning", finished=2, failed=2))
 
     assert headings == ["arm", "done", "pruned", "running", "failed", "best val/loss", "left"]
@@ -41,19 +41,19 @@ def test_trials_are_counted_by_arm_and_what_there_is_none_of_is_left_out() -> No
 
 
 @pytest.mark.parametrize("state", ["paused", "interrupted"])
-def test_what_waits_to_go_on_is_paused_whoever_stopped_it(state: str) -> None:
+def test_interrupted_trials_are_shown_as_paused(state: str) -> None:
     headings, cells = _shown(_arm("", finished=1, **{state: 2}))
 
     assert headings == ["", "done", "paused", "best val/loss", "left"]
     assert cells[2] == ["2"]
 
 
-def test_a_line_says_how_far_all_arms_are() -> None:
+def test_the_status_line_sums_up_all_arms() -> None:
     first, second = _arm("lora", finished=4, running=1), _arm("prefix_tuning", finished=2, running=1)
 
     assert _line(first, second) == "6 of 16 trials done, 2 running, 80 s left"
-    assert _line(first, _arm("prompt_tuning", running=1)) == "4 of 16 trials done, 2 running", "nobody knows yet"
-    assert _line(first, _arm("adapter", None, finished=3)) == "7 trials done, 1 running", "a budget is another"
+    assert _line(first, _arm("prompt_tuning", running=1)) == "4 of 16 trials done, 2 running", "unknown"
+    assert _line(first, _arm("adapter", None, finished=3)) == "7 trials done, 1 running", "no number of trials"
     assert _line(first, second, max_confirmations=6).endswith("80 s left; then up to 6 trials confirm the best")
     assert _line(_arm("lora", finished=8)) == "8 of 8 trials done, 0 running, 0 s left"
 

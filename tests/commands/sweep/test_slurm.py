@@ -1,4 +1,4 @@
-"""The script for Slurm, read by bash and run as one of its tasks, with a cluster of two lines."""
+"""The Slurm script, run by bash as a task of a job array, with stand-ins for the worker and for Slurm's commands."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 
 NOTHING = dict(defaults_of("sweep"))
 
-# Says what it was lengths, works until it is told to stop, then saves and says 143, as `sweep worker` does.
+# Logs its arguments, works until SIGTERM, then logs and exits with 143, as `sweep worker` does.
 WORKER = """#!/bin/bash
 trap 'sleep 0.3; echo saved >> {told}; exit {code}' TERM
 echo "$@" >> {told}
@@ -53,7 +53,7 @@ def directives(script: Path) -> list[str]:
     return [lines[number].removeprefix("#SBATCH ") for number in found]
 
 
-def test_the_array_has_the_studys_workers_and_a_notice_before_the_time_is_over(study: Study) -> None:
+def test_the_array_has_n_jobs_workers_and_a_signal_before_the_time_limit(study: Study) -> None:
     assert directives(write_slurm_script(study, NOTHING)) == [
         "--job-name=lengths",
         "--array=0-3",
@@ -71,7 +71,7 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def test_what_the_cluster_wants_is_told_last(study: Study) -> None:
+def test_options_of_the_user_come_last(study: Study) -> None:
     settings = {
         "slurm_time": "12:00:00",
         "slurm_partition": "gpu",
@@ -87,7 +87,7 @@ def test_what_the_cluster_wants_is_told_last(study: Study) -> None:
 
 
 @pytest.mark.parametrize("bad", ["account=nlp", "", "--a=b\nrm -rf ."])
-def test_what_is_no_option_is_refused(bad: str) -> None:
+def test_an_invalid_option_is_refused(bad: str) -> None:
     settings = SweepActionSettings(**{**NOTHING, "slurm_extra": ["--account=nlp", bad]})
 
     (problem,) = settings.problems()
@@ -95,7 +95,7 @@ def test_what_is_no_option_is_refused(bad: str) -> None:
     assert SweepActionSettings(**NOTHING).problems() == []
 
 
-def test_bash_reads_it_whatever_the_folders_are_called(study: Study) -> None:
+def test_bash_accepts_the_script_with_any_folder_name(study: Study) -> None:
     script = write_slurm_script(study, NOTHING)
 
     read = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
@@ -104,7 +104,7 @@ def test_bash_reads_it_whatever_the_folders_are_called(study: Study) -> None:
 
 
 class Task:
-    """The script as a task of an array, whose worker is a stand-in, and what the cluster was told."""
+    """The script as a task of a job array, and the log of the stand-ins."""
 
     def __init__(self, script: Path, told: Path, programs: Path) -> None:
         self._told = told
@@ -122,7 +122,7 @@ class Task:
         return self._told.read_text().splitlines() if self._told.exists() else []
 
     def tell(self, number: signal.Signals) -> None:
-        """As Slurm does with `B:`: the shell alone."""
+        """Send a signal to the shell alone, as Slurm does with `B:`."""
         deadline = time.monotonic() + 60
         while not self.told():
             assert time.monotonic() < deadline
@@ -168,7 +168,7 @@ def test_a_worker_that_is_done_ends_its_job(start: Start, study: Study) -> None:
     assert task.told() == [f"-m ptl_prefix sweep worker {study.folder.resolve()}"]
 
 
-def test_at_the_notice_what_runs_is_saved_and_the_job_is_queued_again(start: Start) -> None:
+def test_at_usr1_the_trial_is_saved_and_the_job_requeued(start: Start) -> None:
     task = start()
 
     task.tell(signal.SIGUSR1)
@@ -177,7 +177,7 @@ def test_at_the_notice_what_runs_is_saved_and_the_job_is_queued_again(start: Sta
     assert task.told()[1:] == ["saved", "scontrol requeue 17_2"]
 
 
-def test_a_job_that_is_done_by_the_time_of_the_notice_is_not_queued_again(start: Start) -> None:
+def test_a_job_whose_worker_is_done_at_usr1_is_not_requeued(start: Start) -> None:
     task = start(code=0)
 
     task.tell(signal.SIGUSR1)
@@ -186,7 +186,7 @@ def test_a_job_that_is_done_by_the_time_of_the_notice_is_not_queued_again(start:
     assert task.told()[1:] == ["saved"]
 
 
-def test_a_cancelled_job_is_saved_and_not_queued_again(start: Start) -> None:
+def test_a_cancelled_job_is_saved_and_not_requeued(start: Start) -> None:
     task = start()
 
     task.tell(signal.SIGTERM)
@@ -202,7 +202,7 @@ def test_a_worker_that_fails_fails_its_job(start: Start) -> None:
     assert len(task.told()) == 1
 
 
-def test_sbatch_itself_finds_nothing_wrong(study: Study) -> None:
+def test_sbatch_accepts_the_script(study: Study) -> None:
     if shutil.which("sbatch") is None:
         pytest.skip("needs Slurm's sbatch")
     read = subprocess.run(["sbatch", "--test-only", write_slurm_script(study, NOTHING)], capture_output=True, text=True)
