@@ -27,11 +27,7 @@ from ptl_prefix.commands.config.plugins import register_plugins
 from ptl_prefix.commands.config.resolvers import forget_run_ids, register_resolvers
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
-from ptl_prefix.training.rank_environment import find_rank_environment, is_later_rank
-
-if TYPE_CHECKING:
-    from ptl_prefix.commands.sweep.choose_sweeper import ChosenSweeper
-    from ptl_prefix.commands.sweep.parse_study import ParsedStudy
+from ptl_prefix.training.rank_environment import find_rank_environment, is_nonzero_rank
 
 Body = Callable[[dict[str, Any], Path], Any]
 """Function of a verb, called with its config and run folder."""
@@ -62,60 +58,8 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
             _run(verb, (*checked.overrides, in_folder), flags, function)
 
 
-def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> "ChosenSweeper | None":
-    """Our own sweeper, if it runs the jobs; if nothing composes, the check that follows says why."""
-    from ptl_prefix.commands.sweep.choose_sweeper import OUR_SWEEPER, choose_sweeper
-
-    sweeper = choose_sweeper(verb, overrides, flags)
-    if sweeper.hydra is None or sweeper.hydra.sweeper.get("_target_") != OUR_SWEEPER:
-        return None
-    if sweeper.overrides and "dry_run=true" in (text.lower() for text in overrides):
-        return None  # each job is shown, and nothing is trained
-    # Another launcher is a wish for jobs elsewhere, which ours would not be.
-    return sweeper if str(sweeper.hydra.launcher._target_).endswith("BasicLauncher") else None
-
-
-def _run_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: "ChosenSweeper") -> None:
-    """Parse and check the study, then run it inside Hydra, like the jobs of any sweeper."""
-    from ptl_prefix.commands.sweep.parse_study import parsed_with_server
-
-    with parsed_with_server(verb, overrides, flags, sweeper) as (study, server):
-        # Imported here: the trial server starts meanwhile.
-        from ptl_prefix.commands.sweep.command import run_parsed_study
-
-        _through_hydra(verb, study, flags, lambda: run_parsed_study(study, flags, server))
-
-
-def _through_hydra(verb: Verb, parsed: "ParsedStudy", flags: HydraFlags, run: Callable[[], None]) -> None:
-    """Enter Hydra, whose sweeper then runs the study."""
-    errors: list[BaseException] = []
-    was_entered: list[bool] = []
-
-    def study(config: DictConfig, arguments: Sequence[str]) -> None:
-        was_entered.append(True)
-        try:
-            run()
-        except BaseException as error:
-            errors.append(error)  # Hydra would catch it, too, and print less
-
-    _studies.append(study)
-    try:
-        in_folder = f"hydra.sweep.dir={quoted(str(parsed.folder))}"
-        _enter_hydra(verb, (*parsed.spec.overrides, *parsed.hydra_overrides, in_folder), flags, lambda config: None)
-    finally:
-        _studies.remove(study)
-    if errors:
-        raise errors[0]
-    assert was_entered, "Hydra took the sweeper that the check had seen"
-
-
-_STUDIED = "train"
-_studies: list[Callable[[DictConfig, Sequence[str]], None]] = []
-"""The study that Hydra was entered for."""
-
-
-def run_study(config: DictConfig, arguments: Sequence[str]) -> None:
-    """What our sweeper calls when Hydra calls it.
+def refuse_rank_environment() -> None:
+    """Refuse `-m` in a process that torchrun or srun started.
 
     Raises:
         ConfigError: If this process is one of several ranks.

@@ -76,10 +76,10 @@ class _VerbCommand(click.Command):
             return importlib.import_module(self.verb.module).run(config, line.arguments, run_folder)
 
         try:
-            if self.verb.name == "sweep" and line.words[:1] in (("plan",), ("run",)):
-                # Their overrides are those of the trials, not settings of this verb.
-                importlib.import_module(self.verb.module).plan_or_run(line.words, line.overrides, line.flags)
-            else:
+            if self.verb.name == "sweep" and line.arguments[:1] in (("plan",), ("run",)):
+                # The given settings are those of the trials, not of this verb.
+                importlib.import_module(self.verb.module).plan_or_run(line.arguments, line.overrides, line.flags)
+            elif not self._run_as_study(line):
                 run_with_hydra(self.verb, line.overrides, line.flags, body)
         except ConfigError as error:
             raise _Mistake(str(error)) from error

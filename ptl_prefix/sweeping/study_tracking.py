@@ -34,11 +34,11 @@ def log_study(scheduler: Scheduler, tracking: Tracking, notify: Callable[[str], 
         folder=RunFolder(scheduler.folder),
         config=_config(spec),
         resumed_step=None,
-        say=notify,
+        notify=notify,
         request_stop=lambda: None,
     )
     columns, rows = trial_table(scheduler)
-    events = EventStream(DiskSink(), tracking.sinks(), notify, tracking.patience_s)
+    events = EventStream(DiskSink(), tracking.sinks(), notify, tracking.close_timeout_s)
     try:
         events.open(facts)
         events.write("trials", step=len(rows), columns=columns, rows=rows)

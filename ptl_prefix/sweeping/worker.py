@@ -136,7 +136,7 @@ class _Monitor:
             events = read_events(path)
         except (OSError, PtlPrefixError):
             return
-        yield from ((step, value) for step, value in validations_in(events) if step not in self._reported)
+        yield from ((step, value) for step, value in validation_losses(events) if step not in self._reported)
 
 
 def _status_line(job: Job, outcome: Outcome, objective: str) -> str:

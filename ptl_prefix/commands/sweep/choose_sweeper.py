@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check, composed_for_study
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.parse_space import as_choice, is_swept
 
 OUR_SWEEPER = "hydra_plugins.ptl_prefix_sweeper.StudySweeper"

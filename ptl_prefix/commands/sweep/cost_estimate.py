@@ -31,7 +31,7 @@ from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.parse_study import ParsedStudy
-from ptl_prefix.commands.sweep.progress import format_duration
+from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.study_spec import Arm, StudySpec
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG, TrialServer
@@ -170,12 +170,12 @@ def _measure(
     from ptl_prefix.commands.config.build_plan import build_plan
     from ptl_prefix.training.dry_run import estimate
 
-    size = estimate(plan_of(config))
+    size = estimate(build_plan(config))
     steps = min(_NUM_STEPS, size.steps)
     trainer = {**config["trainer"], "max_steps": steps, "log_every_n_steps": 1, "val_check_interval": steps}
     run = RunFolder(folder)
     write_config(run, {**config, "trainer": trainer})
-    console.print(f"measuring {steps} steps with {size.trained:,} trainable parameters", highlight=False)
+    console.print(f"measuring {steps} steps with {size.num_trainable:,} trainable parameters", highlight=False)
     start = time.monotonic()
     threads = spec.threads or max(1, num_cores() // spec.n_jobs)
     code = server.start(folder, threads=threads, device=spec.devices[0] if spec.devices else None).wait(3600.0)
@@ -187,7 +187,7 @@ def _measure(
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     step_s = statistics.median(gaps) if gaps else read_record(run.record).cost.train_s / steps
     shutil.rmtree(folder)
-    return _Measurement(size.trained, size.stored, size.steps, step_s, max(0.0, total_s - steps * step_s))
+    return _Measurement(size.num_trainable, size.num_stored, size.steps, step_s, max(0.0, total_s - steps * step_s))
 
 
 def _estimate(spec: StudySpec, measurements: Sequence[_Measurement]) -> SweepEstimate:

@@ -1,4 +1,4 @@
-"""`ptl-prefix train -m`: the jobs of a multirun become the trials of a study.
+"""`ptl-prefix train -m`: runs the jobs of a multirun as the trials of a study.
 
 In: a verb, its overrides and Hydra's flags. Out: the study ran; or nothing, where another sweeper or launcher than
 ours was chosen. The study is checked before Hydra is entered; Hydra then makes its folders and calls our sweeper, which
@@ -13,9 +13,9 @@ from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.resolvers import forget_run_ids
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.hydra_main import enter_hydra, refuse_rank_environment
-from ptl_prefix.commands.sweep.parse_study import OUR_SWEEPER, Asked, Sweeper, ask, sweeper_of
+from ptl_prefix.commands.sweep.choose_sweeper import OUR_SWEEPER, ChosenSweeper, choose_sweeper
+from ptl_prefix.commands.sweep.parse_study import ParsedStudy, parsed_with_server
 from ptl_prefix.errors import RunError
-from ptl_prefix.sweeping.trial_processes import prepared_trial_server
 
 _studies: list[Callable[[], None]] = []
 """The study that Hydra was entered for."""
@@ -36,27 +36,26 @@ def run_as_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> boo
     sweeper = _our_sweeper(verb, overrides, flags)
     if sweeper is None:
         return False
-    with prepared_trial_server(warm=sweeper.warm) as server:
+    with parsed_with_server(verb, overrides, flags, sweeper) as (parsed, server):
         # Imported here: it takes a second, in which the trial server starts.
-        from ptl_prefix.commands.sweep.command import run_asked
+        from ptl_prefix.commands.sweep.command import run_parsed_study
 
-        asked = ask(verb, overrides, flags, sweeper)
-        _run_through_hydra(verb, asked, flags, lambda: run_asked(asked, flags, server))
+        _run_through_hydra(verb, parsed, flags, lambda: run_parsed_study(parsed, flags, server))
     return True
 
 
-def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> Sweeper | None:
+def _our_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> ChosenSweeper | None:
     """Our own sweeper, if it runs the jobs; if the config does not compose, the check that follows explains why."""
-    sweeper = sweeper_of(verb, overrides, flags)
+    sweeper = choose_sweeper(verb, overrides, flags)
     if sweeper.hydra is None or sweeper.hydra.sweeper.get("_target_") != OUR_SWEEPER:
         return None
-    if sweeper.ours and "dry_run=true" in (text.lower() for text in overrides):
+    if sweeper.overrides and "dry_run=true" in (text.lower() for text in overrides):
         return None  # each job is shown, and nothing is trained
     # Who chooses a launcher wants the jobs elsewhere; our trials run on this machine.
     return sweeper if str(sweeper.hydra.launcher._target_).endswith("BasicLauncher") else None
 
 
-def _run_through_hydra(verb: Verb, asked: Asked, flags: HydraFlags, run: Callable[[], None]) -> None:
+def _run_through_hydra(verb: Verb, parsed: ParsedStudy, flags: HydraFlags, run: Callable[[], None]) -> None:
     """Enter Hydra, whose sweeper then runs the study."""
     errors: list[BaseException] = []
     was_entered: list[bool] = []
@@ -70,8 +69,8 @@ def _run_through_hydra(verb: Verb, asked: Asked, flags: HydraFlags, run: Callabl
 
     _studies.append(study)
     try:
-        in_folder = f"hydra.sweep.dir={quoted(str(asked.folder))}"
-        enter_hydra(verb, (*asked.spec.overrides, *asked.ours, in_folder), flags, lambda config: None)
+        in_folder = f"hydra.sweep.dir={quoted(str(parsed.folder))}"
+        enter_hydra(verb, (*parsed.spec.overrides, *parsed.hydra_overrides, in_folder), flags, lambda config: None)
     finally:
         _studies.remove(study)
     if errors:

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted_override
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build, target_values
-from ptl_prefix.commands.config.validate import node_mistakes
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.validate import node_problems
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.choose_sweeper import ChosenSweeper, choose_sweeper
 from ptl_prefix.commands.sweep.parse_space import is_swept, parse_dimension
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
@@ -116,7 +116,7 @@ def parse_study(
 
 def _checked_settings(node: Mapping[str, Any]) -> SweeperSettings:
     values = {key: value for key, value in target_values(node).items() if key != "_recursive_"}
-    mistakes = mistakes_in(SweeperSettings, values, _WHERE)
+    mistakes = argument_problems(SweeperSettings, values, _WHERE)
     for part in ("sampler", "pruner"):
         if isinstance(values.get(part), Mapping) and "_target_" in values[part]:
             mistakes += node_problems(f"{_WHERE}.{part}", values[part])

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.event_log import read_events, validation_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.sweeping.scheduler import Scheduler
 from ptl_prefix.sweeping.study_spec import StudySpec
@@ -93,7 +94,7 @@ def _last_step_and_loss(folder: RunFolder) -> tuple[str, str]:
     """The last step in a run's log, and its last validation loss."""
     with suppress(PtlPrefixError):
         events = read_events(folder.events)
-        validations = validations_in(events)
+        validations = validation_losses(events)
         step = max((event["step"] for event in events), default=0)
         return str(step), f"{validations[-1][1]:.4g}" if validations else ""
     return "0", ""
@@ -153,10 +154,3 @@ def _remaining_s(arm: ArmSummary, num_workers: int) -> float | None:
     if arm.num_planned is None or not arm.num_done:
         return None
     return arm.train_s / arm.num_done * (arm.num_planned - arm.num_done) / max(1, num_workers)
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

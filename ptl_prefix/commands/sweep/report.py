@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
-from ptl_prefix.commands.compare.command import write_comparison
+from ptl_prefix.commands.config.reproduce import command_for
 from ptl_prefix.commands.sweep.cost_estimate import read_estimate
-from ptl_prefix.commands.sweep.progress import format_duration, trial_name
+from ptl_prefix.commands.sweep.progress import trial_name
+from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.reporting.comparison_files import write_comparison
 from ptl_prefix.sweeping.scheduler import Scheduler

@@ -26,7 +26,7 @@ from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.result_cache import ResultCache, code_fingerprint
 from ptl_prefix.sweeping.scheduler import ComposeConfig, Scheduler, max_steps_of
-from ptl_prefix.sweeping.storage import FileLock, StudyStorage
+from ptl_prefix.sweeping.storage import StudyStorage
 from ptl_prefix.sweeping.study_spec import STUDY_FILE, StudySpec
 from ptl_prefix.sweeping.trial_processes import TrialServer
 from ptl_prefix.sweeping.trial_store import TrialStore
@@ -144,7 +144,7 @@ def has_other_code(study: Study) -> bool:
 
 
 def _copy_configs(folder: Path, flags: HydraFlags, first_config: Mapping[str, Any]) -> None:
-    with folder_written_whole(folder / CONFIGS) as copy:
+    with write_folder_atomically(folder / CONFIGS) as copy:
         shutil.copytree(settings.conf_dir(), copy / "conf")
         shutil.copytree(settings.sweeps_dir(), copy / "sweeps")
         if flags.config_dir is not None:
@@ -161,7 +161,7 @@ def _composer(folder: Path, spec: StudySpec) -> ComposeConfig:
     flags = HydraFlags(tuple(given))
 
     def compose(overrides: Sequence[str]) -> dict[str, Any]:
-        with settings.configs_kept_in(copy):
+        with settings.read_configs_from(copy):
             return compose_and_check(VERBS["train"], tuple(overrides), flags).config
 
     return compose

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.verbs import Verb
+from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.parse_study import ParsedStudy, parse_study
 from ptl_prefix.errors import ConfigError
