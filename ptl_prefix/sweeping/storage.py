@@ -136,7 +136,7 @@ class _JournalLock:
 
     def release(self) -> None:
         """Release the lock."""
-        self._lock.__exit__()
+        self._lock.release()
 
 
 def url_of_driver(url: str) -> str:

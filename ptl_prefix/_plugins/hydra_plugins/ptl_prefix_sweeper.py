@@ -33,7 +33,7 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study, or resume it."""
-        from ptl_prefix.commands.hydra_main import run_study
+        from ptl_prefix.commands.sweep.multirun import run_study
 
         return run_study(self._config, arguments)
 
