@@ -1,4 +1,4 @@
-"""`ptl-prefix train -m`: the jobs of a multirun become the trials of a study.
+"""`ptl-prefix train -m`: runs the jobs of a multirun as the trials of a study.
 
 In: a verb, its overrides and Hydra's flags. Out: the study ran; or nothing, where another sweeper or launcher than
 ours was chosen. The study is checked before Hydra is entered; Hydra then makes its folders and calls our sweeper, which
