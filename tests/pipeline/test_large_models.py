@@ -1,4 +1,4 @@
-"""The README's table of a 13B backbone and three tasks, computed again; and dry runs of backbones without weights."""
+"""The tables of `docs/how-to/large_models.md`, computed again; and dry runs of backbones without weights."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.shape import LlamaSpec
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/large_models.md"
 _NUMBER_BYTES = 4
 """A bundle holds float32."""
 
@@ -31,31 +31,31 @@ def num_stored(backbone: Backbone, prefix_length: int) -> int:
 
 
 def size(number: int) -> str:
-    """Bytes as the README writes them."""
+    """Bytes as the page writes them."""
     return f"{number / 1e9:,.2f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
 def rows_of(backbone: Backbone) -> list[str]:
     """The table's rows."""
     base, row = backbone.num_bytes, num_stored(backbone, 1)
-    rows = [("one base, in bfloat16", f"{backbone.num_parameters:,}", size(base))]
+    rows = [("one backbone, in bfloat16", f"{backbone.num_parameters:,}", size(base))]
     for length in (2, 10, 100):
         three = 3 * length * row
-        rows.append((f"three prefixes of {length} rows", f"3 × {length * row:,}", size(_NUMBER_BYTES * three)))
+        rows.append((f"three prefixes of length {length}", f"3 × {length * row:,}", size(_NUMBER_BYTES * three)))
     rows.append(("three full copies, in bfloat16", f"3 × {backbone.num_parameters:,}", size(3 * base)))
     return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
-def test_the_readme_s_table_of_three_tasks_is_what_the_code_computes(llama_13b: Backbone) -> None:
-    assert "\n".join(rows_of(llama_13b)) in README.read_text(encoding="utf-8")
+def test_the_table_of_three_tasks_is_what_the_code_computes(llama_13b: Backbone) -> None:
+    assert "\n".join(rows_of(llama_13b)) in PAGE.read_text(encoding="utf-8")
 
 
-def test_a_million_numbers_are_the_rows_that_the_readme_says(llama_13b: Backbone) -> None:
+def test_a_million_parameters_are_as_many_positions_as_the_page_says(llama_13b: Backbone) -> None:
     row = num_stored(llama_13b, 1)
 
     assert row == 2 * 40 * 5120
-    assert f"2 × 40 layers × 5,120 = {row:,} numbers" in README.read_text(encoding="utf-8")
-    assert f"{10**6 / row:.1f} rows" in README.read_text(encoding="utf-8")
+    assert f"2 × 40 layers × 5,120 = {row:,} parameters" in PAGE.read_text(encoding="utf-8")
+    assert f"{10**6 / row:.1f} positions long" in PAGE.read_text(encoding="utf-8")
     assert PrefixTuning(match_parameters=10**6).choose_size(llama_13b) == {"prefix_length": 2}
 
 
@@ -93,7 +93,7 @@ def test_evaluating_without_weights_is_refused_in_a_sentence(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["prefix_tuning", "lora", "full_finetuning", "lora trainer=fsdp trainer.devices=4"])
-def test_the_readme_s_table_of_memory_is_what_a_dry_run_says(method: str, tmp_path: Path) -> None:
+def test_the_table_of_memory_is_what_a_dry_run_says(method: str, tmp_path: Path) -> None:
     chosen = method.split() if "trainer=" in method else [method, "trainer=ddp"]
     words = ["backbone=llama_13b", "dry_run=true", "data.cache_dir=cache", f"method={chosen[0]}", *chosen[1:]]
 
@@ -104,7 +104,7 @@ def test_the_readme_s_table_of_memory_is_what_a_dry_run_says(method: str, tmp_pa
         _shown(process.stdout, name) for name in ("backbone", "memory, estimated", "with gradient_checkpointing=true")
     ]
     cells = [f"`{method}`", _shown_count(process.stdout), *(f"{megabytes / 1e3:,.1f} GB" for megabytes in found)]
-    assert f"| {' | '.join(cells)} |" in README.read_text(encoding="utf-8"), cells
+    assert f"| {' | '.join(cells)} |" in PAGE.read_text(encoding="utf-8"), cells
 
 
 def _shown(output: str, name: str) -> float:
