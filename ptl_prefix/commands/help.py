@@ -12,7 +12,7 @@ from ptl_prefix import settings
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.verbs import Verb
 
-_FLAGS = (
+FLAGS = (
     ("-m, --multirun", "run every combination of comma-separated values"),
     ("-c, --cfg job", "print the composed config and stop; with --resolve, its interpolations resolved"),
     ("-i, --info [TOPIC]", "how the config is composed: all, config, defaults, defaults-tree, plugins or searchpath"),
@@ -28,7 +28,7 @@ def write_verb_help(verb: Verb, formatter: click.HelpFormatter) -> None:
     _section(formatter, "Examples", verb.examples)
     _section(formatter, "Groups (GROUP=CHOICE selects, GROUP.KEY=VALUE sets)", _groups(verb))
     _section(formatter, "Settings", _root_settings(verb))
-    _section(formatter, "Flags", _FLAGS)
+    _section(formatter, "Flags", FLAGS)
 
 
 def _section(formatter: click.HelpFormatter, title: str, rows: tuple[tuple[str, str], ...]) -> None:

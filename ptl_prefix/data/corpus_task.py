@@ -27,9 +27,9 @@ class CorpusTask(Task):
         between: Text between a source and its target.
         max_source_tokens: Longest source in tokens; `None` means whatever the backbone has room for.
         truncation: Which end of an over-long source is cut; `none` refuses it.
-        num_train_examples: How many examples of the training split are used, each with all its targets; `None` is all.
-            Of one `subset_seed`, the smaller subset is part of the larger.
-        subset_seed: Decides which ones. The seed of the training does not.
+        num_train_examples: Number of training examples that are used, each with all its targets; `None` is all.
+            Subsets that share `subset_seed` are nested.
+        subset_seed: Seed that decides which training examples are used; `seed` has no influence on them.
     """
 
     def __init__(

@@ -32,10 +32,10 @@ class ReleasedTask(CorpusTask):
     with any suffix that can be read; of several, from the first. One that is not there is missed when it is used.
 
     Args:
-        data_dir: Folder with the files; `None` means the hub.
-        hub: Name of a copy on the hub, used when there is no `data_dir`.
-        hub_config: Which configuration of it.
-        hub_revision: Which revision of it.
+        data_dir: Folder with the released files; `None` loads the data set from the hub.
+        hub: Name of a copy on the hub, used when `data_dir` is `None`.
+        hub_config: Configuration of the hub data set; `None` is its default.
+        hub_revision: Revision of the hub data set; `refs/convert/parquet` where the data set is a script.
         shared: As in `CorpusTask`.
     """
 

@@ -50,7 +50,7 @@ class Tpe(_Drawing):
     """Tree-structured Parzen estimators (Bergstra et al., 2011).
 
     Args:
-        seed: Of what is drawn.
+        seed: Seed of the sampler.
         n_startup_trials: Points that are drawn at random first.
         multivariate: Whether dependencies between keys are modelled.
     """
@@ -75,7 +75,7 @@ class Gp(_Drawing):
     """A Gaussian process; loads torch when it is first asked.
 
     Args:
-        seed: Of what is drawn.
+        seed: Seed of the sampler.
         n_startup_trials: Points that are drawn at random first.
     """
 
@@ -100,7 +100,7 @@ class CmaEs(_Drawing):
     """CMA-ES (Hansen), for numbers; choices are drawn at random beside it.
 
     Args:
-        seed: Of what is drawn.
+        seed: Seed of the sampler.
         n_startup_trials: Points that are drawn at random first.
     """
 
@@ -125,7 +125,7 @@ class RandomPoints(_Drawing):
     """Every point alike.
 
     Args:
-        seed: Of what is drawn.
+        seed: Seed of the sampler.
     """
 
     @settings_from("hydra/sweeper/sampler/random")
@@ -161,7 +161,7 @@ class Exhaustive(Grid):
     """Every point once, in an order that is drawn: a search that is cut short has seen of everything.
 
     Args:
-        seed: Of the order.
+        seed: Seed of the order.
     """
 
     @settings_from("hydra/sweeper/sampler/exhaustive")

@@ -18,25 +18,25 @@ class SweeperSettings:
     """See `conf/hydra/sweeper/optuna.yaml`, which says what each key is.
 
     Args:
-        direction: Which way the objective is better.
-        objective: A key of a record's metrics.
-        n_trials: Of each arm.
-        budget_s: Seconds of training of each arm.
-        budget_tokens: Tokens of each arm.
-        n_jobs: Trials at once on a machine.
-        threads: CPU threads of each.
-        devices: Accelerators.
-        study_name: The study's.
-        storage: Where trials are written down.
-        max_failure_rate: Of each arm's trials.
-        params: What is searched.
-        arms: What is searched side by side.
-        confirm_top_k: How many of each arm are confirmed.
-        confirm_seeds: On which seeds.
-        sampler: Which points.
-        pruner: When to give up.
-        warm: Whether trials start as copies.
-        reuse: Whether known results are taken over.
+        direction: Whether a smaller or a larger objective is better.
+        objective: Metric of a run's record that is optimised, such as `val/loss` or `test/bleu`.
+        n_trials: Number of trials of each arm that finish or are pruned; `None` sets no limit.
+        budget_s: Seconds of training of each arm, added up over its trials; `None` sets no limit.
+        budget_tokens: Tokens trained on in each arm, added up over its trials; `None` sets no limit.
+        n_jobs: Number of trials at once on this machine.
+        threads: CPU threads of each trial; `None` divides the machine's among the trials.
+        devices: Indices of accelerators, one for each trial in turn; empty lets every trial see all of them.
+        study_name: Name of the study and of its folder in `outputs/sweeps/`; `None` is the time.
+        storage: Optuna storage: `sqlite:///PATH` or `postgresql://...`; `None` is a journal in the study's folder.
+        max_failure_rate: Share of failed trials above which an arm is given up.
+        params: Search space: a mapping of settings to `choice(...)`, `interval(...)`, `range(...)` or `tag(log, ...)`.
+        arms: Searches side by side, each with the whole budget: a mapping of names to `overrides` and `params`.
+        confirm_top_k: Number of best trials of each arm that are repeated on `confirm_seeds`; 0 repeats none.
+        confirm_seeds: Seeds of the repeated trials.
+        sampler: Optuna sampler that proposes hyper-parameters; chosen with `hydra/sweeper/sampler=`.
+        pruner: Pruner that stops trials early; chosen with `hydra/sweeper/pruner=`.
+        warm: Whether trials are forked from a process that has already imported everything.
+        reuse: Whether the result of an earlier trial with the same config, code and data is reused.
     """
 
     @settings_from("hydra/sweeper/optuna")

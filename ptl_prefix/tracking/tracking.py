@@ -23,16 +23,17 @@ class Tracking:
     """Which sinks a run has besides the disk.
 
     Args:
-        wandb: Whether W&B is told, and over the network or not; `auto` is explained in `wandb_mode.py`.
-        project: W&B's project.
-        entity: W&B's user or team; `None`: the key's own.
-        group: Runs that belong together in W&B.
-        job_type: What W&B shall call this kind of run.
-        tags: W&B's.
-        finish_timeout_s: How long the end of a run waits for W&B's server.
-        num_samples: Validation sources decoded at every validation.
-        csv: Whether `metrics.csv` is kept.
-        tensorboard: Whether TensorBoard's files are written.
+        wandb: Mode of W&B; `auto` is `online` with an API key and a server that answers within a second, else
+            `offline`. The variable `WANDB_MODE` takes precedence, except over `none`.
+        project: W&B project.
+        entity: W&B user or team; `None` is that of the API key.
+        group: W&B group of the run; `None` is the sweep of `-m`, or no group.
+        job_type: W&B job type of the run.
+        tags: W&B tags of the run.
+        finish_timeout_s: Seconds that the end of a run waits until W&B has received everything.
+        num_samples: Number of validation sources decoded at every validation; 0 decodes none.
+        csv: Whether `metrics.csv` is written, a row for each logged step.
+        tensorboard: Whether TensorBoard event files are written to `tensorboard/`; needs the extra `[tensorboard]`.
     """
 
     @settings_from("tracking/auto")

@@ -12,10 +12,10 @@ class CompareSettings:
     """The keys at the root of `conf/compare.yaml`.
 
     Args:
-        out: The folder to write to; `None`: one named by the time, in `outputs/comparisons/`.
-        metric: What rows are ordered by, and drawn over; `None`: the first of each task's own.
-        include: States of runs that are taken in beside the finished ones.
-        examples: Test inputs whose outputs are shown side by side.
+        out: Output folder; `None` is `outputs/comparisons/<time>`.
+        metric: Metric that rows are ordered by, such as `test/bleu`; `None` is the first metric of each task.
+        include: Statuses of runs that are compared besides the finished ones.
+        examples: Number of test inputs whose outputs are shown side by side.
     """
 
     out: str | None
@@ -29,12 +29,12 @@ class RunsSettings:
     """The keys at the root of `conf/runs.yaml`.
 
     Args:
-        status: Only runs of this state.
-        task_name: Only runs of this task.
-        backbone_name: Only runs on this backbone.
-        method_name: Only runs of this method.
-        sort: What the list is ordered by.
-        format: How it is printed.
+        status: Status of the listed runs; `None` is all.
+        task_name: Task of the listed runs; `None` is all.
+        backbone_name: Backbone of the listed runs; `None` is all.
+        method_name: Method of the listed runs; `None` is all.
+        sort: Order of the list: `age` (newest first), `size` (largest first), `metric` (best first) or a name.
+        format: Format of the output.
     """
 
     status: Literal["finished", "stopped", "failed", "pruned", "running", "died", "damaged"] | None
@@ -50,13 +50,13 @@ class SweepActionSettings:
     """The keys at the root of `conf/sweep.yaml`.
 
     Args:
-        now: Stop what runs, too.
-        watch: Show the status until nothing runs.
-        workers: Trials at once.
-        slurm_time: How long a job may take.
-        slurm_partition: Where jobs run.
-        slurm_mem: A job's memory.
-        slurm_extra: Other options of sbatch.
+        now: Whether `stop` also stops running trials, after saving them; `false` lets them finish.
+        watch: Whether `status` is shown until no trial runs.
+        workers: Trials at once, for `resume` and `worker`; `None` is the study's number, and 1 for `worker`.
+        slurm_time: Time limit of an exported Slurm job, such as 12:00:00; unfinished work is queued again.
+        slurm_partition: Partition of an exported Slurm job.
+        slurm_mem: Memory of an exported Slurm job, such as 16G.
+        slurm_extra: Further options of `sbatch` in an exported job, such as `--account=nlp`.
     """
 
     now: bool

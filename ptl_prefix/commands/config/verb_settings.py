@@ -20,12 +20,13 @@ class TrainSettings:
     """The keys at the root of `conf/train.yaml`.
 
     Args:
-        seed: Of initialisation, batch order and dropout.
-        run_id: Names the run's folder.
-        dry_run: Show what would run, then stop.
-        resume: A run folder to go on with.
-        study: The sweep that the run is a trial of.
-        trial: Its number there.
+        seed: Seed of initialisation, batch order and dropout.
+        run_id: Name of the run and of its folder; by default the time and a random part.
+        dry_run: Whether to print the config, parameters, steps and memory, and train nothing.
+        resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other setting than
+            `trainer.devices` may be given with it, as the run has its config.
+        study: Name of the study that the run is a trial of; set by sweeps.
+        trial: Number of the trial in its study; set by sweeps.
     """
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)]
@@ -54,7 +55,19 @@ def _run_problems(run: str | None) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingChanges:
-    """Changes to a bundle's own decoding; `None` leaves what it has. See `Decoding`."""
+    """Changes to a bundle's own decoding.
+
+    Args:
+        max_new_tokens: Most tokens to write, the stop token included; `None` keeps the bundle's.
+        min_new_tokens: Fewest tokens to write; `None` keeps the bundle's.
+        num_beams: Number of beams; 1 is greedy decoding or sampling; `None` keeps the bundle's.
+        length_penalty: Exponent of the length in a beam's score; `None` keeps the bundle's.
+        no_repeat_ngram_size: Size of n-grams that may not occur twice; 0 allows all; `None` keeps the bundle's.
+        do_sample: Whether to sample instead of taking the most likely token; `None` keeps the bundle's.
+        temperature: Softmax temperature of sampling; `None` keeps the bundle's.
+        top_p: Probability mass of nucleus sampling; `None` keeps the bundle's.
+        seed: Seed of sampling; `None` keeps the bundle's.
+    """
 
     max_new_tokens: Annotated[int, Ge(1)] | None
     min_new_tokens: Annotated[int, Ge(0)] | None
@@ -74,9 +87,9 @@ class GenerateSettings(DecodingChanges):
     Args:
         input: A file with one source per line; `-` is standard input.
         output: A file for the texts; `None` prints them.
-        backbone_path: Where the backbone is; `None`: where it was when the bundle was made.
-        dtype: What the backbone computes in; `None`: as when the bundle was made.
-        device: Where the backbone is put.
+        backbone_path: Folder or hub name of the backbone; `None` is the one that the bundle was trained on.
+        dtype: Dtype of the backbone's weights and computations; `None` is that of the training.
+        device: Device of the backbone; `auto` takes a GPU if there is one.
         batch_size: Sources decoded together.
     """
 
@@ -97,20 +110,20 @@ class EvaluateSettings(DecodingChanges):
     """The keys at the root of `conf/evaluate.yaml`.
 
     Args:
-        run: A run folder.
-        bundle: A bundle, in its place.
-        split: What is decoded.
-        num_examples: Inputs, evenly spread over the split; `None` is all.
-        metrics: Names of metrics; `None`: those of the task.
-        bertscore_model: A folder with an encoder, for `bertscore`.
-        resamples: Bootstrap draws for the intervals; 0 gives none.
-        resample_seed: Of those draws.
-        likelihood: Whether the references' likelihood is measured, too.
-        out: The folder to write to.
+        run: Run folder, whose bundle and task are used.
+        bundle: Bundle to evaluate, instead of `run`; needs `task=`.
+        split: Split of the task that is decoded.
+        num_examples: Number of inputs, evenly spread over the split; `None` is all.
+        metrics: Names of the metrics, as `ptl-prefix metrics` lists them; `None` is those of the task.
+        bertscore_model: Folder with an encoder and its tokenizer, for the metric `bertscore`.
+        resamples: Bootstrap resamples for 95% intervals, such as 1000; 0 computes no intervals.
+        resample_seed: Seed of the bootstrap resamples.
+        likelihood: Whether to also compute the references' loss, perplexity and bits per character.
+        out: Output folder; `None` is `evaluation` in the run folder, beside the bundle, or in `outputs/`.
         batch_size: Sources decoded together.
-        backbone_path: Where the bundle's backbone is; `None`: where it was when the bundle was made.
-        dtype: What the backbone computes in; `None`: as when the bundle was made, or as the backbone's config says.
-        device: Where the backbone is put.
+        backbone_path: Folder or hub name of the bundle's backbone; `None` is the one that it was trained on.
+        dtype: Dtype of the backbone; `None` is that of the bundle's training, or that of the backbone's config.
+        device: Device of the backbone; `auto` takes a GPU if there is one.
     """
 
     run: str | None
@@ -140,9 +153,9 @@ class ExportSettings:
     """The keys at the root of `conf/export.yaml`.
 
     Args:
-        run: The run folder to export from.
-        checkpoint: `best`, `last`, or a checkpoint file.
-        out: The folder to write the bundle to.
+        run: Run folder to export from.
+        checkpoint: Checkpoint to export: `best`, `last`, or the path of a checkpoint file.
+        out: Output folder; an older bundle in it is replaced.
         merge: Whether to write a model with the method merged into its weights, instead of a bundle.
     """
 
@@ -164,16 +177,16 @@ class InspectSettings:
         bundle: A bundle, or a run's folder, which stands for its bundle.
         input: A file with one source per line; `-` is standard input.
         num_examples: Sources of the run's validation split, where no others are given.
-        max_new_tokens: How much of what the bundle writes after each source is read, too; 0: sources alone.
-        out: The folder to write to; `None`: `inspection` in the run's folder, or beside a bundle that lies alone.
-        layer: The layer whose nearest words are searched; `None`: the first, the middle and the last.
+        max_new_tokens: Most generated tokens that are read together with each source; 0 reads the sources alone.
+        out: Output folder; `None` is `inspection` in the run folder, or beside a bundle outside of a run folder.
+        layer: Layer whose nearest words are searched; `None` is the first, the middle and the last.
         top_k: Words shown for each virtual token.
-        max_words: Words of the vocabulary that are compared, those of the lowest ids.
-        dead_below: A virtual token with less than this share of attention in every head is dead.
+        max_words: Number of vocabulary entries that are compared, those of the lowest ids.
+        dead_below: Share of attention below which, in every head of every layer, a virtual token counts as dead.
         batch_size: Sources read together.
-        backbone_path: Where the backbone is; `None`: where it was when the bundle was made.
-        dtype: What the backbone computes in; `None`: as when the bundle was made.
-        device: Where the backbone is put.
+        backbone_path: Folder or hub name of the backbone; `None` is the one that the bundle was trained on.
+        dtype: Dtype of the backbone's weights and computations; `None` is that of the training.
+        device: Device of the backbone; `auto` takes a GPU if there is one.
     """
 
     bundle: str
@@ -200,11 +213,11 @@ class ScoreSettings:
     """The keys at the root of `conf/score.yaml`.
 
     Args:
-        metrics: Their names.
-        format: How the numbers are printed.
-        resamples: Draws for 95% bootstrap intervals; 0: none.
-        seed: Of those draws.
-        bertscore_model: A folder with an encoder, for `bertscore`.
+        metrics: Names of the metrics, as `ptl-prefix metrics` lists them.
+        format: Format of the output; `json` is one object `{metric: value}`.
+        resamples: Bootstrap resamples for 95% intervals, such as 1000; 0 computes no intervals.
+        seed: Seed of the bootstrap resamples.
+        bertscore_model: Folder with an encoder and its tokenizer, for the metric `bertscore`.
     """
 
     metrics: Annotated[Sequence[str], MinLen(1)]
@@ -219,11 +232,11 @@ class WandbSettings:
     """The keys at the root of `conf/wandb.yaml`.
 
     Args:
-        yes: Whether `sync` sends; otherwise it shows what it would send.
-        out: The file that `dashboard` writes; `None`: `outputs/wandb-workspace.json`.
-        project: W&B's project that `dashboard` is for; `None`: that of the runs.
-        entity: W&B's user or team that it belongs to; `None`: that of the runs, else the key's own.
-        metric: What it judges settings by, such as test/bleu; `None`: what the runs were measured by.
+        yes: Whether `sync` sends runs; `false` only lists what it would send.
+        out: File that `dashboard` writes; `None` is `outputs/wandb-workspace.json`.
+        project: W&B project of `dashboard`; `None` is that of the runs.
+        entity: W&B user or team of `dashboard`; `None` is that of the runs, else that of the API key.
+        metric: Metric by which `dashboard` judges settings, such as `test/bleu`; `None` is the runs' objective.
     """
 
     yes: bool

@@ -30,7 +30,7 @@ class Banking77(ReleasedTask):
 
     Args:
         validation_fraction: Share of the training messages for validation, on average.
-        split_seed: Another one takes others.
+        split_seed: Seed that decides which training messages are for validation.
         shared: As in `ReleasedTask`.
     """
 

@@ -26,19 +26,19 @@ class TextPairs(CorpusTask):
     Exactly one origin is given: files for the splits, `data_file`, or `hub`.
 
     Args:
-        train_file: Pairs to train on.
-        validation_file: Pairs for validation.
-        test_file: Pairs for the test.
-        data_file: One file for all splits, divided by `Division`.
+        train_file: File with the training pairs.
+        validation_file: File with the validation pairs.
+        test_file: File with the test pairs.
+        data_file: One file for all splits, which is divided by the fractions below.
         validation_fraction: Share of `data_file`'s distinct sources for validation, on average.
-        test_fraction: The same for the test.
-        split_seed: Another seed divides `data_file` otherwise.
-        hub: A data set on the hub.
-        hub_config: Its configuration.
-        hub_revision: Its revision.
+        test_fraction: Share of `data_file`'s distinct sources for the test, on average.
+        split_seed: Seed that decides which sources of `data_file` go to which split.
+        hub: Name of a data set on the hub.
+        hub_config: Configuration of the hub data set; `None` is its default.
+        hub_revision: Revision of the hub data set; `refs/convert/parquet` where the data set is a script.
         source_column: Column with the source; a list of texts in it is joined with spaces.
         target_columns: Columns with acceptable targets; each text of a list in them is one.
-        metrics: Names of metrics of `evaluation`.
+        metrics: Names of the metrics, as `ptl-prefix metrics` lists them.
         shared: As in `CorpusTask`.
     """
 
