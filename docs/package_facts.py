@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 from ptl_prefix import settings
-from ptl_prefix.commands import catalog
-from ptl_prefix.commands.targets import import_target
-from ptl_prefix.commands.verb_help import FLAGS
-from ptl_prefix.commands.verbs import VERBS, Verb
+from ptl_prefix.commands.config import catalog
+from ptl_prefix.commands.config.instantiate import import_target
+from ptl_prefix.commands.config.verbs import VERBS, Verb
+from ptl_prefix.commands.help import FLAGS
 from ptl_prefix.evaluation.metric import metric_named
-from ptl_prefix.sweeping.settings import SweepSettings
+from ptl_prefix.sweeping.sweeper_settings import SweeperSettings
 
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
 _SWEEPER = "hydra_plugins.ptl_prefix_sweeper.StudySweeper"
@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A group of configs, with the choice that `train` makes if it makes one, and the settings that every choice has."""
+    """A group of configs, the choice that `train` makes if it makes one, and the settings that every choice has."""
 
     name: str
     default: str | None
@@ -227,7 +227,7 @@ def _nodes(group: str, default: str | None) -> Iterator[Node]:
 
 
 def _class_of(target: str, group: str) -> Callable[..., Any]:
-    return SweepSettings if target == _SWEEPER else import_target(target, group)
+    return SweeperSettings if target == _SWEEPER else import_target(target, group)
 
 
 def _content(group: str, name: str) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def _own_commands(text: str) -> Iterator[list[str]]:
 
 
 def _problems(words: Sequence[str]) -> list[str]:
-    from ptl_prefix.commands.cli import cli
-    from ptl_prefix.commands.verbs import VERBS
+    from ptl_prefix.commands.config.verbs import VERBS
+    from ptl_prefix.commands.main import cli
 
     if not words or words[0] not in cli.commands:
         return [f"must begin with a verb, one of {', '.join(cli.commands)}"]
@@ -53,8 +53,8 @@ def _problems(words: Sequence[str]) -> list[str]:
 
 def _config_problems(verb: object, words: Sequence[str]) -> list[str]:
     """What would be refused whatever lies on the disk: unknown keys and choices, wrong types, clashing settings."""
-    from ptl_prefix.commands.verbs import VERBS, Verb
-    from ptl_prefix.commands.words import split_command_line
+    from ptl_prefix.commands.config.arguments import split_command_line
+    from ptl_prefix.commands.config.verbs import VERBS, Verb
 
     assert isinstance(verb, Verb)
     line = split_command_line(words)
@@ -66,19 +66,19 @@ def _config_problems(verb: object, words: Sequence[str]) -> list[str]:
 
 
 def _composed_problems(verb: object, overrides: Sequence[str], flags: object) -> list[str]:
-    from ptl_prefix.commands import composition
+    from ptl_prefix.commands.config import compose
     from ptl_prefix.errors import ConfigError
 
-    checks = importlib.import_module("ptl_prefix.commands.checks")
+    checks = importlib.import_module("ptl_prefix.commands.config.validate")
     nothing = mock.Mock(return_value=[])
     # These open folders, files and libraries; what remains is asked of signatures alone.
     with mock.patch.multiple(checks, _problems=nothing, _cross_mistakes=nothing), _folders_are_runs():
         try:
-            composition.compose_and_check(verb, overrides, flags)  # type: ignore[arg-type]
+            compose.compose_and_check(verb, overrides, flags)  # type: ignore[arg-type]
         except ConfigError as error:
             return list(error.mistakes)
     return []
 
 
 def _folders_are_runs() -> "mock._patch[mock.Mock]":
-    return mock.patch("ptl_prefix.commands.checks.RunFolder.open")
+    return mock.patch("ptl_prefix.commands.config.validate.RunFolder.open")
