@@ -56,7 +56,7 @@ check: $(READY)  ## Lint, formatting, types, which room may import which, and th
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(DOCS) -D reference_pages=check docs docs/_build/check
+	$(DOCS) -D generated=check docs docs/_build/check
 
 docs: $(READY)  ## Build the documentation's site into docs/_build/html
 	$(DOCS) docs docs/_build/html

@@ -1,5 +1,6 @@
 """How the site is built: `make docs`. Everything is local; a warning is an error."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import generate_reference  # noqa: E402 - it lies beside this file
+import generate_llms  # noqa: E402 - it lies beside this file
+import generate_reference  # noqa: E402
+import links_outside  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 
@@ -48,7 +51,7 @@ html_theme = "furo"
 html_title = "ptl_prefix"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_extra_path = ["llms.txt"]
+html_extra_path = ["llms.txt"]  # read after `generate` has written it
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {
@@ -59,15 +62,32 @@ pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 
 
-def fill_reference(app: Sphinx, _: Any) -> None:
-    """Write the generated sections, or, when asked to check, warn of those that are out of date."""
-    is_check = app.config.reference_pages == "check"
-    for path in generate_reference.out_of_date(write=not is_check):
-        if is_check:
-            logging.getLogger(__name__).warning("docs/reference/%s is out of date; run: make docs", path.name)
+def generate(app: Sphinx, _: Any) -> None:
+    """Write what is generated, or, when asked to check, warn of what is out of date."""
+    is_check = app.config.generated == "check"
+    stale = [f"reference/{path.name}" for path in generate_reference.out_of_date(write=not is_check)]
+    listing = generate_llms.listing()
+    if not generate_llms.LISTING.is_file() or generate_llms.LISTING.read_text(encoding="utf-8") != listing:
+        stale.append("llms.txt")
+        if not is_check:
+            generate_llms.LISTING.write_text(listing, encoding="utf-8")
+    for name in stale if is_check else ():
+        logging.getLogger(__name__).warning("docs/%s is out of date; run: make docs", name)
+
+
+def copy_sources(app: Sphinx, error: Exception | None) -> None:
+    """Put each page's Markdown beside its HTML, where llms.txt says that it is."""
+    if error is None and app.builder.format == "html":
+        for page in HERE.rglob("*.md"):
+            if "_build" not in page.parts:
+                target = Path(app.outdir) / page.relative_to(HERE)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(page, target)
 
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
-    app.add_config_value("reference_pages", "write", "")
-    app.connect("config-inited", fill_reference)
+    app.add_config_value("generated", "write", "")
+    app.connect("config-inited", generate)
+    app.connect("source-read", links_outside.adapt_links)
+    app.connect("build-finished", copy_sources)

@@ -118,6 +118,18 @@ def choices_of(group: str) -> Callable[[], Iterator[str]]:
     return section
 
 
+def fields_of(document: str) -> Callable[[], Iterator[str]]:
+    """A section with the fields of a file."""
+
+    def section() -> Iterator[str]:
+        for part, settings in facts.fields(document):
+            if part:
+                yield f"### Fields of `{part}`\n"
+            yield table(("field", "type", "meaning"), [(f"`{one.key}`", one.type, one.meaning) for one in settings])
+
+    return section
+
+
 def experiments() -> Iterator[str]:
     """Every experiment with the score to expect, by task."""
     found = list(facts.experiments())
@@ -141,6 +153,7 @@ SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
     "backbones": choices_of("backbone"),
     "studies": choices_of("sweeps"),
     "experiments": experiments,
+    **{f"fields-{document}": fields_of(document) for document in facts.DOCUMENTS},
 }
 
 

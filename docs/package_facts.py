@@ -8,7 +8,7 @@ of the documentation that imports the package's insides.
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -17,15 +17,40 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 from ptl_prefix import settings
+from ptl_prefix.artifacts.bundle import BackboneIdentity, Manifest, TensorInfo
+from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.evaluation_record import EvaluationKey, EvaluationRecord
+from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, SiteInspection
+from ptl_prefix.artifacts.predictions import Prediction
+from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import import_target
 from ptl_prefix.commands.config.verbs import VERBS, Verb
 from ptl_prefix.commands.help import FLAGS
 from ptl_prefix.evaluation.metric import metric_named
+from ptl_prefix.sweeping.search_space import SearchSpace
+from ptl_prefix.sweeping.study_spec import Arm, Budget, Confirmation, StudySpec
 from ptl_prefix.sweeping.sweeper_settings import SweeperSettings
 
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
 _SWEEPER = "hydra_plugins.ptl_prefix_sweeper.StudySweeper"
+
+DOCUMENTS: Mapping[str, Mapping[str, type[Any]]] = {
+    "record": {"": RunRecord, "parameters": Parameters, "cost": Cost, "metric_info": MetricInfo, "decoding": Decoding},
+    "manifest": {
+        "": Manifest,
+        "backbone": BackboneIdentity,
+        "tensors": TensorInfo,
+        "prompt": PromptFormat,
+        "decoding": Decoding,
+    },
+    "evaluation": {"": EvaluationRecord, "question": EvaluationKey},
+    "prediction": {"": Prediction},
+    "inspection": {"": Inspection, "sites": SiteInspection, "nearest": NearestWords, "by_key": NearWord},
+    "study": {"": StudySpec, "arms": Arm, "budget": Budget, "confirmation": Confirmation},
+}
+"""Files that the package writes: the class of the whole, under an empty name, and of the parts that are objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,16 +214,36 @@ def experiments() -> Iterator[ExperimentFacts]:
     """Every experiment."""
     for path in sorted((settings.conf_dir() / "experiment").glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        entries = yaml.safe_load(text)["defaults"]
-        overrides = {key: value for entry in entries if isinstance(entry, dict) for key, value in entry.items()}
         header = " ".join(re.findall(r"^# *(.*)$", text.split("\n\n")[0], re.MULTILINE))
         expected = re.search(r"Expect: (.*?)(?= (?:Memory|Settings|Differs):|$)", header)
         yield ExperimentFacts(
             name=path.stem,
             summary=next(c.summary for c in catalog.choices("experiment") if c.name == path.stem),
-            chosen={key.removeprefix("override /"): value for key, value in overrides.items()},
+            chosen=_chosen_by(path),
             expect=expected[1] if expected else "",
         )
+
+
+def fields(document: str) -> Iterator[tuple[str, tuple[Setting, ...]]]:
+    """The parts of a file, each with its fields; `default` is empty, as a file states everything."""
+    for part, kind in DOCUMENTS[document].items():
+        hints, meanings = get_type_hints(kind, include_extras=True), _meanings(kind)
+        keys = inspect.signature(kind).parameters
+        yield (
+            part,
+            tuple(Setting(key=key, type=spoken(hints[key]), default="", meaning=meanings.get(key, "")) for key in keys),
+        )
+
+
+def _chosen_by(experiment: Path) -> Mapping[str, str]:
+    """The choices of groups that an experiment makes, itself or by the experiment that it begins with."""
+    chosen: dict[str, str] = {}
+    for entry in _loaded(experiment)["defaults"]:
+        if isinstance(entry, str) and entry != "_self_":
+            chosen |= _chosen_by(experiment.with_name(f"{entry}.yaml"))
+        elif isinstance(entry, Mapping):
+            chosen |= {key.removeprefix("override /"): value for key, value in entry.items()}
+    return chosen
 
 
 # Groups
@@ -355,12 +400,18 @@ def spoken(annotation: Any) -> str:
     if origin in (Union, UnionType):
         members = [spoken(argument) for argument in arguments if not _is_lightnings(argument)]
         return _one_of(list(dict.fromkeys(part for member in members for part in _parts(member))))
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return f"list of {spoken(arguments[0])}"
+    if origin is tuple:
+        return f"list of {len(arguments)} {spoken(arguments[0])}"
     if origin is not None and issubclass(origin, Mapping):
         return f"mapping of {spoken(arguments[0])} to {spoken(arguments[1])}"
     if origin is not None and issubclass(origin, Sequence) and arguments:
         return f"list of {spoken(arguments[0])}"
     if annotation is NoneType:
         return "`null`"
+    if is_dataclass(annotation) or annotation is SearchSpace:
+        return "object"
     return "any" if annotation is Any else str(getattr(annotation, "__name__", annotation))
 
 

@@ -32,18 +32,18 @@ class EvaluationKey:
     """All that the outputs of an evaluation depend on.
 
     Args:
-        method: The method's kind; `none` for the bare backbone.
-        adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
-        backbone: The backbone's name.
-        backbone_weights: Fingerprint of its weights.
-        dtype: What it computed in, and in what its matrices were held where that was something else.
-        task: The task's name.
-        task_version: Its version.
-        data: Fingerprint of the split's data.
-        split: Which split.
-        num_examples: How many of its inputs, evenly spread over it.
-        decoding: How text was decoded.
-        over_labels: Whether the most likely label was taken, in place of decoding.
+        method: Kind of the method; `none` for the bare backbone.
+        adaptation: SHA-256 of the bundle's tensors; `None` for the bare backbone.
+        backbone: Name of the backbone.
+        backbone_weights: SHA-256 of its weights.
+        dtype: Data type of its computations, and of its matrices where they are quantised.
+        task: Name of the task.
+        task_version: Version of the task.
+        data: SHA-256 of the split's data.
+        split: Name of the split.
+        num_examples: Number of inputs, evenly spread over the split.
+        decoding: Settings of text generation.
+        over_labels: Whether the most likely label was taken instead of generating text.
     """
 
     method: str
@@ -71,15 +71,16 @@ class EvaluationRecord:
     """One evaluation, in full.
 
     Args:
-        schema_version: Of this record's shape.
-        question: What the outputs depend on.
-        num_in_split: Inputs in the whole split.
-        metrics: Values by `split/name`. One that was not computed is absent: there is no NaN.
-        intervals: 95% bootstrap intervals over test items, by the same key; empty where none were asked for.
-        metric_info: What the values mean, by the same key.
-        missing: The metrics that there is no number of, and why.
-        decode_s: Seconds of decoding; of what was there already, none.
-        environment: See `fingerprint.environment`.
+        schema_version: Version of this file format.
+        question: Everything that the outputs depend on; the folder is named after its hash.
+        num_in_split: Number of inputs in the whole split.
+        metrics: Metric values by `split/name`; a metric that was not computed is absent, never NaN.
+        intervals: 95% bootstrap intervals by the same key; empty if `resamples` was 0.
+        metric_info: Scale, direction and version of each metric, by the same key.
+        missing: Skipped metrics by name, each with the reason.
+        decode_s: Seconds of decoding; outputs that were already there count as 0.
+        environment: Python, platform, processor, number of cores, devices, package version, library versions and the
+            git commit of the checkout.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

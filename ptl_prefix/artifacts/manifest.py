@@ -35,12 +35,12 @@ class BackboneIdentity:
     """Which frozen model.
 
     Args:
-        name: What a config calls it.
-        path: Where it was loaded from: an embedded name, a hub name or a local folder.
-        family: Its transformers model type.
-        weights_fingerprint: Of its parameters as loaded.
-        tokenizer_fingerprint: Of what turns text into ids.
-        quantization: How its matrices were held, by `backbone.quantization`'s names; `None`: not quantised.
+        name: Name of the backbone in configs.
+        path: Embedded name, hub name or local folder that it was loaded from.
+        family: Model type, as transformers names it.
+        weights_fingerprint: SHA-256 of its parameters as loaded.
+        tokenizer_fingerprint: SHA-256 of the tokenizer's files.
+        quantization: Quantization of its matrices, a value of `backbone.quantization`; `None` if not quantised.
     """
 
     name: str
@@ -53,7 +53,12 @@ class BackboneIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """What one tensor must look like. The bounds keep the arithmetic of a hostile manifest small."""
+    """What one tensor must look like. The bounds keep the arithmetic of a hostile manifest small.
+
+    Args:
+        shape: Sizes of the tensor's dimensions.
+        dtype: Data type of its elements.
+    """
 
     shape: Annotated[tuple[Annotated[int, Ge(0), Le(2**40)], ...], MaxLen(8)]
     dtype: Literal["float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool"]
@@ -64,24 +69,24 @@ class Manifest:
     """All that a bundle is besides its tensors.
 
     Args:
-        schema_version: Of this manifest's shape.
-        method: The method's name.
-        settings: The method's keyword arguments.
-        task: The task's name.
-        task_version: Its version.
-        prompt: How a source becomes ids.
-        stop_ids: What generation stops at.
-        decoding: The default decoding.
-        label_set: The legal targets of a classification task; `None` for free text.
-        metrics: Validation and test metrics by `split/name`.
-        geometry: By attention site: `num_layers`, `num_kv_heads`, `head_dim`.
-        position_law: Where text positions start: `shifted` by the prefix, or `unshifted`.
-        dtype: Of the backbone that it was trained on.
-        backbone: That backbone.
-        tensors: Shape and dtype of each tensor.
-        tensors_sha256: Of the tensors' whole file.
-        created: When, in UTC.
-        package_version: By which version of this package.
+        schema_version: Version of this file format.
+        method: Kind of the method, which is the name of its module in `ptl_prefix.methods`.
+        settings: Keyword arguments with which the method is built again.
+        task: Name of the task that it was trained for.
+        task_version: Version of that task.
+        prompt: Format that turns a source into a prompt.
+        stop_ids: Token ids at which generation stops.
+        decoding: Default settings of text generation.
+        label_set: Legal targets of a classification task; `None` for free text.
+        metrics: Validation and test metrics of the run by `split/name`.
+        geometry: `num_layers`, `num_kv_heads` and `head_dim` of each attention site of the backbone.
+        position_law: Positions of the text: `shifted` by the prefix length, `unshifted`, or `infix`.
+        dtype: Data type of the backbone during training.
+        backbone: Identity of the backbone that it was trained on.
+        tensors: Shape and dtype of each stored tensor by name.
+        tensors_sha256: SHA-256 of the whole file `tensors.safetensors`.
+        created: Time of the export in UTC, as ISO 8601.
+        package_version: Version of this package that wrote the bundle.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

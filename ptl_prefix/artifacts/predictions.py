@@ -22,12 +22,12 @@ class Prediction:
     """One output beside what it is measured against.
 
     Args:
-        id: The example's id in its split.
-        source: What was read, as the task renders it.
-        references: Every acceptable target, at least one.
-        hypothesis: What was written; may be empty.
-        values: What a faithful output mentions word for word; may be empty.
-        group: The part of the split that it is also measured with (`seen`); empty where there are no parts.
+        id: Id of the example in its split; ids of one file differ.
+        source: Input text, as the task renders it.
+        references: Acceptable targets, at least one.
+        hypothesis: Generated text; may be empty.
+        values: Values that a faithful output mentions word for word; may be absent.
+        group: Part of the split that metrics are also computed for, such as `seen`; may be absent.
     """
 
     id: str

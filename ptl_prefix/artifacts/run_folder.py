@@ -68,7 +68,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved config, written before anything else: it makes the folder a run."""
+        """The resolved config. It is written before anything else, and makes the folder a run folder."""
         return self.path / "config.yaml"
 
     @property

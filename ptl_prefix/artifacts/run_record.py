@@ -24,12 +24,12 @@ Amount = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """How many numbers the method needed.
+    """Parameter counts of a run.
 
     Args:
-        trained: Those the optimiser changed, a reparametrisation's included.
-        stored: Those the bundle holds.
-        backbone: Those of the frozen backbone.
+        trained: Number of trainable parameters, including those of a reparametrisation.
+        stored: Number of parameters in the bundle.
+        backbone: Number of parameters of the frozen backbone.
     """
 
     trained: Count
@@ -42,12 +42,12 @@ class Cost:
     """What training took.
 
     Args:
-        train_s: Seconds of training, over all resumptions.
-        steps: Optimiser steps.
-        tokens: Tokens that went through the backbone, prompt and target, padding excluded.
-        tokens_per_s: Their rate.
-        peak_memory_bytes: Of the device, or of the process on a CPU; `None` if it was not measured.
-        skipped_steps: Those of the steps that moved nothing, as gradients overflowed in float16.
+        train_s: Seconds of training, validation excluded, added up over all resumptions.
+        steps: Number of optimizer steps.
+        tokens: Number of tokens that were trained on, prompt and target, padding excluded, on all devices.
+        tokens_per_s: Tokens per second of training.
+        peak_memory_bytes: Peak memory of the device in bytes, or of the process on a CPU; `None` if not measured.
+        skipped_steps: Number of steps that changed no parameter, as gradients overflowed in float16.
     """
 
     train_s: Amount
@@ -63,10 +63,10 @@ class MetricInfo:
     """What a metric's number means, so that no two meanings are ever put in one column.
 
     Args:
-        scale: The unit or range: `nats/token`, `0-1`, `0-100`.
-        direction: Which way is better, in the words of a study.
-        version: Of the metric's definition.
-        library: What computed it, with its version.
+        scale: Unit or range of the value, such as `nats/token`, `0-1` or `0-100`.
+        direction: Whether a smaller or a larger value is better.
+        version: Version of the metric's definition; values of different versions are not compared.
+        library: Library that computed the value, with its version.
     """
 
     scale: str
@@ -80,25 +80,26 @@ class RunRecord:
     """One training, in full.
 
     Args:
-        schema_version: Of this record's shape.
-        run_id: The name of the run's folder.
-        status: How it ended: by itself, by the user, by an error, by a study that saw no point in going on; or it
-            was killed, and this was rebuilt from its log.
-        task: The task's name.
-        task_version: Its version; runs of two versions are never compared.
-        backbone: The backbone's name.
-        method: The method's name.
-        seed: Of initialisation, batch order and dropout.
-        config: The resolved config.
-        study: The sweep that this run is a trial of, if any.
-        trial: Its number in that study.
-        budget: What the run was given, if it was limited for a comparison: `{"steps": 400}`, `{"tokens": 1e6}`.
-        parameters: Trained, stored and frozen.
-        cost: Time, tokens, memory.
-        decoding: How text was generated for the metrics.
-        metrics: Values by `split/name`. One that was not computed is absent: there is no NaN.
-        metric_info: What those values mean, by the same key or by the name after the slash.
-        environment: See `fingerprint.environment`.
+        schema_version: Version of this file format.
+        run_id: Name of the run, which is also the name of its folder unless another was chosen.
+        status: How the run ended: by itself (`finished`), by the user (`stopped`), by an error (`failed`), by its
+            study's pruner (`pruned`), or killed, in which case the record was rebuilt from the log (`died`).
+        task: Name of the task.
+        task_version: Version of the task's rendering and data; runs of different versions are never compared.
+        backbone: Name of the backbone.
+        method: Name of the method.
+        seed: Seed of initialisation, batch order and dropout.
+        config: Resolved config of the run.
+        study: Name of the study that the run is a trial of; `None` if there is none.
+        trial: Number of the trial in its study; `None` if there is none.
+        budget: Planned length of the training, such as `{"steps": 400}`; `None` if it is not known.
+        parameters: Parameter counts.
+        cost: Time, tokens and memory of the training.
+        decoding: Settings of text generation for the metrics.
+        metrics: Metric values by `split/name`; a metric that was not computed is absent, never NaN.
+        metric_info: Scale, direction and version of each metric, by the same key or by the name after the slash.
+        environment: Python, platform, processor, number of cores, devices, package version, library versions and the
+            git commit of the checkout.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

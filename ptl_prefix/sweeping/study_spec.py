@@ -26,9 +26,9 @@ class Arm:
     """One of the things that are searched side by side, each with the whole budget: a method, for instance.
 
     Args:
-        name: Empty if it is the only one.
-        overrides: What all of its trials have, beside the spec's own.
-        space: What they differ in.
+        name: Name of the arm; empty if it is the only one.
+        overrides: Overrides of all trials of the arm, in addition to the study's.
+        space: Search space of the arm.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Budget:
     """What each arm may spend. The first limit that is reached ends its search.
 
     Args:
-        trials: Trials that finish or are pruned.
-        seconds: Seconds of training, added up.
-        tokens: Tokens trained on, added up.
+        trials: Number of trials that finish or are pruned; `None` sets no limit.
+        seconds: Seconds of training, added up over trials; `None` sets no limit.
+        tokens: Tokens trained on, added up over trials; `None` sets no limit.
     """
 
     trials: int | None
@@ -56,8 +56,8 @@ class Confirmation:
     """The best of each arm again, on seeds that the search has not seen.
 
     Args:
-        top_k: How many of each arm.
-        seeds: The same for all.
+        top_k: Number of best trials of each arm that are repeated.
+        seeds: Seeds of the repetitions, the same for all arms.
     """
 
     top_k: int
@@ -69,24 +69,24 @@ class StudySpec:
     """One study.
 
     Args:
-        name: The study's.
-        token: A random part, which tells this study's runs from those of an earlier one of its name.
-        config_name: The primary config of its trials.
-        overrides: What all trials have.
-        arms: At least one.
-        direction: Which way the objective is better.
-        objective: A key of a record's metrics.
-        budget: Of each arm.
-        confirmation: What follows the search; `None`: nothing.
-        sampler: The node of its settings, with `_target_`.
-        pruner: Likewise.
-        max_failure_rate: The share of an arm's trials that may fail before its search is given up.
-        workers: How many run at once on a machine.
-        threads: CPU threads of each; `None`: the machine's, divided.
-        devices: Accelerators, handed to workers in turn; empty: none are handed out.
-        warm: Whether trials begin as copies of a process that has imported everything.
-        reuse: Whether a result that is known already is taken over.
-        code: The fingerprint of the code it was begun with.
+        name: Name of the study.
+        token: Random text that tells this study's runs from those of an earlier study of the same name.
+        config_name: Primary config of the trials.
+        overrides: Overrides of all trials.
+        arms: Arms of the study, at least one.
+        direction: Whether a smaller or a larger objective is better.
+        objective: Metric of a run's record that is optimised.
+        budget: Budget of each arm.
+        confirmation: Repetition of the best trials on other seeds after the search; `None` repeats none.
+        sampler: Config of the sampler, with `_target_`.
+        pruner: Config of the pruner, with `_target_`.
+        max_failure_rate: Share of failed trials above which an arm is given up.
+        workers: Number of workers on each machine.
+        threads: CPU threads of each worker; `None` divides the machine's.
+        devices: Indices of accelerators, assigned to workers in turn; empty assigns none.
+        warm: Whether trials are forked from a process that has already imported everything.
+        reuse: Whether the result of an earlier trial with the same config, code and data is reused.
+        code: SHA-256 of the code that the study began with.
     """
 
     name: str

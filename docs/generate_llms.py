@@ -1,0 +1,71 @@
+"""Writes `docs/llms.txt`, the list of all pages for language models (llmstxt.org): `python docs/generate_llms.py [--check]`.
+
+In: the pages, in the order of their indexes. Out: a title, a summary, and a section for each folder with a link and a
+line for each page. A link ends in `.md`, which holds beside the sources and on the site: it has both.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+LISTING = DOCS / "llms.txt"
+_MARKUP = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]|\{\w+\}")
+_TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^(`{3,}|:{3,}).*?^\1[ ]*$|<!--.*?-->", re.DOTALL | re.MULTILINE)
+
+
+def pages_in(index: Path) -> Iterator[Path]:
+    """The pages that an index lists, in its order; an index among them comes with its own."""
+    text = index.read_text(encoding="utf-8")
+    for toctree in _TOCTREE.findall(text):
+        names = [line.strip() for line in toctree.splitlines() if line.strip() and not line.startswith(":")]
+        yield from (page for name in names if (page := index.parent / f"{name}.md").is_file())
+
+
+def title_of(page: Path) -> str:
+    """The heading of a page."""
+    found = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None, page
+    return _plain(found[1])
+
+
+def summary_of(page: Path) -> str:
+    """The first sentence of a page."""
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8")).partition("\n# ")[2] or page.read_text(encoding="utf-8")
+    paragraphs = [block for block in re.split(r"\n\s*\n", text)[1:] if block[:1].isalpha() or block[:1] in "`[*"]
+    return (
+        re.split(r"(?<=[.:?]) (?=[A-Z`])", _plain(" ".join(paragraphs[0].split())))[0].rstrip(":") if paragraphs else ""
+    )
+
+
+def _plain(text: str) -> str:
+    return _MARKUP.sub(lambda match: match[1] or "", text)
+
+
+def listing(docs: Path = DOCS) -> str:
+    """The whole file."""
+    first = docs / "index.md"
+    parts = [f"# {title_of(first)}\n", f"> {summary_of(first)}\n"]
+    for index in pages_in(first):
+        lines = [
+            f"- [{title_of(page)}]({page.relative_to(docs).as_posix()}): {summary_of(page)}" for page in pages_in(index)
+        ]
+        parts.append("\n".join([f"## {title_of(index)}\n", *lines, ""]))
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """The command line."""
+    text = listing()
+    is_new = not LISTING.is_file() or LISTING.read_text(encoding="utf-8") != text
+    if "--check" in sys.argv[1:]:
+        return int(is_new)
+    if is_new:
+        LISTING.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
