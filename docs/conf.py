@@ -34,7 +34,6 @@ napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
-autodoc_class_signature = "separated"
 # Our docstrings write code in single backticks, as Markdown does.
 default_role = "code"
 

@@ -1,11 +1,10 @@
-"""Writes `docs/llms.txt`, the list of all pages for language models (llmstxt.org): `python docs/generate_llms.py [--check]`.
+"""Writes `docs/llms.txt`, the list of all pages for language models (llmstxt.org): `make docs`.
 
 In: the pages, in the order of their indexes. Out: a title, a summary, and a section for each folder with a link and a
 line for each page. A link ends in `.md`, which holds beside the sources and on the site: it has both.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,11 +32,10 @@ def title_of(page: Path) -> str:
 
 def summary_of(page: Path) -> str:
     """The first sentence of a page."""
-    text = _BLOCK.sub("", page.read_text(encoding="utf-8")).partition("\n# ")[2] or page.read_text(encoding="utf-8")
-    paragraphs = [block for block in re.split(r"\n\s*\n", text)[1:] if block[:1].isalpha() or block[:1] in "`[*"]
-    return (
-        re.split(r"(?<=[.:?]) (?=[A-Z`])", _plain(" ".join(paragraphs[0].split())))[0].rstrip(":") if paragraphs else ""
-    )
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    paragraphs = [block for block in re.split(r"\n\s*\n", text) if block[:1].isalpha() or block[:1] in "`[*"]
+    first = _plain(" ".join(paragraphs[0].split())) if paragraphs else ""
+    return re.split(r"(?<=[.?]) (?=[A-Z`])", first)[0].rstrip(":")
 
 
 def _plain(text: str) -> str:
@@ -54,18 +52,3 @@ def listing(docs: Path = DOCS) -> str:
         ]
         parts.append("\n".join([f"## {title_of(index)}\n", *lines, ""]))
     return "\n".join(parts)
-
-
-def main() -> int:
-    """The command line."""
-    text = listing()
-    is_new = not LISTING.is_file() or LISTING.read_text(encoding="utf-8") != text
-    if "--check" in sys.argv[1:]:
-        return int(is_new)
-    if is_new:
-        LISTING.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

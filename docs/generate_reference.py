@@ -47,9 +47,8 @@ def commands() -> Iterator[str]:
             named = ", ".join(f"[`{name}`](configuration.md#{name})" for name in verb.groups if name in _WITH_SETTINGS)
             yield f"Groups, whose settings are in [Configuration](configuration.md): {named}.\n"
         yield settings_table(verb.settings)
-        width = max(len(command) for command, _ in verb.examples)
-        lines = [f"{command:<{min(width, 60)}}  # {what}" for command, what in verb.examples]
-        yield "Examples:\n\n```text\n" + "\n".join(lines) + "\n```\n"
+        lines = [f"# {what}\n{command}" for command, what in verb.examples]
+        yield "Examples:\n\n```text\n" + "\n\n".join(lines) + "\n```\n"
 
 
 _WITH_SETTINGS = (

@@ -1,8 +1,8 @@
 """Links from a page to files of the checkout that are no pages, as the site shows them.
 
-In: the source of a page, in which links are those of a checkout. Out: the same, where a link to `LOG.md`, `CHANGELOG.md`
-or `CONTRIBUTING.md` leads to the page of the site that shows that file, one to `README.md` leads to the first page, and
-one to code or to a folder is only its text: the site has neither.
+In: the source of a page, in which links are those of a checkout. Out: the same, where a link to `LOG.md`,
+`CHANGELOG.md` or `CONTRIBUTING.md` leads to the page of the site that shows that file, one to `README.md` leads to the
+first page, and one to code or to a folder is only its text: the site has neither.
 """
 
 import os

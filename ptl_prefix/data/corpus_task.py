@@ -23,7 +23,7 @@ class CorpusTask(Task):
     """A task that lists the examples of each split.
 
     Args:
-        name: What the run's folder and record call the task.
+        name: Name of the task in run folders and records.
         between: Text between a source and its target.
         max_source_tokens: Longest source in tokens; `None` means whatever the backbone has room for.
         truncation: Which end of an over-long source is cut; `none` refuses it.

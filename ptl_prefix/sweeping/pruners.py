@@ -53,7 +53,7 @@ class Percentile:
     """Prunes what is not among the best `percentile` percent at the same step; 50 is the median rule.
 
     Args:
-        percentile: Of the trials that got so far, how many may go on.
+        percentile: Percentage of the trials that reached the same step, the best of which continue.
         n_startup_trials: Trials that must have finished before anything is pruned.
         n_warmup_steps: Optimizer steps before which nothing is pruned.
     """
@@ -82,7 +82,7 @@ class Hyperband:
 
     Args:
         min_resource: Optimizer steps before which nothing is pruned.
-        reduction_factor: Of the trials that reach a rung, one in so many goes on.
+        reduction_factor: Number of trials at a rung for each one that continues.
     """
 
     prunes = True
@@ -112,7 +112,7 @@ class SuccessiveHalving(NoPruner):
 
     Args:
         min_steps: Optimizer steps of the first rung.
-        reduction_factor: Of the trials that reached a rung, the best one in so many go on.
+        reduction_factor: Number of trials at a rung for each one that continues, the best first.
     """
 
     prunes = True
