@@ -356,7 +356,7 @@ def _comments(group: str, name: str) -> Mapping[str, str]:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+    function = target.__init__ if inspect.isclass(target) else target
     return get_type_hints(inspect.unwrap(function), include_extras=True)
 
 

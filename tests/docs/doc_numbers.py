@@ -11,7 +11,10 @@ MOST_WORDS = 2_000
 _NEAR = 6
 """Lines before or after a table in which its source must stand."""
 
-_MEASURED = re.compile(r"(?<![\w.\-/])\d[\d,]*\.\d+(?![\w.]*[\w]*\.\d)")
+_NUMBER = r"\d[\d,]*\.\d+"
+_MEASURED = re.compile(rf"[*~≈ ]*{_NUMBER}(?: *(?:±|to|–|-) *{_NUMBER})? *(?:[%×≈*↑↓ ]|[a-zA-Z]+(?:/[a-z]+)?)*")
+"""A cell that is a decimal number, with its spread and its unit if it has them; not one that mentions a version."""
+
 _SOURCE = re.compile(
     r"LOG\.md|`(?:ptl-prefix|make|python|torchrun) [^`]*`|^\$ |^```(?:console|python)|`LOG`|experiment="
 )
@@ -24,7 +27,7 @@ def tables_without_source(text: str) -> list[str]:
         f"line {start + 1}: a table with measured numbers must name the command that prints them, or an entry of "
         f"LOG.md, within {_NEAR} lines"
         for start, end in _tables(lines)
-        if any(_MEASURED.search(cell) for line in lines[start:end] for cell in _cells(line))
+        if any(_MEASURED.fullmatch(cell.strip()) for line in lines[start:end] for cell in _cells(line))
         and not any(_SOURCE.search(line) for line in lines[max(0, start - _NEAR) : end + _NEAR])
     ]
 

@@ -202,8 +202,13 @@ class TestNumbers:
 
         assert found.startswith("line 3: a table with measured numbers")
 
-    def test_versions_whole_numbers_and_code_are_not_measured(self) -> None:
-        assert tables_without_source("| a | 3 |\n| `0.1` | transformers 5.23.1 | [b](0.5) |\n") == []
+    @pytest.mark.parametrize("cell", ["0.605", "**1.000** ± 0.000", "26.0 GB", "1.33×", "0.57 to 0.62", "2.31≈"])
+    def test_a_decimal_number_is_measured(self, cell: str) -> None:
+        assert tables_without_source(f"| a | {cell} |\n") != []
+
+    @pytest.mark.parametrize("cell", ["3", "26,030", "`0.1`", "[b](0.5)", "CC BY-SA 4.0", "METEOR 1.5", "Python 3.11"])
+    def test_whole_numbers_versions_and_code_are_not_measured(self, cell: str) -> None:
+        assert tables_without_source(f"| a | {cell} |\n") == []
 
 
 def test_a_readme_that_is_too_long_is_refused() -> None:
