@@ -28,7 +28,10 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 # Each imports everything anew, so more than a few gain little.
 TESTERS := $(shell test $(CORES) -ge 4 && echo 4 || echo $(CORES))
 
-.PHONY: help setup check test test-slow train bench clean
+# A warning is an error; the pages that are generated are written, or with `check` only compared.
+DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-warning --keep-going --quiet
+
+.PHONY: help setup check docs test test-slow train bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,11 +51,15 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	@touch $(READY)
 
-check: $(READY)  ## Lint, formatting, types, and which room may import which
+check: $(READY)  ## Lint, formatting, types, which room may import which, and the documentation's build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(DOCS) -D generated=check docs docs/_build/check
+
+docs: $(READY)  ## Build the documentation's site into docs/_build/html
+	$(DOCS) docs docs/_build/html
 
 test: $(READY)  ## All tests but the slow ones, by two processes where there are two cores
 	$(BIN)/python -m pytest -m "not slow" -rs -n $(TESTERS) --dist worksteal $(ARGS)
@@ -69,5 +76,5 @@ bench: $(READY)  ## Beside PEFT: validation loss and time of a step, small setti
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.decode_time --rounds 3
 
 clean:  ## Remove .venv, caches and builds; outputs stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
