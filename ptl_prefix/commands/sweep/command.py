@@ -20,7 +20,8 @@ from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.cost_estimate import estimate_sweep, show_estimate
-from ptl_prefix.commands.sweep.parse_study import ParsedStudy, parsed_with_server
+from ptl_prefix.commands.sweep.parse_study import parsed_with_server
+from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.progress import Progress, status_table, trial_name
 from ptl_prefix.commands.sweep.report import show_result
 from ptl_prefix.commands.sweep.slurm import write_slurm_script

@@ -30,7 +30,7 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.verbs import VERBS
-from ptl_prefix.commands.sweep.parse_study import ParsedStudy
+from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.study_spec import Arm, StudySpec

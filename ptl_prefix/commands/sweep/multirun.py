@@ -14,7 +14,8 @@ from ptl_prefix.commands.config.resolvers import forget_run_ids
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.hydra_main import enter_hydra, refuse_rank_environment
 from ptl_prefix.commands.sweep.choose_sweeper import OUR_SWEEPER, ChosenSweeper, choose_sweeper
-from ptl_prefix.commands.sweep.parse_study import ParsedStudy, parsed_with_server
+from ptl_prefix.commands.sweep.parse_study import parsed_with_server
+from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.errors import RunError
 
 _studies: list[Callable[[], None]] = []

@@ -7,7 +7,6 @@ value and both ends of every range compose to a valid config; otherwise all mist
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ptl_prefix.commands.config.validate import node_problems
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.choose_sweeper import ChosenSweeper, choose_sweeper
 from ptl_prefix.commands.sweep.parse_space import is_swept, parse_dimension
+from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.settings import argument_problems
@@ -31,25 +31,6 @@ from ptl_prefix.sweeping.sweeper_settings import SweeperSettings
 from ptl_prefix.sweeping.trial_processes import TrialServer, prepared_trial_server
 
 _WHERE = "hydra.sweeper"
-
-
-@dataclass(frozen=True)
-class ParsedStudy:
-    """A checked specification, and where its study is stored.
-
-    Args:
-        spec: The specification.
-        folder: The study's folder.
-        storage: URL of the storage; `None` is a journal in the folder.
-        first_config: Config of the first point; what all trials share can be read from it.
-        hydra_overrides: Overrides of `hydra` alone, which make Hydra use our sweeper and its settings.
-    """
-
-    spec: StudySpec
-    folder: Path
-    storage: str | None
-    first_config: Mapping[str, Any]
-    hydra_overrides: tuple[str, ...]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
-from ptl_prefix.commands.sweep.parse_study import ParsedStudy
+from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.proposer import Proposer

@@ -10,7 +10,8 @@ import yaml
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
-from ptl_prefix.commands.sweep.parse_study import ParsedStudy, parse_study
+from ptl_prefix.commands.sweep.parse_study import parse_study
+from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers
 
