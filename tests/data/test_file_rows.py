@@ -127,19 +127,19 @@ def test_whatever_is_written_as_csv_is_read_back(tmp_path: Path, pairs: list[tup
     [
         ("x.csv", b"source,target\na,b\nc\n", "line 3: each row must have the 2 columns .* has 1"),
         ("x.csv", b"source,target\na,b,c\n", "line 2: each row must have the 2 columns .* has 3"),
-        ("x.csv", b'source,target\na,b\n"c,d\ne,f\n', "line 3: a row must be well-formed, but unexpected end"),
-        ("x.csv", b'source,target\n"a"b,c\n', "line 2: a row must be well-formed"),
+        ("x.csv", b'source,target\na,b\n"c,d\ne,f\n', "line 3: each row must be well-formed, but unexpected end"),
+        ("x.csv", b'source,target\n"a"b,c\n', "line 2: each row must be well-formed"),
         ("x.csv", b"source,source\na,b\n", "line 1: column names must differ"),
         ("x.csv", b"source\nok\nCaf\xe9\n", "line 3: a file must be UTF-8, but byte 0xe9 is not"),
         ("x.csv", "source\nok\n".encode("utf-16"), "line 1: a file must be UTF-8, but byte 0xff is not"),
-        ("x.jsonl", b'{"source": "a"}\n{"source": \n', "line 2: a line must be one JSON object, but Expecting value"),
-        ("x.jsonl", b'{"source": "a"}\n\n["a"]\n', r"line 3: a line must be one JSON object, but is \['a'\]"),
+        ("x.jsonl", b'{"source": "a"}\n{"source": \n', "line 2: each line must be one JSON object, but Expecting value"),
+        ("x.jsonl", b'{"source": "a"}\n\n["a"]\n', r"line 3: each line must be one JSON object, but is \['a'\]"),
         ("x.jsonl", b'{"source": "\xff"}\n', "line 1: a file must be UTF-8"),
         ("x.json", b"[{]", "must be JSON, but Expecting property name"),
-        ("x.json", b'{"a": 1}\n{"a": 2}\n', "must be JSON, but Extra data: .*name it .jsonl if each line is"),
+        ("x.json", b'{"a": 1}\n{"a": 2}\n', "must be JSON, but Extra data: .*name it .jsonl"),
         ("x.json", b'{"a": 1, "b": []}', "must be one array of JSON objects, but is"),
         ("x.json", b'{"a": 1}', "must be one array of JSON objects, but is 1"),
-        ("x.json", b'[{"source": "a"}, 7]', "row 2: a row must be a JSON object, but is 7"),
+        ("x.json", b'[{"source": "a"}, 7]', "row 2: each row must be a JSON object, but is 7"),
         ("x.parquet", b"PAR1 not really", "must be a Parquet file, but cannot be read as one"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> 
     path = tmp_path / "x.csv"
     path.write_text("text,label\na,b\n")
 
-    with pytest.raises(DataError, match=r"x.csv, line 2: .* a column 'source', but has text, label"):
+    with pytest.raises(DataError, match=r"x.csv, line 2: .* the column 'source', but this one has text, label"):
         next(read_rows(path)).text("source")
 
 

@@ -9,7 +9,7 @@ import torch
 from support.command_lines import Invoke
 
 from ptl_prefix import load_backbone, load_bundle
-from ptl_prefix.artifacts.event_log import read_events, validations_in
+from ptl_prefix.artifacts.event_log import read_events, validation_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 
@@ -66,7 +66,7 @@ def test_a_stopped_run_resumes_to_the_numbers_of_an_uninterrupted_one(outputs: P
     folder = RunFolder(outputs / "stopped")
     assert read_record(folder.record).status == "finished"
     # Another processor rounds otherwise, so the numbers are not compared bit by bit.
-    assert dict(validations_in(read_events(folder.events))) == pytest.approx(UNINTERRUPTED, rel=1e-3)
+    assert dict(validation_losses(read_events(folder.events))) == pytest.approx(UNINTERRUPTED, rel=1e-3)
 
 
 def test_old_runs_compare(outputs: Path, invoke: Invoke) -> None:
