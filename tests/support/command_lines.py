@@ -21,7 +21,7 @@ class CommandLine:
     tiny: TinyRuns
 
     @property
-    def embed(self) -> list[str]:
+    def embedded(self) -> list[str]:
         """The shipped backbone, and little data."""
         return [
             "task.num_train=64",
