@@ -163,7 +163,7 @@ def test_a_bundle_of_another_geometry_is_refused_before_weights_load(backbone: B
     earlier.detach()
 
     def problems(**settings: Any) -> list[str]:
-        return PrefixTuning(init="bundle", **settings).problems(backbone)
+        return PrefixTuning(init="bundle", **settings).incompatibilities(backbone)
 
     assert "must be of the layers all, but" in problems(init_bundle=str(tmp_path / "bundle"))[0]
     assert problems(init_bundle=str(tmp_path / "bundle"), layers=[0, 1]) == []
@@ -176,8 +176,8 @@ def test_a_bundle_of_other_sites_is_refused(encoder_decoder: Backbone, tmp_path:
     earlier.detach()
     settings: dict[str, Any] = {"init": "bundle", "init_bundle": str(tmp_path / "bundle")}
 
-    assert "must have the geometry" in PrefixTuning(**settings).problems(encoder_decoder)[0]
-    assert PrefixTuning(**settings, sites=["decoder_cross"]).problems(encoder_decoder) == []
+    assert "must have the geometry" in PrefixTuning(**settings).incompatibilities(encoder_decoder)[0]
+    assert PrefixTuning(**settings, sites=["decoder_cross"]).incompatibilities(encoder_decoder) == []
 
 
 @pytest.mark.parametrize("init", [{"init": "random"}, {"init": "text", "init_text": WORDS}], ids=["random", "text"])
@@ -211,7 +211,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
 def test_settings_that_contradict_each_other_are_named(
     backbone: Backbone, settings: dict[str, Any], sentence: str
 ) -> None:
-    (misfit,) = PrefixTuning(**settings).problems(backbone)
+    (misfit,) = PrefixTuning(**settings).incompatibilities(backbone)
 
     assert misfit.startswith(sentence)
 
