@@ -259,7 +259,7 @@ class TestRestore:
         first, second = (bundle, prefix) if comes_first else (prefix, bundle)
         adaptation = restore(backbone, first)
 
-        with pytest.raises(BackboneError, match=f"Only one .* '{bundle.manifest.method}' bundle"):
+        with pytest.raises(BackboneError, match=rf"Only one .* '{bundle.manifest.method}' bundle"):
             restore(backbone, second)
 
         adaptation.detach()

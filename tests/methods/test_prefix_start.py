@@ -69,7 +69,7 @@ def test_an_mlp_too_narrow_for_its_target_notes_the_relative_error(backbone: Bac
 
     (note,) = method.notes
     assert "with a relative error of" in note
-    assert "%, choose a wider reparametrisation" in note
+    assert "%; choose a wider reparametrisation" in note
 
 
 def test_linear_factors_of_a_low_rank_come_as_near_as_that_rank_can(backbone: Backbone) -> None:
@@ -199,7 +199,7 @@ def test_a_frozen_sink_is_the_first_token_s_and_stays(backbone: Backbone, repara
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"frozen_sink": True, "prefix_length": 1}, "`method.prefix_length` must be > 1"),
-    ({"reparam": "embedding", "init": "zero_values"}, "`method.init` must be random or text with embeddings"),
+    ({"reparam": "embedding", "init": "zero_values"}, "`method.init` must be random or text with"),
     ({"init": "text"}, "`method.init_text` must be given with `method.init=text` and only then"),
     ({"init_text": "words"}, "`method.init_text` must be given with `method.init=text` and only then"),
     ({"init": "bundle"}, "`method.init_bundle` must be given with `method.init=bundle` and only then"),
