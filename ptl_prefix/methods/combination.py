@@ -80,7 +80,7 @@ class Combination(Method):
         chosen = {name: part.choose_size(backbone) for name, part in self._parts().items()}
         return {"parts": chosen} if any(chosen.values()) else {}
 
-    def problems(self, backbone: Backbone) -> list[str]:
+    def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Exclusive resources that two parts share, and the problems of each part."""
         problems = [
             f"`method.parts` must not share an exclusive resource, but '{one}' ({first.name}) and '{other}' "
@@ -90,7 +90,9 @@ class Combination(Method):
         ]
         for name, part in self._parts().items():
             # A part names its settings `method.…`, as if it were the whole method.
-            problems += [problem.replace("`method.", f"`method.parts.{name}.") for problem in part.problems(backbone)]
+            problems += [
+                problem.replace("`method.", f"`method.parts.{name}.") for problem in part.incompatibilities(backbone)
+            ]
         return problems
 
     def _attach(self, backbone: Backbone) -> None:

@@ -71,9 +71,9 @@ class FullFinetuning(Method):
         """It trains copies of the weights."""
         return "trains copies of the weights"
 
-    def problems(self, backbone: Backbone) -> list[str]:
+    def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Quantised weights, a backbone without biases, and more layers than there are."""
-        if problems := self.quantization_problems(backbone, use=self.direct_weight_access(backbone)):
+        if problems := self.quantization_incompatibilities(backbone, use=self.direct_weight_access(backbone)):
             return problems
         if self.trained == "biases" and not self._selected(backbone):
             return [

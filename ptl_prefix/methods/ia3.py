@@ -49,11 +49,11 @@ class IA3(InjectedLayers):
         self.feedforward_modules = feedforward_modules
         self._feedforward: list[str] = []
 
-    def problems(self, backbone: Backbone) -> list[str]:
+    def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Unknown modules, and feed-forward modules that are not among the adapted ones."""
         names = self.names_in(backbone)
         adapted = self._adapted_among(self.feedforward_modules or (), backbone)
-        return super().problems(backbone) + [
+        return super().incompatibilities(backbone) + [
             f"`method.feedforward_modules` must be among the adapted modules ({', '.join(names)}), but '{name}' is not."
             for name in self.feedforward_modules or ()
             if name not in adapted

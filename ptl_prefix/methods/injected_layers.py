@@ -86,7 +86,7 @@ class InjectedLayers(Method):
             return list(self.target_modules)
         return list(dict.fromkeys(self._default_names(LINEAR_NAMES[backbone.family])))
 
-    def problems(self, backbone: Backbone) -> list[str]:
+    def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Names that match no linear module."""
         sites = linear_sites(backbone)
         known = ", ".join(sorted({site.path.rpartition(".")[2] for site in sites}))

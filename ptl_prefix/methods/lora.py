@@ -73,11 +73,11 @@ class LoRA(InjectedLayers):
         """DoRA initialises the magnitudes with the norms of the rows."""
         return "reads the norms of the weights' rows" if self.use_dora else None
 
-    def problems(self, backbone: Backbone) -> list[str]:
+    def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Unknown modules, quantised weights with DoRA, and a rank above the width of a matrix."""
-        problems = super().problems(backbone)
+        problems = super().incompatibilities(backbone)
         if use := self.direct_weight_access(backbone):
-            problems += self.quantization_problems(backbone, use=use)
+            problems += self.quantization_incompatibilities(backbone, use=use)
         sites = [] if problems else sites_named(backbone, self.names_in(backbone))
         narrowest = min(sites, key=_narrow_width, default=None)
         if narrowest is not None and self.rank > _narrow_width(narrowest):

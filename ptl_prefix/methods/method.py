@@ -69,17 +69,19 @@ class Method(nn.Module, ABC):
         return self._backbone is not None
 
     def provide_labels(self, read_labels: Callable[[], Sequence[str] | None]) -> None:
-        """Give the method a function that reads the task's labels, for its initialisation; called before `problems`.
+        """Give the method a function that reads the task's labels, for its initialisation.
+
+        It is called before `incompatibilities`.
 
         Args:
             read_labels: Returns the closed set of the task's targets; `None` if targets are free text.
         """
 
-    def problems(self, backbone: Backbone) -> list[str]:
+    def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Settings that this backbone does not support, one sentence each; its shape alone is read."""
         return []
 
-    def quantization_problems(self, backbone: Backbone, *, use: str) -> list[str]:
+    def quantization_incompatibilities(self, backbone: Backbone, *, use: str) -> list[str]:
         """A problem if the weights are quantised, for a method that reads or changes their values.
 
         Args:
@@ -169,14 +171,14 @@ class Method(nn.Module, ABC):
 
         Raises:
             BackboneError: When the method is attached already.
-            ValueError: When there are `problems`.
+            ValueError: When there are `incompatibilities`.
         """
         if self.is_attached:
             raise BackboneError(
                 f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
             )
         self.choose_size(backbone)
-        if problems := self.problems(backbone):
+        if problems := self.incompatibilities(backbone):
             raise ValueError(" ".join(problems))
         self._attach(backbone)
         self._backbone = backbone

@@ -158,7 +158,7 @@ class PrefixTuning(Method):
         """The length with one trainable position."""
         return 1 + int(self.frozen_sink)
 
-    def problems(self, backbone: Backbone) -> list[str]:
+    def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Sites, layers, lengths and initialisations that this backbone does not support; see `prefix_checks.py`."""
         reserved = self.reserved_positions(backbone)
         problems = [

@@ -88,7 +88,7 @@ class PromptTuning(Method):
         """The attention slots; in an encoder-decoder, the encoder's input."""
         return frozenset({"encoder input" if backbone.is_encoder_decoder else "attention slots"})
 
-    def problems(self, backbone: Backbone) -> list[str]:
+    def incompatibilities(self, backbone: Backbone) -> list[str]:
         """A length that leaves no positions for text, and an initialisation without its words or labels."""
         problems = []
         limit = backbone.max_positions

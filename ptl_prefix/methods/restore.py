@@ -120,9 +120,9 @@ def _check_sharing(kind: type[Method], others: Sequence[Attachment]) -> None:
     if others and (kind.is_exclusive or any(other.is_exclusive for other in others)):
         exclusive = kind.kind if kind.is_exclusive else others[0].kind
         raise BackboneError(
-            "Only one LoRA-style or fully fine-tuned bundle can be attached to a backbone (prefix bundles can share "
-            f"it), but a '{exclusive}' bundle would share this one; detach the other bundle, merge it on export, or "
-            "load the backbone again."
+            "Only one LoRA-style, combined or fully fine-tuned bundle can be attached to a backbone (prefix bundles "
+            f"can share it), but a '{exclusive}' bundle would share this one; detach the other, merge it on export, "
+            "or load the backbone again."
         )
 
 

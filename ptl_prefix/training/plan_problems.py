@@ -54,7 +54,7 @@ def plan_problems(
         shape = backbone.load_shape()
         method.choose_size(shape)
         problems += [] if trainer is None else sharding_problems(trainer, method, shape)
-        of_method = method.problems(shape)
+        of_method = method.incompatibilities(shape)
         if not of_method and task is not None and decoding is not None:
             of_method = position_budget_problems(shape, method, task, decoding)
         problems += of_method

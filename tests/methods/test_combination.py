@@ -100,7 +100,7 @@ def test_with_the_others_neutralized_a_part_computes_as_alone(
 def _does_not_fit(names: tuple[str, ...], backbone: Backbone) -> bool:
     if "infix" not in names or not backbone.is_encoder_decoder:
         return False
-    (misfit,) = together(*names).problems(backbone)
+    (misfit,) = together(*names).incompatibilities(backbone)
     assert misfit.startswith("`method.parts.infix.position_law` must be unshifted in encoder-decoders")
     return True
 
@@ -131,7 +131,7 @@ def test_a_bundle_computes_what_was_exported_and_the_backbone_comes_back(
 def test_an_encoder_may_read_a_prompt_while_its_layers_have_a_prefix(tiny_folders: dict[str, Path]) -> None:
     t5 = load_backbone(str(tiny_folders["t5"]), dtype="float32")
 
-    assert together("prompt", "prefix").problems(t5) == []
+    assert together("prompt", "prefix").incompatibilities(t5) == []
 
 
 @pytest.mark.parametrize(("one", "other", "resource"), COLLIDING)
@@ -196,7 +196,7 @@ def test_a_combination_cannot_share_its_backbone(backbone: Backbone, tmp_path: P
     method.detach()
     load_bundle(tmp_path / "bundle", backbone)
 
-    with pytest.raises(BackboneError, match="alone"):
+    with pytest.raises(BackboneError, match=r"Only one .* 'combination' bundle"):
         load_bundle(tmp_path / "bundle", backbone)
 
 

@@ -85,7 +85,7 @@ def test_copies_are_float32_under_a_bfloat16_backbone_and_keep_small_updates(tin
 def test_only_what_was_chosen_is_trained(backbone: Backbone, choice: str) -> None:
     method = FullFinetuning(trained=choice, num_top_layers=1)
     if backbone.family == "llama" and choice == "biases":
-        assert "is biases and it has none" in method.problems(backbone)[0]
+        assert "is biases and it has none" in method.incompatibilities(backbone)[0]
         return
 
     names = set(method.attach(backbone).trainable_parameters())
@@ -107,7 +107,7 @@ def test_the_top_of_an_encoder_decoder_is_its_decoder_s(encoder_decoder: Backbon
 
 
 def test_more_layers_than_there_are_are_refused(backbone: Backbone) -> None:
-    (misfit,) = FullFinetuning(trained="top_layers", num_top_layers=4).problems(backbone)
+    (misfit,) = FullFinetuning(trained="top_layers", num_top_layers=4).incompatibilities(backbone)
 
     assert "`method.num_top_layers` must be at most the 3" in misfit
 

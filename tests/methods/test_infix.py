@@ -118,7 +118,7 @@ def test_an_infix_and_a_prefix_share_a_batch(backbone: Backbone, infix: PrefixTu
 
 
 def test_an_encoder_decoder_refuses_it_by_that_reason(encoder_decoder: Backbone) -> None:
-    (misfit,) = PrefixTuning(position_law="infix").problems(encoder_decoder)
+    (misfit,) = PrefixTuning(position_law="infix").incompatibilities(encoder_decoder)
 
     assert misfit.startswith("`method.position_law` must be unshifted in encoder-decoders")
 
@@ -126,4 +126,4 @@ def test_an_encoder_decoder_refuses_it_by_that_reason(encoder_decoder: Backbone)
 def test_an_infix_must_leave_positions_for_text(backbone: Backbone) -> None:
     settings: dict[str, Any] = {"prefix_length": MAX_POSITIONS, "position_law": "infix"}
 
-    assert "`method.prefix_length` must be less than" in PrefixTuning(**settings).problems(backbone)[0]
+    assert "`method.prefix_length` must be less than" in PrefixTuning(**settings).incompatibilities(backbone)[0]

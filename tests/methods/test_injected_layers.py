@@ -188,14 +188,14 @@ class TestMisfits:
         ],
     )
     def test_problems_are_found_before_any_weights_load(self, sketch: Backbone, method: Method, fact: str) -> None:
-        (misfit,) = method.problems(sketch)
+        (misfit,) = method.incompatibilities(sketch)
 
         assert fact in misfit
         with pytest.raises(ValueError, match="must"):
             method.attach(sketch)
 
     def test_the_widest_rank_fits(self, sketch: Backbone) -> None:
-        assert LoRA(rank=32).problems(sketch) == []
+        assert LoRA(rank=32).incompatibilities(sketch) == []
 
 
 class TestTargets:
@@ -259,12 +259,12 @@ class TestRestore:
         first, second = (bundle, prefix) if comes_first else (prefix, bundle)
         adaptation = restore(backbone, first)
 
-        with pytest.raises(BackboneError, match=f"Only one .* '{bundle.manifest.method}' bundle"):
+        with pytest.raises(BackboneError, match=rf"Only one .* '{bundle.manifest.method}' bundle"):
             restore(backbone, second)
 
         adaptation.detach()
         restore(backbone, second).detach()
-        assert backbone.adaptations == []
+        assert backbone.attachments == []
 
     def test_foreign_tensors_are_refused_and_leave_nothing(self, bundle: Bundle, backbone: Backbone) -> None:
         name, tensor = next(iter(bundle.tensors.items()))

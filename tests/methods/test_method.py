@@ -47,7 +47,7 @@ def test_the_size_is_chosen_whose_bundle_comes_closest(name: str, backbone: Back
         assert getattr(method, SIZED[name]) == expected, budget
         assert number == stored(name, expected, backbone)
         (note,) = method.notes
-        assert note.startswith(f"has {SIZED[name]} {expected}: the {number:,} numbers")
+        assert note.startswith(f"has {SIZED[name]} {expected}: its {number:,} stored parameters")
 
 
 def test_a_frozen_sink_leaves_at_least_one_position_to_train(backbone: Backbone) -> None:

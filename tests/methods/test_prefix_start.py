@@ -69,7 +69,7 @@ def test_an_mlp_too_narrow_for_its_target_notes_the_relative_error(backbone: Bac
 
     (note,) = method.notes
     assert "with a relative error of" in note
-    assert "%, choose a wider reparametrisation" in note
+    assert "%; choose a wider reparametrisation" in note
 
 
 def test_linear_factors_of_a_low_rank_come_as_near_as_that_rank_can(backbone: Backbone) -> None:
@@ -163,7 +163,7 @@ def test_a_bundle_of_another_geometry_is_refused_before_weights_load(backbone: B
     earlier.detach()
 
     def problems(**settings: Any) -> list[str]:
-        return PrefixTuning(init="bundle", **settings).problems(backbone)
+        return PrefixTuning(init="bundle", **settings).incompatibilities(backbone)
 
     assert "must be of the layers all, but" in problems(init_bundle=str(tmp_path / "bundle"))[0]
     assert problems(init_bundle=str(tmp_path / "bundle"), layers=[0, 1]) == []
@@ -176,8 +176,8 @@ def test_a_bundle_of_other_sites_is_refused(encoder_decoder: Backbone, tmp_path:
     earlier.detach()
     settings: dict[str, Any] = {"init": "bundle", "init_bundle": str(tmp_path / "bundle")}
 
-    assert "must have the geometry" in PrefixTuning(**settings).problems(encoder_decoder)[0]
-    assert PrefixTuning(**settings, sites=["decoder_cross"]).problems(encoder_decoder) == []
+    assert "must have the geometry" in PrefixTuning(**settings).incompatibilities(encoder_decoder)[0]
+    assert PrefixTuning(**settings, sites=["decoder_cross"]).incompatibilities(encoder_decoder) == []
 
 
 @pytest.mark.parametrize("init", [{"init": "random"}, {"init": "text", "init_text": WORDS}], ids=["random", "text"])
@@ -199,7 +199,7 @@ def test_a_frozen_sink_is_the_first_token_s_and_stays(backbone: Backbone, repara
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"frozen_sink": True, "prefix_length": 1}, "`method.prefix_length` must be > 1"),
-    ({"reparam": "embedding", "init": "zero_values"}, "`method.init` must be random or text with embeddings"),
+    ({"reparam": "embedding", "init": "zero_values"}, "`method.init` must be random or text with"),
     ({"init": "text"}, "`method.init_text` must be given with `method.init=text` and only then"),
     ({"init_text": "words"}, "`method.init_text` must be given with `method.init=text` and only then"),
     ({"init": "bundle"}, "`method.init_bundle` must be given with `method.init=bundle` and only then"),
@@ -211,7 +211,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
 def test_settings_that_contradict_each_other_are_named(
     backbone: Backbone, settings: dict[str, Any], sentence: str
 ) -> None:
-    (misfit,) = PrefixTuning(**settings).problems(backbone)
+    (misfit,) = PrefixTuning(**settings).incompatibilities(backbone)
 
     assert misfit.startswith(sentence)
 

@@ -132,7 +132,7 @@ def test_problems_are_found_before_anything_is_built(
     backbone: Backbone, settings: dict[str, Any], sentence: str
 ) -> None:
     method = PrefixTuning(**settings)
-    assert len(method.problems(backbone)) == 1
+    assert len(method.incompatibilities(backbone)) == 1
 
     with pytest.raises(ValueError, match=sentence):
         method.attach(backbone)
@@ -144,7 +144,7 @@ def test_problems_are_found_before_anything_is_built(
 def test_all_problems_are_reported_at_once(backbone: Backbone) -> None:
     method = PrefixTuning(sites=["nowhere"], layers=[7], prefix_length=1000)
 
-    assert len(method.problems(backbone)) == 3
+    assert len(method.incompatibilities(backbone)) == 3
 
 
 def test_a_prefix_that_takes_no_position_may_be_longer_than_the_text(backbone: Backbone) -> None:

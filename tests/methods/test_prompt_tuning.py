@@ -197,9 +197,9 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "sentence"), MISFITS, ids=[str(settings) for settings, _ in MISFITS])
 def test_settings_that_do_not_fit_are_named(backbone: Backbone, settings: dict[str, Any], sentence: str) -> None:
-    (misfit,) = PromptTuning(**settings if "prompt_length" in settings else {"prompt_length": 4, **settings}).problems(
-        backbone
-    )
+    (misfit,) = PromptTuning(
+        **settings if "prompt_length" in settings else {"prompt_length": 4, **settings}
+    ).incompatibilities(backbone)
 
     assert misfit.startswith(sentence)
 

@@ -75,7 +75,7 @@ def test_methods_that_use_the_weights_are_refused_before_weights_load(
 ) -> None:
     sketch = BackboneSpec(path=str(tiny_folders["bart"]), device="cpu", quantization="bitsandbytes_4bit").load_shape()
 
-    (misfit,) = method.problems(sketch)
+    (misfit,) = method.incompatibilities(sketch)
 
     assert "`backbone.quantization` must be null" in misfit
     assert "choose a prefix, a prompt or LoRA, or no quantization" in misfit

@@ -1,7 +1,6 @@
 """The norms that every method gives to be logged."""
 
 import torch
-from support.tiny_runs import TinyRuns
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.methods.combination import Combination
@@ -9,23 +8,22 @@ from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 
-def test_the_norms_of_a_prefix_are_those_of_the_table_that_attention_sees(tiny_runs: TinyRuns) -> None:
-    plan, _ = tiny_runs.attached(method__reparam="mlp")
+def test_the_norms_of_a_prefix_are_those_of_the_table_that_attention_sees(backbone: Backbone) -> None:
+    method = PrefixTuning(prefix_length=3, reparam="mlp").attach(backbone)
 
-    found = plan.method.tracked_norms()
+    found = method.tracked_norms()
 
-    keys = plan.method.export()[1]["decoder_self.keys"]
-    lengths = keys.double().square().sum(dim=-1).sqrt()
+    lengths = method.export()[1]["decoder_self.keys"].double().square().sum(dim=-1).sqrt()
     assert found.keys() == {"trained", "decoder_self.keys", "decoder_self.values"}
     assert abs(found["decoder_self.keys"] - float(lengths.mean())) < 1e-6
 
 
-def test_the_norm_of_all_trainable_parameters_is_that_of_one_long_vector(tiny_runs: TinyRuns) -> None:
-    plan, _ = tiny_runs.attached(method__reparam="none")
+def test_the_norm_of_all_trainable_parameters_is_that_of_one_long_vector(backbone: Backbone) -> None:
+    method = PrefixTuning(prefix_length=3, reparam="none").attach(backbone)
 
-    whole = torch.cat([parameter.flatten() for parameter in plan.method.trainable_parameters().values()])
+    whole = torch.cat([parameter.flatten() for parameter in method.trainable_parameters().values()])
 
-    assert abs(plan.method.tracked_norms()["trained"] - float(whole.detach().norm())) < 1e-4
+    assert abs(method.tracked_norms()["trained"] - float(whole.detach().norm())) < 1e-4
 
 
 def test_a_combination_tracks_the_norms_of_its_parts_and_of_all_its_parameters(backbone: Backbone) -> None:

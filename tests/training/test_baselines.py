@@ -102,7 +102,7 @@ def test_a_prompt_takes_room_from_what_an_encoder_reads_and_from_nothing_else(
     plan = plan_with(tiny, "prompt_tuning", {"prompt_length": most}, generation__max_new_tokens=LIMIT - 1)
     prompter = backbone.prompter(plan.task.prompt)
 
-    assert plan.method.problems(backbone) == []
+    assert plan.method.incompatibilities(backbone) == []
     (problem,) = plan.problems()
     assert (
         f"must hold a prompt beside the method, which leaves 1, but that takes at least {_fixed(prompter)}" in problem
