@@ -68,7 +68,7 @@ def test_every_mistake_is_reported_at_once_and_before_the_file_is_read(invoke: I
     assert "The config has 4 mistakes" in result.stderr
     for name in ("blue", "nits"):
         assert "`metrics` must be names of metrics (accuracy, attribute_accuracy, " in result.stderr
-        assert f"but one is '{name}'." in result.stderr
+        assert f"but one is '{name}'" in result.stderr
     assert "nowhere" not in result.stderr
 
 
@@ -123,7 +123,7 @@ def test_a_training_with_an_unknown_metric_is_refused_before_it_starts(tmp_path:
     assert result.exit_code == 2
     assert "The config has 1 mistake; nothing was loaded" in result.stderr
     assert "`task.metrics` must be names of metrics (accuracy, " in result.stderr
-    assert "but one is 'blue'." in result.stderr
+    assert "but one is 'blue'" in result.stderr
 
 
 def test_a_skipped_metric_is_named_once_and_absent_from_the_record(
