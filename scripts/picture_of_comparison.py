@@ -17,15 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from support.browser import Browser, chromium
 
 _WIDTH = 1000
-# The table and the first two kinds of plots say what the page is about; the rest of it would be too small to read.
+# The table and the learning curves say what the page is about; the rest of it would be too small to read.
 _KEEP_THE_TOP = """
 (() => {
   const section = document.querySelector("section.comparison");
   const kept = [section.querySelector("h1"), section.querySelector(".scroll"), section.querySelector(".figures")];
   for (const child of section.children) if (!kept.includes(child)) child.style.display = "none";
-  section.querySelectorAll("figure").forEach((figure, index) => {
-    if (index !== 0 && index !== 3) figure.style.display = "none";
-  });
+  for (const figure of [...section.querySelectorAll("figure")].slice(1)) figure.style.display = "none";
+  for (const bar of section.querySelectorAll(".modebar-container")) bar.style.display = "none";
   window.dispatchEvent(new Event("resize"));
   return true;
 })()
