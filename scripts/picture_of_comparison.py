@@ -24,7 +24,9 @@ _KEEP_THE_TOP = """
   const kept = [section.querySelector("h1"), section.querySelector(".scroll"), section.querySelector(".figures")];
   for (const child of section.children) if (!kept.includes(child)) child.style.display = "none";
   for (const figure of [...section.querySelectorAll("figure")].slice(1)) figure.style.display = "none";
-  for (const bar of section.querySelectorAll(".modebar-container")) bar.style.display = "none";
+  const style = document.createElement("style");
+  style.textContent = ".modebar { display: none !important; }";
+  document.head.append(style);
   window.dispatchEvent(new Event("resize"));
   return true;
 })()
