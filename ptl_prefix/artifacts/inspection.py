@@ -38,9 +38,9 @@ class NearestWords:
     Args:
         layer: Its index.
         by_key: For each virtual token the words whose keys are nearest to its key, best first.
-        by_value: Likewise with values.
+        by_value: For each virtual token the words whose values are nearest to its value, best first.
         chance_by_key: See `definitions.chance`: a cosine that is not above it says nothing.
-        chance_by_value: Likewise with values.
+        chance_by_value: The same for values.
     """
 
     layer: Count
@@ -61,7 +61,7 @@ class SiteInspection:
         even_mass: For each layer; see `definitions.even_mass`.
         token_mass: Layers x virtual tokens; see `definitions.token_mass`.
         key_norms: Layers x virtual tokens; see `definitions.norms`.
-        value_norms: Likewise.
+        value_norms: Layers x virtual tokens; see `definitions.norms`.
         dead: Indices of the dead virtual tokens; see `definitions.dead`.
         nearest: The nearest words, in some layers; empty where words cannot be compared at this site.
     """
@@ -92,7 +92,7 @@ class Inspection:
     """One prefix, looked at.
 
     Args:
-        schema_version: Of this document's shape.
+        schema_version: Version of this file format.
         bundle: The bundle's folder, as it was given.
         method: The bundle's method.
         task: The task it was trained for.
