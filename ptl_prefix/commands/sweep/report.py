@@ -6,6 +6,8 @@ confirmation, the command that repeats the best trial, and a page that compares 
 
 import shlex
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
+from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.config.reproduce import command_for
 from ptl_prefix.commands.sweep.cost_estimate import read_estimate
 from ptl_prefix.commands.sweep.progress import trial_name
@@ -87,11 +90,23 @@ def _study_lines(summary: Summary, spec: StudySpec, folder: Path) -> Iterator[st
     best = best_of_arms(summary, spec.sign)
     if best:
         yield f"best trial, on the seed of the search: {trial_name(best[0])}, {spec.objective} {best[0].value:.4f}"
-        yield f"  {train_command(spec, best[0])}"
+        yield f"  {train_command(spec, best[0], folder)}"
 
 
-def train_command(spec: StudySpec, trial: Trial) -> str:
-    """The command that trains a trial's config as a single run."""
+def train_command(spec: StudySpec, trial: Trial, folder: Path) -> str:
+    """The command that trains a trial's config as a single run.
+
+    Args:
+        spec: Specification of the study.
+        trial: A finished trial.
+        folder: Folder of the study.
+    """
+    with suppress(PtlPrefixError, ValueError):
+        record = read_record(RunFolder(trial.folder(folder)).record)
+        # From the record, because a study's file can override more than its arms and points say. The group is the
+        # study's, and a single run is not part of it.
+        tracking = {**record.config["tracking"], "group": None}
+        return command_for([replace(record, config={**record.config, "tracking": tracking})])
     of_arm = () if trial.arm == CONFIRM else spec.arm(trial.arm).overrides
     of_study = [text for text in spec.overrides if not text.startswith(("hydra", "sweeps="))]
     return shlex.join(["ptl-prefix", "train", *of_study, *of_arm, *trial.overrides])

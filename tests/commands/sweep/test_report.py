@@ -1,63 +1,29 @@
-"""How a study is shown while it runs."""
+"""The result of a study."""
 
-from collections import Counter
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
+from ptl_prefix.commands.sweep.report import train_command
 
-from ptl_prefix.commands.sweep.progress import status_line, status_table
-from ptl_prefix.sweeping.summary import ArmSummary, Summary
-
-SPEC: Any = SimpleNamespace(name="methods", objective="val/loss")
+STUDY = Path(__file__).parents[2] / "golden/version_0_1/study"
 
 
-def _arm(name: str, num_planned: int | None = 8, **states: int) -> ArmSummary:
-    return ArmSummary(
-        name=name,
-        num_planned=num_planned,
-        states=Counter(states),  # type: ignore[arg-type]
-        best=[],
-        failures=Counter(),
-        failure_reason=None,
-        importance={},
-        train_s=40.0,
-        tokens=0.0,
-    )
+def test_the_command_of_a_trial_repeats_the_config_of_its_record() -> None:
+    # The study's overrides are not asked: its file may override what neither they nor the trial's point say.
+    spec: Any = SimpleNamespace(name="study")
+    trial: Any = SimpleNamespace(arm="", overrides=("method.prefix_length=20",), folder=lambda study: study / "0")
+
+    words = shlex.split(train_command(spec, trial, STUDY))
+
+    assert words[:2] == ["ptl-prefix", "train"]
+    assert {"method.prefix_length=20", "method.reparam=none", "trainer.max_steps=40", "tracking=none"} <= set(words)
+    assert not any(word.startswith(("tracking.group", "study=", "run_id=", "hydra")) for word in words)
 
 
-def _shown(*arms: ArmSummary) -> tuple[list[Any], list[list[Any]]]:
-    table = status_table(SPEC, Summary(arms=arms, confirmed=[], num_reused=0, max_confirmations=0), num_workers=2)
-    return [column.header for column in table.columns], [list(column.cells) for column in table.columns]
+def test_a_trial_without_a_record_has_the_command_of_its_overrides(tmp_path: Path) -> None:
+    spec: Any = SimpleNamespace(overrides=("sweeps=rates", "seed=3"), arm=lambda name: SimpleNamespace(overrides=()))
+    trial: Any = SimpleNamespace(arm="", overrides=("optimizer.lr=0.1",), folder=lambda study: study / "0")
 
-
-def test_trials_are_counted_by_arm_and_columns_of_zeros_are_left_out() -> None:
-    headings, cells = _shown(_arm("lora", finished=3, pruned=1, running=1), _arm("prefix_tuning", finished=2, failed=2))
-
-    assert headings == ["arm", "done", "pruned", "running", "failed", "best val/loss", "left"]
-    assert cells[1:5] == [["4/8", "2/8"], ["1", ""], ["1", ""], ["", "2"]]
-    # 40 s for 4 trials: 4 more by two workers; for 2 trials: 6 more.
-    assert cells[6] == ["20 s", "60 s"]
-
-
-@pytest.mark.parametrize("state", ["paused", "interrupted"])
-def test_interrupted_trials_are_shown_as_paused(state: str) -> None:
-    headings, cells = _shown(_arm("", finished=1, **{state: 2}))
-
-    assert headings == ["", "done", "paused", "best val/loss", "left"]
-    assert cells[2] == ["2"]
-
-
-def test_the_status_line_sums_up_all_arms() -> None:
-    first, second = _arm("lora", finished=4, running=1), _arm("prefix_tuning", finished=2, running=1)
-
-    assert _line(first, second) == "6 of 16 trials done, 2 running, 80 s left"
-    assert _line(first, _arm("prompt_tuning", running=1)) == "4 of 16 trials done, 2 running", "unknown"
-    assert _line(first, _arm("adapter", None, finished=3)) == "7 trials done, 1 running", "no number of trials"
-    assert _line(first, second, max_confirmations=6).endswith("80 s left; then up to 6 trials confirm the best")
-    assert _line(_arm("lora", finished=8)) == "8 of 8 trials done, 0 running, 0 s left"
-
-
-def _line(*arms: ArmSummary, max_confirmations: int = 0) -> str:
-    summary = Summary(arms=arms, confirmed=[], num_reused=0, max_confirmations=max_confirmations)
-    return status_line(summary, num_workers=2)
+    assert train_command(spec, trial, tmp_path) == "ptl-prefix train seed=3 optimizer.lr=0.1"

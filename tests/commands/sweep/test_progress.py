@@ -1,0 +1,63 @@
+"""How a study is shown while it runs."""
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ptl_prefix.commands.sweep.progress import status_line, status_table
+from ptl_prefix.sweeping.summary import ArmSummary, Summary
+
+SPEC: Any = SimpleNamespace(name="methods", objective="val/loss")
+
+
+def _arm(name: str, num_planned: int | None = 8, **states: int) -> ArmSummary:
+    return ArmSummary(
+        name=name,
+        num_planned=num_planned,
+        states=Counter(states),  # type: ignore[arg-type]
+        best=[],
+        failures=Counter(),
+        failure_reason=None,
+        importance={},
+        train_s=40.0,
+        tokens=0.0,
+    )
+
+
+def _shown(*arms: ArmSummary) -> tuple[list[Any], list[list[Any]]]:
+    table = status_table(SPEC, Summary(arms=arms, confirmed=[], num_reused=0, max_confirmations=0), num_workers=2)
+    return [column.header for column in table.columns], [list(column.cells) for column in table.columns]
+
+
+def test_trials_are_counted_by_arm_and_columns_of_zeros_are_left_out() -> None:
+    headings, cells = _shown(_arm("lora", finished=3, pruned=1, running=1), _arm("prefix_tuning", finished=2, failed=2))
+
+    assert headings == ["arm", "done", "pruned", "running", "failed", "best val/loss", "left"]
+    assert cells[1:5] == [["4/8", "2/8"], ["1", ""], ["1", ""], ["", "2"]]
+    # 40 s for 4 trials: 4 more by two workers; for 2 trials: 6 more.
+    assert cells[6] == ["20 s", "60 s"]
+
+
+@pytest.mark.parametrize("state", ["paused", "interrupted"])
+def test_interrupted_trials_are_shown_as_paused(state: str) -> None:
+    headings, cells = _shown(_arm("", finished=1, **{state: 2}))
+
+    assert headings == ["", "done", "paused", "best val/loss", "left"]
+    assert cells[2] == ["2"]
+
+
+def test_the_status_line_sums_up_all_arms() -> None:
+    first, second = _arm("lora", finished=4, running=1), _arm("prefix_tuning", finished=2, running=1)
+
+    assert _line(first, second) == "6 of 16 trials done, 2 running, 80 s left"
+    assert _line(first, _arm("prompt_tuning", running=1)) == "4 of 16 trials done, 2 running", "unknown"
+    assert _line(first, _arm("adapter", None, finished=3)) == "7 trials done, 1 running", "no number of trials"
+    assert _line(first, second, max_confirmations=6).endswith("80 s left; then up to 6 trials confirm the best")
+    assert _line(_arm("lora", finished=8)) == "8 of 8 trials done, 0 running, 0 s left"
+
+
+def _line(*arms: ArmSummary, max_confirmations: int = 0) -> str:
+    summary = Summary(arms=arms, confirmed=[], num_reused=0, max_confirmations=max_confirmations)
+    return status_line(summary, num_workers=2)
