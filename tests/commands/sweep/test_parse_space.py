@@ -1,4 +1,4 @@
-"""Hydra's grammar as dimensions of a search space, and a sentence for what no study could search."""
+"""Overrides with several values become dimensions of a search space, or are refused with a sentence."""
 
 from pathlib import Path
 
