@@ -1,4 +1,4 @@
-"""Other launchers than ours: taken for grids of one device, refused for more."""
+"""Other launchers than Hydra's basic one: accepted for grids of one device, refused for several devices."""
 
 import importlib.util
 import sys
@@ -15,7 +15,6 @@ from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.hydra_main import run_with_hydra
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
-from ptl_prefix.commands.train import command
 from ptl_prefix.errors import ConfigError
 
 SWEEP = HydraFlags((("--multirun", None),))
@@ -52,8 +51,8 @@ class Devices:
 
 @pytest.fixture
 def with_trainer(small_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What training itself says of its devices is not asked here.
-    monkeypatch.setattr(command, "trainer_problems", lambda settings: [])
+    # The checks of training itself do not apply to the stand-in.
+    monkeypatch.setattr("ptl_prefix.training.plan_problems.trainer_problems", lambda settings: [])
     monkeypatch.setattr(Devices, "__module__", "ptl_prefix.stand_ins")
     monkeypatch.setattr(sys.modules["ptl_prefix.stand_ins"], "Devices", Devices, raising=False)
     (small_conf / "trainer/default.yaml").write_text(

@@ -1,4 +1,4 @@
-"""Hydra's grammar as dimensions of a search space, and a sentence for what no study could search."""
+"""Overrides with several values become dimensions of a search space, or are refused with a sentence."""
 
 from pathlib import Path
 
@@ -113,4 +113,4 @@ def test_a_pattern_is_the_choices_of_the_group_that_it_fits(small_conf: Path) ->
     assert parse_dimension("task=glob(*,exclude=d*)", mistakes) == ("task", one)
     assert mistakes == []
     assert parse_dimension("task=glob(x*)", mistakes) == ("task", None)
-    assert mistakes == ["`task`: there must be something to choose from, but task=glob(x*) finds nothing."]
+    assert mistakes == ["`task`: there must be at least one value, but task=glob(x*) matches none."]
