@@ -16,6 +16,7 @@ from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.hydra_main import run_with_hydra
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.errors import ConfigError
+from ptl_prefix.training import plan_problems
 
 SWEEP = HydraFlags((("--multirun", None),))
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher"
@@ -52,7 +53,7 @@ class Devices:
 @pytest.fixture
 def with_trainer(small_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The checks of training itself do not apply to the stand-in.
-    monkeypatch.setattr("ptl_prefix.training.plan_problems.trainer_problems", lambda settings: [])
+    monkeypatch.setattr(plan_problems, "trainer_problems", lambda settings: [])
     monkeypatch.setattr(Devices, "__module__", "ptl_prefix.stand_ins")
     monkeypatch.setattr(sys.modules["ptl_prefix.stand_ins"], "Devices", Devices, raising=False)
     (small_conf / "trainer/default.yaml").write_text(

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from support.tiny_runs import TinyRuns
 
-from ptl_prefix.backbones import spec
+from ptl_prefix.backbones import source
 from ptl_prefix.methods.ia3 import IA3
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method
@@ -81,8 +81,8 @@ def test_no_weights_are_read(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(spec.AutoModelForCausalLM, "from_pretrained", refuse)
-    monkeypatch.setattr(spec, "safe_open", refuse)
+    monkeypatch.setattr(source.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(source, "safe_open", refuse)
 
     assert estimate(tiny_runs.plan()).memory_bytes > 0
 

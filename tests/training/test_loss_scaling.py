@@ -42,7 +42,7 @@ def _slow_unless(fast: str, name: str) -> Any:
 @pytest.fixture
 def from_far_too_large_a_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first seven steps or so are skipped."""
-    monkeypatch.setattr(loss_scaling, "_FIRST_SCALE", 2.0**20)
+    monkeypatch.setattr(loss_scaling, "_INITIAL_SCALE", 2.0**20)
 
 
 def points(folder: RunFolder) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ class TestARunThatSkips:
             patch.setattr(AdaptationModule, "training_step", stopping)
             stopped = train(tiny_runs.plan(**HALF), folder)
         assert (stopped.signal, stopped.record.cost.steps) == ("SIGTERM", step)
-        monkeypatch.setattr(loss_scaling, "_FIRST_SCALE", 1.0)  # what the checkpoint says is what counts
+        monkeypatch.setattr(loss_scaling, "_INITIAL_SCALE", 1.0)  # what the checkpoint says is what counts
 
         resumed = train(tiny_runs.plan(**HALF), folder, resume=True)
 

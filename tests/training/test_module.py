@@ -232,7 +232,7 @@ class TestWithAScaledLoss:
         plan, backbone = tiny_runs.attached()
         module = Overflowing(backbone, plan.method, plan.optimization, total_steps=40)
 
-        with pytest.raises(NonFiniteLossError, match=r"in step 21 it is down to 0\.000488281; the last good"):
+        with pytest.raises(NonFiniteLossError, match=r"in step 21 .* overflow at 0\.000488281"):
             fit(module, batches_of(rows[:4], 4), max_steps=40, plugins=[LossScaling("cpu")])
 
     def test_a_loss_that_is_not_finite_is_refused_all_the_same(self, tiny_runs: TinyRuns, rows: list[Any]) -> None:

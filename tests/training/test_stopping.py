@@ -110,7 +110,7 @@ class Late:
     def __init__(self) -> None:
         self.calls = 0
 
-    def largest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         self.calls += 1
         if self.calls == 1:
             signal.raise_signal(SIGTERM)

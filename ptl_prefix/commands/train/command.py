@@ -17,7 +17,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
-from ptl_prefix.commands.config.instantiate import build
+from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
 from ptl_prefix.errors import ConfigError, RunError
@@ -84,10 +84,10 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
 
     Args:
         config: Config as plain values.
-        built: Objects of the nodes that have no problem of their own, by the nodes' keys; `trainer` is a mapping.
+        built: Objects of the nodes that have no problem of their own, by the nodes' keys.
     """
     return plan_problems(
-        trainer=built.get("trainer"),
+        trainer=target_values(config["trainer"]) if "trainer" in built else None,
         backbone=_placed(config, built),
         method=built.get("method"),
         task=built.get("task"),
