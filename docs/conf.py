@@ -33,6 +33,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_class_signature = "separated"
 autodoc_typehints_description_target = "documented_params"
 # Our docstrings write code in single backticks, as Markdown does.
 default_role = "code"

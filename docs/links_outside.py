@@ -51,6 +51,9 @@ def adapted(text: str, *, folder: Path, docs: Path, page: str) -> str:
             wanted = path.relative_to(docs).as_posix()
         elif path.parent == CHECKOUT and path.name in SHOWN:
             wanted = f"{SHOWN[path.name]}.md"
+            anchor = (
+                "" if path.name == "README.md" else anchor
+            )  # the first page is not the README, and has other headings
         else:
             return words
         relative = os.path.relpath(docs / wanted, (docs / page).parent)

@@ -24,6 +24,7 @@ from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
+from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import import_target
 from ptl_prefix.commands.config.verbs import VERBS, Verb
@@ -35,6 +36,9 @@ from ptl_prefix.sweeping.sweeper_settings import SweeperSettings
 
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
 _SWEEPER = "hydra_plugins.ptl_prefix_sweeper.StudySweeper"
+
+# Classes of backbones and methods are imported to read their signatures; what that prints is not about the pages.
+silence_library_messages()
 
 DOCUMENTS: Mapping[str, Mapping[str, type[Any]]] = {
     "record": {"": RunRecord, "parameters": Parameters, "cost": Cost, "metric_info": MetricInfo, "decoding": Decoding},

@@ -95,11 +95,11 @@ class LlamaSpec(BackboneSpec):
         tie_word_embeddings: Whether the LM head shares the weights of the embeddings.
         tokenizer: Name of an embedded backbone, local folder, or name on the hub, whose tokenizer counts tokens; `None`
             is the tokenizer of the embedded tiny_gpt2.
-        dtype: As in `BackboneSpec`.
-        quantization: As in `BackboneSpec`.
-        base_mode: As in `BackboneSpec`.
-        gradient_checkpointing: As in `BackboneSpec`.
-        device: As in `BackboneSpec`.
+        dtype: Dtype that its weights would have.
+        quantization: Quantization that its matrices would have; `None` is none.
+        base_mode: Mode of the frozen backbone: `eval` turns its dropout off; `None` is that of the method's paper.
+        gradient_checkpointing: Whether activations are computed again in the backward pass: less memory, more time.
+        device: Device that it would be put on; `auto` takes a GPU if there is one.
     """
 
     @settings_from("backbone/llama_13b")

@@ -12,7 +12,7 @@ _NEAR = 6
 """Lines before or after a table in which its source must stand."""
 
 _NUMBER = r"\d[\d,]*\.\d+"
-_MEASURED = re.compile(rf"[*~≈ ]*{_NUMBER}(?: *(?:±|to|–|-) *{_NUMBER})? *(?:[%×≈*↑↓ ]|[a-zA-Z]+(?:/[a-z]+)?)*")
+_MEASURED = re.compile(rf"[*~≈ ]*{_NUMBER}(?:[* ]*(?:±|to|–|-) *{_NUMBER})? *(?:[%×≈*↑↓ ]|[a-zA-Z]+(?:/[a-z]+)?)*")
 """A cell that is a decimal number, with its spread and its unit if it has them; not one that mentions a version."""
 
 _SOURCE = re.compile(
