@@ -51,7 +51,7 @@ def test_the_body_gets_plain_values_and_the_run_folder(verb: Verb) -> None:
     ((config, folder),) = body.calls
     assert type(config) is dict
     assert type(config["task"]) is dict
-    assert config["backbone"] == {"_target_": "ptl_prefix.stand_ins.Place", "name": "b", "path": "b"}
+    assert config["backbone"] == {"_target_": "ptl_prefix.stand_ins.LocalBackbone", "name": "b", "path": "b"}
     assert folder == Path.cwd() / "outputs/letters/b/small/first"
     assert sorted(path.name for path in folder.iterdir()) == ["told"]
 
