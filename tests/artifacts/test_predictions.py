@@ -101,11 +101,11 @@ def test_a_line_that_is_no_prediction_is_refused_by_file_and_line(tmp_path: Path
 
 
 def test_a_file_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="must hold a prediction a line, but is empty"):
+    with pytest.raises(DataError, match="must hold one prediction per line, but is empty"):
         read_predictions(write(tmp_path, b"", b"  "))
 
 
 def test_a_path_without_a_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.jsonl", tmp_path):
-        with pytest.raises(DataError, match="must be a file that can be read"):
+        with pytest.raises(DataError, match="must be a readable file"):
             read_predictions(path)
