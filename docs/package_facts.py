@@ -29,9 +29,7 @@ from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import import_target
 from ptl_prefix.commands.config.verbs import VERBS, Verb
 from ptl_prefix.commands.help import FLAGS
-from ptl_prefix.evaluation.metric import metric_named
-from ptl_prefix.sweeping.search_space import SearchSpace
-from ptl_prefix.sweeping.study_spec import Arm, Budget, Confirmation, StudySpec
+from ptl_prefix.evaluation.metric import load_metric
 from ptl_prefix.sweeping.sweeper_settings import SweeperSettings
 
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
@@ -52,7 +50,6 @@ DOCUMENTS: Mapping[str, Mapping[str, type[Any]]] = {
     "evaluation": {"": EvaluationRecord, "question": EvaluationKey},
     "prediction": {"": Prediction},
     "inspection": {"": Inspection, "sites": SiteInspection, "nearest": NearestWords, "by_key": NearWord},
-    "study": {"": StudySpec, "arms": Arm, "budget": Budget, "confirmation": Confirmation},
 }
 """Files that the package writes: the class of the whole, under an empty name, and of the parts that are objects."""
 
@@ -192,7 +189,7 @@ def _less(settings: Sequence[Setting], shared: Sequence[Setting]) -> tuple[Setti
 def metrics() -> Iterator[MetricFacts]:
     """Every metric."""
     for choice in catalog.metrics():
-        info = metric_named(choice.name).info
+        info = load_metric(choice.name).info
         # The version of the library that is installed is this machine's, not the metric's.
         libraries = re.sub(r" [\d.]+(?:\w+)?(?=,|$)", "", info.library)
         yield MetricFacts(
@@ -414,7 +411,7 @@ def spoken(annotation: Any) -> str:
         return f"list of {spoken(arguments[0])}"
     if annotation is NoneType:
         return "`null`"
-    if is_dataclass(annotation) or annotation is SearchSpace:
+    if is_dataclass(annotation):
         return "object"
     return "any" if annotation is Any else str(getattr(annotation, "__name__", annotation))
 

@@ -72,7 +72,7 @@ def _composed_problems(verb: object, overrides: Sequence[str], flags: object) ->
     checks = importlib.import_module("ptl_prefix.commands.config.validate")
     nothing = mock.Mock(return_value=[])
     # These open folders, files and libraries; what remains is asked of signatures alone.
-    with mock.patch.multiple(checks, _problems=nothing, _cross_mistakes=nothing), _folders_are_runs():
+    with mock.patch.multiple(checks, _own_problems=nothing, _cross_problems=nothing), _folders_are_runs():
         try:
             compose.compose_and_check(verb, overrides, flags)  # type: ignore[arg-type]
         except ConfigError as error:
