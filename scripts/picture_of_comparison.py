@@ -49,7 +49,7 @@ def main() -> None:
             browser.evaluate(_KEEP_THE_TOP)
             browser.evaluate("new Promise(done => setTimeout(done, 1000))")
             clip = {"x": 0, "y": 0, "width": _WIDTH, "height": browser.evaluate(_HEIGHT), "scale": 1}
-            answer = browser.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+            answer = browser.send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
             path = given.out / f"comparison_{scheme}.png"
             path.write_bytes(base64.b64decode(answer["data"]))
             print(f"{path}: {path.stat().st_size:,} bytes")
