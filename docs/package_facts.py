@@ -27,7 +27,8 @@ from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRec
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import import_target
-from ptl_prefix.commands.config.verbs import VERBS, Verb
+from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.help import FLAGS
 from ptl_prefix.evaluation.metric import load_metric
 from ptl_prefix.sweeping.sweeper_settings import SweeperSettings

@@ -59,15 +59,19 @@ def _config_problems(verb: object, words: Sequence[str]) -> list[str]:
     assert isinstance(verb, Verb)
     line = split_command_line(words)
     overrides, flags = line.overrides, line.flags
-    if verb.name == "sweep" and line.words[:1] in (("plan",), ("run",)):
+    if verb.name == "sweep" and line.arguments[:1] in (("plan",), ("run",)):
         # What is given is of the trials; their study is a choice of the group `sweeps`.
-        verb, overrides, flags = VERBS["train"], (f"sweeps={line.words[1]}", *overrides), flags
+        verb, overrides, flags = VERBS["train"], (f"sweeps={line.arguments[1]}", *overrides), flags
     return _composed_problems(verb, overrides, flags)
 
 
 def _composed_problems(verb: object, overrides: Sequence[str], flags: object) -> list[str]:
     from ptl_prefix.commands.config import compose
+    from ptl_prefix.commands.sweep.parse_space import as_choice, is_swept
     from ptl_prefix.errors import ConfigError
+
+    # An interval of a study is checked by its ends.
+    overrides = [as_choice(text) if is_swept(text) else text for text in overrides]
 
     checks = importlib.import_module("ptl_prefix.commands.config.validate")
     nothing = mock.Mock(return_value=[])

@@ -224,6 +224,7 @@ def test_commands_that_are_only_parsed_are_checked() -> None:
     assert problems("torchrun --nproc-per-node=4 -m ptl_prefix train trainer=ddp trainer.devices=4  # four") == []
     assert problems("ptl-prefix train resume=outputs/first trainer.devices=1") == []
     assert problems("ptl-prefix sweep run methods hydra.sweeper.n_jobs=2 && ptl-prefix methods") == []
+    assert problems("ptl-prefix train -m hydra/sweeper=optuna 'optimizer.lr=tag(log,interval(1e-4,1e-2))'") == []
     assert "is not a setting" in problems("ptl-prefix train trainer.device=4")[0]
     assert "must be one of" in problems("ptl-prefix sweep run nothing")[0]
     assert "must begin with a verb" in problems("ptl-prefix trian")[0]
