@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.artifacts import manifest as manifests
@@ -64,7 +64,7 @@ def test_a_manifest_that_is_too_long_is_refused(folder: Path, monkeypatch: pytes
         read_manifest(folder)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 @given(
     data=st.binary()
     | st.recursive(

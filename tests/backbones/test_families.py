@@ -221,7 +221,7 @@ def test_an_encoder_decoder_without_a_start_is_refused_by_that_reason(encoder_de
     encoder_decoder.config.decoder_start_token_id = None
     encoder_decoder.model.generation_config.decoder_start_token_id = None
 
-    with pytest.raises(BackboneError, match="must say what its text starts with"):
+    with pytest.raises(BackboneError, match="must have a `decoder_start_token_id`"):
         _ = encoder_decoder.decoder_start_id
 
 

@@ -132,7 +132,7 @@ def test_the_prefix_is_written_once_and_no_step_allocates_again(
 
     def counted(self: PreallocatedLayer, *arguments: Tensor) -> None:
         usual(self, *arguments)
-        made.append((self, self._places[0]))
+        made.append((self, self._buffers[0]))
 
     monkeypatch.setattr(PreallocatedLayer, "lazy_initialization", counted)
 
@@ -140,7 +140,7 @@ def test_the_prefix_is_written_once_and_no_step_allocates_again(
 
     layers = [any_kind.geometry[site].num_layers for site in any_kind.geometry if site.startswith("decoder")]
     assert len(made) == sum(layers)
-    assert all(layer._places[0] is place for layer, place in made)
+    assert all(layer._buffers[0] is place for layer, place in made)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "t5"])

@@ -168,7 +168,7 @@ def test_without_its_library_a_quantization_is_refused_with_the_command_that_ins
 
     assert f"pip install 'ptl-prefix[{LIBRARIES[quantization]}]'" in spec.weight_problems()[0]
     assert spec.load_shape().num_bytes > 0  # a dry run needs no library
-    with pytest.raises(BackboneError, match=f"{quantization} is by {LIBRARIES[quantization]}, which is not installed"):
+    with pytest.raises(BackboneError, match=f"{quantization} needs {LIBRARIES[quantization]}"):
         spec.load()
 
 

@@ -152,7 +152,7 @@ def test_an_unexpected_failure_keeps_its_traceback(launched: Launched) -> None:
 def test_every_verb_of_the_table_is_a_command() -> None:
     context = click.Context(main.cli)
 
-    assert main.main.list_commands(context)[: len(VERBS)] == list(VERBS)
+    assert main.cli.list_commands(context)[: len(VERBS)] == list(VERBS)
 
 
 def test_the_module_is_the_same_door(tmp_path: Path) -> None:

@@ -418,7 +418,7 @@ def test_a_trained_state_moves_to_a_method_of_the_same_settings_and_to_no_other(
     assert_close(logits, text_logits(backbone, trained.condition(unpadded(backbone=backbone))), rtol=0, atol=0)
     name, numbers = state.popitem()
     for foreign in (state, {**state, name: numbers[None]}, {**state, "another": numbers}):
-        with pytest.raises(RunError, match="must hold the trained parameters"):
+        with pytest.raises(RunError, match="must have the trainable parameters"):
             twin.load_trainable_parameters(foreign)
 
 

@@ -232,7 +232,7 @@ def test_a_layer_without_a_prefix_is_refused_with_those_that_have_one(backbone: 
 
 
 def test_no_texts_are_refused(backbone: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="must be texts to read"):
+    with pytest.raises(DataError, match="must be texts, with a token in each"):
         inspected(backbone, tmp_path, texts=[])
 
 

@@ -60,8 +60,8 @@ def test_without_the_package_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("script", "fact"),
     [
-        ("echo no memory >&2; exit 3", "ended with 3 and said: no memory"),
-        ("echo 1.0 2.0", "ended with 0 and said: nothing"),
+        ("echo no memory >&2; exit 3", "code 3 and printed: no memory"),
+        ("echo 1.0 2.0", "code 0 and printed: nothing"),
     ],
 )
 def test_a_program_that_fails_is_named_as_missing_with_what_it_said(

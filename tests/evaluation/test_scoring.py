@@ -48,7 +48,7 @@ def test_every_number_lies_in_its_interval_which_the_seed_decides() -> None:
 
 def test_what_cannot_be_computed_is_named_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     class OutOfReach(ExactMatch):
-        lacks = "it needs a machine that is not here."
+        unavailable_reason = "it needs a machine that is not here."
 
     def named(name: str) -> Metric:
         return OutOfReach() if name == "far" else load_metric(name)

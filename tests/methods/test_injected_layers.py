@@ -106,7 +106,7 @@ class TestMerged:
         method = PrefixTuning(prefix_length=2, reparam="none").attach(backbone)
 
         assert not method.can_be_merged
-        with pytest.raises(ValueError, match="'prefix_tuning' is none"):
+        with pytest.raises(ValueError, match="'prefix_tuning' does not"):
             method.merged()
 
     def test_a_folder_in_which_something_is_is_refused(self, backbone: Backbone, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_with_gradient_checkpointing_layers_run_twice_and_gradients_are_the_same
 
 class TestMisfits:
     @pytest.fixture
-    def load_shape(self, tiny_folders: dict[str, Path]) -> Backbone:
+    def shape(self, tiny_folders: dict[str, Path]) -> Backbone:
         path = str(tiny_folders["gpt2"])
         return BackboneSpec(**{**defaults_of("backbone/tiny_gpt2"), "name": "gpt2", "path": path}).load_shape()
 
@@ -187,15 +187,15 @@ class TestMisfits:
             (IA3(target_modules=["c_attn"], feedforward_modules=["mlp.c_proj"]), "(c_attn), but 'mlp.c_proj' is not"),
         ],
     )
-    def test_problems_are_found_before_any_weights_load(self, sketch: Backbone, method: Method, fact: str) -> None:
-        (misfit,) = method.incompatibilities(sketch)
+    def test_problems_are_found_before_any_weights_load(self, shape: Backbone, method: Method, fact: str) -> None:
+        (misfit,) = method.incompatibilities(shape)
 
         assert fact in misfit
         with pytest.raises(ValueError, match="must"):
-            method.attach(sketch)
+            method.attach(shape)
 
-    def test_the_widest_rank_fits(self, sketch: Backbone) -> None:
-        assert LoRA(rank=32).incompatibilities(sketch) == []
+    def test_the_widest_rank_fits(self, shape: Backbone) -> None:
+        assert LoRA(rank=32).incompatibilities(shape) == []
 
 
 class TestTargets:

@@ -161,7 +161,7 @@ class LabelledTask(NoTask):
 def test_a_plan_provides_the_labels_of_its_task(tmp_path: Path, backbone: Backbone) -> None:
     method = PromptTuning(prompt_length=LENGTH, init="labels")
     plan = dataclasses.replace(TinyRuns(tmp_path).plan(), method=method)
-    assert any("the task is none with a closed set of targets" in problem for problem in plan.problems())
+    assert any("the task has no closed set of targets" in problem for problem in plan.problems())
 
     plan = dataclasses.replace(plan, task=LabelledTask())
 

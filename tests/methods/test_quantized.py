@@ -78,8 +78,8 @@ def test_methods_that_use_the_weights_are_refused_before_weights_load(
     (misfit,) = method.incompatibilities(sketch)
 
     assert "`backbone.quantization` must be null" in misfit
-    assert "choose a prefix, a prompt or LoRA, or no quantization" in misfit
-    with pytest.raises(ValueError, match="must be null where a method needs the weights"):
+    assert "choose prefix-tuning, prompt tuning or LoRA" in misfit
+    with pytest.raises(ValueError, match="must be null for a method"):
         method.attach(sketch)
 
 

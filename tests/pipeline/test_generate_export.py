@@ -78,7 +78,7 @@ class TestExport:
         Path("torn.ckpt").write_bytes(worsened.last.read_bytes()[:5000])
         torch.save({"state_dict": {"foreign": torch.zeros(2)}}, "foreign.ckpt")
         for name, fact in (
-            ("missing.ckpt", "is no file; look in"),
+            ("missing.ckpt", "is not a file; look in"),
             ("torn.ckpt", "must be one that `ptl-prefix train` wrote"),
             ("foreign.ckpt", "names or shapes differ; use the run's own config"),
         ):
@@ -187,9 +187,9 @@ class TestGenerate:
     @pytest.mark.parametrize(
         ("words", "code", "fact"),
         [
-            ((), 2, "needs a bundle or a run folder as its first argument"),
+            ((), 2, "needs a bundle or run folder as its first argument"),
             (("nowhere", SOURCE), 1, "nowhere"),
-            (("{bundle}",), 2, "needs a source, as an argument or by input=<file>"),
+            (("{bundle}",), 2, "needs sources, but got none"),
             (("{bundle}", "input=missing.txt"), 2, "`input` must be a file or - for standard input"),
             (("{bundle}", SOURCE, "output=no/such/folder.txt"), 1, "`output` must be a writable file"),
             (("{bundle}", SOURCE, "max_new_tokens=0"), 2, "max_new_tokens"),

@@ -37,7 +37,7 @@ def test_a_run_is_inspected_on_its_validation_data(run_copy: RunFolder, invoke: 
     assert {path.name for path in folder.iterdir()} == {"inspection.json", "inspection.png"}
     assert result.stdout.splitlines()[-2:] == [
         f"numbers: {folder}/inspection.json",
-        f"picture: {folder}/inspection.png",
+        f"figure: {folder}/inspection.png",
     ]
 
 
@@ -69,7 +69,7 @@ def test_a_bundle_without_a_run_is_inspected_on_built_in_prompts(small_run: RunF
     assert result.exit_code == 0, result.output
     found = json.loads(Path("mill-inspection/inspection.json").read_text())
     assert found["num_texts"] == len(_PROMPTS)
-    assert found["texts"] == "built in, as the bundle lies in no run's folder"
+    assert found["texts"] == "built in, because the bundle is in no run folder"
     assert found["texts"] in result.stdout
 
 
@@ -88,7 +88,7 @@ def test_unreadable_data_is_reported(run_copy: RunFolder, invoke: Invoke) -> Non
 
     assert result.exit_code == 0, result.output
     texts = read_inspection(run_copy.path / "inspection/inspection.json").texts
-    assert texts.startswith("built in, as the data of the bundle's run cannot be read: ")
+    assert texts.startswith("built in, because the data of the bundle's run is not readable: ")
     assert "gone/train.jsonl" in texts
 
 
@@ -121,7 +121,7 @@ def test_a_bundle_of_another_method_is_refused_before_any_weights_load(
     run_copy: RunFolder, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspection, "method_class", lambda kind: NoAdaptation)
-    monkeypatch.setattr(command, "backbone_of", None)  # would be called
+    monkeypatch.setattr(command, "load_bundle_backbone", None)  # would be called
 
     result = invoke("inspect", f"bundle={run_copy.bundle}")
 

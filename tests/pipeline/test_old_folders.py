@@ -79,7 +79,7 @@ def test_old_runs_compare(outputs: Path, invoke: Invoke) -> None:
 def test_old_runs_are_listed_with_their_states(outputs: Path, invoke: Invoke) -> None:
     result = invoke("runs", "outputs", "format=json")
 
-    states = {line["run"].rpartition("outputs/")[2]: line["status"] for line in json.loads(result.stdout)}
+    states = {line["path"].rpartition("outputs/")[2]: line["state"] for line in json.loads(result.stdout)}
     in_study = {"sweeps/study/0": "finished", "sweeps/study/1": "stopped"}
     assert states == {"finished": "finished", "stopped": "stopped", **in_study}
 

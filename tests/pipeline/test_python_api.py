@@ -1,12 +1,4 @@
-"""What a script does with a base and its bundles.
-
-The README's first block under "From Python" is run as it stands. Where its reader's bundles are it cannot know: the
-names `FIRST_BUNDLE` and `SECOND_BUNDLE` in it are the folders of two bundles that are made here.
-"""
-
-import re
-from pathlib import Path
-from typing import Any
+"""What a script does with a backbone and its bundles; tests/docs runs the Python blocks of the documents."""
 
 import pytest
 import torch
@@ -16,7 +8,6 @@ from support.command_lines import CommandLine
 from ptl_prefix import PrefixTuning, load_backbone, load_bundle
 from ptl_prefix.commands.main import cli
 
-README = Path(__file__).parents[2] / "README.md"
 SOURCE = "name : The Golden Mill | kind : pub | city : Paris"
 
 
@@ -63,19 +54,3 @@ def test_a_method_is_attached_and_detached_by_hand() -> None:
     method.detach()
 
     assert torch.equal(backbone.model(ids).logits, bare)
-
-
-def test_the_block_in_the_readme_runs(
-    bundles: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    section = README.read_text(encoding="utf-8").partition("## From Python\n")[2].partition("\n## ")[0]
-    block = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    assert block is not None, "README.md must show the use from Python"
-    names: dict[str, Any] = {"FIRST_BUNDLE": bundles[0], "SECOND_BUNDLE": bundles[1]}
-    monkeypatch.chdir(tmp_path)
-
-    exec(compile(block[1], str(README), "exec"), names)
-
-    assert len(capsys.readouterr().out.splitlines()) == 2, "both bundles wrote"
-    ids = torch.arange(20, 30)[None]
-    assert torch.equal(names["model"](ids).logits, load_backbone("tiny_gpt2").model(ids).logits), "it is bare again"

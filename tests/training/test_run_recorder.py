@@ -90,7 +90,7 @@ def test_the_end_is_in_the_record_and_the_log(
 
 
 def test_skipped_metrics_are_not_in_the_record(tiny_runs: TinyRuns, folder: RunFolder, events: EventStream) -> None:
-    recorder_of(tiny_runs, folder, events).close("failed")
+    recorder_of(tiny_runs, folder, events).finish("failed")
 
     written = json.loads(folder.record.read_text())
     assert written["metrics"] == {}

@@ -371,7 +371,7 @@ def test_training_prints_only_its_progress(
     said = capfd.readouterr()
     assert said.out == ""
     assert [line.split()[:2] for line in said.err.splitlines()] == [
-        ["measuring", "the"],
+        ["evaluating", "the"],
         ["step", "3/6"],
         ["step", "6/6"],
         ["decoding", "with"],

@@ -36,7 +36,7 @@ def test_every_head_and_every_token_is_shown() -> None:
     for mass, layer in site.peaks:
         assert f"{mass:.4f} │" in text and f" {layer} │" in text
     assert text.count("dead") == 3  # the title, one token, the definition
-    assert "1 of 5 virtual tokens are dead (below 0.01 everywhere): 2" in " ".join(text.split())
+    assert "1 of 5 virtual tokens are dead (below 0.01 in every head): 2" in " ".join(text.split())
 
 
 def test_words_show_their_leading_space_and_best_cosine() -> None:
@@ -52,7 +52,7 @@ def test_a_long_prefix_is_truncated() -> None:
 
     assert "│    23 │" in text
     assert "│    24 │" not in text
-    assert text.count("the other 176 virtual tokens are in the file") == 2
+    assert text.count("176 more virtual tokens are in the file") == 2
 
 
 def test_a_site_without_nearest_words_is_reported() -> None:
