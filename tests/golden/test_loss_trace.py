@@ -1,4 +1,4 @@
-"""Ten steps of the shipped backbone on the built-in task, to the last digits that another processor would give too.
+"""Ten steps of the shipped backbone on the built-in task, as closely as another processor would compute them.
 
 `pipeline/table_to_text-tiny_gpt2.losses.txt` has one `step loss` a line, in nats per token, as in `events.jsonl`.
 Whatever changes it changes every run: data, order, loss, optimizer, initialisation, attention. A change must be meant.
@@ -32,6 +32,10 @@ WORDS = [
     "generation.max_new_tokens=1",
 ]
 
+NUM_EXACT = 5
+"""Steps that every processor computes alike. Adam divides by gradients that are almost 0, so that rounding grows: with
+and without AVX-512 the same code differs by up to 1.2% in steps 6 to 10."""
+
 
 def test_losses_are_the_golden_ones(tmp_path: Path) -> None:
     words = [*WORDS, f"data.cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'run'}"]
@@ -45,4 +49,6 @@ def test_losses_are_the_golden_ones(tmp_path: Path) -> None:
         GOLDEN.write_text("".join(f"{step} {loss:.7f}\n" for step, loss in enumerate(losses, start=1)))
     expected = [line.split() for line in GOLDEN.read_text().splitlines()]
     assert [event["step"] for event in events] == [int(step) for step, _ in expected]
-    assert losses == pytest.approx([float(loss) for _, loss in expected], rel=1e-4)
+    golden = [float(loss) for _, loss in expected]
+    assert losses[:NUM_EXACT] == pytest.approx(golden[:NUM_EXACT], rel=1e-4)
+    assert losses[NUM_EXACT:] == pytest.approx(golden[NUM_EXACT:], rel=2e-2)
