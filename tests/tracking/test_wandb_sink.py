@@ -294,7 +294,7 @@ def test_an_offline_process_makes_no_network_calls_when_it_exits(
 ) -> None:
     monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
     code = (
-        "import sys; from pathlib import Path; from sink_facts import make_facts\n"
+        "import sys; from pathlib import Path; from support.sink_facts import make_facts\n"
         "from ptl_prefix.tracking.wandb_sink import WandbSink\n"
         "sink = WandbSink(mode='offline', project='p', entity=None, group=None, job_type='j', tags=[],"
         " finish_timeout_s=5.0)\n"
