@@ -4,16 +4,20 @@ In: a `Page`, and an empty folder. Out: a list of `Failure`s, empty when the pag
 shell and Python blocks one interpreter, so that variables live on; neither reaches the network or the reader's home.
 """
 
+import atexit
+import functools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from doc_commands import ASKER
 from doc_pages import CHECKOUT, Block, Page, commands_of
 
 _TIMEOUT_S = 420.0
@@ -36,6 +40,12 @@ for line in sys.stdin:
     sys.stdout.flush(), sys.stderr.flush()
     print(code, file=channel, flush=True)
 """
+# A process that forks must have one thread: a fork inherits the locks of the others, which nobody releases.
+_ONE_THREAD = {
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 _SHELL = """
 while IFS=$'\\t' read -r name output; do . "$name" >"$output" 2>&1 </dev/null 3>&-; echo $? >&3; done
 """
@@ -140,9 +150,10 @@ class Sandbox:
     Args:
         folder: An empty folder.
         with_checkout: Whether the blocks find a copy of the checkout there.
+        warm: Whether `ptl-prefix` is forked from a process that has imported everything.
     """
 
-    def __init__(self, folder: Path, *, with_checkout: bool = False) -> None:
+    def __init__(self, folder: Path, *, with_checkout: bool = False, warm: bool = False) -> None:
         self.work, home, self._scratch = (folder / name for name in ("work", "home", "scratch"))
         home.mkdir(parents=True)
         self._scratch.mkdir()
@@ -150,6 +161,9 @@ class Sandbox:
             shutil.copytree(CHECKOUT, self.work, ignore=_NOT_COPIED)
         self.work.mkdir(exist_ok=True)
         self._environment = _environment(home, [str(self.work)] if with_checkout else [])
+        if warm:
+            programs = f"{_command_server().programs}{os.pathsep}"
+            self._environment["PATH"] = programs + self._environment["PATH"]
         self._sessions: dict[str, Session] = {}
         self._last = ""
 
@@ -201,7 +215,9 @@ class Sandbox:
 
 def run_page(page: Page, folder: Path) -> list[Failure]:
     """Run the blocks of a page; the first that fails ends it, as the others build on it."""
-    with Sandbox(folder, with_checkout=page.in_checkout) as sandbox:
+    # In a copy of the checkout, the package must be that copy's.
+    warm = not page.in_checkout and any("ptl-prefix" in block.text for block in page.active)
+    with Sandbox(folder, with_checkout=page.in_checkout, warm=warm) as sandbox:
         for block in page.active:
             if failures := sandbox.check(block):
                 return failures
@@ -225,6 +241,38 @@ def _pattern(line: str) -> re.Pattern[str]:
 
 def _not_shown(name: str, missing: Sequence[str], real: str) -> str:
     return f"{name} must show\n  {chr(10).join(missing)}\nbut shows:\n{real[-4000:]}"
+
+
+class _CommandServer:
+    """Answers a `ptl-prefix` of its own, in `programs`, until this process ends."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ptl_prefix_docs_"))
+        self.programs, home, address = (self._folder / name for name in ("bin", "home", "socket"))
+        self.programs.mkdir()
+        home.mkdir()
+        program = self.programs / "ptl-prefix"
+        program.write_text(ASKER.format(python=sys.executable, address=str(address)), encoding="utf-8")
+        program.chmod(0o755)
+        server = Path(__file__).with_name("doc_commands.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(server), str(address)],
+            env=_environment(home, []) | _ONE_THREAD,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        atexit.register(self.close)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"listening\n", f"{server} did not start; standard error says why."
+
+    def close(self) -> None:
+        """End the server and remove its folder."""
+        self._process.communicate()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_command_server = functools.cache(_CommandServer)
 
 
 def _environment(home: Path, paths: Sequence[str]) -> dict[str, str]:

@@ -92,7 +92,9 @@ class TestRunning:
         assert "ForbiddenNetworkError" in found.what
 
     def test_the_package_is_there(self, tmp_path: Path) -> None:
-        assert failures(tmp_path, console("output", "$ ptl-prefix --version", "ptl-prefix ...")) == []
+        shown = ("$ ptl-prefix --version", "ptl-prefix ...", "$ ptl-prefix nonsense; echo exit code $?", "exit code 2")
+
+        assert failures(tmp_path, console("output", *shown)) == []
 
     def test_what_a_page_leaves_running_ends_with_it(self, tmp_path: Path) -> None:
         assert failures(tmp_path, console("", "$ sleep 300 & echo $! > pid")) == []

@@ -1,0 +1,177 @@
+"""`ptl-prefix` for the pages without its imports: a process that has imported everything forks itself per command.
+
+In: a socket's path, and requests on it: words, folder, variables, and the three standard streams as descriptors. Out:
+the command ran in a fork, with those streams, and its exit code went back. A program that stands first on the pages'
+PATH asks for it, hands signals on, and exits as the command did; a command whose asker has gone is killed. That the
+installed command itself starts is shown by the tests of the package.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from typing import Any, NoReturn
+
+ASKER = """#!{python} -SE
+import json, os, signal, socket, sys
+asked = socket.socket(socket.AF_UNIX)
+asked.connect({address!r})
+words = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(asked, [len(words).to_bytes(4, "big")], [0, 1, 2])
+asked.sendall(words)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: asked.sendall(bytes([number])))
+code = int(asked.makefile().readline() or 1)
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
+"""The program that stands for `ptl-prefix`; it has two gaps, the interpreter and the socket."""
+
+_IMPORTED = (
+    "ptl_prefix.commands.train.command",
+    "ptl_prefix.commands.evaluate.command",
+    "ptl_prefix.commands.compare.command",
+    "ptl_prefix.commands.sweep.command",
+    "ptl_prefix.commands.hydra_main",
+    "ptl_prefix.methods.prefix_tuning",
+    "ptl_prefix.methods.lora",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.generation.utils",
+    "torch._dynamo",
+    "plotly.graph_objects",
+)
+
+
+class _Command:
+    """A command that is asked for, and then runs.
+
+    Args:
+        connection: The connection to whoever asked.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        header, self.streams, _, _ = socket.recv_fds(connection, 4, 3)
+        self.request = json.loads(connection.makefile("rb").read(int.from_bytes(header, "big")))
+        self.pid = 0
+
+    def hear(self) -> None:
+        """Hand a signal on; kill the command if nobody waits for it any more."""
+        with suppress(ConnectionResetError):
+            if numbers := self.connection.recv(16):
+                for number in numbers:
+                    os.kill(self.pid, number)
+                return
+        os.kill(self.pid, signal.SIGKILL)
+
+    def run(self) -> NoReturn:
+        """Become the command, in a fork."""
+        words, folder, variables = self.request
+        for own, stream in enumerate(self.streams):
+            os.dup2(stream, own)
+        os.setpgid(0, 0)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(variables)
+        sys.argv = ["ptl-prefix", *words]
+        importlib.import_module("torch").set_num_threads(len(os.sched_getaffinity(0)))
+        code = 1
+        try:
+            importlib.import_module("ptl_prefix.commands.main").main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        with suppress(BaseException):
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+
+class _Server:
+    """Forks a process for each request until standard input is closed."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(address)
+        self._socket.listen()
+        self._ended = os.pipe()
+        self._running: dict[int, _Command] = {}
+        os.set_blocking(self._ended[1], False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._ended[1], warn_on_full_buffer=False)
+        self._selector = selectors.DefaultSelector()
+        for source in (self._socket, self._ended[0], 0):
+            self._selector.register(source, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Handle one event after another."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj == 0:
+                    return
+                if key.fileobj == self._ended[0]:
+                    os.read(self._ended[0], 4096)
+                    self._report()
+                elif key.fileobj is self._socket:
+                    self._start()
+                elif key.data.pid in self._running:
+                    key.data.hear()
+
+    def _start(self) -> None:
+        command = _Command(self._socket.accept()[0])
+        command.pid = os.fork()
+        if command.pid == 0:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGINT):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            self._selector.close()
+            for end in (self._socket, command.connection, *(one.connection for one in self._running.values())):
+                end.close()
+            command.run()
+        for stream in command.streams:
+            os.close(stream)
+        self._running[command.pid] = command
+        self._selector.register(command.connection, selectors.EVENT_READ, command)
+
+    def _report(self) -> None:
+        while self._running:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            command: Any = self._running.pop(pid)
+            self._selector.unregister(command.connection)
+            with suppress(BrokenPipeError):
+                command.connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            command.connection.close()
+
+
+def main() -> None:
+    """Import, listen, and say so with a line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    importlib.import_module("ptl_prefix.backbones.library_logging").silence_library_messages()
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    count = len(os.listdir("/proc/self/task"))
+    assert count == 1, f"A process that forks must have one thread, but has {count}."
+    server = _Server(sys.argv[1])
+    print("listening", flush=True)
+    server.serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
