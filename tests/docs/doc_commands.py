@@ -85,7 +85,9 @@ class _Command:
         os.environ.clear()
         os.environ.update(variables)
         sys.argv = ["ptl-prefix", *words]
-        importlib.import_module("torch").set_num_threads(len(os.sched_getaffinity(0)))
+        # torch read the number when it was imported.
+        threads = int(variables.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+        importlib.import_module("torch").set_num_threads(threads)
         code = 1
         try:
             importlib.import_module("ptl_prefix.commands.main").main()

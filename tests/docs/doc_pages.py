@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 MARKERS = {
     "output": "every shown line of output must be in the real output",
     "fails": "the commands must fail, and show the lines that are shown",
+    "briefly": "settings that make a test of the block shorter, in place of its own: `briefly: <key>=<value>`",
     "slow": "the page takes long, so it belongs to `make test-slow`",
     "parse": "not run; its ptl-prefix commands are parsed, and their configs composed: `parse: <what it needs>`",
     "file": "the block is written to a file of this name instead of being run: `file: <name>`",
@@ -25,7 +26,7 @@ NEEDS = ("GPU", "cluster", "hub", "W&B server", "data that is not shipped", "not
 
 RUN = ("console", "python")
 _FORBIDDEN = ("bash", "sh", "shell", "zsh", "shell-session")
-_WITH_VALUE = ("parse", "file", "skip")
+_WITH_VALUE = ("parse", "file", "skip", "briefly")
 _MARKER = re.compile(r"\s*<!-- *docs-test: *(.*?) *-->\s*")
 _FENCE = re.compile(r"(?P<indent>[ >]*)(?P<fence>`{3,}|~{3,})(?P<language>[^`]*)")
 

@@ -9,7 +9,7 @@ from doc_composing import refused
 from doc_links import anchors_of, broken_links
 from doc_numbers import tables_without_source, too_long
 from doc_pages import Block, PageError, commands_of, read_page
-from doc_sandbox import Failure, missing_lines, run_page
+from doc_sandbox import Failure, missing_lines, run_page, shortened
 
 
 def console(marker: str, *lines: str) -> str:
@@ -109,6 +109,15 @@ class TestRunning:
                 return
             time.sleep(0.05)
         pytest.fail("it still runs")
+
+
+def test_a_training_is_shortened_by_settings_that_replace_its_own_or_are_added() -> None:
+    block = Block("console", "", 1, {"briefly": "trainer.max_steps=2"})
+
+    assert shortened("ptl-prefix train seed=1", block) == "ptl-prefix train seed=1 trainer.max_steps=2"
+    assert shortened('few="trainer.max_steps=80 seed=1"', block) == 'few="trainer.max_steps=2 seed=1"'
+    assert shortened("ptl-prefix train $few", Block("console", "", 1)) == "ptl-prefix train $few"
+    assert shortened("ptl-prefix runs", block) == "ptl-prefix runs"
 
 
 class TestMarkers:

@@ -35,6 +35,7 @@ def finished_record() -> RunRecord:
     return record
 
 
+@pytest.mark.slow
 def test_e2e_nlg_loads_every_pair_and_trains(data_folder: Path, few: list[str], invoke: Invoke) -> None:
     result = invoke("train", "task=e2e_nlg", f"task.data_dir={data_folder / 'data' / 'e2e'}", *few)
 
@@ -58,6 +59,7 @@ def test_a_llama_with_grouped_heads_trains(data_folder: Path, few: list[str], in
     assert record.parameters.stored == 2 * 5 * 10 * 4 * 8
 
 
+@pytest.mark.slow
 def test_text_pairs_of_abstracts_train_with_what_is_too_long_counted(
     data_folder: Path, few: list[str], invoke: Invoke
 ) -> None:

@@ -108,7 +108,13 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize(
+    "search",
+    [
+        pytest.param(search, id=name, marks=[] if name == "one that prunes" else pytest.mark.slow)
+        for name, search in SEARCHES.items()
+    ],
+)
 def test_no_trial_is_lost_or_repeated_at_whichever_write_a_worker_dies(
     mortality: Mortality, tmp_path: Path, search: Search, deaths: int
 ) -> None:
