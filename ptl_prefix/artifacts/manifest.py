@@ -40,6 +40,8 @@ class BackboneIdentity:
         family: Model type in transformers.
         weights_fingerprint: Fingerprint of the parameters as loaded.
         tokenizer_fingerprint: Fingerprint of the tokenizer.
+        config_fingerprint: Fingerprint of what a forward pass depends on in the model's config; `None` in the first
+            bundles, whose other fingerprints may be of other files too.
         quantization: Quantisation of the matrices, as in `backbone.quantization`; `None`: not quantised.
     """
 
@@ -48,6 +50,7 @@ class BackboneIdentity:
     family: str
     weights_fingerprint: str
     tokenizer_fingerprint: str
+    config_fingerprint: str | None = None
     quantization: str | None = None
 
 
@@ -117,6 +120,8 @@ def check_backbone(manifest: Manifest, identity: BackboneIdentity) -> None:
         "model family": wanted.family != identity.family,
         "weights": wanted.weights_fingerprint != identity.weights_fingerprint,
         "tokenizer": wanted.tokenizer_fingerprint != identity.tokenizer_fingerprint,
+        "config (such as activation, epsilon or scaling)": wanted.config_fingerprint
+        not in (None, identity.config_fingerprint),
         # Quantised weights are other weights.
         f"quantization ({wanted.quantization or 'none'} there, {identity.quantization or 'none'} here)": (
             wanted.quantization != identity.quantization

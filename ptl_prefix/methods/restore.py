@@ -101,7 +101,7 @@ def restore(backbone: Backbone, bundle: Bundle) -> Adaptation:
         BundleError: When it was trained on another backbone, or its method is unknown.
         BackboneError: When it cannot share the backbone with the bundles that are attached.
     """
-    check_backbone(bundle.manifest, backbone.identity)
+    check_backbone(bundle.manifest, backbone.identity_like(bundle.manifest.backbone))
     kind = method_class(bundle.manifest.method)
     _check_sharing(kind, [other for other in backbone.attachments if other.is_attached])
     try:
