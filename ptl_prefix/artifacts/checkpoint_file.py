@@ -1,53 +1,58 @@
-"""The file of a checkpoint: a zip archive that `torch.save` wrote.
+"""Checkpoints as files: written whole, and checked byte by byte before they are believed.
 
-In: its path. Out: its content; else `RunError`. The archive holds a CRC-32 of each of its parts, which `torch.load`
-does not compare with the content: without the check here, a flipped bit would be trained on and exported.
+In: the state of a training, or the path of a checkpoint. Out: a file in torch's format, or the state. The format is a
+zip archive with a checksum for each tensor, which torch writes but never compares: a flipped bit would go unnoticed.
 """
 
+import io
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.atomic import write_new_file
 from ptl_prefix.errors import RunError
 
 
-def require_intact_checkpoint(path: str | Path) -> None:
-    """Compare every part of a checkpoint's archive with its CRC-32, in little memory; no tensor is loaded.
+def write_checkpoint(path: Path, state: Any) -> None:
+    """Write a checkpoint as a new file, straight to its path.
 
     Raises:
-        RunError: The file cannot be read, is no whole archive, or holds other bytes than were written.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    # A damaged directory of the archive can name any compression, flags and offsets.
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise _refusal(path, str(error)) from error
-    if damaged is not None:
-        raise _refusal(path, f"its part {damaged!r} does not agree with its own checksum")
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a whole and unchanged checkpoint onto the CPU; no code in it is run.
-
-    Raises:
-        RunError: The file cannot be read, is damaged, or holds anything but tensors and plain values.
+        StorageError: If the disk does not take the file; the message has the bytes that it needs.
     """
     import torch
 
-    require_intact_checkpoint(path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_new_file(path, content.getbuffer())
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint into memory on the CPU, after comparing its checksums.
+
+    Raises:
+        RunError: If it is missing or damaged, or is not a checkpoint.
+    """
+    import torch
+
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # foreign archives raise many types of errors
-        raise _refusal(path, str(error)) from error
-    if not isinstance(content, dict):
-        raise _refusal(path, f"it holds a {type(content).__name__}")
-    return content
+        if fact := _damage(path):
+            raise _damaged(path, fact)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except RunError:
+        raise
+    except Exception as error:  # damaged archives raise many types of errors
+        raise _damaged(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    if not isinstance(state, dict) or not {"state_dict", "global_step", "callbacks"} <= state.keys():
+        raise _damaged(path, "it holds something else")
+    return state
 
 
-def _refusal(path: str | Path, fact: str) -> RunError:
-    return RunError(
-        f"A checkpoint must be one that `ptl-prefix train` wrote, whole and unchanged, but '{path}' is not: {fact}; "
-        "use another checkpoint of the run, or train again."
-    )
+def _damage(path: str | Path) -> str | None:
+    """The first part of the archive whose bytes do not have its checksum, in words; `None` if all have."""
+    with zipfile.ZipFile(path) as archive:
+        name = archive.testzip()
+    return None if name is None else f"the bytes of its part {name!r} do not have the checksum that was stored"
+
+
+def _damaged(path: str | Path, fact: str) -> RunError:
+    return RunError(f"A checkpoint must be whole and written by `ptl-prefix train`, but '{path}' is not: {fact}.")

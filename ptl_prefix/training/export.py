@@ -26,13 +26,7 @@ def load_trained_state(method: Method, checkpoint: Path) -> None:
     Raises:
         RunError: If the checkpoint cannot be read, or is of another method.
     """
-    trained = read_checkpoint(checkpoint).get("state_dict")
-    if not isinstance(trained, Mapping):
-        raise RunError(
-            f"A checkpoint must be one that `ptl-prefix train` wrote, but '{checkpoint}' is not: it has no "
-            "`state_dict`; use a checkpoint of the run."
-        )
-    method.load_trainable_parameters(trained)
+    method.load_trainable_parameters(read_checkpoint(checkpoint)["state_dict"])
 
 
 def export_bundle(

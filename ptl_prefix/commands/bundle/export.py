@@ -77,5 +77,5 @@ def _metrics(folder: RunFolder, checkpoint: Path) -> dict[str, float]:
         record = read_record(folder.record)
         if record.status == "finished":
             return dict(record.metrics)
-    loss = read_checkpoint(checkpoint).get("callbacks", {}).get("Checkpoints", {}).get("loss")
-    return {} if loss is None else {"val/loss": loss}
+    state = read_checkpoint(checkpoint)["callbacks"]["Checkpoints"]
+    return {} if state["loss"] is None else {"val/loss": state["loss"]}
