@@ -155,9 +155,10 @@ def _manifest(contents: BundleContents, tensors: Mapping[str, Tensor], tensors_s
         decoding=contents.decoding,
         label_set=None if contents.label_set is None else tuple(contents.label_set),
         metrics=dict(contents.metrics),
-        geometry={site: dict(numbers) for site, numbers in contents.geometry.items()},
-        position_law=contents.position_law,
-        dtype=contents.dtype,
+        # Values that no manifest may have are refused when it is checked, by name.
+        geometry={site: dict(numbers) for site, numbers in contents.geometry.items()},  # type: ignore[misc, arg-type]
+        position_law=contents.position_law,  # type: ignore[arg-type]
+        dtype=contents.dtype,  # type: ignore[arg-type]
         backbone=contents.backbone,
         tensors={name: _info(tensor) for name, tensor in tensors.items()},
         tensors_sha256=tensors_sha256,

@@ -48,6 +48,9 @@ class EvaluationKey:
         prompt: Format of the prompts; `None` in records of versions that did not store it.
         prompter: Hash of the tokenizer and of everything else that turns a source into ids; `None` as for `prompt`.
         stop_ids: Ids that end an output; `None` as for `prompt`.
+        backbone_config: Fingerprint of the backbone's config; `None` as for `prompt`.
+        method_settings: Hash of the bundle's settings, such as its layers; `None` as for `prompt`, and for the
+            bare backbone.
         batch_size: Number of prompts in a batch if outputs were sampled, as each batch has a seed; `None` otherwise.
     """
 
@@ -66,6 +69,8 @@ class EvaluationKey:
     prompt: PromptFormat | None = None
     prompter: str | None = None
     stop_ids: tuple[int, ...] | None = None
+    backbone_config: str | None = None
+    method_settings: str | None = None
     batch_size: int | None = None
 
     @property

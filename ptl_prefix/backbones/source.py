@@ -230,6 +230,21 @@ def _generation_config(folder: Path) -> GenerationConfig | None:
         ) from error
 
 
+def fetched_path(path: str) -> str | None:
+    """A backbone's path on this machine, found without the network: for a hub name, that of the copy that was fetched.
+
+    Returns:
+        The path; `None` for a hub name that was not fetched.
+    """
+    if PretrainedFiles(path).is_local:
+        return path
+    try:
+        config = cached_file(path, CONFIG_FILE, local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):  # `path` may be anything
+        return None
+    return None if config is None else str(Path(config).parent)
+
+
 def _downloaded_folder(path: str, revision: str) -> Path:
     """The local copy of a hub model, with its weights.
 

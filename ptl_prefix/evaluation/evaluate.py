@@ -73,12 +73,14 @@ class Subject:
         method: Method that is attached to it; `NoAdaptation` for the bare backbone.
         prompter: Encoder of the sources, as in training.
         adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
+        method_settings: Hash of the bundle's settings; `None` for the bare backbone.
     """
 
     backbone: Backbone
     method: Method
     prompter: Prompter
     adaptation: str | None
+    method_settings: str | None = None
 
     def evaluation_key(
         self, task: Task, split: Split, num_examples: int, decoding: Decoding, *, batch_size: int
@@ -100,6 +102,8 @@ class Subject:
             prompt=self.prompter.prompt_format,
             prompter=self.prompter.fingerprint,
             stop_ids=self.prompter.stop_ids,
+            backbone_config=self.backbone.identity.config_fingerprint,
+            method_settings=self.method_settings,
             batch_size=batch_size if decoding.do_sample else None,
         )
 
