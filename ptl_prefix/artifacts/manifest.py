@@ -47,7 +47,7 @@ class BackboneIdentity:
         name: Name in the config.
         path: Origin of the weights: the name of an embedded model, a hub name or a local folder.
         family: Model type in transformers.
-        weights_fingerprint: Fingerprint of the parameters as loaded.
+        weights_fingerprint: Fingerprint of the tensors that are loaded, as stored.
         tokenizer_fingerprint: Fingerprint of the tokenizer.
         config_fingerprint: Fingerprint of what a forward pass depends on in the model's config; `None` in the first
             bundles, whose other fingerprints may be of other files too.
