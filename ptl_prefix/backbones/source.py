@@ -113,6 +113,8 @@ class PretrainedFiles(ShapeSource):
             tokenizer = self.tokenizer()
         except BackboneError as error:
             return [f"`backbone.path`: {error}"]
+        if getattr(self.config, "quantization_config", None) is not None:
+            return []  # `quantization.py` refuses such weights, whose shapes are others
         problem = used_id_problem(tokenizer, self.config, of=self.path) or self._shape_problem
         return [] if problem is None else [f"`backbone.path`: {problem}"]
 
