@@ -96,7 +96,10 @@ class PretrainedFiles(ShapeSource):
         embedded = EMBEDDED / self.path
         if "/" not in self.path and embedded.is_dir():
             return embedded
-        local = Path(self.path).expanduser()
+        try:
+            local = Path(self.path).expanduser()
+        except RuntimeError:  # `~name` of nobody
+            local = Path(self.path)
         return local if local.exists() or self.path.startswith((".", "/", "~")) else None
 
     def problems(self) -> list[str]:

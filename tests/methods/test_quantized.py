@@ -1,6 +1,7 @@
 """Methods on a quantised backbone: what trains, what is served, and what is refused."""
 
-from pathlib import dataclasses
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import Path
