@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import Path
 import pytest
 import torch
 from support.quantized_backbones import PAIRS, QUANTIZATIONS, quantized
