@@ -145,6 +145,7 @@ def _refuse_to_replace_anything_else(folder: Path) -> None:
 
 
 def _manifest(contents: BundleContents, tensors: Mapping[str, Tensor], tensors_sha256: str) -> Manifest:
+    unchecked: Any = contents  # a value that no manifest may have is refused when the manifest is checked, by name
     return Manifest(
         method=contents.method,
         settings=dict(contents.settings),
@@ -155,10 +156,9 @@ def _manifest(contents: BundleContents, tensors: Mapping[str, Tensor], tensors_s
         decoding=contents.decoding,
         label_set=None if contents.label_set is None else tuple(contents.label_set),
         metrics=dict(contents.metrics),
-        # Values that no manifest may have are refused when it is checked, by name.
-        geometry={site: dict(numbers) for site, numbers in contents.geometry.items()},  # type: ignore[misc, arg-type]
-        position_law=contents.position_law,  # type: ignore[arg-type]
-        dtype=contents.dtype,  # type: ignore[arg-type]
+        geometry={site: dict(numbers) for site, numbers in unchecked.geometry.items()},
+        position_law=unchecked.position_law,
+        dtype=unchecked.dtype,
         backbone=contents.backbone,
         tensors={name: _info(tensor) for name, tensor in tensors.items()},
         tensors_sha256=tensors_sha256,

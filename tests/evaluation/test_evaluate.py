@@ -220,3 +220,14 @@ def test_a_record_is_plain_json(evaluator: Evaluator) -> None:
     assert values["metrics"]["test/perplexity"] == pytest.approx(
         float(torch.tensor(values["metrics"]["test/loss"], dtype=torch.float64).exp())
     )
+
+
+def test_the_key_is_of_the_backbones_config_and_of_the_bundles_settings(evaluator: Evaluator) -> None:
+    def folder(subject: Subject) -> str:
+        return subject.evaluation_key(evaluator.plan.task, "test", 7, evaluator.plan.decoding, batch_size=2).folder_name
+
+    before = folder(evaluator.subject)
+    assert folder(dataclasses.replace(evaluator.subject, method_settings="other")) != before
+    changed = dataclasses.replace(evaluator.backbone.identity, config_fingerprint="other")
+    vars(evaluator.backbone)["identity"] = changed
+    assert folder(evaluator.subject) != before
