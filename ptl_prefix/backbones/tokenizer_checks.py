@@ -22,7 +22,7 @@ def tokenizer_problem(tokenizer: PreTrainedTokenizerBase, *, of: str) -> str | N
     """
     if tokenizer.eos_token_id is None:
         return f"A backbone's tokenizer must have an end-of-text token, but that of '{of}' has none."
-    if _knows_words(tokenizer):
+    if knows_words(tokenizer):
         return None
     return (
         "A backbone's tokenizer must turn ordinary words into ids that are neither special nor unknown, but that of "
@@ -55,7 +55,7 @@ def used_id_problem(tokenizer: PreTrainedTokenizerBase, config: Any, *, of: str)
     return None
 
 
-def _knows_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+def knows_words(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether some word becomes an id that is neither special nor unknown."""
     unusable = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
     own = (token for token, token_id in tokenizer.get_vocab().items() if token_id not in unusable)

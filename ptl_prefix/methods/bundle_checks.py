@@ -26,7 +26,10 @@ def check_bundle(bundle: Bundle, backbone: Backbone) -> None:
     dimensions = {size for info in manifest.tensors.values() for size in info.shape}
     for name, size in _sizes_in(manifest.settings):
         if not isinstance(size, int) or isinstance(size, bool) or size not in dimensions:
-            raise _refusal(f"its tensors have the dimension `{name}`", f"that is {size!r:.40} in the manifest")
+            raise BundleError(
+                f"A bundle must have the settings and tensors of its method, but no tensor has the dimension `{name}`, "
+                f"which is {size!r:.40}; export it again."
+            )
     own = {site: dataclasses.asdict(geometry) for site, geometry in backbone.geometry.items()}
     if manifest.geometry != own:
         raise _refusal(f"its geometry is that of the backbone, {own}", f"it is {manifest.geometry!s:.300}")

@@ -104,8 +104,8 @@ def test_an_impossible_value_is_refused_with_the_manifest(bundle: Path, path: st
     [
         (("geometry", "decoder_self", "num_layers"), 2, "its geometry is that of the backbone"),
         (("geometry",), {}, "its geometry is that of the backbone"),
-        (("settings", "prefix_length"), 10**9, "its tensors have the dimension `prefix_length`"),
-        (("settings", "prefix_length"), "3", "its tensors have the dimension `prefix_length`"),
+        (("settings", "prefix_length"), 10**9, "no tensor has the dimension `prefix_length`"),
+        (("settings", "prefix_length"), "3", "no tensor has the dimension `prefix_length`"),
         (("position_law",), "unshifted", "`position_law` is that of its method"),
         (("stop_ids",), [7], "`stop_ids` are those of its prompt format"),
         (("prompt", "after"), "", "a prompt format that its backbone can read"),
