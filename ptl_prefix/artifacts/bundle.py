@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ptl_prefix.artifacts.atomic import write_folder_atomically
+from ptl_prefix.artifacts.atomic import write_folder_atomically, write_new_file
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import package_version
 from ptl_prefix.artifacts.json_document import DocumentError
@@ -118,8 +118,8 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
     tensors_file = safetensors.torch.save(tensors)
     text = sealed_text(_manifest(contents, tensors, hashlib.sha256(tensors_file).hexdigest()))
     with write_folder_atomically(folder) as unfinished:
-        (unfinished / TENSORS_FILE).write_bytes(tensors_file)
-        (unfinished / MANIFEST_FILE).write_text(text, encoding="utf-8")
+        write_new_file(unfinished / TENSORS_FILE, tensors_file)
+        write_new_file(unfinished / MANIFEST_FILE, text.encode())
         return read_bundle(unfinished)
 
 
@@ -145,6 +145,7 @@ def _refuse_to_replace_anything_else(folder: Path) -> None:
 
 
 def _manifest(contents: BundleContents, tensors: Mapping[str, Tensor], tensors_sha256: str) -> Manifest:
+    unchecked: Any = contents  # a value that no manifest may have is refused when the manifest is checked, by name
     return Manifest(
         method=contents.method,
         settings=dict(contents.settings),
@@ -155,9 +156,9 @@ def _manifest(contents: BundleContents, tensors: Mapping[str, Tensor], tensors_s
         decoding=contents.decoding,
         label_set=None if contents.label_set is None else tuple(contents.label_set),
         metrics=dict(contents.metrics),
-        geometry={site: dict(numbers) for site, numbers in contents.geometry.items()},
-        position_law=contents.position_law,
-        dtype=contents.dtype,
+        geometry={site: dict(numbers) for site, numbers in unchecked.geometry.items()},
+        position_law=unchecked.position_law,
+        dtype=unchecked.dtype,
         backbone=contents.backbone,
         tensors={name: _info(tensor) for name, tensor in tensors.items()},
         tensors_sha256=tensors_sha256,

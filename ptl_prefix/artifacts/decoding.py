@@ -22,12 +22,13 @@ class Decoding:
         seed: Seed of sampling.
     """
 
-    max_new_tokens: Annotated[int, Ge(1)]
-    min_new_tokens: Annotated[int, Ge(0)]
-    num_beams: Annotated[int, Ge(1)]
-    length_penalty: float
-    no_repeat_ngram_size: Annotated[int, Ge(0)]
+    # The upper bounds keep a bundle from anyone from asking for memory or seeds that no machine has.
+    max_new_tokens: Annotated[int, Ge(1), Le(2**20)]
+    min_new_tokens: Annotated[int, Ge(0), Le(2**20)]
+    num_beams: Annotated[int, Ge(1), Le(1000)]
+    length_penalty: Annotated[float, Ge(-100), Le(100)]
+    no_repeat_ngram_size: Annotated[int, Ge(0), Le(2**20)]
     do_sample: bool
     temperature: Annotated[float, Gt(0)]
     top_p: Annotated[float, Gt(0), Le(1)]
-    seed: Annotated[int, Ge(0)]
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le, MaxLen
+from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import ConfigDict
 
 from ptl_prefix.artifacts.decoding import Decoding
@@ -25,6 +25,15 @@ from ptl_prefix.errors import BundleError
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
+
+Quantization = Literal["bitsandbytes_8bit", "bitsandbytes_4bit", "torchao_int8"]
+"""LLM.int8 (Dettmers et al., 2022); NF4 in blocks of 64 (Dettmers et al., 2023); int8 weights with a scale per row."""
+
+Name = Annotated[str, MinLen(1), MaxLen(200)]
+Place = Annotated[str, MinLen(1), MaxLen(4096)]
+TokenId = Annotated[int, Ge(0), Le(2**31)]
+Site = Literal["encoder_self", "decoder_self", "decoder_cross"]
+SiteNumber = Literal["num_layers", "num_kv_heads", "head_dim"]
 
 _SEAL = "manifest_sha256"
 """The key of `manifest.json` with the hash of all others."""
@@ -38,17 +47,20 @@ class BackboneIdentity:
         name: Name in the config.
         path: Origin of the weights: the name of an embedded model, a hub name or a local folder.
         family: Model type in transformers.
-        weights_fingerprint: Fingerprint of the parameters as loaded.
+        weights_fingerprint: Fingerprint of the tensors that are loaded, as stored.
         tokenizer_fingerprint: Fingerprint of the tokenizer.
+        config_fingerprint: Fingerprint of what a forward pass depends on in the model's config; `None` in the first
+            bundles, whose other fingerprints may be of other files too.
         quantization: Quantisation of the matrices, as in `backbone.quantization`; `None`: not quantised.
     """
 
-    name: str
-    path: str
-    family: str
-    weights_fingerprint: str
-    tokenizer_fingerprint: str
-    quantization: str | None = None
+    name: Name
+    path: Place
+    family: Name
+    weights_fingerprint: Name
+    tokenizer_fingerprint: Name
+    config_fingerprint: Name | None = None
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +87,7 @@ class Manifest:
         label_set: Legal targets of a classification task; `None` for free text.
         metrics: Validation and test metrics by `split/name`.
         geometry: `num_layers`, `num_kv_heads` and `head_dim` of each attention site.
-        position_law: Start of the text positions: `shifted` by the prefix, or `unshifted`.
+        position_law: Start of the text positions: `shifted` by the prefix, `unshifted`, or `infix`.
         dtype: Dtype of the backbone in training.
         backbone: Identity of the backbone in training.
         tensors: Shape and dtype of each tensor.
@@ -87,23 +99,29 @@ class Manifest:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     schema_version: int = BUNDLE_VERSION
-    method: str
+    method: Name
     settings: dict[str, Any]
-    task: str
-    task_version: str
+    task: Name
+    task_version: Name
     prompt: PromptFormat
-    stop_ids: tuple[int, ...]
+    stop_ids: Annotated[tuple[TokenId, ...], MaxLen(1000)]
     decoding: Decoding
     label_set: tuple[str, ...] | None
     metrics: dict[str, float]
-    geometry: dict[str, dict[str, int]]
-    position_law: str
-    dtype: str
+    geometry: dict[Site, dict[SiteNumber, Annotated[int, Ge(1), Le(2**20)]]]
+    position_law: Literal["shifted", "unshifted", "infix"]
+    dtype: Literal["float32", "bfloat16", "float16"]
     backbone: BackboneIdentity
     tensors: dict[str, TensorInfo]
-    tensors_sha256: str
-    created: str
-    package_version: str
+    tensors_sha256: Name
+    created: Name
+    package_version: Name
+
+
+def settings_fingerprint(manifest: Manifest) -> str:
+    """The hash of what an adaptation's effect depends on besides its tensors, such as the layers of a prefix."""
+    values = {"method": manifest.method, "settings": manifest.settings, "position_law": manifest.position_law}
+    return _hash_of(values)
 
 
 def check_backbone(manifest: Manifest, identity: BackboneIdentity) -> None:
@@ -117,6 +135,8 @@ def check_backbone(manifest: Manifest, identity: BackboneIdentity) -> None:
         "model family": wanted.family != identity.family,
         "weights": wanted.weights_fingerprint != identity.weights_fingerprint,
         "tokenizer": wanted.tokenizer_fingerprint != identity.tokenizer_fingerprint,
+        "config (such as activation, epsilon or scaling)": wanted.config_fingerprint
+        not in (None, identity.config_fingerprint),
         # Quantised weights are other weights.
         f"quantization ({wanted.quantization or 'none'} there, {identity.quantization or 'none'} here)": (
             wanted.quantization != identity.quantization

@@ -5,7 +5,9 @@ the same in training and serving. `backbones/prompting.py` turns it into ids.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,5 +29,5 @@ class PromptFormat:
     before: str = ""
     between: str = " {bos}"
     after: str = "{eos}"
-    max_source_tokens: int | None = None
+    max_source_tokens: Annotated[int, Ge(0), Le(2**31)] | None = None
     truncation: Literal["right", "left", "none"] = "right"

@@ -19,6 +19,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.attachment import Attachment
 from ptl_prefix.backbones.attention_sites import SiteGeometry, attention_modules, family_of, geometry_of, layers_of
 from ptl_prefix.backbones.checkpointing import Checkpointing
+from ptl_prefix.backbones.fingerprints import Fingerprints
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
@@ -48,8 +49,8 @@ class Backbone:
         base_mode: Mode of the model while a method is trained: `eval` (no dropout) or `train`.
         gradient_checkpointing: Whether the layers' activations are recomputed in the backward pass.
         quantization: Quantisation of the layers' weight matrices; `None` if they are not quantised.
-        fingerprints: Callable that returns the fingerprints of the weights and of the tokenizer, called at most once;
-            `None` if there are no weights.
+        fingerprints: Callable that returns the model's fingerprints, called at most once; `None` without weights.
+        first_fingerprints: The same, as bundles carry them that have none of the config; `None` without weights.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class Backbone:
         base_mode: str,
         gradient_checkpointing: bool = False,
         quantization: Quantization | None = None,
-        fingerprints: Callable[[], tuple[str, str]] | None,
+        fingerprints: Callable[[], Fingerprints] | None,
+        first_fingerprints: Callable[[], Fingerprints] | None = None,
     ) -> None:
         self.model = model.requires_grad_(False)
         self.model.train(base_mode == "train")
@@ -77,7 +79,7 @@ class Backbone:
         self.slots = PrefixSlots(model, attention_modules(model, model.config))
         self._checkpointing = Checkpointing(layers_of(model, model.config)) if gradient_checkpointing else None
         self._sharding: Sharding | None = None
-        self._fingerprints = fingerprints
+        self._fingerprints, self._first_fingerprints = fingerprints, first_fingerprints
         self.attachments: list[Attachment] = []
         """The bundles that are attached; `methods/restore.py` adds and removes them."""
 
@@ -175,15 +177,16 @@ class Backbone:
         """
         if self._fingerprints is None:
             raise BackboneError(f"A backbone must have weights to be identified, but {self.name} has none.")
-        weights, tokenizer = self._fingerprints()
-        return BackboneIdentity(
-            name=self.name,
-            path=self.path,
-            family=self.family,
-            weights_fingerprint=weights,
-            tokenizer_fingerprint=tokenizer,
-            quantization=self.quantization,
-        )
+        return self._identity(self._fingerprints())
+
+    def identity_like(self, other: BackboneIdentity) -> BackboneIdentity:
+        """The identity to compare with another one: with fingerprints of its kind, as the first bundles have others."""
+        first = self._first_fingerprints if other.config_fingerprint is None else None
+        return self.identity if first is None else self._identity(first())
+
+    def _identity(self, fingerprints: Fingerprints) -> BackboneIdentity:
+        own: dict[str, Any] = {"name": self.name, "path": self.path, "quantization": self.quantization}
+        return BackboneIdentity(family=self.family, **own, **fingerprints._asdict())
 
     @property
     def pad_id(self) -> int:
@@ -217,8 +220,10 @@ class Backbone:
 
         Raises:
             ValueError: When the tokenizer lacks a special token that the format needs, or nothing would end a target.
+            BackboneError: When the format's ids are no rows of the embeddings.
         """
-        return Prompter(self.tokenizer, prompt, decoder_start_id=self.decoder_start_id)
+        start_id = self.decoder_start_id
+        return Prompter(self.tokenizer, prompt, decoder_start_id=start_id, num_ids=self.config.vocab_size)
 
     def without_checkpointing(self) -> AbstractContextManager[None]:
         """Inside, activations are kept although `gradient_checkpointing` is on."""

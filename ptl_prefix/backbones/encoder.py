@@ -13,10 +13,21 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from ptl_prefix.artifacts.lfs_pointer import lfs_pointer_fact
+from ptl_prefix.backbones.model_folder import has_adapter
+from ptl_prefix.backbones.tokenizer_checks import knows_words
 from ptl_prefix.errors import BackboneError
 
 _NEEDS_LEADING_SPACE = ("roberta", "xlm-roberta", "longformer")
 """Families whose tokens include the space before a word: the first word must get one as well."""
+
+
+def _file_fact(folder: Path) -> str | None:
+    """The first file of a folder that would be read as something else than it is, with the reason."""
+    if has_adapter(folder):
+        return f"'{folder}' has an adapter_config.json beside its weights: remove the adapter, or merge it"
+    facts = ((path, lfs_pointer_fact(path)) for path in sorted(folder.glob("*")))
+    return next((f"'{path}' {fact}" for path, fact in facts if fact), None)
 
 
 class Encoder:
@@ -26,18 +37,28 @@ class Encoder:
         folder: Local folder with the model and its tokenizer.
 
     Raises:
-        BackboneError: When the folder cannot be read.
+        BackboneError: When the folder cannot be read, lacks weights, or has a tokenizer that knows no words.
     """
 
     def __init__(self, folder: Path) -> None:
+        law = "An encoder must be a folder with a model and its tokenizer"
+        if fact := _file_fact(folder):
+            raise BackboneError(f"{law}, but {fact}.")
         try:
             self.config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
             spaces = {"add_prefix_space": True} if self.config.model_type in _NEEDS_LEADING_SPACE else {}
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, **spaces)
-            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
-            law = "An encoder must be a folder with a model and its tokenizer"
+            loaded: Any = AutoModel.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        except Exception as error:  # damaged files raise many types of errors
             raise BackboneError(f"{law}, but '{folder}' cannot be read as one: {error}") from error
+        model, found = loaded
+        # A head of the pretraining task, which no hidden state depends on, may be missing.
+        if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+            raise BackboneError(f"{law}, but '{folder}' lacks {len(missing)} weights, {missing[0]} among them; get it.")
+        if not knows_words(self._tokenizer):
+            raise BackboneError(f"{law}, but the tokenizer of '{folder}' knows no ordinary word; get its files.")
         self._model: Any = model.eval()
 
     @property

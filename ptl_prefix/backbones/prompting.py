@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.errors import BackboneError
 
 _SPECIAL = re.compile(r"(\{bos\}|\{eos\})")
 _ANCHOR = "a"
@@ -37,9 +38,11 @@ class Prompter:
         tokenizer: The backbone's tokenizer.
         prompt_format: The task's format.
         decoder_start_id: Id that an encoder-decoder's target starts with; `None` for a decoder-only backbone.
+        num_ids: Number of rows of the backbone's embeddings; `None` does not compare ids with it.
 
     Raises:
         ValueError: When the tokenizer lacks a special token that the format needs, or nothing would end a target.
+        BackboneError: When an id of the format, or later of a text, is no row of the embeddings.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class Prompter:
         prompt_format: PromptFormat,
         *,
         decoder_start_id: int | None = None,
+        num_ids: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._num_ids = num_ids
         self.prompt_format = prompt_format
         self._adds_space = tokenizer.decode(self._plain([_ANCHOR])[0] * 2) == f"{_ANCHOR} {_ANCHOR}"
         self._source_lead = self._lead(prompt_format.before)
@@ -60,6 +65,7 @@ class Prompter:
         self.after_ids = self._segment_ids("after", prompt_format.after)
         if not self.after_ids:
             raise ValueError('`after` must give at least one id, so that a target ends, but is empty; use "{eos}".')
+        self._check_ids([self.before_ids, self.between_ids, self.after_ids, self.decoder_start_ids or []])
 
     def _set_up_decoder_only(self, prompt_format: PromptFormat) -> None:
         """Prompt and target are one text."""
@@ -170,7 +176,18 @@ class Prompter:
             return []
         # Not verbose: it would warn of texts that are longer than the model's limit, which are truncated later.
         encoded = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return [list(ids) for ids in encoded.input_ids]
+        all_ids = [list(ids) for ids in encoded.input_ids]
+        self._check_ids(all_ids)
+        return all_ids
+
+    def _check_ids(self, all_ids: list[list[int]]) -> None:
+        """Refuse ids that are no rows of the embeddings: on a GPU they would end the process."""
+        largest = max((max(ids) for ids in all_ids if ids), default=0)
+        if self._num_ids is not None and largest >= self._num_ids:
+            raise BackboneError(
+                f"An id that is used must be a row of the backbone's embeddings, from 0 to {self._num_ids - 1}, but "
+                f"the tokenizer gives {largest}; use the tokenizer and the config.json that belong to the model."
+            )
 
     def _lead(self, preceding: str) -> str:
         """The space between a text and the text before it, unless the tokenizer adds one itself."""

@@ -12,7 +12,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-Quantization = Literal["bitsandbytes_8bit", "bitsandbytes_4bit", "torchao_int8"]
-"""LLM.int8 (Dettmers et al., 2022); NF4 in blocks of 64 (Dettmers et al., 2023); int8 weights with a scale per row."""
+from ptl_prefix.artifacts.manifest import Quantization
 
 _LIBRARIES = {"bitsandbytes_8bit": "bitsandbytes", "bitsandbytes_4bit": "bitsandbytes", "torchao_int8": "torchao"}
 _NF4_BLOCK, _NF4_LEVELS = 64, 16

@@ -6,34 +6,41 @@ safetensors files only, and code that comes with a model is never run.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
-from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_tensors
 from ptl_prefix.backbones.attention_sites import FAMILIES, family_of
+from ptl_prefix.backbones.fingerprints import Fingerprints, fingerprints_of, first_fingerprints_of
+from ptl_prefix.backbones.model_config import value_problem
+from ptl_prefix.backbones.model_folder import (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    file_problem,
+    has_adapter,
+    open_tensors,
+    read_json_object,
+)
+from ptl_prefix.backbones.model_loading import build_model, first_line
 from ptl_prefix.backbones.quantization import Quantization, loading_options, prepare_for_training
+from ptl_prefix.backbones.tokenizer_checks import tokenizer_problem, used_id_problem
 from ptl_prefix.errors import BackboneError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The backbones that are shipped inside the package, one folder each."""
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 class ShapeSource(ABC):
@@ -80,6 +87,8 @@ class PretrainedFiles(ShapeSource):
         self.path = path
         self.revision = revision or "main"
         self.is_local = self.folder is not None
+        if self.folder is not None and has_adapter(self.folder):
+            self.notes = ("has an adapter_config.json beside its weights; the adapter is not loaded",)
 
     @property
     def folder(self) -> Path | None:
@@ -87,25 +96,30 @@ class PretrainedFiles(ShapeSource):
         embedded = EMBEDDED / self.path
         if "/" not in self.path and embedded.is_dir():
             return embedded
-        local = Path(self.path).expanduser()
+        try:
+            local = Path(self.path).expanduser()
+        except RuntimeError:  # `~name` of nobody
+            local = Path(self.path)
         return local if local.exists() or self.path.startswith((".", "/", "~")) else None
 
     def problems(self) -> list[str]:
-        """Missing files and an unsupported family; a hub name has no problems before it is loaded."""
+        """What is wrong with the files of a local folder, found without reading weights: their names and shapes only.
+
+        A hub name has no problems before it is loaded.
+        """
         if self.folder is None:
             return []
-        if not (self.folder / "config.json").is_file():
-            return [f"`backbone.path` must be a folder with a config.json, but '{self.folder}' has none."]
-        if not sorted(self.folder.glob("*.safetensors")):
-            return [
-                f"`backbone.path` must hold its weights as *.safetensors, but '{self.folder}' has none; "
-                "convert them with transformers' save_pretrained."
-            ]
+        if problem := file_problem(self.folder):
+            return [problem]
         try:
             _ = self.config
+            tokenizer = self.tokenizer()
         except BackboneError as error:
             return [f"`backbone.path`: {error}"]
-        return []
+        if getattr(self.config, "quantization_config", None) is not None:
+            return []  # `quantization.py` refuses such weights, whose shapes are others
+        problem = used_id_problem(tokenizer, self.config, of=self.path) or self._shape_problem
+        return [] if problem is None else [f"`backbone.path`: {problem}"]
 
     @property
     def config(self) -> Any:
@@ -115,108 +129,148 @@ class PretrainedFiles(ShapeSource):
     @cached_property
     def _config(self) -> Any:
         try:
+            if problem := value_problem(self._config_values()):
+                raise BackboneError(problem)
             config = AutoConfig.from_pretrained(self._location, revision=self.revision, trust_remote_code=False)
         except OSError as error:
             raise BackboneError(
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached, but "
                 f"'{self.path}' is none: {str(error).splitlines()[0]}"
             ) from error
-        except ValueError as error:
-            # transformers does not know the type, or would need the model's own code.
+        except BackboneError:
+            raise
+        except Exception as error:
+            # transformers does not know the type, would need the model's own code, or fails on a value in its own way.
             raise BackboneError(
                 f"A backbone must be one of the families {', '.join(sorted(FAMILIES))}, whose code is "
-                f"transformers' own, but '{self.path}' is not: {str(error).splitlines()[0]}"
+                f"transformers' own, but '{self.path}' is not: {first_line(error)}"
             ) from error
         family_of(config)  # raises for an unsupported family
         return config
 
+    def _config_values(self) -> dict[str, Any]:
+        """The values of config.json, before transformers makes anything of them."""
+        if self.folder is not None:
+            return read_json_object(self.folder / CONFIG_FILE)
+        values, _ = PretrainedConfig.get_config_dict(self.path, revision=self.revision)
+        return values
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; see `ShapeSource.tokenizer`."""
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            self._location, revision=self.revision, trust_remote_code=False
-        )
-        if tokenizer.eos_token_id is None:
-            raise BackboneError(
-                f"A backbone's tokenizer must have an end-of-text token, but that of '{self.path}' has none."
+        """The tokenizer; see `ShapeSource.tokenizer`.
+
+        Raises:
+            BackboneError: When it cannot be read, has no end-of-text token, or knows no words.
+        """
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self._location, revision=self.revision, trust_remote_code=False
             )
+            problem = tokenizer_problem(tokenizer, of=self.path)
+        except Exception as error:  # damaged files raise many types of errors
+            raise BackboneError(
+                f"A tokenizer must be in a local folder or on a hub that can be reached, but '{self._location}' has "
+                f"none: {first_line(error)}"
+            ) from error
+        if problem is not None:
+            raise BackboneError(problem)
         return tokenizer
 
     def model(self, *, quantization: Quantization | None, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
         """The model with its weights, on `device`.
 
         Raises:
-            BackboneError: When files cannot be read, or weights are missing.
+            BackboneError: When files cannot be read, or the weights are not those of the config's model.
         """
-        try:
-            return self._model(quantization, dtype, device)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise BackboneError(
-                f"A backbone must be an embedded name, a local folder or a hub name that can be reached with "
-                f"safetensors weights, but '{self.path}' could not be loaded: {error}"
-            ) from error
-
-    def _model(self, quantization: Quantization | None, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+        folder = self._local_folder()
         options = loading_options(quantization, device=device, dtype=dtype) if quantization else {}
-        with without_progress_bar():
-            loaded: Any = model_class(self.config).from_pretrained(
-                self._location,
-                revision=self.revision,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
-            )
-        model: PreTrainedModel = loaded[0]
-        if missing := sorted(loaded[1]["missing_keys"]):
-            # transformers would only warn, and initialise them at random.
-            raise BackboneError(
-                f"A backbone must have all its weights, but '{self.path}' lacks {len(missing)} tensors, {missing[0]} "
-                "among them; get the whole model again."
-            )
+        model = build_model(self.config, open_tensors(folder), of=self.path, dtype=dtype, **options)
+        model.config.name_or_path = self._location
+        if (generation_config := _generation_config(folder)) is not None:
+            model.generation_config = generation_config
         if quantization is None:
             return model.to(device)  # type: ignore[arg-type, no-any-return]
         prepare_for_training(model, quantization)
         return model
 
-    def fingerprints(self) -> tuple[str, str]:
-        """The fingerprints of the weights and of the tokenizer, from the files on disk."""
-        folder = self.folder or _snapshot(self.path, self.revision)
-        weights = fingerprint_tensors(_stored_tensors(folder))
-        return weights, fingerprint_files([folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()])
+    @cached_property
+    def _shape_problem(self) -> str | None:
+        """Why the stored tensors are not those of the config's model, from their names and shapes alone."""
+        try:
+            stored = open_tensors(self._local_folder()).items()
+            shapes = {name: torch.empty(part.get_shape(), device="meta") for name, part in stored}
+            build_model(self.config, shapes, of=self.path, dtype=torch.float32, device_map={"": torch.device("meta")})
+        except BackboneError as error:
+            return str(error)
+        return None
+
+    def fingerprints(self) -> Fingerprints:
+        """The fingerprints of weights, tokenizer and config."""
+        return fingerprints_of(self._local_folder(), self.config)
+
+    def first_fingerprints(self) -> Fingerprints:
+        """The fingerprints as the first bundles carry them."""
+        return first_fingerprints_of(self._local_folder())
+
+    def _local_folder(self) -> Path:
+        """The folder with the weights; those of a hub name are downloaded if they are not there yet."""
+        return self.folder or _downloaded_folder(self.path, self.revision)
 
     @property
     def _location(self) -> str:
         return self.path if self.folder is None else str(self.folder)
 
 
-def model_class(config: Any) -> Any:
-    """The class of transformers that builds the model of a config, with its LM head."""
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-
-
-@contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """Inside, transformers shows no progress bar for reading and writing weights."""
-    was_on = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+def _generation_config(folder: Path) -> GenerationConfig | None:
+    """The model's own generation config, which may state the start of an encoder-decoder's target."""
+    if not (folder / GENERATION_CONFIG_FILE).is_file():
+        return None
     try:
-        yield
-    finally:
-        if was_on:
-            transformers_logging.enable_progress_bar()
+        return GenerationConfig.from_dict(read_json_object(folder / GENERATION_CONFIG_FILE))
+    except BackboneError:
+        raise
+    except Exception as error:  # its values are checked there, each in its own way
+        raise BackboneError(
+            f"A model's {GENERATION_CONFIG_FILE} must be one of transformers, but that of '{folder}' is not: "
+            f"{first_line(error)}; get it again, or remove it."
+        ) from error
 
 
-def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors as stored on disk: independent of how files are split, and of the dtype they are loaded in."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a dict
-                yield name, tensors.get_tensor(name)
+def fetched_path(path: str) -> str | None:
+    """A backbone's path on this machine, found without the network: for a hub name, that of the copy that was fetched.
+
+    Returns:
+        The path; `None` for a hub name that was not fetched.
+    """
+    if PretrainedFiles(path).is_local:
+        return path
+    try:
+        config = cached_file(path, CONFIG_FILE, local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):  # `path` may be anything
+        return None
+    return None if config is None else str(Path(config).parent)
 
 
-def _snapshot(path: str, revision: str) -> Path:
-    """The local copy of a hub model that has been loaded."""
-    from huggingface_hub import snapshot_download
+def _downloaded_folder(path: str, revision: str) -> Path:
+    """The local copy of a hub model, with its weights.
 
-    return Path(snapshot_download(path, revision=revision, local_files_only=True))
+    Raises:
+        BackboneError: When it cannot be reached, or has no safetensors weights.
+    """
+    options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    try:
+        whole = cached_file(path, WEIGHTS_FILE, **options)
+        if whole is None and (index := cached_file(path, INDEX_FILE, **options)) is not None:
+            get_checkpoint_shard_files(path, index, revision=revision)
+            whole = index
+        cached_file(path, GENERATION_CONFIG_FILE, **options)
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"A backbone must be an embedded name, a local folder or a hub name that can be reached with safetensors "
+            f"weights, but '{path}' could not be loaded: {first_line(error)}"
+        ) from error
+    if whole is None:
+        raise BackboneError(
+            f"A backbone must have its weights as {WEIGHTS_FILE}, or as the files that {INDEX_FILE} names, but "
+            f"'{path}' on the hub has neither; convert them with transformers' save_pretrained."
+        )
+    return Path(whole).parent

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 
 from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_loading import build_shape, without_progress_bar
 from ptl_prefix.backbones.quantization import Quantization, library_problems, model_problems
-from ptl_prefix.backbones.source import PretrainedFiles, ShapeSource, model_class, without_progress_bar
+from ptl_prefix.backbones.source import PretrainedFiles, ShapeSource
+from ptl_prefix.backbones.tokenizer_checks import used_id_problem
 from ptl_prefix.errors import BackboneError
 from ptl_prefix.settings import settings_from
 
@@ -122,8 +124,7 @@ class BackboneSpec:
             BackboneError: When config or tokenizer cannot be read, or the model cannot be quantised as configured.
         """
         self._check_model()
-        with torch.device("meta"):
-            model = model_class(self._shape.config).from_config(self._shape.config, dtype=self.torch_dtype)
+        model = build_shape(self._shape.config, of=self._shape.path, dtype=self.torch_dtype)
         recompute = self.gradient_checkpointing if gradient_checkpointing is None else gradient_checkpointing
         return self._backbone(model, gradient_checkpointing=recompute)
 
@@ -148,15 +149,19 @@ class BackboneSpec:
             raise BackboneError(" ".join(problems))
 
     def _backbone(self, model: PreTrainedModel, *, gradient_checkpointing: bool) -> Backbone:
+        tokenizer = self._shape.tokenizer()
+        if problem := used_id_problem(tokenizer, self._shape.config, of=self._shape.path):
+            raise BackboneError(problem)
         return Backbone(
             model=model,
-            tokenizer=self._shape.tokenizer(),
+            tokenizer=tokenizer,
             name=self.name,
             path=self._shape.path,
             base_mode=self.base_mode,
             gradient_checkpointing=gradient_checkpointing,
             quantization=self.quantization,
             fingerprints=None if self._weights is None else self._weights.fingerprints,
+            first_fingerprints=None if self._weights is None else self._weights.first_fingerprints,
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ptl_prefix.artifacts.lfs_pointer import lfs_pointer_fact
 from ptl_prefix.errors import DataError
 
 
@@ -76,7 +77,7 @@ def read_rows(path: Path) -> Iterator[FileRow]:
 
 
 def why_unreadable(path: Path) -> str | None:
-    """The reason why a file cannot be read, or `None`. Only its name and existence are checked."""
+    """The reason why a file cannot be read, or `None`. Only its name, its existence and its first bytes are checked."""
     if path.suffix.lower() not in SUFFIXES:
         return f"{path} must end in one of {', '.join(SUFFIXES)}, which names its format; convert or rename it."
     return next(filter(None, map(_absence, _parts(path))), None)
@@ -104,7 +105,8 @@ def _parts(path: Path) -> list[Path]:
 
 def _absence(path: Path) -> str | None:
     if path.is_file():
-        return None
+        pointer = lfs_pointer_fact(path)
+        return None if pointer is None else f"{path} {pointer}."
     return f"{path} must be a file, but {'is a folder' if path.is_dir() else 'does not exist'}; correct the path."
 
 

@@ -73,14 +73,18 @@ class Subject:
         method: Method that is attached to it; `NoAdaptation` for the bare backbone.
         prompter: Encoder of the sources, as in training.
         adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
+        method_settings: Hash of the bundle's settings; `None` for the bare backbone.
     """
 
     backbone: Backbone
     method: Method
     prompter: Prompter
     adaptation: str | None
+    method_settings: str | None = None
 
-    def evaluation_key(self, task: Task, split: Split, num_examples: int, decoding: Decoding) -> EvaluationKey:
+    def evaluation_key(
+        self, task: Task, split: Split, num_examples: int, decoding: Decoding, *, batch_size: int
+    ) -> EvaluationKey:
         """Everything that this subject's outputs on `split` depend on."""
         return EvaluationKey(
             method=self.method.kind,
@@ -95,6 +99,12 @@ class Subject:
             num_examples=num_examples,
             decoding=decoding,
             over_labels=task.label_set is not None,
+            prompt=self.prompter.prompt_format,
+            prompter=self.prompter.fingerprint,
+            stop_ids=self.prompter.stop_ids,
+            backbone_config=self.backbone.identity.config_fingerprint,
+            method_settings=self.method_settings,
+            batch_size=batch_size if decoding.do_sample else None,
         )
 
 
@@ -188,7 +198,7 @@ def evaluate(job: EvaluationJob, out: Path, *, on_progress: Progress = lambda do
     """
     examples = job.task.examples(job.split)
     rows = sample(examples, job.num_examples)
-    key = job.subject.evaluation_key(job.task, job.split, len(rows), job.decoding)
+    key = job.subject.evaluation_key(job.task, job.split, len(rows), job.decoding, batch_size=job.batch_size)
     folder = out / key.folder_name
     if (folder / RECORD_FILE).is_file():
         record = read_evaluation_record(folder / RECORD_FILE)

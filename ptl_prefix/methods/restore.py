@@ -17,7 +17,9 @@ from ptl_prefix.backbones.attachment import Attachment
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import prompt_batch
+from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import BackboneError, BundleError
+from ptl_prefix.methods.bundle_checks import check_bundle, check_restored
 from ptl_prefix.methods.method import Method
 
 
@@ -34,7 +36,8 @@ class Adaptation(Attachment):
         self.backbone = backbone
         self.method = method
         self.bundle = bundle
-        self._prompter = backbone.prompter(bundle.manifest.prompt)
+        self._prompter = _prompter_of(bundle, backbone)
+        check_restored(bundle, position_law=method.position_law, stop_ids=self._prompter.stop_ids)
 
     @property
     def kind(self) -> str:
@@ -101,19 +104,31 @@ def restore(backbone: Backbone, bundle: Bundle) -> Adaptation:
         BundleError: When it was trained on another backbone, or its method is unknown.
         BackboneError: When it cannot share the backbone with the bundles that are attached.
     """
-    check_backbone(bundle.manifest, backbone.identity)
+    check_backbone(bundle.manifest, backbone.identity_like(bundle.manifest.backbone))
+    check_bundle(bundle, backbone)
     kind = method_class(bundle.manifest.method)
     _check_sharing(kind, [other for other in backbone.attachments if other.is_attached])
     try:
         method = kind.restore(bundle, backbone)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(
             "A bundle must have the settings and tensors of its method, but this one of "
             f"'{bundle.manifest.method}' does not: {error} Export it again from its run."
         ) from error
-    adaptation = Adaptation(backbone, method, bundle)
+    try:
+        adaptation = Adaptation(backbone, method, bundle)
+    except BaseException:
+        method.detach()
+        raise
     backbone.attachments.append(adaptation)
     return adaptation
+
+
+def _prompter_of(bundle: Bundle, backbone: Backbone) -> Prompter:
+    try:
+        return backbone.prompter(bundle.manifest.prompt)
+    except ValueError as error:
+        raise BundleError(f"A bundle must have a prompt format that its backbone can read, but: {error}") from error
 
 
 def _check_sharing(kind: type[Method], others: Sequence[Attachment]) -> None:

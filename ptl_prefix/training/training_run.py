@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
+from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
 from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.evaluation.decode import DecodingJob, decode
@@ -170,8 +171,15 @@ class TrainingRun:
             method=plan.method,
             prompter=self.inputs.prompter,
             adaptation=bundle.manifest.tensors_sha256,
+            method_settings=settings_fingerprint(bundle.manifest),
         )
-        key = subject.evaluation_key(plan.task, self.inputs.decoded_split, len(predictions), plan.decoding)
+        key = subject.evaluation_key(
+            plan.task,
+            self.inputs.decoded_split,
+            len(predictions),
+            plan.decoding,
+            batch_size=plan.data.eval_batch_size,
+        )
         write_predictions(self.context.folder.evaluation / key.folder_name / PREDICTIONS_FILE, predictions)
 
     def _add_scores(self, predictions: list[Prediction], suffix: str = "") -> None:

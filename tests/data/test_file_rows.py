@@ -205,3 +205,10 @@ def test_a_fingerprint_is_of_the_content_alone(tmp_path: Path) -> None:
 
     assert fingerprint_file(tmp_path / "a.csv") == fingerprint_file(tmp_path / "b.csv")
     assert fingerprint_file(tmp_path / "a.csv") != fingerprint_file(tmp_path / "c.csv")
+
+
+def test_a_file_that_git_lfs_did_not_fetch_is_no_data(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+
+    assert why_unreadable(path) == (f"{path} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`.")

@@ -1,5 +1,6 @@
 """Methods on a quantised backbone: what trains, what is served, and what is refused."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _write(folder: Path, backbone: Backbone, method: Method) -> None:
         decoding=Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 4}),
         label_set=None,
         metrics={},
-        geometry={},
+        geometry={site: dataclasses.asdict(geometry) for site, geometry in backbone.geometry.items()},
         position_law=method.position_law,
         dtype="float32",
         backbone=backbone.identity,

@@ -8,11 +8,13 @@ from click.testing import CliRunner
 from support.command_lines import CommandLine, Finished, Invoke
 from torch.testing import assert_close
 
+from ptl_prefix.artifacts import manifest
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
 from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.commands.config import bundle_inputs
 from ptl_prefix.commands.main import cli
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.training.module import AdaptationModule
@@ -237,6 +239,17 @@ class TestADamagedBundle:
         (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
 
         assert "99" in self.refusal(bundle, invoke)
+
+    def test_may_not_choose_what_is_downloaded(
+        self, bundle: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = json.loads((bundle / "manifest.json").read_text())
+        values["backbone"]["path"] = "somebody/model"
+        del values["manifest_sha256"]
+        (bundle / "manifest.json").write_text(json.dumps({**values, "manifest_sha256": manifest._hash_of(values)}))
+        monkeypatch.setattr(bundle_inputs, "load_backbone", lambda path, **_: pytest.fail(f"{path} was fetched"))
+
+        assert "set backbone_path=somebody/model" in self.refusal(bundle, invoke)
 
     def test_on_the_wrong_backbone_is_refused(self, bundle: Path, command_line: CommandLine, invoke: Invoke) -> None:
         result = invoke("generate", bundle, SOURCE, f"backbone_path={command_line.tiny.backbone_folder}")

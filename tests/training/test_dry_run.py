@@ -81,8 +81,8 @@ def test_no_weights_are_read(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(source.AutoModelForCausalLM, "from_pretrained", refuse)
-    monkeypatch.setattr(source, "safe_open", refuse)
+    monkeypatch.setattr(source, "build_model", refuse)
+    monkeypatch.setattr(source, "open_tensors", refuse)
 
     assert estimate(tiny_runs.plan()).memory_bytes > 0
 

@@ -9,9 +9,10 @@ from typing import Any
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.source import fetched_path
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.commands.config.verb_settings import DecodingChanges
-from ptl_prefix.errors import DataError
+from ptl_prefix.errors import BackboneError, DataError
 
 
 def bundle_folder(path: Path) -> Path:
@@ -20,13 +21,28 @@ def bundle_folder(path: Path) -> Path:
 
 
 def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone:
-    """Load the backbone that a bundle was trained on, with `backbone_path`, `dtype` and `device` of the config."""
+    """Load the backbone that a bundle was trained on, with `backbone_path`, `dtype` and `device` of the config.
+
+    Raises:
+        BackboneError: When it cannot be loaded, or would have to be fetched although the user did not name it.
+    """
     return load_backbone(
-        config["backbone_path"] or manifest.backbone.path,
+        config["backbone_path"] or _path_on_this_machine(manifest.backbone.path),
         name=manifest.backbone.name,
         dtype=config["dtype"] or manifest.dtype,
         quantization=manifest.backbone.quantization,
         device=config["device"],
+    )
+
+
+def _path_on_this_machine(path: str) -> str:
+    """Where the backbone of a bundle is on this machine: a bundle from anyone must not choose what is downloaded."""
+    if (found := fetched_path(path)) is not None:
+        return found
+    raise BackboneError(
+        f"`backbone_path` must name the backbone of a bundle if it is not on this machine, but the bundle's own path, "
+        f"{path!r}, is neither a folder nor a model of the hub that was fetched before; if you trust it, set "
+        f"backbone_path={path}."
     )
 
 

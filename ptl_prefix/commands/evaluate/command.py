@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.config.bundle_inputs import bundle_folder, decoding_changes, load_bundle_backbone
@@ -122,6 +123,7 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
         method=restore(backbone, bundle).method,
         prompter=backbone.prompter(bundle.manifest.prompt),
         adaptation=bundle.manifest.tensors_sha256,
+        method_settings=settings_fingerprint(bundle.manifest),
     )
     return subject, bundle.manifest.decoding
 

@@ -1,7 +1,10 @@
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.made_up_predictions import prediction, random_predictions
 from support.tiny_encoder import write_tiny_encoder
 from transformers import BertModel, PreTrainedTokenizerFast
@@ -59,3 +62,36 @@ def test_without_an_encoder_it_is_named_as_missing() -> None:
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="An encoder must be a folder with a model and its tokenizer"):
         BERTScore(str(tmp_path)).score(random_predictions(3))
+
+
+def leave_a_pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 12345\n")
+
+
+def leave_a_layer_out(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("encoder.layer.1.")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def remove_the_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "fact"),
+    [
+        (leave_a_pointer, "is a Git LFS pointer"),
+        (leave_a_layer_out, "lacks 16 weights"),
+        (remove_the_tokenizer, "tokenizer"),
+    ],
+)
+def test_an_encoder_that_would_compute_nonsense_is_refused(
+    encoder: Path, tmp_path: Path, damage: Callable[[Path], None], fact: str
+) -> None:
+    copy = Path(shutil.copytree(encoder, tmp_path / "copy"))
+    damage(copy)
+
+    with pytest.raises(BackboneError, match=fact):
+        BERTScore(str(copy)).score(random_predictions(3))
