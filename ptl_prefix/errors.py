@@ -4,7 +4,9 @@ Each message says what must hold, what was found and what to do. `ValueError` re
 for a mistake in this package itself.
 """
 
+import errno
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class PtlPrefixError(Exception):
@@ -59,3 +61,38 @@ class NonFiniteLossError(PtlPrefixError):
 
 class SweepError(PtlPrefixError):
     """A study that cannot start or resume, or that did not end well."""
+
+
+class StorageError(PtlPrefixError, OSError):
+    """A file that the disk did not take; what was at its path before is still there.
+
+    Args:
+        path: File or folder that was to be written.
+        error: Error of the system.
+        num_bytes: Bytes that were to be written; `None` if that is not known.
+    """
+
+    def __init__(self, path: str | Path, error: OSError, num_bytes: int | None = None) -> None:
+        fact, way_out = _DISK_FACTS.get(error.errno or 0, ("refuses it", "choose another folder"))
+        needed = "" if num_bytes is None else f", which needs {num_bytes:,} bytes,"
+        reason = error.strerror or str(error)
+        super().__init__(f"{path} must be written{needed} but the disk {fact} ({reason}); {way_out}, then resume or repeat.")
+        self.errno, self.strerror = error.errno, error.strerror
+        self.num_bytes = num_bytes
+
+    @staticmethod
+    def describes(error: OSError) -> bool:
+        """Whether the disk is the cause of an error: full, without inodes or quota, failing, or not writable."""
+        return error.errno in _DISK_FACTS
+
+
+_DISK_FACTS = {
+    errno.ENOSPC: ("is full, or has no inodes left", "free some of it, or choose another folder"),
+    errno.EDQUOT: ("has no quota left", "remove files of yours, or choose another folder"),
+    errno.EFBIG: ("takes no file of this size", "choose another folder"),
+    errno.EIO: ("fails", "copy what is there to another disk"),
+    errno.EROFS: ("is read-only", "make it writable, or choose another folder"),
+    errno.EACCES: ("does not permit it", "change the permissions, or choose another folder"),
+    errno.EPERM: ("does not permit it", "change the permissions, or choose another folder"),
+}
+"""What an error number says of the disk, and what to do."""

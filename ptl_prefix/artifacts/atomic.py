@@ -1,8 +1,11 @@
 """Atomic writes of files and folders.
 
 In: a path and its new content. Out: the old content or the new one at that path, even after an error, Ctrl-C or a
-killed process. New content is written to a sibling named `.<name>.tmp-<random>`, which no reader opens, and renamed.
-The next write to the same path removes what a killed writer left behind.
+killed process. New content is written to a sibling named `.<name>.tmp-<random>`, which no reader opens, flushed to the
+disk together with its folder, and renamed. The next write to the same path removes what a killed writer left behind.
+
+A disk that is full, read-only or failing raises a `StorageError`, and no temporary file stays. `reserve_space` keeps
+room for a file that must be written even then.
 """
 
 import contextlib
@@ -17,24 +20,104 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ptl_prefix.artifacts.file_lock import lock_file
+from ptl_prefix.errors import StorageError
 
 _ASIDE = ".old"
 """The end of the temporary name of an old folder that is about to be replaced; see `_swap_in_two_steps`."""
 
 
-def write_atomically(path: str | Path, data: str | bytes) -> None:
-    """Write `data` to the file at `path`; its folder is created if it is missing. Text is written as UTF-8."""
-    path = _real(path)
+_PIECE_BYTES = 64 * 2**20
+"""Largest single write: the system writes at most 2 GiB at once."""
+
+
+def write_atomically(path: str | Path, data: str | bytes, *, follow_links: bool = True) -> None:
+    """Write `data` to the file at `path`; its folder is created if it is missing. Text is written as UTF-8.
+
+    Args:
+        path: Path of the file.
+        data: New content.
+        follow_links: Whether a symbolic link at `path` is followed; if not, the file replaces the link.
+
+    Raises:
+        StorageError: If the disk does not take the file.
+    """
     content = data.encode("utf-8") if isinstance(data, str) else data
-    with _temporary_sibling(path) as temporary:
+    with storage_errors(path, len(content)), write_file_atomically(path, follow_links=follow_links) as temporary:
+        write_new_file(temporary, content)
+
+
+@contextmanager
+def write_file_atomically(path: str | Path, *, follow_links: bool = True) -> Iterator[Path]:
+    """Yield a temporary path; the file that the block writes there becomes `path` if the block ends without an error.
+
+    Raises:
+        StorageError: If the disk does not take the file.
+    """
+    path = _real(path) if follow_links else Path(path)
+    with storage_errors(path), _temporary_sibling(path) as temporary:
         try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            _flush_one(temporary)
             os.replace(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            # After an error that left none, a failing disk may refuse this, too; the first error is the one to raise.
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_new_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that does not exist yet.
+
+    Raises:
+        StorageError: If the disk does not take the file.
+    """
+    with storage_errors(path, len(content)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            write_all(descriptor, content)
+        finally:
+            os.close(descriptor)
+
+
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
+    """Write all bytes to an open file; one call of the system may write fewer."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest[:_PIECE_BYTES]) :]
+
+
+@contextmanager
+def storage_errors(path: str | Path, num_bytes: int | None = None) -> Iterator[None]:
+    """Raise a `StorageError` that names `path` where the block fails because of the disk.
+
+    Args:
+        path: File or folder that the block writes.
+        num_bytes: Bytes that it writes; `None` if that is not known.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not StorageError.describes(error):
+            raise
+        known = error.num_bytes if isinstance(error, StorageError) else None
+        raise StorageError(path, error, num_bytes or known) from error
+
+
+def reserve_space(path: Path, num_bytes: int) -> None:
+    """Occupy space and an inode on the disk, until `release_space` frees them for a file that must be written.
+
+    Raises:
+        StorageError: If the disk has no such space.
+    """
+    if not path.is_file() or path.stat().st_size < num_bytes:
+        # Not zeros: a file system may store those as a hole, which occupies nothing.
+        write_atomically(path, secrets.token_bytes(num_bytes), follow_links=False)
+
+
+def release_space(path: Path) -> None:
+    """Free what `reserve_space` occupied; without it, or on a disk that refuses, do nothing."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -43,9 +126,12 @@ def write_folder_atomically(path: str | Path) -> Iterator[Path]:
 
     A folder that exists at `path` is replaced in one step where the file system can (Linux and macOS). Elsewhere it is
     renamed first; if the writer is killed at that moment, the next write restores it.
+
+    Raises:
+        StorageError: If the disk does not take the folder.
     """
     path = _real(path)
-    with _temporary_sibling(path) as temporary:
+    with storage_errors(path), _temporary_sibling(path) as temporary:
         temporary.mkdir()
         try:
             yield temporary
@@ -109,11 +195,15 @@ def _flush(folder: Path) -> None:
     for root, _, names in os.walk(folder):
         for path in (Path(root, name) for name in (*names, "")):
             if stat.S_ISREG(path.lstat().st_mode) or path == Path(root):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ptl_prefix.artifacts.atomic import write_folder_atomically
+from ptl_prefix.artifacts.atomic import write_folder_atomically, write_new_file
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import package_version
 from ptl_prefix.artifacts.json_document import DocumentError
@@ -118,8 +118,8 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
     tensors_file = safetensors.torch.save(tensors)
     text = sealed_text(_manifest(contents, tensors, hashlib.sha256(tensors_file).hexdigest()))
     with write_folder_atomically(folder) as unfinished:
-        (unfinished / TENSORS_FILE).write_bytes(tensors_file)
-        (unfinished / MANIFEST_FILE).write_text(text, encoding="utf-8")
+        write_new_file(unfinished / TENSORS_FILE, tensors_file)
+        write_new_file(unfinished / MANIFEST_FILE, text.encode())
         return read_bundle(unfinished)
 
 

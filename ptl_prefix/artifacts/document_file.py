@@ -45,7 +45,7 @@ class DocumentFile(Generic[Document]):
         except DocumentError as error:
             law = f"{self.name} must hold finite values of the stated types"
             raise ValueError(f"{law}, but it {error}; {self.write_advice}") from error
-        write_atomically(path, text)
+        write_atomically(path, text, follow_links=False)
 
     def read(self, path: str | Path) -> Document:
         """Read the document at `path`.

@@ -1,9 +1,12 @@
 """The event log of a run: `events.jsonl`, one JSON object per line.
 
 In: a kind, a step and values. Out: a line in the file before `write` returns, so that a killed run loses at most the
-line that it was writing. Such an incomplete last line is ignored by readers, and removed when the run is resumed.
+line that it was writing. Such an incomplete last line is ignored by readers, and removed when the run is resumed. A
+line that the disk did not take is removed at once, so that later lines follow whole ones. A log that was removed or
+replaced while it is written is an error.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -12,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.atomic import storage_errors, write_all, write_atomically
+from ptl_prefix.artifacts.file_lock import open_unlinked
 from ptl_prefix.artifacts.json_document import DocumentError, json_problem, parse_values
 from ptl_prefix.errors import RunError
 
@@ -22,13 +26,18 @@ class EventLog:
 
     Args:
         path: File of the log. It is created if it is missing, and an incomplete last line is removed.
+
+    Raises:
+        RunError: `path` is a symbolic link.
+        StorageError: The disk does not take the file.
     """
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut_torn_line(path)
-        self._file = path.open("ab")
+        self._path = Path(path)
+        with storage_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = open_unlinked(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            cut_torn_line(self._path)
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
         """Add one line: `{"time_s": …, "kind": …, "step": …, …}`, where `time_s` counts from 1970.
@@ -40,19 +49,51 @@ class EventLog:
 
         Raises:
             ValueError: A value cannot be stored in strict JSON, such as NaN.
+            RunError: The file is not at its path any more.
+            StorageError: The disk does not take the line; the log is as it was before.
         """
         if "time_s" in values:
             raise ValueError("No value of an event may be named `time_s`, which the log itself writes; rename it.")
         event = {"time_s": round(time.time(), 3), "kind": kind, "step": step, **values}
         if fact := json_problem(event):
             raise ValueError(f"An event must hold finite JSON values, but {fact}; leave it out, or convert it to text.")
-        # One call with the whole line, so that lines of several threads do not mix.
-        self._file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        self.require_in_place()
+        line = json.dumps(event, allow_nan=False).encode() + b"\n"
+        with storage_errors(self._path, len(line)):
+            self._append(line)
+
+    def _append(self, line: bytes) -> None:
+        size = os.fstat(self._descriptor).st_size
+        try:
+            # Usually one call with the whole line, so that lines of several threads do not mix.
+            write_all(self._descriptor, line)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
+            raise
+
+    def require_in_place(self) -> None:
+        """Require that the log is still the file at its path.
+
+        Raises:
+            RunError: It was removed, moved or replaced, so that events would be lost.
+        """
+        try:
+            found = os.lstat(self._path)
+        except OSError:
+            found = None
+        if found is None or not os.path.samestat(found, os.fstat(self._descriptor)):
+            fact = "is gone" if found is None else "is another file now"
+            raise RunError(
+                f"The files of a run must stay where they are until it ends, but its log {self._path} {fact}; "
+                "restore the run folder and resume the run, or repeat it."
+            )
 
     def close(self) -> None:
         """Close the file; the log is complete even without this."""
-        self._file.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def __enter__(self) -> Self:
         return self

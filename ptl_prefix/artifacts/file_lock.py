@@ -4,12 +4,41 @@ In: a path or an open file, and how long to wait. Out: the lock, or the error th
 needs to keep other processes out uses this file: run folders, atomic writes, unfinished predictions, studies.
 """
 
+import errno
 import fcntl
+import os
 import time
 from pathlib import Path
 from typing import IO, Self
 
+from ptl_prefix.errors import RunError, StorageError
+
 _POLL_S = 0.02
+
+
+def open_unlinked(path: Path, flags: int) -> int:
+    """Open a file that is neither truncated nor reached through a symbolic link, which could lead to any other file.
+
+    Args:
+        path: Path of the file; only its last part must not be a link.
+        flags: Flags of `os.open`.
+
+    Returns:
+        Open descriptor.
+
+    Raises:
+        RunError: If `path` is a symbolic link.
+        StorageError: If the disk refuses to make the file.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RunError(
+                f"A lock or a log must be a file of its own, but {path} is a symbolic link to "
+                f"{os.readlink(path)}, which is left as it is; remove the link."
+            ) from error
+        raise StorageError(path, error) if StorageError.describes(error) else error from error
 
 
 def lock_file(file: int | IO[bytes], *, shared: bool = False, timeout_s: float | None) -> bool:
@@ -63,9 +92,11 @@ class FileLock:
 
         Raises:
             Exception: `busy`, if another process holds the lock for longer.
+            RunError: If the lock file is a symbolic link.
+            StorageError: If the disk refuses to make the lock file.
             OSError: If the lock is required and the file system has none.
         """
-        file = self._path.open("wb")
+        file = os.fdopen(open_unlinked(self._path, os.O_RDWR | os.O_CREAT), "r+b")
         try:
             is_acquired = lock_file(file, timeout_s=self._timeout_s)
         except OSError:
@@ -88,9 +119,9 @@ class FileLock:
     def is_held(self) -> bool:
         """Whether a process holds the lock. Nothing on disk is made or changed."""
         try:
-            with self._path.open("rb") as file:
+            with os.fdopen(open_unlinked(self._path, os.O_RDONLY), "rb") as file:
                 return not lock_file(file, shared=True, timeout_s=0.0)
-        except OSError:  # the lock file was never made, cannot be read, or cannot be locked
+        except (OSError, RunError):  # the lock file was never made, cannot be read, or cannot be locked
             return False
 
     def __enter__(self) -> Self:

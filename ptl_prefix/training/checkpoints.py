@@ -5,7 +5,6 @@ run, and `best.ckpt`, the one with the lowest `val/loss`. Each holds the trainab
 optimizer, scheduler, loops, batches and random generators, but never the backbone.
 """
 
-import os
 import random
 import shutil
 from pathlib import Path
@@ -13,7 +12,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from ptl_prefix.artifacts.atomic import write_file_atomically
+from ptl_prefix.artifacts.checkpoint_file import read_checkpoint, write_checkpoint
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
 from ptl_prefix.training.stopping import RunStopped, StopSignals
@@ -162,19 +164,26 @@ class LastStepIsValidated(pl.Callback):
             trainer.should_stop = True
 
 
+class CheckpointFiles(TorchCheckpointIO):
+    """Lightning's reader and writer of checkpoints, by the rules of `checkpoint_file`.
+
+    Lightning's own writes to the system's temporary folder first, where a killed run would leave gigabytes.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint straight to its path."""
+        write_checkpoint(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint that is whole."""
+        return read_checkpoint(path)
+
+
 def _save(trainer: pl.Trainer, path: Path) -> None:
-    # Lightning writes to the system's temporary folder first; from another file system it would copy, not rename.
-    temporary = _temporary(path)
-    trainer.save_checkpoint(temporary)
-    os.replace(temporary, path)
+    with write_file_atomically(path) as temporary:
+        trainer.save_checkpoint(temporary)
 
 
 def _copy(source: Path, target: Path) -> None:
-    temporary = _temporary(target)
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
-
-
-def _temporary(path: Path) -> Path:
-    """A sibling of the file with a fixed name, so that the leftover of a killed run is overwritten."""
-    return path.with_name(f".{path.name}.tmp")
+    with write_file_atomically(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from ptl_prefix.artifacts.atomic import write_folder_atomically
 from ptl_prefix.artifacts.bundle import Bundle, BundleContents, write_bundle
+from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -27,13 +26,7 @@ def load_trained_state(method: Method, checkpoint: Path) -> None:
     Raises:
         RunError: If the checkpoint cannot be read, or is of another method.
     """
-    try:
-        trained = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # damaged archives raise many types of errors
-        raise RunError(
-            f"A checkpoint must be one that `ptl-prefix train` wrote, but '{checkpoint}' is not: {error}"
-        ) from error
-    method.load_trainable_parameters(trained)
+    method.load_trainable_parameters(read_checkpoint(checkpoint)["state_dict"])
 
 
 def export_bundle(

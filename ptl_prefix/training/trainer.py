@@ -11,7 +11,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import EarlyStopping
 
 from ptl_prefix.training.batch_stream import BatchStream
-from ptl_prefix.training.checkpoints import Checkpoints, LastStepIsValidated, RandomState
+from ptl_prefix.training.checkpoints import CheckpointFiles, Checkpoints, LastStepIsValidated, RandomState
 from ptl_prefix.training.lightning_warnings import quiet_lightning
 from ptl_prefix.training.loss_scaling import LossScaling
 from ptl_prefix.training.module import AdaptationModule
@@ -76,7 +76,7 @@ class TrainingLoop:
             "devices": [self._ranks.local_rank] if device == "cuda" else 1,
             "num_nodes": 1,
             "strategy": "auto",
-            "plugins": [LightningEnvironment(), *([LossScaling(device)] if self._plan.scales_loss else [])],
+            "plugins": [LightningEnvironment(), CheckpointFiles(), *([LossScaling(device)] if self._plan.scales_loss else [])],
             "precision": None if self._plan.scales_loss else self._plan.trainer.get("precision"),
             "max_steps": num_steps,
             "max_epochs": -1,

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
+from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -77,5 +77,5 @@ def _metrics(folder: RunFolder, checkpoint: Path) -> dict[str, float]:
         record = read_record(folder.record)
         if record.status == "finished":
             return dict(record.metrics)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]["Checkpoints"]
+    state = read_checkpoint(checkpoint)["callbacks"]["Checkpoints"]
     return {} if state["loss"] is None else {"val/loss": state["loss"]}
