@@ -86,6 +86,10 @@ class StorageError(PtlPrefixError, OSError):
         self.errno, self.strerror = error.errno, error.strerror
         self.num_bytes = num_bytes
 
+    def __str__(self) -> str:
+        """The sentence alone, where other errors of the system begin with a number."""
+        return str(self.args[0])
+
     @staticmethod
     def describes(error: OSError) -> bool:
         """Whether the disk is the cause of an error: full, without inodes or quota, failing, or not writable."""

@@ -39,9 +39,10 @@ class TrainSettings:
     run_id: str
     dry_run: bool
     resume: str | None
-    resume_anyway: Sequence[AcceptedChange] | AcceptedChange
     study: str | None
     trial: Annotated[int, Ge(0)] | None
+    # With a default, as studies of earlier versions keep a `train.yaml` without this key.
+    resume_anyway: Sequence[AcceptedChange] | AcceptedChange = ()
 
     def problems(self) -> list[str]:
         """Accepted changes without a run that is resumed."""
