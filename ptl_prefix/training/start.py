@@ -4,14 +4,14 @@ In: a run folder. Out: `Start`, which was found without changing the folder, and
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ptl_prefix.artifacts.atomic import write_file_atomically
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.event_log import drop_events_after, read_events
 from ptl_prefix.artifacts.fingerprint import package_version
-from ptl_prefix.artifacts.input_fingerprints import known_fingerprints, require_same_inputs
+from ptl_prefix.artifacts.input_fingerprints import accepted_changes, known_fingerprints, require_same_inputs
 from ptl_prefix.artifacts.run_config import write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.backbone import Backbone
@@ -44,13 +44,20 @@ class Start:
         anyway: Kinds of inputs that may differ from the log's.
         from_best: Whether `best.ckpt` takes the place of a damaged `last.ckpt`.
         known: Fingerprints that the run has by its log; `None` if it has none.
+        accepted_before: What was accepted to differ when the run was resumed before.
     """
 
     folder: RunFolder
     step: int | None = None
     anyway: Collection[str] = ()
     from_best: bool = False
-    known: dict[str, str] | None = field(default=None)
+    known: dict[str, str] | None = None
+    accepted_before: Collection[str] = ()
+
+    @property
+    def accepts_other_rows(self) -> bool:
+        """Whether the checkpoint may be one of other training rows: an accepted change counts for every later resume."""
+        return "data" in {*self.anyway, *self.accepted_before}
 
     def check(self, task: Task, backbone: Backbone) -> CheckedInputs:
         """Compare the inputs with those that the run has by its log.
@@ -107,8 +114,15 @@ def find_start(folder: RunFolder, *, resume: bool, anyway: Collection[str] = ())
     except RunError as error:
         step = _step_of_best(folder, error, is_accepted="checkpoint" in anyway)
         from_best = True
-    known = known_fingerprints(read_events(folder.events))
-    return Start(folder=folder, step=step, anyway=anyway, from_best=from_best, known=known)
+    events = read_events(folder.events)
+    return Start(
+        folder=folder,
+        step=step,
+        anyway=anyway,
+        from_best=from_best,
+        known=known_fingerprints(events),
+        accepted_before=accepted_changes(events),
+    )
 
 
 def _step_of_best(folder: RunFolder, error: RunError, *, is_accepted: bool) -> int:

@@ -78,7 +78,7 @@ def _train(
             if start.step is None:
                 begin()
             # A resumed run writes nothing before its inputs are known to be the same.
-            inputs = load_run_inputs(plan, ranks, check=begin.check_inputs, accepts_other_rows="data" in anyway)
+            inputs = load_run_inputs(plan, ranks, check=begin.check_inputs, accepts_other_rows=start.accepts_other_rows)
             begin()
             context = RunContext(
                 folder=folder, events=events, console=console, meter=meter, signals=signals, ranks=ranks
