@@ -56,7 +56,7 @@ class Start:
 
     @property
     def accepts_other_rows(self) -> bool:
-        """Whether the checkpoint may be one of other training rows: an accepted change counts for every later resume."""
+        """Whether the checkpoint may be one of other training rows; an accepted change counts at later resumes, too."""
         return "data" in {*self.anyway, *self.accepted_before}
 
     def check(self, task: Task, backbone: Backbone) -> CheckedInputs:
