@@ -58,6 +58,7 @@ class RunRecorder:
         self._writes = writes
         self.metrics: dict[str, float] = {}
         self._metric_info: dict[str, MetricInfo] = {}
+        self._non_finite: dict[str, str] = {}
         self._parameters = Parameters(trained=0, stored=0, backbone=0)
         self._device = torch.device("cpu")
         self.has_begun = False
@@ -92,7 +93,7 @@ class RunRecorder:
 
     def add_loss(self, name: str, nats: float) -> None:
         """Add a loss in nats per target token to the metrics."""
-        self.metrics[name], self._metric_info[name] = nats, LOSS_INFO
+        self._add(name, nats, LOSS_INFO)
 
     def add_scores(self, split: Split, predictions: list[Prediction], suffix: str = "") -> dict[str, str]:
         """Score predictions by the task's metrics, and add `test/<metric>` or `val/<metric>`.
@@ -102,9 +103,15 @@ class RunRecorder:
         """
         scores = score(predictions, self._plan.task.metrics)
         for name, value in scores.values.items():
-            key = f"{SPLIT_NAMES[split]}/{name}{suffix}"
-            self.metrics[key], self._metric_info[key] = value, scores.infos[name]
+            self._add(f"{SPLIT_NAMES[split]}/{name}{suffix}", value, scores.infos[name])
         return scores.skipped
+
+    def _add(self, name: str, value: float, info: MetricInfo) -> None:
+        """Add a metric; one that is not finite, which neither a record nor a bundle can hold, is only named."""
+        if math.isfinite(value):
+            self.metrics[name], self._metric_info[name] = value, info
+        else:
+            self._non_finite[name] = str(value)
 
     def count_parameters(self, backbone: Backbone) -> Parameters:
         """Count the parameters; the method must be attached."""
@@ -118,7 +125,7 @@ class RunRecorder:
     def finish(self, status: Status, error: str | None = None) -> RunRecord:
         """Write the record of the run, which ends with this status.
 
-        A metric that is not finite, which a record cannot hold, is left out and named in the last event.
+        A metric that is not finite is left out of the record and named in the last event.
 
         Args:
             status: End of the run.
@@ -134,13 +141,11 @@ class RunRecorder:
         if status != "finished":
             for name, nats in read_losses(events).items():
                 self.add_loss(name, nats)
-        non_finite = {name: str(value) for name, value in self.metrics.items() if not math.isfinite(value)}
-        self.metrics = {name: value for name, value in self.metrics.items() if name not in non_finite}
         record = self._record(status, error, events)
         if self._writes:
             release_space(self._folder.reserve)
             write_record(self._folder.record, record)
-        last = {**self.metrics, **({"non_finite": non_finite} if non_finite else {})}
+        last = {**self.metrics, **({"non_finite": self._non_finite} if self._non_finite else {})}
         self._events.write(status, step=self._meter.steps, **last)
         return record
 
