@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -54,7 +55,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _end(verb: str, number: signal.Signals) -> None:
+def _end(verb: str, number: signal.Signals) -> NoReturn:
     what_next = _NEXT.get(verb, "repeat the command to start again.")
     click.echo(f"Stopped by {number.name}: {what_next}", err=True)
     raise SystemExit(128 + number)

@@ -5,7 +5,7 @@ In: losses, scores and counts while the run proceeds. Out: `record.json` and the
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -160,7 +160,7 @@ class RunRecorder:
         """
         release_space(self._folder.reserve)
         cause = f"{type(error).__name__}: {error}"
-        parts = {
+        parts: dict[str, Callable[[], object]] = {
             "log": lambda: self._events.write("error", step=self._meter.steps, error=cause),
             "record": lambda: self.finish("failed", cause),
         }
