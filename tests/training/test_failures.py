@@ -177,17 +177,23 @@ def patch_cache(patch: pytest.MonkeyPatch, cache: Path, number: int, refused: li
     patch.setattr(encoded_split, "_write_rows", refuse)
 
 
+MOMENTS: dict[str, tuple[int, ...]] = {
+    "checkpoint": (0, 1, 4, 9),
+    "bundle": (0, 1, 2, 3),
+    "events": (0, 1, 5, 9),
+    "record": (0, 1, 2, 3),
+    "cache": (0, 0, 0, 0),
+}
+"""The number of calls that succeed before one is refused, for each of `DISK_ERRORS`."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_disk_that_refuses_anything_fails_the_run_in_one_sentence_and_loses_nothing(
     tiny_runs: TinyRuns, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    moments = {"checkpoint": (0, 1, 2, 4, 9), "events": (0, 1, 9), "record": (0, 1, 2, 3)}.get(target, (0, 1, 2))
-    moments = (0,) if target == "cache" else moments
-    for code in DISK_ERRORS:
-        for after in moments:
-            folder = RunFolder(tmp_path / f"{code}-{after}" / "run")
-            check_cell(tiny_runs, folder, whole, monkeypatch, (target, code, after))
+    for code, after in zip(DISK_ERRORS, MOMENTS[target], strict=True):
+        check_cell(tiny_runs, RunFolder(tmp_path / code / "run"), whole, monkeypatch, (target, code, after))
 
 
 def test_a_full_disk_fails_a_run_in_one_sentence_and_loses_nothing(
