@@ -64,14 +64,22 @@ class RunRecorder:
         self.has_begun = False
         """Whether the run writes to its folder; before, an error leaves the folder as it was."""
 
-    def begin(self) -> None:
-        """Reserve space for the record of a run that fails.
+    def begin(self, prepare: Callable[[], None]) -> None:
+        """Reserve space for the record of a run that fails; then prepare the folder.
+
+        Args:
+            prepare: Makes the first changes in the folder. An error in it leaves no reserved space.
 
         Raises:
-            StorageError: If the disk has no such space.
+            StorageError: If the disk has no such space; nothing was changed.
         """
         if self._writes:
             reserve_space(self._folder.reserve, _RESERVED_BYTES + 4 * len(json.dumps(dict(self._plan.config))))
+        try:
+            prepare()
+        except BaseException:
+            release_space(self._folder.reserve)
+            raise
         self.has_begun = True
 
     def log_start(self) -> None:

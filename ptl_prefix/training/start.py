@@ -12,7 +12,7 @@ from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.event_log import drop_events_after, read_events
 from ptl_prefix.artifacts.fingerprint import package_version
 from ptl_prefix.artifacts.input_fingerprints import accepted_changes, known_fingerprints, require_same_inputs
-from ptl_prefix.artifacts.run_config import write_config
+from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Task
@@ -70,7 +70,7 @@ class Start:
         return CheckedInputs(fingerprints=found, accepted=list(kinds), is_new=self.known is None)
 
     def prepare(self, config: Mapping[str, Any]) -> None:
-        """Write the config, remove the record, and drop the events after the checkpoint.
+        """Remove the record, drop the events after the checkpoint, and write the config of a new or longer run.
 
         Raises:
             RunError: If the log is damaged.
@@ -81,8 +81,13 @@ class Start:
             with write_file_atomically(self.folder.last) as temporary:
                 temporary.write_bytes(self.folder.best.read_bytes())
         drop_events_after(self.folder.events, -1 if self.step is None else self.step)
-        write_config(self.folder, config)
+        if self.step is None or self._is_prolonged(config):
+            write_config(self.folder, config)
         self.folder.record.unlink(missing_ok=True)  # a resumed run has not ended
+
+    def _is_prolonged(self, config: Mapping[str, Any]) -> bool:
+        steps = ((one.get("trainer") or {}).get("max_steps") for one in (config, read_config(self.folder)))
+        return next(steps) != next(steps)
 
 
 def input_fingerprints(task: Task, backbone: Backbone) -> dict[str, str]:

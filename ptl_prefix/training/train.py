@@ -138,14 +138,19 @@ class _Beginning:
     def __call__(self) -> None:
         """Write the config, and drop the events after the checkpoint; then open the log."""
         if not self._recorder.has_begun:
-            if self._ranks.is_rank_zero:
-                self._start.prepare(self._plan.config)
-            self._recorder.begin()
+            self._recorder.begin(self._prepare)
         if not self._is_open:
             self._events.open(self._facts)
             self._is_open = True
             if self._start.step is None:
                 self._recorder.log_start()
+        self._log_inputs()
+
+    def _prepare(self) -> None:
+        if self._ranks.is_rank_zero:
+            self._start.prepare(self._plan.config)
+
+    def _log_inputs(self) -> None:
         if self._checked is not None and (self._checked.is_new or self._checked.accepted):
             self._recorder.log_inputs(
                 self._checked.fingerprints, step=self._start.step or 0, accepted=self._checked.accepted
