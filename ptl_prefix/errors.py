@@ -47,6 +47,10 @@ class RunError(PtlPrefixError):
     """A run folder that cannot be read, resumed or exported."""
 
 
+class ChangedInputsError(RunError):
+    """A run that cannot be resumed, as its data, weights, tokenizer or code are others than it was trained with."""
+
+
 class RankError(RunError):
     """Another rank of the run exited; the remaining ranks raise this."""
 
@@ -76,9 +80,15 @@ class StorageError(PtlPrefixError, OSError):
         fact, way_out = _DISK_FACTS.get(error.errno or 0, ("refuses it", "choose another folder"))
         needed = "" if num_bytes is None else f", which needs {num_bytes:,} bytes,"
         reason = error.strerror or str(error)
-        super().__init__(f"{path} must be written{needed} but the disk {fact} ({reason}); {way_out}, then resume or repeat.")
+        super().__init__(
+            f"{path} must be written{needed} but the disk {fact} ({reason}); {way_out}, then resume or repeat."
+        )
         self.errno, self.strerror = error.errno, error.strerror
         self.num_bytes = num_bytes
+
+    def __str__(self) -> str:
+        """The sentence alone, where other errors of the system begin with a number."""
+        return str(self.args[0])
 
     @staticmethod
     def describes(error: OSError) -> bool:

@@ -10,7 +10,8 @@ In: a callable and values. Out: the complete values; or one sentence for each pr
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -161,13 +162,31 @@ def _name(target: Callable[..., Any]) -> str:
 
 
 def _value_problems(annotation: Any, value: Any) -> list[str]:
-    """The problem of one value. Strict, as YAML has types: "5" is not a number and 1 is not a boolean."""
+    """The problem of one value. Strict, as YAML has types: "5" is not a number and 1 is not a boolean.
+
+    Every number of a config is finite, whatever its setting allows: a record could not hold another one.
+    """
+    if (number := _first_non_finite(value)) is not None:
+        inside = "" if isinstance(value, float) else f" (in {value!r})"
+        return [f"must be a finite number, but is {number!r}{inside}."]
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     try:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
         return [_sentence(annotation, error, value)]
     return []
+
+
+def _first_non_finite(value: Any) -> float | None:
+    """The first number in a value, at any depth, that is infinite or not a number."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    parts: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        parts = value.values()
+    elif isinstance(value, list | tuple):
+        parts = value
+    return next((number for part in parts if (number := _first_non_finite(part)) is not None), None)
 
 
 _BOUNDS = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}

@@ -74,3 +74,22 @@ def test_defaults_are_those_of_the_folder_that_configs_are_read_from(tmp_path: P
     with read_configs_from(tmp_path):
         assert defaults_of("generation/greedy") == {"max_new_tokens": shipped + 1}
     assert defaults_of("generation/greedy")["max_new_tokens"] == shipped
+
+
+class Anything:
+    def __init__(
+        self, *, number: float | None, numbers: list[float], nested: Any, bounded: Annotated[float, Ge(0)]
+    ) -> None:
+        pass
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("key", ["number", "numbers", "nested", "bounded"])
+def test_every_number_of_a_config_is_finite(key: str, bad: float) -> None:
+    values = {"number": 1.0, "numbers": [1.0, 2.0], "nested": None, "bounded": 0.0}
+    value = {"numbers": [1.0, bad], "nested": {"a": [{"b": bad}]}}.get(key, bad)
+
+    (mistake,) = argument_problems(Anything, {**values, key: value}, "box")
+
+    assert mistake.startswith(f"`box.{key}` must be a finite number, but is {bad}")
+    assert argument_problems(Anything, values, "box") == []

@@ -38,7 +38,9 @@ def open_unlinked(path: Path, flags: int) -> int:
                 f"A lock or a log must be a file of its own, but {path} is a symbolic link to "
                 f"{os.readlink(path)}, which is left as it is; remove the link."
             ) from error
-        raise StorageError(path, error) if StorageError.describes(error) else error from error
+        if StorageError.describes(error):
+            raise StorageError(path, error) from error
+        raise
 
 
 def lock_file(file: int | IO[bytes], *, shared: bool = False, timeout_s: float | None) -> bool:

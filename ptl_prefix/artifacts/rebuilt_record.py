@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.event_log import read_events, validation_losses
+from ptl_prefix.artifacts.input_fingerprints import accepted_changes, known_fingerprints
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
@@ -53,6 +54,8 @@ def rebuild_record(folder: RunFolder) -> RunRecord:
             metrics=read_losses(events),
             metric_info=TypeAdapter(dict[str, MetricInfo]).validate_python(begun["metric_info"]),
             environment=begun["environment"],
+            fingerprints=known_fingerprints(events) or {},
+            accepted_changes=accepted_changes(events),
         )
     except (KeyError, TypeError, ValidationError) as error:
         raise RunError(

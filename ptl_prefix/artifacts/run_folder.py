@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from ptl_prefix.artifacts.atomic import storage_errors
 from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.errors import RunError
 
@@ -110,14 +111,34 @@ class RunFolder:
         """An empty file, locked by the process that is working in the folder."""
         return self.path / ".lock"
 
+    @property
+    def reserve(self) -> Path:
+        """Space for the record of a run that fails because the disk is full; it is there while the run works."""
+        return self.path / ".reserve"
+
+    def require_in_place(self) -> None:
+        """Require that the folder of a working run still has its config and its log.
+
+        Raises:
+            RunError: If the folder or one of the two is gone; the message names it.
+        """
+        for path in (self.path, self.config, self.events):
+            if not path.exists():
+                raise RunError(
+                    f"The files of a run must stay where they are until it ends, but {path} is gone; "
+                    "restore the run folder and resume the run, or repeat it."
+                )
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Lock the folder, so that no other process writes here. The lock of a process that dies is released.
 
         Raises:
             RunError: Another process is working in the folder.
+            StorageError: The disk does not take the folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         busy = RunError(
             f"A run folder must have one process at a time, but another process is working in {self.path}; "
             "wait for it, or stop it."

@@ -4,7 +4,7 @@ In: a `RunRecord` at the end of a run. Out: the same record, for lists and compa
 atomically, and reading refuses unknown keys and wrong types.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
@@ -99,6 +99,11 @@ class RunRecord:
         metrics: Values by `split/name`. A skipped metric has no entry; NaN is never stored.
         metric_info: Descriptions of the values, by the same key or by the name after the slash.
         environment: Machine and software, as from `fingerprint.environment`.
+        error: First error of a failed run; `None` for every other run.
+        fingerprints: Fingerprints of `data/<split>`, `weights` and `tokenizer`, and the package version as `code`;
+            empty for a run that ended before they were computed, or of an earlier version.
+        accepted_changes: What the user accepted to differ when the run was resumed: kinds of inputs as in
+            `resume_anyway`, and `trainer.max_steps`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -121,6 +126,9 @@ class RunRecord:
     metrics: dict[str, float]
     metric_info: dict[str, MetricInfo]
     environment: dict[str, Any]
+    error: str | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    accepted_changes: list[str] = field(default_factory=list)
 
 
 _FILE = DocumentFile(

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ptl_prefix.artifacts.file_lock import lock_file
+from ptl_prefix.artifacts.atomic import storage_errors, write_all
+from ptl_prefix.artifacts.file_lock import lock_file, open_unlinked
 from ptl_prefix.artifacts.predictions import Prediction, read_predictions, to_line
 from ptl_prefix.errors import RunError
 
@@ -22,13 +23,15 @@ class UnfinishedPredictions:
         path: Path of the file, which is created if it is missing.
 
     Raises:
-        RunError: Another process is using the file.
+        RunError: Another process is using the file, or it is a symbolic link.
+        StorageError: The disk does not take the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.fdopen(open_unlinked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
         try:
             is_locked = lock_file(self._file, timeout_s=0.0)
         except OSError:  # a file system without locks
@@ -53,9 +56,14 @@ class UnfinishedPredictions:
         return read_predictions(self.path) if whole else []
 
     def add(self, predictions: Iterable[Prediction]) -> None:
-        """Append predictions with one write, and flush them to the system."""
-        self._file.write("".join(f"{to_line(prediction)}\n" for prediction in predictions).encode())
-        self._file.flush()
+        """Append predictions, without a buffer that could be written late.
+
+        Raises:
+            StorageError: If the disk does not take them; those of earlier calls are kept.
+        """
+        content = "".join(f"{to_line(prediction)}\n" for prediction in predictions).encode()
+        with storage_errors(self.path, len(content)):
+            write_all(self._file.fileno(), content)
 
     def remove(self) -> None:
         """Remove the file, once the finished predictions are written elsewhere."""

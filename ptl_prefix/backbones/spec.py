@@ -4,10 +4,13 @@ In: the settings of `conf/backbone/`. Out: `problems()` before anything is loade
 the loaded `Backbone`.
 """
 
+import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ptl_prefix.backbones.attention_sites import has_native_bfloat16
@@ -180,7 +183,17 @@ def load_backbone(path: str = "tiny_gpt2", **settings: Any) -> Backbone:
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
-    """Write the model, with its current weights, and the tokenizer, for transformers' `from_pretrained` to load."""
+    """Write the model, with its current weights, and the tokenizer, for transformers' `from_pretrained` to load.
+
+    Raises:
+        OSError: If the disk does not take a file.
+    """
     with without_progress_bar():
-        backbone.model.save_pretrained(folder)
+        try:
+            backbone.model.save_pretrained(folder)
+        except SafetensorError as error:
+            # safetensors has the system's error in its text only.
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+            raise
     backbone.tokenizer.save_pretrained(folder)

@@ -1,7 +1,8 @@
 """The command `ptl-prefix`: verbs, help and exit codes.
 
 In: the arguments of the process. Out: the verb ran, and the exit code is 0; or a message on standard error and 2 for a
-mistake in the command line or config, 1 for a later failure. Unexpected errors keep their traceback.
+mistake in the command line or config, 1 for a later failure, 130 after Ctrl-C and 143 after SIGTERM. Unexpected errors
+keep their traceback.
 Importing this file imports neither Hydra nor torch, so that `--help` and completion are fast.
 """
 
@@ -18,7 +19,8 @@ from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import CommandLine, split_command_line
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
-from ptl_prefix.errors import ConfigError, PtlPrefixError
+from ptl_prefix.commands.interrupts import stopped_by_signals
+from ptl_prefix.errors import ConfigError, PtlPrefixError, StorageError
 
 _EXAMPLES = """\b
 Examples:
@@ -85,6 +87,10 @@ class _VerbCommand(click.Command):
             raise _Mistake(str(error)) from error
         except PtlPrefixError as error:
             raise _Failure(str(error)) from error
+        except OSError as error:
+            if not StorageError.describes(error):
+                raise
+            raise _Failure(str(StorageError(error.filename or "A file", error))) from error
 
     def _run_as_study(self, line: CommandLine) -> bool:
         """Whether the jobs of `-m` ran as a study."""
@@ -126,6 +132,11 @@ def _metrics() -> None:
 
 class _Verbs(click.Group):
     """The verbs in the order in which a newcomer needs them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; Ctrl-C and SIGTERM end it with their exit codes."""
+        with stopped_by_signals(lambda: ctx.invoked_subcommand or ""):
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The verbs in the order of `VERBS`."""

@@ -37,6 +37,7 @@ class TrainBatches:
         seed: Seed of the order, together with the epoch.
         accumulation: Batches of an optimizer step.
         rank_share: Share of the rows of every batch that this process takes.
+        accepts_other_rows: Whether a position among another number of rows is accepted: it starts the next epoch.
 
     Raises:
         ValueError: There are no rows.
@@ -51,11 +52,13 @@ class TrainBatches:
         seed: int,
         accumulation: int = 1,
         rank_share: RankShare = ALONE,
+        accepts_other_rows: bool = False,
     ) -> None:
         if not len(encoded):
             raise ValueError("There must be rows to train on, but there are none; check the training split.")
         self._encoded, self._padding, self._seed = encoded, padding, seed
         self._batch_size, self._accumulation, self._rank_share = batch_size, accumulation, rank_share
+        self._accepts_other_rows = accepts_other_rows
         self._epoch, self._num_handed_out = 0, 0
 
     def __len__(self) -> int:
@@ -104,6 +107,12 @@ class TrainBatches:
         Raises:
             ValueError: The position belongs to another order: other rows, another seed or batch size.
         """
+        if self._accepts_other_rows and {**state["order_of"], "num_rows": len(self._encoded)} == self._identity():
+            is_same = state["order_of"] == self._identity()
+            self._epoch, self._num_handed_out = (
+                (state["epoch"], state["num_handed_out"]) if is_same else (state["epoch"] + 1, 0)
+            )
+            return
         if state["order_of"] != self._identity():
             raise ValueError(
                 "A position must be loaded into batches of the order that it was saved from, "

@@ -18,6 +18,7 @@ _IGNORED_KEYS = {
     "study",
     "trial",
     "resume",
+    "resume_anyway",
     "task.subset_seed",  # also a seed
     "method.name",  # shown in every row
     "data.cache_dir",

@@ -83,6 +83,7 @@ class EventStream:
     ) -> None:
         self._disk, self._notify, self._close_timeout_s = disk, notify, close_timeout_s
         self._has_failed = dict.fromkeys(others, False)
+        self._is_open = False
         self._queue: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._call_others, name="tracking", daemon=True)
         if others:
@@ -90,6 +91,7 @@ class EventStream:
 
     def open(self, facts: RunFacts) -> None:
         """Open every sink."""
+        self._is_open = True
         self._call(lambda sink: sink.open(facts))
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
@@ -103,12 +105,13 @@ class EventStream:
         self._call(lambda sink: sink.write(kind, step=step, **values))
 
     def close(self, exit_code: int = 0) -> None:
-        """Close every sink, and wait for them up to `close_timeout_s`.
+        """Close every sink, and wait for them up to `close_timeout_s`. A stream that was never opened only ends.
 
         Args:
             exit_code: Exit code of the run's process.
         """
-        self._call(lambda sink: sink.close(exit_code), is_close=True)
+        if self._is_open:
+            self._call(lambda sink: sink.close(exit_code), is_close=True)
         if not self._thread.is_alive():
             return
         self._queue.put(None)

@@ -11,7 +11,7 @@ from typing import Any
 from ptl_prefix.artifacts.config_tree import leaves
 from ptl_prefix.tracking.numbers import numeric_values
 
-_NOT_OF_THE_RUN = ("tracking", "dry_run", "resume")
+_NOT_OF_THE_RUN = ("tracking", "dry_run", "resume", "resume_anyway")
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.data.batches import TrainBatches
+from ptl_prefix.errors import RunError
 
 
 class BatchStream:
@@ -36,5 +37,15 @@ class BatchStream:
         return self._batches.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at a position."""
-        self._batches.load_state_dict(state)
+        """Continue at a position.
+
+        Raises:
+            RunError: The position belongs to another order: other rows, another seed or batch size.
+        """
+        try:
+            self._batches.load_state_dict(state)
+        except ValueError as error:
+            raise RunError(
+                f"A resumed run must have the training rows and settings that it began with, but: {error} "
+                "Restore them, or accept other rows with resume_anyway=[data]."
+            ) from error

@@ -106,15 +106,21 @@ class Checkpoints(pl.Callback):
         self.best_step = 0
         self.loss: float | None = None
         self.training_ended = False
+        self.ended_at: int | None = None
+        """The number of steps of the run, if it ended there and not by early stopping."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End training if the run was killed after its last validation: early stopping would count that twice."""
-        trainer.should_stop = self.training_ended
+        """End training if it ended already and was not prolonged: early stopping would count that validation twice."""
+        is_prolonged = self.ended_at is not None and self.ended_at < trainer.max_steps
+        trainer.should_stop = self.training_ended and not is_prolonged
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, and copy the checkpoint if it is the best so far."""
+        if self.ranks.is_rank_zero:
+            self.folder.require_in_place()
         self.loss = float(trainer.callback_metrics["val/loss"])
         self.training_ended = trainer.should_stop
+        self.ended_at = trainer.global_step if trainer.global_step >= trainer.max_steps else None
         is_best = self.loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step = self.loss, trainer.global_step
@@ -147,12 +153,14 @@ class Checkpoints(pl.Callback):
             "best_loss": self.best_loss,
             "best_step": self.best_step,
             "training_ended": self.training_ended,
+            "ended_at": self.ended_at,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best loss and step."""
         self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
         self.training_ended = state_dict["training_ended"]
+        self.ended_at = state_dict.get("ended_at")
 
 
 class LastStepIsValidated(pl.Callback):

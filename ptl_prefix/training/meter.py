@@ -3,6 +3,7 @@
 In: Lightning's callbacks. Out: `train` and `validation` events, and the totals for the record.
 """
 
+import math
 import resource
 import sys
 import time
@@ -69,7 +70,8 @@ class Meter(pl.Callback):
         self, trainer: pl.Trainer, pl_module: AdaptationModule
     ) -> None:
         """Log the validation loss, and the norms of the trainable parameters."""
-        norms = {f"norm/{name}": norm for name, norm in pl_module.method.tracked_norms().items()}
+        found = pl_module.method.tracked_norms().items()
+        norms = {f"norm/{name}": norm for name, norm in found if math.isfinite(norm)}  # squares may overflow
         values = {"val/loss": float(trainer.callback_metrics["val/loss"]), **norms}
         self.events.write("validation", step=trainer.global_step, **values, **self._cost_so_far())
 

@@ -53,6 +53,11 @@ class Optimization:
             return [f"`optimizer.betas` must be two numbers, but is {list(self.betas)}."]
         return []
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the learning rate of a step depends on the number of steps of the run."""
+        return self.schedule != "constant"
+
     def optimizer(self, groups: Iterable[tuple[float, Iterable[nn.Parameter]]]) -> AdamW:
         """AdamW over groups of trainable parameters.
 

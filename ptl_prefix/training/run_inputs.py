@@ -3,7 +3,7 @@
 In: a `Plan`. Out: `RunInputs`, whose rows leave free the positions that the method needs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,23 @@ class RunInputs:
     encoding: Mapping[str, EncodingReport]
 
 
-def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
-    """Load the backbone, and encode the splits or read them from the cache."""
+def load_run_inputs(
+    plan: Plan,
+    ranks: Ranks = ONE_RANK,
+    *,
+    check: Callable[[Backbone], None] = lambda _: None,
+    accepts_other_rows: bool = False,
+) -> RunInputs:
+    """Load the backbone, and encode the splits or read them from the cache.
+
+    Args:
+        plan: Plan of the run.
+        ranks: Ranks that train together.
+        check: Called with the loaded backbone, before the splits are read.
+        accepts_other_rows: Whether a resumed run may go on with another number of training rows, in a new epoch.
+    """
     backbone = _load_backbone(plan, ranks)
+    check(backbone)
     prompter = backbone.prompter(plan.task.prompt)
     with ranks.rank_zero_first():
         train = plan.encoded("train", backbone, prompter)
@@ -63,6 +77,7 @@ def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
             accumulation=plan.accumulation,
             rank_share=ranks.share,
             padding=padding,
+            accepts_other_rows=accepts_other_rows,
         ),
         validation=EvalBatches(
             validation,

@@ -76,7 +76,11 @@ class TrainingLoop:
             "devices": [self._ranks.local_rank] if device == "cuda" else 1,
             "num_nodes": 1,
             "strategy": "auto",
-            "plugins": [LightningEnvironment(), CheckpointFiles(), *([LossScaling(device)] if self._plan.scales_loss else [])],
+            "plugins": [
+                LightningEnvironment(),
+                CheckpointFiles(),
+                *([LossScaling(device)] if self._plan.scales_loss else []),
+            ],
             "precision": None if self._plan.scales_loss else self._plan.trainer.get("precision"),
             "max_steps": num_steps,
             "max_epochs": -1,

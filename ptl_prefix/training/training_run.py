@@ -4,6 +4,7 @@ In: a plan, its loaded inputs and its context. Out: an `Outcome`, and the bundle
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
 from ptl_prefix.artifacts.run_record import RunRecord
+from ptl_prefix.errors import NonFiniteLossError
 from ptl_prefix.evaluation.decode import DecodingJob, decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
@@ -77,6 +79,8 @@ class TrainingRun:
             self._log_start(resumed_step)
             loop = TrainingLoop(self.plan, self.inputs, self.context)
             adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None))
+            if self.ranks.is_rank_zero:
+                self.context.folder.require_in_place()
             return Outcome(self.recorder.finish("finished"), bare, adapted, self.inputs.num_in_decoded_split)
         finally:
             self.plan.method.detach()
@@ -86,6 +90,12 @@ class TrainingRun:
         self._notify(f"evaluating the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.precision}")
         bare = NoAdaptation().attach(self.backbone)
         loss = mean_loss(self.backbone, bare, self.inputs.validation, add_up=self.ranks.sum)
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"The loss of the bare {self.backbone.name} must be finite, but is {loss} on the validation split in "
+                f"{str(self.backbone.dtype).removeprefix('torch.')}; set `backbone.dtype` to float32 or bfloat16, or "
+                "check the weights."
+            )
         self.recorder.add_loss("val/loss_before", loss)
         if not self.plan.evaluation.compare_bare:
             return []

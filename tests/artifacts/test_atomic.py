@@ -1,5 +1,6 @@
 """Atomic writes: old content or new content after errors and after kills at every step; leftovers are removed."""
 
+import errno
 import os
 import signal
 import stat
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.artifacts import atomic
-from ptl_prefix.artifacts.atomic import write_atomically, write_folder_atomically
+from ptl_prefix.artifacts.atomic import release_space, reserve_space, write_atomically, write_folder_atomically
+from ptl_prefix.errors import StorageError
 
 
 def fill(folder: Path, word: str, num_files: int = 3) -> None:
@@ -296,3 +298,69 @@ def test_readers_see_whole_folders_while_a_writer_writes_and_is_killed(tmp_path:
 
     turns = [(path / str(index)).read_text() for index in range(20)]
     assert len(set(turns)) == 1 and turns[0] != ""
+
+
+DISK_ERRORS = {
+    errno.ENOSPC: "is full, or has no inodes left",
+    errno.EDQUOT: "has no quota left",
+    errno.EIO: "fails",
+    errno.EROFS: "is read-only",
+}
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("number", DISK_ERRORS)
+def test_a_disk_that_refuses_is_one_sentence_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    path = tmp_path / "record.json"
+    write_atomically(path, "old")
+    usual = getattr(os, call)
+
+    def refuse(first: object, *rest: object, **more: object) -> object:
+        if call == "open" and not str(first).count(".tmp-"):
+            return usual(first, *rest, **more)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with pytest.raises(StorageError) as refusal:
+            write_atomically(path, "new")
+
+    assert str(refusal.value).startswith(f"{path} must be written, which needs 3 bytes, but the disk ")
+    assert DISK_ERRORS[number] in str(refusal.value)
+    assert isinstance(refusal.value, OSError) and refusal.value.errno == number
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_a_write_that_takes_several_calls_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: usual(descriptor, bytes(data)[:3]))
+        write_atomically(tmp_path / "file", "0123456789")
+
+    assert (tmp_path / "file").read_text() == "0123456789"
+
+
+def test_a_link_can_be_replaced_instead_of_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "record.json").symlink_to(tmp_path / "victim")
+
+    write_atomically(tmp_path / "record.json", "new", follow_links=False)
+
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "record.json").is_symlink() and (tmp_path / "record.json").read_text() == "new"
+
+
+def test_reserved_space_is_there_until_it_is_released(tmp_path: Path) -> None:
+    reserve = tmp_path / ".reserve"
+
+    reserve_space(reserve, 5000)
+    assert reserve.stat().st_size == 5000 and reserve.stat().st_blocks * 512 >= 5000
+    reserve_space(reserve, 100)  # enough is there
+    assert reserve.stat().st_size == 5000
+    release_space(reserve)
+    release_space(reserve)
+
+    assert os.listdir(tmp_path) == []

@@ -1,6 +1,8 @@
 """Event logs: lines that survive a kill, and logs that are continued after one."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.artifacts.event_log import EventLog, cut_torn_line, drop_events_after, read_events
-from ptl_prefix.errors import RunError
+from ptl_prefix.errors import RunError, StorageError
 
 
 def log_of(path: Path, steps: list[int]) -> bytes:
@@ -236,3 +238,54 @@ for step in itertools.count():
     steps = steps_in(path)
     assert steps == list(range(len(steps)))
     assert len(steps) >= max(said) + 1
+
+
+@pytest.mark.parametrize("loss", ["removed", "replaced", "whole folder"])
+def test_a_log_that_vanishes_while_it_is_written_is_noticed(tmp_path: Path, loss: str) -> None:
+    path = tmp_path / "run" / "events.jsonl"
+    with EventLog(path) as log:
+        log.write("train", step=1)
+        if loss == "whole folder":
+            path.parent.rename(tmp_path / "elsewhere")
+        else:
+            path.unlink()
+        if loss == "replaced":
+            path.write_text("")
+
+        with pytest.raises(RunError, match=r"events\.jsonl is (gone|another file now)"):
+            log.write("train", step=2)
+
+
+def test_a_link_in_place_of_a_log_is_refused_and_its_target_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "events.jsonl").symlink_to(tmp_path / "victim")
+
+    with pytest.raises(RunError, match="symbolic link"):
+        EventLog(tmp_path / "events.jsonl")
+
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_line_that_a_full_disk_takes_in_part_is_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events.jsonl"
+    usual = os.write
+    taken = iter([True, False])
+
+    def fill_up(descriptor: int, data: bytes) -> int:
+        if next(taken):
+            return usual(descriptor, bytes(data)[:5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with EventLog(path) as log:
+        log.write("train", step=1)
+        before = path.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", fill_up)
+            with pytest.raises(StorageError, match=r"events\.jsonl must be written, which needs \d+ bytes"):
+                log.write("train", step=2)
+        assert path.read_bytes() == before
+        log.write("error", step=2)
+
+    assert [event["kind"] for event in read_events(path)] == ["train", "error"]

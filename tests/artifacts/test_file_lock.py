@@ -10,6 +10,7 @@ import pytest
 
 from ptl_prefix.artifacts import file_lock
 from ptl_prefix.artifacts.file_lock import FileLock, lock_file
+from ptl_prefix.errors import RunError
 
 HOLD = """
 import sys, time
@@ -90,3 +91,24 @@ def test_a_file_system_without_locks_is_an_error_only_where_the_lock_is_required
         FileLock(path).acquire()
     with FileLock(path, timeout_s=0.0, required=False):
         assert not FileLock(path).is_held()
+
+
+def test_a_link_in_place_of_a_lock_is_refused_and_its_target_is_left_alone(path: Path) -> None:
+    victim = path.with_name("victim")
+    victim.write_text("mine")
+    path.symlink_to(victim)
+
+    with pytest.raises(RunError, match=r"is a symbolic link to .*victim, which is left as it is"):
+        FileLock(path).acquire()
+
+    assert victim.read_text() == "mine"
+    assert not FileLock(path).is_held()
+
+
+def test_a_lock_file_keeps_its_content(path: Path) -> None:
+    path.write_text("notes")
+
+    with FileLock(path):
+        pass
+
+    assert path.read_text() == "notes"

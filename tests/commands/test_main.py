@@ -1,4 +1,6 @@
+import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -170,3 +172,33 @@ def test_cfg_job_shows_the_config_of_train(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "prefix_length: 7" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "sweep", "generate", "export", "compare", "runs"])
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_verb_says_what_to_do_next_and_has_the_exit_code_of_the_signal(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch, verb: str, number: signal.Signals, exit_code: int
+) -> None:
+    def stop(*_: object) -> None:
+        signal.raise_signal(number)
+        pytest.fail("the signal was ignored")
+
+    monkeypatch.setattr(hydra_main, "run_with_hydra", stop)
+    before = signal.getsignal(signal.SIGTERM)
+
+    result = call(verb)
+
+    assert result.exit_code == exit_code
+    assert result.stderr.startswith(f"Stopped by {number.name}: ")
+    assert "epeat the command" in result.stderr or "Resume with" in result.stderr
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_disk_that_refuses_is_one_sentence(launched: Launched) -> None:
+    launched.error = OSError(errno.ENOSPC, "No space left on device", "/full/outputs")
+
+    result = call("train")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("/full/outputs must be written but the disk is full")
+    assert result.stderr.count("\n") == 1

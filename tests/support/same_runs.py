@@ -41,7 +41,7 @@ def assert_same_run(folder: RunFolder, whole: RunFolder) -> None:
 
 def told(folder: RunFolder) -> list[dict[str, Any]]:
     """The events of a run, without times and interruptions."""
-    interruptions = ("resumed", "stopped", "error")
+    interruptions = ("resumed", "stopped", "error", "failed")
     events = [event for event in read_events(folder.events) if event["kind"] not in interruptions]
     if [event["kind"] for event in events].count("finished") == 2:  # it was evaluated again
         events.pop()

@@ -15,7 +15,6 @@ from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.training import checkpoints
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.train import train
 
@@ -97,7 +96,7 @@ def test_checkpoints_are_renamed_inside_their_own_folder(
         renamed.append((Path(source).parent, Path(target)))
         usual(source, target)
 
-    monkeypatch.setattr(checkpoints.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
 
     train(tiny_runs.plan(trainer__max_steps=2), folder)
 

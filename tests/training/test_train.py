@@ -102,6 +102,7 @@ def test_events_are_in_order_one_line_each(tiny_runs: TinyRuns, folder: RunFolde
 
     assert [(event["kind"], event["step"]) for event in read_events(folder.events)] == [
         ("begun", 0),
+        ("inputs", 0),
         ("encoded", 0),
         ("encoded", 0),
         ("bare", 0),
@@ -112,7 +113,7 @@ def test_events_are_in_order_one_line_each(tiny_runs: TinyRuns, folder: RunFolde
         ("validation", 4),
         ("finished", 4),
     ]
-    assert len(folder.events.read_text().splitlines()) == 10
+    assert len(folder.events.read_text().splitlines()) == 11
     (first, _) = events_of(folder, "train")
     costs = {"tokens_per_s", "train_s", "tokens"}
     assert first.keys() == {"time_s", "kind", "step", "train/loss", "train/grad_norm", "lr"} | costs

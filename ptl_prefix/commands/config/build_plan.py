@@ -1,12 +1,13 @@
 """A checked config becomes a `Plan` of a training.
 
 In: the config as plain values. Out: a `Plan` with every object built. The method may choose its own size and the
-backbone's mode; the plan's `config` holds what was chosen, so that a record reproduces it.
+backbone's mode; the plan's `config` holds what was chosen, and absolute paths, so that a record reproduces it.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from ptl_prefix.commands.config.absolute_paths import with_absolute_paths
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.plan import Plan
@@ -21,6 +22,7 @@ def build_plan(config: Mapping[str, Any]) -> Plan:
     Args:
         config: A config without problems.
     """
+    config = with_absolute_paths(config)
     method = build(config["method"])
     backbone = backbone_node(config) | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
     chosen = method.choose_size(build(backbone).load_shape()) if method.needs_size else {}

@@ -22,7 +22,7 @@ from ptl_prefix.commands.config.override_errors import parsed_override
 from ptl_prefix.commands.config.plain_values import plain_values
 
 _VERB = "train"
-_IDENTITY_KEYS = ("run_id", "dry_run", "resume", "study", "trial")
+_IDENTITY_KEYS = ("run_id", "dry_run", "resume", "resume_anyway", "study", "trial")
 """Keys that identify a run and do not change what it does."""
 
 

@@ -14,6 +14,9 @@ from annotated_types import Ge, Gt, Le, MinLen
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
 
+AcceptedChange = Literal["data", "weights", "tokenizer", "code", "checkpoint"]
+"""What may differ when a run is resumed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -23,8 +26,11 @@ class TrainSettings:
         seed: Seed of initialisation, batch order and dropout.
         run_id: Name of the run and of its folder; by default the time and a random part.
         dry_run: Whether to print the config, parameters, steps and memory, and train nothing.
-        resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other setting than
-            `trainer.devices` may be given with it, as the run has its config.
+        resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other settings than
+            `resume_anyway`, `trainer.devices` and `trainer.max_steps` may be given with it, as the run has its config.
+        resume_anyway: Inputs that may differ from those that the run was trained with when it is resumed: `data`,
+            `weights`, `tokenizer` and `code`; `checkpoint` resumes from `best.ckpt` in place of a damaged `last.ckpt`.
+            What differed is recorded.
         study: Name of the study that the run is a trial of; set by sweeps.
         trial: Number of the trial in its study; set by sweeps.
     """
@@ -35,6 +41,14 @@ class TrainSettings:
     resume: str | None
     study: str | None
     trial: Annotated[int, Ge(0)] | None
+    # With a default, as studies of earlier versions keep a `train.yaml` without this key.
+    resume_anyway: Sequence[AcceptedChange] | AcceptedChange = ()
+
+    def problems(self) -> list[str]:
+        """Accepted changes without a run that is resumed."""
+        if self.resume is None and self.resume_anyway:
+            return ["`resume_anyway` is read with `resume` only, which is null; give resume=<run folder>, too."]
+        return []
 
 
 def _input_problems(source_file: str | None) -> list[str]:

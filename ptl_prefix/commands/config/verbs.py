@@ -25,7 +25,7 @@ VERBS = {
             summary="Train a method on a frozen backbone and evaluate it.",
             settings=TrainSettings,
             folder_key="resume",
-            beside_folder=("trainer.devices",),
+            beside_folder=("resume_anyway", "trainer.devices", "trainer.max_steps"),
             study_module="ptl_prefix.commands.sweep.multirun",
             examples=(
                 ("ptl-prefix train", "train on the embedded backbone and the built-in task"),

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ptl_prefix.artifacts.file_lock import open_unlinked
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
@@ -130,7 +131,7 @@ def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) 
     """Run a trial in a fork of the server. The fork exits here and never returns to the server's code."""
     code = 1
     try:
-        log = os.open(folder / TRIAL_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = open_unlinked(folder / TRIAL_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
@@ -156,7 +157,7 @@ def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) 
 
 def log_to(path: Path) -> None:
     """Append to this file what was printed before the study's folder was known, and everything from now on."""
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(log, os.pread(2, os.fstat(2).st_size, 0))
     os.dup2(log, 2)
     os.close(log)

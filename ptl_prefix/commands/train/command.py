@@ -20,6 +20,7 @@ from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
+from ptl_prefix.commands.train.resume_changes import ResumeChanges
 from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.plan import Plan
@@ -45,7 +46,9 @@ def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) ->
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise the library warns when a process forks
     console = Console(stderr=True)
     if config["resume"] is not None:
-        _resume(RunFolder.open(config["resume"]), console, devices=_given_devices(config))
+        keys = _given_keys()
+        devices = int(config["trainer"]["devices"]) if "trainer.devices" in keys else None
+        _resume(RunFolder.open(config["resume"]), console, ResumeChanges.given(config, keys), devices=devices)
         return
     plan = build_plan(_with_group(config))
     if config["dry_run"]:
@@ -64,7 +67,7 @@ def run_frozen(folder: Path) -> None:
     Args:
         folder: Run folder with a checked config.
     """
-    _resume(RunFolder.open(folder), Console(stderr=True), devices=None)
+    _resume(RunFolder.open(folder), Console(stderr=True), ResumeChanges(), devices=None)
 
 
 def _with_group(config: dict[str, Any]) -> dict[str, Any]:
@@ -105,41 +108,48 @@ def _placed(config: Mapping[str, Any], built: Mapping[str, Any]) -> BackboneSpec
     return placed
 
 
-def _given_devices(config: Mapping[str, Any]) -> int | None:
-    """`trainer.devices` of the command line, which a resumed run may change; `None` if it was not given."""
+def _given_keys() -> list[str]:
+    """The keys of the settings on the command line."""
     from hydra.core.hydra_config import HydraConfig
 
-    given = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
-    return int(config["trainer"]["devices"]) if "trainer.devices" in given else None
+    return [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
 
 
-def _resume(folder: RunFolder, console: Console, *, devices: int | None) -> None:
+def _resume(folder: RunFolder, console: Console, changes: ResumeChanges, *, devices: int | None) -> None:
     """Resume a run with its own config.
 
     Args:
         folder: Run folder.
         console: Console for progress.
+        changes: What may differ from the run as it began.
         devices: Number of devices; `None` is that of the run's config.
     """
     environment = find_rank_environment()
-    if folder.record.exists() and (record := read_record(folder.record)).status == "finished":
+    config = read_config(folder)
+    record = read_record(folder.record) if folder.record.exists() else None
+    if record is not None and record.status == "finished" and not changes.prolongs(config):
         if environment is None or environment.share.is_rank_zero:
             console.print(f"This run has already finished after {record.cost.steps} steps: {folder.path}")
         return
-    plan = build_plan(read_config(folder))
+    plan = build_plan(changes.apply(config, folder))
     if problems := plan.problems():
         raise ConfigError(problems)
     if environment is None:
-        _start(plan, folder, console, resume=True, devices=devices)
+        _start(plan, folder, console, resume=changes, devices=devices)
     else:
-        _train_as_rank(plan, folder, console, environment, resume=True)
+        _train_as_rank(plan, folder, console, environment, resume=changes)
 
 
 def _start(
-    plan: Plan, folder: RunFolder, console: Console, *, resume: bool = False, devices: int | None = None
+    plan: Plan,
+    folder: RunFolder,
+    console: Console,
+    *,
+    resume: ResumeChanges | None = None,
+    devices: int | None = None,
 ) -> None:
     """Train in this process, or on several devices in one process per device."""
-    if not resume:
+    if resume is None:
         _require_new(folder)
     num_ranks = plan.num_ranks if devices is None else devices
     if num_ranks == 1:
@@ -147,9 +157,9 @@ def _start(
         return
     if problems := start_problems(plan.trainer, plan.backbone, num_ranks):
         raise ConfigError(problems)
-    if not resume:
+    if resume is None:
         write_config(folder, plan.config)
-    ranks = RankProcesses(folder, num_ranks)
+    ranks = RankProcesses(folder, num_ranks, (resume or ResumeChanges()).as_text())
     ranks.run()
     if ranks.stop is not None:
         raise SystemExit(ranks.stop)
@@ -165,23 +175,30 @@ def _start(
     )
 
 
-def train_as_started_rank(folder: str) -> None:
+def train_as_started_rank(folder: str, changes_text: str) -> None:
     """Train as one of the ranks that `_start` started.
 
     Args:
         folder: Run folder with a checked config.
+        changes_text: What may differ from the run as it began, as `ResumeChanges.as_text` wrote it.
     """
     environment = find_rank_environment()
     assert environment is not None, "`RankProcesses` sets the variables of a rank"
-    run_folder = RunFolder.open(folder)
-    _train_as_rank(build_plan(read_config(run_folder)), run_folder, Console(stderr=True), environment, resume=True)
+    run_folder, changes = RunFolder.open(folder), ResumeChanges.from_text(changes_text)
+    plan = build_plan(changes.apply(read_config(run_folder), run_folder))
+    _train_as_rank(plan, run_folder, Console(stderr=True), environment, resume=changes)
 
 
 def _train_as_rank(
-    plan: Plan, folder: RunFolder, console: Console, environment: RankEnvironment, *, resume: bool = False
+    plan: Plan,
+    folder: RunFolder,
+    console: Console,
+    environment: RankEnvironment,
+    *,
+    resume: ResumeChanges | None = None,
 ) -> None:
     """Train as one of several ranks; all of them use the run folder and the run's name of rank 0."""
-    if not resume and environment.share.num_ranks != plan.num_ranks:
+    if resume is None and environment.share.num_ranks != plan.num_ranks:
         raise ConfigError(
             [
                 f"`trainer.devices` times `trainer.num_nodes` must be the number of started processes, but is "
@@ -189,7 +206,7 @@ def _train_as_rank(
             ]
         )
     with process_group(environment, plan.backbone.torch_device) as ranks:
-        if not resume:
+        if resume is None:
             run_id, path = ranks.from_rank_zero(lambda: (plan.run_id, str(folder.path)))
             plan = dataclasses.replace(plan, run_id=run_id, config={**plan.config, "run_id": run_id})
             folder = RunFolder(path)
@@ -205,8 +222,11 @@ def _require_new(folder: RunFolder) -> None:
         )
 
 
-def _train(plan: Plan, folder: RunFolder, console: Console, *, resume: bool, ranks: Ranks = ONE_RANK) -> None:
-    outcome = train(plan, folder, resume=resume, console=console, ranks=ranks)
+def _train(
+    plan: Plan, folder: RunFolder, console: Console, *, resume: ResumeChanges | None, ranks: Ranks = ONE_RANK
+) -> None:
+    anyway = () if resume is None else resume.anyway
+    outcome = train(plan, folder, resume=resume is not None, resume_anyway=anyway, console=console, ranks=ranks)
     if outcome.signal is not None:
         if ranks.is_rank_zero:
             console.print(

@@ -1,8 +1,8 @@
-"""One rank of a run on several devices: `python -m ptl_prefix.commands.train.rank <run folder>`.
+"""One rank of a run on several devices: `python -m ptl_prefix.commands.train.rank <run folder> <changes>`.
 
-In: a run folder with its config, and the environment that `rank_processes` sets; Hydra is not used. Out: the rank has
-trained to the end, or printed its error. The exit code is 0; 1 for an error; 3 if another rank exited; or 128 plus the
-signal's number after a stop.
+In: a run folder with its config, what may differ from the run as it began, and the environment that `rank_processes`
+sets; Hydra is not used. Out: the rank has trained to the end, or printed its error. The exit code is 0; 1 for an error;
+3 if another rank exited; or 128 plus the signal's number after a stop.
 """
 
 import os
@@ -16,7 +16,7 @@ from ptl_prefix.backbones.library_logging import silence_library_messages
 
 
 def main() -> None:
-    """Train as a rank of the run whose folder is the only argument."""
+    """Train as a rank of the run whose folder is the first argument."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
     threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
@@ -28,7 +28,7 @@ def main() -> None:
     from ptl_prefix.training.rank_environment import is_nonzero_rank
 
     try:
-        train_as_started_rank(sys.argv[1])
+        train_as_started_rank(*sys.argv[1:])
     except RankError:
         sys.exit(LOST_RANK)  # the other rank, or the process that started all, prints the reason
     except NonFiniteLossError as error:

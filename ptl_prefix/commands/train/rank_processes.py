@@ -37,10 +37,12 @@ class RankProcesses:
     Args:
         folder: Run folder with the run's config.
         num_ranks: Number of processes.
+        changes: What may differ from the run as it began, as text for the ranks.
     """
 
-    def __init__(self, folder: RunFolder, num_ranks: int) -> None:
-        self._command = [sys.executable, "-m", "ptl_prefix.commands.train.rank", str(folder.path.absolute())]
+    def __init__(self, folder: RunFolder, num_ranks: int, changes: str) -> None:
+        rank_module = "ptl_prefix.commands.train.rank"
+        self._command = [sys.executable, "-m", rank_module, str(folder.path.absolute()), changes]
         self._num_ranks = num_ranks
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stop_signal: int | None = None

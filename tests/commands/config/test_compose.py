@@ -102,7 +102,10 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
             "the settings are: backbone, decoding, dry_run, resume, run_id, seed, study, task, trial.",
         ),
         ("task.zzz=1", "`task.zzz` is not a setting; the settings of `task` are: count, data_dir, name."),
-        ("+zzz=1", "`zzz` is not a setting of `train`; the settings are: dry_run, resume, run_id, seed, study, trial."),
+        (
+            "+zzz=1",
+            "the settings are: dry_run, resume, resume_anyway, run_id, seed, study, trial.",
+        ),
         ("+task.zzz=1", "`task.zzz` is not a setting of Letters"),
         ("task.name=a/b", "`task.name` must be a folder's name of the characters"),
         ("run_id=a b", "`run_id` must be a folder's name of the characters"),

@@ -10,12 +10,13 @@ import pytest
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.train import rank_processes
 from ptl_prefix.commands.train.rank_processes import RankProcesses
+from ptl_prefix.commands.train.resume_changes import ResumeChanges
 
 TELL = "import os, sys; open(sys.argv[1] + os.environ['RANK'], 'w').write(os.environ['OMP_NUM_THREADS'])"
 
 
 def _threads_of_two(tmp_path: Path) -> list[str]:
-    ranks: Any = RankProcesses(RunFolder(tmp_path), 2)
+    ranks: Any = RankProcesses(RunFolder(tmp_path), 2, ResumeChanges().as_text())
     ranks._command = [sys.executable, "-c", TELL, str(tmp_path / "threads_of_")]
     ranks.run()
     return [(tmp_path / f"threads_of_{rank}").read_text() for rank in range(2)]
