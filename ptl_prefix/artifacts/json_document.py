@@ -83,18 +83,53 @@ def read_values(path: Path, *, max_bytes: int) -> dict[str, Any]:
 
 
 def parse_values(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object; unlike `json.loads`, refuse non-finite numbers and repeated keys."""
-    try:
-        values = json.loads(
-            data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_repeats
-        )
-    except DocumentError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DocumentError(f"is not JSON ({error})") from error
+    """Parse a strict JSON object, as `parse_json` does."""
+    values = parse_json(data)
     if not isinstance(values, dict):
         raise DocumentError("is not a JSON object")
     return values
+
+
+def parse_json(data: bytes | str, *, finite: bool = True) -> Any:
+    """Parse JSON from anywhere: unlike `json.loads`, refuse repeated keys and deep nesting, and raise one error only.
+
+    Args:
+        data: JSON as text, or as its UTF-8 bytes.
+        finite: Whether NaN and infinite numbers are refused, as JSON itself does; other programs write them.
+
+    Raises:
+        DocumentError: It is not such JSON. The message is the end of a sentence about it.
+    """
+    refuse = {"parse_constant": _refuse, "parse_float": _finite} if finite else {}
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_without_repeats, **refuse)
+    except DocumentError:
+        raise
+    except RecursionError as error:
+        raise DocumentError(_TOO_DEEP) from error
+    except ValueError as error:
+        raise DocumentError(f"is not JSON ({error})") from error
+    # Brackets are counted first: most values have too few to be deep, and need no walk.
+    if text.count("[") + text.count("{") > MAX_DEPTH and not _is_shallow(value):
+        raise DocumentError(_TOO_DEEP)
+    return value
+
+
+MAX_DEPTH = 100
+"""Deepest nesting of JSON: what walks a value needs stack for each level, and Python's ends at 1,000 frames."""
+_TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether a value has at most `MAX_DEPTH` levels; it is walked level by level, without recursion."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [part for part in level if isinstance(part, dict | list)]
+        if not level:
+            return True
+        level = [child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent)]
+    return False
 
 
 def _refuse(constant: str) -> float:
@@ -107,10 +142,11 @@ def _finite(digits: str) -> float:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise DocumentError(f"names `{next(name for name in names if names.count(name) > 1)}` twice")
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise DocumentError(f"names `{name:.80}` twice")
+        values[name] = value
     return values
 
 

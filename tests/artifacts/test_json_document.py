@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -16,6 +17,7 @@ from ptl_prefix.artifacts.json_document import (
     DocumentError,
     from_values,
     json_problem,
+    parse_json,
     parse_values,
     read_values,
     to_text,
@@ -134,12 +136,22 @@ def test_a_field_may_keep_another_key_in_the_file() -> None:
         (b'{"a": 1e999}', "holds 1e999"),
         (b'{"a": {"b": 1, "c": 2, "b": 3}}', "names `b` twice"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
-        (b"[" * 200_000, "is not JSON"),
+        (b"[" * 200_000, "is nested more than 100 levels deep"),
+        (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "is nested more than 100 levels deep"),
     ],
 )
 def test_what_is_no_strict_json_is_refused(data: bytes, fact: str) -> None:
     with pytest.raises(DocumentError, match=fact):
         parse_values(data)
+
+
+def test_json_of_other_programs_may_be_100_levels_deep_and_hold_nan() -> None:
+    deep = "[" * 100 + "]" * 100
+
+    assert json.dumps(parse_json(deep)) == deep
+    assert math.isnan(parse_json('{"a": [NaN]}', finite=False)["a"][0])
+    with pytest.raises(DocumentError, match="names `a` twice"):
+        parse_json('[{"a": 1, "a": 1}]', finite=False)
 
 
 @given(data=st.binary())
