@@ -13,6 +13,7 @@ together in a decoder-only backbone, for the prompt alone in an encoder-decoder,
 With `overlong: drop`, a pair that would be cut is left out instead. Cut and dropped pairs are counted.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,10 +174,11 @@ def _chunks(
     task: Task, split: Split, prompter: Prompter, budget: _PositionBudget | None, settings: DataSettings
 ) -> Iterator[tuple[list[EncodedRow], EncodingReport]]:
     """The rows of each thousand examples, with a report on them."""
-    examples = task.examples(split)
-    for start in range(0, len(examples), _CHUNK_EXAMPLES):
-        columns = examples[start : start + _CHUNK_EXAMPLES]
+    rows, start = task.rows_of(split), 0
+    while chunk := list(itertools.islice(rows, _CHUNK_EXAMPLES)):
+        columns = {name: [row[name] for row in chunk] for name in ("source", "targets", "example_id")}
         yield _encode_chunk(columns, start, prompter, budget, settings)
+        start += len(chunk)
 
 
 def _encode_chunk(
