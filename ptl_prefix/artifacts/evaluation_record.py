@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.document_file import DocumentFile
 from ptl_prefix.artifacts.json_document import STRICT
+from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.errors import RunError
 
@@ -44,6 +45,10 @@ class EvaluationKey:
         num_examples: Number of inputs, evenly spread over the split.
         decoding: Decoding settings.
         over_labels: Whether the most likely label was chosen, instead of decoding free text.
+        prompt: Format of the prompts; `None` in records of versions that did not store it.
+        prompter: Hash of the tokenizer and of everything else that turns a source into ids; `None` as for `prompt`.
+        stop_ids: Ids that end an output; `None` as for `prompt`.
+        batch_size: Number of prompts in a batch if outputs were sampled, as each batch has a seed; `None` otherwise.
     """
 
     method: str
@@ -58,11 +63,17 @@ class EvaluationKey:
     num_examples: Count
     decoding: Decoding
     over_labels: bool
+    prompt: PromptFormat | None = None
+    prompter: str | None = None
+    stop_ids: tuple[int, ...] | None = None
+    batch_size: int | None = None
 
     @property
     def folder_name(self) -> str:
         """The name of the evaluation's folder: the split, and a hash of all fields."""
-        content = json.dumps(asdict(self), sort_keys=True).encode()
+        values = asdict(self)
+        stored = {name: value for name, value in values.items() if value is not None or name == "adaptation"}
+        content = json.dumps(stored, sort_keys=True).encode()
         return f"{self.split}-{hashlib.sha256(content).hexdigest()[:10]}"
 
 

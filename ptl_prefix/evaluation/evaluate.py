@@ -80,7 +80,9 @@ class Subject:
     prompter: Prompter
     adaptation: str | None
 
-    def evaluation_key(self, task: Task, split: Split, num_examples: int, decoding: Decoding) -> EvaluationKey:
+    def evaluation_key(
+        self, task: Task, split: Split, num_examples: int, decoding: Decoding, *, batch_size: int
+    ) -> EvaluationKey:
         """Everything that this subject's outputs on `split` depend on."""
         return EvaluationKey(
             method=self.method.kind,
@@ -95,6 +97,10 @@ class Subject:
             num_examples=num_examples,
             decoding=decoding,
             over_labels=task.label_set is not None,
+            prompt=self.prompter.prompt_format,
+            prompter=self.prompter.fingerprint,
+            stop_ids=self.prompter.stop_ids,
+            batch_size=batch_size if decoding.do_sample else None,
         )
 
 
@@ -188,7 +194,7 @@ def evaluate(job: EvaluationJob, out: Path, *, on_progress: Progress = lambda do
     """
     examples = job.task.examples(job.split)
     rows = sample(examples, job.num_examples)
-    key = job.subject.evaluation_key(job.task, job.split, len(rows), job.decoding)
+    key = job.subject.evaluation_key(job.task, job.split, len(rows), job.decoding, batch_size=job.batch_size)
     folder = out / key.folder_name
     if (folder / RECORD_FILE).is_file():
         record = read_evaluation_record(folder / RECORD_FILE)

@@ -171,7 +171,13 @@ class TrainingRun:
             prompter=self.inputs.prompter,
             adaptation=bundle.manifest.tensors_sha256,
         )
-        key = subject.evaluation_key(plan.task, self.inputs.decoded_split, len(predictions), plan.decoding)
+        key = subject.evaluation_key(
+            plan.task,
+            self.inputs.decoded_split,
+            len(predictions),
+            plan.decoding,
+            batch_size=plan.data.eval_batch_size,
+        )
         write_predictions(self.context.folder.evaluation / key.folder_name / PREDICTIONS_FILE, predictions)
 
     def _add_scores(self, predictions: list[Prediction], suffix: str = "") -> None:

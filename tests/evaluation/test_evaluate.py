@@ -12,6 +12,7 @@ from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.evaluation_record import EvaluationKey, read_evaluation_record
 from ptl_prefix.artifacts.predictions import read_predictions, write_predictions
+from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.evaluation import decode as decoding_room
 from ptl_prefix.evaluation.evaluate import Evaluation, EvaluationJob, Measures, Subject, evaluate
 from ptl_prefix.evaluation.scoring import score
@@ -131,7 +132,7 @@ def test_a_killed_evaluation_is_resumed_and_has_the_same_outputs(
 
 
 def test_outputs_that_a_training_decoded_are_only_scored(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = evaluator.subject.evaluation_key(evaluator.plan.task, "test", 7, evaluator.plan.decoding)
+    key = evaluator.subject.evaluation_key(evaluator.plan.task, "test", 7, evaluator.plan.decoding, batch_size=2)
     expected = evaluator.run()
     folder = evaluator.out / key.folder_name
     (folder / "metrics.json").unlink()
@@ -153,12 +154,17 @@ CHANGES: Sequence[Mapping[str, Any]] = [
     {"data": "other"},
     {"num_examples": 8},
     {"over_labels": True},
+    {"prompt": PromptFormat(between=" =>")},
+    {"prompt": PromptFormat(truncation="left")},
+    {"prompter": "other"},
+    {"stop_ids": (7,)},
+    {"batch_size": 4},
 ]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
 def test_whatever_outputs_depend_on_has_a_folder_of_its_own(evaluator: Evaluator, change: Mapping[str, Any]) -> None:
-    key = evaluator.subject.evaluation_key(evaluator.plan.task, "test", 7, evaluator.plan.decoding)
+    key = evaluator.subject.evaluation_key(evaluator.plan.task, "test", 7, evaluator.plan.decoding, batch_size=2)
     other = dataclasses.replace(key, **change)
     beams = dataclasses.replace(key, decoding=dataclasses.replace(key.decoding, num_beams=4))
 
@@ -167,6 +173,22 @@ def test_whatever_outputs_depend_on_has_a_folder_of_its_own(evaluator: Evaluator
     assert set().union(*CHANGES) | {"backbone", "task", "split", "decoding"} == {
         field.name for field in dataclasses.fields(EvaluationKey)
     }
+
+
+def test_another_prompt_format_is_another_evaluation(evaluator: Evaluator) -> None:
+    first = evaluator.run()
+    backbone, usual = evaluator.backbone, evaluator.subject
+
+    folders = [first.folder]
+    for prompt in (PromptFormat(between=" =>"), PromptFormat(max_source_tokens=3)):
+        evaluator.subject = dataclasses.replace(usual, prompter=backbone.prompter(prompt))
+        folders.append(evaluator.run().folder)
+    evaluator.subject = usual
+
+    assert len(set(folders)) == 3
+    assert evaluator.run().folder == first.folder
+    sampled = [evaluator.run(do_sample=True, seed=1).folder for _ in range(2)]
+    assert sampled[0] == sampled[1]
 
 
 def test_a_bare_backbone_is_evaluated_too(evaluator: Evaluator) -> None:
