@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ptl_prefix.artifacts.metric_key import adapted_key, is_bare
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.errors import ComparisonError
@@ -91,7 +92,7 @@ def _table(
         rows=tuple(rows),
         metrics=infos,
         main=main,
-        bare={key.removesuffix("_before"): first.metrics[key] for key in first.metrics if key.endswith("_before")},
+        bare={adapted_key(key): value for key, value in first.metrics.items() if is_bare(key)},
         caveats=(*of_table.notes, *collect_caveats(rows, by_run)),
     )
 

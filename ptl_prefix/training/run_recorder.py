@@ -9,6 +9,7 @@ import torch
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.artifacts.metric_key import split_group, with_group
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.rebuilt_record import read_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -65,14 +66,15 @@ class RunRecorder:
         self.metrics[name], self._metric_info[name] = nats, LOSS_INFO
 
     def add_scores(self, split: Split, predictions: list[Prediction], suffix: str = "") -> dict[str, str]:
-        """Score predictions by the task's metrics, and add `test/<metric>` or `val/<metric>`.
+        """Score predictions by the task's metrics, and add `<split>/<metric>` and `<split>/<metric>/<group>`.
 
         Returns:
             The reason for each metric that was skipped.
         """
         scores = score(predictions, self._plan.task.metrics)
         for name, value in scores.values.items():
-            key = f"{SPLIT_NAMES[split]}/{name}{suffix}"
+            metric, group = split_group(name)
+            key = with_group(f"{SPLIT_NAMES[split]}/{metric}{suffix}", group)
             self.metrics[key], self._metric_info[key] = value, scores.infos[name]
         return scores.skipped
 

@@ -17,6 +17,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RankError
 from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream, NoSink, RunFacts
+from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, report_lost_ranks
@@ -51,7 +52,7 @@ def train(
 
 def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | None, ranks: Ranks) -> Outcome:
     resumed_step = ranks.from_rank_zero(lambda: _prepare(plan, folder, resume=resume))
-    console = console if console and ranks.is_rank_zero else Console(stderr=True, quiet=not ranks.is_rank_zero)
+    console = console if console and ranks.is_rank_zero else EscapingConsole(stderr=True, quiet=not ranks.is_rank_zero)
     signals = StopSignals(console, ranks)
     facts = _facts(plan, folder, resumed_step, console, signals)
     events = _events(plan, facts, ranks)
@@ -98,7 +99,9 @@ def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Con
         folder=folder,
         config=plan.config,
         resumed_step=resumed_step,
-        notify=lambda what: console.print(what, highlight=False, soft_wrap=True) if plan.shows_progress else None,
+        notify=lambda what: (
+            console.print(what, highlight=False, markup=False, soft_wrap=True) if plan.shows_progress else None
+        ),
         request_stop=signals.request_stop,
     )
 

@@ -25,6 +25,7 @@ from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
+from ptl_prefix.training.console import EscapingConsole
 
 _NUM_LOG_LINES = 10
 
@@ -45,7 +46,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if problems := [*task.problems(), *_split_problems(config["split"], task), *bertscore]:
         raise ConfigError(problems)
     subject, decoding = _bare(config, task) if "backbone" in config else _adapted(config)
-    console = Console(stderr=True)
+    console = EscapingConsole(stderr=True)
     with _progress(console) as on_progress:
         job = EvaluationJob(
             subject=subject,
@@ -71,7 +72,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             ),
             soft_wrap=True,
         )
-    show_evaluation(evaluation, Console())
+    show_evaluation(evaluation, EscapingConsole())
 
 
 def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
 from ptl_prefix.errors import ConfigError, RunError
+from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_problems import plan_problems, start_problems
@@ -43,7 +44,7 @@ def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) ->
             [f"`train` takes no arguments, but got {' '.join(arguments)!r}; settings are written key=value."]
         )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise the library warns when a process forks
-    console = Console(stderr=True)
+    console = EscapingConsole(stderr=True)
     if config["resume"] is not None:
         _resume(RunFolder.open(config["resume"]), console, devices=_given_devices(config))
         return
@@ -64,7 +65,7 @@ def run_frozen(folder: Path) -> None:
     Args:
         folder: Run folder with a checked config.
     """
-    _resume(RunFolder.open(folder), Console(stderr=True), devices=None)
+    _resume(RunFolder.open(folder), EscapingConsole(stderr=True), devices=None)
 
 
 def _with_group(config: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +175,9 @@ def train_as_started_rank(folder: str) -> None:
     environment = find_rank_environment()
     assert environment is not None, "`RankProcesses` sets the variables of a rank"
     run_folder = RunFolder.open(folder)
-    _train_as_rank(build_plan(read_config(run_folder)), run_folder, Console(stderr=True), environment, resume=True)
+    _train_as_rank(
+        build_plan(read_config(run_folder)), run_folder, EscapingConsole(stderr=True), environment, resume=True
+    )
 
 
 def _train_as_rank(
