@@ -11,7 +11,15 @@ from ptl_prefix.artifacts.metric_key import with_group
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.evaluation.bootstrap import bootstrap_interval
-from ptl_prefix.evaluation.metric import Metric, MetricFailedError, MetricNotApplicableError, Statistics, load_metric
+from ptl_prefix.evaluation.metric import (
+    Metric,
+    MetricFailedError,
+    MetricNotApplicableError,
+    Statistics,
+    UnseenLettersError,
+    load_metric,
+)
+from ptl_prefix.evaluation.unseen_letters import require_seen_letters
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,8 @@ class Scores:
         infos: Descriptions of the values, by the same key.
         parts: Components of some values, such as kinds of errors, by the same key.
         intervals: 95% confidence intervals by the same key; empty without resamples.
-        unavailable: Reason for each metric that was skipped because this machine cannot compute it.
+        unavailable: Reason for each metric that was skipped because this machine cannot compute it, or because it
+            cannot read the script of the references.
         inapplicable: Reason for each metric that was skipped because the predictions do not fit it.
     """
 
@@ -67,8 +76,9 @@ def score(
             scores.unavailable[name] = metric.unavailable_reason
             continue
         try:
+            require_seen_letters(name, metric, predictions)
             _measure(scores, name, metric, predictions, resamples=resamples, seed=seed)
-        except MetricFailedError as error:
+        except (MetricFailedError, UnseenLettersError) as error:
             scores.unavailable[name] = str(error)
         except MetricNotApplicableError as error:
             scores.inapplicable[name] = str(error)

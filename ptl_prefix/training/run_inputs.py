@@ -3,7 +3,7 @@
 In: a `Plan`. Out: `RunInputs`, whose rows leave free the positions that the method needs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from ptl_prefix.data.encoded_split import EncodingReport
 from ptl_prefix.data.task import Split
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
+
+_EXAMPLES_PER_LINE = 50_000
+"""A multiple of the examples that are encoded together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +46,26 @@ class RunInputs:
     encoding: Mapping[str, EncodingReport]
 
 
-def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
-    """Load the backbone, and encode the splits or read them from the cache."""
+def load_run_inputs(
+    plan: Plan, ranks: Ranks = ONE_RANK, *, notify: Callable[[str], None] = lambda text: None
+) -> RunInputs:
+    """Load the backbone, and encode the splits or read them from the cache.
+
+    Args:
+        plan: Plan of the training.
+        ranks: Ranks that train together.
+        notify: Called with a status line: progress of a long encoding, and the task's notes on its data.
+    """
     backbone = _load_backbone(plan, ranks)
     prompter = backbone.prompter(plan.task.prompt)
     with ranks.rank_zero_first():
-        train = plan.encoded("train", backbone, prompter)
-        validation = plan.encoded("validation", backbone, prompter)
+        train = plan.encoded("train", backbone, prompter, _progress("train", notify))
+        validation = plan.encoded("validation", backbone, prompter, _progress("validation", notify))
     padding = backbone.padding(prompter)
     decoded_split: Split = "test" if "test" in plan.task.splits else "validation"
     decodable = plan.task.examples(decoded_split)
+    for note in plan.task.notes:
+        notify(f"the task {plan.task.name}: {note}")
     return RunInputs(
         backbone=backbone,
         prompter=prompter,
@@ -76,6 +89,16 @@ def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
         decoded_rows=plan.evaluation.sample(decodable),
         encoding={"train": train.report, "validation": validation.report},
     )
+
+
+def _progress(split: Split, notify: Callable[[str], None]) -> Callable[[int], None]:
+    """A callback that prints a line for every so many examples of a split; most splits are shorter than that."""
+
+    def report(num_examples: int) -> None:
+        if num_examples % _EXAMPLES_PER_LINE == 0:
+            notify(f"encoding the {split} split: {num_examples:,} examples")
+
+    return report
 
 
 def _load_backbone(plan: Plan, ranks: Ranks) -> Backbone:

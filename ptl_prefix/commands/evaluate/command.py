@@ -72,6 +72,8 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             ),
             soft_wrap=True,
         )
+    for note in (*task.notes, *_prompt_notes(subject, task)):
+        console.print(Text(f"the task {task.name}: {note}"), soft_wrap=True)
     show_evaluation(evaluation, EscapingConsole())
 
 
@@ -125,6 +127,14 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
         adaptation=bundle.manifest.tensors_sha256,
     )
     return subject, bundle.manifest.decoding
+
+
+def _prompt_notes(subject: Subject, task: Task) -> list[str]:
+    """A sentence if the bundle's prompt format, which is used, is not the task's."""
+    used = subject.prompter.prompt_format
+    if used == task.prompt:
+        return []
+    return [f"prompts have the bundle's format, between={used.between!r}, and not the task's, {task.prompt.between!r}"]
 
 
 def _bare(config: dict[str, Any], task: Task) -> tuple[Subject, Decoding]:
