@@ -80,7 +80,9 @@ def _section(table: Table, commands: Commands, num_examples: int) -> dict[str, A
 
 def _visible(value: Any) -> Any:
     """What a template inserts: texts without control characters, and the page's own parts as they are."""
-    return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, Markup) or not isinstance(value, str | Path):
+        return value
+    return escape_controls(str(value))
 
 
 def _all_visible(values: Any) -> Any:

@@ -149,7 +149,7 @@ json_values = st.recursive(
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_record_ends_a_comparison(tmp_path: Path, data: st.DataObject) -> None:
     folder = tmp_path / "run"
     if not folder.exists():
