@@ -172,6 +172,9 @@ def test_the_bare_backbone_is_the_best_where_no_row_is_better(compared: Compared
 def test_a_metric_of_another_scale_has_other_decimals(compared: Compared) -> None:
     share = {**INFOS, "test/bleu": type(BLEU)(scale="0-1", direction="maximize", version="1", library="x")}
 
-    text = as_markdown(compared(MadeUp(bleu=0.5, infos=share)), {("towns", "tiny", 1): "train"})
+    text = as_markdown(
+        compared(MadeUp(bleu=0.5, infos=share, more_metrics={"test/bleu_before": 0.05})),
+        {("towns", "tiny", 1): "train"},
+    )
 
     assert "| **0.5000** |" in text
