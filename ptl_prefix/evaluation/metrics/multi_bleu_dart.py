@@ -9,14 +9,15 @@ from collections.abc import Sequence
 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.evaluation.dart_text import dart_texts
-from ptl_prefix.evaluation.metric import Metric
 from ptl_prefix.evaluation.metrics.multi_bleu import MultiBLEU
 
 
 class DartBLEU(MultiBLEU):
     """Precision of n-grams of up to 4 words with a brevity penalty, in percent."""
 
-    reads = Metric.reads
+    def reads(self, letter: str) -> bool:
+        """Every script: unlike in WebNLG's scripts, letters are not converted."""
+        return True
 
     def texts(self, prediction: Prediction) -> tuple[str, Sequence[str]]:
         """The texts, with empty references up to the third."""
