@@ -100,7 +100,7 @@ def parse_json(data: bytes | str, *, finite: bool = True) -> Any:
     Raises:
         DocumentError: It is not such JSON. The message is the end of a sentence about it.
     """
-    refuse = {"parse_constant": _refuse, "parse_float": _finite} if finite else {}
+    refuse: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _finite} if finite else {}
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_without_repeats, **refuse)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.json_document import DocumentError, parse_json
 from ptl_prefix.errors import DataError
 
 _OPTIONAL = ("values", "group")
@@ -91,9 +92,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _prediction(line: str, place: str) -> Prediction:
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: a prediction must be one JSON object, but: {error}; correct the line.") from error
+        values = parse_json(line, finite=False)
+    except DocumentError as error:
+        raise DataError(f"{place}: a prediction must be one JSON object, but {error}; correct the line.") from error
     if not isinstance(values, dict):
         raise DataError(f"{place}: a prediction must be one JSON object, but is {values!r:.60}; correct the line.")
     references = _texts(values, "references", place)

@@ -7,7 +7,7 @@ atomically, and reading refuses unknown keys and wrong types.
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import ConfigDict
 
 from ptl_prefix.artifacts.decoding import Decoding
@@ -18,7 +18,7 @@ from ptl_prefix.errors import RunError
 SCHEMA_VERSION = 1
 
 Status = Literal["finished", "stopped", "failed", "pruned", "died"]
-Count = Annotated[int, Ge(0)]
+Count = Annotated[int, Ge(0), Le(2**63 - 1)]
 Amount = Annotated[float, Ge(0)]
 
 

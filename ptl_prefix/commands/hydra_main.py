@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ptl_prefix import settings
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.compose import check_overrides, checked_job, compose_and_check
 from ptl_prefix.commands.config.hydra_session import VERSION_BASE
@@ -144,7 +145,7 @@ def _print_failure(number: int, error: Exception) -> None:
     overrides = " ".join(HydraConfig.get().overrides.task)
     print(f"Job {number} failed: {overrides}", file=sys.stderr)
     if isinstance(error, PtlPrefixError):
-        print(error, file=sys.stderr)
+        print(escape_controls(str(error)), file=sys.stderr)
     else:
         traceback.print_exception(error)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands import shell_completion
 from ptl_prefix.commands.config import catalog
@@ -37,7 +38,7 @@ class _Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the message alone; it is a whole sentence."""
-        click.echo(self.message, file=file, err=file is None)
+        click.echo(escape_controls(self.message), file=file, err=file is None)
 
 
 class _Mistake(_Failure):

@@ -5,6 +5,8 @@ In: seconds, bytes, or a generated text. Out: a short text with its unit, or a l
 
 from rich.text import Text
 
+from ptl_prefix.artifacts.visible_text import escape_controls
+
 _LONGEST_TEXT = 300
 _AGE_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
@@ -30,12 +32,12 @@ def format_megabytes(num_bytes: int) -> str:
 
 
 def format_example(label: str, text: str, style: str) -> Text:
-    """One line of a decoded example, cut to 300 characters.
+    """One line of a decoded example, cut to 300 characters, without control characters.
 
     Args:
         label: Name of the line, such as `source` or `reference`.
         text: Text to show.
         style: Style of the text in rich's markup; empty is the terminal's own.
     """
-    shown = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …"
+    shown = escape_controls(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …")
     return Text(f"{label:>10}  ").append(shown or "(nothing)", style=style)

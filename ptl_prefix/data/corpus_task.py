@@ -6,15 +6,15 @@ training split, fingerprints.
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import datasets
 from annotated_types import Ge
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
-from ptl_prefix.data.example import Example, to_dataset
+from ptl_prefix.data.example import Example, to_dataset, to_row
 from ptl_prefix.data.task import Split, Task, fingerprint_of
 from ptl_prefix.errors import DataError
 
@@ -45,6 +45,16 @@ class CorpusTask(Task):
         self.name = name
         self.prompt = PromptFormat(between=between, max_source_tokens=max_source_tokens, truncation=truncation)
         self._num_train_examples, self._subset_seed = num_train_examples, subset_seed
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was added by `add_note`, each sentence once."""
+        return tuple(self._notes)
+
+    def add_note(self, note: str) -> None:
+        """Add a sentence to `notes`, while data are read."""
+        self._notes[note] = None
 
     @abstractmethod
     def all_examples(self, split: Split) -> Iterable[Example]:
@@ -60,9 +70,19 @@ class CorpusTask(Task):
 
     def examples(self, split: Split) -> datasets.Dataset:
         """The examples of one split, in the order of its data; of the training split, those of the subset."""
-        numbered = enumerate(self.all_examples(split))
-        rows = to_dataset(replace(example, example_id=f"{split}-{index}") for index, example in numbered)
-        return rows if split != "train" or self._num_train_examples is None else rows.select(self._subset(len(rows)))
+        return to_dataset(self._selected(split))
+
+    def rows_of(self, split: Split) -> Iterator[Mapping[str, Any]]:
+        """The rows of `examples`, one at a time, as they are read."""
+        return map(to_row, self._selected(split))
+
+    def _selected(self, split: Split) -> Iterator[Example]:
+        """The examples of a split with their ids; a subset reads the data twice, as it must know their number."""
+        numbered = (replace(one, example_id=f"{split}-{index}") for index, one in enumerate(self.all_examples(split)))
+        if split != "train" or self._num_train_examples is None:
+            return numbered
+        chosen = set(self._subset(sum(1 for _ in self.all_examples(split))))
+        return (example for index, example in enumerate(numbered) if index in chosen)
 
     def fingerprint(self, split: Split) -> str:
         """A hash of everything that decides the examples, including the choice of a training subset."""

@@ -13,8 +13,9 @@ together in a decoder-only backbone, for the prompt alone in an encoder-decoder,
 With `overlong: drop`, a pair that would be cut is left out instead. Cut and dropped pairs are counted.
 """
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def encode_split(
     max_tokens: int | None,
     reserved_positions: int = 0,
     settings: DataSettings,
+    on_progress: Callable[[int], None] = lambda num_examples: None,
 ) -> EncodedSplit:
     """Encode a split into rows, one per (source, target) pair, or read them from the cache.
 
@@ -75,6 +77,7 @@ def encode_split(
         max_tokens: Positions for prompt and target together, or for each in an encoder-decoder; `None`: no limit.
         reserved_positions: Positions of the prompt's text that the method uses.
         settings: Longest target, handling of over-long pairs, and cache folder.
+        on_progress: Callback for the number of examples that are encoded so far.
 
     Raises:
         DataError: The data cannot be read, no pair of the split can be used, or the cache cannot be written.
@@ -87,7 +90,7 @@ def encode_split(
     folder = cache_folder(settings.cache_dir) / "encoded" / key
     if (encoded := read_encoded(folder)) is None:
         try:
-            encoded = write_encoded(folder, _chunks(task, split, prompter, budget, settings))
+            encoded = write_encoded(folder, _chunks(task, split, prompter, budget, settings, on_progress))
         except OSError as error:
             raise DataError(
                 f"The cache of encoded splits, {folder.parent}, must be writable, but is not ({error}); "
@@ -170,13 +173,20 @@ def _nothing_left(task: Task, split: Split, report: EncodingReport) -> str:
 
 
 def _chunks(
-    task: Task, split: Split, prompter: Prompter, budget: _PositionBudget | None, settings: DataSettings
+    task: Task,
+    split: Split,
+    prompter: Prompter,
+    budget: _PositionBudget | None,
+    settings: DataSettings,
+    on_progress: Callable[[int], None],
 ) -> Iterator[tuple[list[EncodedRow], EncodingReport]]:
-    """The rows of each thousand examples, with a report on them."""
-    examples = task.examples(split)
-    for start in range(0, len(examples), _CHUNK_EXAMPLES):
-        columns = examples[start : start + _CHUNK_EXAMPLES]
+    """The rows of each thousand examples, with a report on them; only these are in memory."""
+    rows, start = task.rows_of(split), 0
+    while chunk := list(itertools.islice(rows, _CHUNK_EXAMPLES)):
+        columns = {name: [row[name] for row in chunk] for name in ("source", "targets", "example_id")}
         yield _encode_chunk(columns, start, prompter, budget, settings)
+        start += len(chunk)
+        on_progress(start)
 
 
 def _encode_chunk(

@@ -3,10 +3,15 @@
 In: the texts that a task reads or generates. Out: `Example`s, and the `datasets.Dataset` of them that a task returns.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import datasets
+import pyarrow as pa
+
+_CHUNK_EXAMPLES = 1000
 
 FEATURES = datasets.Features(
     {
@@ -50,13 +55,22 @@ def merge_by_source(examples: Iterable[Example]) -> Iterator[Example]:
         yield replace(example, targets=tuple(targets[source]))
 
 
+def to_row(example: Example) -> dict[str, Any]:
+    """An example with the columns of `FEATURES`."""
+    return {
+        "source": example.source,
+        "targets": list(example.targets),
+        "example_id": example.example_id,
+        "values": list(example.values),
+        "group": example.group,
+    }
+
+
 def to_dataset(examples: Iterable[Example]) -> datasets.Dataset:
-    """Examples as a data set, in their order."""
-    columns: dict[str, list[object]] = {name: [] for name in FEATURES}
-    for example in examples:
-        columns["source"].append(example.source)
-        columns["targets"].append(list(example.targets))
-        columns["example_id"].append(example.example_id)
-        columns["values"].append(list(example.values))
-        columns["group"].append(example.group)
-    return datasets.Dataset.from_dict(columns, features=FEATURES)
+    """Examples as a data set, in their order. They are turned into Arrow's compact form a few at a time."""
+    schema = FEATURES.arrow_schema
+    remaining = iter(examples)
+    batches = []
+    while chunk := [to_row(example) for example in itertools.islice(remaining, _CHUNK_EXAMPLES)]:
+        batches.append(pa.RecordBatch.from_pylist(chunk, schema=schema))
+    return datasets.Dataset(pa.Table.from_batches(batches, schema=schema))

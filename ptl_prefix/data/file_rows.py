@@ -1,25 +1,31 @@
 """Readers of data files: JSON, JSON lines, CSV, TSV, Parquet and parallel text.
 
-In: a path. Out: `FileRow`s in the order of the file. Every error names the file and the line. The readers of `datasets`
-are not used, as they read a cell with "NA" or "null" as an empty one, and name neither file nor line.
+In: a path. Out: `FileRow`s in the order of the file, one at a time. Every error names the file and the line. The
+readers of `datasets` are not used, as they read a cell with "NA" or "null" as an empty one, and name neither file nor
+line.
 
-Files are UTF-8, with or without a byte order mark; lines end in LF or CRLF.
+Files are UTF-8, or of the encoding that a byte order mark or `task.encoding` names; lines end in LF or CRLF.
 """
 
-import csv
 import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ptl_prefix.artifacts.lfs_pointer import lfs_pointer_fact
+from ptl_prefix.data.delimited_rows import read_csv, read_tsv
+from ptl_prefix.data.json_rows import read_json, read_json_lines, shortened
+from ptl_prefix.data.text_lines import TextFormat, numbered_lines
 from ptl_prefix.errors import DataError
+
+_AS_IT_SAYS = TextFormat()
+_Setting = Literal["source_column", "target_columns"]
 
 
 @dataclass(frozen=True)
@@ -34,46 +40,65 @@ class FileRow:
     place: str
     cells: dict[str, Any]
 
-    def text(self, column: str) -> str:
+    def text(self, column: str, setting: _Setting | None = None) -> str:
         """The text of a column; a list of texts, such as sentences, is joined with spaces.
 
+        Args:
+            column: Name of the column.
+            setting: Setting of the task that chose the column; `None`: the task itself did.
+
         Raises:
             DataError: The column is missing, or holds no text.
         """
-        return " ".join(self.texts(column))
+        return " ".join(self.texts(column, setting))
 
-    def texts(self, column: str) -> list[str]:
-        """The texts of a column, stripped; empty texts of a list are left out.
+    def texts(self, column: str, setting: _Setting | None = None) -> list[str]:
+        """The texts of a column, stripped; empty texts of a list are left out. See `text`.
 
-        Raises:
-            DataError: The column is missing, or holds no text.
+        Numbers and booleans, such as labels, are their text in JSON: `7`, `0.5`, `true`.
         """
         if column not in self.cells:
-            columns = ", ".join(self.cells)
-            raise DataError(
-                f"{self.place}: each row must have the column '{column}', but this one has {columns}; "
-                "name one of these, or add the column."
-            )
+            raise DataError(self._absence(column, setting))
         cell = self.cells[column]
-        texts = cell if isinstance(cell, list) else [cell]
-        are_texts = all(isinstance(text, str) and _is_unicode(text) for text in texts)
-        if are_texts and (stripped := [text.strip() for text in texts if text.strip()]):
+        texts = [_as_text(part) for part in (cell if isinstance(cell, list) else [cell])]
+        stripped = [text.strip() for text in texts if text is not None and text.strip()]
+        if stripped and None not in texts:
             return stripped
         raise DataError(
-            f"{self.place}: '{column}' must be text, or a list of texts, and not empty, but is {_shortened(cell)}; "
+            f"{self.place}: '{column}' must be text, or a list of texts, and not empty, but is {shortened(cell)}; "
             "correct the row, or remove it."
         )
 
+    def converted(self, column: str) -> bool:
+        """Whether the column holds a number or a boolean, which `texts` turns into text."""
+        cell = self.cells.get(column)
+        return any(not isinstance(part, str) for part in (cell if isinstance(cell, list) else [cell]))
 
-def read_rows(path: Path) -> Iterator[FileRow]:
-    """The rows of a file, in its order.
+    def _absence(self, column: str, setting: _Setting | None) -> str:
+        """What to say of a column that is missing."""
+        fact = f"{self.place}: each row must have the column '{column}', but this one has {_listed(self.cells)}"
+        if setting is None:
+            return f"{fact}; rename one of these, or add the column."
+        form = "<name>" if setting == "source_column" else "[<name>]"
+        return (
+            f"{fact}; choose one of these with `task.{setting}={form}`. If these are no names but the first row of "
+            "the data, put a line with the names above it."
+        )
+
+
+def read_rows(path: Path, text_format: TextFormat = _AS_IT_SAYS) -> Iterator[FileRow]:
+    """The rows of a file, in its order, read one at a time.
+
+    Args:
+        path: File, whose suffix names its format.
+        text_format: Encoding and separator of a file of text.
 
     Raises:
         DataError: The file is missing, malformed or of an unknown format; the message names file and line.
     """
     if (mistake := why_unreadable(path)) is not None:
         raise DataError(mistake)
-    return _READERS[path.suffix.lower()](path)
+    return itertools.starmap(FileRow, _READERS[path.suffix.lower()](path, text_format))
 
 
 def why_unreadable(path: Path) -> str | None:
@@ -110,136 +135,55 @@ def _absence(path: Path) -> str | None:
     return f"{path} must be a file, but {'is a folder' if path.is_dir() else 'does not exist'}; correct the path."
 
 
-def _read_csv(path: Path) -> Iterator[FileRow]:
-    return _read_delimited(path, delimiter=",")
-
-
-def _read_tsv(path: Path) -> Iterator[FileRow]:
-    return _read_delimited(path, delimiter="\t")
-
-
-def _read_delimited(path: Path, delimiter: str) -> Iterator[FileRow]:
-    """Rows of a file whose first line names the columns; a quoted cell may hold line ends."""
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
-    columns: list[str] = []
-    while True:
-        first_line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, line {first_line}: each row must be well-formed, but {error}; correct it."
-            ) from error
-        if cells is None:
-            break
-        if not cells:
-            continue
-        place = f"{path}, line {first_line}"
-        if not columns:
-            columns = _column_names(cells, place)
-        elif len(cells) != len(columns):
-            raise DataError(
-                f"{place}: each row must have the {len(columns)} columns that the first line names, "
-                f"but this one has {len(cells)}; quote a cell that holds a separator."
-            )
-        else:
-            yield FileRow(place, dict(zip(columns, cells, strict=True)))
-
-
-def _column_names(cells: list[str], place: str) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    if len(set(names)) != len(names):
-        raise DataError(f"{place}: column names must differ, but are {', '.join(names)}; rename one.")
-    return names
-
-
-def _read_json_lines(path: Path) -> Iterator[FileRow]:
-    """Rows of a file with one JSON object a line."""
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            cells = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{place}: each line must be one JSON object, but {error}; correct it.") from error
-        if not isinstance(cells, dict):
-            raise DataError(f"{place}: each line must be one JSON object, but is {_shortened(cells)}; correct it.")
-        yield FileRow(place, cells)
-
-
-def _read_json(path: Path) -> Iterator[FileRow]:
-    """Rows of a file that is one JSON array of objects, or one object that holds such an array and nothing else."""
-    try:
-        content = json.loads("".join(line for _, line in _lines(path)))
-    except ValueError as error:
-        raise DataError(f"{path} must be JSON, but {error}; correct it, or name it .jsonl if its lines are.") from error
-    if isinstance(content, dict) and len(content) == 1:
-        (content,) = content.values()
-    if not isinstance(content, list):
-        raise DataError(f"{path} must be one array of JSON objects, but is {_shortened(content)}; convert it.")
-    for number, cells in enumerate(content, start=1):
-        place = f"{path}, row {number}"
-        if not isinstance(cells, dict):
-            raise DataError(f"{place}: each row must be a JSON object, but is {_shortened(cells)}; correct it.")
-        yield FileRow(place, cells)
-
-
-def _read_parallel(path: Path) -> Iterator[FileRow]:
+def _read_parallel(path: Path, text_format: TextFormat) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of `x.source` and `x.target`: one for each pair of lines with the same number."""
     source, target = _parts(path)
-    for number, (left, right) in enumerate(itertools.zip_longest(_lines(source), _lines(target)), start=1):
+    lines = (numbered_lines(part, text_format) for part in (source, target))
+    for number, (left, right) in enumerate(itertools.zip_longest(*lines), start=1):
         if left is None or right is None:
             shorter, longer = (source, target) if left is None else (target, source)
             raise DataError(
                 f"{longer}, line {number}: {source.name} and {target.name} must have equally many lines, but "
                 f"{shorter.name} ends before this line; correct them."
             )
-        yield FileRow(f"{source}, line {number}", {"source": left[1].strip(), "target": right[1].strip()})
+        yield f"{source}, line {number}", {"source": left[1].strip(), "target": right[1].strip()}
 
 
-def _read_parquet(path: Path) -> Iterator[FileRow]:
+def _read_parquet(path: Path, text_format: TextFormat) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a Parquet file; as it has no lines, messages count its rows from 1."""
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches():
             for cells in batch.to_pylist():
                 number += 1
-                yield FileRow(f"{path}, row {number}", cells)
+                yield f"{path}, row {number}", cells
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{path} must be a Parquet file, but cannot be read as one ({error}); write it again."
         ) from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines, split at LF only: text may hold other characters that Python treats as line ends."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: a file must be UTF-8, but byte {line[error.start]:#04x} is not "
-                    "(is it UTF-16 or Latin-1?); convert it."
-                ) from error
+def _as_text(value: object) -> str | None:
+    """A text, number or boolean as text; `None` for anything else, and for text that a UTF-8 file cannot hold."""
+    if isinstance(value, str):
+        # JSON escapes can spell lone surrogates, which UTF-8 cannot hold, and U+0000, which ends a text in C.
+        return None if any("\ud800" <= char <= "\udfff" or char == "\0" for char in value) else value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)) else None
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether a UTF-8 file can hold the text: JSON escapes can spell lone surrogates, which it cannot."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+def _listed(names: Iterable[str]) -> str:
+    """Names of columns; the cells of a file without such names may be long texts."""
+    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in itertools.islice(names, 12)]
+    return ", ".join(shown) or "none"
 
 
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-_READERS: dict[str, Callable[[Path], Iterator[FileRow]]] = {
-    ".jsonl": _read_json_lines,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+_READERS: dict[str, Callable[[Path, TextFormat], Iterator[tuple[str, dict[str, Any]]]]] = {
+    ".jsonl": read_json_lines,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
     ".parquet": _read_parquet,
     ".source": _read_parallel,
 }

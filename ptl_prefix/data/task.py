@@ -6,7 +6,8 @@ file in `tasks/` and one YAML file.
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import datasets
 
@@ -41,6 +42,11 @@ class Task(ABC):
         """The closed set of targets of a classification task; `None` for free text."""
         return None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What readers of results should know of the data that were read so far, as sentences without a subject."""
+        return ()
+
     @abstractmethod
     def problems(self) -> list[str]:
         """Problems that would stop a training, one sentence each. The check is cheap: no data file is opened."""
@@ -52,6 +58,14 @@ class Task(ABC):
         Raises:
             DataError: A file is missing or malformed.
         """
+
+    def rows_of(self, split: Split) -> Iterator[Mapping[str, Any]]:
+        """The examples of one split, one at a time: a task that can does not hold all of them in memory.
+
+        Raises:
+            DataError: A file is missing or malformed.
+        """
+        return iter(self.examples(split))
 
     @abstractmethod
     def fingerprint(self, split: Split) -> str:

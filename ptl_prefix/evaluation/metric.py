@@ -27,6 +27,10 @@ class MetricNotApplicableError(ValueError):
     """The predictions do not have what a metric needs, such as values, labels or a form of source."""
 
 
+class UnseenLettersError(ValueError):
+    """A metric cannot read the script of the references."""
+
+
 class MetricFailedError(ValueError):
     """The computation of a metric failed on this machine."""
 
@@ -34,7 +38,8 @@ class MetricFailedError(ValueError):
 class Metric(ABC):
     """A metric of a list of predictions.
 
-    `scoring.score` calls `unavailable_reason`, then `statistics`, then `value` with the total of the rows.
+    `scoring.score` calls `unavailable_reason`, then `reads` for the letters of the references, then `statistics`, then
+    `value` with the total of the rows.
     """
 
     info: ClassVar[MetricInfo]
@@ -47,6 +52,10 @@ class Metric(ABC):
     def unavailable_reason(self) -> str | None:
         """The reason why this machine cannot compute the metric, as a sentence; `None` if it can."""
         return None
+
+    def reads(self, letter: str) -> bool:
+        """Whether the metric's tokenizer keeps this letter or digit; most metrics read every script."""
+        return True
 
     @abstractmethod
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:

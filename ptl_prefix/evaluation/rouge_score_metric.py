@@ -27,6 +27,10 @@ class RougeScoreMetric(MeanMetric):
     """The name of the score in rouge-score."""
     scale = 100.0
 
+    def reads(self, letter: str) -> bool:
+        """Whether rouge-score's tokenizer keeps a character: a to z and digits."""
+        return letter.isascii()
+
     def values(self, predictions: Sequence[Prediction]) -> list[float]:
         """The best F-measure of each prediction."""
         scorer = RougeScorer([self.rouge_type], use_stemmer=True)

@@ -1,16 +1,25 @@
 """Scoring of predictions by named metrics, for all predictions and for each group.
 
-In: predictions and names of metrics. Out: `Scores`. If predictions have groups, `<metric>_<group>`, such as
-`multi_bleu_unseen`, is the metric of that group alone. A metric that cannot be computed is skipped, with a reason.
+In: predictions and names of metrics. Out: `Scores`. If predictions have groups, `<metric>/<group>`, such as
+`multi_bleu/unseen`, is the metric of that group alone. A metric that cannot be computed is skipped, with a reason.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ptl_prefix.artifacts.metric_key import with_group
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.evaluation.bootstrap import bootstrap_interval
-from ptl_prefix.evaluation.metric import Metric, MetricFailedError, MetricNotApplicableError, Statistics, load_metric
+from ptl_prefix.evaluation.metric import (
+    Metric,
+    MetricFailedError,
+    MetricNotApplicableError,
+    Statistics,
+    UnseenLettersError,
+    load_metric,
+)
+from ptl_prefix.evaluation.unseen_letters import require_seen_letters
 
 
 @dataclass(frozen=True)
@@ -18,11 +27,12 @@ class Scores:
     """The scores of a list of predictions.
 
     Args:
-        values: Values by `<metric>` or `<metric>_<group>`.
+        values: Values by `<metric>` or `<metric>/<group>`, as in `metric_key`.
         infos: Descriptions of the values, by the same key.
         parts: Components of some values, such as kinds of errors, by the same key.
         intervals: 95% confidence intervals by the same key; empty without resamples.
-        unavailable: Reason for each metric that was skipped because this machine cannot compute it.
+        unavailable: Reason for each metric that was skipped because this machine cannot compute it, or because it
+            cannot read the script of the references.
         inapplicable: Reason for each metric that was skipped because the predictions do not fit it.
     """
 
@@ -66,8 +76,9 @@ def score(
             scores.unavailable[name] = metric.unavailable_reason
             continue
         try:
+            require_seen_letters(name, metric, predictions)
             _measure(scores, name, metric, predictions, resamples=resamples, seed=seed)
-        except MetricFailedError as error:
+        except (MetricFailedError, UnseenLettersError) as error:
             scores.unavailable[name] = str(error)
         except MetricNotApplicableError as error:
             scores.inapplicable[name] = str(error)
@@ -77,8 +88,8 @@ def score(
 def _measure(
     scores: Scores, name: str, metric: Metric, predictions: Sequence[Prediction], *, resamples: int, seed: int
 ) -> None:
-    for suffix, rows in _rows_by_group(metric, predictions):
-        key = f"{name}{suffix}"
+    for group, rows in _rows_by_group(metric, predictions):
+        key = with_group(name, group)
         total = rows.sum(axis=0)
         scores.values[key], scores.infos[key] = metric.value(total), metric.info
         if parts := metric.parts(total):
@@ -88,12 +99,12 @@ def _measure(
 
 
 def _rows_by_group(metric: Metric, predictions: Sequence[Prediction]) -> Iterator[tuple[str, Statistics]]:
-    """The rows of all predictions, then of each group, with the suffix of the metric's name."""
+    """The rows of all predictions, then of each group, with the group's name."""
     rows = metric.statistics(predictions)
     yield "", rows
     for group in sorted({prediction.group for prediction in predictions} - {""}):
         indices = [index for index, prediction in enumerate(predictions) if prediction.group == group]
         if metric.rows_depend_on_all:
-            yield f"_{group}", metric.statistics([predictions[index] for index in indices])
+            yield group, metric.statistics([predictions[index] for index in indices])
         else:
-            yield f"_{group}", rows[indices]
+            yield group, rows[indices]

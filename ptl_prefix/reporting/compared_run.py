@@ -22,6 +22,7 @@ from ptl_prefix.artifacts.rebuilt_record import rebuild_record
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import BundleError, PtlPrefixError
+from ptl_prefix.reporting.record_checks import is_usable, why_unusable
 from ptl_prefix.reporting.run_state import bytes_on_disk, read_state
 
 Seed = tuple[int, int | None]
@@ -127,9 +128,11 @@ class ComparedRun:
         found = {}
         for path in sorted(self.folder.evaluation.glob(f"test-*/{RECORD_FILE}")):
             try:
-                found[path.parent] = read_evaluation_record(path)
+                record = read_evaluation_record(path)
             except PtlPrefixError:
                 continue
+            if is_usable(record):
+                found[path.parent] = record
         return found
 
 
@@ -164,7 +167,11 @@ def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[l
             continue
         try:
             record = rebuild_record(folder) if state == "died" else read_record(folder.record)
-            runs.append(ComparedRun(folder, record))
+            reason = why_unusable(record)
+            if reason is None:
+                runs.append(ComparedRun(folder, record))
+            else:
+                excluded.append(ExcludedRun(folder.path, reason))
         except PtlPrefixError as error:
             excluded.append(ExcludedRun(folder.path, f"is unreadable: {error}"))
     return runs, excluded

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ptl_prefix.artifacts.metric_key import adapted_key, is_bare
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.errors import ComparisonError
@@ -83,7 +84,8 @@ def _table(
         paths = ", ".join(str(run.folder.path) for run in runs[:3])
         raise ComparisonError(f"A comparison needs metrics, but none of these runs recorded any: {paths}; remove them.")
     main = metric or main_metric(dict.fromkeys(infos, 0.0)) or ""
-    rows = _sort(_add_statistics(_rows(runs, by_run, superseded), infos), main, infos)
+    bare = _bare(runs, of_table)
+    rows = _sort(_add_statistics(_rows(runs, by_run, superseded), infos, bare), main, infos)
     first = runs[0].record
     return Table(
         task=first.task,
@@ -91,9 +93,19 @@ def _table(
         rows=tuple(rows),
         metrics=infos,
         main=main,
-        bare={key.removesuffix("_before"): first.metrics[key] for key in first.metrics if key.endswith("_before")},
+        bare=bare,
         caveats=(*of_table.notes, *collect_caveats(rows, by_run)),
     )
+
+
+def _bare(runs: Sequence[ComparedRun], of_table: TableMetrics) -> dict[str, float]:
+    """The bare backbone's metrics, as the first run measured them, if they are of the same inputs as the rows'."""
+    values = {adapted_key(key): value for key, value in runs[0].record.metrics.items() if is_bare(key)}
+    wanted = runs[0].record.config.get("evaluation", {}).get("num_examples")
+    num_inputs = of_table.by_run[0].num_examples
+    if of_table.is_full_split and wanted is not None and num_inputs is not None and wanted < num_inputs:
+        return {key: value for key, value in values.items() if not key.startswith("test/")}
+    return values
 
 
 def _metric_infos(of_runs: Sequence[RunMetrics]) -> dict[str, MetricInfo]:
@@ -160,13 +172,13 @@ def _row(
     )
 
 
-def _add_statistics(rows: Sequence[Row], infos: Mapping[str, MetricInfo]) -> list[Row]:
+def _add_statistics(rows: Sequence[Row], infos: Mapping[str, MetricInfo], bare: Mapping[str, float]) -> list[Row]:
     """Add each metric's summary over seeds, and its comparison with the best row."""
     summaries: list[dict[str, Summary]] = [{} for _ in rows]
     verdicts: list[dict[str, Verdict]] = [{} for _ in rows]
     for metric, info in infos.items():
         samples = {index: values for index, row in enumerate(rows) if (values := _values_by_seed(row, metric))}
-        for index, verdict in compare_with_best(samples, info.direction).items():
+        for index, verdict in compare_with_best(samples, info.direction, bare=bare.get(metric)).items():
             summaries[index][metric] = summarize(list(samples[index].values()))
             verdicts[index][metric] = verdict
     return [

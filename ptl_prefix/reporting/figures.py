@@ -5,17 +5,22 @@ hide and colour the trace.
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.reporting.grids import arrow
 from ptl_prefix.reporting.statistics import pareto_front
 from ptl_prefix.reporting.table import Row, Table
 
 Json = dict[str, Any]
+
+_LARGEST_NUMBER = 1e100
+"""Larger settings are left out of plots: an integer may not fit a float."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def _quality_plot(table: Table, metric: str, heading: str, cost: Callable[[Row],
     rows = [row for row in table.rows if metric in row.summaries and cost(row) > 0]
     points = {row.number: (float(cost(row)), row.summaries[metric].mean) for row in rows}
     front = [points[number] for number in pareto_front(points, table.metrics[metric].direction)]
-    traces = [_point(row, float(cost(row)), metric) for row in rows]
+    traces = [_point(row, float(cost(row)), metric, table.metrics[metric]) for row in rows]
     line = {
         "type": "scatter",
         "mode": "lines",
@@ -139,7 +144,7 @@ def _setting_plot(table: Table, key: str, series: Sequence[Sequence[Row]], metri
         join = {"type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip", "meta": {"is_join": True}}
         traces += [
             {**join, "line": {"width": 1.5}},
-            *(_point(row, float(row.settings[key]), metric) for row in measured),
+            *(_point(row, float(row.settings[key]), metric, table.metrics[metric]) for row in measured),
         ]
     values = [float(row.settings[key]) for rows in series for row in rows]
     heading = key.removeprefix("method.")
@@ -152,13 +157,28 @@ def _setting_plot(table: Table, key: str, series: Sequence[Sequence[Row]], metri
     )
 
 
-def _point(row: Row, x: float, metric: str) -> Json:
+def _point(row: Row, x: float, metric: str, info: MetricInfo) -> Json:
     summary = row.summaries[metric]
     trace = _trace(row, [x], [summary.mean], mode="markers+text", marker={"size": 11}, text=[str(row.number)])
     trace |= {"textposition": "middle right", "hovertemplate": "%{y:.4f} at %{x:,}", "cliponaxis": False}
     if summary.half_width is not None:
-        trace["error_y"] = {"type": "data", "array": [summary.half_width], "width": 4, "thickness": 1.2}
+        trace["error_y"] = {**_error_bar(summary.mean, summary.half_width, info), "width": 4, "thickness": 1.2}
     return trace
+
+
+def _error_bar(mean: float, half: float, info: MetricInfo) -> Json:
+    """The interval around a mean, within the metric's scale: an accuracy of 1.02 does not exist."""
+    lowest, highest = _ends_of_scale(info.scale)
+    above, below = (max(0.0, min(half, room)) for room in (highest - mean, mean - lowest))
+    bar: Json = {"type": "data", "array": [above]}
+    return bar if above == below else {**bar, "symmetric": False, "arrayminus": [below]}
+
+
+def _ends_of_scale(scale: str) -> tuple[float, float]:
+    """The ends of a scale: of `0-100`, 0 and 100; rates, losses and information have no upper end."""
+    if match := re.fullmatch(r"(\d+)-(\d+)", scale):
+        return float(match[1]), float(match[2])
+    return (-math.inf if scale == "?" else 0.0), math.inf
 
 
 def _trace(row: Row, x: Sequence[float], y: Sequence[float], **more: Any) -> Json:
@@ -230,4 +250,4 @@ def _metric_axis(table: Table, metric: str) -> Json:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER

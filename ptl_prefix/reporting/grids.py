@@ -16,7 +16,10 @@ LEGEND = (
 )
 """Explains the marks."""
 
-BEST_IS_BOLD = "The best mean of each column is bold."
+BEST_IS_BOLD = "The best mean of each column is bold; no test compares rows that the bare backbone reaches."
+
+BARE = "bare backbone"
+"""The row of the backbone without any method."""
 
 MARKS: dict[Standing, str] = {"best": "", "alike": " ≈", "worse": "", "unknown": " ?"}
 
@@ -54,7 +57,10 @@ _ROW_COLUMNS = (Column("#"), Column("method", "left"))
 
 
 def quality_grid(table: Table) -> Grid:
-    """Metrics over seeds. The best row is marked, together with rows that are not significantly different from it."""
+    """Metrics over seeds. The best row is marked, together with rows that are not significantly different from it.
+
+    The last row is the bare backbone, if it was measured; it is the best where no other row is better.
+    """
     headings = [f"{name} {arrow(info)}" for name, info in table.metrics.items()]
     rows = [
         (
@@ -64,6 +70,8 @@ def quality_grid(table: Table) -> Grid:
         )
         for row in table.rows
     ]
+    if any(name in table.metrics for name in table.bare):
+        rows.append((Cell(""), Cell(BARE), Cell(""), *(_bare_metric(table, name) for name in table.metrics)))
     return Grid((*_ROW_COLUMNS, Column("seeds"), *map(Column, headings)), tuple(rows))
 
 
@@ -118,11 +126,19 @@ def _metric(row: Row, name: str, info: MetricInfo) -> Cell:
     return Cell(f"{format_metric(summary.mean, info)}{spread}", row.verdicts[name].standing)
 
 
+def _bare_metric(table: Table, name: str) -> Cell:
+    value = table.bare.get(name)
+    if value is None:
+        return Cell("")
+    is_best = not any(name in row.verdicts and row.verdicts[name].standing == "best" for row in table.rows)
+    return Cell(format_metric(value, table.metrics[name]), "best" if is_best else None)
+
+
 def _difference(row: Row, table: Table) -> list[Cell]:
     verdict, info = row.verdicts.get(table.main), table.metrics[table.main]
-    if verdict is None or verdict.standing == "best" or verdict.difference is None:
+    if verdict is None or row.number == 1 or verdict.difference is None:
         return [
-            Cell("best row" if verdict is not None and verdict.standing == "best" else "not tested"),
+            Cell("best row" if verdict is not None and row.number == 1 else "not tested"),
             *[Cell("")] * 3,
         ]
     low_to_high = "" if verdict.interval is None else " to ".join(f"{_signed(end, info)}" for end in verdict.interval)

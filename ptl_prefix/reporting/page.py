@@ -1,8 +1,8 @@
 """A comparison as a self-contained HTML page: no network, no server, no other file.
 
 In: a `Comparison`, and the command that reproduces each row. Out: HTML with its styles, its plots and the library that
-draws them. Text from models and users is escaped. The page's Content-Security-Policy allows only the page's own two
-scripts and no network request.
+draws them. Text from models and users is escaped, and its control characters are shown as escapes. The page's
+Content-Security-Policy allows only the page's own two scripts and no network request.
 """
 
 import base64
@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.example_outputs import example_outputs
 from ptl_prefix.reporting.figures import build_figures
@@ -39,6 +41,7 @@ def render_page(comparison: Comparison, commands: Commands, *, num_examples: int
     environment = Environment(
         loader=FileSystemLoader(_PARTS),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -75,6 +78,20 @@ def _section(table: Table, commands: Commands, num_examples: int) -> dict[str, A
     }
 
 
+def _visible(value: Any) -> Any:
+    """What a template inserts: texts without control characters, and the page's own parts as they are."""
+    if isinstance(value, Markup) or not isinstance(value, str | Path):
+        return value
+    return escape_controls(str(value))
+
+
+def _all_visible(values: Any) -> Any:
+    """JSON values whose texts hold no control characters; the page finds a plot by the name that it shows."""
+    if isinstance(values, Mapping):
+        return {_visible(key): _all_visible(value) for key, value in values.items()}
+    return [_all_visible(value) for value in values] if isinstance(values, list) else _visible(values)
+
+
 def _hash(script: str) -> str:
     """The Content-Security-Policy source of an allowed script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
@@ -87,5 +104,5 @@ def _compress(library: str) -> str:
 
 def _json(values: Any) -> Markup:
     """JSON for a script element; `<`, `>` and `&` are escaped, so that no value can close the element."""
-    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(_all_visible(values), allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.evaluation_record import EvaluationRecord
+from ptl_prefix.artifacts.metric_key import is_bare
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.reporting.compared_run import ComparedRun, read_outputs
@@ -119,7 +120,7 @@ def _of_training_end(run: ComparedRun) -> RunMetrics:
 
 
 def _recorded(run: ComparedRun) -> dict[str, float]:
-    return {key: value for key, value in run.record.metrics.items() if not key.endswith("_before")}
+    return {key: value for key, value in run.record.metrics.items() if not is_bare(key)}
 
 
 def _info(run: ComparedRun, key: str) -> MetricInfo:

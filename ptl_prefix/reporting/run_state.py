@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.metric_key import is_bare
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
@@ -108,7 +109,7 @@ def _direction(record: RunRecord | None, metric: str | None) -> Literal["minimiz
 
 def main_metric(metrics: dict[str, float]) -> str | None:
     """The main metric: the first test metric of the task's own, else the validation loss, else the first metric."""
-    trained = [name for name in metrics if not name.endswith("_before")]
+    trained = [name for name in metrics if not is_bare(name)]
     of_test = [name for name in trained if name.startswith("test/")]
     own = [name for name in of_test if name.removeprefix("test/") not in _GENERIC_METRICS]
     losses = [name for name in trained if name == "val/loss"]

@@ -73,22 +73,28 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(mean, (mean - half, mean + half), len(values))
 
 
-def compare_with_best(samples: Mapping[RowKey, Mapping[SeedKey, float]], direction: Direction) -> dict[RowKey, Verdict]:
+def compare_with_best(
+    samples: Mapping[RowKey, Mapping[SeedKey, float]], direction: Direction, *, bare: float | None = None
+) -> dict[RowKey, Verdict]:
     """Compare each row with the best: a paired t-test if two rows share at least two seeds, else Welch's t-test.
+
+    No row is called the best if the bare backbone reaches all of them.
 
     Args:
         samples: Values by seed, for each row; no row may be empty.
         direction: Whether the metric is minimized or maximized.
+        bare: Value of the bare backbone; `None` if it was not measured.
     """
     sign = 1 if direction == "maximize" else -1
     means = {row: sign * float(np.mean(list(values.values()))) for row, values in samples.items()}
     best = max(means, key=means.__getitem__)
     found = {row: _compared(values, samples[best]) for row, values in samples.items() if row != best}
     corrected = holm({row: verdict.p for row, verdict in found.items() if verdict.p is not None})
-    verdicts: dict[RowKey, Verdict] = {best: Verdict("best")}
+    is_reached = bare is not None and sign * bare >= means[best]
+    verdicts: dict[RowKey, Verdict] = {best: Verdict("unknown" if is_reached else "best")}
     for row, verdict in found.items():
         p = corrected.get(row)
-        standing: Standing = "unknown" if p is None else "worse" if p < 1 - CONFIDENCE else "alike"
+        standing: Standing = "unknown" if p is None or is_reached else "worse" if p < 1 - CONFIDENCE else "alike"
         verdicts[row] = Verdict(standing, verdict.difference, verdict.interval, p, verdict.paired)
     return verdicts
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.grids import BEST_IS_BOLD, LEGEND, MARKS, Cell, Grid, cost_grid, format_metric, quality_grid
 from ptl_prefix.reporting.table import Row, Table
@@ -111,11 +112,11 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _md(text: str) -> str:
     """Escape text, so that Markdown shows it verbatim and within its cell."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", _one_line(text))
 
 
 def _code(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    return "\n".join(f"    {line}" for line in escape_controls(text).split("\n"))
 
 
 def bare_sentence(table: Table) -> str:
@@ -177,7 +178,8 @@ def _tex(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """A text without line ends, tabs and control characters, so that it stays in its cell or comment."""
+    return " ".join(escape_controls(text).split())
 
 
 def _key(table: Table, row: Row) -> tuple[str, str, int]:

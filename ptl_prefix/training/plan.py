@@ -5,7 +5,7 @@ run share.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,13 @@ class Plan:
             decoding=self.decoding,
         )
 
-    def encoded(self, split: Split, backbone: Backbone, prompter: Prompter) -> EncodedSplit:
+    def encoded(
+        self,
+        split: Split,
+        backbone: Backbone,
+        prompter: Prompter,
+        on_progress: Callable[[int], None] = lambda num_examples: None,
+    ) -> EncodedSplit:
         """A split of the task as token ids; each row leaves free the positions that the method reserves."""
         return encode_split(
             self.task,
@@ -79,6 +85,7 @@ class Plan:
             max_tokens=backbone.max_positions,
             reserved_positions=self.method.reserved_positions(backbone),
             settings=self.data,
+            on_progress=on_progress,
         )
 
     @property

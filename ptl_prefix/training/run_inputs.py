@@ -17,6 +17,9 @@ from ptl_prefix.data.task import Split
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
 
+_EXAMPLES_PER_LINE = 50_000
+"""A multiple of the examples that are encoded together."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputs:
@@ -49,6 +52,7 @@ def load_run_inputs(
     *,
     check: Callable[[Backbone], None] = lambda _: None,
     accepts_other_rows: bool = False,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> RunInputs:
     """Load the backbone, and encode the splits or read them from the cache.
 
@@ -57,16 +61,19 @@ def load_run_inputs(
         ranks: Ranks that train together.
         check: Called with the loaded backbone, before the splits are read.
         accepts_other_rows: Whether a resumed run may go on with another number of training rows, in a new epoch.
+        notify: Called with a status line: progress of a long encoding, and the task's notes on its data.
     """
     backbone = _load_backbone(plan, ranks)
     check(backbone)
     prompter = backbone.prompter(plan.task.prompt)
     with ranks.rank_zero_first():
-        train = plan.encoded("train", backbone, prompter)
-        validation = plan.encoded("validation", backbone, prompter)
+        train = plan.encoded("train", backbone, prompter, _progress("train", notify))
+        validation = plan.encoded("validation", backbone, prompter, _progress("validation", notify))
     padding = backbone.padding(prompter)
     decoded_split: Split = "test" if "test" in plan.task.splits else "validation"
     decodable = plan.task.examples(decoded_split)
+    for note in plan.task.notes:
+        notify(f"the task {plan.task.name}: {note}")
     return RunInputs(
         backbone=backbone,
         prompter=prompter,
@@ -91,6 +98,16 @@ def load_run_inputs(
         decoded_rows=plan.evaluation.sample(decodable),
         encoding={"train": train.report, "validation": validation.report},
     )
+
+
+def _progress(split: Split, notify: Callable[[str], None]) -> Callable[[int], None]:
+    """A callback that prints a line for every so many examples of a split; most splits are shorter than that."""
+
+    def report(num_examples: int) -> None:
+        if num_examples % _EXAMPLES_PER_LINE == 0:
+            notify(f"encoding the {split} split: {num_examples:,} examples")
+
+    return report
 
 
 def _load_backbone(plan: Plan, ranks: Ranks) -> Backbone:

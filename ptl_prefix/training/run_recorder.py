@@ -15,6 +15,7 @@ from ptl_prefix.artifacts import input_fingerprints
 from ptl_prefix.artifacts.atomic import release_space, reserve_space
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.artifacts.metric_key import split_group, with_group
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.rebuilt_record import read_losses
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -104,14 +105,16 @@ class RunRecorder:
         self._add(name, nats, LOSS_INFO)
 
     def add_scores(self, split: Split, predictions: list[Prediction], suffix: str = "") -> dict[str, str]:
-        """Score predictions by the task's metrics, and add `test/<metric>` or `val/<metric>`.
+        """Score predictions by the task's metrics, and add `<split>/<metric>` and `<split>/<metric>/<group>`.
 
         Returns:
             The reason for each metric that was skipped.
         """
         scores = score(predictions, self._plan.task.metrics)
         for name, value in scores.values.items():
-            self._add(f"{SPLIT_NAMES[split]}/{name}{suffix}", value, scores.infos[name])
+            metric, group = split_group(name)
+            key = with_group(f"{SPLIT_NAMES[split]}/{metric}{suffix}", group)
+            self._add(key, value, scores.infos[name])
         return scores.skipped
 
     def _add(self, name: str, value: float, info: MetricInfo) -> None:

@@ -17,6 +17,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.errors import PtlPrefixError, RankError, StorageError
 from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream, NoSink, RunFacts
+from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, report_lost_ranks
@@ -65,7 +66,7 @@ def _train(
     plan: Plan, folder: RunFolder, *, resume: bool, anyway: Collection[str], console: Console | None, ranks: Ranks
 ) -> Outcome:
     start = ranks.from_rank_zero(lambda: find_start(folder, resume=resume, anyway=anyway))
-    console = console if console and ranks.is_rank_zero else Console(stderr=True, quiet=not ranks.is_rank_zero)
+    console = console if console and ranks.is_rank_zero else EscapingConsole(stderr=True, quiet=not ranks.is_rank_zero)
     signals = StopSignals(console, ranks)
     facts = _facts(plan, folder, start.step, console, signals)
     events = _events(plan, facts, ranks)
@@ -78,7 +79,13 @@ def _train(
             if start.step is None:
                 begin()
             # A resumed run writes nothing before its inputs are known to be the same.
-            inputs = load_run_inputs(plan, ranks, check=begin.check_inputs, accepts_other_rows=start.accepts_other_rows)
+            inputs = load_run_inputs(
+                plan,
+                ranks,
+                check=begin.check_inputs,
+                accepts_other_rows=start.accepts_other_rows,
+                notify=facts.notify,
+            )
             begin()
             context = RunContext(
                 folder=folder, events=events, console=console, meter=meter, signals=signals, ranks=ranks
@@ -181,6 +188,8 @@ def _facts(plan: Plan, folder: RunFolder, resumed_step: int | None, console: Con
         folder=folder,
         config=plan.config,
         resumed_step=resumed_step,
-        notify=lambda what: console.print(what, highlight=False, soft_wrap=True) if plan.shows_progress else None,
+        notify=lambda what: (
+            console.print(what, highlight=False, markup=False, soft_wrap=True) if plan.shows_progress else None
+        ),
         request_stop=signals.request_stop,
     )

@@ -71,9 +71,10 @@ def test_only_lf_ends_a_line(tmp_path: Path) -> None:
     [
         (b"\xff\xfe{", r"must be UTF-8, but byte 0xff is not"),
         ('{"hypothesis": "é"}'.encode("latin-1"), r"must be UTF-8, but byte 0xe9 is not"),
-        (b"name : A", r"must be one JSON object, but: Expecting value"),
-        (b'{"id": "1"', r"must be one JSON object, but: "),
-        (b"[" * 100_000, r"must be one JSON object, but: "),
+        (b"name : A", r"must be one JSON object, but is not JSON .Expecting value"),
+        (b'{"id": "1"', r"must be one JSON object, but is not JSON "),
+        (b"[" * 100_000, r"must be one JSON object, but is nested more than 100 levels deep"),
+        (b'{"id": "1", "source": "a", "id": "2"}', r"must be one JSON object, but names `id` twice"),
         (["a"], r"must be one JSON object, but is \['a'\]"),
         (
             {key: LINE[key] for key in ("id", "source", "references")},

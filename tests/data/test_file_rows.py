@@ -1,6 +1,7 @@
 """Data files: their rows, and messages that name file and line."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.data.file_rows import fingerprint_file, read_rows, why_unreadable
+from ptl_prefix.data.text_lines import TextFormat
 from ptl_prefix.errors import DataError
 
 
@@ -109,7 +111,9 @@ def test_parallel_text_is_two_files(tmp_path: Path) -> None:
     assert len(fingerprints) == 2
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip() != "")
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+    lambda text: text.strip() != ""
+)
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
@@ -131,12 +135,23 @@ def test_whatever_is_written_as_csv_is_read_back(tmp_path: Path, pairs: list[tup
         ("x.csv", b'source,target\n"a"b,c\n', "line 2: each row must be well-formed"),
         ("x.csv", b"source,source\na,b\n", "line 1: column names must differ"),
         ("x.csv", b"source\nok\nCaf\xe9\n", "line 3: a file must be UTF-8, but byte 0xe9 is not"),
-        ("x.csv", "source\nok\n".encode("utf-16"), "line 1: a file must be UTF-8, but byte 0xff is not"),
-        ("x.jsonl", b'{"source": "a"}\n{"source": \n', "line 2: each line must be one JSON object, but Expecting"),
+        ("x.csv", "source\nok\n".encode("utf-16-le"), r"line 1: text must not hold the character U\+0000"),
+        ("x.csv", b"\xff\xfes\x00o", "after line 0: a file must be utf-16|line 1: .* be utf-16"),
+        ("x.jsonl", b'{"a": 1}\n{"source": "a\0"}\n', r"line 2: text must not hold the character U\+0000"),
+        ("x.tsv", b"source\ttarget\na\tb\tc\n", "line 2: each row must have the 2 columns .* no tab and no line end"),
+        (
+            "x.jsonl",
+            b'{"source": "a"}\n{"source": \n',
+            "line 2: each line must be one JSON object, but this one is not JSON .Expecting",
+        ),
         ("x.jsonl", b'{"source": "a"}\n\n["a"]\n', r"line 3: each line must be one JSON object, but is \['a'\]"),
+        ("x.jsonl", b'{"a": 1}\n{"target": "b", "target": "c"}\n', "line 2: .* but this one names `target` twice"),
+        ("x.json", b'[{"a": {"b": 1, "b": 2}}]', "must be one array of JSON objects, but names `b` twice"),
+        ("x.jsonl", b'{"a": ' + b"[" * 1500 + b"]" * 1500 + b"}\n", "line 1: .* nested more than 100 levels deep"),
+        ("x.json", b"[" * 400 + b"]" * 400, "nested more than 100 levels deep"),
         ("x.jsonl", b'{"source": "\xff"}\n', "line 1: a file must be UTF-8"),
-        ("x.json", b"[{]", "must be JSON, but Expecting property name"),
-        ("x.json", b'{"a": 1}\n{"a": 2}\n', "must be JSON, but Extra data: .*name it .jsonl"),
+        ("x.json", b"[{]", "must be one array of JSON objects, but is not JSON .Expecting property name"),
+        ("x.json", b'{"a": 1}\n{"a": 2}\n', "but is not JSON .Extra data: .*name it .jsonl"),
         ("x.json", b'{"a": 1, "b": []}', "must be one array of JSON objects, but is"),
         ("x.json", b'{"a": 1}', "must be one array of JSON objects, but is 1"),
         ("x.json", b'[{"source": "a"}, 7]', "row 2: each row must be a JSON object, but is 7"),
@@ -154,12 +169,13 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, cont
         ('""', "is ''"),
         ('" \\t"', "is ' .t'"),
         ("null", "is None"),
-        ("7", "is 7"),
+        ("NaN", "is nan"),
         ("[]", r"is \[\]"),
         ('[" "]', r"is \[' '\]"),
-        ('["a", 1]', r"is \['a', 1\]"),
+        ('["a", null]', r"is \['a', None\]"),
         ('{"a": 1}', r"is \{'a': 1\}"),
         ('"\\ud800"', r"is '.ud800'"),
+        ('"a\\u0000"', r"is 'a.x00'"),
     ],
 )
 def test_a_cell_without_text_is_named(tmp_path: Path, cell: str, mistake: str) -> None:
@@ -177,6 +193,101 @@ def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> 
 
     with pytest.raises(DataError, match=r"x.csv, line 2: .* the column 'source', but this one has text, label"):
         next(read_rows(path)).text("source")
+
+
+def test_a_missing_columns_message_names_the_setting_that_chose_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f"text,{'long ' * 20}\na,b\n")
+    row = next(read_rows(path))
+
+    with pytest.raises(DataError, match=r"has text, long long .*\.\.\.; choose .* `task.source_column=<name>`.* names"):
+        row.text("source", "source_column")
+    with pytest.raises(DataError, match=r"choose one of these with `task.target_columns=\[<name>\]`"):
+        row.texts("target", "target_columns")
+
+
+@pytest.mark.parametrize(("cell", "text"), [("7", "7"), ("0.5", "0.5"), ("true", "true"), ("false", "false")])
+def test_numbers_and_booleans_are_their_text(tmp_path: Path, cell: str, text: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"source": {cell}, "target": ["a", {cell}]}}\n')
+    row = next(read_rows(path))
+
+    assert row.text("source") == text
+    assert row.texts("target") == ["a", text]
+    assert (row.converted("source"), row.converted("target")) == (True, True)
+
+
+PAIRS = [{"source": "a", "target": "b; c"}, {"source": "Café", "target": "d"}]
+
+
+@pytest.mark.parametrize(
+    ("lines", "text_format"),
+    [
+        ("source,target\na,b; c\nCafé,d\n", TextFormat()),
+        ('source;target\na;"b; c"\nCafé;d\n', TextFormat()),
+        ("source\ttarget\na\tb; c\nCafé\td\n", TextFormat()),
+        ("source|target\na|b; c\nCafé|d\n", TextFormat()),
+        ("sep=,\nsource,target\na,b; c\nCafé,d\n", TextFormat()),
+        ('"sep=;"\r\nsource;target\r\na;"b; c"\r\nCafé;d\r\n', TextFormat()),
+        ("source:target\na:b; c\nCafé:d\n", TextFormat(separator=":")),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1"])
+def test_a_csv_files_separator_and_encoding_are_found_out_or_given(
+    tmp_path: Path, lines: str, text_format: TextFormat, encoding: str
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(lines.encode(encoding))
+    given = replace(text_format, encoding=encoding) if encoding == "latin-1" else text_format
+
+    assert [row.cells for row in read_rows(path, given)] == PAIRS
+
+
+def test_messages_name_the_settings_only_where_there_are_some(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"sep=,\nsource;target\nCaf\xe9;b\n")
+
+    with pytest.raises(DataError, match=r"line 3: .*convert it to UTF-8\.$") as plain:
+        list(read_rows(path))
+    assert "task." not in str(plain.value)
+    with pytest.raises(DataError, match=r"`task\.encoding=latin-1`"):
+        list(read_rows(path, TextFormat(has_settings=True)))
+    path.write_bytes(b"sep=;\nsource;target\n\na;b;c\n")
+    with pytest.raises(DataError, match=r"line 4: each row must have the 2 columns .* `task.separator=;`"):
+        list(read_rows(path, TextFormat(has_settings=True)))
+
+
+def test_a_tsv_line_is_a_row_whatever_its_quotation_marks(tmp_path: Path) -> None:
+    stray = 'source\ttarget\n"To be or not\tfirst half\nthat is the question"\tsecond half\n"Hi"\t"\n'
+    all_quoted = '"source"\t"target"\n"a\tb"\t"c\nd"\n'
+
+    assert read(tmp_path / "x.tsv", stray) == [
+        {"source": '"To be or not', "target": "first half"},
+        {"source": 'that is the question"', "target": "second half"},
+        {"source": '"Hi"', "target": '"'},
+    ]
+    assert read(tmp_path / "x.tsv", all_quoted) == [{"source": "a\tb", "target": "c\nd"}]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "source"])
+def test_cells_are_as_long_as_documents_and_a_lone_cr_ends_no_row(tmp_path: Path, suffix: str) -> None:
+    text = "a\rb" + "x" * 200_000
+    (tmp_path / "x.target").write_text("c\n")
+    lines = {"csv": f'source,target\n"{text}",c\n', "tsv": f"source\ttarget\n{text}\tc\n", "source": f"{text}\r\n"}
+
+    assert read(tmp_path / f"x.{suffix}", lines[suffix]) == [{"source": text, "target": "c"}]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
+def test_rows_are_read_one_at_a_time(tmp_path: Path, suffix: str) -> None:
+    good = {"jsonl": '{"source": "a"}\n', "csv": "source\na\n", "tsv": "source\na\n"}[suffix]
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(good.encode() + b"\xff\n")
+    rows = read_rows(path)
+
+    assert next(rows).text("source") == "a"
+    with pytest.raises(DataError, match=r"must be UTF-8, but byte 0xff"):
+        next(rows)
 
 
 def test_lists_of_texts_are_sentences_or_alternatives(tmp_path: Path) -> None:

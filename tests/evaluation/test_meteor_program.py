@@ -27,7 +27,7 @@ def test_without_java_it_is_named_as_missing_and_the_rest_is_measured(
 
     scores = score(random_predictions(5), ["meteor", "meteor_webnlg", "bleu"])
 
-    assert scores.values.keys() == {"bleu", "bleu_seen", "bleu_unseen"}
+    assert scores.values.keys() == {"bleu", "bleu/seen", "bleu/unseen"}
     assert scores.unavailable.keys() == {"meteor", "meteor_webnlg"}
     assert "needs Java, but there is no `java` on the PATH; install" in scores.unavailable["meteor"]
 
@@ -42,7 +42,7 @@ def test_the_command_names_unavailable_reason_on_stderr_and_ends_well(
     done = run("score", "predictions.jsonl", "metrics=[meteor,bleu]", "format=json", cwd=tmp_path)
 
     assert done.returncode == 0
-    assert set(json.loads(done.stdout)) == {"bleu", "bleu_seen", "bleu_unseen"}
+    assert set(json.loads(done.stdout)) == {"bleu", "groups"}
     assert done.stderr.startswith("meteor is skipped: it needs Java")
     assert done.stderr.count("\n") == 1
 

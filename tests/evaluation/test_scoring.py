@@ -21,17 +21,29 @@ def test_a_groups_number_is_that_of_the_group_alone(name: str) -> None:
 
     values = score(some, [name]).values
 
-    assert values.keys() == {name, f"{name}_seen", f"{name}_unseen"}
+    assert values.keys() == {name, f"{name}/seen", f"{name}/unseen"}
     assert values[name] == load_metric(name).score(some)
     for group in ("seen", "unseen"):
         alone = [one for one in some if one.group == group]
-        assert values[f"{name}_{group}"] == pytest.approx(load_metric(name).score(alone), rel=1e-12)
+        assert values[f"{name}/{group}"] == pytest.approx(load_metric(name).score(alone), rel=1e-12)
+
+
+def test_no_number_is_overwritten_whatever_groups_are_called() -> None:
+    groups = ["webnlg", "low", "high", "before", "a/b", "\x1b[31m"]
+    some = [prediction("a b", "a c" * (1 + number), group=group, id=group) for number, group in enumerate(groups)]
+
+    scores = score(some, ["ter", "ter_webnlg"], resamples=5)
+
+    assert len(scores.values) == 2 * (1 + len(groups))
+    assert scores.intervals.keys() == scores.values.keys() == scores.infos.keys()
+    assert scores.values["ter_webnlg"] == load_metric("ter_webnlg").score(some)
+    assert scores.values["ter/webnlg"] == load_metric("ter").score(some[:1])
 
 
 def test_what_has_no_group_is_in_the_whole_alone() -> None:
     some = [prediction("a", "a", group="seen"), prediction("b", "c", id="1")]
 
-    assert score(some, ["exact_match"]).values == {"exact_match": 0.5, "exact_match_seen": 1.0}
+    assert score(some, ["exact_match"]).values == {"exact_match": 0.5, "exact_match/seen": 1.0}
 
 
 def test_every_number_lies_in_its_interval_which_the_seed_decides() -> None:

@@ -28,7 +28,13 @@ def test_json_is_one_object_of_numbers_and_nothing_else(file: Path, tmp_path: Pa
     done = run("score", file, "metrics=[bleu,nist,rouge_l,cider]", "format=json", cwd=tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == score(random_predictions(25), ["bleu", "nist", "rouge_l", "cider"]).values
+    values = score(random_predictions(25), ["bleu", "nist", "rouge_l", "cider"]).values
+    printed = json.loads(done.stdout)
+    groups = printed.pop("groups")
+    assert printed == {name: value for name, value in values.items() if "/" not in name}
+    assert groups.keys() == {"seen", "unseen"}
+    of_groups = {f"{name}/{group}": value for group in groups for name, value in groups[group].items()}
+    assert of_groups.items() <= values.items()
     assert done.stdout.count("\n") == 1
     assert list(tmp_path.iterdir()) == [file]
 
@@ -38,15 +44,16 @@ def test_intervals_follow_their_metrics(file: Path, invoke: Invoke) -> None:
 
     expected = score(random_predictions(25), ["bleu"], resamples=50, seed=7)
     printed = json.loads(result.stdout)
-    assert list(printed)[:3] == ["bleu", "bleu_low", "bleu_high"]
-    assert (printed["bleu_unseen_low"], printed["bleu_unseen_high"]) == expected.intervals["bleu_unseen"]
+    assert list(printed) == ["bleu", "intervals", "groups"]
+    assert printed["intervals"] == {"bleu": list(expected.intervals["bleu"])}
+    assert printed["groups"]["unseen"]["intervals"] == {"bleu": list(expected.intervals["bleu/unseen"])}
 
 
 def test_csv_has_a_line_for_each_metric_with_its_scale(file: Path, invoke: Invoke) -> None:
     result = invoke("score", file, "metrics=[nist,exact_match]", "format=csv", "resamples=20")
 
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert [row["metric"] for row in rows][:3] == ["nist", "nist_seen", "nist_unseen"]
+    assert [(row["metric"], row["group"]) for row in rows][:3] == [("nist", ""), ("nist", "seen"), ("nist", "unseen")]
     assert float(rows[0]["low"]) < float(rows[0]["value"]) < float(rows[0]["high"])
     assert (rows[0]["scale"], rows[0]["direction"]) == ("bits", "maximize")
     assert "sacrebleu" in rows[0]["library"]
@@ -56,8 +63,9 @@ def test_the_table_says_which_way_is_better_and_on_what_scale(file: Path, invoke
     result = invoke("score", file, "metrics=[bleu,exact_match]", "resamples=20")
 
     low, high = score(random_predictions(25), ["exact_match"], resamples=20).intervals["exact_match"]
-    (line,) = (line for line in result.stdout.splitlines() if line.startswith("│ exact_match "))
-    assert [cell.strip() for cell in line.split("│")][2:6] == ["0.0800", f"{low:.2f} to {high:.2f}", "higher", "0-1"]
+    lines = [[cell.strip() for cell in line.split("│")] for line in result.stdout.splitlines()]
+    (line,) = (cells for cells in lines if cells[1:3] == ["exact_match", ""])
+    assert line[3:7] == ["0.0800", f"{low:.2f} to {high:.2f}", "higher", "0-1"]
     assert result.stdout.startswith("25 predictions of ")
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from support.made_up_runs import MadeUp
 
+from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.reporting import figures
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.reporting.figures import Figure, build_figures
 from ptl_prefix.reporting.table import Table
@@ -101,3 +103,27 @@ def test_a_table_without_logs_has_no_curves(compared: Compared, two_methods: lis
             run.folder.events.unlink()
 
     assert not any("curves" in figure.title for figure in build_figures(table))
+
+
+@pytest.mark.parametrize(
+    ("scale", "mean", "half", "above", "below"),
+    [
+        ("0-1", 0.98, 0.05, 0.02, 0.05),
+        ("0-1", 0.02, 0.05, 0.05, 0.02),
+        ("0-100", 99.0, 4.0, 1.0, 4.0),
+        ("0-10", 2.0, 0.5, 0.5, 0.5),
+        ("percent", 3.0, 10.0, 10.0, 3.0),
+        ("nats per target token", 0.1, 0.3, 0.3, 0.1),
+        ("?", 0.0, 2.0, 2.0, 2.0),
+    ],
+)
+def test_error_bars_stay_inside_the_metrics_scale(
+    scale: str, mean: float, half: float, above: float, below: float
+) -> None:
+    info = MetricInfo(scale=scale, direction="maximize", version="1", library="x")
+
+    bar = figures._error_bar(mean, half, info)
+
+    assert bar["array"] == [pytest.approx(above)]
+    assert bar.get("arrayminus", bar["array"]) == [pytest.approx(below)]
+    assert ("arrayminus" in bar) is (bar.get("symmetric") is False)

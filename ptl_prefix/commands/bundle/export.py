@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
@@ -12,6 +11,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.config.build_plan import build_plan
 from ptl_prefix.errors import ConfigError, RunError
+from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 
 
@@ -48,7 +48,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     load_trained_state(method, checkpoint)
     if config["merge"]:
         export_merged(out, backbone=backbone, method=method.eval())
-        Console().print(Text(f"model: {out}"), soft_wrap=True)
+        EscapingConsole().print(Text(f"model: {out}"), soft_wrap=True)
         return
     export_bundle(
         out,
@@ -59,7 +59,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         decoding=plan.decoding,
         metrics=_metrics(folder, checkpoint),
     )
-    Console().print(Text(f"bundle: {out}"), soft_wrap=True)
+    EscapingConsole().print(Text(f"bundle: {out}"), soft_wrap=True)
 
 
 def _checkpoint(folder: RunFolder, chosen: str) -> Path:

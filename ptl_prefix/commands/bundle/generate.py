@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.config.bundle_inputs import bundle_folder, decoding_changes, load_bundle_backbone, source_lines
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
@@ -35,7 +36,9 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             except ValueError as error:
                 raise DataError(str(error)) from error  # the source is too long
             for text in texts:
-                print(" ".join(text.split()), file=out, flush=True)
+                line = " ".join(text.split())
+                # A file gets the text as it is; standard output may be a terminal.
+                print(line if config["output"] else escape_controls(line), file=out, flush=True)
 
 
 @contextmanager

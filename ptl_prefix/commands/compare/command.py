@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ptl_prefix.commands.compare.tables import show_table
 from ptl_prefix.commands.config.reproduce import command_for
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.reporting.comparison_files import write_comparison
+from ptl_prefix.training.console import EscapingConsole
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -32,7 +32,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         num_examples=config["examples"],
         command_for=command_for,
     )
-    console = Console()
+    console = EscapingConsole()
     for table in comparison.tables:
         show_table(table, console)
     for excluded in comparison.excluded:

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.terminal import format_age
 from ptl_prefix.reporting.grids import format_bytes
 from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.run_state import RunSummary, State, summarize_run
+from ptl_prefix.training.console import EscapingConsole
 
 _DEFAULT_FOLDER = "outputs"
 _STYLES: dict[State, str] = {
@@ -51,7 +53,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if not runs:
         print("No run matches the filters; `ptl-prefix runs` without filters lists all runs.", file=sys.stderr)
         return
-    _show(runs, Console())
+    _show(runs, EscapingConsole())
 
 
 def _sort(runs: Sequence[RunSummary], by: str) -> list[RunSummary]:
@@ -76,7 +78,8 @@ def _values(run: RunSummary) -> dict[str, Any]:
 
 def _show(runs: Sequence[RunSummary], console: Console) -> None:
     """Print one line per run on a terminal of any width; the path comes last and is never truncated."""
-    cells = [_HEADINGS, *map(_cells, runs)]
+    # Escaped here, as widths are counted in characters.
+    cells = [tuple(map(escape_controls, row)) for row in (_HEADINGS, *map(_cells, runs))]
     widths = [max(len(row[column]) for row in cells) for column in range(len(_HEADINGS))]
     for row, run in zip(cells, (None, *runs), strict=True):
         texts = [

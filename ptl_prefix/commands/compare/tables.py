@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.reporting.grids import LEGEND, MARKS, Cell, Column, Grid, cost_grid, quality_grid
 from ptl_prefix.reporting.table import Table
 from ptl_prefix.reporting.text_tables import bare_sentence
@@ -18,16 +19,16 @@ _BORDER = 3
 
 def show_table(table: Table, console: Console) -> None:
     """Print a table of a comparison."""
-    title = f"{table.task} on {table.backbone}"
+    title = escape_controls(f"{table.task} on {table.backbone}")
     for part in _parts(quality_grid(table), console.width):
         console.print(_rich(part, title, console.width))
         title = ""
-    console.print(Text(f"{LEGEND}{bare_sentence(table)}"))
+    console.print(Text(escape_controls(f"{LEGEND}{bare_sentence(table)}")))
     # The tables above show the method of each row number.
     for part in _parts(_only(cost_grid(table), lambda column: column.heading != "method"), console.width):
         console.print(_rich(part, "", console.width))
     for sentence in table.caveats:
-        console.print(Text(f"- {sentence}"))
+        console.print(Text(escape_controls(f"- {sentence}")))
 
 
 def _parts(grid: Grid, width: int) -> Iterator[Grid]:
@@ -84,7 +85,7 @@ def _widths(grid: Grid, width: int) -> list[int]:
 def _broken(heading: str) -> str:
     """Break a metric's name into lines after slashes and underscores."""
     lines = [""]
-    for part in re.findall(r"[^/_]*[/_]?", heading):
+    for part in re.findall(r"[^/_]*[/_]?", escape_controls(heading)):
         if lines[-1] and len(lines[-1]) + len(part) > _MAX_HEADING_LINE:
             lines.append("")
         lines[-1] += part
@@ -92,16 +93,16 @@ def _broken(heading: str) -> str:
 
 
 def _rich(grid: Grid, title: str, width: int) -> RichTable:
-    shown = RichTable(title=title or None, title_justify="left")
+    shown = RichTable(title=Text(title) if title else None, title_justify="left")
     for column, own in zip(grid.columns, _widths(grid, width), strict=True):
-        shown.add_column(_broken(column.heading), justify=column.align, width=own, overflow="fold")
+        shown.add_column(Text(_broken(column.heading)), justify=column.align, width=own, overflow="fold")
     for row in grid.rows:
         shown.add_row(*(Text(_marked(cell), style=_style(cell)) for cell in row))
     return shown
 
 
 def _marked(cell: Cell) -> str:
-    return cell.text + ("" if cell.standing is None else MARKS[cell.standing].strip())
+    return escape_controls(cell.text) + ("" if cell.standing is None else MARKS[cell.standing].strip())
 
 
 def _style(cell: Cell) -> str:

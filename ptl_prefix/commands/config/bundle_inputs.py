@@ -53,12 +53,28 @@ def decoding_changes(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def source_lines(source_file: str | None) -> Iterator[str]:
-    """The sources of a file, one per line; empty lines count, and a final line feed ends the last source."""
+    """The sources of a file, one per line; empty lines count, and a final line end ends the last source.
+
+    Lines end in LF or CRLF: `splitlines`, and reading as text, would also split at characters that a text may hold.
+
+    Raises:
+        DataError: The file cannot be read, is not UTF-8, or holds U+0000.
+    """
     if source_file is None:
         return
     try:
-        text = sys.stdin.read() if source_file == "-" else Path(source_file).read_text(encoding="utf-8-sig")
+        data = _standard_input() if source_file == "-" else Path(source_file).read_bytes()
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`input` must be a UTF-8 text file, but '{source_file}' cannot be read: {error}") from error
-    # Only a line feed separates sources: `splitlines` would also split at characters that a text may hold.
-    yield from text.removesuffix("\n").split("\n") if text else ()
+    if "\0" in text:
+        raise DataError(
+            f"`input` must be a UTF-8 text file, but '{source_file}' holds the character U+0000 (is it UTF-16?); "
+            "convert it."
+        )
+    lines = text.removesuffix("\n").split("\n") if text else []
+    yield from (line.removesuffix("\r") for line in lines)
+
+
+def _standard_input() -> bytes:
+    return sys.stdin.buffer.read()

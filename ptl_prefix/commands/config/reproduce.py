@@ -49,7 +49,9 @@ _SEEDS = ("seed", "task.subset_seed")
 
 def _seed(record: RunRecord, key: str) -> int | None:
     group, _, name = key.rpartition(".")
-    return (record.config[group] if group else record.config).get(name)
+    settings = record.config.get(group, {}) if group else record.config
+    seed = settings.get(name) if isinstance(settings, Mapping) else None
+    return seed if isinstance(seed, int) else None
 
 
 def overrides_for(config: Mapping[str, Any]) -> list[str]:
@@ -59,6 +61,8 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
         ValueError: If this version of the package cannot compose the config.
     """
     defaults = {group: choice for group, choice in catalog.groups_of(_VERB).items() if choice is not None}
+    if wrong := [group for group in defaults if not isinstance(config.get(group, {}), Mapping)]:
+        raise ValueError(f"A run's config must have a mapping as `{wrong[0]}`, but has {config[wrong[0]]!r:.40}.")
     chosen = {group: _closest(group, config[group], default) for group, default in defaults.items() if group in config}
     choices = [f"{group}={choice}" for group, choice in chosen.items() if choice != defaults[group]]
     wanted = _own_leaves(config)

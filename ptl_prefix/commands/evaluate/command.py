@@ -26,6 +26,7 @@ from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
+from ptl_prefix.training.console import EscapingConsole
 
 _NUM_LOG_LINES = 10
 
@@ -46,7 +47,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if problems := [*task.problems(), *_split_problems(config["split"], task), *bertscore]:
         raise ConfigError(problems)
     subject, decoding = _bare(config, task) if "backbone" in config else _adapted(config)
-    console = Console(stderr=True)
+    console = EscapingConsole(stderr=True)
     with _progress(console) as on_progress:
         job = EvaluationJob(
             subject=subject,
@@ -72,7 +73,9 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             ),
             soft_wrap=True,
         )
-    show_evaluation(evaluation, Console())
+    for note in (*task.notes, *_prompt_notes(subject, task)):
+        console.print(Text(f"the task {task.name}: {note}"), soft_wrap=True)
+    show_evaluation(evaluation, EscapingConsole())
 
 
 def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
@@ -126,6 +129,14 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
         method_settings=settings_fingerprint(bundle.manifest),
     )
     return subject, bundle.manifest.decoding
+
+
+def _prompt_notes(subject: Subject, task: Task) -> list[str]:
+    """A sentence if the bundle's prompt format, which is used, is not the task's."""
+    used = subject.prompter.prompt_format
+    if used == task.prompt:
+        return []
+    return [f"prompts have the bundle's format, between={used.between!r}, and not the task's, {task.prompt.between!r}"]
 
 
 def _bare(config: dict[str, Any], task: Task) -> tuple[Subject, Decoding]:

@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from ptl_prefix.artifacts.metric_key import split_group
 from ptl_prefix.artifacts.predictions import read_predictions
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.evaluate.bertscore_setting import bertscore_problems
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.evaluation.scoring import Scores, score
+from ptl_prefix.training.console import EscapingConsole
 
 
 def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
@@ -52,38 +55,45 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             f"{words[0]} must contain what every metric needs, but does not; remove these metrics:\n{reasons}"
         )
     for name, reason in scores.unavailable.items():
-        print(f"{name} is skipped: {reason}", file=sys.stderr)
+        print(escape_controls(f"{name} is skipped: {reason}"), file=sys.stderr)
     if config["format"] == "json":
-        print(json.dumps(_flat(scores)))
+        print(json.dumps(_structured(scores)))
     elif config["format"] == "csv":
         _write_csv(scores)
     else:
-        Console().print(_table(scores, f"{len(predictions):,} predictions of {words[0]}"))
+        EscapingConsole().print(_table(scores, f"{len(predictions):,} predictions of {words[0]}"))
 
 
-def _flat(scores: Scores) -> dict[str, float]:
-    """Values by metric; each is followed by `<metric>_low` and `<metric>_high` if it has an interval."""
-    flat: dict[str, float] = {}
+def _structured(scores: Scores) -> dict[str, Any]:
+    """Values by metric, then `intervals` by metric, then `groups` by name, each with the same structure."""
+    structured: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name, value in scores.values.items():
-        flat[name] = value
+        metric, group = split_group(name)
+        part = groups.setdefault(group, {}) if group else structured
+        part[metric] = value
         if name in scores.intervals:
-            flat[f"{name}_low"], flat[f"{name}_high"] = scores.intervals[name]
-    return flat
+            part.setdefault("intervals", {})[metric] = list(scores.intervals[name])
+    return {**structured, **({"groups": groups} if groups else {})}
 
 
 def _write_csv(scores: Scores) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["metric", "value", "low", "high", "scale", "direction", "version", "library"])
+    writer.writerow(["metric", "value", "low", "high", "scale", "direction", "version", "library", "group"])
     for name, value in scores.values.items():
         info = scores.infos[name]
+        metric, group = split_group(name)
         low, high = scores.intervals.get(name, ("", ""))
-        writer.writerow([name, value, low, high, info.scale, info.direction, info.version, info.library])
+        scale = [info.scale, info.direction, info.version, info.library]
+        writer.writerow([metric, value, low, high, *scale, escape_controls(group)])
 
 
 def _table(scores: Scores, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in ("metric", "value", "95% interval", "better", "scale", "library"):
-        if heading != "95% interval" or scores.intervals:
+    table = Table(title=Text(escape_controls(title)), title_justify="left")
+    has_groups = any(split_group(name)[1] for name in scores.values)
+    left_out = {"group": not has_groups, "95% interval": not scores.intervals}
+    for heading in ("metric", "group", "value", "95% interval", "better", "scale", "library"):
+        if not left_out.get(heading):
             is_number = heading in ("value", "95% interval")
             # Only the library may wrap on a narrow terminal; a truncated name or number would be useless.
             table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "library")
@@ -91,7 +101,8 @@ def _table(scores: Scores, title: str) -> Table:
         info = scores.infos[name]
         low_to_high = [" to ".join(f"{end:.2f}" for end in scores.intervals[name])] if scores.intervals else []
         better = "lower" if info.direction == "minimize" else "higher"
-        table.add_row(name, f"{value:.4f}", *low_to_high, better, info.scale, info.library)
+        names = [Text(escape_controls(part)) for part in split_group(name)[: 1 + has_groups]]
+        table.add_row(*names, f"{value:.4f}", *low_to_high, better, info.scale, info.library)
         for part, number in scores.parts.get(name, {}).items():
-            table.add_row(f"  {part}", f"{number:,.0f}", style="dim")
+            table.add_row(f"  {part}", *[""] * has_groups, f"{number:,.0f}", style="dim")
     return table

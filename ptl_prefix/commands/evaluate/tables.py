@@ -5,6 +5,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE, RECORD_FILE, EvaluationKey
+from ptl_prefix.artifacts.metric_key import parts_of
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.terminal import format_example
 from ptl_prefix.evaluation.evaluate import Evaluation
 
@@ -15,25 +17,30 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print an evaluation."""
     record, key = evaluation.record, evaluation.record.key
     table = Table(
-        title=f"{key.method} on {key.backbone}, {key.task}, {key.split}",
+        title=Text(f"{key.method} on {key.backbone}, {key.task}, {key.split}"),
         title_justify="left",
         caption=_caption(evaluation),
         caption_justify="left",
     )
     table.add_column("metric", no_wrap=True)
+    has_groups = any(parts_of(key)[2] for key in record.metrics)
+    if has_groups:
+        table.add_column("group")
     table.add_column("value", justify="right", no_wrap=True)
     if record.intervals:
         table.add_column("95% interval", no_wrap=True)
     table.add_column("better")
     table.add_column("scale")
     for name, value in record.metrics.items():
+        split, metric, group = parts_of(name)
         info, ends = record.metric_info[name], record.intervals.get(name)
         interval = [("" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}")] if record.intervals else []
         better = "lower" if info.direction == "minimize" else "higher"
-        table.add_row(name, f"{value:.4f}", *interval, better, info.scale)
+        names = [Text(f"{split}/{metric}"), *([Text(escape_controls(group))] if has_groups else [])]
+        table.add_row(*names, f"{value:.4f}", *interval, better, info.scale)
     console.print(table)
     for name, reason in record.skipped.items():
-        console.print(Text(f"{name} is skipped: {reason}"), soft_wrap=True)
+        console.print(Text(escape_controls(f"{name} is skipped: {reason}")), soft_wrap=True)
     for prediction in evaluation.predictions[:_NUM_EXAMPLES]:
         console.print(format_example("source", prediction.source, "bold"))
         console.print(format_example("output", prediction.hypothesis, "green"))

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ptl_prefix.artifacts.atomic import write_atomically
@@ -20,6 +19,7 @@ from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.evaluation.inspection import InspectionSettings, inspect_prefix, require_prefix
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.reporting.inspection_figure import render_inspection
+from ptl_prefix.training.console import EscapingConsole
 
 _SETTINGS = ("batch_size", "max_new_tokens", "dead_below", "layer", "top_k", "max_words")
 _PROMPTS = (
@@ -50,7 +50,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         inspection = inspect_prefix(adaptation, texts, settings, bundle=str(folder), texts_from=texts_from)
     except ValueError as error:
         raise ConfigError([str(error)]) from error  # the layer has no prefix
-    console = Console()
+    console = EscapingConsole()
     show_inspection(inspection, console)
     for label, path in _write(inspection, _out_folder(config["out"], folder)):
         console.print(Text(f"{label}: {path}"), soft_wrap=True)

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, SiteInspection
+from ptl_prefix.artifacts.visible_text import escape_controls
 
 _MAX_TOKENS = 24
 """Number of virtual tokens that tables show; the file contains all of them."""
@@ -23,7 +24,7 @@ def show_inspection(inspection: Inspection, console: Console) -> None:
         f"vocabulary: {inspection.num_words:,} {words}",
     )
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(escape_controls(line)), soft_wrap=True)
     for name, site in inspection.sites.items():
         console.print()
         console.print(_layers_table(name, site))
@@ -78,7 +79,7 @@ def _words_table(name: str, site: SiteInspection, nearest: NearestWords) -> Tabl
 
 def _words(words: Sequence[NearWord]) -> Text:
     """Join words; most begin with a space, which is shown as a visible character."""
-    return Text("  ".join(word.text.replace(" ", "␣") for word in words))
+    return Text("  ".join(escape_controls(word.text).replace(" ", "␣") for word in words))
 
 
 def _table(title: str) -> Table:

@@ -33,6 +33,7 @@ from ptl_prefix.sweeping.study_tracking import log_study
 from ptl_prefix.sweeping.summary import summarize
 from ptl_prefix.sweeping.trial_processes import TrialServer
 from ptl_prefix.tracking.tracking import Tracking
+from ptl_prefix.training.console import EscapingConsole
 
 _ACTIONS = ("plan", "run", "status", "resume", "stop", "export", "worker")
 _STUDIES = Path("outputs/sweeps")
@@ -61,8 +62,8 @@ def plan_or_run(words: Sequence[str], overrides: Sequence[str], flags: HydraFlag
         if action == "run":
             run_parsed_study(parsed, flags, server)
         else:
-            estimate = estimate_sweep(parsed, flags, Console(stderr=True), server)
-            show_estimate(parsed, estimate, Console())
+            estimate = estimate_sweep(parsed, flags, EscapingConsole(stderr=True), server)
+            show_estimate(parsed, estimate, EscapingConsole())
 
 
 def list_studies() -> list[str]:
@@ -87,7 +88,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     study = open_study(_find_folder(names[0]))
     if action in ("resume", "worker"):
         num_workers = config["workers"] or (1 if action == "worker" else None)
-        work(study, Console(stderr=True), num_workers=num_workers, is_joining=action == "worker")
+        work(study, EscapingConsole(stderr=True), num_workers=num_workers, is_joining=action == "worker")
     elif action == "status":
         _show_status(study, watch=config["watch"])
     elif action == "stop":
@@ -97,7 +98,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         )
     elif names[1] == "slurm":
         path = write_slurm_script(study, config)
-        Console().print(Text(f"sbatch {path}"), soft_wrap=True)
+        EscapingConsole().print(Text(f"sbatch {path}"), soft_wrap=True)
     else:
         raise ConfigError([f"`sweep export` can only write for slurm, but got {names[1]!r}."])
 
@@ -118,7 +119,7 @@ def run_parsed_study(parsed: ParsedStudy, flags: HydraFlags, server: TrialServer
         SweepError: If the existing study has another specification, or if trials failed.
     """
     study, is_new = create_or_open_study(parsed, flags)
-    console = Console(stderr=True)
+    console = EscapingConsole(stderr=True)
     if not is_new:
         console.print(f"Resuming {study.folder}", highlight=False, soft_wrap=True)
     work(study, console, server=server)
@@ -160,7 +161,7 @@ def work(
     if not is_joining:
         # The loggers send while the page is made.
         with log_study(scheduler, _study_tracking(study), lambda text: console.print(Text(text), soft_wrap=True)):
-            show_result(scheduler, Console(file=sys.stdout))
+            show_result(scheduler, EscapingConsole(file=sys.stdout))
         _raise_for_failures(scheduler)
 
 
@@ -191,7 +192,7 @@ def _raise_for_failures(scheduler: Scheduler) -> None:
 
 
 def _show_status(study: Study, *, watch: bool) -> None:
-    scheduler, console, spec = study.scheduler(), Console(), study.spec
+    scheduler, console, spec = study.scheduler(), EscapingConsole(), study.spec
     if not watch:
         console.print(status_table(spec, summarize(scheduler), spec.n_jobs))
         return

@@ -22,6 +22,7 @@ from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
 from ptl_prefix.commands.train.resume_changes import ResumeChanges
 from ptl_prefix.errors import ConfigError, RunError
+from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_problems import plan_problems, start_problems
@@ -44,7 +45,7 @@ def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) ->
             [f"`train` takes no arguments, but got {' '.join(arguments)!r}; settings are written key=value."]
         )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise the library warns when a process forks
-    console = Console(stderr=True)
+    console = EscapingConsole(stderr=True)
     if config["resume"] is not None:
         keys = _given_keys()
         devices = int(config["trainer"]["devices"]) if "trainer.devices" in keys else None
@@ -67,7 +68,7 @@ def run_frozen(folder: Path) -> None:
     Args:
         folder: Run folder with a checked config.
     """
-    _resume(RunFolder.open(folder), Console(stderr=True), ResumeChanges(), devices=None)
+    _resume(RunFolder.open(folder), EscapingConsole(stderr=True), ResumeChanges(), devices=None)
 
 
 def _with_group(config: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def train_as_started_rank(folder: str, changes_text: str) -> None:
     assert environment is not None, "`RankProcesses` sets the variables of a rank"
     run_folder, changes = RunFolder.open(folder), ResumeChanges.from_text(changes_text)
     plan = build_plan(changes.apply(read_config(run_folder), run_folder))
-    _train_as_rank(plan, run_folder, Console(stderr=True), environment, resume=changes)
+    _train_as_rank(plan, run_folder, EscapingConsole(stderr=True), environment, resume=changes)
 
 
 def _train_as_rank(

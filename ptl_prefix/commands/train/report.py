@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptl_prefix.artifacts.metric_key import bare_key, is_bare
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.terminal import format_example, format_megabytes
+from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.dry_run import Estimate
 from ptl_prefix.training.training_run import Outcome
 
@@ -20,7 +23,7 @@ _NUM_EXAMPLES = 3
 
 def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = None) -> None:
     """Print the metrics before and after training, the cost, some examples, and the paths."""
-    console = console or Console()
+    console = console or EscapingConsole()
     console.print(_metrics_table(outcome))
     console.print(_cost_table(outcome))
     for index, adapted in enumerate(outcome.adapted[:_NUM_EXAMPLES]):
@@ -38,7 +41,7 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
 
 def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console | None = None) -> None:
     """Print the resolved config and the estimate."""
-    console = console or Console()
+    console = console or EscapingConsole()
     console.print(Text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)), soft_wrap=True)
     table = Table(title="Dry run: nothing was loaded, nothing is trained", title_justify="left", show_header=False)
     rows = {
@@ -88,11 +91,17 @@ def _metrics_table(outcome: Outcome) -> Table:
         # On a narrow screen only the scale may wrap: the other cells must stay readable.
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "scale")
     for name, value in record.metrics.items():
-        if not name.endswith("_before"):
-            before = record.metrics.get(f"{name}_before")
+        if not is_bare(name):
+            before = record.metrics.get(bare_key(name))
             info = record.metric_info[name]
             better = "lower is better" if info.direction == "minimize" else "higher is better"
-            table.add_row(name, "" if before is None else f"{before:.4f}", f"{value:.4f}", better, info.scale)
+            table.add_row(
+                Text(escape_controls(name)),
+                "" if before is None else f"{before:.4f}",
+                f"{value:.4f}",
+                better,
+                info.scale,
+            )
     return table
 
 

@@ -18,6 +18,7 @@ from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.tracking.wandb_mode import is_reachable
 from ptl_prefix.tracking.wandb_sink import has_key, server_url
 from ptl_prefix.tracking.wandb_sync import UnsyncedRun, find_unsynced_runs, upload
+from ptl_prefix.training.console import EscapingConsole
 
 _SETTINGS = {"sync": ("yes",), "dashboard": ("out", "project", "entity", "metric")}
 """Actions, and the settings that each reads."""
@@ -32,7 +33,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         run_folder: Not used, because this is not a run.
     """
     action, folders = (words[0] if words else ""), [Path(word) for word in words[1:] or ("outputs",)]
-    console = Console()
+    console = EscapingConsole()
     if problems := _problems(action, folders, config):
         raise ConfigError(problems)
     if action == "dashboard":

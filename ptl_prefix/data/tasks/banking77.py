@@ -10,12 +10,12 @@ the same `split_seed`. Six messages of the test split are in `train.csv` too; th
 Metrics: accuracy and macro-F1.
 """
 
-import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
+from ptl_prefix.artifacts.json_document import DocumentError, parse_json
 from ptl_prefix.data.example import Example
 from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.data.hash_split import Division
@@ -55,8 +55,8 @@ class Banking77(ReleasedTask):
         if path is None or not path.is_file():
             return tuple(sorted({_label(row) for row in self.rows("train")}))
         try:
-            labels = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            labels = parse_json(path.read_bytes())
+        except DocumentError as error:
             raise DataError(f"{path} must be a JSON array of labels, but {error}; correct it.") from error
         if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
             raise DataError(f"{path} must be a JSON array of labels, but is {labels!r:.60}; correct it.")

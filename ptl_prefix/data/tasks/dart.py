@@ -8,7 +8,8 @@ between them, and the bos token separates source and target. Unlike their code, 
 closing eos. Empty texts are not references, and a row without other texts is left out. Rows with the same triples stay
 separate examples, as the official test set counts each of them.
 
-Metrics, as for WebNLG: BLEU (multi-bleu), METEOR and TER over up to three references, and chrF++.
+Metrics, as in DART's own scripts: BLEU (multi-bleu) over up to three references, METEOR and TER over the first; and
+chrF++.
 """
 
 from typing import Any
@@ -27,7 +28,7 @@ class DART(ReleasedTask):
 
     version = "1"
     licence = "MIT"
-    metrics = ("multi_bleu", "meteor_webnlg", "ter_webnlg", "chrf_pp")
+    metrics = ("multi_bleu_dart", "meteor_dart", "ter_dart", "chrf_pp")
     released_files = ("dart-v1.1.1-full-train.json", "dart-v1.1.1-full-dev.json", "dart-v1.1.1-full-test.json")
 
     __init__ = settings_from("task/dart")(ReleasedTask.__init__)

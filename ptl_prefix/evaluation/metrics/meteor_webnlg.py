@@ -1,4 +1,4 @@
-"""METEOR of the WebNLG challenge 2017, also used for DART: up to three references. Needs Java.
+"""METEOR of the WebNLG challenge 2017: up to three references. Needs Java.
 
 METEOR 1.5 (Denkowski & Lavie, WMT 2014) on text that is normalised as in `webnlg_text.py`.
 """
@@ -9,7 +9,7 @@ from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.evaluation.meteor_program import meteor_rows, meteor_score, unavailable_reason
 from ptl_prefix.evaluation.metric import Metric, Statistics, library
-from ptl_prefix.evaluation.webnlg_text import challenge_texts
+from ptl_prefix.evaluation.webnlg_text import challenge_texts, is_latin
 
 
 class ChallengeMETEOR(Metric):
@@ -23,6 +23,10 @@ class ChallengeMETEOR(Metric):
     def unavailable_reason(self) -> str | None:
         """The reason why METEOR cannot be computed: no Java, or no program."""
         return unavailable_reason()
+
+    def reads(self, letter: str) -> bool:
+        """Whether the challenge's normalisation keeps a letter: those of the Latin script."""
+        return is_latin(letter)
 
     def statistics(self, predictions: Sequence[Prediction]) -> Statistics:
         """The counts of the METEOR program.

@@ -1,4 +1,4 @@
-"""BLEU of the WebNLG challenge 2017, also used for DART: multi-bleu.perl, up to three references.
+"""BLEU of the WebNLG challenge 2017: multi-bleu.perl, up to three references.
 
 `multi-bleu.perl -lc` splits at spaces and does not smooth; `webnlg_text.py` normalises the text as the challenge's
 scripts do. For an input with fewer than three references those scripts add empty ones, so that a hypothesis less than
@@ -14,7 +14,7 @@ from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.evaluation.metric import library
 from ptl_prefix.evaluation.sacrebleu_metric import SacreBleuMetric
-from ptl_prefix.evaluation.webnlg_text import challenge_texts
+from ptl_prefix.evaluation.webnlg_text import challenge_texts, is_latin
 
 
 class MultiBLEU(SacreBleuMetric):
@@ -25,6 +25,10 @@ class MultiBLEU(SacreBleuMetric):
     def scorer(self) -> Any:
         """The BLEU of sacrebleu with the script's tokenisation and smoothing: none."""
         return sacrebleu_bleu.BLEU(tokenize="none", smooth_method="none", force=True)
+
+    def reads(self, letter: str) -> bool:
+        """Whether the challenge's normalisation keeps a letter: those of the Latin script."""
+        return is_latin(letter)
 
     def texts(self, prediction: Prediction) -> tuple[str, Sequence[str]]:
         """The normalised texts, with empty references up to the third."""

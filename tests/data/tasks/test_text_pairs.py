@@ -142,6 +142,51 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, content: str, mis
         TextPairs(train_file=str(tmp_path / "x.csv")).examples("train")
 
 
+def test_columns_may_be_called_by_numbers_and_labels_may_be_numbers(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("0,1\na,b\n")
+    labels = json_lines(tmp_path / "x.jsonl", [{"source": "a", "target": 1}, {"source": "b", "target": True}])
+
+    by_number = TextPairs(train_file=str(tmp_path / "x.csv"), source_column=0, target_columns=[1])
+    task = TextPairs(train_file=labels)
+
+    assert by_number.examples("train")["targets"] == [["b"]]
+    assert by_number.notes == ()
+    assert task.examples("train")["targets"] == [["1"], ["true"]]
+    assert task.notes == ("numbers and booleans in the column 'target' are read as their text",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"encoding": "utf-99"}, "`task.encoding` must be a text encoding"),
+        ({"encoding": "base64"}, "`task.encoding` must be a text encoding"),
+        ({"separator": "::"}, "`task.separator` must be one character"),
+        ({"separator": '"'}, "`task.separator` must be one character"),
+        ({"separator": ";", "train_file": "x.jsonl"}, "`task.separator` must be null unless a file is .csv or .tsv"),
+        ({"separator": "\\t", "encoding": "utf-16"}, None),
+    ],
+)
+def test_the_format_of_text_is_checked_before_it_is_used(
+    tmp_path: Path, settings: dict[str, str], problem: str | None
+) -> None:
+    for name in ("x.csv", "x.jsonl"):
+        (tmp_path / name).write_text("")
+    file = settings.pop("train_file", "x.csv")
+
+    found = TextPairs(train_file=str(tmp_path / file), **settings).problems()
+
+    assert [one.startswith(problem) for one in found] == [True] if problem else found == []
+
+
+def test_a_long_file_is_never_wholly_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"source": "a", "target": "b"}\n' + b"\xff\n")
+
+    rows = TextPairs(train_file=str(path)).rows_of("train")
+
+    assert next(rows) == {"source": "a", "targets": ["b"], "example_id": "train-0", "values": [], "group": ""}
+
+
 def test_a_data_set_on_the_hub_is_read_by_split(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*arguments: Any, split: Split, revision: str) -> datasets.Dataset:
         assert (arguments, revision) == (("owner/name", "small"), "main")
@@ -159,7 +204,13 @@ def test_a_data_set_on_the_hub_is_read_by_split(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "change",
-    [{"source_column": "target"}, {"target_columns": ["source"]}, {"validation_fraction": 0.3}, {"split_seed": 1}],
+    [
+        {"source_column": "target"},
+        {"target_columns": ["source"]},
+        {"validation_fraction": 0.3},
+        {"split_seed": 1},
+        {"encoding": "cp1252"},
+    ],
 )
 def test_settings_that_decide_examples_decide_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
     file = pairs_file(tmp_path / "x.jsonl", 9)
@@ -170,7 +221,7 @@ def test_settings_that_decide_examples_decide_the_fingerprint(tmp_path: Path, ch
 def test_a_target_column_is_asked_for() -> None:
     with pytest.raises(ValueError, match=r"`task.target_columns`"):
         TextPairs(target_columns=[])
-    with pytest.raises(ValueError, match=r"`task.target_columns` must be a list of str, but is 'target'"):
+    with pytest.raises(ValueError, match=r"`task.target_columns` must be a list of str or int, but is 'target'"):
         TextPairs(target_columns="target")
 
 
