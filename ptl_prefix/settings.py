@@ -167,9 +167,19 @@ def _value_problems(annotation: Any, value: Any) -> list[str]:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
         return [_sentence(annotation, error, value)]
+    if not _is_computable(value):
+        return [f"must be a finite number that float32 can hold, but is {value!r}."]
     return []
 
 
+def _is_computable(value: Any) -> bool:
+    """Whether every float in a value is finite and inside the range of float32, in which trainings compute."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_computable, value))
+    return not isinstance(value, float) or abs(value) <= _FLOAT32_MAX
+
+
+_FLOAT32_MAX = 3.4028234e38
 _BOUNDS = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 

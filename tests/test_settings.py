@@ -1,11 +1,12 @@
 """Settings: defaults of a folder of configs, and the settings of a base class in a constructor of its own."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from ptl_prefix.settings import argument_problems, defaults_of, read_configs_from, with_settings_of
 
@@ -20,6 +21,10 @@ class Crate(Box):
     def __init__(self, *, num_slats: Annotated[int, Ge(2)], **shared: Any) -> None:
         super().__init__(**shared)
         self.num_slats = num_slats
+
+
+class Scale:
+    def __init__(self, *, factor: float, weights: Sequence[float], limit: Annotated[float, Gt(0)] | None) -> None: ...
 
 
 class Cage(Crate):
@@ -74,3 +79,14 @@ def test_defaults_are_those_of_the_folder_that_configs_are_read_from(tmp_path: P
     with read_configs_from(tmp_path):
         assert defaults_of("generation/greedy") == {"max_new_tokens": shipped + 1}
     assert defaults_of("generation/greedy")["max_new_tokens"] == shipped
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize(("key", "wrap"), [("factor", float), ("weights", lambda one: [1.0, one]), ("limit", float)])
+def test_a_number_that_no_training_can_compute_with_is_refused(key: str, wrap: Any, value: float) -> None:
+    values = {"factor": 0.5, "weights": [1.0], "limit": None}
+
+    (problem,) = argument_problems(Scale, {**values, key: wrap(value)}, "scale")
+
+    assert problem.startswith(f"`scale.{key}` must be")
+    assert argument_problems(Scale, values, "scale") == []

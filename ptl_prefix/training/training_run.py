@@ -21,6 +21,7 @@ from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.run_recorder import RunRecorder
@@ -67,6 +68,8 @@ class TrainingRun:
         Args:
             resumed_step: Step of the checkpoint to resume from; `None` starts from the beginning.
         """
+        for note in self._plan_notes():
+            self._notify(note)
         bare = self._evaluate_bare()
         if resumed_step is None:
             self._log_inputs()
@@ -110,8 +113,12 @@ class TrainingRun:
         )
         for note in self.plan.method.notes:
             self._notify(f"the {self.plan.method.name} {note}")
-            if is_new:
+        if is_new:
+            for note in (*self._plan_notes(), *self.plan.method.notes):
                 self.context.events.write("note", step=0, note=note)
+
+    def _plan_notes(self) -> list[str]:
+        return plan_notes(self.plan, len(self.inputs.train))
 
     def _rank_facts(self) -> dict[str, int]:
         """The number of ranks and the bytes that each sends per step, for the log; nothing for a single rank."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
+from ptl_prefix.artifacts.decoding import LEAST_TEMPERATURE
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
 
@@ -75,7 +76,7 @@ class DecodingChanges:
     length_penalty: float | None
     no_repeat_ngram_size: Annotated[int, Ge(0)] | None
     do_sample: bool | None
-    temperature: Annotated[float, Gt(0)] | None
+    temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] | None
     top_p: Annotated[float, Gt(0), Le(1)] | None
     seed: Annotated[int, Ge(0)] | None
 
