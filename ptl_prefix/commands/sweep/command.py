@@ -61,8 +61,14 @@ def plan_or_run(words: Sequence[str], overrides: Sequence[str], flags: HydraFlag
         if action == "run":
             run_parsed_study(parsed, flags, server)
         else:
+            _show_notes(parsed, Console(stderr=True))
             estimate = estimate_sweep(parsed, flags, Console(stderr=True), server)
             show_estimate(parsed, estimate, Console())
+
+
+def _show_notes(parsed: ParsedStudy, console: Console) -> None:
+    for note in parsed.notes:
+        console.print(Text(note, style="yellow"), soft_wrap=True)
 
 
 def list_studies() -> list[str]:
@@ -119,6 +125,7 @@ def run_parsed_study(parsed: ParsedStudy, flags: HydraFlags, server: TrialServer
     """
     study, is_new = create_or_open_study(parsed, flags)
     console = Console(stderr=True)
+    _show_notes(parsed, console)
     if not is_new:
         console.print(f"Resuming {study.folder}", highlight=False, soft_wrap=True)
     work(study, console, server=server)
