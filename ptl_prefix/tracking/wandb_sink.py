@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import uncommitted_changes
+from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.errors import RunError
 from ptl_prefix.tracking.events import RunFacts
 from ptl_prefix.tracking.numbers import CURVES, numeric_values
@@ -88,7 +89,7 @@ class WandbSink:
         run = self._start("online" if is_online else "offline")
         if is_online and facts.resumed_step is not None:
             self._attempt("list of uploaded rows", self._fetch_uploaded)
-        sync = f"ptl-prefix wandb sync {facts.folder.path}"
+        sync = printed_command("wandb", "sync", facts.folder.path)
         facts.notify(f"W&B: {run.url}" if is_online else f"W&B: offline, {reason}; to upload the run later: {sync}")
 
     def _decide(self, url: str) -> tuple[bool, str]:
@@ -228,7 +229,7 @@ class WandbSink:
         except TimeoutError:
             self._facts.notify(
                 f"W&B: the upload did not finish within {self._finish_timeout_s:g} s; "
-                f"to upload the rest: ptl-prefix wandb sync {self._facts.folder.path}"
+                f"to upload the rest: {printed_command('wandb', 'sync', self._facts.folder.path)}"
             )
             return
         if not run.offline:

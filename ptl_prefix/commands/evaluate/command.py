@@ -12,6 +12,8 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
+from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.config.bundle_inputs import bundle_folder, decoding_changes, load_bundle_backbone
@@ -67,7 +69,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         console.print(
             Text(
                 "This evaluation exists already, and a finished evaluation is never changed. To compute other metrics "
-                f"of its outputs: ptl-prefix score {evaluation.folder}/predictions.jsonl"
+                f"of its outputs: {printed_command('score', evaluation.folder / PREDICTIONS_FILE)}"
             ),
             soft_wrap=True,
         )

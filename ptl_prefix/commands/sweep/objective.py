@@ -43,8 +43,8 @@ def objective_problems(objective: str, given: Direction | None, task: Task, *, p
         )
     elif given is not None and given != direction_of(objective):
         problems.append(
-            f"`hydra.sweeper.direction` must be {direction_of(objective)} for {objective}, but is {given}; leave it out, "
-            "as the metric decides."
+            f"`hydra.sweeper.direction` must be {direction_of(objective)} for {objective}, but is {given}; leave it "
+            "out, as the metric decides."
         )
     return problems
 

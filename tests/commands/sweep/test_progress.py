@@ -18,6 +18,7 @@ def _arm(name: str, num_planned: int | None = 8, **states: int) -> ArmSummary:
         num_planned=num_planned,
         states=Counter(states),  # type: ignore[arg-type]
         best=[],
+        seed_groups=[],
         failures=Counter(),
         failure_reason=None,
         importance={},
