@@ -5,8 +5,10 @@ mistake in the command line or config, 1 for a later failure. Unexpected errors 
 Importing this file imports neither Hydra nor torch, so that `--help` and completion are fast.
 """
 
+import errno
 import importlib
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import CommandLine, split_command_line
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
+from ptl_prefix.commands.standard_streams import escape_unknown_characters, flush_output, output_failure
 from ptl_prefix.errors import ConfigError, PtlPrefixError
 
 _EXAMPLES = """\b
@@ -82,9 +85,9 @@ class _VerbCommand(click.Command):
             elif not self._run_as_study(line):
                 run_with_hydra(self.verb, line.overrides, line.flags, body)
         except ConfigError as error:
-            raise _Mistake(str(error)) from error
+            raise _Mistake(_shown(error)) from error
         except PtlPrefixError as error:
-            raise _Failure(str(error)) from error
+            raise _Failure(_shown(error)) from error
 
     def _run_as_study(self, line: CommandLine) -> bool:
         """Whether the jobs of `-m` ran as a study."""
@@ -102,6 +105,13 @@ class _VerbCommand(click.Command):
         from ptl_prefix.commands.help import write_verb_help
 
         write_verb_help(self.verb, formatter)
+
+
+def _shown(error: PtlPrefixError) -> str:
+    """The message of an error, without the values of environment variables that the config has read."""
+    from ptl_prefix.commands.config.resolvers import hide_variables
+
+    return hide_variables(str(error))
 
 
 def _before_dashes(args: list[str]) -> list[str]:
@@ -187,4 +197,20 @@ cli = _Verbs(
 def main() -> None:
     """The console script."""
     silence_library_messages()
-    cli(prog_name="ptl-prefix")
+    escape_unknown_characters()
+    failure: OSError | None = None
+    code: Any = 0
+    try:
+        cli(prog_name="ptl-prefix")
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:
+        if output_failure(error) is None or flush_output() is None:
+            raise  # the error came from another file
+        failure = error
+    failure = flush_output() or failure
+    if failure is not None:
+        code = code or 1
+        if failure.errno != errno.EPIPE:  # who reads the first lines only wants no more
+            click.echo(output_failure(failure), err=True)
+    sys.exit(code)

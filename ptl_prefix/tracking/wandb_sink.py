@@ -85,7 +85,7 @@ class WandbSink:
             logged = (event for event in read_events(facts.folder.events) if event["kind"] == "samples")
             self._samples = [row for event in logged for row in _sample_rows(event["step"], event["samples"])]
         is_online, reason = self._decide(url)
-        # If the server rejects the run, offline mode is no fallback: W&B's process keeps the run id and would block.
+        # Offline mode is no fallback if the server rejects the run: W&B's process keeps the run id and would block.
         run = self._start("online" if is_online else "offline")
         if is_online and facts.resumed_step is not None:
             self._attempt("list of uploaded rows", self._fetch_uploaded)

@@ -1,17 +1,42 @@
 """Progress of a training on the console."""
 
+import time
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.stage_progress import LINE_EVERY_S
+
+_WIDTH_WITH_BAR = 120
+_TIME_WIDTH = 7
+
+
+def bar_columns(width: int) -> list[ProgressColumn]:
+    """The columns that fit a terminal of this width. The time left comes before the numbers, which may be cut."""
+    left = [TextColumn("left"), TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=_TIME_WIDTH))]
+    wide = [BarColumn()] if width >= _WIDTH_WITH_BAR else []
+    elapsed = [TimeElapsedColumn()] if width >= _WIDTH_WITH_BAR else []
+    numbers = TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    return [TextColumn("[bold]train"), *wide, MofNCompleteColumn(), *elapsed, *left, numbers]
 
 
 class ProgressBar(pl.Callback):
-    """A bar with step, loss, tokens per second and time left; without a terminal, a line at every validation.
+    """A bar with step, loss, tokens per second and time left.
+
+    Without a terminal, a line is printed at every validation, and every half minute between them.
 
     Args:
         meter: Counts tokens and seconds.
@@ -22,29 +47,23 @@ class ProgressBar(pl.Callback):
         self._meter = meter
         self._console = console
         self._bar: Progress | None = None
+        self._printed_at = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the bar at the current step."""
         if not self._console.is_terminal:
             return
-        self._bar = Progress(
-            TextColumn("[bold]train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
+        self._bar = Progress(*bar_columns(self._console.width), console=self._console)
         self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, numbers="")
         self._bar.start()
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: AdaptationModule, *_: Any
     ) -> None:
-        """Move the bar."""
+        """Move the bar; without a terminal, print a line if the last one is half a minute old."""
         self._move_bar(trainer, pl_module)
+        if self._bar is None and time.monotonic() - self._printed_at >= LINE_EVERY_S:
+            self._print_line(trainer, f"loss {pl_module.last_step.get('train/loss', float('nan')):.4f}")
 
     def _move_bar(self, trainer: pl.Trainer, pl_module: AdaptationModule) -> None:
         if self._bar is not None:
@@ -60,12 +79,15 @@ class ProgressBar(pl.Callback):
         """Show the new loss in the bar, or as a line without a terminal."""
         self._move_bar(trainer, pl_module)
         if self._bar is None:
-            loss = float(trainer.callback_metrics["val/loss"])
-            self._console.print(
-                f"step {trainer.global_step}/{trainer.max_steps}  val/loss {loss:.4f}  "
-                f"{self._meter.tokens_per_s:,.0f} tokens/s  {self._meter.train_s:.0f} s",
-                highlight=False,
-            )
+            self._print_line(trainer, f"val/loss {float(trainer.callback_metrics['val/loss']):.4f}")
+
+    def _print_line(self, trainer: pl.Trainer, loss: str) -> None:
+        self._printed_at = time.monotonic()
+        self._console.print(
+            f"step {trainer.global_step}/{trainer.max_steps}  {loss}  "
+            f"{self._meter.tokens_per_s:,.0f} tokens/s  {self._meter.train_s:.0f} s",
+            highlight=False,
+        )
 
     def on_train_end(self, *_: Any) -> None:
         """Leave the finished bar on the screen."""

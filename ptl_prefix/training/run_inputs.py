@@ -3,11 +3,13 @@
 In: a `Plan`. Out: `RunInputs`, whose rows leave free the positions that the method needs.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -16,6 +18,7 @@ from ptl_prefix.data.encoded_split import EncodingReport
 from ptl_prefix.data.task import Split
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
+from ptl_prefix.training.stage_progress import stage_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +46,19 @@ class RunInputs:
     encoding: Mapping[str, EncodingReport]
 
 
-def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK) -> RunInputs:
-    """Load the backbone, and encode the splits or read them from the cache."""
+def load_run_inputs(plan: Plan, ranks: Ranks = ONE_RANK, console: Console | None = None) -> RunInputs:
+    """Load the backbone, and encode the splits or read them from the cache.
+
+    Args:
+        plan: Plan of the training.
+        ranks: Ranks that train together.
+        console: Console for progress; `None` shows none.
+    """
+    shown = console is not None and plan.shows_progress and ranks.is_rank_zero
+    stages = functools.partial(stage_progress, console or Console(quiet=True), shown=shown)
     backbone = _load_backbone(plan, ranks)
     prompter = backbone.prompter(plan.task.prompt)
-    with ranks.rank_zero_first():
+    with ranks.rank_zero_first(), stages(f"tokenising the splits of {plan.task.name}"):
         train = plan.encoded("train", backbone, prompter)
         validation = plan.encoded("validation", backbone, prompter)
     padding = backbone.padding(prompter)

@@ -63,7 +63,7 @@ def _train(plan: Plan, folder: RunFolder, *, resume: bool, console: Console | No
             events.open(facts)
             if resumed_step is None:
                 recorder.log_start()
-            inputs = load_run_inputs(plan, ranks)
+            inputs = load_run_inputs(plan, ranks, console)
             context = RunContext(
                 folder=folder, events=events, console=console, meter=meter, signals=signals, ranks=ranks
             )

@@ -4,6 +4,7 @@ In: a plan, its loaded inputs and its context. Out: an `Outcome`, and the bundle
 """
 
 import dataclasses
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.run_recorder import RunRecorder
+from ptl_prefix.training.stage_progress import Advance, stage_progress, tracked
 from ptl_prefix.training.trainer import TrainingLoop
 
 
@@ -87,7 +89,9 @@ class TrainingRun:
         """The backbone without the method: its loss, and predictions if they are compared."""
         self._notify(f"evaluating the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.precision}")
         bare = NoAdaptation().attach(self.backbone)
-        loss = mean_loss(self.backbone, bare, self.inputs.validation, add_up=self.ranks.sum)
+        validation = self.inputs.validation
+        with self._stage("measuring the bare backbone, batch", len(validation)) as advance:
+            loss = mean_loss(self.backbone, bare, tracked(validation, advance), add_up=self.ranks.sum)
         self.recorder.add_loss("val/loss_before", loss)
         if not self.plan.evaluation.compare_bare:
             return []
@@ -207,4 +211,8 @@ class TrainingRun:
             reserved_positions=self.plan.method.reserved_positions(self.backbone),
             labels=self.plan.task.label_set,
         )
-        return decode(job, **sharing)
+        with self._stage("decoding, input", len(self.inputs.decoded_rows)) as advance:
+            return decode(job, on_batch=lambda predictions: advance(len(predictions)), **sharing)
+
+    def _stage(self, label: str, total: int) -> AbstractContextManager[Advance]:
+        return stage_progress(self.context.console, label, total, shown=self.plan.shows_progress)
