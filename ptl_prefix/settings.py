@@ -33,6 +33,14 @@ def sweeps_dir() -> Path:
     return _config_folder("sweeps")
 
 
+def working_dir_of(name: str) -> Path | None:
+    """The user's own folder `./conf` or `./sweeps`; `None` without one, if it is the package's own, or in a study."""
+    folder = Path.cwd() / name
+    if _other_configs.get() is not None or not folder.is_dir():
+        return None
+    return None if folder.samefile(_shipped_dir(name)) else folder
+
+
 @contextmanager
 def read_configs_from(folder: Path) -> Iterator[None]:
     """Read configs from `conf` and `sweeps` in this folder, such as a study's own copy of them."""

@@ -9,15 +9,17 @@ import errno
 import importlib
 import importlib.metadata
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ptl_prefix import settings
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands import shell_completion
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.arguments import CommandLine, split_command_line
+from ptl_prefix.commands.config.arguments import CommandLine, HydraFlags, split_command_line
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.standard_streams import escape_unknown_characters, flush_output, output_failure
@@ -65,7 +67,7 @@ class _VerbCommand(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Run the verb."""
         try:
-            line = split_command_line(ctx.args)
+            line = _with_working_configs(split_command_line(ctx.args))
         except ValueError as error:
             ctx.fail(str(error))
         if line.arguments and not self.verb.arguments:
@@ -107,6 +109,19 @@ class _VerbCommand(click.Command):
         write_verb_help(self.verb, formatter)
 
 
+def _working_conf() -> str | None:
+    folder = settings.working_dir_of("conf")
+    return None if folder is None else str(folder)
+
+
+def _with_working_configs(line: CommandLine) -> CommandLine:
+    """The command line, with the user's own `./conf` where no `--config-dir` is given."""
+    folder = settings.working_dir_of("conf")
+    if folder is None or line.flags.config_dir is not None:
+        return line
+    return replace(line, flags=HydraFlags((*line.flags.given, ("--config-dir", str(folder)))))
+
+
 def _shown(error: PtlPrefixError) -> str:
     """The message of an error, without the values of environment variables that the config has read."""
     from ptl_prefix.commands.config.resolvers import hide_variables
@@ -125,7 +140,10 @@ class _CatalogCommand(click.Command):
         listed = "predefined studies" if group == "sweeps" else f"choices of `{group}=`"
         summary = f"List the {listed}, one line each."
         super().__init__(
-            name, help=summary, short_help=summary, callback=lambda: click.echo(catalog.listing(catalog.choices(group)))
+            name,
+            help=summary,
+            short_help=summary,
+            callback=lambda: click.echo(catalog.listing(catalog.choices(group, _working_conf()))),
         )
 
 

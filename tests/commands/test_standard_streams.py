@@ -9,7 +9,21 @@ import pytest
 
 from ptl_prefix.commands import main, standard_streams
 
-FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+
+class Unwritable(io.StringIO):
+    """An output that fails when it is written, or only when its buffer is flushed at the end."""
+
+    def __init__(self, number: int, *, at_once: bool) -> None:
+        super().__init__()
+        self._number, self._at_once = number, at_once
+
+    def write(self, text: str) -> int:
+        if self._at_once:
+            self.flush()
+        return super().write(text)
+
+    def flush(self) -> None:
+        raise OSError(self._number, os.strerror(self._number))
 
 
 def test_characters_that_a_console_lacks_are_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,24 +42,31 @@ def test_only_errors_of_the_output_are_explained() -> None:
     assert standard_streams.output_failure(OSError(errno.ENOENT, "")) is None
 
 
-@FULL
-@pytest.mark.parametrize("prints", [lambda: print("x" * 100_000), lambda: print("x")], ids=["at once", "at the end"])
-def test_a_full_output_is_one_sentence_and_exit_code_1(
-    prints: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("number", "sentences"), [(errno.ENOSPC, 1), (errno.EPIPE, 0)], ids=["full", "closed"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_output_that_takes_no_more_ends_with_a_sentence_or_silently_and_exit_code_1(
+    number: int, sentences: int, at_once: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def cli(**_: object) -> None:
-        prints()  # type: ignore[operator]
+        print("a table")
         raise SystemExit(0)
 
     monkeypatch.setattr(main, "cli", cli)
-    monkeypatch.setattr(standard_streams.os, "dup2", lambda *_: None)
-    with open("/dev/full", "w", closefd=True) as full, pytest.raises(SystemExit) as end:
-        monkeypatch.setattr(sys, "stdout", full)
-        try:
-            main.main()
-        finally:
-            monkeypatch.undo()
-            full.detach()  # its buffer cannot be written
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    monkeypatch.setattr(sys, "stdout", Unwritable(number, at_once=at_once))
+
+    with pytest.raises(SystemExit) as end:
+        main.main()
 
     assert end.value.code == 1
-    assert "Standard output must take everything that is printed, but it is full" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("Standard output must take everything") == sentences
+
+
+def test_a_full_disk_elsewhere_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cli(**_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint")
+
+    monkeypatch.setattr(main, "cli", cli)
+
+    with pytest.raises(OSError, match="checkpoint"):
+        main.main()

@@ -42,9 +42,22 @@ def group_names(config_dir: str | None = None) -> list[str]:
 
 
 def choices(group: str, config_dir: str | None = None) -> list[Choice]:
-    """The choices of a group in alphabetical order; empty when there is no such group."""
-    files = {path.stem: path for folder in _folders_of(group, config_dir) for path in folder.glob("*.yaml")}
-    return [Choice(name, _first_comment(path)) for name, path in sorted(files.items())]
+    """The user's own choices of a group, then the package's, each alphabetically; empty without such a group."""
+    ours, *own = ([*sorted(folder.glob("*.yaml"))] for folder in _folders_of(group, config_dir))
+    paths = [path for paths in (*own, ours) for path in paths]
+    files = {path.stem: path for path in reversed(paths)}
+    # The user's own come first.
+    return [Choice(name, _first_comment(files[name])) for name in dict.fromkeys(path.stem for path in paths)]
+
+
+def hidden_choice(group: str, name: str, config_dir: str | None = None) -> Path | None:
+    """The user's file with the name of one of the package's choices, and other content; `None` if there is none."""
+    ours, *own = _folders_of(group, config_dir)
+    if not (ours / f"{name}.yaml").is_file():
+        return None
+    content = (ours / f"{name}.yaml").read_bytes()
+    found = (path for folder in own if (path := folder / f"{name}.yaml").is_file())
+    return next((path for path in found if path.read_bytes() != content), None)
 
 
 def offered(group: str, config_dir: str | None = None, *, separator: str = ", ") -> str:
@@ -102,8 +115,11 @@ def _folders(config_dir: str | None) -> list[Path]:
 
 def _folders_of(group: str, config_dir: str | None) -> list[Path]:
     """The folders of a group's choices. `sweeps/` lies beside `conf/`, not in it."""
-    shipped = [settings.sweeps_dir()] if group == settings.sweeps_dir().name else []
-    return [*shipped, *(folder / group for folder in _folders(config_dir))]
+    folders = [folder / group for folder in _folders(config_dir)]
+    if group != settings.sweeps_dir().name:
+        return folders
+    working = settings.working_dir_of(group)
+    return [settings.sweeps_dir(), *folders, *([working] if working is not None else [])]
 
 
 def _first_line(path: Path) -> str:

@@ -5,6 +5,7 @@ stops at the first mistake: an override that it refuses is explained and left ou
 it.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
@@ -77,6 +79,7 @@ def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | 
             plain = plain_values(composed.config)
             found = [*composed.problems, *_value_problems(verb, plain, flags, composed.refused_groups)]
             found += _folder_problems(composed.config, plain.values, "sweep" if flags.multirun else "run")
+            found += _ambiguous_choices(variant, flags.config_dir)
             found += _unread_settings(verb, plain.values, variant, flags)
             problems.update(dict.fromkeys(found))
             results.append((composed, plain))
@@ -197,7 +200,7 @@ def _with_additions(overrides: Sequence[str], added: Collection[str]) -> tuple[s
 def _attempt(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig | None, Exception | None]:
     try:
         return compose(config_name, list(overrides), return_hydra_config=True), None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
         return None, error
 
 
@@ -221,6 +224,19 @@ def _folder_problems(config: DictConfig, values: Mapping[str, Any], mode: str) -
     except OmegaConfBaseException:
         return []  # its name depends on values that are missing or wrong, and reported
     return folder_problems(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
+
+
+def _ambiguous_choices(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Choices of the user's that have the name of one of the package's, of which Hydra would silently take one."""
+    problems = []
+    for override in overrides:
+        group, _, name = override.lstrip("+").partition("=")
+        if re.fullmatch(r"[\w/]+", group) and (path := catalog.hidden_choice(group, name, config_dir)) is not None:
+            problems.append(
+                f"`{group}={name}` must mean one file, but '{path}' has the name of a choice of ptl_prefix's; "
+                "rename it."
+            )
+    return problems
 
 
 def _unread_settings(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], flags: HydraFlags) -> list[str]:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ptl_prefix import settings
 from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
@@ -75,7 +75,7 @@ def _show_notes(parsed: ParsedStudy, console: Console) -> None:
 
 def list_studies() -> list[str]:
     """The names of the predefined studies."""
-    return sorted(path.stem for path in settings.sweeps_dir().glob("*.yaml"))
+    return [choice.name for choice in catalog.choices("sweeps")]
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:

@@ -156,12 +156,14 @@ def _copy_configs(folder: Path, flags: HydraFlags, first_config: Mapping[str, An
         shutil.copytree(settings.sweeps_dir(), copy / "sweeps")
         if flags.config_dir is not None:
             _copy_yaml(Path(flags.config_dir), copy / _USER_CONFIGS)
+        if (working := settings.working_dir_of("sweeps")) is not None:
+            _copy_yaml(working, copy / _USER_CONFIGS / "sweeps")
         (copy / "first.yaml").write_text(yaml.safe_dump(dict(first_config), sort_keys=False), encoding="utf-8")
 
 
 def _copy_yaml(source: Path, target: Path) -> None:
     """Copy the configs of a folder, which may hold anything else as well: data, runs, or the copy itself."""
-    target.mkdir()
+    target.mkdir(parents=True, exist_ok=True)
     for folder, names, files in os.walk(source):
         # A folder with a config.yaml or a study.yaml is a run or a study, whose YAML is no config.
         names[:] = [name for name in names if not name.startswith(".") and not _is_result(Path(folder, name))]

@@ -45,12 +45,15 @@ def command_lines(draw: st.DrawFn) -> list[str]:
 
 
 def check(line: Sequence[str]) -> None:
+    """Compose and check, as a dry run does before it reads the data; every mistake must be a sentence."""
     overrides = [quoted_override(text, sweeping=False) for text in (*line, "dry_run=true")]
+    mistakes: tuple[str, ...] = ("none",)
     try:
         compose_and_check(VERBS["train"], overrides)
     except ConfigError as error:
-        assert error.mistakes
-        assert all(mistake.strip() for mistake in error.mistakes)
+        mistakes = error.mistakes
+    assert mistakes
+    assert all(mistake.strip() for mistake in mistakes)
 
 
 COMMON = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
