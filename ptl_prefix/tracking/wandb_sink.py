@@ -89,8 +89,8 @@ class WandbSink:
         run = self._start("online" if is_online else "offline")
         if is_online and facts.resumed_step is not None:
             self._attempt("list of uploaded rows", self._fetch_uploaded)
-        sync = printed_command("wandb", "sync", facts.folder.path)
-        facts.notify(f"W&B: {run.url}" if is_online else f"W&B: offline, {reason}; to upload the run later: {sync}")
+        later = f"to upload the run later: {printed_command('wandb', 'sync', facts.folder.path)}"
+        facts.notify(f"W&B: {run.url}" if is_online else f"W&B: offline, {reason}; {later}")
 
     def _decide(self, url: str) -> tuple[bool, str]:
         """Return whether to go online, and the reason if not."""
@@ -186,7 +186,6 @@ class WandbSink:
 
     def _add_samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
         """Log all samples so far as a new table, because an incremental table of W&B blocks on the server."""
-        assert self._run is not None
         self._samples += _sample_rows(step, samples)
         self._log(step, {"samples": self._wandb.Table(list(_SAMPLE_COLUMNS), list(self._samples))})
 

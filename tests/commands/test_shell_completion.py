@@ -50,11 +50,10 @@ def test_groups_choices_and_keys_are_hydras_to_complete() -> None:
 
 
 @pytest.mark.usefixtures("small_conf")
-def test_actions_studies_and_paths_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("outputs/sweeps/mine/study.yaml", "pairs.csv", "runs/a/config.yaml"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+def test_actions_studies_and_paths_are_offered() -> None:
+    for path in map(Path, ("outputs/sweeps/mine/study.yaml", "pairs.csv", "runs/a/config.yaml")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
     assert candidates(["sweep", "st"]) == ["status", "stop"]
     assert candidates(["wandb", ""]) == ["dashboard", "sync"]

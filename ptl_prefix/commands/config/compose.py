@@ -22,6 +22,7 @@ from yaml import YAMLError
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.hydra_session import hydra_session
+from ptl_prefix.commands.config.instantiate import is_node
 from ptl_prefix.commands.config.override_errors import arguments_of_target, explain_refusal, has_key, parsed_override
 from ptl_prefix.commands.config.plain_values import Plain, plain_values
 from ptl_prefix.commands.config.validate import config_problems, folder_names, folder_problems
@@ -77,7 +78,8 @@ def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | 
         for variant in _variants(overrides) if flags.multirun else [tuple(overrides)]:
             composed = _compose(variant, flags.config_name or verb.name, flags.config_dir)
             plain = plain_values(composed.config)
-            found = [*composed.problems, *_value_problems(verb, plain, flags, composed.refused_groups)]
+            skipped = _skipped_groups(composed, plain.values, variant)
+            found = [*composed.problems, *_value_problems(verb, plain, flags, skipped)]
             found += _folder_problems(composed.config, plain.values, "sweep" if flags.multirun else "run")
             found += _ambiguous_choices(variant, flags.config_dir)
             found += _unread_settings(verb, plain.values, variant, flags)
@@ -208,6 +210,17 @@ def _is_argument_of_target(config: DictConfig, key: str) -> bool:
     """Whether the key is an argument of its node's constructor, though no YAML has it."""
     group, _, name = key.rpartition(".")
     return name in arguments_of_target(config, group)
+
+
+def _skipped_groups(composed: _Composed, values: Mapping[str, Any], overrides: Sequence[str]) -> Collection[str]:
+    """Groups that are not checked: none, or after a misspelt choice that one and all that no override mentions.
+
+    What they say would be of the defaults, and the classes behind them take seconds to import.
+    """
+    if not composed.refused_groups:
+        return ()
+    mentioned = {_key(override).partition(".")[0] for override in overrides} - composed.refused_groups
+    return {key for key, value in values.items() if is_node(value)} - mentioned | composed.refused_groups
 
 
 def _value_problems(verb: Verb, plain: Plain, flags: HydraFlags, refused_groups: Collection[str] = ()) -> list[str]:

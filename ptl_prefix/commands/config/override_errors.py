@@ -48,11 +48,9 @@ def explain_refusal(
             f"`{key}` must have one value, but '{value}' is several; add -m to run each of them, "
             f"write {key}=[{value}] for a list, or quote a text that holds a comma."
         )
-    if key in catalog.groups_of(config_name, config_dir):
-        return _explain_choice(key, parsed.value(), config_dir)
-    if "/" in key and (names := [choice.name for choice in catalog.choices(key, config_dir)]):
-        if parsed.value() in names:
-            return f"`{override}` cannot be applied: {_first_line(error)}"
+    names = [choice.name for choice in catalog.choices(key, config_dir)]
+    is_group = key in catalog.groups_of(config_name, config_dir) or ("/" in key and names)
+    if is_group and parsed.value() not in names:
         return explain_sampler(key, parsed.value()) or _explain_choice(key, parsed.value(), config_dir)
     if config is not None and "/" not in key and not has_key(config, key):
         return _explain_key(key, config, config_dir)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ptl_prefix import settings
-from ptl_prefix.commands.config import catalog
+from ptl_prefix.commands.config import catalog, validate
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import check_overrides, compose_and_check
 from ptl_prefix.commands.config.instantiate import import_target
@@ -124,6 +124,21 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
 )
 def test_a_mistake_says_what_must_hold_what_was_found_and_what_to_do(verb: Verb, override: str, law: str) -> None:
     assert law in mistake(verb, override)
+
+
+def test_a_misspelt_choice_is_answered_without_building_what_nobody_mentioned(
+    verb: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(
+        validate, "import_target", lambda path, where: built.append(where) or import_target(path, where)
+    )
+
+    assert mistakes(verb, "task=lettres", "decoding.num_beams=0") == (
+        "`task` must be one of digits, letters, but is 'lettres'; did you mean letters?",
+        "`decoding.num_beams` must be >= 1, but is 0.",
+    )
+    assert built == ["decoding"]
 
 
 def test_a_missing_value_is_one_mistake_however_many_point_to_it(verb: Verb) -> None:
@@ -264,7 +279,7 @@ def test_a_broken_file_of_the_users_is_a_mistake(verb: Verb, tmp_path: Path) -> 
     (tmp_path / "mine/task/own.yaml").write_text("a: [1\n  b: }")
     flags = HydraFlags((("--config-dir", str(tmp_path / "mine")),))
 
-    assert mistakes(verb, "backbone.path=b", "task=own", flags=flags)
+    assert mistake(verb, "task=own", flags=flags).startswith("`task=own` cannot be applied: while parsing")
 
 
 def test_studies_and_configs_of_the_working_folder_are_found_and_listed_first(verb: Verb) -> None:
