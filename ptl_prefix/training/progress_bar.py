@@ -10,27 +10,41 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.stage_progress import LINE_EVERY_S
 
 _WIDTH_WITH_BAR = 120
-_TIME_WIDTH = 7
+
+
+class _Numbers(TextColumn):
+    """The loss and the rate: the one column that is cut where a terminal is narrow."""
+
+    def __init__(self) -> None:
+        super().__init__("{task.fields[numbers]}", table_column=Column())
+
+    def render(self, task: Task) -> Text:
+        """The numbers on one line."""
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
 
 def bar_columns(width: int) -> list[ProgressColumn]:
-    """The columns that fit a terminal of this width. The time left comes before the numbers, which may be cut."""
-    left = [TextColumn("left"), TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=_TIME_WIDTH))]
-    wide = [BarColumn()] if width >= _WIDTH_WITH_BAR else []
-    elapsed = [TimeElapsedColumn()] if width >= _WIDTH_WITH_BAR else []
-    numbers = TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-    return [TextColumn("[bold]train"), *wide, MofNCompleteColumn(), *elapsed, *left, numbers]
+    """The columns that fit a terminal of this width, in characters. The time left is never cut."""
+    whole = [Column(no_wrap=True) for _ in range(3)]
+    columns: list[ProgressColumn] = [TextColumn("[bold]train"), MofNCompleteColumn(table_column=whole[0])]
+    if width >= _WIDTH_WITH_BAR:
+        columns += [BarColumn(), TimeElapsedColumn(table_column=whole[1])]
+    return [*columns, TextColumn("left"), TimeRemainingColumn(table_column=whole[2]), _Numbers()]
 
 
 class ProgressBar(pl.Callback):
