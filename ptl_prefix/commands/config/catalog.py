@@ -43,7 +43,7 @@ def group_names(config_dir: str | None = None) -> list[str]:
 
 def choices(group: str, config_dir: str | None = None) -> list[Choice]:
     """The user's own choices of a group, then the package's, each alphabetically; empty without such a group."""
-    ours, *own = ([*sorted(folder.glob("*.yaml"))] for folder in _folders_of(group, config_dir))
+    ours, *own = (_files_of(folder) for folder in _folders_of(group, config_dir))
     paths = [path for paths in (*own, ours) for path in paths]
     files = {path.stem: path for path in reversed(paths)}
     # The user's own come first.
@@ -52,12 +52,19 @@ def choices(group: str, config_dir: str | None = None) -> list[Choice]:
 
 def hidden_choice(group: str, name: str, config_dir: str | None = None) -> Path | None:
     """The user's file with the name of one of the package's choices, and other content; `None` if there is none."""
-    ours, *own = _folders_of(group, config_dir)
-    if not (ours / f"{name}.yaml").is_file():
-        return None
-    content = (ours / f"{name}.yaml").read_bytes()
-    found = (path for folder in own if (path := folder / f"{name}.yaml").is_file())
-    return next((path for path in found if path.read_bytes() != content), None)
+    ours, *own = (
+        [path for path in _files_of(folder) if path.stem == name] for folder in _folders_of(group, config_dir)
+    )
+    content = [path.read_bytes() for path in ours]
+    return next((path for paths in own for path in paths if content and path.read_bytes() not in content), None)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The YAML files of a folder in alphabetical order; none if a name that a user typed can be no folder's."""
+    try:
+        return sorted(folder.glob("*.yaml"))
+    except (OSError, ValueError):
+        return []
 
 
 def offered(group: str, config_dir: str | None = None, *, separator: str = ", ") -> str:

@@ -19,6 +19,9 @@ VALUES = [
     *("abc", "''", "'00:10:00'", "[]", "[abc]", "[1,2]", "[null]", "{}", "{hours: 1}", "${nope}", "${seed}", "???"),
     *("${backbone.name}", "é", "a b", "a/b", "/nowhere/at/all", "interval(1,2)", "choice(1,2)", "a,b", "'a\nb'", "cpu"),
 ]
+NO_CHOICES = ["abc", "null", "${nope}", "x" * 300]
+ON_THE_HUB = ["gpt2", "gpt2_medium", "gpt2_large", "bart_large", "flan_t5_small"]
+"""Backbones that would be looked for on the hub, which takes seconds."""
 ARGUMENTS = ["max_epochs", "max_time", "strategy", "profiler", "deterministic", "gradient_clip_algorithm", "plugins"]
 
 
@@ -31,9 +34,12 @@ def keys() -> Sequence[str]:
 
 
 def choices() -> list[str]:
-    """Every choice of every group but the experiments, which need data."""
+    """Choices of every group but the experiments, which need data, and names that are no choice."""
     groups = [group for group in catalog.groups_of("train") if group not in ("experiment", "sweeps")]
-    return [f"{group}={choice.name}" for group in groups for choice in catalog.choices(group)]
+    names = {
+        group: [choice.name for choice in catalog.choices(group) if choice.name not in ON_THE_HUB] for group in groups
+    }
+    return [f"{group}={name}" for group in groups for name in (*names[group], *NO_CHOICES)]
 
 
 @st.composite
