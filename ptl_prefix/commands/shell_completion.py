@@ -100,7 +100,9 @@ def _candidates(before: list[str], unfinished: str) -> Sequence[str]:
         return [*offered, *(_from_hydra(before[0], [], unfinished) if unfinished else [])]
     if (index := equal_sign(unfinished)) is not None and _takes_path(unfinished[:index]):
         return _paths(unfinished[:index], unfinished[index + 1 :])
-    return _from_hydra(before[0], [word for word in before[1:] if equal_sign(word)], unfinished)
+    # What follows a predefined study are settings of its trials.
+    verb = "train" if before[0] == "sweep" and words[0] in ("plan", "run") else before[0]
+    return _from_hydra(verb, [word for word in before[1:] if equal_sign(word)], unfinished)
 
 
 def _arguments(verb: str, words: list[str]) -> list[str]:

@@ -195,7 +195,7 @@ class TrainingRun:
 
     def _notify(self, text: str) -> None:
         if self.plan.shows_progress:
-            self.context.console.print(text, highlight=False)
+            self.context.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _decode(self, method: Method) -> list[Prediction]:
         # Sharded layers compute on all ranks together, and ranks with different batches would generate texts of
