@@ -175,16 +175,17 @@ def _value_problems(annotation: Any, value: Any) -> list[str]:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
         return [_sentence(annotation, error, value)]
-    if not _is_computable(value):
-        return [f"must be a finite number that float32 can hold, but is {value!r}."]
-    return []
+    law = _number_law(value)
+    return [] if law is None else [f"must be {law}, but is {value!r}."]
 
 
-def _is_computable(value: Any) -> bool:
-    """Whether every float in a value is finite and inside the range of float32, in which trainings compute."""
+def _number_law(value: Any) -> str | None:
+    """The law that a number, or one in a list, breaks: floats are computed in float32, integers in 64 bits."""
     if isinstance(value, (list, tuple)):
-        return all(map(_is_computable, value))
-    return not isinstance(value, float) or abs(value) <= _FLOAT32_MAX
+        return next((law for one in value if (law := _number_law(one)) is not None), None)
+    if isinstance(value, float) and not abs(value) <= _FLOAT32_MAX:
+        return "a finite number that float32 can hold"
+    return "an integer of 64 bits" if isinstance(value, int) and not -(2**63) <= value < 2**63 else None
 
 
 _FLOAT32_MAX = 3.4028234e38

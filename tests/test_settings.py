@@ -51,6 +51,7 @@ def test_the_base_receives_what_is_its_own() -> None:
     ("change", "mistake"),
     [
         ({"width": 0}, "`box.width` must be >= 1, but is 0."),
+        ({"width": 2**63}, "`box.width` must be an integer of 64 bits, but is 9223372036854775808."),
         ({"num_slats": 1}, "`box.num_slats` must be >= 2, but is 1."),
         ({"label": 7}, "`box.label` must be str or null, but is 7."),
         ({"locked": "no"}, "`box.locked` must be bool, but is 'no'."),
