@@ -11,7 +11,7 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -32,6 +32,14 @@ def conf_dir() -> Path:
 def sweeps_dir() -> Path:
     """The folder of predefined studies, found like `conf_dir`."""
     return _config_folder("sweeps")
+
+
+def working_dir_of(name: str) -> Path | None:
+    """The user's own folder `./conf` or `./sweeps`; `None` without one, if it is the package's own, or in a study."""
+    folder = Path.cwd() / name
+    if _other_configs.get() is not None or not folder.is_dir():
+        return None
+    return None if folder.samefile(_shipped_dir(name)) else folder
 
 
 @contextmanager
@@ -162,13 +170,9 @@ def _name(target: Callable[..., Any]) -> str:
 
 
 def _value_problems(annotation: Any, value: Any) -> list[str]:
-    """The problem of one value. Strict, as YAML has types: "5" is not a number and 1 is not a boolean.
-
-    Every number of a config is finite, whatever its setting allows: a record could not hold another one.
-    """
-    if (number := _first_non_finite(value)) is not None:
-        inside = "" if isinstance(value, float) else f" (in {value!r})"
-        return [f"must be a finite number, but is {number!r}{inside}."]
+    """The problem of one value. Strict, as YAML has types: "5" is not a number and 1 is not a boolean."""
+    if (law := _number_law(value)) is not None:
+        return [f"must be {law}, but is {value!r}."]
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     try:
         adapter.validate_python(value, strict=True)
@@ -177,16 +181,22 @@ def _value_problems(annotation: Any, value: Any) -> list[str]:
     return []
 
 
-def _first_non_finite(value: Any) -> float | None:
-    """The first number in a value, at any depth, that is infinite or not a number."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else value
-    parts: Iterable[Any] = ()
-    if isinstance(value, Mapping):
-        parts = value.values()
-    elif isinstance(value, list | tuple):
-        parts = value
-    return next((number for part in parts if (number := _first_non_finite(part)) is not None), None)
+_FLOAT32_MAX = 3.4028234e38
+
+
+def _number_law(value: Any) -> str | None:
+    """The law that a number at any depth breaks: it is finite, floats fit float32, and integers 64 bits.
+
+    This holds whatever a setting allows: a record could not hold another number, nor a tensor.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return next((law for part in parts if (law := _number_law(part)) is not None), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, float) and abs(value) > _FLOAT32_MAX:
+        return "a number that float32 can hold"
+    return "an integer of 64 bits" if isinstance(value, int) and not -(2**63) <= value < 2**63 else None
 
 
 _BOUNDS = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}

@@ -1,11 +1,12 @@
 """Settings: defaults of a folder of configs, and the settings of a base class in a constructor of its own."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from ptl_prefix.settings import argument_problems, defaults_of, read_configs_from, with_settings_of
 
@@ -20,6 +21,10 @@ class Crate(Box):
     def __init__(self, *, num_slats: Annotated[int, Ge(2)], **shared: Any) -> None:
         super().__init__(**shared)
         self.num_slats = num_slats
+
+
+class Scale:
+    def __init__(self, *, factor: float, weights: Sequence[float], limit: Annotated[float, Gt(0)] | None) -> None: ...
 
 
 class Cage(Crate):
@@ -46,6 +51,7 @@ def test_the_base_receives_what_is_its_own() -> None:
     ("change", "mistake"),
     [
         ({"width": 0}, "`box.width` must be >= 1, but is 0."),
+        ({"width": 2**63}, "`box.width` must be an integer of 64 bits, but is 9223372036854775808."),
         ({"num_slats": 1}, "`box.num_slats` must be >= 2, but is 1."),
         ({"label": 7}, "`box.label` must be str or null, but is 7."),
         ({"locked": "no"}, "`box.locked` must be bool, but is 'no'."),
@@ -93,3 +99,14 @@ def test_every_number_of_a_config_is_finite(key: str, bad: float) -> None:
 
     assert mistake.startswith(f"`box.{key}` must be a finite number, but is {bad}")
     assert argument_problems(Anything, values, "box") == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize(("key", "wrap"), [("factor", float), ("weights", lambda one: [1.0, one]), ("limit", float)])
+def test_a_number_that_no_training_can_compute_with_is_refused(key: str, wrap: Any, value: float) -> None:
+    values = {"factor": 0.5, "weights": [1.0], "limit": None}
+
+    (problem,) = argument_problems(Scale, {**values, key: wrap(value)}, "scale")
+
+    assert problem.startswith(f"`scale.{key}` must be")
+    assert argument_problems(Scale, values, "scale") == []

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ptl_prefix.artifacts.atomic import write_folder_atomically, write_new_file
+from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import package_version
 from ptl_prefix.artifacts.json_document import DocumentError
@@ -124,11 +125,12 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Read and check the bundle in `folder`.
+    """Read and check the bundle in `folder`, or the bundle of the run in `folder`.
 
     Raises:
         BundleError: The bundle is missing, damaged or of another version.
     """
+    folder = find_bundle(folder)
     manifest = read_manifest(folder)
     path = Path(folder, TENSORS_FILE)
     with bundle_errors(path):

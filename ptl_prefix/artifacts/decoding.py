@@ -5,6 +5,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
+LEAST_TEMPERATURE = 1e-4
+"""A lower temperature overflows float32 when logits are divided by it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -32,3 +35,13 @@ class Decoding:
     temperature: Annotated[float, Gt(0)]
     top_p: Annotated[float, Gt(0), Le(1)]
     seed: Annotated[int, Ge(0), Le(2**63 - 1)]
+
+    def problems(self) -> list[str]:
+        """Settings that no generation can follow, beyond the type and range of each."""
+        if self.temperature >= LEAST_TEMPERATURE:
+            return []
+        # Bundles may hold less: their settings are read without this check.
+        return [
+            f"`generation.temperature` must be >= {LEAST_TEMPERATURE}, as logits are divided by it in float32, but is "
+            f"{self.temperature}; for the most likely token, set generation.do_sample=false."
+        ]

@@ -25,7 +25,7 @@ from ptl_prefix.commands.config.compose import check_overrides, checked_job, com
 from ptl_prefix.commands.config.hydra_session import VERSION_BASE
 from ptl_prefix.commands.config.plain_values import plain_values
 from ptl_prefix.commands.config.plugins import register_plugins
-from ptl_prefix.commands.config.resolvers import forget_run_ids, register_resolvers
+from ptl_prefix.commands.config.resolvers import forget_run_ids, hide_variables, register_resolvers
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
 from ptl_prefix.training.rank_environment import find_rank_environment, is_nonzero_rank
@@ -145,7 +145,7 @@ def _print_failure(number: int, error: Exception) -> None:
     overrides = " ".join(HydraConfig.get().overrides.task)
     print(f"Job {number} failed: {overrides}", file=sys.stderr)
     if isinstance(error, PtlPrefixError):
-        print(escape_controls(str(error)), file=sys.stderr)
+        print(escape_controls(hide_variables(str(error))), file=sys.stderr)
     else:
         traceback.print_exception(error)
 

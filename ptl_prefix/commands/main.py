@@ -6,21 +6,26 @@ keep their traceback.
 Importing this file imports neither Hydra nor torch, so that `--help` and completion are fast.
 """
 
+import errno
 import importlib
 import importlib.metadata
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ptl_prefix import settings
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands import shell_completion
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.arguments import CommandLine, split_command_line
+from ptl_prefix.commands.config.arguments import CommandLine, HydraFlags, split_command_line
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.interrupts import stopped_by_signals
+from ptl_prefix.commands.standard_streams import escape_unknown_characters, flush_output, output_failure, output_refuses
 from ptl_prefix.errors import ConfigError, PtlPrefixError, StorageError
 
 _EXAMPLES = """\b
@@ -65,7 +70,7 @@ class _VerbCommand(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Run the verb."""
         try:
-            line = split_command_line(ctx.args)
+            line = _with_working_configs(split_command_line(ctx.args))
         except ValueError as error:
             ctx.fail(str(error))
         if line.arguments and not self.verb.arguments:
@@ -85,12 +90,12 @@ class _VerbCommand(click.Command):
             elif not self._run_as_study(line):
                 run_with_hydra(self.verb, line.overrides, line.flags, body)
         except ConfigError as error:
-            raise _Mistake(str(error)) from error
+            raise _Mistake(_shown(error)) from error
         except PtlPrefixError as error:
-            raise _Failure(str(error)) from error
+            raise _Failure(_shown(error)) from error
         except OSError as error:
-            if not StorageError.describes(error):
-                raise
+            if not StorageError.describes(error) or output_refuses():
+                raise  # `main` answers for standard output
             raise _Failure(str(StorageError(error.filename or "A file", error))) from error
 
     def _run_as_study(self, line: CommandLine) -> bool:
@@ -111,6 +116,26 @@ class _VerbCommand(click.Command):
         write_verb_help(self.verb, formatter)
 
 
+def _working_conf() -> str | None:
+    folder = settings.working_dir_of("conf")
+    return None if folder is None else str(folder)
+
+
+def _with_working_configs(line: CommandLine) -> CommandLine:
+    """The command line, with the user's own `./conf` where no `--config-dir` is given."""
+    folder = settings.working_dir_of("conf")
+    if folder is None or line.flags.config_dir is not None:
+        return line
+    return replace(line, flags=HydraFlags((*line.flags.given, ("--config-dir", str(folder)))))
+
+
+def _shown(error: PtlPrefixError) -> str:
+    """The message of an error, without the values of environment variables that the config has read."""
+    from ptl_prefix.commands.config.resolvers import hide_variables
+
+    return hide_variables(str(error))
+
+
 def _before_dashes(args: list[str]) -> list[str]:
     return args[: args.index("--")] if "--" in args else args
 
@@ -122,7 +147,10 @@ class _CatalogCommand(click.Command):
         listed = "predefined studies" if group == "sweeps" else f"choices of `{group}=`"
         summary = f"List the {listed}, one line each."
         super().__init__(
-            name, help=summary, short_help=summary, callback=lambda: click.echo(catalog.listing(catalog.choices(group)))
+            name,
+            help=summary,
+            short_help=summary,
+            callback=lambda: click.echo(catalog.listing(catalog.choices(group, _working_conf()))),
         )
 
 
@@ -199,4 +227,20 @@ cli = _Verbs(
 def main() -> None:
     """The console script."""
     silence_library_messages()
-    cli(prog_name="ptl-prefix")
+    escape_unknown_characters()
+    failure: OSError | None = None
+    code: Any = 0
+    try:
+        cli(prog_name="ptl-prefix")
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:
+        if output_failure(error) is None or flush_output() is None:
+            raise  # the error came from another file
+        failure = error
+    failure = flush_output() or failure
+    if failure is not None:
+        code = code or 1
+        if failure.errno != errno.EPIPE:  # who reads the first lines only wants no more
+            click.echo(output_failure(failure), err=True)
+    sys.exit(code)

@@ -7,6 +7,7 @@ here; settings are completed by Hydra, which knows the config that the other wor
 import contextlib
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import FLAG_NAMES, FLAG_VALUES, equal_sign
@@ -58,6 +59,13 @@ complete --command ptl-prefix --no-files --arguments \
     '(ptl-prefix complete -- (commandline -opc)[2..-1] (commandline -ct | string collect --allow-empty) 2> /dev/null)'
 """
 
+_ACTIONS = {
+    "sweep": ("plan", "run", "status", "resume", "stop", "export", "worker"),
+    "wandb": ("sync", "dashboard"),
+}
+"""The first arguments of verbs that have several actions."""
+_PATHS = ("run", "bundle", "resume", "input", "output", "out", "checkpoint", "path", "init_bundle", "bertscore_model")
+
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
@@ -87,7 +95,40 @@ def _candidates(before: list[str], unfinished: str) -> Sequence[str]:
         return choices
     if unfinished.startswith("-"):
         return (*FLAG_NAMES, "--help")
-    return _from_hydra(before[0], [word for word in before[1:] if equal_sign(word)], unfinished)
+    words = [word for word in before[1:] if equal_sign(word) is None]
+    if offered := _arguments(before[0], words):
+        return [*offered, *(_from_hydra(before[0], [], unfinished) if unfinished else [])]
+    if (index := equal_sign(unfinished)) is not None and _takes_path(unfinished[:index]):
+        return _paths(unfinished[:index], unfinished[index + 1 :])
+    # What follows a predefined study are settings of its trials.
+    verb = "train" if before[0] == "sweep" and words[0] in ("plan", "run") else before[0]
+    return _from_hydra(verb, [word for word in before[1:] if equal_sign(word)], unfinished)
+
+
+def _arguments(verb: str, words: list[str]) -> list[str]:
+    """The candidates for the next argument of a verb whose arguments are a closed set."""
+    if not words:
+        return list(_ACTIONS.get(verb, ()))
+    if verb != "sweep" or len(words) > 1:
+        return []
+    if words[0] in ("plan", "run"):
+        return [choice.name for choice in catalog.choices("sweeps")]
+    return sorted(path.parent.name for path in Path("outputs/sweeps").glob("*/study.yaml"))
+
+
+def _takes_path(key: str) -> bool:
+    """Whether a setting is a path, by its name."""
+    name = key.rpartition(".")[2]
+    return name in _PATHS or name.endswith(("_file", "_dir", "_path"))
+
+
+def _paths(key: str, typed: str) -> list[str]:
+    """The setting with each path that continues what was typed; a folder ends with a slash."""
+    folder, _, name = typed.rpartition("/")
+    start = Path(f"{folder}/" if "/" in typed else ".").expanduser()
+    found = sorted(start.glob("*")) if start.is_dir() else []
+    before = typed[: len(typed) - len(name)]
+    return [f"{key}={before}{path.name}{'/' if path.is_dir() else ''}" for path in found if path.name[0] != "."]
 
 
 def _from_hydra(verb: str, overrides: list[str], unfinished: str) -> list[str]:

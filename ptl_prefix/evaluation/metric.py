@@ -128,6 +128,20 @@ def load_metric(name: str, **settings: object) -> Metric:
     Raises:
         ValueError: There is no such metric; the message lists the names.
     """
+    loaded: Metric = _metric_class(name)(**settings)
+    return loaded
+
+
+def metric_info(name: str) -> MetricInfo:
+    """Scale, direction, version and library of a metric, without constructing it.
+
+    Raises:
+        ValueError: There is no such metric; the message lists the names.
+    """
+    return _metric_class(name).info
+
+
+def _metric_class(name: str) -> type[Metric]:
     known = metric_names()
     if name not in known:
         raise ValueError(f"A metric must be one of {', '.join(known)}, but is '{name}'.")
@@ -137,8 +151,7 @@ def load_metric(name: str, **settings: object) -> Metric:
         for member in vars(module).values()
         if isinstance(member, type) and issubclass(member, Metric) and member.__module__ == module.__name__
     )
-    loaded: Metric = metric(**settings)
-    return loaded
+    return metric
 
 
 def library(distribution: str) -> str:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.reporting.compared_run import ComparedRun
 from ptl_prefix.reporting.run_metrics import RunMetrics
@@ -44,7 +45,7 @@ def _selection(rows: Sequence[Row]) -> str:
     return (
         "The best rows with phase=search were selected by the metric shown here, which is therefore optimistic for "
         "them. Rows with phase=confirm train the selected configurations with other seeds; compare them alone with: "
-        f"ptl-prefix compare {' '.join(confirming)}"
+        f"{printed_command('compare', *confirming)}"
     )
 
 

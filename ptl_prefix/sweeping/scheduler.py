@@ -166,6 +166,11 @@ class Scheduler:
         """Whether an arm has open trials or needs another one."""
         return any(self._is_open(arm) for arm in self.spec.arms)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no trial is open and none is needed, neither of the search nor of the confirmation."""
+        return not self.is_searching and not any(self._is_open(arm) for arm in self.confirmation_arms())
+
     # The next job of an arm
 
     def _is_open(self, arm: Arm) -> bool:

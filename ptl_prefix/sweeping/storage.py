@@ -6,6 +6,7 @@ all machines: a locked file for a journal or SQLite, an advisory lock of the ser
 
 import hashlib
 import re
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,6 +149,16 @@ def absolute_url(url: str | None) -> str | None:
     """The URL with an absolute path, so that it means the same in every working directory."""
     scheme, mark, path = (url or "").partition("sqlite:///")
     return url if not mark or scheme else f"{mark}{Path(path).absolute()}"
+
+
+def dashboard_command(folder: Path, url: str | None) -> str:
+    """The command that shows a study in optuna-dashboard.
+
+    Args:
+        folder: The study's folder.
+        url: URL of the storage, whose password is not shown; `None` is the journal in the folder.
+    """
+    return shlex.join(["optuna-dashboard", str(folder / JOURNAL_FILE) if url is None else without_password(url)])
 
 
 def without_password(url: str) -> str:

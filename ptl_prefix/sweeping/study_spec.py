@@ -14,7 +14,7 @@ import yaml
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.search_space import SearchSpace
-from ptl_prefix.sweeping.sweeper_settings import StudySettings
+from ptl_prefix.sweeping.sweeper_settings import Direction, StudySettings
 
 STUDY_FILE = "study.yaml"
 SCHEMA_VERSION = 1
@@ -45,6 +45,7 @@ class StudySpec(StudySettings):
     """The specification of one study: its settings, and the following.
 
     Args:
+        direction: Whether the objective is minimized or maximized, which its metric decides.
         name: Name of the study.
         token: Random part of the trials' run ids, which distinguishes them from those of an earlier study of the name.
         config_name: Primary config of the trials.
@@ -53,6 +54,7 @@ class StudySpec(StudySettings):
         code: Fingerprint of the code with which the study was created.
     """
 
+    direction: Direction
     name: str
     token: str
     config_name: str

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
 from ptl_prefix.sweeping.scheduler import Scheduler
 from ptl_prefix.sweeping.study_spec import StudySpec
+from ptl_prefix.sweeping.summary import summarize
 from ptl_prefix.sweeping.trial import Trial
 from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream, RunFacts
@@ -75,7 +76,7 @@ def _config(spec: StudySpec) -> dict[str, Any]:
 
 
 def _best_values(scheduler: Scheduler) -> dict[str, float]:
-    """The best objective of each arm, by metric name."""
-    best = {arm.name: scheduler.best(arm.name) for arm in scheduler.spec.arms}
+    """The best objective of each arm, by metric name; over several seeds, the best mean."""
+    best = {arm.name: arm.best_value for arm in summarize(scheduler).arms if arm.name != CONFIRM}
     name = scheduler.spec.objective
-    return {f"{arm}/{name}" if arm else name: trials[0].value or 0.0 for arm, trials in best.items() if trials}
+    return {f"{arm}/{name}" if arm else name: value for arm, value in best.items() if value is not None}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.sweeping.scheduler import Scheduler
+from ptl_prefix.sweeping.seed_groups import SeedGroup, searched_settings, seed_groups
 from ptl_prefix.sweeping.stopping_rules import failure_reason
 from ptl_prefix.sweeping.study_spec import Arm
 from ptl_prefix.sweeping.trial import State, Trial, best_of
@@ -43,6 +44,7 @@ class ArmSummary:
         num_planned: Trials that the arm will have; `None` if its budget is not a number of trials.
         states: Number of trials in each state.
         best: Up to ten finished trials, the best first.
+        seed_groups: The settings of a search over seeds, the best mean first; empty if no seed is searched.
         failures: Number of failed trials of each failure type.
         failure_reason: Why failures ended the search; `None` if they did not.
         importance: Importance of each searched key for the objective, summing to 1; empty with too few trials.
@@ -54,11 +56,19 @@ class ArmSummary:
     num_planned: int | None
     states: Counter[State]
     best: Sequence[Trial]
+    seed_groups: Sequence[SeedGroup]
     failures: Counter[str]
     failure_reason: str | None
     importance: dict[str, float]
     train_s: float
     tokens: float
+
+    @property
+    def best_value(self) -> float | None:
+        """The best objective: of a search over seeds, the best mean over the seeds of one setting."""
+        if self.seed_groups:
+            return self.seed_groups[0].mean
+        return self.best[0].value if self.best else None
 
     @property
     def num_done(self) -> int:
@@ -112,6 +122,7 @@ def _summarize_arm(scheduler: Scheduler, arm: Arm, trials: Sequence[Trial], *, w
         num_planned=spec.max_trials(arm) if is_search else arm.space.size,
         states=Counter(trial.state for trial in trials),
         best=best_of(trials, spec.sign)[:10],
+        seed_groups=seed_groups(arm, trials, spec.sign) if is_search else [],
         failures=Counter(str(trial.notes.get("failure")) for trial in trials if trial.state == "failed"),
         failure_reason=failure_reason(spec, arm, trials),
         importance=_importance(scheduler, arm) if with_importance and is_search else {},
@@ -120,10 +131,10 @@ def _summarize_arm(scheduler: Scheduler, arm: Arm, trials: Sequence[Trial], *, w
     )
 
 
-def best_of_arms(summary: Summary, sign: int) -> list[Trial]:
-    """The best trial of each arm, the best first."""
-    best = [arm.best[0] for arm in summary.arms if arm.best and arm.name != CONFIRM]
-    return sorted(best, key=lambda trial: sign * (trial.value or 0.0))
+def best_arm(summary: Summary, sign: int) -> ArmSummary | None:
+    """The searched arm with the best objective; `None` before any trial has finished."""
+    found = [arm for arm in summary.arms if arm.best and arm.name != CONFIRM]
+    return min(found, key=lambda arm: sign * (arm.best_value or 0.0), default=None)
 
 
 def _confirmed(trials: Sequence[Trial], sign: int) -> list[ConfirmedTrial]:
@@ -145,7 +156,8 @@ def _confirmed(trials: Sequence[Trial], sign: int) -> list[ConfirmedTrial]:
 
 def _importance(scheduler: Scheduler, arm: Arm) -> dict[str, float]:
     """PED-ANOVA (Watanabe et al., 2023), which needs neither a forest nor the final values of pruned trials."""
-    if len(arm.space.dimensions) < 2:
+    settings = searched_settings(arm)  # a seed's share would be luck
+    if len(settings) < 2:
         return {}  # the importance of a single key is always 1
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator
@@ -157,7 +169,9 @@ def _importance(scheduler: Scheduler, arm: Arm) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            importance = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+            importance = optuna.importance.get_param_importances(
+                study, evaluator=PedAnovaImportanceEvaluator(), params=settings
+            )
         except (ValueError, RuntimeError):  # each key has the same value in every trial
             return {}
     return {} if any(math.isnan(share) for share in importance.values()) else dict(importance)

@@ -26,7 +26,7 @@ class StudySettings:
     """The settings that a study keeps.
 
     Args:
-        direction: Whether the objective is minimized or maximized.
+        direction: Whether the objective is minimized or maximized; `None` is the metric's own direction.
         objective: Key of the searched metric in a run's record, such as `val/loss`.
         sampler: Config node of the sampler, with its `_target_`.
         pruner: Config node of the pruner, with its `_target_`.
@@ -43,7 +43,7 @@ class StudySettings:
         confirm_seeds: Seeds of these trainings, which the search has not used.
     """
 
-    direction: Direction
+    direction: Direction | None
     objective: str
     sampler: Any
     pruner: Any

@@ -4,6 +4,7 @@ In: a study's specification and its storage. Out: snapshots of the trials of eac
 nothing; see `scheduler.py`.
 """
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -54,6 +55,7 @@ class TrialStore:
                 # Never used: see `sampled_study`.
                 sampler=optuna.samplers.RandomSampler(seed=0),
             )
+            _name_metric(self._studies[arm], self.spec.objective)
         return self._studies[arm]
 
     def sampled_study(self, arm: str, sampler: Any, pruner: Any) -> "optuna.Study":
@@ -125,6 +127,16 @@ class TrialStore:
         """The stop request to all workers; `None` without one."""
         request: StopRequest | None = self.optuna_study(self.spec.arms[0].name).user_attrs.get("stop")
         return request
+
+
+def _name_metric(study: "optuna.Study", objective: str) -> None:
+    """Store the objective's name, which optuna-dashboard shows in place of "Objective Value"."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if study.metric_names is None:
+            study.set_metric_names([objective])
 
 
 def tried_points(trials: Sequence[Trial]) -> set[tuple[str, ...]]:

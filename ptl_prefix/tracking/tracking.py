@@ -16,6 +16,7 @@ from ptl_prefix.tracking.csv_sink import CsvSink
 from ptl_prefix.tracking.events import EventSink
 from ptl_prefix.tracking.tensorboard_sink import TensorBoardSink
 from ptl_prefix.tracking.wandb_mode import WANDB_MODES, WandbMode, resolve_mode
+from ptl_prefix.tracking.wandb_names import wandb_name_problems
 from ptl_prefix.tracking.wandb_sink import WandbSink
 
 
@@ -74,6 +75,10 @@ class Tracking:
         mode = os.environ.get("WANDB_MODE")
         if self.wandb != "none" and mode and mode not in WANDB_MODES:
             problems.append(f"WANDB_MODE must be one of {', '.join(WANDB_MODES)}, but is {mode!r}.")
+        if resolve_mode(self.wandb, os.environ) != "none":
+            problems += wandb_name_problems(
+                project=self.project, entity=self.entity, group=self.group, job_type=self.job_type, tags=self.tags
+            )
         return problems
 
     def sinks(self) -> list[EventSink]:

@@ -22,13 +22,15 @@ WANDB_MODES: Mapping[str, WandbMode] = {
 }
 """The values of `WANDB_MODE` that W&B accepts, and the modes here."""
 
+_TRUE = ("1", "true", "yes", "on")
+
 REACHABLE_TIMEOUT_S = 1.0
 """Seconds that a server may take to respond."""
 
 
 def resolve_mode(setting: WandbMode, environment: Mapping[str, str]) -> WandbMode:
-    """Return the mode: `WANDB_MODE` overrides every setting but `none`."""
-    if setting == "none":
+    """Return the mode: `WANDB_MODE` overrides every setting but `none`, and `WANDB_DISABLED=true` all of them."""
+    if setting == "none" or environment.get("WANDB_DISABLED", "").strip().lower() in _TRUE:
         return "none"
     return WANDB_MODES.get(environment.get("WANDB_MODE", ""), setting)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import uncommitted_changes
+from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.errors import RunError
 from ptl_prefix.tracking.events import RunFacts
 from ptl_prefix.tracking.numbers import CURVES, numeric_values
@@ -84,12 +85,12 @@ class WandbSink:
             logged = (event for event in read_events(facts.folder.events) if event["kind"] == "samples")
             self._samples = [row for event in logged for row in _sample_rows(event["step"], event["samples"])]
         is_online, reason = self._decide(url)
-        # If the server rejects the run, offline mode is no fallback: W&B's process keeps the run id and would block.
+        # Offline mode is no fallback if the server rejects the run: W&B's process keeps the run id and would block.
         run = self._start("online" if is_online else "offline")
         if is_online and facts.resumed_step is not None:
             self._attempt("list of uploaded rows", self._fetch_uploaded)
-        sync = f"ptl-prefix wandb sync {facts.folder.path}"
-        facts.notify(f"W&B: {run.url}" if is_online else f"W&B: offline, {reason}; to upload the run later: {sync}")
+        later = f"to upload the run later: {printed_command('wandb', 'sync', facts.folder.path)}"
+        facts.notify(f"W&B: {run.url}" if is_online else f"W&B: offline, {reason}; {later}")
 
     def _decide(self, url: str) -> tuple[bool, str]:
         """Return whether to go online, and the reason if not."""
@@ -185,7 +186,6 @@ class WandbSink:
 
     def _add_samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
         """Log all samples so far as a new table, because an incremental table of W&B blocks on the server."""
-        assert self._run is not None
         self._samples += _sample_rows(step, samples)
         self._log(step, {"samples": self._wandb.Table(list(_SAMPLE_COLUMNS), list(self._samples))})
 
@@ -228,7 +228,7 @@ class WandbSink:
         except TimeoutError:
             self._facts.notify(
                 f"W&B: the upload did not finish within {self._finish_timeout_s:g} s; "
-                f"to upload the rest: ptl-prefix wandb sync {self._facts.folder.path}"
+                f"to upload the rest: {printed_command('wandb', 'sync', self._facts.folder.path)}"
             )
             return
         if not run.offline:

@@ -18,6 +18,7 @@ from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.evaluation.loss import num_computed_positions
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.step_memory import StepMemory, step_memory
 
 _STATE_BYTES = 12
@@ -47,6 +48,7 @@ class Estimate:
         uses_checkpointing: Whether the plan has `backbone.gradient_checkpointing`.
         update_bytes: Memory after the backward pass: the remains of it, and the all-reduce buffer or Adam's temporary
             tensors, whichever is more.
+        plan_notes: Sentences about settings that are valid, but probably not meant.
         notes: Sentences about the method's start.
         backbone_notes: Sentences about the backbone.
     """
@@ -66,6 +68,7 @@ class Estimate:
     checkpointed_activation_bytes: int
     uses_checkpointing: bool
     update_bytes: int
+    plan_notes: tuple[str, ...]
     notes: tuple[str, ...]
     backbone_notes: tuple[str, ...]
 
@@ -122,6 +125,7 @@ def estimate(plan: Plan) -> Estimate:
             checkpointed_activation_bytes=_step_bytes(checkpointed, weights) - gradient_bytes,
             uses_checkpointing=plan.backbone.gradient_checkpointing,
             update_bytes=_update_bytes(plan, method) + max(0, plain.after_backward - gradient_bytes),
+            plan_notes=tuple(plan_notes(plan, batches_per_epoch)),
             notes=tuple(method.notes),
             backbone_notes=plan.backbone.notes,
         )

@@ -3,11 +3,13 @@
 In: a `Plan`. Out: `RunInputs`, whose rows leave free the positions that the method needs.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -16,6 +18,7 @@ from ptl_prefix.data.encoded_split import EncodingReport
 from ptl_prefix.data.task import Split
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
+from ptl_prefix.training.stage_progress import stage_progress
 
 _EXAMPLES_PER_LINE = 50_000
 """A multiple of the examples that are encoded together."""
@@ -49,6 +52,7 @@ class RunInputs:
 def load_run_inputs(
     plan: Plan,
     ranks: Ranks = ONE_RANK,
+    console: Console | None = None,
     *,
     check: Callable[[Backbone], None] = lambda _: None,
     accepts_other_rows: bool = False,
@@ -59,14 +63,17 @@ def load_run_inputs(
     Args:
         plan: Plan of the run.
         ranks: Ranks that train together.
+        console: Console for progress; `None` shows none.
         check: Called with the loaded backbone, before the splits are read.
         accepts_other_rows: Whether a resumed run may go on with another number of training rows, in a new epoch.
         notify: Called with a status line: progress of a long encoding, and the task's notes on its data.
     """
+    shown = console is not None and plan.shows_progress and ranks.is_rank_zero
+    stages = functools.partial(stage_progress, console or Console(quiet=True), shown=shown)
     backbone = _load_backbone(plan, ranks)
     check(backbone)
     prompter = backbone.prompter(plan.task.prompt)
-    with ranks.rank_zero_first():
+    with ranks.rank_zero_first(), stages(f"tokenising the splits of {plan.task.name}"):
         train = plan.encoded("train", backbone, prompter, _progress("train", notify))
         validation = plan.encoded("validation", backbone, prompter, _progress("validation", notify))
     padding = backbone.padding(prompter)

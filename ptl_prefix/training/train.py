@@ -82,6 +82,7 @@ def _train(
             inputs = load_run_inputs(
                 plan,
                 ranks,
+                console,
                 check=begin.check_inputs,
                 accepts_other_rows=start.accepts_other_rows,
                 notify=facts.notify,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import EarlyStopping
 
 from ptl_prefix.training.batch_stream import BatchStream
 from ptl_prefix.training.checkpoints import CheckpointFiles, Checkpoints, LastStepIsValidated, RandomState
+from ptl_prefix.training.early_stopping import AnnouncedEarlyStopping
 from ptl_prefix.training.lightning_warnings import quiet_lightning
 from ptl_prefix.training.loss_scaling import LossScaling
 from ptl_prefix.training.module import AdaptationModule
@@ -109,7 +109,17 @@ class TrainingLoop:
         if self._plan.tracking.num_samples and (self._ranks.is_rank_zero or self._inputs.backbone.is_sharded):
             callbacks.append(Samples(self._plan, self._inputs, self._context.events))
         if optimization.early_stopping_patience is not None:
-            patience, min_delta = optimization.early_stopping_patience, optimization.early_stopping_min_delta
-            # A non-finite loss is an error here, never a reason to stop early.
-            callbacks.append(EarlyStopping("val/loss", patience=patience, min_delta=min_delta, check_finite=False))
+            callbacks.append(
+                AnnouncedEarlyStopping(
+                    patience=optimization.early_stopping_patience,
+                    min_delta=optimization.early_stopping_min_delta,
+                    notify=self._announce_stop,
+                )
+            )
         return [*callbacks, checkpoints]
+
+    def _announce_stop(self, sentence: str) -> None:
+        """Print and log why the run ends before its last step."""
+        if self._plan.shows_progress:
+            self._context.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        self._context.events.write("note", step=self._context.meter.steps, note=sentence)

@@ -5,6 +5,7 @@ In: a plan, its loaded inputs and its context. Out: an `Outcome`, and the bundle
 
 import dataclasses
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,11 @@ from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.run_recorder import RunRecorder
+from ptl_prefix.training.stage_progress import Advance, stage_progress, tracked
 from ptl_prefix.training.trainer import TrainingLoop
 
 
@@ -70,6 +73,8 @@ class TrainingRun:
         Args:
             resumed_step: Step of the checkpoint to resume from; `None` starts from the beginning.
         """
+        for note in self._plan_notes():
+            self._notify(note)
         bare = self._evaluate_bare()
         if resumed_step is None:
             self._log_inputs()
@@ -89,7 +94,9 @@ class TrainingRun:
         """The backbone without the method: its loss, and predictions if they are compared."""
         self._notify(f"evaluating the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.precision}")
         bare = NoAdaptation().attach(self.backbone)
-        loss = mean_loss(self.backbone, bare, self.inputs.validation, add_up=self.ranks.sum)
+        validation = self.inputs.validation
+        with self._stage("measuring the bare backbone, batch", len(validation)) as advance:
+            loss = mean_loss(self.backbone, bare, tracked(validation, advance), add_up=self.ranks.sum)
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"The loss of the bare {self.backbone.name} must be finite, but is {loss} on the validation split in "
@@ -121,8 +128,12 @@ class TrainingRun:
         )
         for note in self.plan.method.notes:
             self._notify(f"the {self.plan.method.name} {note}")
-            if is_new:
+        if is_new:
+            for note in (*self._plan_notes(), *self.plan.method.notes):
                 self.context.events.write("note", step=0, note=note)
+
+    def _plan_notes(self) -> list[str]:
+        return plan_notes(self.plan, len(self.inputs.train))
 
     def _rank_facts(self) -> dict[str, int]:
         """The number of ranks and the bytes that each sends per step, for the log; nothing for a single rank."""
@@ -202,7 +213,7 @@ class TrainingRun:
 
     def _notify(self, text: str) -> None:
         if self.plan.shows_progress:
-            self.context.console.print(text, highlight=False, markup=False)
+            self.context.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _decode(self, method: Method) -> list[Prediction]:
         # Sharded layers compute on all ranks together, and ranks with different batches would generate texts of
@@ -218,4 +229,8 @@ class TrainingRun:
             reserved_positions=self.plan.method.reserved_positions(self.backbone),
             labels=self.plan.task.label_set,
         )
-        return decode(job, **sharing)
+        with self._stage("decoding, input", len(self.inputs.decoded_rows)) as advance:
+            return decode(job, on_batch=lambda predictions: advance(len(predictions)), **sharing)
+
+    def _stage(self, label: str, total: int) -> AbstractContextManager[Advance]:
+        return stage_progress(self.context.console, label, total, shown=self.plan.shows_progress)

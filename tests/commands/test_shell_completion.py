@@ -50,6 +50,21 @@ def test_groups_choices_and_keys_are_hydras_to_complete() -> None:
 
 
 @pytest.mark.usefixtures("small_conf")
+def test_actions_studies_and_paths_are_offered() -> None:
+    for path in map(Path, ("outputs/sweeps/mine/study.yaml", "pairs.csv", "runs/a/config.yaml")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    assert candidates(["sweep", "st"]) == ["status", "stop"]
+    assert candidates(["wandb", ""]) == ["dashboard", "sync"]
+    assert "prefix_length" in candidates(["sweep", "run", ""])
+    assert candidates(["sweep", "resume", ""]) == ["mine"]
+    assert candidates(["train", "resume="]) == ["resume=outputs/", "resume=pairs.csv", "resume=runs/"]
+    assert candidates(["generate", "bundle=runs/"]) == ["bundle=runs/a/"]
+    assert candidates(["train", "task.train_file=pa"]) == ["task.train_file=pairs.csv"]
+
+
+@pytest.mark.usefixtures("small_conf")
 def test_nothing_is_offered_where_anything_may_stand() -> None:
     assert candidates(["train", "--", "ta"]) == []
     assert candidates(["tasks", ""]) == []

@@ -68,3 +68,27 @@ def test_tensorboard_without_its_library_is_refused_with_what_to_install(monkeyp
     (problem,) = Tracking(tensorboard=True).problems()
 
     assert "pip install 'ptl-prefix[tensorboard]'" in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"tags": [""]}, "Each of `tracking.tags`"),
+        ({"tags": ["fine", "x" * 65]}, "Each of `tracking.tags`"),
+        ({"project": "a/b"}, "`tracking.project`"),
+        ({"project": "p" * 129}, "`tracking.project`"),
+        ({"entity": "two words"}, "`tracking.entity`"),
+        ({"group": "g" * 129}, "`tracking.group`"),
+        ({"job_type": "new\nline"}, "`tracking.job_type`"),
+    ],
+)
+def test_names_that_wandb_refuses_are_found_before_the_run_and_only_where_wandb_is_used(
+    settings: dict[str, Any], setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_DISABLED", raising=False)
+
+    (problem,) = Tracking(wandb="offline", **settings).problems()
+
+    assert problem.startswith(setting)
+    assert Tracking(wandb="none", **settings).problems() == []

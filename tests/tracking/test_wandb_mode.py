@@ -7,7 +7,7 @@ from threading import Event, Thread
 
 import pytest
 
-from ptl_prefix.tracking.wandb_mode import is_reachable
+from ptl_prefix.tracking.wandb_mode import is_reachable, resolve_mode
 
 
 @contextmanager
@@ -57,3 +57,17 @@ def test_a_closed_port_is_not_reachable() -> None:
 
 def test_an_unknown_host_is_not_reachable() -> None:
     assert not is_reachable("https://api.example.org")
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({"WANDB_DISABLED": "true"}, "none"),
+        ({"WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "none"),
+        ({"WANDB_DISABLED": "false"}, "auto"),
+        ({"WANDB_DISABLED": ""}, "auto"),
+        ({"WANDB_MODE": "offline"}, "offline"),
+    ],
+)
+def test_the_environment_decides_and_disabled_wins(environment: dict[str, str], mode: str) -> None:
+    assert resolve_mode("auto", environment) == mode

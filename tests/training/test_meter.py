@@ -153,6 +153,19 @@ def test_progress_has_step_loss_rate_and_time_left(is_terminal: bool, clock: Clo
         assert shown.count("\n") == 1, "a log file gets one line at every validation"
 
 
+def test_a_log_file_gets_a_line_every_half_minute_between_validations(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = io.StringIO()
+    bar = ProgressBar(Meter(EventStream(ListSink()), log_every_n_steps=1), Console(file=text))
+    now = bar._printed_at
+    for seconds in (10.0, 29.0, 31.0, 59.0, 62.0):
+        monkeypatch.setattr("ptl_prefix.training.progress_bar.time.monotonic", lambda seconds=seconds: now + seconds)
+        bar.on_train_batch_end(trainer_at(4), MODULE)
+
+    assert text.getvalue().count("step 4/10  loss") == 2
+
+
 def test_a_failure_stops_the_progress_bar() -> None:
     text = io.StringIO()
     bar = ProgressBar(Meter(EventStream(ListSink()), log_every_n_steps=1), Console(file=text, force_terminal=True))

@@ -75,7 +75,9 @@ def test_max_epochs_ends_a_run(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     assert [event["step"] for event in events_of(folder, "validation")] == [5, 10, 15, 20]
 
 
-def test_early_stopping_ends_a_run_without_improvement(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+def test_early_stopping_ends_a_run_without_improvement_and_says_so(
+    tiny_runs: TinyRuns, folder: RunFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
     plan = tiny_runs.plan(
         trainer__max_steps=50,
         trainer__val_check_interval=2,
@@ -89,6 +91,9 @@ def test_early_stopping_ends_a_run_without_improvement(tiny_runs: TinyRuns, fold
     assert outcome.record.status == "finished"
     assert outcome.record.cost.steps == 6
     assert outcome.record.budget == {"steps": 50}
+    sentence = "early stopping at step 6 of 50: val/loss has not fallen by more than 100 in 2 validation(s)"
+    assert sentence in capfd.readouterr().err
+    assert any(event["note"].startswith(sentence) for event in events_of(folder, "note"))
 
 
 def test_training_makes_the_loss_smaller(tiny_runs: TinyRuns, folder: RunFolder) -> None:

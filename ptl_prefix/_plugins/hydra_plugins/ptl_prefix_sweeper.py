@@ -42,8 +42,10 @@ class SweepsFolder(SearchPathPlugin):
     """Makes the folder `sweeps/` a config group."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the folder to the search path."""
-        search_path.append(provider="ptl_prefix", path=f"{SweepsSource.scheme()}://{settings.sweeps_dir().parent}")
+        """Append the folder, and the user's own `./sweeps`, to the search path."""
+        for folder in (settings.sweeps_dir(), settings.working_dir_of("sweeps")):
+            if folder is not None:
+                search_path.append(provider="ptl_prefix", path=f"{SweepsSource.scheme()}://{folder.parent}")
 
 
 __all__: Sequence[str] = ("StudySweeper", "SweepsFolder")

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.visible_text import escape_controls
-from ptl_prefix.commands.config.bundle_inputs import bundle_folder, decoding_changes, load_bundle_backbone, source_lines
+from ptl_prefix.commands.config.bundle_inputs import decoding_changes, load_bundle_backbone, source_lines
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
 
@@ -18,13 +18,16 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
 
     Args:
         config: See `conf/generate.yaml`; decoding settings that are `None` are the bundle's.
-        words: Bundle or run folder, then sources.
+        words: Sources; the first word is the bundle or run folder unless `bundle` or `run` is given.
         run_folder: Not used, because generating is not a run.
     """
-    if not words:
-        raise ConfigError(["`generate` needs a bundle or run folder as its first argument, but got none."])
-    bundle = read_bundle(bundle_folder(Path(words[0])))
-    sources = [*words[1:], *source_lines(config["input"])]
+    given = config["bundle"] or config["run"]
+    if given is None and not words:
+        raise ConfigError(
+            ["`generate` needs a bundle or run folder as its first argument or as bundle=<folder>, but got none."]
+        )
+    bundle = read_bundle(given or words[0])
+    sources = [*(words if given else words[1:]), *source_lines(config["input"])]
     if not sources:
         raise ConfigError(["`generate` needs sources, but got none; add them as arguments or set input=<file>."])
     adaptation = restore(load_bundle_backbone(bundle.manifest, config), bundle)

@@ -7,17 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.manifest import Manifest
-from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.source import fetched_path
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.commands.config.verb_settings import DecodingChanges
 from ptl_prefix.errors import BackboneError, DataError
-
-
-def bundle_folder(path: Path) -> Path:
-    """The bundle at a path; for a run folder, the bundle of the run."""
-    return RunFolder(path).bundle if RunFolder(path).config.is_file() else path
 
 
 def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone:

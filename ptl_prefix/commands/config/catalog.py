@@ -42,9 +42,29 @@ def group_names(config_dir: str | None = None) -> list[str]:
 
 
 def choices(group: str, config_dir: str | None = None) -> list[Choice]:
-    """The choices of a group in alphabetical order; empty when there is no such group."""
-    files = {path.stem: path for folder in _folders_of(group, config_dir) for path in folder.glob("*.yaml")}
-    return [Choice(name, _first_comment(path)) for name, path in sorted(files.items())]
+    """The user's own choices of a group, then the package's, each alphabetically; empty without such a group."""
+    ours, *own = (_files_of(folder) for folder in _folders_of(group, config_dir))
+    paths = [path for paths in (*own, ours) for path in paths]
+    files = {path.stem: path for path in reversed(paths)}
+    # The user's own come first.
+    return [Choice(name, _first_comment(files[name])) for name in dict.fromkeys(path.stem for path in paths)]
+
+
+def hidden_choice(group: str, name: str, config_dir: str | None = None) -> Path | None:
+    """The user's file with the name of one of the package's choices, and other content; `None` if there is none."""
+    ours, *own = (
+        [path for path in _files_of(folder) if path.stem == name] for folder in _folders_of(group, config_dir)
+    )
+    content = [path.read_bytes() for path in ours]
+    return next((path for paths in own for path in paths if content and path.read_bytes() not in content), None)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The YAML files of a folder in alphabetical order; none if a name that a user typed can be no folder's."""
+    try:
+        return sorted(folder.glob("*.yaml"))
+    except (OSError, ValueError):
+        return []
 
 
 def offered(group: str, config_dir: str | None = None, *, separator: str = ", ") -> str:
@@ -102,8 +122,11 @@ def _folders(config_dir: str | None) -> list[Path]:
 
 def _folders_of(group: str, config_dir: str | None) -> list[Path]:
     """The folders of a group's choices. `sweeps/` lies beside `conf/`, not in it."""
-    shipped = [settings.sweeps_dir()] if group == settings.sweeps_dir().name else []
-    return [*shipped, *(folder / group for folder in _folders(config_dir))]
+    folders = [folder / group for folder in _folders(config_dir)]
+    if group != settings.sweeps_dir().name:
+        return folders
+    working = settings.working_dir_of(group)
+    return [settings.sweeps_dir(), *folders, *([working] if working is not None else [])]
 
 
 def _first_line(path: Path) -> str:

@@ -5,6 +5,7 @@ stops at the first mistake: an override that it refuses is explained and left ou
 it.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.hydra_session import hydra_session
+from ptl_prefix.commands.config.instantiate import is_node
 from ptl_prefix.commands.config.override_errors import arguments_of_target, explain_refusal, has_key, parsed_override
 from ptl_prefix.commands.config.plain_values import Plain, plain_values
 from ptl_prefix.commands.config.validate import config_problems, folder_names, folder_problems
@@ -75,8 +78,10 @@ def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | 
         for variant in _variants(overrides) if flags.multirun else [tuple(overrides)]:
             composed = _compose(variant, flags.config_name or verb.name, flags.config_dir)
             plain = plain_values(composed.config)
-            found = [*composed.problems, *_value_problems(verb, plain, flags, composed.refused_groups)]
+            skipped = _skipped_groups(composed, plain.values, variant)
+            found = [*composed.problems, *_value_problems(verb, plain, flags, skipped)]
             found += _folder_problems(composed.config, plain.values, "sweep" if flags.multirun else "run")
+            found += _ambiguous_choices(variant, flags.config_dir)
             found += _unread_settings(verb, plain.values, variant, flags)
             problems.update(dict.fromkeys(found))
             results.append((composed, plain))
@@ -197,7 +202,7 @@ def _with_additions(overrides: Sequence[str], added: Collection[str]) -> tuple[s
 def _attempt(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig | None, Exception | None]:
     try:
         return compose(config_name, list(overrides), return_hydra_config=True), None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
         return None, error
 
 
@@ -205,6 +210,17 @@ def _is_argument_of_target(config: DictConfig, key: str) -> bool:
     """Whether the key is an argument of its node's constructor, though no YAML has it."""
     group, _, name = key.rpartition(".")
     return name in arguments_of_target(config, group)
+
+
+def _skipped_groups(composed: _Composed, values: Mapping[str, Any], overrides: Sequence[str]) -> Collection[str]:
+    """Groups that are not checked: none, or after a misspelt choice that one and all that no override mentions.
+
+    What they say would be of the defaults, and the classes behind them take seconds to import.
+    """
+    if not composed.refused_groups:
+        return ()
+    mentioned = {_key(override).partition(".")[0] for override in overrides} - composed.refused_groups
+    return {key for key, value in values.items() if is_node(value)} - mentioned | composed.refused_groups
 
 
 def _value_problems(verb: Verb, plain: Plain, flags: HydraFlags, refused_groups: Collection[str] = ()) -> list[str]:
@@ -221,6 +237,19 @@ def _folder_problems(config: DictConfig, values: Mapping[str, Any], mode: str) -
     except OmegaConfBaseException:
         return []  # its name depends on values that are missing or wrong, and reported
     return folder_problems(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
+
+
+def _ambiguous_choices(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Choices of the user's that have the name of one of the package's, of which Hydra would silently take one."""
+    problems = []
+    for override in overrides:
+        group, _, name = override.lstrip("+").partition("=")
+        if re.fullmatch(r"[\w/]+", group) and (path := catalog.hidden_choice(group, name, config_dir)) is not None:
+            problems.append(
+                f"`{group}={name}` must mean one file, but '{path}' has the name of a choice of ptl_prefix's; "
+                "rename it."
+            )
+    return problems
 
 
 def _unread_settings(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], flags: HydraFlags) -> list[str]:

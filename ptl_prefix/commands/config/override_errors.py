@@ -18,6 +18,7 @@ from ptl_prefix.artifacts.config_tree import walk
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import equal_sign, quoted
 from ptl_prefix.commands.config.instantiate import import_target
+from ptl_prefix.commands.config.stock_sweeper import explain_key, explain_sampler
 
 
 def explain_refusal(
@@ -37,15 +38,20 @@ def explain_refusal(
         return _explain_grammar(override)
     key = parsed.key_or_group
     if parsed.is_interval_sweep():
-        return f"`{key}` cannot be an interval, as every job of a sweep is listed; write choice(...) or range(...)."
+        return (
+            f"`{key}` cannot be an interval here, as only a study draws numbers from one: start it with "
+            "`ptl-prefix train -m hydra/sweeper=optuna ...`, or write choice(...) or range(...)."
+        )
     if parsed.is_sweep_override():
         value = parsed.get_value_string()
         return (
             f"`{key}` must have one value, but '{value}' is several; add -m to run each of them, "
             f"write {key}=[{value}] for a list, or quote a text that holds a comma."
         )
-    if key in catalog.groups_of(config_name, config_dir):
-        return _explain_choice(key, parsed.value(), config_dir)
+    names = [choice.name for choice in catalog.choices(key, config_dir)]
+    is_group = key in catalog.groups_of(config_name, config_dir) or ("/" in key and names)
+    if is_group and parsed.value() not in names:
+        return explain_sampler(key, parsed.value()) or _explain_choice(key, parsed.value(), config_dir)
     if config is not None and "/" not in key and not has_key(config, key):
         return _explain_key(key, config, config_dir)
     return f"`{override}` cannot be applied: {_first_line(error)}"
@@ -91,6 +97,8 @@ def _explain_choice(group: str, value: Any, config_dir: str | None) -> str:
 
 
 def _explain_key(key: str, config: DictConfig, config_dir: str | None) -> str:
+    if (sentence := explain_key(key)) is not None:
+        return sentence
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if has_key(config, parent) else config if not parent else None
     siblings = [*(str(sibling) for sibling in node if sibling not in ("_target_", "hydra"))] if _is_dict(node) else []

@@ -3,22 +3,49 @@
 In: the argument in the YAML. Out: a valid name of a folder.
 """
 
+import os
 import secrets
 from datetime import UTC, datetime
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from omegaconf.resolvers.oc import env
 
 from ptl_prefix.artifacts.run_folder import as_name
 
+_SHORTEST_SECRET = 6
 _run_ids: dict[int | None, str] = {}
 
 
+_read_variables: dict[str, str] = {}
+"""Values of environment variables that configs have read."""
+
+
 def register_resolvers() -> None:
-    """Register `${run_id:}`, `${study:<name>}` and `${label:<path>}`."""
+    """Register `${run_id:}`, `${study:<name>}` and `${label:<path>}`, and watch what `${oc.env:<name>}` reads."""
+    OmegaConf.register_new_resolver("oc.env", _read_variable, replace=True)
     OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
     OmegaConf.register_new_resolver("study", _study_folder, replace=True)
     OmegaConf.register_new_resolver("label", lambda path: as_name(str(path)), replace=True)
+
+
+def hide_variables(text: str) -> str:
+    """The text with every value that a config has read by `${oc.env:NAME}` replaced by that: it may be a secret."""
+    for name, value in sorted(_read_variables.items(), key=lambda item: -len(item[1])):
+        for written in dict.fromkeys((value, repr(value)[1:-1])):
+            if len(written) >= _SHORTEST_SECRET:
+                text = text.replace(written, f"${{oc.env:{name}}}")
+            else:  # inside other words it would be replaced by accident
+                text = text.replace(f"'{written}'", f"${{oc.env:{name}}}") if written else text
+    return text
+
+
+def _read_variable(name: str, *default: Any) -> Any:
+    value = env(name, *default)
+    if name in os.environ:
+        _read_variables[name] = os.environ[name]
+    return value
 
 
 def forget_run_ids() -> None:

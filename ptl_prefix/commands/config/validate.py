@@ -31,7 +31,8 @@ def config_problems(
         verb: Verb that the config belongs to.
         config: Composed config, without Hydra's own node.
         groups: Groups of the config, each with its default choice.
-        refused_groups: Groups whose choice was refused; the default in its place was not asked for and is not checked.
+        refused_groups: Groups that are not checked, as a choice was refused and its defaults were not asked
+            for; what the verb finds in all nodes together is then not checked either.
     """
     nodes = {key: value for key, value in config.items() if is_node(value)}
     problems = [
@@ -42,7 +43,8 @@ def config_problems(
     checked = {key: _check_node(key, node) for key, node in nodes.items() if key not in refused_groups}
     problems += [problem for _, found in checked.values() for problem in found]
     built = {key: made for key, (made, found) in checked.items() if not found}
-    problems += _cross_problems(verb, config, built)
+    if not refused_groups:
+        problems += _cross_problems(verb, config, built)
     root = {key: value for key, value in config.items() if key not in nodes and key not in groups}
     return problems + _root_problems(verb, root) + _name_problems(config, refused_groups)
 

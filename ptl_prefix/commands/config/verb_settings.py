@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
+from ptl_prefix.artifacts.decoding import LEAST_TEMPERATURE
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
 
@@ -57,6 +58,12 @@ def _input_problems(source_file: str | None) -> list[str]:
     return [f"`input` must be a file or - for standard input, but there is no file at '{source_file}'."]
 
 
+def _both_problems(bundle: str | None, run: str | None) -> list[str]:
+    if bundle is None or run is None:
+        return []
+    return ["`run` and `bundle` must not both be given; a run has its own bundle."]
+
+
 def _run_problems(run: str | None) -> list[str]:
     if run is None:
         return []
@@ -89,7 +96,7 @@ class DecodingChanges:
     length_penalty: float | None
     no_repeat_ngram_size: Annotated[int, Ge(0)] | None
     do_sample: bool | None
-    temperature: Annotated[float, Gt(0)] | None
+    temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] | None
     top_p: Annotated[float, Gt(0), Le(1)] | None
     seed: Annotated[int, Ge(0)] | None
 
@@ -99,6 +106,8 @@ class GenerateSettings(DecodingChanges):
     """The keys at the root of `conf/generate.yaml`.
 
     Args:
+        bundle: Bundle or run folder; `None` is the first argument.
+        run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         output: File for the generated texts; `None` prints them.
         backbone_path: Folder or hub name of the backbone; `None` is the one that the bundle was trained on.
@@ -107,6 +116,8 @@ class GenerateSettings(DecodingChanges):
         batch_size: Number of sources decoded at once.
     """
 
+    bundle: str | None
+    run: str | None
     input: str | None
     output: str | None
     backbone_path: str | None
@@ -115,8 +126,8 @@ class GenerateSettings(DecodingChanges):
     batch_size: Annotated[int, Ge(1)]
 
     def problems(self) -> list[str]:
-        """A file of sources that does not exist."""
-        return _input_problems(self.input)
+        """Both `bundle` and `run`, or a file of sources that does not exist."""
+        return [*_both_problems(self.bundle, self.run), *_input_problems(self.input)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +168,7 @@ class EvaluateSettings(DecodingChanges):
 
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or both `run` and `bundle`."""
-        if self.run is not None and self.bundle is not None:
-            return ["`run` and `bundle` must not both be given; a run has its own bundle."]
-        return _run_problems(self.run)
+        return _both_problems(self.bundle, self.run) or _run_problems(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +197,8 @@ class InspectSettings:
     """The keys at the root of `conf/inspect.yaml`.
 
     Args:
-        bundle: Bundle, or a run folder, whose bundle is used.
+        bundle: Bundle, or a run folder, whose bundle is used; this or `run` must be given.
+        run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         num_examples: Number of validation sources of the run that are read if no others are given.
         max_new_tokens: Most generated tokens that are read together with each source; 0 reads the sources alone.
@@ -203,7 +213,8 @@ class InspectSettings:
         device: Device of the backbone; `auto` takes a GPU if there is one.
     """
 
-    bundle: str
+    bundle: str | None
+    run: str | None
     input: str | None
     num_examples: Annotated[int, Ge(1)]
     max_new_tokens: Annotated[int, Ge(0)]
@@ -218,8 +229,9 @@ class InspectSettings:
     device: Literal["auto", "cpu", "cuda", "mps"]
 
     def problems(self) -> list[str]:
-        """A file of sources that does not exist."""
-        return _input_problems(self.input)
+        """No bundle, both `bundle` and `run`, or a file of sources that does not exist."""
+        missing = ["`bundle` must be given."] if self.bundle is None and self.run is None else []
+        return [*missing, *_both_problems(self.bundle, self.run), *_input_problems(self.input)]
 
 
 @dataclass(frozen=True, kw_only=True)

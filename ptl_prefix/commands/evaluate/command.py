@@ -11,11 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.manifest import settings_fingerprint
+from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.config.bundle_inputs import bundle_folder, decoding_changes, load_bundle_backbone
+from ptl_prefix.commands.config.bundle_inputs import decoding_changes, load_bundle_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.evaluate.bertscore_setting import bertscore_problems
 from ptl_prefix.commands.evaluate.tables import show_evaluation
@@ -69,7 +72,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         console.print(
             Text(
                 "This evaluation exists already, and a finished evaluation is never changed. To compute other metrics "
-                f"of its outputs: ptl-prefix score {evaluation.folder}/predictions.jsonl"
+                f"of its outputs: {printed_command('score', evaluation.folder / PREDICTIONS_FILE)}"
             ),
             soft_wrap=True,
         )
@@ -100,7 +103,7 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
 
 def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
     """The evaluated run, or the run that contains the bundle."""
-    folder = config.get("run") or (config.get("bundle") and bundle_folder(Path(config["bundle"])).parent)
+    folder = config.get("run") or (config.get("bundle") and find_bundle(config["bundle"]).parent)
     run = RunFolder(folder) if folder else None
     return run if run is not None and run.config.is_file() else None
 
@@ -119,7 +122,7 @@ def _split_problems(split: str, task: Task) -> list[str]:
 
 def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
     """The bundle of a run, or a separate one, with its decoding settings."""
-    bundle = read_bundle(bundle_folder(Path(config["run"] or config["bundle"])))
+    bundle = read_bundle(config["run"] or config["bundle"])
     backbone = load_bundle_backbone(bundle.manifest, config)
     subject = Subject(
         backbone=backbone,
@@ -156,7 +159,7 @@ def _out_folder(config: dict[str, Any], task: Task) -> Path:
     if (folder := _run_of(config)) is not None:
         return folder.evaluation
     if config["bundle"] is not None:
-        bundle = bundle_folder(Path(config["bundle"]))
+        bundle = find_bundle(config["bundle"])
         return bundle.with_name(f"{bundle.name}-evaluation")
     return Path("outputs", task.name, config["backbone"]["name"], "none", "evaluation")
 

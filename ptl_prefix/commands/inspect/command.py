@@ -7,11 +7,12 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.inspection import Inspection, write_inspection
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.config.bundle_inputs import bundle_folder, load_bundle_backbone, source_lines
+from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.inspect.tables import show_inspection
 from ptl_prefix.errors import ConfigError, DataError, PtlPrefixError
@@ -40,7 +41,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         words: Sources that the backbone reads.
         run_folder: Not used, because an inspection is not a run.
     """
-    folder = bundle_folder(Path(config["bundle"]))
+    folder = find_bundle(config["bundle"] or config["run"])
     bundle = read_bundle(folder)
     require_prefix(bundle.manifest.method)
     texts, texts_from = _texts(config, words, folder, bundle.manifest)

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ptl_prefix import settings
+from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
@@ -22,12 +23,13 @@ from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.cost_estimate import estimate_sweep, show_estimate
 from ptl_prefix.commands.sweep.parse_study import parsed_with_server
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
-from ptl_prefix.commands.sweep.progress import Progress, status_table, trial_name
+from ptl_prefix.commands.sweep.progress import Progress, state_line, status_table, trial_name
 from ptl_prefix.commands.sweep.report import show_result
 from ptl_prefix.commands.sweep.slurm import write_slurm_script
 from ptl_prefix.commands.sweep.study_folder import Study, create_or_open_study, has_other_code, open_study
 from ptl_prefix.errors import ConfigError, SweepError
 from ptl_prefix.sweeping.scheduler import Scheduler
+from ptl_prefix.sweeping.storage import dashboard_command
 from ptl_prefix.sweeping.study_spec import STUDY_FILE
 from ptl_prefix.sweeping.study_tracking import log_study
 from ptl_prefix.sweeping.summary import summarize
@@ -62,13 +64,19 @@ def plan_or_run(words: Sequence[str], overrides: Sequence[str], flags: HydraFlag
         if action == "run":
             run_parsed_study(parsed, flags, server)
         else:
-            estimate = estimate_sweep(parsed, flags, EscapingConsole(stderr=True), server)
-            show_estimate(parsed, estimate, EscapingConsole())
+            console = EscapingConsole(stderr=True)
+            _show_notes(parsed, console)
+            show_estimate(parsed, estimate_sweep(parsed, flags, console, server), EscapingConsole())
+
+
+def _show_notes(parsed: ParsedStudy, console: Console) -> None:
+    for note in parsed.notes:
+        console.print(Text(note, style="yellow"), soft_wrap=True)
 
 
 def list_studies() -> list[str]:
     """The names of the predefined studies."""
-    return sorted(path.stem for path in settings.sweeps_dir().glob("*.yaml"))
+    return [choice.name for choice in catalog.choices("sweeps")]
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -120,6 +128,8 @@ def run_parsed_study(parsed: ParsedStudy, flags: HydraFlags, server: TrialServer
     """
     study, is_new = create_or_open_study(parsed, flags)
     console = EscapingConsole(stderr=True)
+    console.print(Text(f"dashboard: {dashboard_command(study.folder, study.storage)}"), soft_wrap=True)
+    _show_notes(parsed, console)
     if not is_new:
         console.print(f"Resuming {study.folder}", highlight=False, soft_wrap=True)
     work(study, console, server=server)
@@ -156,7 +166,8 @@ def work(
     with progress:
         pool.run(lambda: progress.refresh(pool.workers))
     if pool.interrupted is not None or scheduler.stop_request is not None:
-        console.print(Text(f"Stopped. Resume with:\n  ptl-prefix sweep resume {study.folder}"), soft_wrap=True)
+        resume = printed_command("sweep", "resume", study.folder)
+        console.print(Text(f"Stopped. Resume with:\n  {resume}"), soft_wrap=True)
         raise SystemExit(130 if pool.interrupted == "SIGINT" else 143)
     if not is_joining:
         # The loggers send while the page is made.
@@ -193,16 +204,19 @@ def _raise_for_failures(scheduler: Scheduler) -> None:
 
 def _show_status(study: Study, *, watch: bool) -> None:
     scheduler, console, spec = study.scheduler(), EscapingConsole(), study.spec
+    summary = summarize(scheduler)
     if not watch:
-        console.print(status_table(spec, summarize(scheduler), spec.n_jobs))
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            summary = summarize(scheduler)
-            live.update(status_table(spec, summary, spec.n_jobs), refresh=True)
-            if not any(arm.states["running"] for arm in summary.arms):
-                return
-            time.sleep(_WATCH_EVERY_S)
+        console.print(status_table(spec, summary, spec.n_jobs))
+    else:
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                live.update(status_table(spec, summary, spec.n_jobs), refresh=True)
+                if not any(arm.states["running"] for arm in summary.arms):
+                    break
+                time.sleep(_WATCH_EVERY_S)
+                summary = summarize(scheduler)
+    console.print(Text(state_line(scheduler, summary)), soft_wrap=True)
+    console.print(Text(f"dashboard: {dashboard_command(study.folder, study.storage)}"), soft_wrap=True)
 
 
 def _find_folder(name: str) -> Path:

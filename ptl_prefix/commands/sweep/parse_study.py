@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted_override
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build, target_values
+from ptl_prefix.commands.config.stock_sweeper import setting_problems
 from ptl_prefix.commands.config.validate import node_problems
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.choose_sweeper import ChosenSweeper, choose_sweeper
+from ptl_prefix.commands.sweep.objective import direction_of, objective_notes, objective_problems
 from ptl_prefix.commands.sweep.parse_space import is_swept, parse_dimension
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
@@ -27,7 +29,7 @@ from ptl_prefix.sweeping.result_cache import code_fingerprint
 from ptl_prefix.sweeping.search_space import MAX_LISTED, SearchSpace
 from ptl_prefix.sweeping.storage import absolute_url
 from ptl_prefix.sweeping.study_spec import Arm, StudySpec
-from ptl_prefix.sweeping.sweeper_settings import SweeperSettings
+from ptl_prefix.sweeping.sweeper_settings import Direction, SweeperSettings
 from ptl_prefix.sweeping.trial_processes import TrialServer, prepared_trial_server
 
 _WHERE = "hydra.sweeper"
@@ -84,12 +86,13 @@ def parse_study(
         overrides=of_trials,
         code=code_fingerprint(),
         arms=arms,
-        **settings.study_settings(),
+        **settings.study_settings() | {"direction": settings.direction or direction_of(settings.objective)},
     )
-    if problems := _problems(spec, first_config):
+    if problems := _problems(spec, first_config, settings.direction):
         raise ConfigError(problems)
     storage = absolute_url(settings.storage)
-    return ParsedStudy(spec, folder, storage, first_config, (*sweeper.overrides, *hydra_overrides))
+    notes = tuple(objective_notes(spec.objective))
+    return ParsedStudy(spec, folder, storage, first_config, (*sweeper.overrides, *hydra_overrides), notes)
 
 
 # The settings
@@ -97,7 +100,9 @@ def parse_study(
 
 def _checked_settings(node: Mapping[str, Any]) -> SweeperSettings:
     values = {key: value for key, value in target_values(node).items() if key != "_recursive_"}
-    mistakes = argument_problems(SweeperSettings, values, _WHERE)
+    of_plugin = setting_problems(values)
+    own = {key: value for key, value in values.items() if key not in of_plugin}
+    mistakes = [*of_plugin.values(), *argument_problems(SweeperSettings, {"direction": None} | own, _WHERE)]
     for part in ("sampler", "pruner"):
         if isinstance(values.get(part), Mapping) and "_target_" in values[part]:
             mistakes += node_problems(f"{_WHERE}.{part}", values[part])
@@ -108,7 +113,7 @@ def _checked_settings(node: Mapping[str, Any]) -> SweeperSettings:
     return SweeperSettings(**values)
 
 
-def _problems(spec: StudySpec, config: Mapping[str, Any]) -> list[str]:
+def _problems(spec: StudySpec, config: Mapping[str, Any], direction: Direction | None) -> list[str]:
     """What is wrong between the settings, the search spaces and the config of a trial."""
     problems = _problems_of_single_runs(spec, config)
     sampler, pruner = build(spec.sampler), build(spec.pruner)
@@ -122,25 +127,15 @@ def _problems(spec: StudySpec, config: Mapping[str, Any]) -> list[str]:
         if sampler.lists_points and arm.space.size is None:
             problems.append(
                 f"The sampler must be able to list all points, but the space{of_arm} has an interval or more than "
-                f"{MAX_LISTED:,} points; choose hydra/sweeper/sampler=tpe or random."
+                f"{MAX_LISTED:,} points; add hydra/sweeper=optuna, or choose hydra/sweeper/sampler=tpe or random."
             )
         if arm.space.size is None and spec.n_trials is None and spec.budget_s is None and spec.budget_tokens is None:
             problems.append(
                 f"The search{of_arm} must have an end, but `hydra.sweeper.n_trials`, `budget_s` and `budget_tokens` "
                 "are all null; set one of them."
             )
-    if pruner.prunes and spec.objective != "val/loss":
-        problems.append(
-            "`hydra.sweeper.objective` must be val/loss with a pruner, since no other metric is measured during a run, "
-            f"but is {spec.objective!r}."
-        )
-    metrics = build(config["task"]).metrics
-    available = ["val/loss", *(f"{split}/{name}" for split in ("test", "val") for name in metrics)]
-    if spec.objective not in available:
-        problems.append(
-            f"`hydra.sweeper.objective` must be a metric of a finished run ({', '.join(available)}), but is "
-            f"{spec.objective!r}."
-        )
+    task = build(config["task"])
+    problems += objective_problems(spec.objective, direction, task, prunes=pruner.prunes)
     return problems
 
 

@@ -21,6 +21,7 @@ class ParsedStudy:
         storage: URL of the storage; `None` is a journal in the folder.
         first_config: Config of the first point; what all trials share can be read from it.
         hydra_overrides: Overrides of `hydra` alone, which make Hydra use our sweeper and its settings.
+        notes: Sentences that are shown before the study starts.
     """
 
     spec: StudySpec
@@ -28,3 +29,4 @@ class ParsedStudy:
     storage: str | None
     first_config: Mapping[str, Any]
     hydra_overrides: tuple[str, ...]
+    notes: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.event_log import read_events, validation_losses
+from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import PtlPrefixError
@@ -122,10 +123,19 @@ def status_table(spec: StudySpec, summary: Summary, num_workers: int) -> Table:
             arm.name or spec.name,
             f"{arm.num_done}{planned}",
             *(str(of_arms[index] or "") for of_arms in shown.values()),
-            f"{arm.best[0].value:.4g}" if arm.best else "",
+            "" if arm.best_value is None else f"{arm.best_value:.4g}",
             format_duration(seconds) if seconds else "",
         )
     return table
+
+
+def state_line(scheduler: Scheduler, summary: Summary) -> str:
+    """What the study is doing, and how to resume it if it is stopped."""
+    if any(arm.states["running"] for arm in summary.arms):
+        return "stopping: running trials end, and none starts" if scheduler.stop_request else "running"
+    if scheduler.is_done:
+        return "finished"
+    return f"stopped: no trial runs. Resume with:\n  {printed_command('sweep', 'resume', scheduler.folder)}"
 
 
 def status_line(summary: Summary, num_workers: int) -> str:

@@ -4,10 +4,7 @@ In: a study's scheduler. Out: tables of the best trials, lines about failures, r
 confirmation, the command that repeats the best trial, and a page that compares the trials.
 """
 
-import shlex
 from collections.abc import Collection, Iterator
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,17 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
-from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.config.reproduce import command_for
 from ptl_prefix.commands.sweep.cost_estimate import read_estimate
 from ptl_prefix.commands.sweep.progress import trial_name
+from ptl_prefix.commands.sweep.trial_command import train_command
 from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.reporting.comparison_files import write_comparison
 from ptl_prefix.sweeping.scheduler import Scheduler
+from ptl_prefix.sweeping.seed_groups import searched_settings
 from ptl_prefix.sweeping.study_spec import StudySpec
-from ptl_prefix.sweeping.summary import ArmSummary, Summary, best_of_arms, summarize
-from ptl_prefix.sweeping.trial import FAILURES, Trial
+from ptl_prefix.sweeping.summary import ArmSummary, Summary, best_arm, summarize
+from ptl_prefix.sweeping.trial import FAILURES
+
+_MAX_SETTINGS = 10
 
 
 def show_result(scheduler: Scheduler, console: Console) -> None:
@@ -34,7 +34,7 @@ def show_result(scheduler: Scheduler, console: Console) -> None:
     spec = scheduler.spec
     for arm in summary.arms:
         if arm.name != CONFIRM and arm.best:
-            console.print(_best_table(arm, spec))
+            console.print(_means_table(arm, spec) if arm.seed_groups else _best_table(arm, spec))
     for line in (*_arm_lines(summary), *_study_lines(summary, spec, scheduler.folder)):
         console.print(Text(line), soft_wrap=True)
     if sum(arm.num_done for arm in summary.arms):
@@ -53,6 +53,20 @@ def _best_table(arm: ArmSummary, spec: StudySpec) -> Table:
         values = [_format_value(trial.params.get(key)) for key in keys]
         sizes = [f"{trial.notes.get(f'parameters_{kind}', 0):,}" for kind in ("trained", "stored")]
         table.add_row(str(trial.number), *values, f"{trial.value:.4f}", *sizes, f"{trial.train_s:.1f}")
+    return table
+
+
+def _means_table(arm: ArmSummary, spec: StudySpec) -> Table:
+    """The settings of a search over seeds, by their means: a table of trials would show the luckiest seeds first."""
+    title = f"best settings{f' of {arm.name}' if arm.name else ''}: mean {spec.objective} over seeds, {spec.direction}d"
+    table = Table(title=title, title_justify="left")
+    keys = searched_settings(spec.arm(arm.name))
+    for heading in (*(key.rpartition(".")[2] for key in keys), "mean", "std", "seeds"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for group in arm.seed_groups[:_MAX_SETTINGS]:
+        values = [_format_value(group.trials[0].params.get(key)) for key in keys]
+        deviation = "" if group.deviation is None else f"{group.deviation:.4f}"
+        table.add_row(*values, f"{group.mean:.4f}", deviation, str(len(group.values)))
     return table
 
 
@@ -87,29 +101,21 @@ def _study_lines(summary: Summary, spec: StudySpec, folder: Path) -> Iterator[st
             f"confirmed: {one.candidate} has {spec.objective} {one.mean:.4f}{spread} "
             f"(mean and standard deviation of {len(one.values)} seeds)"
         )
-    best = best_of_arms(summary, spec.sign)
-    if best:
-        yield f"best trial, on the seed of the search: {trial_name(best[0])}, {spec.objective} {best[0].value:.4f}"
-        yield f"  {train_command(spec, best[0], folder)}"
+    if (arm := best_arm(summary, spec.sign)) is not None:
+        yield from _best_lines(arm, spec, folder)
 
 
-def train_command(spec: StudySpec, trial: Trial, folder: Path) -> str:
-    """The command that trains a trial's config as a single run.
-
-    Args:
-        spec: Specification of the study.
-        trial: A finished trial.
-        folder: Folder of the study.
-    """
-    with suppress(PtlPrefixError, ValueError):
-        record = read_record(RunFolder(trial.folder(folder)).record)
-        # From the record, because a study's file can override more than its arms and points say. The group is the
-        # study's, and a single run is not part of it.
-        tracking = {**record.config["tracking"], "group": None}
-        return command_for([replace(record, config={**record.config, "tracking": tracking})])
-    of_arm = () if trial.arm == CONFIRM else spec.arm(trial.arm).overrides
-    of_study = [text for text in spec.overrides if not text.startswith(("hydra", "sweeps="))]
-    return shlex.join(["ptl-prefix", "train", *of_study, *of_arm, *trial.overrides])
+def _best_lines(arm: ArmSummary, spec: StudySpec, folder: Path) -> Iterator[str]:
+    """The best trial, or the setting with the best mean over seeds, and the command that trains it again."""
+    best = arm.best[0]
+    if not arm.seed_groups:
+        yield f"best trial, on the seed of the search: {trial_name(best)}, {spec.objective} {best.value:.4f}"
+        yield f"  {train_command(spec, [best], folder)}"
+        return
+    group = arm.seed_groups[0]
+    names = ", ".join(trial_name(trial) for trial in group.trials)
+    yield f"best setting: mean {spec.objective} {group.mean:.4f} over {len(group.values)} seed(s), trials {names}"
+    yield from (f"  {line}" for line in train_command(spec, group.trials, folder).split("\n"))
 
 
 def _write_pages(scheduler: Scheduler, console: Console) -> None:

@@ -5,6 +5,7 @@ The configs are copied into the study's folder when it is created. So later edit
 and a worker on another machine composes the same configs.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,12 @@ def open_study(folder: Path) -> Study:
     return Study(folder, spec, storage)
 
 
+def user_configs(folder: Path) -> Path | None:
+    """A study's copy of the user's own folder of configs; `None` if it was created without one."""
+    configs = folder / CONFIGS / _USER_CONFIGS
+    return configs if configs.is_dir() else None
+
+
 def has_other_code(study: Study) -> bool:
     """Whether the package's code has changed since the study was created."""
     return study.spec.code != code_fingerprint()
@@ -148,16 +155,36 @@ def _copy_configs(folder: Path, flags: HydraFlags, first_config: Mapping[str, An
         shutil.copytree(settings.conf_dir(), copy / "conf")
         shutil.copytree(settings.sweeps_dir(), copy / "sweeps")
         if flags.config_dir is not None:
-            shutil.copytree(flags.config_dir, copy / _USER_CONFIGS)
+            _copy_yaml(Path(flags.config_dir), copy / _USER_CONFIGS)
+        if (working := settings.working_dir_of("sweeps")) is not None:
+            _copy_yaml(working, copy / _USER_CONFIGS / "sweeps")
         (copy / "first.yaml").write_text(yaml.safe_dump(dict(first_config), sort_keys=False), encoding="utf-8")
+
+
+def _copy_yaml(source: Path, target: Path) -> None:
+    """Copy the configs of a folder, which may hold anything else as well: data, runs, or the copy itself."""
+    target.mkdir(parents=True, exist_ok=True)
+    for folder, names, files in os.walk(source):
+        # A folder with a config.yaml or a study.yaml is a run or a study, whose YAML is no config.
+        names[:] = [name for name in names if not name.startswith(".") and not _is_result(Path(folder, name))]
+        for file in files:
+            if file.endswith((".yaml", ".yml")):
+                copy = target / Path(folder, file).relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(folder, file), copy)
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder holds what a run or a study has written, instead of configs."""
+    return any((folder / name).exists() for name in (STUDY_FILE, "events.jsonl", ".begin.lock", _STORAGE_FILE))
 
 
 def _composer(folder: Path, spec: StudySpec) -> ComposeConfig:
     """A function from a trial's overrides to its config, composed from the study's own copy of the configs."""
     copy = (folder / CONFIGS).resolve()
     given: list[tuple[str, str | None]] = [("--config-name", spec.config_name)]
-    if (copy / _USER_CONFIGS).is_dir():
-        given.append(("--config-dir", str(copy / _USER_CONFIGS)))
+    if (configs := user_configs(copy.parent)) is not None:
+        given.append(("--config-dir", str(configs)))
     flags = HydraFlags(tuple(given))
 
     def compose(overrides: Sequence[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from ptl_prefix.artifacts.file_lock import open_unlinked
 from ptl_prefix.backbones.library_logging import silence_library_messages
+from ptl_prefix.commands.standard_streams import escape_unknown_characters
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
 SERVER_MODULE = "ptl_prefix.commands.sweep.trial_server"
@@ -197,6 +198,7 @@ def _load_backbone_once() -> None:
 def main() -> None:
     """Run the server until the pipe of requests is closed."""
     silence_library_messages()
+    escape_unknown_characters()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.dup(0)
     if "--warm" in sys.argv[1:]:

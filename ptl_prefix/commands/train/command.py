@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -171,8 +172,7 @@ def _start(
     if ranks.rank_zero_was_killed and not folder.record.exists():
         record_killed_run(plan, folder, f"rank {rank} {ended}")
     raise RunError(
-        f"All {num_ranks} ranks of a run must finish, but rank {rank} {ended}. "
-        f"Resume with: ptl-prefix train resume={folder.path}"
+        f"All {num_ranks} ranks of a run must finish, but rank {rank} {ended}. Resume with: {_resume_command(folder)}"
     )
 
 
@@ -215,6 +215,10 @@ def _train_as_rank(
         _train(plan, folder, console, resume=resume, ranks=ranks)
 
 
+def _resume_command(folder: RunFolder) -> str:
+    return printed_command("train", f"resume={folder.path}")
+
+
 def _require_new(folder: RunFolder) -> None:
     if folder.config.exists():
         raise RunError(
@@ -231,7 +235,8 @@ def _train(
     if outcome.signal is not None:
         if ranks.is_rank_zero:
             console.print(
-                f"Stopped at step {outcome.record.cost.steps}. Resume with:\n  ptl-prefix train resume={folder.path}",
+                f"Stopped at step {outcome.record.cost.steps}. Resume with:\n  {_resume_command(folder)}",
+                markup=False,
                 highlight=False,
                 soft_wrap=True,
             )

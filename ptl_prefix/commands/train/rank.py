@@ -13,6 +13,7 @@ import traceback
 from types import FrameType
 
 from ptl_prefix.backbones.library_logging import silence_library_messages
+from ptl_prefix.commands.standard_streams import escape_unknown_characters
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
         signal.signal(number, _exit)
     threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
     silence_library_messages()
+    escape_unknown_characters()
     # Imported here: this takes seconds, in which signals must be handled.
     from ptl_prefix.commands.train.command import train_as_started_rank
     from ptl_prefix.commands.train.rank_processes import LOST_RANK

@@ -40,9 +40,8 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
 
 
 def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console | None = None) -> None:
-    """Print the resolved config and the estimate."""
+    """Print the estimate, and below it the resolved config."""
     console = console or EscapingConsole()
-    console.print(Text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)), soft_wrap=True)
     table = Table(title="Dry run: nothing was loaded, nothing is trained", title_justify="left", show_header=False)
     rows = {
         "trainable parameters": f"{estimate.num_trainable:,}",
@@ -55,10 +54,13 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+    for note in estimate.plan_notes:
+        console.print(Text(note), soft_wrap=True)
     for note in estimate.notes:
         console.print(Text(f"the {config['method']['name']} {note}"), soft_wrap=True)
     for note in estimate.backbone_notes:
         console.print(Text(f"{config['backbone']['name']} {note}"), soft_wrap=True)
+    console.print(Text(f"\n{yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}".rstrip()), soft_wrap=True)
 
 
 def _memory_rows(estimate: Estimate) -> dict[str, str]:

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from ptl_prefix import settings
+from ptl_prefix.commands.config import catalog, validate
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import check_overrides, compose_and_check
 from ptl_prefix.commands.config.instantiate import import_target
@@ -127,6 +129,21 @@ def test_a_mistake_says_what_must_hold_what_was_found_and_what_to_do(verb: Verb,
     assert law in mistake(verb, override)
 
 
+def test_a_misspelt_choice_is_answered_without_building_what_nobody_mentioned(
+    verb: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(
+        validate, "import_target", lambda path, where: built.append(where) or import_target(path, where)
+    )
+
+    assert mistakes(verb, "task=lettres", "decoding.num_beams=0") == (
+        "`task` must be one of digits, letters, but is 'lettres'; did you mean letters?",
+        "`decoding.num_beams` must be >= 1, but is 0.",
+    )
+    assert built == ["decoding"]
+
+
 def test_a_missing_value_is_one_mistake_however_many_point_to_it(verb: Verb) -> None:
     assert mistakes(verb) == ("`backbone.path` must be given.",)
 
@@ -249,3 +266,35 @@ def test_a_key_that_only_the_swept_choices_have_can_be_set_for_all(small_conf: P
 
     assert checked.overrides == ("backbone.path=b", "++task.count=3", "experiment=few,many", "seed=0,1")
     assert checked.config["task"]["count"] == 3
+
+
+def test_a_choice_of_the_users_cannot_hide_one_of_the_packages(verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "mine/task").mkdir(parents=True)
+    (tmp_path / "mine/task/digits.yaml").write_text("# Mine.\n")
+    flags = HydraFlags((("--config-dir", str(tmp_path / "mine")),))
+
+    assert "`task=digits` must mean one file" in mistake(verb, "task=digits", flags=flags)
+    compose_and_check(verb, ["backbone.path=b", "task=letters"], flags)
+
+
+def test_a_broken_file_of_the_users_is_a_mistake(verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "mine/task").mkdir(parents=True)
+    (tmp_path / "mine/task/own.yaml").write_text("a: [1\n  b: }")
+    flags = HydraFlags((("--config-dir", str(tmp_path / "mine")),))
+
+    assert mistake(verb, "task=own", flags=flags).startswith("`task=own` cannot be applied: while parsing")
+
+
+def test_studies_and_configs_of_the_working_folder_are_found_and_listed_first(verb: Verb) -> None:
+    Path("sweeps").mkdir()
+    Path("sweeps/zz_mine.yaml").write_text("# @package _global_\n# Mine.\ntask:\n  count: 5\n")
+    Path("conf/task").mkdir(parents=True)
+    Path("conf/task/own.yaml").write_text("# Mine.\n")
+
+    assert catalog.choices("sweeps")[0].name == "zz_mine"
+    assert [choice.name for choice in catalog.choices("task", "conf")] == ["own", "digits", "letters"]
+    assert settings.working_dir_of("conf") == Path.cwd() / "conf"
+    with settings.read_configs_from(Path("elsewhere")):
+        assert settings.working_dir_of("conf") is None
+    checked = compose_and_check(verb, ["backbone.path=b", "+sweeps=zz_mine"])
+    assert checked.config["task"]["count"] == 5

@@ -1,9 +1,10 @@
 import re
 
+import pytest
 from omegaconf import OmegaConf
 
 from ptl_prefix.artifacts.run_folder import is_name
-from ptl_prefix.commands.config.resolvers import forget_run_ids, register_resolvers
+from ptl_prefix.commands.config.resolvers import forget_run_ids, hide_variables, register_resolvers
 
 
 def run_id() -> str:
@@ -34,3 +35,14 @@ def test_a_label_is_the_legal_end_of_a_path() -> None:
 
     assert is_name(config.name)
     assert config.name == "gpt-2"
+
+
+@pytest.mark.parametrize("secret", ["s3cret-value", "with 'quote' and \n line"])
+def test_a_value_from_the_environment_is_not_shown(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", secret)
+    register_resolvers()
+
+    assert OmegaConf.create({"key": "${oc.env:A_SECRET}"}).key == secret
+    assert OmegaConf.create({"key": "${oc.env:NOT_THERE,default}"}).key == "default"
+    assert hide_variables(f"`key` is {secret!r}.").replace('"', "'") == "`key` is '${oc.env:A_SECRET}'."
+    assert hide_variables(f"no file at {secret}") == "no file at ${oc.env:A_SECRET}"

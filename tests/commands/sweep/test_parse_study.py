@@ -90,12 +90,26 @@ def test_all_listed_values_and_both_ends_of_a_range_are_checked(verb: Verb) -> N
         (["hydra.sweeper.sampler.seed=-1"], ["`hydra.sweeper.sampler.seed` must be >= 0", "-1"]),
         (
             ["hydra.sweeper.objective=test/bleu"],
-            ["`hydra.sweeper.objective`", "(val/loss, test/exact_match, val/exact_match)", "'test/bleu'"],
+            ["`hydra.sweeper.objective`", "(val/loss, test/exact_match)", "'test/bleu'"],
         ),
         (
             ["hydra.sweeper.objective=test/exact_match", "hydra/sweeper/pruner=median"],
             ["`hydra.sweeper.objective` must be val/loss", "'test/exact_match'"],
         ),
+        # Such a metric is not computed where the task has a test split: every trial would fail after its training.
+        (["hydra.sweeper.objective=val/exact_match"], ["`hydra.sweeper.objective`", "(val/loss, test/exact_match)"]),
+        (
+            ["hydra.sweeper.objective=test/exact_match", "hydra.sweeper.direction=minimize"],
+            ["`hydra.sweeper.direction` must be maximize for test/exact_match, but is minimize; leave it out"],
+        ),
+        (["hydra.sweeper.direction=maximize"], ["`hydra.sweeper.direction` must be minimize for val/loss"]),
+        (["hydra.sweeper.direction=[minimize,maximize]"], ["`hydra.sweeper.direction` must be one direction"]),
+        (["+hydra.sweeper.custom_search_space=x"], ["`hydra.sweeper.custom_search_space` is not supported"]),
+        (["hydra.sweeper.custom_search_space=x"], ["`hydra.sweeper.custom_search_space` is not supported"]),
+        (["hydra.sweeper.search_space=x"], ["is not supported: the search space is `hydra.sweeper.params`"]),
+        (["hydra/sweeper/sampler=nsgaii"], ["`hydra/sweeper/sampler=nsgaii` is not supported: a study searches one"]),
+        (["hydra/sweeper/sampler=bruteforce"], ["it is called hydra/sweeper/sampler=exhaustive here"]),
+        (["hydra/sweeper/sampler=tpee"], ["`hydra/sweeper/sampler` must be one of", "did you mean tpe?"]),
         (["hydra.sweeper.study_name=../s"], ["`hydra.sweeper.study_name`", "A-Z a-z 0-9 . _ -", "'../s'"]),
         (
             ["hydra.sweeper.storage=postgres://me:secret@host/db"],
@@ -115,6 +129,17 @@ def test_invalid_settings_are_refused(verb: Verb, overrides: list[str], facts: l
     assert_says(mistake, *facts)
 
 
+@pytest.mark.parametrize(("objective", "direction"), [("val/loss", "minimize"), ("test/exact_match", "maximize")])
+def test_the_direction_is_that_of_the_metric_and_a_search_on_the_test_split_is_named(
+    verb: Verb, objective: str, direction: str
+) -> None:
+    study = parsed(verb, "task.count=1,2", f"hydra.sweeper.objective={objective}")
+
+    assert study.spec.direction == direction
+    assert [note for note in study.notes if f"`hydra.sweeper.objective` is {objective}" in note] == list(study.notes)
+    assert len(study.notes) == objective.startswith("test/")
+
+
 def test_a_study_needs_something_to_search(verb: Verb) -> None:
     (mistake,) = mistakes(verb)
 
@@ -131,7 +156,7 @@ def test_the_ends_of_an_interval_are_checked_in_a_grid(verb: Verb) -> None:
 def test_a_grid_over_an_interval_is_refused(verb: Verb, weighed: None) -> None:
     listing, end = mistakes(verb, "hydra/sweeper=grid", "weight=interval(0,1)")
 
-    assert_says(listing, "sampler", "interval", "10,000 points", "tpe or random")
+    assert_says(listing, "sampler", "interval", "10,000 points", "hydra/sweeper=optuna", "tpe or random")
     assert_says(end, "`hydra.sweeper.n_trials`", "`budget_s`", "`budget_tokens`")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ptl_prefix.commands.sweep.progress import status_line, status_table
+from ptl_prefix.commands.sweep.progress import state_line, status_line, status_table
 from ptl_prefix.sweeping.summary import ArmSummary, Summary
 
 SPEC: Any = SimpleNamespace(name="methods", objective="val/loss")
@@ -18,6 +18,7 @@ def _arm(name: str, num_planned: int | None = 8, **states: int) -> ArmSummary:
         num_planned=num_planned,
         states=Counter(states),  # type: ignore[arg-type]
         best=[],
+        seed_groups=[],
         failures=Counter(),
         failure_reason=None,
         importance={},
@@ -61,3 +62,22 @@ def test_the_status_line_sums_up_all_arms() -> None:
 def _line(*arms: ArmSummary, max_confirmations: int = 0) -> str:
     summary = Summary(arms=arms, confirmed=[], num_reused=0, max_confirmations=max_confirmations)
     return status_line(summary, num_workers=2)
+
+
+@pytest.mark.parametrize(
+    ("running", "is_done", "asked", "expected"),
+    [
+        (1, False, None, "running"),
+        (1, False, "new", "stopping: running trials end, and none starts"),
+        (0, False, "now", "stopped: no trial runs. Resume with:\n  ptl-prefix sweep resume 'my studies/a'"),
+        (0, False, None, "stopped: no trial runs. Resume with:\n  ptl-prefix sweep resume 'my studies/a'"),
+        (0, True, "new", "finished"),
+    ],
+)
+def test_the_state_of_a_study_says_how_to_resume_it(
+    running: int, is_done: bool, asked: str | None, expected: str
+) -> None:
+    scheduler: Any = SimpleNamespace(is_done=is_done, stop_request=asked, folder="my studies/a")
+    summary = Summary(arms=[_arm("", running=running)], confirmed=[], num_reused=0, max_confirmations=0)
+
+    assert state_line(scheduler, summary) == expected

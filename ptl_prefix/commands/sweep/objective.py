@@ -1,0 +1,59 @@
+"""The searched metric of a study: its direction, and the reasons why it cannot or should not be searched.
+
+In: the setting `hydra.sweeper.objective`, and a trial's task. Out: the direction in which the metric is better, and
+sentences.
+"""
+
+from typing import Literal
+
+from ptl_prefix.data.task import Task
+from ptl_prefix.evaluation.metric import metric_info, metric_names
+from ptl_prefix.sweeping.sweeper_settings import Direction
+
+VALIDATION_LOSS = "val/loss"
+
+
+def direction_of(objective: str) -> Direction:
+    """The direction in which a metric is better; `minimize` for a name that is no metric, which a check refuses."""
+    name = objective.partition("/")[2]
+    return metric_info(name).direction if name in metric_names() else "minimize"
+
+
+def objective_problems(objective: str, given: Direction | None, task: Task, *, prunes: bool) -> list[str]:
+    """Why a study cannot search an objective.
+
+    Args:
+        objective: Key of the metric in a run's record.
+        given: The setting `hydra.sweeper.direction`.
+        task: Task of the trials.
+        prunes: Whether the pruner may stop trials.
+    """
+    problems = []
+    if prunes and objective != VALIDATION_LOSS:
+        problems.append(
+            "`hydra.sweeper.objective` must be val/loss with a pruner, since no other metric is measured during a run, "
+            f"but is {objective!r}."
+        )
+    split: Literal["test", "val"] = "test" if "test" in task.splits else "val"
+    available = [VALIDATION_LOSS, *(f"{split}/{name}" for name in task.metrics)]
+    if objective not in available:
+        problems.append(
+            f"`hydra.sweeper.objective` must be a metric of a finished run ({', '.join(available)}), but is "
+            f"{objective!r}."
+        )
+    elif given is not None and given != direction_of(objective):
+        problems.append(
+            f"`hydra.sweeper.direction` must be {direction_of(objective)} for {objective}, but is {given}; leave it "
+            "out, as the metric decides."
+        )
+    return problems
+
+
+def objective_notes(objective: str) -> list[str]:
+    """What should be known before a study of this objective starts."""
+    if not objective.startswith("test/"):
+        return []
+    return [
+        f"`hydra.sweeper.objective` is {objective}: the study chooses settings on the test split, so the best trial's "
+        "test score is too good. Search val/loss, and compare the test scores of the chosen settings."
+    ]

@@ -1,0 +1,56 @@
+import io
+import re
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from ptl_prefix.training import stage_progress as stages
+from ptl_prefix.training.progress_bar import bar_columns
+
+
+def shown_in(console: Console, text: io.StringIO, **options: object) -> str:
+    with stages.stage_progress(console, "decoding, input", 3, **options) as advance:  # type: ignore[arg-type]
+        assert list(stages.tracked("abc", advance)) == ["a", "b", "c"]
+    return text.getvalue()
+
+
+def test_a_short_stage_prints_nothing_without_a_terminal_and_a_bar_on_one() -> None:
+    piped, terminal, silent = io.StringIO(), io.StringIO(), io.StringIO()
+
+    assert shown_in(Console(file=piped, force_terminal=False), piped) == ""
+    assert "decoding, input" in shown_in(Console(file=terminal, force_terminal=True, width=80), terminal)
+    assert shown_in(Console(file=silent, force_terminal=True), silent, shown=False) == ""
+
+
+def test_a_long_stage_prints_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "LINE_EVERY_S", 0.001)
+    printed = stages.threading.Event()
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=False)
+    monkeypatch.setattr(console, "print", lambda *words, **_: (text.write(f"{words[0]}\n"), printed.set()))
+
+    with stages.stage_progress(console, "decoding, input", 8) as advance:
+        advance(3)
+        printed.clear()
+        assert printed.wait(60)
+
+    assert "decoding, input 3 of 8, 0 s\n" in text.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_the_time_left_is_never_cut(width: int) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=width)
+    numbers = "loss 12.345  val/loss 12.345  123,456 tokens/s"
+    bar = Progress(*bar_columns(width), console=console)
+    task = bar.add_task("", total=100_000, completed=50_000, numbers=numbers)
+    bar.tasks[task].finished_time = None
+
+    console.print(bar.get_renderable())
+
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.getvalue())
+    assert re.search(r"left (-:--:--|\d+:\d\d:\d\d)", plain), plain
+    assert "50000/100000" in plain
+    assert len(plain.splitlines()) == 1
+    assert width < 80 or "tokens/s" in plain
