@@ -36,11 +36,10 @@ def _absolute(key: str, value: Any) -> Any:
 
 
 def _absolute_path(text: str) -> str:
-    if not text or ("/" not in text and (EMBEDDED / text).is_dir()):
-        return text
     try:
+        is_embedded = "/" not in text and (EMBEDDED / text).is_dir()
         path = Path(text).expanduser()
-        exists = path.exists()
+        is_relative = bool(text) and not is_embedded and not os.path.isabs(text) and path.exists()
     except (OSError, RuntimeError, ValueError):  # too long, or of an unknown user
         return text
-    return os.path.abspath(path) if exists and not os.path.isabs(text) else text
+    return os.path.abspath(path) if is_relative else text
