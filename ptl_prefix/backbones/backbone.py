@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ptl_prefix.artifacts.bundle import BackboneIdentity
+from ptl_prefix.artifacts.manifest import BackboneIdentity, Quantization
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.attachment import Attachment
 from ptl_prefix.backbones.attention_sites import SiteGeometry, attention_modules, family_of, geometry_of, layers_of
@@ -23,7 +23,7 @@ from ptl_prefix.backbones.fingerprints import Fingerprints
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.backbones.quantization import Quantization, sizes
+from ptl_prefix.backbones.quantization import sizes
 from ptl_prefix.backbones.sharding import RankMemory, Sharding, local_bytes, memory_per_rank
 from ptl_prefix.errors import BackboneError
 

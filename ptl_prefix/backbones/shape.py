@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
-from ptl_prefix.backbones.quantization import Quantization
+from ptl_prefix.artifacts.manifest import Quantization
 from ptl_prefix.backbones.source import PretrainedFiles, ShapeSource
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.errors import BackboneError

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
+from ptl_prefix.artifacts.manifest import Quantization
 from ptl_prefix.backbones.attention_sites import FAMILIES, family_of
 from ptl_prefix.backbones.fingerprints import Fingerprints, fingerprints_of, first_fingerprints_of
 from ptl_prefix.backbones.model_config import value_problem
@@ -35,7 +36,7 @@ from ptl_prefix.backbones.model_folder import (
     read_json_object,
 )
 from ptl_prefix.backbones.model_loading import build_model, first_line
-from ptl_prefix.backbones.quantization import Quantization, loading_options, prepare_for_training
+from ptl_prefix.backbones.quantization import loading_options, prepare_for_training
 from ptl_prefix.backbones.tokenizer_checks import tokenizer_problem, used_id_problem
 from ptl_prefix.errors import BackboneError
 

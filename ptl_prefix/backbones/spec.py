@@ -13,10 +13,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from ptl_prefix.artifacts.manifest import Quantization
 from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_loading import build_shape, without_progress_bar
-from ptl_prefix.backbones.quantization import Quantization, library_problems, model_problems
+from ptl_prefix.backbones.quantization import library_problems, model_problems
 from ptl_prefix.backbones.source import PretrainedFiles, ShapeSource
 from ptl_prefix.backbones.tokenizer_checks import used_id_problem
 from ptl_prefix.errors import BackboneError
