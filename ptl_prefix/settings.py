@@ -171,8 +171,9 @@ def _name(target: Callable[..., Any]) -> str:
 
 def _value_problems(annotation: Any, value: Any) -> list[str]:
     """The problem of one value. Strict, as YAML has types: "5" is not a number and 1 is not a boolean."""
-    if (law := _number_law(value)) is not None:
-        return [f"must be {law}, but is {value!r}."]
+    if (problem := _number_problem(value)) is not None:
+        inside = f" (in {value!r})" if isinstance(value, Mapping | list | tuple) else ""
+        return [f"{problem}{inside}."]
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     try:
         adapter.validate_python(value, strict=True)
@@ -184,19 +185,20 @@ def _value_problems(annotation: Any, value: Any) -> list[str]:
 _FLOAT32_MAX = 3.4028234e38
 
 
-def _number_law(value: Any) -> str | None:
-    """The law that a number at any depth breaks: it is finite, floats fit float32, and integers 64 bits.
+def _number_problem(value: Any) -> str | None:
+    """What is wrong with a number at any depth of a value: it is finite, floats fit float32, and integers 64 bits.
 
     This holds whatever a setting allows: a record could not hold another number, nor a tensor.
     """
     if isinstance(value, Mapping | list | tuple):
         parts = value.values() if isinstance(value, Mapping) else value
-        return next((law for part in parts if (law := _number_law(part)) is not None), None)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a finite number"
-    if isinstance(value, float) and abs(value) > _FLOAT32_MAX:
-        return "a number that float32 can hold"
-    return "an integer of 64 bits" if isinstance(value, int) and not -(2**63) <= value < 2**63 else None
+        return next((problem for part in parts if (problem := _number_problem(part)) is not None), None)
+    if isinstance(value, float) and not abs(value) <= _FLOAT32_MAX:
+        law = "a number that float32 can hold" if math.isfinite(value) else "a finite number"
+        return f"must be {law}, but is {value!r}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return f"must be an integer of 64 bits, but is {value!r}"
+    return None
 
 
 _BOUNDS = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
@@ -212,7 +214,8 @@ def _sentence(annotation: Any, error: ValidationError, value: Any) -> str:
             part = f" (at {list(detail['loc'])})" if detail["loc"] and isinstance(detail["loc"][-1], int) else ""
             return f"must be {_SIGNS[bound]} {detail['ctx'][bound]}, but is {value!r}{part}."
     if len(details) == 1 and details[0]["type"] == "literal_error":
-        return f"must be {details[0]['ctx']['expected']}, but is {value!r}."
+        or_null = " or null" if type(None) in get_args(annotation) else ""
+        return f"must be {details[0]['ctx']['expected']}{or_null}, but is {value!r}."
     if details[0]["type"] == "finite_number":
         return f"must be a finite number, but is {value!r}."
     return f"must be {_format_type(annotation)}, but is {value!r}."

@@ -54,7 +54,7 @@ def test_a_record_has_the_keys_that_its_readers_were_promised(record: RunRecord,
     values = json.loads((tmp_path / "record.json").read_text())
     assert " ".join(values) == (
         "schema_version run_id status task task_version backbone method seed config study trial budget parameters cost "
-        "decoding metrics metric_info environment"
+        "decoding metrics metric_info environment error fingerprints accepted_changes"
     )
     assert " ".join(values["parameters"]) == "trained stored backbone"
     assert " ".join(values["cost"]) == "train_s steps tokens tokens_per_s peak_memory_bytes skipped_steps"
@@ -72,7 +72,7 @@ label = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     trial=st.none() | st.integers(0),
     budget=st.none() | st.dictionaries(label, finite, max_size=2),
     metrics=st.dictionaries(label, finite, max_size=4),
-    memory=st.none() | st.integers(0),
+    memory=st.none() | st.integers(0, 2**63 - 1),
 )
 def test_a_record_is_read_as_it_was_written(
     record: RunRecord, tmp_path_factory: pytest.TempPathFactory, memory: int | None, **changes: Any

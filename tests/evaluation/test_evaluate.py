@@ -158,6 +158,8 @@ CHANGES: Sequence[Mapping[str, Any]] = [
     {"prompt": PromptFormat(truncation="left")},
     {"prompter": "other"},
     {"stop_ids": (7,)},
+    {"backbone_config": "other"},
+    {"method_settings": "other"},
     {"batch_size": 4},
 ]
 

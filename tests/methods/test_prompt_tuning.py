@@ -250,7 +250,7 @@ def test_rows_of_another_shape_are_refused(backbone: Backbone, tmp_path: Path) -
     export_untasked(method, backbone, tmp_path / "bundle")
     method.detach()
 
-    with pytest.raises(BundleError, match="The rows must have the shape"):
+    with pytest.raises(BundleError, match="no tensor has the dimension `prompt_length`, which is 4"):
         load_bundle(tmp_path / "bundle", backbone)
 
 

@@ -78,10 +78,10 @@ class TestExport:
 
     def test_a_checkpoint_that_is_none_is_refused(self, worsened: RunFolder, invoke: Invoke) -> None:
         Path("torn.ckpt").write_bytes(worsened.last.read_bytes()[:5000])
-        torch.save({"state_dict": {"foreign": torch.zeros(2)}}, "foreign.ckpt")
+        torch.save({"state_dict": {"foreign": torch.zeros(2)}, "global_step": 1, "callbacks": {}}, "foreign.ckpt")
         for name, fact in (
             ("missing.ckpt", "is not a file; look in"),
-            ("torn.ckpt", "must be one that `ptl-prefix train` wrote"),
+            ("torn.ckpt", "must be whole and written by `ptl-prefix train`"),
             ("foreign.ckpt", "names or shapes differ; use the run's own config"),
         ):
             result = invoke("export", f"run={worsened.path}", f"checkpoint={name}", "out=exported")

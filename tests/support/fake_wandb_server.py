@@ -103,6 +103,9 @@ def wandb_at_fake_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]
     # The client polls the Stop button every 0.1 s instead of every 15 s.
     run_stopping = pytest.importorskip("wandb.sdk.lib.run_stopping")
     monkeypatch.setitem(run_stopping.RunStopChecker.__init__.__kwdefaults__, "poll_interval", 0.1)
+    # The server is a thread of this process, which may be busy for longer than a person would wait.
+    wandb_mode = pytest.importorskip("ptl_prefix.tracking.wandb_mode")
+    monkeypatch.setitem(wandb_mode.is_reachable.__kwdefaults__, "within_s", 60.0)
     with fake_wandb() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)

@@ -229,6 +229,9 @@ def test_the_record_is_complete(tiny_runs: TinyRuns, folder: RunFolder) -> None:
         "metrics",
         "metric_info",
         "environment",
+        "error",
+        "fingerprints",
+        "accepted_changes",
     ]
     assert (written["status"], written["run_id"], written["seed"]) == ("finished", "tiny", 5)
     assert (written["task"], written["backbone"], written["method"]) == ("table_to_text", "tiny", "prefix_tuning")
@@ -359,7 +362,7 @@ def test_a_validation_that_is_not_finite_stops_the_run_and_saves_nothing(
 def test_an_error_before_training_is_recorded_too(
     tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ptl_prefix.training.train.load_run_inputs", lambda *_: 1 / 0)
+    monkeypatch.setattr("ptl_prefix.training.train.load_run_inputs", lambda *_, **__: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         train(tiny_runs.plan(), folder)
