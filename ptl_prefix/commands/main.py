@@ -235,7 +235,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code
     except OSError as error:
-        if output_failure(error) is None or flush_output() is None:
+        if output_failure(error) is None or not output_refuses():
             raise  # the error came from another file
         failure = error
     failure = flush_output() or failure

@@ -26,9 +26,11 @@ def output_failure(error: OSError) -> str | None:
 
 
 def output_refuses() -> bool:
-    """Whether standard output does not take what is in its buffer, which stays there."""
+    """Whether standard output takes nothing more; what is in its buffer stays there."""
     try:
         sys.stdout.flush()
+        if isinstance(getattr(sys.stdout, "buffer", None), io.FileIO):
+            os.write(sys.stdout.fileno(), b"\n")  # an unbuffered output has nothing left to try again
     except OSError:
         return True
     return False

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -60,6 +61,27 @@ def test_an_output_that_takes_no_more_ends_with_a_sentence_or_silently_and_exit_
 
     assert end.value.code == 1
     assert capsys.readouterr().err.count("Standard output must take everything") == sentences
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_unbuffered_output_that_is_full_ends_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main, "cli", lambda **_: print("a table"))
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    full = io.FileIO("/dev/full", "w")
+    output = io.TextIOWrapper(full, write_through=True)  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "stdout", output)
+
+    with pytest.raises(SystemExit) as end:
+        main.main()
+
+    monkeypatch.undo()
+    with suppress(OSError):
+        output.detach()
+    full.close()
+    assert end.value.code == 1
+    assert capsys.readouterr().err.count("Standard output must take everything") == 1
 
 
 def test_a_full_disk_elsewhere_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
