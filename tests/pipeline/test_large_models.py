@@ -79,7 +79,7 @@ def test_training_without_weights_is_refused_in_a_sentence(command_line: Command
 
     assert process.returncode == 2
     assert "nothing was loaded" in process.stderr
-    assert "`backbone` must have weights, but llama_13b is nothing but an architecture's numbers" in process.stderr
+    assert "`backbone` must have weights, but llama_13b is an architecture without weights" in process.stderr
     assert list(tmp_path.iterdir()) == []
 
 
