@@ -16,9 +16,9 @@ import click
 _NEXT = {
     "train": "nothing was trained after the last checkpoint. Resume a run that had begun with: "
     "ptl-prefix train resume=<run folder>. Or repeat the command.",
-    "evaluate": "the predictions so far are kept. Repeat the command to go on.",
+    "evaluate": "the predictions so far are kept. Repeat the command to continue.",
     "sweep": "finished trials are kept. Resume with: ptl-prefix sweep resume <study>.",
-    "wandb": "what was uploaded is kept. Repeat the command to go on.",
+    "wandb": "what was uploaded is kept. Repeat the command to continue.",
 }
 """What a stopped verb leaves, and what to do next, if that is more than repeating the command."""
 

@@ -65,7 +65,7 @@ def load_run_inputs(
         ranks: Ranks that train together.
         console: Console for progress; `None` shows none.
         check: Called with the loaded backbone, before the splits are read.
-        accepts_other_rows: Whether a resumed run may go on with another number of training rows, in a new epoch.
+        accepts_other_rows: Whether a resumed run may continue with another number of training rows, in a new epoch.
         notify: Called with a status line: progress of a long encoding, and the task's notes on its data.
     """
     shown = console is not None and plan.shows_progress and ranks.is_rank_zero
