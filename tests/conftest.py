@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 from no_network import forbid_network
 from support.shape_checks import CHECKED_ROOMS
@@ -29,6 +30,11 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if "torch" in sys.modules:
     sys.modules["torch"].set_num_threads(1)
+
+# The same examples wherever the tests run, however busy the machine is; HYPOTHESIS_PROFILE=explore draws new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Only now: what is imported before is not checked.
 install_import_hook(CHECKED_ROOMS, "support.shape_checks.checked")

@@ -38,10 +38,20 @@ class Decoding:
 
     def problems(self) -> list[str]:
         """Settings that no generation can follow, beyond the type and range of each."""
-        if self.temperature >= LEAST_TEMPERATURE:
-            return []
+        problems = self.length_problems()
         # Bundles may hold less: their settings are read without this check.
+        if self.temperature < LEAST_TEMPERATURE:
+            problems.append(
+                f"`generation.temperature` must be >= {LEAST_TEMPERATURE}, as logits are divided by it in float32, but "
+                f"is {self.temperature}; for the most likely token, set generation.do_sample=false."
+            )
+        return problems
+
+    def length_problems(self) -> list[str]:
+        """Lengths that contradict each other, as when a change of a bundle's decoding sets only one of them."""
+        if self.min_new_tokens <= self.max_new_tokens:
+            return []
         return [
-            f"`generation.temperature` must be >= {LEAST_TEMPERATURE}, as logits are divided by it in float32, but is "
-            f"{self.temperature}; for the most likely token, set generation.do_sample=false."
+            f"`min_new_tokens` must be <= `max_new_tokens`, but is {self.min_new_tokens} with "
+            f"max_new_tokens={self.max_new_tokens}; change one of them."
         ]

@@ -29,8 +29,11 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
         The generated ids of each prompt, up to and including the first stop id.
 
     Raises:
-        ValueError: When prompt and `max_new_tokens` do not fit a backbone with learned positions.
+        ValueError: When prompt and `max_new_tokens` do not fit a backbone with learned positions, or the shortest
+            length is above the longest.
     """
+    if problems := decoding.length_problems():
+        raise ValueError(" ".join(problems))
     if inputs.position_ids is None:
         inputs = inputs.with_positions()
     _check_positions(backbone, inputs, decoding)

@@ -78,7 +78,10 @@ class _VerbCommand(click.Command):
                 f"{self.verb.name} takes no arguments, but got '{line.arguments[0]}'; settings are given as key=value."
             )
         # Imported here: Hydra takes a third of a second, a verb's module several seconds.
+        from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
         from ptl_prefix.commands.hydra_main import run_with_hydra
+
+        line = replace(line, overrides=with_backbone_folder(line.overrides, line.flags.config_dir))
 
         def body(config: dict[str, Any], run_folder: Path) -> Any:
             return importlib.import_module(self.verb.module).run(config, line.arguments, run_folder)

@@ -98,8 +98,10 @@ def _candidates(before: list[str], unfinished: str) -> Sequence[str]:
     words = [word for word in before[1:] if equal_sign(word) is None]
     if offered := _arguments(before[0], words):
         return [*offered, *(_from_hydra(before[0], [], unfinished) if unfinished else [])]
-    if (index := equal_sign(unfinished)) is not None and _takes_path(unfinished[:index]):
-        return _paths(unfinished[:index], unfinished[index + 1 :])
+    if (index := equal_sign(unfinished)) is not None:
+        key, typed = unfinished[:index], unfinished[index + 1 :]
+        if _takes_path(key) or (key == "backbone" and "/" in typed):
+            return _paths(key, typed)
     # What follows a predefined study are settings of its trials.
     verb = "train" if before[0] == "sweep" and words[0] in ("plan", "run") else before[0]
     return _from_hydra(verb, [word for word in before[1:] if equal_sign(word)], unfinished)

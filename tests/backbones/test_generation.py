@@ -56,6 +56,11 @@ def test_a_stop_may_not_come_before_the_fewest_tokens(backbone: Backbone) -> Non
     assert first not in written[:3]
 
 
+def test_a_shortest_length_above_the_longest_is_refused(backbone: Backbone) -> None:
+    with pytest.raises(ValueError, match=r"`min_new_tokens` must be <= `max_new_tokens`, but is 9 with"):
+        generate(backbone, unpadded(1), decoding(min_new_tokens=9), stop_ids=[])
+
+
 def test_a_row_is_decoded_as_if_it_were_alone(backbone: Backbone) -> None:
     together = generate(backbone, padded(texts(), "left"), decoding(), stop_ids=[])
 

@@ -57,6 +57,7 @@ def test_actions_studies_and_paths_are_offered() -> None:
 
     assert candidates(["sweep", "st"]) == ["status", "stop"]
     assert candidates(["wandb", ""]) == ["dashboard", "sync"]
+    assert candidates(["train", "backbone=./ru"]) == ["backbone=./runs/"]
     assert "prefix_length" in candidates(["sweep", "run", ""])
     assert candidates(["sweep", "resume", ""]) == ["mine"]
     assert candidates(["train", "resume="]) == ["resume=outputs/", "resume=pairs.csv", "resume=runs/"]

@@ -195,8 +195,9 @@ class TestGenerate:
             (("{bundle}", "input=missing.txt"), 2, "`input` must be a file or - for standard input"),
             (("{bundle}", SOURCE, "output=no/such/folder.txt"), 1, "`output` must be a writable file"),
             (("{bundle}", SOURCE, "max_new_tokens=0"), 2, "max_new_tokens"),
+            (("{bundle}", SOURCE, "min_new_tokens=9", "max_new_tokens=3"), 2, "`min_new_tokens` must be <="),
             (("{bundle}", SOURCE, "max_new_tokens=600"), 1, "must fit the 512 positions"),
-            (("{bundle}", SOURCE, "backbone_path=nowhere/at-all"), 1, "but 'nowhere/at-all' is none"),
+            (("{bundle}", SOURCE, "backbone=nowhere/at-all"), 1, "but 'nowhere/at-all' is none"),
         ],
     )
     def test_what_cannot_be_generated_is_said_in_a_sentence(
@@ -249,10 +250,10 @@ class TestADamagedBundle:
         (bundle / "manifest.json").write_text(json.dumps({**values, "manifest_sha256": manifest._hash_of(values)}))
         monkeypatch.setattr(bundle_inputs, "load_backbone", lambda path, **_: pytest.fail(f"{path} was fetched"))
 
-        assert "set backbone_path=somebody/model" in self.refusal(bundle, invoke)
+        assert "set backbone=somebody/model" in self.refusal(bundle, invoke)
 
     def test_on_the_wrong_backbone_is_refused(self, bundle: Path, command_line: CommandLine, invoke: Invoke) -> None:
-        result = invoke("generate", bundle, SOURCE, f"backbone_path={command_line.tiny.backbone_folder}")
+        result = invoke("generate", bundle, SOURCE, f"backbone={command_line.tiny.backbone_folder}")
 
         assert result.exit_code == 1
         assert "weights" in result.stderr

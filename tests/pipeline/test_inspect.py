@@ -101,7 +101,7 @@ def test_unreadable_data_is_reported(run_copy: RunFolder, invoke: Invoke) -> Non
         (("bundle={bundle}", "top_k=0", "dead_below=2"), 2, "2 mistakes"),
         (("bundle={bundle}", "input=missing.txt"), 2, "`input` must be a file or - for standard input"),
         (("bundle={bundle}", SOURCE, "out=taken"), 1, "`out` must be a writable folder"),
-        (("bundle={bundle}", "backbone_path=nowhere/at-all"), 1, "but 'nowhere/at-all' is none"),
+        (("bundle={bundle}", "backbone=nowhere/at-all"), 1, "but 'nowhere/at-all' is none"),
     ],
 )
 def test_mistakes_are_reported_in_a_sentence(

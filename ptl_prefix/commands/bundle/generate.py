@@ -1,5 +1,6 @@
 """`ptl-prefix generate`: generates text with a bundle for sources from the command line or a file."""
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.visible_text import escape_controls
-from ptl_prefix.commands.config.bundle_inputs import decoding_changes, load_bundle_backbone, source_lines
+from ptl_prefix.commands.config.bundle_inputs import changed_decoding, load_bundle_backbone, source_lines
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
 
@@ -30,12 +31,12 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     sources = [*(words if given else words[1:]), *source_lines(config["input"])]
     if not sources:
         raise ConfigError(["`generate` needs sources, but got none; add them as arguments or set input=<file>."])
+    decoding = dataclasses.asdict(changed_decoding(bundle.manifest.decoding, config))
     adaptation = restore(load_bundle_backbone(bundle.manifest, config), bundle)
-    changes = decoding_changes(config)
     with _opened(config["output"]) as out:
         for start in range(0, len(sources), config["batch_size"]):
             try:
-                texts = adaptation.generate(sources[start : start + config["batch_size"]], **changes)
+                texts = adaptation.generate(sources[start : start + config["batch_size"]], **decoding)
             except ValueError as error:
                 raise DataError(str(error)) from error  # the source is too long
             for text in texts:

@@ -6,27 +6,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.source import fetched_path
 from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verb_settings import DecodingChanges
-from ptl_prefix.errors import BackboneError, DataError
+from ptl_prefix.errors import BackboneError, ConfigError, DataError
 
 
 def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone:
-    """Load the backbone that a bundle was trained on, with `backbone_path`, `dtype` and `device` of the config.
+    """Load the backbone that a bundle was trained on, with `backbone`, `dtype` and `device` of the config.
 
     Raises:
         BackboneError: When it cannot be loaded, or would have to be fetched although the user did not name it.
     """
-    return load_backbone(
-        config["backbone_path"] or _path_on_this_machine(manifest.backbone.path),
-        name=manifest.backbone.name,
-        dtype=config["dtype"] or manifest.dtype,
-        quantization=manifest.backbone.quantization,
-        device=config["device"],
-    )
+    as_trained = {
+        "name": manifest.backbone.name,
+        "dtype": config["dtype"] or manifest.dtype,
+        "quantization": manifest.backbone.quantization,
+        "device": config["device"],
+    }
+    if config.get("backbone") is not None:
+        chosen: Backbone = build(config["backbone"] | as_trained).load()
+        return chosen
+    return load_backbone(_path_on_this_machine(manifest.backbone.path), **as_trained)
 
 
 def _path_on_this_machine(path: str) -> str:
@@ -34,16 +39,23 @@ def _path_on_this_machine(path: str) -> str:
     if (found := fetched_path(path)) is not None:
         return found
     raise BackboneError(
-        f"`backbone_path` must name the backbone of a bundle if it is not on this machine, but the bundle's own path, "
+        f"`backbone` must name the backbone of a bundle if it is not on this machine, but the bundle's own path, "
         f"{path!r}, is neither a folder nor a model of the hub that was fetched before; if you trust it, set "
-        f"backbone_path={path}."
+        f"backbone={path}."
     )
 
 
-def decoding_changes(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings in a verb's config that change the bundle's own decoding, by the names of `Decoding`."""
+def changed_decoding(own: Decoding, config: dict[str, Any]) -> Decoding:
+    """Decoding settings of a bundle, with the changes of a verb's config.
+
+    Raises:
+        ConfigError: When a change contradicts what stays: `max_new_tokens` below the bundle's `min_new_tokens`.
+    """
     names = [field.name for field in dataclasses.fields(DecodingChanges)]
-    return {name: config[name] for name in names if config[name] is not None}
+    changed = dataclasses.replace(own, **{name: config[name] for name in names if config[name] is not None})
+    if problems := changed.length_problems():
+        raise ConfigError(problems)
+    return changed
 
 
 def source_lines(source_file: str | None) -> Iterator[str]:

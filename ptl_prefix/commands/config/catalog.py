@@ -50,6 +50,11 @@ def choices(group: str, config_dir: str | None = None) -> list[Choice]:
     return [Choice(name, _first_comment(files[name])) for name in dict.fromkeys(path.stem for path in paths)]
 
 
+def is_choice(group: str, name: str, config_dir: str | None = None) -> bool:
+    """Whether a group has this choice, which may lie in a folder inside the group's."""
+    return any((folder / f"{name}.yaml").is_file() for folder in _folders_of(group, config_dir))
+
+
 def hidden_choice(group: str, name: str, config_dir: str | None = None) -> Path | None:
     """The user's file with the name of one of the package's choices, and other content; `None` if there is none."""
     ours, *own = (

@@ -110,7 +110,6 @@ class GenerateSettings(DecodingChanges):
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         output: File for the generated texts; `None` prints them.
-        backbone_path: Folder or hub name of the backbone; `None` is the one that the bundle was trained on.
         dtype: Dtype of the backbone's weights and computations; `None` is that of the training.
         device: Device of the backbone; `auto` takes a GPU if there is one.
         batch_size: Number of sources decoded at once.
@@ -120,7 +119,6 @@ class GenerateSettings(DecodingChanges):
     run: str | None
     input: str | None
     output: str | None
-    backbone_path: str | None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
     device: Literal["auto", "cpu", "cuda", "mps"]
     batch_size: Annotated[int, Ge(1)]
@@ -146,7 +144,6 @@ class EvaluateSettings(DecodingChanges):
         likelihood: Whether to also compute the references' loss, perplexity and bits per character.
         out: Output folder; `None` is `evaluation` in the run folder, beside the bundle, or in `outputs/`.
         batch_size: Number of sources decoded at once.
-        backbone_path: Folder or hub name of the bundle's backbone; `None` is the one that it was trained on.
         dtype: Dtype of the backbone; `None` is that of the bundle's training, or that of the backbone's config.
         device: Device of the backbone; `auto` takes a GPU if there is one.
     """
@@ -162,7 +159,6 @@ class EvaluateSettings(DecodingChanges):
     likelihood: bool
     out: str | None
     batch_size: Annotated[int, Ge(1)]
-    backbone_path: str | None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
     device: Literal["auto", "cpu", "cuda", "mps"]
 
@@ -208,7 +204,6 @@ class InspectSettings:
         max_words: Number of vocabulary entries that are compared, those of the lowest ids.
         dead_below: Share of attention below which, in every head of every layer, a virtual token counts as dead.
         batch_size: Number of sources read at once.
-        backbone_path: Folder or hub name of the backbone; `None` is the one that the bundle was trained on.
         dtype: Dtype of the backbone's weights and computations; `None` is that of the training.
         device: Device of the backbone; `auto` takes a GPU if there is one.
     """
@@ -224,7 +219,6 @@ class InspectSettings:
     max_words: Annotated[int, Ge(2)]
     dead_below: Annotated[float, Ge(0), Le(1)]
     batch_size: Annotated[int, Ge(1)]
-    backbone_path: str | None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
     device: Literal["auto", "cpu", "cuda", "mps"]
 

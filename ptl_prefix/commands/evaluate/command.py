@@ -18,7 +18,7 @@ from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.config.bundle_inputs import decoding_changes, load_bundle_backbone
+from ptl_prefix.commands.config.bundle_inputs import changed_decoding, load_bundle_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.evaluate.bertscore_setting import bertscore_problems
 from ptl_prefix.commands.evaluate.tables import show_evaluation
@@ -49,14 +49,15 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     bertscore = bertscore_problems(config["bertscore_model"], metrics)
     if problems := [*task.problems(), *_split_problems(config["split"], task), *bertscore]:
         raise ConfigError(problems)
-    subject, decoding = _bare(config, task) if "backbone" in config else _adapted(config)
+    is_bare = config["run"] is None and config["bundle"] is None
+    subject, decoding = _bare(config, task) if is_bare else _adapted(config)
     console = EscapingConsole(stderr=True)
     with _progress(console) as on_progress:
         job = EvaluationJob(
             subject=subject,
             task=task,
             split=config["split"],
-            decoding=dataclasses.replace(decoding, **decoding_changes(config)),
+            decoding=decoding,
             measures=Measures(
                 metrics=metrics,
                 resamples=config["resamples"],
@@ -87,15 +88,8 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
     mistakes = []
     if not given:
         mistakes.append("One of `run`, `bundle` and `backbone` must be set, but none is.")
-    elif "backbone" in given and len(given) > 1:
-        mistakes.append(
-            f"`backbone` evaluates a bare backbone and must not be combined with `{given[0]}`; if "
-            "the bundle's backbone is elsewhere, set `backbone_path`."
-        )
     elif "task" not in config and "run" not in given and _run_of(config) is None:
         mistakes.append("`task` must be set if no run defines it, but is not; add task=<name>.")
-    if "backbone" in given and config.get("backbone_path") is not None:
-        mistakes.append("`backbone_path` must be null for a bare backbone; set `backbone.path` instead.")
     if "backbone" in given and "backbone" in built:
         mistakes += built["backbone"].weight_problems()
     return mistakes + metric_name_mistakes(config.get("metrics") or (), "metrics")
@@ -123,6 +117,7 @@ def _split_problems(split: str, task: Task) -> list[str]:
 def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
     """The bundle of a run, or a separate one, with its decoding settings."""
     bundle = read_bundle(config["run"] or config["bundle"])
+    decoding = changed_decoding(bundle.manifest.decoding, config)
     backbone = load_bundle_backbone(bundle.manifest, config)
     subject = Subject(
         backbone=backbone,
@@ -131,7 +126,7 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
         adaptation=bundle.manifest.tensors_sha256,
         method_settings=settings_fingerprint(bundle.manifest),
     )
-    return subject, bundle.manifest.decoding
+    return subject, decoding
 
 
 def _prompt_notes(subject: Subject, task: Task) -> list[str]:
@@ -144,12 +139,13 @@ def _prompt_notes(subject: Subject, task: Task) -> list[str]:
 
 def _bare(config: dict[str, Any], task: Task) -> tuple[Subject, Decoding]:
     """A backbone without a method; greedy decoding is the default."""
+    decoding = changed_decoding(Decoding(**defaults_of("generation/greedy")), config)
     own = {"dtype": config["dtype"], "device": None if config["device"] == "auto" else config["device"]}
     spec = build(config["backbone"] | {key: value for key, value in own.items() if value is not None})
     backbone = spec.load()
     method = NoAdaptation().attach(backbone)
     subject = Subject(backbone=backbone, method=method, prompter=backbone.prompter(task.prompt), adaptation=None)
-    return subject, Decoding(**defaults_of("generation/greedy"))
+    return subject, decoding
 
 
 def _out_folder(config: dict[str, Any], task: Task) -> Path:
