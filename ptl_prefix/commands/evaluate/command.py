@@ -1,6 +1,5 @@
 """`ptl-prefix evaluate`: decodes and scores a split; writes `predictions.jsonl` and `metrics.json`."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
