@@ -23,6 +23,7 @@ _LARGEST: Mapping[str, int] = {
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 2**22),
     **dict.fromkeys(("vocab_size", "relative_attention_num_buckets", "relative_attention_max_distance"), 2**24),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "sliding_window"), 2**31),
+    "num_labels": 2**16,  # transformers makes a dictionary of so many names
 }
 """The largest value of each size: far above every model there is, and small enough to be built without its weights."""
 

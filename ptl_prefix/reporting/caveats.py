@@ -110,7 +110,7 @@ def _software(runs: Sequence[ComparedRun]) -> list[str]:
     has_dirty = any((one.get("git") or {}).get("dirty") for one in environments)
     versions = defaultdict(set)
     for one in environments:
-        for name, version in {"ptl-prefix": one.get("package_version"), **one.get("libraries", {})}.items():
+        for name, version in {"ptl-prefix": one.get("package_version"), **(one.get("libraries") or {})}.items():
             versions[name].add(str(version))
     mixed = [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items() if len(found) > 1]
     sentences = [f"Runs used different software versions: {_listed(mixed)}."] if mixed else []

@@ -152,7 +152,7 @@ def test_a_file_that_git_lfs_did_not_fetch_is_named(folder: Path, name: str) -> 
     assert f"'{folder / name}' is a Git LFS pointer" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["n_layer", "n_head", "n_embd", "vocab_size", "n_positions", "n_inner"])
+@pytest.mark.parametrize("name", ["n_layer", "n_head", "n_embd", "vocab_size", "n_positions", "n_inner", "num_labels"])
 @pytest.mark.parametrize("value", [-1, 0, 10**12, 2.5, "3", True])
 def test_an_impossible_size_is_refused_before_anything_is_allocated(folder: Path, name: str, value: Any) -> None:
     edit(folder, **{name: value})

@@ -39,7 +39,7 @@ Runs = Callable[..., list[RunFolder]]
             r"memory are not comparable.*machines: Abacus \(2 cores\), Loom \(2 cores\)\.",
         ),
         (
-            [MadeUp(seed=1, environment={**ENVIRONMENT, "package_version": "0.2.0"})],
+            [MadeUp(seed=1, environment={**ENVIRONMENT, "package_version": "0.2.0", "libraries": None})],
             "versions: ptl-prefix 0.1.0 and 0.2.0",
         ),
         (
