@@ -91,7 +91,7 @@ class BackboneSpec:
         if self._weights is None:
             return [
                 f"`backbone` must have weights, but {self.name} is an architecture without weights, for dry_run=true; "
-                "with weights in a folder or on the hub: backbone=local backbone.path=<folder or hub name>."
+                "with weights in a folder or on the hub: backbone=<folder or hub name>."
             ]
         return library_problems(self.quantization) if self.quantization else []
 

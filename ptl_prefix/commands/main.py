@@ -10,6 +10,7 @@ import errno
 import importlib
 import importlib.metadata
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class _VerbCommand(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Run the verb."""
         try:
-            line = _with_working_configs(split_command_line(ctx.args))
+            line = read_command_line(ctx.args)
         except ValueError as error:
             ctx.fail(str(error))
         if line.arguments and not self.verb.arguments:
@@ -78,10 +79,7 @@ class _VerbCommand(click.Command):
                 f"{self.verb.name} takes no arguments, but got '{line.arguments[0]}'; settings are given as key=value."
             )
         # Imported here: Hydra takes a third of a second, a verb's module several seconds.
-        from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
         from ptl_prefix.commands.hydra_main import run_with_hydra
-
-        line = replace(line, overrides=with_backbone_folder(line.overrides, line.flags.config_dir))
 
         def body(config: dict[str, Any], run_folder: Path) -> Any:
             return importlib.import_module(self.verb.module).run(config, line.arguments, run_folder)
@@ -124,12 +122,23 @@ def _working_conf() -> str | None:
     return None if folder is None else str(folder)
 
 
-def _with_working_configs(line: CommandLine) -> CommandLine:
-    """The command line, with the user's own `./conf` where no `--config-dir` is given."""
+def read_command_line(words: Sequence[str]) -> CommandLine:
+    """The parts of the words after a verb, as Hydra can compose them.
+
+    The user's own `./conf` is used where no `--config-dir` is given.
+
+    Raises:
+        ValueError: For a flag that is unknown, has no value, or contradicts another.
+    """
+    line = split_command_line(words)
     folder = settings.working_dir_of("conf")
-    if folder is None or line.flags.config_dir is not None:
+    if folder is not None and line.flags.config_dir is None:
+        line = replace(line, flags=HydraFlags((*line.flags.given, ("--config-dir", str(folder)))))
+    if not any(override.startswith("backbone=") for override in line.overrides):
         return line
-    return replace(line, flags=HydraFlags((*line.flags.given, ("--config-dir", str(folder)))))
+    from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
+
+    return replace(line, overrides=with_backbone_folder(line.overrides, line.flags.config_dir))
 
 
 def _shown(error: PtlPrefixError) -> str:

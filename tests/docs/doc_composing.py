@@ -53,11 +53,11 @@ def _problems(words: Sequence[str]) -> list[str]:
 
 def _config_problems(verb: object, words: Sequence[str]) -> list[str]:
     """What would be refused whatever lies on the disk: unknown keys and choices, wrong types, clashing settings."""
-    from ptl_prefix.commands.config.arguments import split_command_line
     from ptl_prefix.commands.config.verbs import VERBS, Verb
+    from ptl_prefix.commands.main import read_command_line
 
     assert isinstance(verb, Verb)
-    line = split_command_line(words)
+    line = read_command_line(words)
     overrides, flags = line.overrides, line.flags
     if verb.name == "sweep" and line.arguments[:1] in (("plan",), ("run",)):
         # What is given is of the trials; their study is a choice of the group `sweeps`.

@@ -31,7 +31,7 @@ VERBS = {
                 ("ptl-prefix train", "train on the embedded backbone and the built-in task"),
                 ("ptl-prefix train dry_run=true", "print the config, parameters, steps and memory; train nothing"),
                 ("ptl-prefix train method.prefix_length=20 trainer.max_steps=1000", "change settings of two groups"),
-                ("ptl-prefix train backbone=local backbone.path=models/mine", "use a backbone from a folder"),
+                ("ptl-prefix train backbone=models/mine", "use a backbone from a folder, or by its hub name"),
                 ("ptl-prefix train -m optimizer.lr=1e-3,3e-3 seed=0,1,2", "train six runs as a study"),
                 (
                     "ptl-prefix train experiment=e2e_gpt2_medium_prefix",
@@ -49,6 +49,10 @@ VERBS = {
             arguments="[BUNDLE] [SOURCE]...",
             examples=(
                 ("ptl-prefix generate <run folder>/bundle 'name : The Eagle'", "generate a text for one source"),
+                (
+                    "ptl-prefix generate <bundle> 'name : The Eagle' backbone=models/mine",
+                    "with its backbone in another folder",
+                ),
             ),
         ),
         Verb(
