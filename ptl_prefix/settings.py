@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+_GIVEN = "_given_settings"
 _other_configs: ContextVar[Path | None] = ContextVar("_other_configs", default=None)
 
 
@@ -82,6 +83,24 @@ def _read_defaults(path: Path) -> Mapping[str, Any]:
     }
 
 
+class GivenSettings(NamedTuple):
+    """What an object was built from.
+
+    Args:
+        config: Config with the defaults, such as `method/prefix_tuning`.
+        values: Arguments that were given.
+    """
+
+    config: str
+    values: Mapping[str, Any]
+
+
+def given_settings(built: object) -> GivenSettings | None:
+    """What an object with a constructor of `settings_from` was built from; `None` for every other object."""
+    given: GivenSettings | None = getattr(built, "__dict__", {}).get(_GIVEN)
+    return given
+
+
 def settings_from(config: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Fill omitted arguments from `conf/<config>.yaml`, and check the types and ranges of all arguments.
 
@@ -92,6 +111,8 @@ def settings_from(config: str) -> Callable[[Callable[..., None]], Callable[..., 
     def decorate(init: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(init)
         def checked(self: object, **given: Any) -> None:
+            # Of the class itself: a base class's constructor, which may be marked too, runs later.
+            self.__dict__.setdefault(_GIVEN, GivenSettings(config, given))
             values = {**defaults_of(config), **given}
             if problems := argument_problems(init, values, where=config.split("/")[0]):
                 raise ValueError(" ".join(problems))

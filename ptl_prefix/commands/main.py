@@ -22,9 +22,10 @@ from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands import shell_completion
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.arguments import CommandLine, HydraFlags, split_command_line
+from ptl_prefix.commands.config.arguments import CommandLine, split_command_line
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
+from ptl_prefix.commands.config.working_configs import with_working_configs
 from ptl_prefix.commands.interrupts import stopped_by_signals
 from ptl_prefix.commands.standard_streams import escape_unknown_characters, flush_output, output_failure, output_refuses
 from ptl_prefix.errors import ConfigError, PtlPrefixError, StorageError
@@ -131,9 +132,7 @@ def read_command_line(words: Sequence[str]) -> CommandLine:
         ValueError: For a flag that is unknown, has no value, or contradicts another.
     """
     line = split_command_line(words)
-    folder = settings.working_dir_of("conf")
-    if folder is not None and line.flags.config_dir is None:
-        line = replace(line, flags=HydraFlags((*line.flags.given, ("--config-dir", str(folder)))))
+    line = replace(line, flags=with_working_configs(line.flags))
     if not any(override.startswith("backbone=") for override in line.overrides):
         return line
     from ptl_prefix.commands.config.backbone_folder import with_backbone_folder

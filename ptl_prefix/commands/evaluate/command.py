@@ -23,7 +23,7 @@ from ptl_prefix.commands.evaluate.bertscore_setting import bertscore_problems
 from ptl_prefix.commands.evaluate.tables import show_evaluation
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
-from ptl_prefix.evaluation.evaluate import EvaluationJob, Measures, Subject, evaluate
+from ptl_prefix.evaluation.evaluate import Evaluation, EvaluationJob, Measures, Subject, evaluate
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
@@ -43,6 +43,17 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     """
     if words:
         raise ConfigError([f"`evaluate` takes no arguments, but got {' '.join(words)!r}; set run=<folder>."])
+    evaluation = evaluate_config(config, EscapingConsole(stderr=True))
+    show_evaluation(evaluation, EscapingConsole())
+
+
+def evaluate_config(config: dict[str, Any], console: Console) -> Evaluation:
+    """Run an evaluation, resume it, or read the finished one.
+
+    Args:
+        config: Checked config.
+        console: Console for progress and notes.
+    """
     task = _task(config)
     metrics = config["metrics"] or task.metrics
     bertscore = bertscore_problems(config["bertscore_model"], metrics)
@@ -50,7 +61,6 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError(problems)
     is_bare = config["run"] is None and config["bundle"] is None
     subject, decoding = _bare(config, task) if is_bare else _adapted(config)
-    console = EscapingConsole(stderr=True)
     with _progress(console) as on_progress:
         job = EvaluationJob(
             subject=subject,
@@ -78,7 +88,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         )
     for note in (*task.notes, *_prompt_notes(subject, task)):
         console.print(Text(f"the task {task.name}: {note}"), soft_wrap=True)
-    show_evaluation(evaluation, EscapingConsole())
+    return evaluation
 
 
 def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:

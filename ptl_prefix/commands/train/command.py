@@ -6,7 +6,7 @@ In: a checked config. Out: a run folder, and its metrics on the terminal.
 import dataclasses
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,32 @@ def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) ->
         raise ConfigError(
             [f"`train` takes no arguments, but got {' '.join(arguments)!r}; settings are written key=value."]
         )
+    train_config(_with_group(config), RunFolder(run_folder), EscapingConsole(stderr=True), given=_given_keys())
+
+
+def train_config(config: dict[str, Any], folder: RunFolder, console: Console, *, given: Collection[str]) -> None:
+    """Train, resume a run, or print the estimate of a dry run.
+
+    Args:
+        config: Checked config.
+        folder: Folder of a new run.
+        console: Console for progress; if it is quiet, no table is printed either.
+        given: Keys of the settings that were given, of which some change a run that is resumed.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise the library warns when a process forks
-    console = EscapingConsole(stderr=True)
     if config["resume"] is not None:
-        keys = _given_keys()
-        devices = int(config["trainer"]["devices"]) if "trainer.devices" in keys else None
-        _resume(RunFolder.open(config["resume"]), console, ResumeChanges.given(config, keys), devices=devices)
+        devices = int(config["trainer"]["devices"]) if "trainer.devices" in given else None
+        _resume(RunFolder.open(config["resume"]), console, ResumeChanges.given(config, given), devices=devices)
         return
-    plan = build_plan(_with_group(config))
+    plan = build_plan(config)
     if config["dry_run"]:
         show_estimate(estimate(plan), dict(plan.config))
         return
     environment = find_rank_environment()
     if environment is None:
-        _start(plan, RunFolder(run_folder), console)
+        _start(plan, folder, console)
     else:
-        _train_as_rank(plan, RunFolder(run_folder), console, environment)
+        _train_as_rank(plan, folder, console, environment)
 
 
 def run_frozen(folder: Path) -> None:
@@ -241,5 +251,5 @@ def _train(
                 soft_wrap=True,
             )
         raise SystemExit(128 + signal.Signals[outcome.signal])
-    if ranks.is_rank_zero:
+    if ranks.is_rank_zero and not console.quiet:
         show_outcome(outcome, folder)

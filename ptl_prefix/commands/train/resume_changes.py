@@ -4,7 +4,7 @@ In: the settings that are given beside `resume`. Out: the config with which the 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ class ResumeChanges:
     max_steps: int | None = None
 
     @classmethod
-    def given(cls, config: Mapping[str, Any], keys: list[str]) -> Self:
+    def given(cls, config: Mapping[str, Any], keys: Collection[str]) -> Self:
         """The changes of a command line.
 
         Args:
