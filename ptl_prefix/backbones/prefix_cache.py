@@ -94,7 +94,7 @@ def cache_for(model: Any, sites: Mapping[str, Sequence[nn.Module]], *, read: int
     """
     if not any(_slot(module) for modules in sites.values() for module in modules):
         return None
-    if hasattr(model.config, "relative_attention_num_buckets") or any(DynamicCache(config=model.config).is_sliding):
+    if hasattr(model.config, "relative_attention_num_buckets") or has_attention_windows(model):
         return None
     caches = [
         Cache(layers=[PreallocatedLayer(num_columns, _slot(module)) for module in sites[site]])
@@ -102,6 +102,11 @@ def cache_for(model: Any, sites: Mapping[str, Sequence[nn.Module]], *, read: int
         if site in sites
     ]
     return EncoderDecoderCache(*caches) if len(caches) > 1 else caches[0]
+
+
+def has_attention_windows(model: Any) -> bool:
+    """Whether some layers attend to the nearest positions only."""
+    return any(DynamicCache(config=model.config).is_sliding)
 
 
 def _slot(module: nn.Module) -> LayerStates | None:

@@ -19,6 +19,9 @@ from ptl_prefix.data.task import Task
 from ptl_prefix.errors import RunError
 from ptl_prefix.methods.method import Method
 
+_NO_TASK = "unknown"
+"""The task of a method that was trained elsewhere."""
+
 
 def load_trained_state(method: Method, checkpoint: Path) -> None:
     """Load a checkpoint's parameters into a method.
@@ -34,23 +37,33 @@ def export_bundle(
     *,
     backbone: Backbone,
     method: Method,
-    task: Task,
+    task: Task | None,
     prompter: Prompter,
     decoding: Decoding,
     metrics: Mapping[str, float],
 ) -> Bundle:
-    """Write the bundle of a method in its current state, atomically."""
+    """Write the bundle of a method in its current state, atomically.
+
+    Args:
+        folder: Output folder; an older bundle in it is replaced.
+        backbone: Backbone of the method.
+        method: Method, attached to the backbone.
+        task: Task of the training; `None` for a method that was trained elsewhere.
+        prompter: Prompter of the training.
+        decoding: Decoding settings for users of the bundle.
+        metrics: Metrics of the training.
+    """
     settings, tensors = method.export()
     contents = BundleContents(
         tensors=tensors,
         method=method.kind,
         settings=settings,
-        task=task.name,
-        task_version=task.version,
+        task=_NO_TASK if task is None else task.name,
+        task_version=_NO_TASK if task is None else task.version,
         prompt=prompter.prompt_format,
         stop_ids=prompter.stop_ids,
         decoding=decoding,
-        label_set=task.label_set,
+        label_set=None if task is None else task.label_set,
         metrics=metrics,
         geometry={site: dataclasses.asdict(geometry) for site, geometry in backbone.geometry.items()},
         position_law=method.position_law,

@@ -1,4 +1,4 @@
-"""`ptl-prefix export`: writes a run's checkpoint as a bundle, or as a model with the method merged into its weights."""
+"""`ptl-prefix export`: writes a run's checkpoint as a bundle, for PEFT, or merged into the backbone's weights."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,14 @@ from typing import Any
 from rich.text import Text
 
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
+from ptl_prefix.artifacts.peft_folder import CONFIG_FILE, TENSORS_FILE, write_peft
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.config.build_plan import build_plan
 from ptl_prefix.errors import ConfigError, RunError
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.peft_format import to_peft
 from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 
@@ -19,7 +22,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     """Write the bundle or the merged model of a checkpoint.
 
     Args:
-        config: `run`, `checkpoint`, `out` and `merge`.
+        config: `run`, `checkpoint`, `out`, `format` and `merge`.
         words: Must be empty.
         run_folder: Not used, because an export is not a run.
     """
@@ -46,6 +49,9 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     backbone = plan.backbone.load()
     method = plan.method.attach(backbone)
     load_trained_state(method, checkpoint)
+    if config["format"] == "peft":
+        _export_for_peft(out, method.eval())
+        return
     if config["merge"]:
         export_merged(out, backbone=backbone, method=method.eval())
         EscapingConsole().print(Text(f"model: {out}"), soft_wrap=True)
@@ -60,6 +66,19 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         metrics=_metrics(folder, checkpoint),
     )
     EscapingConsole().print(Text(f"bundle: {out}"), soft_wrap=True)
+
+
+def _export_for_peft(out: Path, method: Method) -> None:
+    if out.exists() and {path.name for path in out.iterdir()} - {CONFIG_FILE, TENSORS_FILE}:
+        raise RunError(
+            f"An adapter must be written to a folder of its own, but '{out}' has other files; choose another."
+        )
+    try:
+        adapter = to_peft(method)
+    except ValueError as error:
+        raise ConfigError([f"`format` cannot be peft: {error}"]) from error
+    write_peft(out, adapter)
+    EscapingConsole().print(Text(f"adapter: {out}"), soft_wrap=True)
 
 
 def _checkpoint(folder: RunFolder, chosen: str) -> Path:

@@ -31,15 +31,23 @@ def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone
     if config.get("backbone") is not None:
         chosen: Backbone = build(config["backbone"] | as_trained).load()
         return chosen
-    return load_backbone(_path_on_this_machine(manifest.backbone.path), **as_trained)
+    return load_backbone(path_on_this_machine(manifest.backbone.path, of="a bundle"), **as_trained)
 
 
-def _path_on_this_machine(path: str) -> str:
-    """Where the backbone of a bundle is on this machine: a bundle from anyone must not choose what is downloaded."""
-    if (found := fetched_path(path)) is not None:
+def path_on_this_machine(path: str, *, of: str) -> str:
+    """Where a backbone is on this machine: a bundle or adapter from anyone must not choose what is downloaded.
+
+    Args:
+        path: Path in the bundle or adapter.
+        of: `a bundle` or `an adapter`.
+
+    Raises:
+        BackboneError: When it is not here.
+    """
+    if path and (found := fetched_path(path)) is not None:
         return found
     raise BackboneError(
-        f"`backbone` must name the backbone of a bundle if it is not on this machine, but the bundle's own path, "
+        f"`backbone` must name the backbone of {of} if it is not on this machine, but its own path, "
         f"{path!r}, is neither a folder nor a model of the hub that was fetched before; if you trust it, set "
         f"backbone={path}."
     )

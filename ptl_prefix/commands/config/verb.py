@@ -10,6 +10,7 @@ from typing import Any
 _MODULES = {
     "export": "bundle.export",
     "generate": "bundle.generate",
+    "import": "bundle.import_adapter",
     "runs": "compare.runs",
     "score": "evaluate.score",
 }

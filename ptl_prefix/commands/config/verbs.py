@@ -11,6 +11,7 @@ from ptl_prefix.commands.config.verb_settings import (
     EvaluateSettings,
     ExportSettings,
     GenerateSettings,
+    ImportSettings,
     InspectSettings,
     ScoreSettings,
     TrainSettings,
@@ -81,7 +82,19 @@ VERBS = {
                     "ptl-prefix export run=<run folder> checkpoint=last out=<folder>",
                     "export the last checkpoint, not the best",
                 ),
+                ("ptl-prefix export run=<run folder> format=peft out=<folder>", "export an adapter for PEFT"),
                 ("ptl-prefix export run=<run folder> merge=true out=<folder>", "export a merged model; LoRA and IA3"),
+            ),
+        ),
+        Verb(
+            name="import",
+            summary="Make a bundle of an adapter that PEFT trained.",
+            settings=ImportSettings,
+            examples=(
+                (
+                    "ptl-prefix import peft=<folder> backbone=models/mine out=<folder>",
+                    "import a prefix, prompt, LoRA or IA3",
+                ),
             ),
         ),
         Verb(
