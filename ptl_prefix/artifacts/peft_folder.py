@@ -1,7 +1,7 @@
 """The folder of an adapter in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
-In: an adapter, or such a folder from anyone. Out: the folder, whole or not at all; or the adapter. What the numbers mean
-is known by `methods/peft_format.py`.
+In: an adapter, or such a folder from anyone. Out: the folder, whole or not at all; or the adapter. What its
+numbers mean is known by `methods/peft_format.py`.
 """
 
 import json

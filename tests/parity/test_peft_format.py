@@ -151,6 +151,18 @@ def test_what_peft_cannot_express_is_refused_with_the_reason(
     assert reason in str(refusal.value)
 
 
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_virtual_tokens_that_fall_out_of_windows_there_are_refused(kind: str, tiny_folders: dict[str, Path]) -> None:
+    whole = load_backbone(str(tiny_folders["llama"]), dtype="float32")
+    adapter = to_peft(OURS[kind]().attach(whole))
+    windowed = load_backbone(str(tiny_folders["mistral"]), dtype="float32")
+
+    with pytest.raises(BundleError, match="fall out of the attention windows"):
+        from_peft(adapter, windowed)
+    with pytest.raises(ValueError, match="fall out of the attention windows"):
+        to_peft(OURS[kind]().attach(windowed))
+
+
 def test_a_prefix_of_three_sites_is_refused(encoder_decoder: Backbone) -> None:
     with pytest.raises(ValueError, match="into the decoder's own attention alone"):
         to_peft(PrefixTuning(prefix_length=2, reparam="none").attach(encoder_decoder))
