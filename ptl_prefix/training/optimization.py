@@ -1,5 +1,6 @@
 """Optimizer, learning-rate schedule, label smoothing and early stopping."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
@@ -12,14 +13,15 @@ from ptl_prefix.settings import settings_from
 
 
 class Optimization:
-    """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up and a linear decay to zero.
+    """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up, and a decay to zero or a constant rate after it.
 
     Args:
         lr: Peak learning rate; `None` is the method's `default_lr`.
         weight_decay: Decoupled weight decay.
         betas: Decay rates of Adam's two moments.
         warmup_steps: Optimizer steps over which the learning rate rises linearly from zero.
-        schedule: Schedule after the warm-up: `linear` decays to zero at the last step, `constant` keeps the peak.
+        schedule: Schedule after the warm-up: `linear` and `cosine` (half a period, Loshchilov & Hutter, 2017) decay to
+            zero at the last step, `constant` keeps the peak.
         label_smoothing: Share of a target's probability that is spread over the vocabulary; in the training loss only.
         early_stopping_patience: Validations without improvement before training stops; `None` never stops early.
         early_stopping_min_delta: Smallest decrease of `val/loss`, in nats per token, that counts as improvement.
@@ -33,7 +35,7 @@ class Optimization:
         weight_decay: Annotated[float, Ge(0)],
         betas: Sequence[Annotated[float, Ge(0), Lt(1)]],
         warmup_steps: Annotated[int, Ge(0)],
-        schedule: Literal["linear", "constant"],
+        schedule: Literal["linear", "cosine", "constant"],
         label_smoothing: Annotated[float, Ge(0), Lt(1)],
         early_stopping_patience: Annotated[int, Ge(1)] | None,
         early_stopping_min_delta: Annotated[float, Ge(0)],
@@ -84,4 +86,5 @@ class Optimization:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return 1.0
-        return max(0.0, (total_steps - step) / max(1, total_steps - self.warmup_steps))
+        left = max(0.0, (total_steps - step) / max(1, total_steps - self.warmup_steps))
+        return left if self.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))

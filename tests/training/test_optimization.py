@@ -24,6 +24,8 @@ def learning_rates(optimization: Optimization, total_steps: int) -> list[float]:
         (0, "linear", 5, [10, 8, 6, 4, 2]),
         (2, "constant", 5, [5, 10, 10, 10, 10]),
         (0, "constant", 3, [10, 10, 10]),
+        (2, "cosine", 6, [5, 10, 10, 5 + 5 * 0.5**0.5, 5, 5 - 5 * 0.5**0.5]),
+        (0, "cosine", 2, [10, 5]),
         (1, "linear", 3, [10, 10, 5]),
         (4, "linear", 2, [2.5, 5]),  # ended before the warm-up
         (3, "linear", 3, [10 / 3, 20 / 3, 10]),  # nothing to decay over
