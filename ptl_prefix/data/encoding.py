@@ -31,6 +31,9 @@ _VERSION = 1
 """Part of every cache key: raise it when the rules or the layout change."""
 _CHUNK_EXAMPLES = 1000
 
+OnProgress = Callable[[int, float | None], None]
+"""Called with the number of examples that were encoded since the last call, and the task's `share_read`."""
+
 
 @dataclass(frozen=True)
 class _PositionBudget:
@@ -66,7 +69,7 @@ def encode_split(
     max_tokens: int | None,
     reserved_positions: int = 0,
     settings: DataSettings,
-    on_progress: Callable[[int], None] = lambda num_examples: None,
+    on_progress: OnProgress = lambda num_examples, share_read: None,
 ) -> EncodedSplit:
     """Encode a split into rows, one per (source, target) pair, or read them from the cache.
 
@@ -77,7 +80,7 @@ def encode_split(
         max_tokens: Positions for prompt and target together, or for each in an encoder-decoder; `None`: no limit.
         reserved_positions: Positions of the prompt's text that the method uses.
         settings: Longest target, handling of over-long pairs, and cache folder.
-        on_progress: Callback for the number of examples that are encoded so far.
+        on_progress: Callback for progress; it is not called for a split that is read from the cache.
 
     Raises:
         DataError: The data cannot be read, no pair of the split can be used, or the cache cannot be written.
@@ -178,7 +181,7 @@ def _chunks(
     prompter: Prompter,
     budget: _PositionBudget | None,
     settings: DataSettings,
-    on_progress: Callable[[int], None],
+    on_progress: OnProgress,
 ) -> Iterator[tuple[list[EncodedRow], EncodingReport]]:
     """The rows of each thousand examples, with a report on them; only these are in memory."""
     rows, start = task.rows_of(split), 0
@@ -186,7 +189,7 @@ def _chunks(
         columns = {name: [row[name] for row in chunk] for name in ("source", "targets", "example_id")}
         yield _encode_chunk(columns, start, prompter, budget, settings)
         start += len(chunk)
-        on_progress(start)
+        on_progress(len(chunk), task.share_read)
 
 
 def _encode_chunk(

@@ -22,7 +22,9 @@ from ptl_prefix.data.encoding import cache_folder, encode_prompts, encode_split
 from ptl_prefix.data.example import Example, to_dataset
 from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task, fingerprint_of
+from ptl_prefix.data.tasks.text_pairs import TextPairs
 from ptl_prefix.errors import DataError
+from ptl_prefix.settings import defaults_of
 
 PADDING = Padding(1)
 
@@ -292,6 +294,21 @@ def test_a_damaged_entry_is_rebuilt(encode: Any, tmp_path: Path, damage: Any, fi
     assert rebuilt.report == EncodingReport(num_examples=2, num_pairs=3)
     assert encode(task).rows([0, 1, 2]) == expected
     assert len(entries(tmp_path)) == 1
+
+
+def test_progress_counts_examples_and_the_share_of_the_file_that_was_read(tmp_path: Path, prompter: Prompter) -> None:
+    (tmp_path / "train.jsonl").write_text('{"source": "a", "target": "b"}\n' * 2500)
+    task = TextPairs(**{**defaults_of("task/text_pairs"), "train_file": str(tmp_path / "train.jsonl")})
+    settings = DataSettings(cache_dir=str(tmp_path / "cache"))
+    seen: list[tuple[int, float | None]] = []
+
+    for _ in range(2):
+        encode_split(
+            task, "train", prompter, max_tokens=60, settings=settings, on_progress=lambda *call: seen.append(call)
+        )
+
+    # The second time nothing is encoded.
+    assert seen == [(1000, 0.4), (1000, 0.8), (500, 1.0)]
 
 
 def test_two_threads_that_encode_at_once_leave_one_whole_entry(encode: Any, tmp_path: Path) -> None:
