@@ -10,7 +10,8 @@ import datasets
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, Padding
@@ -309,6 +310,30 @@ def test_progress_counts_examples_and_the_share_of_the_file_that_was_read(tmp_pa
 
     # The second time nothing is encoded.
     assert seen == [(1000, 0.4), (1000, 0.8), (500, 1.0)]
+
+
+def test_a_split_of_unknown_ids_is_refused(tmp_path: Path) -> None:
+    words = ("[PAD]", "[UNK]", "</s>", "a", "name", ":", ",")
+    rules = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    named: Any = {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=rules, **named)
+    prompter = Prompter(tokenizer, PromptFormat(between=" :"))
+
+    def encoded(*pairs: tuple[str, str]) -> int:
+        task = ListedTask([Example(source, (target,), str(index)) for index, (source, target) in enumerate(pairs)])
+        settings = DataSettings(cache_dir=str(tmp_path / "cache"))
+        return len(encode_split(task, "train", prompter, max_tokens=60, settings=settings))
+
+    known, foreign = ("name : a", "a name"), "上海 , 北京 , 你好"
+
+    assert encoded(known, (foreign, "a"), ("a a", foreign)) == 3, "some foreign texts are no reason"
+    # The known comma is no text that a model could learn from.
+    with pytest.raises(DataError, match=r"The sources of the train split of listed must .* all of their ids, spaces"):
+        encoded((foreign, "a"), (foreign, "name"))
+    with pytest.raises(DataError, match=r"The targets of the train split .* 93\.8% of their ids, .* its unknown token"):
+        encoded(*[("a", foreign)] * 10, ("a", "name a"))
+    assert len(entries(tmp_path)) == 1, "a refused split is not in the cache"
 
 
 def test_two_threads_that_encode_at_once_leave_one_whole_entry(encode: Any, tmp_path: Path) -> None:
