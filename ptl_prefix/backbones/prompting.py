@@ -55,6 +55,7 @@ class Prompter:
     ) -> None:
         self._tokenizer = tokenizer
         self._num_ids = num_ids
+        self._letters: dict[int, bool] = {}
         self.prompt_format = prompt_format
         self._adds_space = tokenizer.decode(self._plain([_ANCHOR])[0] * 2) == f"{_ANCHOR} {_ANCHOR}"
         self._source_lead = self._lead(prompt_format.before)
@@ -99,6 +100,19 @@ class Prompter:
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end a generated target."""
         return (self.after_ids[0],)
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The id of text that the tokenizer does not know; `None` if it knows every text."""
+        unknown_id: int | None = self._tokenizer.unk_token_id
+        return unknown_id
+
+    def stands_for_letters(self, token_id: int) -> bool:
+        """Whether an id stands for a letter or a digit; the unknown token and other special ones do not."""
+        if token_id not in self._letters:
+            text = str(self._tokenizer.decode([token_id], skip_special_tokens=True))
+            self._letters[token_id] = any(map(str.isalnum, text))
+        return self._letters[token_id]
 
     @property
     def num_fixed_tokens(self) -> int:

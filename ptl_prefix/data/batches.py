@@ -6,7 +6,8 @@ that is resumed within an epoch gets exactly the batches that are left of it.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 
@@ -75,23 +76,16 @@ class TrainBatches:
             self._num_handed_out += 1
             yield collate_training(self._encoded.rows(indices), self._padding)
 
-    def order(self, epoch: int) -> list[Indices]:
+    def order(self, epoch: int) -> "EpochOrder":
         """The row indices of each of this rank's batches: a pure function of the seed and the epoch."""
-        starts = [number * self._batch_size for number in range(self._accumulation)]
-        batches = [step[start : start + self._batch_size] for step in self._steps(epoch) for start in starts]
-        return [self._rank_share.of_rows(batch) for batch in batches]
-
-    def _steps(self, epoch: int) -> list[Indices]:
-        """The rows of each optimizer step of an epoch."""
         per_step = self._batch_size * self._accumulation
         generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
         rows = generator.permutation(len(self._encoded))
-        steps = []
         for start in range(0, len(rows), per_step * _POOL_BATCHES):
             pool = rows[start : start + per_step * _POOL_BATCHES]
-            pool = pool[np.argsort(self._encoded.lengths[pool], kind="stable")]
-            steps += [pool[first : first + per_step] for first in range(0, len(pool), per_step)]
-        return [steps[index] for index in generator.permutation(len(steps))]
+            pool[:] = pool[np.argsort(self._encoded.lengths[pool], kind="stable")]
+        steps = generator.permutation(-(-len(rows) // per_step))
+        return EpochOrder(rows, steps, self._batch_size, self._accumulation, self._rank_share)
 
     def padding_share(self) -> float:
         """The fraction of padding among all positions of this rank's current epoch."""
@@ -127,6 +121,44 @@ class TrainBatches:
             "accumulation": self._accumulation,
             "seed": self._seed,
         }
+
+
+@dataclass(frozen=True)
+class EpochOrder(Sequence[Indices]):
+    """The row indices of one rank's batches in one epoch, each made when it is asked for.
+
+    A list of arrays would need hundreds of bytes for each batch: more than the rows of a large file.
+
+    Args:
+        rows: All rows; those of an optimizer step are beside each other.
+        steps: Numbers of the steps, in the order in which they are taken.
+        batch_size: Rows of a batch, of all ranks together.
+        accumulation: Batches of an optimizer step.
+        rank_share: Share of the rows of every batch that this process takes.
+    """
+
+    rows: Indices
+    steps: Indices
+    batch_size: int
+    accumulation: int
+    rank_share: RankShare
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulation
+
+    @overload
+    def __getitem__(self, index: int) -> Indices: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Indices]: ...
+
+    def __getitem__(self, index: int | slice) -> Indices | list[Indices]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        step, batch = divmod(range(len(self))[index], self.accumulation)
+        per_step = self.batch_size * self.accumulation
+        in_step = self.rows[int(self.steps[step]) * per_step :][:per_step]
+        return self.rank_share.of_rows(in_step[batch * self.batch_size :][: self.batch_size])
 
 
 def num_batches(num_rows: int, *, batch_size: int, accumulation: int) -> int:

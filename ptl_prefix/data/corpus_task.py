@@ -6,8 +6,10 @@ training split, fingerprints.
 
 import random
 from abc import abstractmethod
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import datasets
@@ -15,7 +17,9 @@ from annotated_types import Ge
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.data.example import Example, to_dataset, to_row
+from ptl_prefix.data.file_rows import num_bytes
 from ptl_prefix.data.task import Split, Task, fingerprint_of
+from ptl_prefix.data.text_lines import OnRead
 from ptl_prefix.errors import DataError
 
 
@@ -46,6 +50,7 @@ class CorpusTask(Task):
         self.prompt = PromptFormat(between=between, max_source_tokens=max_source_tokens, truncation=truncation)
         self._num_train_examples, self._subset_seed = num_train_examples, subset_seed
         self._notes: dict[str, None] = {}
+        self._bytes_to_read, self._bytes_read = 0, 0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -55,6 +60,27 @@ class CorpusTask(Task):
     def add_note(self, note: str) -> None:
         """Add a sentence to `notes`, while data are read."""
         self._notes[note] = None
+
+    @property
+    def share_read(self) -> float | None:
+        """The share of the bytes of its files; `None` for a task that reads none."""
+        return min(1.0, self._bytes_read / self._bytes_to_read) if self._bytes_to_read else None
+
+    def begin_reading(self, *files: Path) -> OnRead:
+        """Start `share_read` anew.
+
+        Args:
+            files: Files that are about to be read.
+
+        Returns:
+            Callback for the readers of these files.
+        """
+        self._bytes_to_read, self._bytes_read = sum(map(num_bytes, files)), 0
+
+        def on_read(count: int) -> None:
+            self._bytes_read += count
+
+        return on_read
 
     @abstractmethod
     def all_examples(self, split: Split) -> Iterable[Example]:
@@ -99,6 +125,7 @@ class CorpusTask(Task):
                 f"`task.num_train_examples` must be at most the {num_rows} training examples of {self.name}, "
                 f"but is {wanted}; lower it, or set it to null for all of them."
             )
-        order = list(range(num_rows))
+        # An array: a list of the rows of a large file would take more memory than everything else.
+        order = array("q", range(num_rows))
         random.Random(f"{self._subset_seed} subset").shuffle(order)
         return sorted(order[:wanted])

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptl_prefix.data.text_lines import TextFormat, numbered_lines
+from ptl_prefix.data.text_lines import OnRead, TextFormat, numbered_lines, unreported
 from ptl_prefix.errors import DataError
 
 # Python's own limit of 131,072 characters is below the length of real documents. There must be one: a quotation mark
@@ -34,13 +34,13 @@ _Cells = Iterator[tuple[int, list[str]]]
 """The number of each row's first line, and its cells."""
 
 
-def read_csv(path: Path, text_format: TextFormat) -> Iterator[Row]:
+def read_csv(path: Path, text_format: TextFormat, on_read: OnRead = unreported) -> Iterator[Row]:
     """The rows of a CSV file.
 
     Raises:
         DataError: A row is malformed; the message names its first line.
     """
-    lines = numbered_lines(path, text_format)
+    lines = numbered_lines(path, text_format, on_read)
     first = next(lines, (1, ""))
     hint = _SEPARATOR_HINT.fullmatch(first[1])
     rest = lines if hint else itertools.chain([first], lines)
@@ -49,15 +49,15 @@ def read_csv(path: Path, text_format: TextFormat) -> Iterator[Row]:
     return _named(path, cells, f"quote a cell that holds a separator{text_format.separator_advice}")
 
 
-def read_tsv(path: Path, text_format: TextFormat) -> Iterator[Row]:
+def read_tsv(path: Path, text_format: TextFormat, on_read: OnRead = unreported) -> Iterator[Row]:
     """The rows of a TSV file.
 
     Raises:
         DataError: A row is malformed; the message names its first line.
     """
     if text_format.separator not in (None, "\t"):
-        return read_csv(path, text_format)
-    lines = numbered_lines(path, text_format)
+        return read_csv(path, text_format, on_read)
+    lines = numbered_lines(path, text_format, on_read)
     first = next(lines, (1, ""))
     rest = itertools.chain([first], lines)
     if all(re.fullmatch('"[^"]+"', cell) for cell in _split(first[1])):

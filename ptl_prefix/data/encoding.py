@@ -25,11 +25,15 @@ from ptl_prefix.data.collation import EncodedRow
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, read_encoded, write_encoded
 from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task, fingerprint_of
+from ptl_prefix.data.unknown_ids import UnknownIds
 from ptl_prefix.errors import DataError
 
 _VERSION = 1
 """Part of every cache key: raise it when the rules or the layout change."""
 _CHUNK_EXAMPLES = 1000
+
+OnProgress = Callable[[int, float | None], None]
+"""Called with the number of examples that were encoded since the last call, and the task's `share_read`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def encode_split(
     max_tokens: int | None,
     reserved_positions: int = 0,
     settings: DataSettings,
-    on_progress: Callable[[int], None] = lambda num_examples: None,
+    on_progress: OnProgress = lambda num_examples, share_read: None,
 ) -> EncodedSplit:
     """Encode a split into rows, one per (source, target) pair, or read them from the cache.
 
@@ -77,10 +81,11 @@ def encode_split(
         max_tokens: Positions for prompt and target together, or for each in an encoder-decoder; `None`: no limit.
         reserved_positions: Positions of the prompt's text that the method uses.
         settings: Longest target, handling of over-long pairs, and cache folder.
-        on_progress: Callback for the number of examples that are encoded so far.
+        on_progress: Callback for progress; it is not called for a split that is read from the cache.
 
     Raises:
-        DataError: The data cannot be read, no pair of the split can be used, or the cache cannot be written.
+        DataError: The data cannot be read, no pair of the split can be used, the tokenizer knows next to nothing of
+            its sources or targets, or the cache cannot be written.
         ValueError: The position budget leaves no token for a target.
     """
     budget = _budget(max_tokens, reserved_positions)
@@ -118,7 +123,7 @@ def encode_pairs(
     for index, row in enumerate(rows):
         for target in row["targets"]:
             columns = {"source": [row["source"]], "targets": [[target]], "example_id": [row["example_id"]]}
-            encoded, _ = _encode_chunk(columns, index, prompter, budget, settings)
+            encoded, _ = _encode_chunk(columns, index, prompter, budget, settings, UnknownIds(prompter))
             pairs += [(pair, target) for pair in encoded]
     return pairs
 
@@ -178,15 +183,17 @@ def _chunks(
     prompter: Prompter,
     budget: _PositionBudget | None,
     settings: DataSettings,
-    on_progress: Callable[[int], None],
+    on_progress: OnProgress,
 ) -> Iterator[tuple[list[EncodedRow], EncodingReport]]:
     """The rows of each thousand examples, with a report on them; only these are in memory."""
-    rows, start = task.rows_of(split), 0
+    rows, start, unknown = task.rows_of(split), 0, UnknownIds(prompter)
     while chunk := list(itertools.islice(rows, _CHUNK_EXAMPLES)):
         columns = {name: [row[name] for row in chunk] for name in ("source", "targets", "example_id")}
-        yield _encode_chunk(columns, start, prompter, budget, settings)
+        yield _encode_chunk(columns, start, prompter, budget, settings, unknown)
         start += len(chunk)
-        on_progress(start)
+        on_progress(len(chunk), task.share_read)
+    if (problem := unknown.problem(split, task.name)) is not None:
+        raise DataError(problem)
 
 
 def _encode_chunk(
@@ -195,10 +202,12 @@ def _encode_chunk(
     prompter: Prompter,
     budget: _PositionBudget | None,
     settings: DataSettings,
+    unknown: UnknownIds,
 ) -> tuple[list[EncodedRow], EncodingReport]:
     sources = prompter.tokenize_sources(columns["source"])
     owners = [index for index, targets in enumerate(columns["targets"]) for _ in targets]
     targets = prompter.tokenize_targets([target for targets in columns["targets"] for target in targets])
+    unknown.add(sources, targets)
     rows: list[EncodedRow] = []
     report = EncodingReport(num_examples=len(sources), num_pairs=len(targets))
     for owner, target in zip(owners, targets, strict=True):

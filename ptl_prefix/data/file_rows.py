@@ -21,10 +21,12 @@ import pyarrow.parquet as pq
 from ptl_prefix.artifacts.lfs_pointer import lfs_pointer_fact
 from ptl_prefix.data.delimited_rows import read_csv, read_tsv
 from ptl_prefix.data.json_rows import read_json, read_json_lines, shortened
-from ptl_prefix.data.text_lines import TextFormat, numbered_lines
+from ptl_prefix.data.text_lines import OnRead, TextFormat, numbered_lines, unreported
 from ptl_prefix.errors import DataError
 
 _AS_IT_SAYS = TextFormat()
+_PARQUET_ROWS = 1000
+"""Rows of a Parquet file that are in memory as Python objects at once."""
 _Setting = Literal["source_column", "target_columns"]
 
 
@@ -86,19 +88,20 @@ class FileRow:
         )
 
 
-def read_rows(path: Path, text_format: TextFormat = _AS_IT_SAYS) -> Iterator[FileRow]:
+def read_rows(path: Path, text_format: TextFormat = _AS_IT_SAYS, on_read: OnRead = unreported) -> Iterator[FileRow]:
     """The rows of a file, in its order, read one at a time.
 
     Args:
         path: File, whose suffix names its format.
         text_format: Encoding and separator of a file of text.
+        on_read: Callback for progress; all calls together give `num_bytes`, or nearly.
 
     Raises:
         DataError: The file is missing, malformed or of an unknown format; the message names file and line.
     """
     if (mistake := why_unreadable(path)) is not None:
         raise DataError(mistake)
-    return itertools.starmap(FileRow, _READERS[path.suffix.lower()](path, text_format))
+    return itertools.starmap(FileRow, _READERS[path.suffix.lower()](path, text_format, on_read))
 
 
 def why_unreadable(path: Path) -> str | None:
@@ -106,6 +109,11 @@ def why_unreadable(path: Path) -> str | None:
     if path.suffix.lower() not in SUFFIXES:
         return f"{path} must end in one of {', '.join(SUFFIXES)}, which names its format; convert or rename it."
     return next(filter(None, map(_absence, _parts(path))), None)
+
+
+def num_bytes(path: Path) -> int:
+    """The size of a file; for parallel text, of both files."""
+    return sum(part.stat().st_size for part in _parts(path) if part.is_file())
 
 
 def fingerprint_file(path: Path) -> str:
@@ -135,10 +143,10 @@ def _absence(path: Path) -> str | None:
     return f"{path} must be a file, but {'is a folder' if path.is_dir() else 'does not exist'}; correct the path."
 
 
-def _read_parallel(path: Path, text_format: TextFormat) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_parallel(path: Path, text_format: TextFormat, on_read: OnRead) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of `x.source` and `x.target`: one for each pair of lines with the same number."""
     source, target = _parts(path)
-    lines = (numbered_lines(part, text_format) for part in (source, target))
+    lines = (numbered_lines(part, text_format, on_read) for part in (source, target))
     for number, (left, right) in enumerate(itertools.zip_longest(*lines), start=1):
         if left is None or right is None:
             shorter, longer = (source, target) if left is None else (target, source)
@@ -149,11 +157,13 @@ def _read_parallel(path: Path, text_format: TextFormat) -> Iterator[tuple[str, d
         yield f"{source}, line {number}", {"source": left[1].strip(), "target": right[1].strip()}
 
 
-def _read_parquet(path: Path, text_format: TextFormat) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_parquet(path: Path, text_format: TextFormat, on_read: OnRead) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a Parquet file; as it has no lines, messages count its rows from 1."""
     number = 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches():
+        file = pq.ParquetFile(path)
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            on_read(path.stat().st_size * len(batch) // file.metadata.num_rows)
             for cells in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", cells
@@ -179,7 +189,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(shown) or "none"
 
 
-_READERS: dict[str, Callable[[Path, TextFormat], Iterator[tuple[str, dict[str, Any]]]]] = {
+_READERS: dict[str, Callable[[Path, TextFormat, OnRead], Iterator[tuple[str, dict[str, Any]]]]] = {
     ".jsonl": read_json_lines,
     ".json": read_json,
     ".csv": read_csv,

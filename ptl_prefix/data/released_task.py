@@ -14,6 +14,7 @@ from ptl_prefix.data.example import Example
 from ptl_prefix.data.file_rows import SUFFIXES, FileRow, fingerprint_file, read_rows
 from ptl_prefix.data.hub import read_hub_rows
 from ptl_prefix.data.task import SPLITS, Split
+from ptl_prefix.data.text_lines import OnRead
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import with_settings_of
 
@@ -103,17 +104,19 @@ class ReleasedTask(CorpusTask):
             DataError: The split is missing, or a file is malformed.
         """
         if self.folder is not None:
-            for path in self._needed_files(split):
-                yield from self.read(path)
+            files = self._needed_files(split)
+            on_read = self.begin_reading(*files)
+            for path in files:
+                yield from self.read(path, on_read)
         elif self._hub is not None:
             hub_split = self.hub_splits[SPLITS.index(split)]
             yield from read_hub_rows(self._hub, config=self._hub_config, revision=self._hub_revision, split=hub_split)
         else:
             raise DataError(" ".join(self.problems()))
 
-    def read(self, path: Path) -> Iterator[FileRow]:
+    def read(self, path: Path, on_read: OnRead) -> Iterator[FileRow]:
         """The rows of one file."""
-        return read_rows(path)
+        return read_rows(path, on_read=on_read)
 
     def files(self, split: Split) -> list[Path]:
         """The files of a split in the folder, in reading order; empty if the split is missing."""

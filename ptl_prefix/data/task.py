@@ -47,6 +47,11 @@ class Task(ABC):
         """What readers of results should know of the data that were read so far, as sentences without a subject."""
         return ()
 
+    @property
+    def share_read(self) -> float | None:
+        """The share of its files that the newest reading of a split has read, from 0 to 1; `None`: not known."""
+        return None
+
     @abstractmethod
     def problems(self) -> list[str]:
         """Problems that would stop a training, one sentence each. The check is cheap: no data file is opened."""

@@ -7,7 +7,7 @@ file that is not, or that holds U+0000, is refused.
 
 import codecs
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,13 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _UTF_8 = ("utf-8", "utf-8-sig")
+
+OnRead = Callable[[int], None]
+"""Called with the number of bytes of a file that were read since the last call."""
+
+
+def unreported(num_bytes: int) -> None:
+    """The `OnRead` of a reader whose progress nobody follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,7 @@ def is_encoding(name: str) -> bool:
         return False
 
 
-def numbered_lines(path: Path, text_format: TextFormat) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, text_format: TextFormat, on_read: OnRead = unreported) -> Iterator[tuple[int, str]]:
     """The lines of a file with their numbers, from 1; each keeps its line end.
 
     Raises:
@@ -65,7 +72,10 @@ def numbered_lines(path: Path, text_format: TextFormat) -> Iterator[tuple[int, s
     """
     encoding = text_format.encoding or _marked_encoding(path)
     is_utf_8 = codecs.lookup(encoding).name in _UTF_8
-    for number, line in _utf_8_lines(path, text_format) if is_utf_8 else _decoded_lines(path, encoding, text_format):
+    lines = (
+        _utf_8_lines(path, text_format, on_read) if is_utf_8 else _decoded_lines(path, encoding, text_format, on_read)
+    )
+    for number, line in lines:
         if "\0" in line:
             raise DataError(
                 f"{path}, line {number}: text must not hold the character U+0000, but does (is it UTF-16?); "
@@ -81,9 +91,10 @@ def _marked_encoding(path: Path) -> str:
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
 
 
-def _utf_8_lines(path: Path, text_format: TextFormat) -> Iterator[tuple[int, str]]:
+def _utf_8_lines(path: Path, text_format: TextFormat, on_read: OnRead) -> Iterator[tuple[int, str]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            on_read(len(line))
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -93,11 +104,13 @@ def _utf_8_lines(path: Path, text_format: TextFormat) -> Iterator[tuple[int, str
                 ) from error
 
 
-def _decoded_lines(path: Path, encoding: str, text_format: TextFormat) -> Iterator[tuple[int, str]]:
-    number = 0
+def _decoded_lines(path: Path, encoding: str, text_format: TextFormat, on_read: OnRead) -> Iterator[tuple[int, str]]:
+    number, position = 0, 0
     with path.open("rb") as file, io.TextIOWrapper(file, encoding=encoding, newline="\n") as text:
         try:
             for number, line in enumerate(text, start=1):
+                on_read(file.tell() - position)
+                position = file.tell()
                 # A byte order mark is part of the text where the encoding's name states the byte order.
                 yield number, line.removeprefix("\ufeff") if number == 1 else line
         except UnicodeError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ptl_prefix.data.file_rows import FileRow, read_rows
 from ptl_prefix.data.task import Split
+from ptl_prefix.data.text_lines import OnRead, unreported
 from ptl_prefix.data.triples import Triple, parse_triples
 from ptl_prefix.errors import DataError
 
@@ -47,9 +48,9 @@ def xml_files(folder: Path, split: Split) -> list[Path]:
     return found
 
 
-def read_entries(path: Path) -> Iterator[FileRow]:
+def read_entries(path: Path, on_read: OnRead = unreported) -> Iterator[FileRow]:
     """The rows of one file, for `parse_entry`."""
-    return _read_xml(path) if path.suffix == ".xml" else read_rows(path)
+    return _read_xml(path, on_read) if path.suffix == ".xml" else read_rows(path, on_read=on_read)
 
 
 def parse_entry(row: FileRow) -> Entry:
@@ -84,12 +85,13 @@ def _parts(cells: dict[str, Any]) -> tuple[str, list[Any], list[tuple[str, str]]
     return cells["category"], rows, list(zip(cells["lex"]["text"], cells["lex"]["comment"], strict=True))
 
 
-def _read_xml(path: Path) -> Iterator[FileRow]:
+def _read_xml(path: Path, on_read: OnRead) -> Iterator[FileRow]:
     """The entries of an XML file, with the keys of the JSON lines."""
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError) as error:
         raise DataError(f"{path} must be XML, but {error}; download it again.") from error
+    on_read(path.stat().st_size)
     for number, entry in enumerate(root.iter("entry"), start=1):
         texts = entry.findall("lex")
         cells = {

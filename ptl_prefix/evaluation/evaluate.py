@@ -52,16 +52,39 @@ class EvaluationSettings:
         self.num_examples = num_examples
         self.compare_bare = compare_bare
 
-    def sample(self, examples: Any) -> list[Mapping[str, Any]]:
-        """The rows of a split that are decoded, the same ones in every run."""
-        return sample(examples, self.num_examples)
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of a split, evenly spread over it.
+
+    Args:
+        rows: The rows, as the task gives them.
+        num_in_split: Number of examples in the split.
+    """
+
+    rows: list[Mapping[str, Any]]
+    num_in_split: int
 
 
-def sample(examples: Any, number: int | None) -> list[Mapping[str, Any]]:
-    """`number` rows of a split, evenly spread over it; all rows for `None`."""
-    count = len(examples)
-    kept = count if number is None else min(number, count)
-    return [examples[index * count // kept] for index in range(kept)]
+def sample(task: Task, split: Split, number: int | None, *, num_in_split: int | None = None) -> Sample:
+    """Some rows of a split, the same ones in every run; only these are in memory.
+
+    Args:
+        task: Task of the examples.
+        split: Split of the examples.
+        number: Number of rows; `None`: all of them.
+        num_in_split: Number of examples in the split; `None`: not known, so that the split is read twice.
+
+    Raises:
+        DataError: The split cannot be read.
+    """
+    if number is None:
+        rows = list(task.rows_of(split))
+        return Sample(rows, len(rows))
+    count = sum(1 for _ in task.rows_of(split)) if num_in_split is None else num_in_split
+    kept = min(number, count)
+    places = {index * count // kept for index in range(kept)}
+    return Sample([row for index, row in enumerate(task.rows_of(split)) if index in places], count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +219,8 @@ def evaluate(job: EvaluationJob, out: Path, *, on_progress: Progress = lambda do
         RunError: Another process is working on this evaluation, or its record cannot be read.
         DataError: The split, or the predictions of an earlier process, cannot be read.
     """
-    examples = job.task.examples(job.split)
-    rows = sample(examples, job.num_examples)
+    sampled = sample(job.task, job.split, job.num_examples)
+    rows = sampled.rows
     key = job.subject.evaluation_key(job.task, job.split, len(rows), job.decoding, batch_size=job.batch_size)
     folder = out / key.folder_name
     if (folder / RECORD_FILE).is_file():
@@ -206,7 +229,9 @@ def evaluate(job: EvaluationJob, out: Path, *, on_progress: Progress = lambda do
     with UnfinishedPredictions(folder / UNFINISHED_FILE) as unfinished:
         predictions, decode_s = _decode(job.decoding_job(rows), folder, unfinished, on_progress)
         likelihoods = _likelihoods(job, rows)
-        record = _record(key, _scores(job.measures, predictions, likelihoods), likelihoods, len(examples), decode_s)
+        record = _record(
+            key, _scores(job.measures, predictions, likelihoods), likelihoods, sampled.num_in_split, decode_s
+        )
         write_evaluation_record(folder / RECORD_FILE, record)
         unfinished.remove()
     return Evaluation(folder, record, predictions)

@@ -5,7 +5,7 @@ run share.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.data.batches import num_batches
 from ptl_prefix.data.encoded_split import EncodedSplit
-from ptl_prefix.data.encoding import encode_split
+from ptl_prefix.data.encoding import OnProgress, encode_split
 from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
@@ -75,7 +75,7 @@ class Plan:
         split: Split,
         backbone: Backbone,
         prompter: Prompter,
-        on_progress: Callable[[int], None] = lambda num_examples: None,
+        on_progress: OnProgress = lambda num_examples, share_read: None,
     ) -> EncodedSplit:
         """A split of the task as token ids; each row leaves free the positions that the method reserves."""
         return encode_split(

@@ -14,14 +14,12 @@ from rich.console import Console
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import EvalBatches, TrainBatches
-from ptl_prefix.data.encoded_split import EncodingReport
+from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport
 from ptl_prefix.data.task import Split
+from ptl_prefix.evaluation.evaluate import sample
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
 from ptl_prefix.training.stage_progress import stage_progress
-
-_EXAMPLES_PER_LINE = 50_000
-"""A multiple of the examples that are encoded together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +64,29 @@ def load_run_inputs(
         console: Console for progress; `None` shows none.
         check: Called with the loaded backbone, before the splits are read.
         accepts_other_rows: Whether a resumed run may continue with another number of training rows, in a new epoch.
-        notify: Called with a status line: progress of a long encoding, and the task's notes on its data.
+        notify: Called with each of the task's notes on its data.
     """
     shown = console is not None and plan.shows_progress and ranks.is_rank_zero
     stages = functools.partial(stage_progress, console or Console(quiet=True), shown=shown)
     backbone = _load_backbone(plan, ranks)
     check(backbone)
     prompter = backbone.prompter(plan.task.prompt)
-    with ranks.rank_zero_first(), stages(f"tokenising the splits of {plan.task.name}"):
-        train = plan.encoded("train", backbone, prompter, _progress("train", notify))
-        validation = plan.encoded("validation", backbone, prompter, _progress("validation", notify))
+
+    def encoded(split: Split) -> EncodedSplit:
+        with stages(f"encoding the {split} split", unit="examples") as advance:
+            return plan.encoded(split, backbone, prompter, advance)
+
+    with ranks.rank_zero_first():
+        train, validation = encoded("train"), encoded("validation")
     padding = backbone.padding(prompter)
     decoded_split: Split = "test" if "test" in plan.task.splits else "validation"
-    decodable = plan.task.examples(decoded_split)
+    report = validation.report if decoded_split == "validation" else None
+    decoded = sample(
+        plan.task,
+        decoded_split,
+        plan.evaluation.num_examples,
+        num_in_split=None if report is None else report.num_examples,
+    )
     for note in plan.task.notes:
         notify(f"the task {plan.task.name}: {note}")
     return RunInputs(
@@ -101,20 +109,10 @@ def load_run_inputs(
             padding=padding,
         ),
         decoded_split=decoded_split,
-        num_in_decoded_split=len(decodable),
-        decoded_rows=plan.evaluation.sample(decodable),
+        num_in_decoded_split=decoded.num_in_split,
+        decoded_rows=decoded.rows,
         encoding={"train": train.report, "validation": validation.report},
     )
-
-
-def _progress(split: Split, notify: Callable[[str], None]) -> Callable[[int], None]:
-    """A callback that prints a line for every so many examples of a split; most splits are shorter than that."""
-
-    def report(num_examples: int) -> None:
-        if num_examples % _EXAMPLES_PER_LINE == 0:
-            notify(f"encoding the {split} split: {num_examples:,} examples")
-
-    return report
 
 
 def _load_backbone(plan: Plan, ranks: Ranks) -> Backbone:

@@ -29,7 +29,12 @@ class Samples(pl.Callback):
 
     def __init__(self, plan: Plan, inputs: RunInputs, events: EventStream) -> None:
         self._plan, self._inputs, self._events = plan, inputs, events
-        self._rows = sample(plan.task.examples("validation"), plan.tracking.num_samples)
+        self._rows = sample(
+            plan.task,
+            "validation",
+            plan.tracking.num_samples,
+            num_in_split=inputs.encoding["validation"].num_examples,
+        ).rows
         self._decoding = dataclasses.replace(
             plan.decoding,
             num_beams=1,

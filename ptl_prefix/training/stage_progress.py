@@ -1,73 +1,123 @@
-"""Progress of the stages around a training: tokenising, measuring the bare backbone, decoding.
+"""Progress of the stages around a training: encoding, measuring the bare backbone, decoding.
 
 In: a console and the name of a stage. Out: a bar on a terminal while the stage runs; elsewhere a line every half
 minute, so that short stages print nothing.
 """
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 30.0
 """Seconds between lines where no bar can be drawn, for example in the log of a cluster's job."""
 
 Batch = TypeVar("Batch")
-Advance = Callable[[int], None]
-"""Called with the number of units that were done since the last call."""
+
+
+class Advance(Protocol):
+    """Counts what was done since the last call."""
+
+    def __call__(self, count: int, share: float | None = None, /) -> None:
+        """Count units.
+
+        Args:
+            count: Number of units since the last call.
+            share: Share of the whole stage that is done, from 0 to 1, where no total is known; `None`: not known.
+        """
+        ...
+
+
+@dataclass
+class _Stage:
+    """A running stage; see `stage_progress` for `label`, `total` and `unit`."""
+
+    label: str
+    total: int | None
+    unit: str
+    done: int = 0
+    share: float | None = None
+
+    def advance(self, count: int, share: float | None = None) -> None:
+        self.done, self.share = self.done + count, share
+
+    @property
+    def progress(self) -> str:
+        """What is done of the whole, after a space; empty as long as nothing is known."""
+        if self.total is not None:
+            return f" {self.done} of {self.total}"
+        share = "" if self.share is None else f", {math.floor(100 * self.share)}%"
+        return f" {self.done:,} {self.unit}{share}" if self.done else ""
 
 
 @contextmanager
-def stage_progress(console: Console, label: str, total: int | None = None, *, shown: bool = True) -> Iterator[Advance]:
+def stage_progress(
+    console: Console, label: str, total: int | None = None, *, unit: str = "", shown: bool = True
+) -> Iterator[Advance]:
     """Show that a stage runs while the block runs.
 
     Args:
         console: Console of the progress.
         label: What is done, such as `decoding`.
         total: Number of units; `None` if it is not known.
+        unit: Name of the units, in the plural, where their total is not known.
         shown: Whether progress is shown at all.
     """
+    stage = _Stage(label, total, unit)
     if not shown or console.quiet:
-        yield lambda count: None
+        yield stage.advance
     elif console.is_terminal:
-        columns = [] if total is None else [MofNCompleteColumn()]
-        with Progress(
-            SpinnerColumn(), TextColumn(label), *columns, TimeElapsedColumn(), console=console, transient=True
-        ) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda count: bar.advance(task, count)
-    else:
-        with _lines(console, label, total) as advance:
+        with _bar(console, stage) as advance:
             yield advance
+    else:
+        with _lines(console, stage):
+            yield stage.advance
 
 
 @contextmanager
-def _lines(console: Console, label: str, total: int | None) -> Iterator[Advance]:
-    done, began, ended = [0], time.monotonic(), threading.Event()
+def _bar(console: Console, stage: _Stage) -> Iterator[Advance]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[stage].label}{task.fields[stage].progress}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=stage.total, stage=stage)
 
-    def advance(count: int) -> None:
-        done[0] += count
+        def advance(count: int, share: float | None = None, /) -> None:
+            stage.advance(count, share)
+            if stage.total is None and share is not None:
+                bar.update(task, total=1.0, completed=share)
+            else:
+                bar.update(task, completed=stage.done)
+
+        yield advance
+
+
+@contextmanager
+def _lines(console: Console, stage: _Stage) -> Iterator[None]:
+    began, ended = time.monotonic(), threading.Event()
 
     def print_lines() -> None:
         while not ended.wait(LINE_EVERY_S):
-            console.print(stage_line(label, done[0], total, time.monotonic() - began), highlight=False, markup=False)
+            seconds = time.monotonic() - began
+            console.print(f"{stage.label}{stage.progress}, {seconds:.0f} s", highlight=False, markup=False)
 
     thread = threading.Thread(target=print_lines, name="stage progress", daemon=True)
     thread.start()
     try:
-        yield advance
+        yield
     finally:
         ended.set()
         thread.join()
-
-
-def stage_line(label: str, done: int, total: int | None, seconds: float) -> str:
-    """One line about a running stage."""
-    return f"{label}{'' if total is None else f' {done} of {total}'}, {seconds:.0f} s"
 
 
 def tracked(batches: Iterable[Batch], advance: Advance) -> Iterator[Batch]:

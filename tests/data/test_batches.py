@@ -54,6 +54,29 @@ def rows_of(batch: ModelInputs) -> list[int]:
     return [int(row) for row in batch.input_ids[:, 0]] if batch.num_rows else []
 
 
+def test_the_order_is_that_of_a_list_of_all_batches_but_makes_each_when_it_is_asked_for() -> None:
+    lengths = [2 + row % 7 for row in range(1003)]
+    share = RankShare(1, 2)
+
+    order = TrainBatches(
+        of_lengths(lengths), batch_size=4, padding=PADDING, seed=5, accumulation=3, rank_share=share
+    ).order(2)
+
+    generator = np.random.Generator(np.random.PCG64([5, 2]))
+    rows = generator.permutation(len(lengths)).tolist()
+    pools = [sorted(rows[start : start + 600], key=lengths.__getitem__) for start in range(0, len(rows), 600)]
+    steps = [pool[start : start + 12] for pool in pools for start in range(0, len(pool), 12)]
+    shuffled = [steps[index] for index in generator.permutation(len(steps))]
+    expected = [step[start : start + 4][1::2] for step in shuffled for start in (0, 4, 8)]
+    assert [batch.tolist() for batch in order] == expected
+    assert [batch.tolist() for batch in order[7:9]] == expected[7:9]
+    assert order[-1].tolist() == expected[-1]
+    # 8 bytes for each row and each step, however many batches are made of them.
+    assert order.rows.nbytes + order.steps.nbytes == 8 * (len(rows) + len(steps))
+    with pytest.raises(IndexError):
+        order[len(order)]
+
+
 some_lengths = st.lists(st.integers(2, 9), min_size=4, max_size=40)
 sizes = st.integers(1, 4)
 seeds = st.integers(0, 2**32)

@@ -10,7 +10,8 @@ import datasets
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, Padding
@@ -22,7 +23,9 @@ from ptl_prefix.data.encoding import cache_folder, encode_prompts, encode_split
 from ptl_prefix.data.example import Example, to_dataset
 from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Split, Task, fingerprint_of
+from ptl_prefix.data.tasks.text_pairs import TextPairs
 from ptl_prefix.errors import DataError
+from ptl_prefix.settings import defaults_of
 
 PADDING = Padding(1)
 
@@ -292,6 +295,45 @@ def test_a_damaged_entry_is_rebuilt(encode: Any, tmp_path: Path, damage: Any, fi
     assert rebuilt.report == EncodingReport(num_examples=2, num_pairs=3)
     assert encode(task).rows([0, 1, 2]) == expected
     assert len(entries(tmp_path)) == 1
+
+
+def test_progress_counts_examples_and_the_share_of_the_file_that_was_read(tmp_path: Path, prompter: Prompter) -> None:
+    (tmp_path / "train.jsonl").write_text('{"source": "a", "target": "b"}\n' * 2500)
+    task = TextPairs(**{**defaults_of("task/text_pairs"), "train_file": str(tmp_path / "train.jsonl")})
+    settings = DataSettings(cache_dir=str(tmp_path / "cache"))
+    seen: list[tuple[int, float | None]] = []
+
+    for _ in range(2):
+        encode_split(
+            task, "train", prompter, max_tokens=60, settings=settings, on_progress=lambda *call: seen.append(call)
+        )
+
+    # The second time nothing is encoded.
+    assert seen == [(1000, 0.4), (1000, 0.8), (500, 1.0)]
+
+
+def test_a_split_of_unknown_ids_is_refused(tmp_path: Path) -> None:
+    words = ("[PAD]", "[UNK]", "</s>", "a", "name", ":", ",")
+    rules = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    named: Any = {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=rules, **named)
+    prompter = Prompter(tokenizer, PromptFormat(between=" :"))
+
+    def encoded(*pairs: tuple[str, str]) -> int:
+        task = ListedTask([Example(source, (target,), str(index)) for index, (source, target) in enumerate(pairs)])
+        settings = DataSettings(cache_dir=str(tmp_path / "cache"))
+        return len(encode_split(task, "train", prompter, max_tokens=60, settings=settings))
+
+    known, foreign = ("name : a", "a name"), "上海 , 北京 , 你好"
+
+    assert encoded(known, (foreign, "a"), ("a a", foreign)) == 3, "some foreign texts are no reason"
+    # The known comma is no text that a model could learn from.
+    with pytest.raises(DataError, match=r"The sources of the train split of listed must .* all of their ids, spaces"):
+        encoded((foreign, "a"), (foreign, "name"))
+    with pytest.raises(DataError, match=r"The targets of the train split .* 93\.8% of their ids, .* its unknown token"):
+        encoded(*[("a", foreign)] * 10, ("a", "name a"))
+    assert len(entries(tmp_path)) == 1, "a refused split is not in the cache"
 
 
 def test_two_threads_that_encode_at_once_leave_one_whole_entry(encode: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Data files: their rows, and messages that name file and line."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptl_prefix.data.file_rows import fingerprint_file, read_rows, why_unreadable
+from ptl_prefix.data.file_rows import SUFFIXES, fingerprint_file, num_bytes, read_rows, why_unreadable
 from ptl_prefix.data.text_lines import TextFormat
 from ptl_prefix.errors import DataError
 
@@ -58,6 +59,48 @@ def test_a_quoted_cell_may_hold_a_line_end_and_blank_lines_are_nothing(tmp_path:
 
     assert [row.cells["source"] for row in rows] == ["two\nlines", "third"]
     assert [row.place for row in rows] == [f"{path}, line 3", f"{path}, line 5"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_readers_say_how_many_bytes_they_have_read(tmp_path: Path, suffix: str) -> None:
+    path, rows = tmp_path / f"x{suffix}", [{"source": f"Café {number}", "target": "b"} for number in range(3000)]
+    table = pa.table({"source": [row["source"] for row in rows], "target": [row["target"] for row in rows]})
+    texts = {
+        ".jsonl": "".join(f"{json.dumps(row)}\n" for row in rows),
+        ".json": json.dumps(rows),
+        ".csv": "source,target\n" + "".join(f'"{row["source"]}",b\n' for row in rows),
+        ".tsv": "source\ttarget\n" + "".join(f"{row['source']}\tb\n" for row in rows),
+        ".source": "".join(f"{row['source']}\n" for row in rows),
+    }
+    (tmp_path / "x.target").write_text("b\n" * 3000)
+    if suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        path.write_text(texts[suffix], encoding="utf-8")
+
+    read = 0
+
+    def on_read(count: int) -> None:
+        nonlocal read
+        read += count
+
+    shares = [read / num_bytes(path) for _ in read_rows(path, on_read=on_read)]
+
+    assert len(shares) == 3000
+    assert shares == sorted(shares)
+    assert shares[0] < 0.4
+    assert 0.45 < shares[1500] < 0.7
+    assert 0.9 < shares[-1] <= 1.0
+
+
+def test_the_bytes_of_utf_16_are_counted_too(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text("source\ttarget\n" + "a\tb\n" * 9000, encoding="utf-16")
+    counts: list[int] = []
+
+    for _ in read_rows(tmp_path / "x.tsv", on_read=counts.append):
+        pass
+
+    assert sum(counts) == num_bytes(tmp_path / "x.tsv")
 
 
 def test_parquet_is_read_with_its_lists(tmp_path: Path) -> None:

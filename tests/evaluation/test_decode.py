@@ -1,7 +1,8 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from support.no_task import NoTask
 from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.decoding import Decoding
@@ -9,9 +10,10 @@ from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.rank_share import RankShare
+from ptl_prefix.data.task import Split
 from ptl_prefix.evaluation import decode as decoding_room
 from ptl_prefix.evaluation.decode import DecodingJob, decode
-from ptl_prefix.evaluation.evaluate import EvaluationSettings
+from ptl_prefix.evaluation.evaluate import sample
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 
@@ -32,6 +34,17 @@ ROWS: list[Mapping[str, Any]] = [
     }
     for index, source in enumerate(SOURCES)
 ]
+
+
+class StreamedTask(NoTask):
+    """A task whose split can only be read as a stream: `examples`, which holds all of it, is not implemented."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self.num_readings = count, 0
+
+    def rows_of(self, split: Split) -> Iterator[Mapping[str, Any]]:
+        self.num_readings += 1
+        return ({"example_id": index} for index in range(self._count))
 
 
 class Written:
@@ -118,22 +131,27 @@ def test_a_prompt_leaves_positions_for_the_method_and_for_the_output(
 
 
 def test_sampled_rows_are_the_same_in_every_run_and_spread_over_the_split() -> None:
-    rows = [{"example_id": index} for index in range(10)]
-
     def sampled(number: int | None) -> list[int]:
-        settings = EvaluationSettings(num_examples=number, compare_bare=True)
-        return [row["example_id"] for row in settings.sample(rows)]
+        return [row["example_id"] for row in sample(StreamedTask(10), "test", number).rows]
 
     assert sampled(4) == [0, 2, 5, 7]
     assert sampled(1) == [0]
     assert sampled(10) == sampled(None) == sampled(99) == list(range(10))
 
 
+def test_a_sample_reads_the_rows_as_a_stream_and_once_if_their_number_is_known() -> None:
+    counted, known = StreamedTask(10), StreamedTask(10)
+
+    assert sample(counted, "test", 4) == sample(known, "test", 4, num_in_split=10)
+    assert sample(known, "test", None).num_in_split == sample(known, "test", 99).num_in_split == 10
+    assert (counted.num_readings, known.num_readings) == (2, 4)
+
+
 def test_no_row_is_sampled_twice() -> None:
     for count in range(1, 40):
         for number in range(1, count + 1):
-            rows = EvaluationSettings(num_examples=number, compare_bare=False).sample(range(count))
-            assert len(set(rows)) == number
+            rows = sample(StreamedTask(count), "test", number).rows
+            assert len({row["example_id"] for row in rows}) == number
 
 
 @pytest.mark.parametrize("changes", [{}, {"generation__do_sample": True}], ids=["greedy", "sampled"])

@@ -38,6 +38,27 @@ def test_a_long_stage_prints_lines_without_a_terminal(monkeypatch: pytest.Monkey
     assert "decoding, input 3 of 8, 0 s\n" in text.getvalue()
 
 
+def test_a_stage_without_a_total_shows_its_count_and_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "LINE_EVERY_S", 0.001)
+    lines: list[str] = []
+    piped = Console(file=io.StringIO(), force_terminal=False)
+    printed = stages.threading.Event()
+    monkeypatch.setattr(piped, "print", lambda line, **_: (lines.append(line), printed.set()))
+    drawn = io.StringIO()
+    terminal = Console(file=drawn, force_terminal=True, width=80)
+
+    for console in (piped, terminal):
+        with stages.stage_progress(console, "encoding the validation split", unit="examples") as advance:
+            for share in (0.2, 0.479):
+                advance(1_000_000, share)
+            printed.clear()
+            assert console is terminal or printed.wait(60)
+
+    assert "encoding the validation split 2,000,000 examples, 47%, 0 s" in lines
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.getvalue())
+    assert re.search(r"encoding the validation split 2,000,000 examples, 47% 0:00:0\d left \S+\s*$", shown), shown
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_the_time_left_is_never_cut(width: int) -> None:
     text = io.StringIO()

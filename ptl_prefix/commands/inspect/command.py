@@ -15,8 +15,9 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.inspect.tables import show_inspection
+from ptl_prefix.data.task import Split
 from ptl_prefix.errors import ConfigError, DataError, PtlPrefixError
-from ptl_prefix.evaluation.evaluate import EvaluationSettings
+from ptl_prefix.evaluation.evaluate import sample
 from ptl_prefix.evaluation.inspection import InspectionSettings, inspect_prefix, require_prefix
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.reporting.inspection_figure import render_inspection
@@ -94,6 +95,6 @@ def _validation_sources(run: RunFolder, manifest: Manifest, count: int) -> tuple
     task = build(read_config(run)["task"])
     if problems := task.problems():
         raise DataError(" ".join(problems))
-    split = next(name for name in ("validation", "test", "train") if name in task.splits)
-    rows = EvaluationSettings(num_examples=count, compare_bare=False).sample(task.examples(split))
-    return [row["source"] for row in rows], f"from the {split} split of {manifest.task}"
+    preferred: tuple[Split, ...] = ("validation", "test", "train")
+    split = next(name for name in preferred if name in task.splits)
+    return [row["source"] for row in sample(task, split, count).rows], f"from the {split} split of {manifest.task}"

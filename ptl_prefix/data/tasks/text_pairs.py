@@ -152,10 +152,11 @@ class TextPairs(CorpusTask):
 
     def _rows(self, split: Split) -> Iterator[FileRow]:
         if self._data_file is not None:
-            return read_rows(self._data_file, self._format)
+            return read_rows(self._data_file, self._format, self.begin_reading(self._data_file))
         if self._hub is not None:
             return read_hub_rows(self._hub, config=self._hub_config, revision=self._hub_revision, split=split)
-        return read_rows(self._file_of(split), self._format)
+        file = self._file_of(split)
+        return read_rows(file, self._format, self.begin_reading(file))
 
     def _file_of(self, split: Split) -> Path:
         if split not in self._files:

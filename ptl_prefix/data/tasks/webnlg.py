@@ -23,6 +23,7 @@ from ptl_prefix.data.example import Example
 from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.data.released_task import ReleasedTask
 from ptl_prefix.data.task import Split
+from ptl_prefix.data.text_lines import OnRead
 from ptl_prefix.data.triples import linearise
 from ptl_prefix.data.webnlg_files import parse_entry, read_entries, xml_files
 from ptl_prefix.settings import settings_from, with_settings_of
@@ -81,6 +82,6 @@ class WebNLG(ReleasedTask):
         """One file of the split, or all XML files below the folder whose path names the split."""
         return super().files(split) or ([] if self.folder is None else xml_files(self.folder, split))
 
-    def read(self, path: Path) -> Iterator[FileRow]:
+    def read(self, path: Path, on_read: OnRead) -> Iterator[FileRow]:
         """The entries of one file."""
-        return read_entries(path)
+        return read_entries(path, on_read)
