@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ptl_prefix.artifacts.config_tree import walk
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import equal_sign, quoted
-from ptl_prefix.commands.config.instantiate import import_target
+from ptl_prefix.commands.config.instantiate import import_target, written_arguments
 from ptl_prefix.commands.config.stock_sweeper import explain_key, explain_sampler
 
 
@@ -121,8 +121,12 @@ def _is_dict(node: Any) -> TypeGuard[DictConfig]:
 def arguments_of_target(config: DictConfig, group: str) -> list[str]:
     """The arguments of a group's constructor; Lightning's Trainer has more than its YAML."""
     path = OmegaConf.select(config, f"{group}._target_") if has_key(config, f"{group}._target_") else None
+    if not path:
+        return []
+    if (written := written_arguments(str(path))) is not None:
+        return written
     try:
-        return list(inspect.signature(import_target(path, group)).parameters) if path else []
+        return list(inspect.signature(import_target(path, group)).parameters)
     except ValueError:
         return []
 

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,6 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
         "`tsk` is not a setting; did you mean task?",
         "`backbone.pth` is not a setting; did you mean backbone.path?",
         "`task.count` must be >= 1, but is 0.",
-        "`backbone.path` must be given.",
         "`seed` must be >= 0, but is -1.",
         "`dry_run` must be bool, but is 3.",
     )
@@ -142,6 +143,32 @@ def test_a_misspelt_choice_is_answered_without_building_what_nobody_mentioned(
         "`decoding.num_beams` must be >= 1, but is 0.",
     )
     assert built == ["decoding"]
+
+
+def test_a_misspelt_setting_is_answered_without_importing_what_computes() -> None:
+    typos = [
+        ["methd=prefix"],
+        ["method=prefx"],
+        ["method.prefix_lenght=3"],
+        ["optimizer.lrr=1"],
+        ["task.subset_sed=3"],
+        ["trainer.max_stpes=3"],
+    ]
+    code = (
+        "import sys\n"
+        "from ptl_prefix.commands.config.compose import compose_and_check\n"
+        "from ptl_prefix.commands.config.verbs import VERBS\n"
+        "from ptl_prefix.errors import ConfigError\n"
+        f"for typo in {typos!r}:\n"
+        "    try: compose_and_check(VERBS['train'], typo)\n"
+        "    except ConfigError as error: print(*error.mistakes)\n"
+        "heavy = {'torch', 'transformers', 'pytorch_lightning', 'pandas', 'datasets', 'optuna'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("did you mean") == len(typos) == len(done.stdout.splitlines()), done.stdout
 
 
 def test_a_missing_value_is_one_mistake_however_many_point_to_it(verb: Verb) -> None:
