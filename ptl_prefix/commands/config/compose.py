@@ -23,7 +23,13 @@ from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.hydra_session import hydra_session
 from ptl_prefix.commands.config.instantiate import is_node
-from ptl_prefix.commands.config.override_errors import arguments_of_target, explain_refusal, has_key, parsed_override
+from ptl_prefix.commands.config.override_errors import (
+    arguments_of_target,
+    explain_refusal,
+    explain_unresolved_choice,
+    has_key,
+    parsed_override,
+)
 from ptl_prefix.commands.config.plain_values import Plain, plain_values
 from ptl_prefix.commands.config.validate import config_problems, folder_names, folder_problems
 from ptl_prefix.commands.config.verb import Verb
@@ -188,9 +194,10 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
             problems.append(explain_refusal(override, error, before, config_name, config_dir))
             refused_groups |= {key} & set(groups)
     if before is None:
-        raise ConfigError(
-            [*problems, f"the config {config_name} must compose, but does not: {str(error_before).splitlines()[0]}"]
-        )
+        assert error_before is not None
+        entries = catalog.groups_of(config_name, config_dir)
+        fact = explain_unresolved_choice(error_before, entries, config_dir) or str(error_before).splitlines()[0]
+        raise ConfigError([*problems, f"the config {config_name} must compose, but does not: {fact}"])
     return _Composed(before, tuple(problems), frozenset(refused), frozenset(refused_groups), frozenset(added_keys))
 
 
