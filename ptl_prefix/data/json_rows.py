@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ptl_prefix.artifacts.json_document import DocumentError, parse_json
+from ptl_prefix.artifacts.json_document import DocumentError, parse_json, parse_object, shortened
 from ptl_prefix.data.text_lines import TextFormat, numbered_lines
 from ptl_prefix.errors import DataError
 
@@ -23,11 +23,9 @@ def read_json_lines(path: Path, text_format: TextFormat) -> Iterator[tuple[str, 
             continue
         place = f"{path}, line {number}"
         try:
-            cells = parse_json(line, finite=False)
+            cells = parse_object(line)
         except DocumentError as error:
             raise DataError(f"{place}: each line must be one JSON object, but this one {error}; correct it.") from error
-        if not isinstance(cells, dict):
-            raise DataError(f"{place}: each line must be one JSON object, but is {shortened(cells)}; correct it.")
         yield place, cells
 
 
@@ -52,9 +50,3 @@ def read_json(path: Path, text_format: TextFormat) -> Iterator[tuple[str, dict[s
         if not isinstance(cells, dict):
             raise DataError(f"{place}: each row must be a JSON object, but is {shortened(cells)}; correct it.")
         yield place, cells
-
-
-def shortened(value: object) -> str:
-    """A value as the short end of a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
