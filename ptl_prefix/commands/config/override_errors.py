@@ -58,7 +58,8 @@ def explain_refusal(
     if is_group and parsed.value() not in names:
         return explain_sampler(key, parsed.value()) or _explain_choice(key, parsed.value(), config_dir)
     if is_group:
-        entries = catalog.defaults_of(key, str(parsed.value()), config_dir)
+        # After another error, the file may be one that YAML cannot read.
+        entries = catalog.defaults_of(key, str(parsed.value()), config_dir) if _UNRESOLVED.search(str(error)) else {}
         unresolved = explain_unresolved_choice(error, entries, config_dir)
         return f"`{override}` cannot be applied: {unresolved or _first_line(error)}"
     if config is not None and "/" not in key and not has_key(config, key):
