@@ -10,7 +10,8 @@ import yaml
 
 from ptl_prefix import settings
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.instantiate import TRAINER, import_target, target_values
+from ptl_prefix.commands.config.instantiate import TRAINER, import_target, target_values, written_arguments
+from ptl_prefix.commands.config.verb_settings import DecodingChanges
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.settings import argument_problems
 
@@ -70,6 +71,28 @@ def test_the_constructor_has_no_defaults_of_its_own(path: Path) -> None:
 
     assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
     assert [parameter.name for parameter in parameters if parameter.default is not inspect.Parameter.empty] == []
+
+
+@every_node
+def test_the_keywords_are_known_without_importing_what_is_built(path: Path) -> None:
+    written = written_arguments(content(path)["_target_"])
+
+    assert written is None or set(written) == set(inspect.signature(target_of(path)).parameters)
+    assert written is not None or path.parent.name not in ("method", "task", "optimizer", "trainer")
+
+
+def test_changes_of_a_decoding_have_its_ranges() -> None:
+    foreign = {"max_new_tokens": 99999999999999, "num_beams": 1001, "length_penalty": 101.0}
+
+    changed = argument_problems(DecodingChanges, {**dict.fromkeys(field_names(DecodingChanges)), **foreign}, "g")
+
+    assert len(changed) == len(foreign)
+    for name in foreign:
+        assert any(f"`g.{name}` must be <= " in problem for problem in changed), name
+
+
+def field_names(kind: type[Any]) -> list[str]:
+    return list(inspect.signature(kind).parameters)
 
 
 @every_node

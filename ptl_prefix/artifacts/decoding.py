@@ -8,6 +8,16 @@ from annotated_types import Ge, Gt, Le
 LEAST_TEMPERATURE = 1e-4
 """A lower temperature overflows float32 when logits are divided by it."""
 
+# The upper bounds keep a bundle from anyone from asking for memory or seeds that no machine has.
+MaxNewTokens = Annotated[int, Ge(1), Le(2**20)]
+MinNewTokens = Annotated[int, Ge(0), Le(2**20)]
+NumBeams = Annotated[int, Ge(1), Le(1000)]
+LengthPenalty = Annotated[float, Ge(-100), Le(100)]
+NgramSize = Annotated[int, Ge(0), Le(2**20)]
+TopP = Annotated[float, Gt(0), Le(1)]
+SamplingSeed = Annotated[int, Ge(0), Le(2**63 - 1)]
+"""Ranges of the settings, which those of commands share."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -25,16 +35,15 @@ class Decoding:
         seed: Seed of sampling.
     """
 
-    # The upper bounds keep a bundle from anyone from asking for memory or seeds that no machine has.
-    max_new_tokens: Annotated[int, Ge(1), Le(2**20)]
-    min_new_tokens: Annotated[int, Ge(0), Le(2**20)]
-    num_beams: Annotated[int, Ge(1), Le(1000)]
-    length_penalty: Annotated[float, Ge(-100), Le(100)]
-    no_repeat_ngram_size: Annotated[int, Ge(0), Le(2**20)]
+    max_new_tokens: MaxNewTokens
+    min_new_tokens: MinNewTokens
+    num_beams: NumBeams
+    length_penalty: LengthPenalty
+    no_repeat_ngram_size: NgramSize
     do_sample: bool
     temperature: Annotated[float, Gt(0)]
-    top_p: Annotated[float, Gt(0), Le(1)]
-    seed: Annotated[int, Ge(0), Le(2**63 - 1)]
+    top_p: TopP
+    seed: SamplingSeed
 
     def problems(self) -> list[str]:
         """Settings that no generation can follow, beyond the type and range of each."""

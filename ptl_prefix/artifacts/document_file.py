@@ -51,10 +51,12 @@ class DocumentFile(Generic[Document]):
         """Read the document at `path`.
 
         Raises:
-            PtlPrefixError: `error`, if the file is missing, damaged or of another version.
+            PtlPrefixError: `error`, if the file is missing, damaged or of another version; a `RunError` if it is a
+                symbolic link.
         """
         try:
-            return from_values(read_values(Path(path), max_bytes=self.max_bytes), self.kind, version=self.version)
+            values = read_values(Path(path), max_bytes=self.max_bytes, follow_links=False)
+            return from_values(values, self.kind, version=self.version)
         except DocumentError as error:
             law = f"{self.name} must be whole and of a known version"
             raise self.error(f"{law}, but {path} {error}; {self.read_advice}") from error

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ptl_prefix.artifacts.atomic import storage_errors, write_all, write_atomically
-from ptl_prefix.artifacts.file_lock import open_unlinked
+from ptl_prefix.artifacts.file_lock import open_unlinked, read_unlinked
 from ptl_prefix.artifacts.json_document import DocumentError, json_problem, parse_values
 from ptl_prefix.errors import RunError
 
@@ -115,7 +115,7 @@ def read_events(path: str | Path) -> list[dict[str, Any]]:
     """Read the events of a log, in order.
 
     Raises:
-        RunError: The log is missing, or a line is not an event; the message names the line.
+        RunError: The log is missing or a symbolic link, or a line is not an event; the message names the line.
     """
     path = Path(path)
     return [_event(line, path, number) for number, line in enumerate(_whole_lines(path), start=1)]
@@ -143,7 +143,7 @@ def drop_events_after(path: str | Path, step: int) -> int:
 
 def _whole_lines(path: Path) -> list[bytes]:
     try:
-        return path.read_bytes().split(b"\n")[:-1]
+        return read_unlinked(path).split(b"\n")[:-1]
     except OSError as error:
         raise RunError(
             f"A run must have an event log, but {path} cannot be read ({error.strerror}); check the run's path."

@@ -35,12 +35,27 @@ def open_unlinked(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise RunError(
-                f"A lock or a log must be a file of its own, but {path} is a symbolic link to "
-                f"{os.readlink(path)}, which is left as it is; remove the link."
+                f"A file of a run or study must be a file of its own, but {path} is a symbolic link to "
+                f"{os.readlink(path)}, which is left as it is; remove the link, or copy the file."
             ) from error
-        if StorageError.describes(error):
+        if flags & os.O_CREAT and StorageError.describes(error):
             raise StorageError(path, error) from error
         raise
+
+
+def read_unlinked(path: Path, max_bytes: int | None = None) -> bytes:
+    """Read a file of a run folder, which may come from anyone, and not one that a symbolic link in it points to.
+
+    Args:
+        path: Path of the file; only its last part must not be a link.
+        max_bytes: Largest number of bytes to read; `None` reads all.
+
+    Raises:
+        RunError: If `path` is a symbolic link.
+        OSError: If the file cannot be read.
+    """
+    with os.fdopen(open_unlinked(path, os.O_RDONLY), "rb") as file:
+        return file.read(-1 if max_bytes is None else max_bytes)
 
 
 def lock_file(file: int | IO[bytes], *, shared: bool = False, timeout_s: float | None) -> bool:

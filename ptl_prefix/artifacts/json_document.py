@@ -12,11 +12,14 @@ import dataclasses
 import functools
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ptl_prefix.artifacts.file_lock import read_unlinked
 
 Document = TypeVar("Document")
 
@@ -64,15 +67,20 @@ def json_problem(value: Any, where: str = "") -> str | None:
     return next((fact for fact in facts if fact), None)
 
 
-def read_values(path: Path, *, max_bytes: int) -> dict[str, Any]:
+def read_values(path: Path, *, max_bytes: int, follow_links: bool = True) -> dict[str, Any]:
     """Read the JSON object in a file.
+
+    Args:
+        path: Path of the file.
+        max_bytes: Largest size of the file.
+        follow_links: Whether the file may be a symbolic link, as those of a cache of downloads are.
 
     Raises:
         DocumentError: The file is missing, longer than `max_bytes`, or not a strict JSON object.
+        RunError: The file is a symbolic link that must not be followed.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+        data = read_unlinked(Path(os.path.realpath(path)) if follow_links else path, max_bytes + 1)
     except FileNotFoundError as error:
         raise DocumentError("is missing") from error
     except OSError as error:
@@ -88,6 +96,24 @@ def parse_values(data: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DocumentError("is not a JSON object")
     return values
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Parse one JSON object that another program may have written: NaN and infinite numbers are accepted.
+
+    Raises:
+        DocumentError: It is no such object; the message has the start of a value that is none.
+    """
+    value = parse_json(text, finite=False)
+    if not isinstance(value, dict):
+        raise DocumentError(f"is {shortened(value)}")
+    return value
+
+
+def shortened(value: object) -> str:
+    """A value as the short end of a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def parse_json(data: bytes | str, *, finite: bool = True) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.json_document import DocumentError, parse_json
+from ptl_prefix.artifacts.json_document import DocumentError, parse_object
 from ptl_prefix.errors import DataError
 
 _OPTIONAL = ("values", "group")
@@ -92,11 +92,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _prediction(line: str, place: str) -> Prediction:
     try:
-        values = parse_json(line, finite=False)
+        values = parse_object(line)
     except DocumentError as error:
         raise DataError(f"{place}: a prediction must be one JSON object, but {error}; correct the line.") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{place}: a prediction must be one JSON object, but is {values!r:.60}; correct the line.")
     references = _texts(values, "references", place)
     if not references:
         raise DataError(f"{place}: a prediction must have at least one reference, but has none; add one.")

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ptl_prefix import settings
+from ptl_prefix.artifacts.atomic import storage_errors
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.compose import check_overrides, checked_job, compose_and_check
@@ -40,6 +41,7 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
     Raises:
         ConfigError: With every mistake in the config, before the function is called.
         RunError: If a job of a sweep failed.
+        StorageError: If the disk does not take the run folder.
     """
     forget_run_ids()
     if flags.only_show:
@@ -56,6 +58,9 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
         run_folder = Path.cwd() if is_nonzero_rank() else checked.run_folder
         in_folder = f"hydra.run.dir={quoted(str(run_folder))}"
         with _removed_if_empty(run_folder):
+            # Hydra would make the folder, too, but print its own traceback where the disk refuses.
+            with storage_errors(run_folder):
+                run_folder.mkdir(parents=True, exist_ok=True)
             _run(verb, (*checked.overrides, in_folder), flags, function)
 
 

@@ -18,9 +18,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ptl_prefix.artifacts.json_document import shortened
 from ptl_prefix.artifacts.lfs_pointer import lfs_pointer_fact
 from ptl_prefix.data.delimited_rows import read_csv, read_tsv
-from ptl_prefix.data.json_rows import read_json, read_json_lines, shortened
+from ptl_prefix.data.json_rows import read_json, read_json_lines
 from ptl_prefix.data.text_lines import OnRead, TextFormat, numbered_lines, unreported
 from ptl_prefix.errors import DataError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ptl_prefix.artifacts.json_document import DocumentError, parse_json
+from ptl_prefix.artifacts.json_document import DocumentError, parse_json, parse_object, shortened
 from ptl_prefix.data.text_lines import OnRead, TextFormat, numbered_lines, unreported
 from ptl_prefix.errors import DataError
 
@@ -25,11 +25,9 @@ def read_json_lines(
             continue
         place = f"{path}, line {number}"
         try:
-            cells = parse_json(line, finite=False)
+            cells = parse_object(line)
         except DocumentError as error:
             raise DataError(f"{place}: each line must be one JSON object, but this one {error}; correct it.") from error
-        if not isinstance(cells, dict):
-            raise DataError(f"{place}: each line must be one JSON object, but is {shortened(cells)}; correct it.")
         yield place, cells
 
 
@@ -59,9 +57,3 @@ def read_json(
         if not isinstance(cells, dict):
             raise DataError(f"{place}: each row must be a JSON object, but is {shortened(cells)}; correct it.")
         yield place, cells
-
-
-def shortened(value: object) -> str:
-    """A value as the short end of a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.metric_key import is_bare
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
@@ -142,10 +141,9 @@ def _record(folder: RunFolder) -> RunRecord | None:
 
 def _config(folder: RunFolder) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_config(folder)
+    except PtlPrefixError:
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _name(node: Any) -> str:

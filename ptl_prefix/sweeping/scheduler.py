@@ -18,6 +18,7 @@ from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.pruners import Pruner, SuccessiveHalving
 from ptl_prefix.sweeping.result_cache import ResultCache, content_of
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
+from ptl_prefix.sweeping.seed_groups import best_settings
 from ptl_prefix.sweeping.stopping_rules import needs_new_trial, num_counted
 from ptl_prefix.sweeping.study_spec import Arm
 from ptl_prefix.sweeping.trial import State, Trial, rung_notes
@@ -148,10 +149,14 @@ class Scheduler:
         return self._store.optuna_study(arm)
 
     def confirmation_arms(self) -> list[Arm]:
-        """The arm that trains the best trials on new seeds; none while any arm is still searched."""
+        """The arm that trains the best settings on new seeds; none while any arm is still searched."""
         if not self.spec.confirm_top_k or self.is_searching:
             return []
-        best = [trial for arm in self.spec.arms for trial in self.best(arm.name, self.spec.confirm_top_k)]
+        best = [
+            trial
+            for arm in self.spec.arms
+            for trial in best_settings(arm, self.trials(arm.name), self.spec.sign, self.spec.confirm_top_k)
+        ]
         candidates, seeds = [f"{trial.arm}/{trial.number}" for trial in best], list(self.spec.confirm_seeds)
         if not candidates:
             return []

@@ -1,7 +1,7 @@
 """Trials that differ in their seeds alone, which are one setting of a search.
 
-In: an arm and its trials. Out: a `SeedGroup` for each setting, with the mean over its seeds. The best single trial of
-such a search would be the luckiest seed, not the best setting.
+In: an arm and its trials. Out: a `SeedGroup` for each setting, with the mean over its seeds; or the trials that stand
+for the best settings. The best single trial of such a search would be the luckiest seed, not the best setting.
 """
 
 import statistics
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ptl_prefix.sweeping.study_spec import Arm
-from ptl_prefix.sweeping.trial import Trial
+from ptl_prefix.sweeping.trial import Trial, best_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,24 @@ def seed_groups(arm: Arm, trials: Sequence[Trial], sign: int) -> list[SeedGroup]
             of_setting.setdefault(repr([trial.params.get(key) for key in settings]), []).append(trial)
     groups = [_group(members) for members in of_setting.values()]
     return sorted(groups, key=lambda one: (-len(one.values), sign * one.mean))
+
+
+def best_settings(arm: Arm, trials: Sequence[Trial], sign: int, count: int) -> list[Trial]:
+    """One trial of each of the best settings of an arm, the best first.
+
+    Args:
+        arm: The arm.
+        trials: Trials of the arm in any state.
+        sign: 1 if a smaller objective is better, -1 if a greater one is.
+        count: Number of settings.
+
+    Returns:
+        The first trial of each setting if the arm searches over seeds, as its settings are compared by their means; the
+        best trials otherwise.
+    """
+    groups = seed_groups(arm, trials, sign)
+    best = [group.trials[0] for group in groups] or best_of(trials, sign)
+    return best[:count]
 
 
 def _group(trials: Sequence[Trial]) -> SeedGroup:

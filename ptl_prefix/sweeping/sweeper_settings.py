@@ -39,7 +39,7 @@ class StudySettings:
         n_trials: Trials of each arm that finish or are pruned; `None` sets no limit.
         budget_s: Seconds of training of each arm, summed over its trials; `None` sets no limit.
         budget_tokens: Training tokens of each arm, summed over its trials; `None` sets no limit.
-        confirm_top_k: Best trials of each arm that are trained again on every one of `confirm_seeds`.
+        confirm_top_k: Number of best settings of each arm that are trained again on every one of `confirm_seeds`.
         confirm_seeds: Seeds of these trainings, which the search has not used.
     """
 

@@ -6,11 +6,13 @@ column.
 
 import csv
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.file_lock import open_unlinked, read_unlinked
 from ptl_prefix.tracking.events import RunFacts
 from ptl_prefix.tracking.numbers import CURVES, numeric_values
 
@@ -42,7 +44,7 @@ class CsvSink:
             rows = _rows(self._path)
             self._rewrite([*(rows[:-1] if is_same_row else rows), self._last])
             return
-        with self._path.open("r+b") as file:
+        with os.fdopen(open_unlinked(self._path, os.O_RDWR), "r+b") as file:
             self._last_row_at = self._last_row_at if is_same_row else file.seek(0, io.SEEK_END)
             file.seek(self._last_row_at)
             file.truncate()
@@ -53,7 +55,7 @@ class CsvSink:
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         text = self._text(rows, header=True)
-        write_atomically(self._path, text)
+        write_atomically(self._path, text, follow_links=False)
         self._last_row_at = len(text.encode()) - (len(self._text(rows[-1:], header=False).encode()))
 
     def _text(self, rows: list[dict[str, Any]], *, header: bool) -> str:
@@ -69,8 +71,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     """The complete rows of an existing file; a killed run may have left an incomplete row."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if _is_complete(row)]
+    file = io.StringIO(read_unlinked(path).decode("utf-8"), newline="")
+    return [row for row in csv.DictReader(file) if _is_complete(row)]
 
 
 def _is_complete(row: Mapping[str, Any]) -> bool:

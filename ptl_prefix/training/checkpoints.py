@@ -7,6 +7,7 @@ optimizer, scheduler, loops, batches and random generators, but never the backbo
 
 import random
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ class Checkpoints(pl.Callback):
         self.training_ended = False
         self.ended_at: int | None = None
         """The number of steps of the run, if it ended there and not by early stopping."""
+        self._loaded_step: int | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End training if it ended already and was not prolonged: early stopping would count that validation twice."""
@@ -156,11 +158,25 @@ class Checkpoints(pl.Callback):
             "ended_at": self.ended_at,
         }
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find at which step a run of an older version ended, whose checkpoints lack `ended_at`."""
+        self._loaded_step = None if stopped_early(checkpoint) else int(checkpoint["global_step"])
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best loss and step."""
         self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
         self.training_ended = state_dict["training_ended"]
-        self.ended_at = state_dict.get("ended_at")
+        self.ended_at = state_dict.get("ended_at", self._loaded_step)
+
+
+def stopped_early(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether early stopping had ended the run of a checkpoint."""
+    callbacks = checkpoint["callbacks"]
+    if not callbacks.get(Checkpoints.__name__, {}).get("training_ended"):
+        return False
+    return any(one["wait_count"] >= one["patience"] for one in callbacks.values() if "wait_count" in one)
 
 
 class LastStepIsValidated(pl.Callback):

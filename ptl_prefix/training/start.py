@@ -17,6 +17,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import RunError
+from ptl_prefix.training.checkpoints import stopped_early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Start:
     Args:
         folder: Run folder.
         step: Step of the checkpoint that the run resumes from; `None` if it starts from the beginning.
+        stopped_early: Whether early stopping had ended the run at that step.
         anyway: Kinds of inputs that may differ from the log's.
         from_best: Whether `best.ckpt` takes the place of a damaged `last.ckpt`.
         known: Fingerprints that the run has by its log; `None` if it has none.
@@ -49,6 +51,7 @@ class Start:
 
     folder: RunFolder
     step: int | None = None
+    stopped_early: bool = False
     anyway: Collection[str] = ()
     from_best: bool = False
     known: dict[str, str] | None = None
@@ -115,14 +118,15 @@ def find_start(folder: RunFolder, *, resume: bool, anyway: Collection[str] = ())
         return Start(folder=folder)
     from_best = False
     try:
-        step = int(read_checkpoint(folder.last)["global_step"])
+        checkpoint = read_checkpoint(folder.last)
     except RunError as error:
-        step = _step_of_best(folder, error, is_accepted="checkpoint" in anyway)
+        checkpoint = _accepted_best(folder, error, is_accepted="checkpoint" in anyway)
         from_best = True
     events = read_events(folder.events)
     return Start(
         folder=folder,
-        step=step,
+        step=int(checkpoint["global_step"]),
+        stopped_early=stopped_early(checkpoint),
         anyway=anyway,
         from_best=from_best,
         known=known_fingerprints(events),
@@ -130,14 +134,15 @@ def find_start(folder: RunFolder, *, resume: bool, anyway: Collection[str] = ())
     )
 
 
-def _step_of_best(folder: RunFolder, error: RunError, *, is_accepted: bool) -> int:
-    """The step of `best.ckpt`, which the user accepted in place of the damaged last checkpoint."""
+def _accepted_best(folder: RunFolder, error: RunError, *, is_accepted: bool) -> dict[str, Any]:
+    """The content of `best.ckpt`, if the user accepted it in place of the damaged last checkpoint."""
     try:
-        step = int(read_checkpoint(folder.best)["global_step"])
+        checkpoint = read_checkpoint(folder.best)
     except RunError as other:
         raise RunError(f"{error} {other} No checkpoint is left to resume from; repeat the run.") from error
     if is_accepted:
-        return step
+        return checkpoint
+    step = int(checkpoint["global_step"])
     raise RunError(
         f"{error} Nothing was changed. The best checkpoint, of step {step}, is whole; resume from it with: "
         f"ptl-prefix train resume={folder.path} resume_anyway=[checkpoint]"

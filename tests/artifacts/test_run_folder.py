@@ -1,17 +1,24 @@
 """Names that are safe as folders, the layout of a run folder, and its lock."""
 
 import fcntl
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptl_prefix.artifacts.event_log import read_events
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder, as_name, is_name
+from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.errors import RunError
+
+OLD_RUN = Path(__file__).parents[1] / "golden/version_0_1/finished"
 
 
 @pytest.mark.parametrize("text", ["gpt2", "2024-05-06_07.08", "A", "tiny_gpt2", "_x", "a..b"])
@@ -143,3 +150,26 @@ def test_a_call_of_is_held_in_another_process_blocks_no_run(tmp_path: Path) -> N
 
         with folder.held():
             assert folder.is_held()
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("record.json", lambda run: read_record(run.record)),
+        ("config.yaml", read_config),
+        ("events.jsonl", lambda run: read_events(run.events)),
+    ],
+)
+def test_a_run_is_read_behind_a_link_but_no_file_of_it_may_be_one(
+    name: str, read: Callable[[RunFolder], object], tmp_path: Path
+) -> None:
+    shutil.copytree(OLD_RUN, tmp_path / "disk/run")
+    (tmp_path / "outputs").symlink_to(tmp_path / "disk")
+    run = RunFolder(tmp_path / "outputs/run")
+    assert read(run)
+
+    file = run.path / name
+    file.rename(tmp_path / name)
+    file.symlink_to(tmp_path / name)
+    with pytest.raises(RunError, match=f"must be a file of its own, but .*{name} is a symbolic link to"):
+        read(run)

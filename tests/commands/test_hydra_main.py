@@ -1,5 +1,7 @@
 import contextlib
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from ptl_prefix.commands.config import instantiate
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.hydra_main import run_with_hydra
-from ptl_prefix.errors import ConfigError, DataError, RunError
+from ptl_prefix.errors import ConfigError, DataError, RunError, StorageError
 
 SWEEP = HydraFlags((("--multirun", None),))
 HYDRAS_OWN = "hydra/sweeper=basic"
@@ -74,6 +76,20 @@ def test_a_run_folder_in_which_nothing_was_put_is_taken_away_with_its_new_parent
     run_with_hydra(verb, ["backbone.path=b"], HydraFlags(), lambda config, folder: None)
 
     assert list(Path("outputs").iterdir()) == []
+
+
+def test_a_disk_that_refuses_the_run_folder_is_one_sentence(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = os.mkdir
+
+    def refuse(path: Any, *rest: Any) -> None:
+        if "refused" in str(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        usual(path, *rest)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+
+    with pytest.raises(StorageError, match="refused must be written but the disk is read-only"):
+        run_with_hydra(verb, ["backbone.path=b", "hydra.run.dir=refused"], HydraFlags(), Body())
 
 
 def test_nothing_is_called_and_no_folder_made_when_the_config_has_mistakes(verb: Verb) -> None:

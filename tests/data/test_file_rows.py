@@ -187,7 +187,11 @@ def test_whatever_is_written_as_csv_is_read_back(tmp_path: Path, pairs: list[tup
             b'{"source": "a"}\n{"source": \n',
             "line 2: each line must be one JSON object, but this one is not JSON .Expecting",
         ),
-        ("x.jsonl", b'{"source": "a"}\n\n["a"]\n', r"line 3: each line must be one JSON object, but is \['a'\]"),
+        (
+            "x.jsonl",
+            b'{"source": "a"}\n\n["a"]\n',
+            r"line 3: each line must be one JSON object, but this one is \['a'\]",
+        ),
         ("x.jsonl", b'{"a": 1}\n{"target": "b", "target": "c"}\n', "line 2: .* but this one names `target` twice"),
         ("x.json", b'[{"a": {"b": 1, "b": 2}}]', "must be one array of JSON objects, but names `b` twice"),
         ("x.jsonl", b'{"a": ' + b"[" * 1500 + b"]" * 1500 + b"}\n", "line 1: .* nested more than 100 levels deep"),

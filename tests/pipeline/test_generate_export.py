@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,23 @@ class TestExport:
             assert fact in result.stderr
             assert "Traceback" not in result.output
         assert not Path("exported").exists()
+
+    def test_a_damaged_checkpoint_offers_the_other_one_if_it_is_whole(
+        self, worsened: RunFolder, invoke: Invoke, tmp_path: Path
+    ) -> None:
+        run = RunFolder(tmp_path / "run with damage")
+        shutil.copytree(worsened.path, run.path)
+        run.best.write_bytes(run.best.read_bytes()[:5000])
+
+        offered = invoke("export", f"run={run.path}", "out=exported")
+        words = shlex.split(offered.stderr.partition("export it with: ptl-prefix ")[2])
+        accepted = invoke(*words)
+        run.last.write_bytes(b"")
+        none_left = invoke("export", f"run={run.path}", "out=again")
+
+        assert offered.exit_code == 1 and "The last checkpoint, of step" in offered.stderr
+        assert accepted.exit_code == 0, accepted.output
+        assert none_left.exit_code == 1 and "No checkpoint is left to export; repeat the run." in none_left.stderr
 
     def test_a_folder_that_is_no_run_is_refused(self, invoke: Invoke) -> None:
         result = invoke("export", "run=nowhere", "out=exported")

@@ -294,6 +294,20 @@ class TestConfirming:
 
         assert run_all(scheduler)[-1].trial.overrides == ("seed=1",)
 
+    def test_after_a_search_over_seeds_each_setting_is_confirmed_once_the_best_mean_first(self, tmp_path: Path) -> None:
+        letters, seeds = ["a", "b", "c"], [0, 1]
+        space = SearchSpace(
+            {"task.name": Choice(values=letters, texts=letters), "seed": Choice(values=seeds, texts=["0", "1"])}
+        )
+        losses = {"a": (1.0, 4.0), "b": (1.2, 1.4), "c": (2.0, 2.2)}  # a has the luckiest seed, and the worst mean
+        values = {(f"task.name={letter}", f"seed={seed}"): losses[letter][seed] for letter in letters for seed in seeds}
+        study = spec(space=space, n_trials=6, confirm_top_k=2, confirm_seeds=[7])
+
+        jobs = run_all(make_scheduler(tmp_path, study), values)
+
+        confirmed = [job.trial.overrides for job in jobs if job.trial.arm == CONFIRM]
+        assert confirmed == [("task.name=b", "seed=7"), ("task.name=c", "seed=7")]
+
     def test_with_direction_maximize_the_greatest_is_confirmed(self, tmp_path: Path) -> None:
         study = spec(direction="maximize", space=WORDS, confirm_top_k=1, confirm_seeds=[7])
         scheduler = make_scheduler(tmp_path, study)

@@ -2,8 +2,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.sink_facts import make_facts
 
+from ptl_prefix.errors import RunError
 from ptl_prefix.tracking.csv_sink import CsvSink
 
 
@@ -75,3 +77,16 @@ def test_a_new_run_replaces_the_file(tmp_path: Path) -> None:
     opened(tmp_path).write("train", step=1, other=2.0)
 
     assert rows_of(tmp_path) == [{"step": "1", "other": "2.0"}]
+
+
+def test_a_link_in_place_of_the_file_is_neither_read_nor_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("step,password\n1,secret\n")
+    (tmp_path / "metrics.csv").symlink_to(victim)
+
+    with pytest.raises(RunError, match="symbolic link"):
+        opened(tmp_path, resumed_step=1)
+    opened(tmp_path).write("train", step=1, lr=0.1)
+
+    assert victim.read_text() == "step,password\n1,secret\n"
+    assert rows_of(tmp_path) == [{"step": "1", "lr": "0.1"}]

@@ -147,12 +147,17 @@ def test_a_run_without_its_log_is_not_resumed(tiny_runs: TinyRuns, folder: RunFo
     assert folder.record.exists()
 
 
+@pytest.mark.parametrize("has_older_checkpoint", [False, True])
 def test_a_prolonged_run_equals_one_that_was_as_long_from_the_start(
-    tiny_runs: TinyRuns, folder: RunFolder, tmp_path: Path
+    tiny_runs: TinyRuns, folder: RunFolder, tmp_path: Path, has_older_checkpoint: bool
 ) -> None:
     constant = {**SHORT, "optimizer__schedule": "constant"}
     shutil.rmtree(folder.path)
     train(tiny_runs.plan(**constant), folder)
+    if has_older_checkpoint:
+        checkpoint = torch.load(folder.last, weights_only=True)
+        del checkpoint["callbacks"]["Checkpoints"]["ended_at"]
+        torch.save(checkpoint, folder.last)
     whole = RunFolder(tmp_path / "whole")
     train(tiny_runs.plan(**{**constant, "trainer__max_steps": 6}), whole)
 

@@ -1,5 +1,6 @@
 """`ptl-prefix export`: writes a run's checkpoint as a bundle, for PEFT, or merged into the backbone's weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.peft_folder import CONFIG_FILE, TENSORS_FILE, write_peft
+from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -15,7 +17,7 @@ from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.peft_format import to_peft
 from ptl_prefix.training.console import EscapingConsole
-from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
+from ptl_prefix.training.export import export_bundle, export_merged
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -45,10 +47,11 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
                 f"{plan.backbone.quantization}; export a bundle instead."
             ]
         )
+    state = _read_whole(checkpoint, folder, config)
     out = Path(config["out"])
     backbone = plan.backbone.load()
     method = plan.method.attach(backbone)
-    load_trained_state(method, checkpoint)
+    method.load_trainable_parameters(state["state_dict"])
     if config["format"] == "peft":
         _export_for_peft(out, method.eval())
         return
@@ -63,7 +66,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         task=plan.task,
         prompter=backbone.prompter(plan.task.prompt),
         decoding=plan.decoding,
-        metrics=_metrics(folder, checkpoint),
+        metrics=_metrics(folder, checkpoint, state),
     )
     EscapingConsole().print(Text(f"bundle: {out}"), soft_wrap=True)
 
@@ -90,11 +93,34 @@ def _checkpoint(folder: RunFolder, chosen: str) -> Path:
     return path
 
 
-def _metrics(folder: RunFolder, checkpoint: Path) -> dict[str, float]:
+def _read_whole(checkpoint: Path, folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a checkpoint.
+
+    Raises:
+        RunError: If it is damaged; the message offers the run's other checkpoint if that one is whole.
+    """
+    try:
+        return read_checkpoint(checkpoint)
+    except RunError as error:
+        other = {"best": "last", "last": "best"}.get(config["checkpoint"])
+        if other is None:
+            raise
+        try:
+            step = read_checkpoint({"best": folder.best, "last": folder.last}[other])["global_step"]
+        except RunError as another:
+            raise RunError(f"{error} {another} No checkpoint is left to export; repeat the run.") from error
+        settings = [f"run={folder.path}", f"checkpoint={other}", f"out={config['out']}"]
+        command = printed_command("export", *settings, *(["merge=true"] if config["merge"] else []))
+        raise RunError(
+            f"{error} The {other} checkpoint, of step {step}, is whole; export it with: {command}"
+        ) from error
+
+
+def _metrics(folder: RunFolder, checkpoint: Path, state: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a checkpoint: all of the record's for a finished run's best, else its own validation loss."""
     if folder.record.is_file() and folder.best.exists() and checkpoint.samefile(folder.best):
         record = read_record(folder.record)
         if record.status == "finished":
             return dict(record.metrics)
-    state = read_checkpoint(checkpoint)["callbacks"]["Checkpoints"]
-    return {} if state["loss"] is None else {"val/loss": state["loss"]}
+    loss = state["callbacks"]["Checkpoints"]["loss"]
+    return {} if loss is None else {"val/loss": loss}

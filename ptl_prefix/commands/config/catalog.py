@@ -84,11 +84,21 @@ def offered(group: str, config_dir: str | None = None, *, separator: str = ", ")
 def groups_of(config_name: str, config_dir: str | None = None) -> dict[str, str | None]:
     """The groups in the defaults list of a primary config, each with its default choice or `None`."""
     path = next((p for folder in _folders(config_dir) if (p := folder / f"{config_name}.yaml").is_file()), None)
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
-    entries = content.get("defaults", []) if isinstance(content, Mapping) else []
-    named = {key: choice for entry in entries if isinstance(entry, Mapping) for key, choice in entry.items()}
+    named = _defaults_in(yaml.safe_load(path.read_text(encoding="utf-8")) if path else None)
     known = group_names(config_dir)
-    return {key.removeprefix("optional "): choice for key, choice in named.items() if key.split()[-1] in known}
+    return {group: choice for group, choice in named.items() if group in known}
+
+
+def defaults_of(group: str, choice: str, config_dir: str | None = None) -> dict[str, Any]:
+    """The entries in the defaults list of a choice's file, by their group."""
+    return _defaults_in(_content(group, choice, config_dir))
+
+
+def _defaults_in(content: Any) -> dict[str, Any]:
+    """The entries of a defaults list by their group, without the words `optional` and `override`."""
+    entries = content.get("defaults", []) if isinstance(content, Mapping) else []
+    pairs = [pair for entry in entries if isinstance(entry, Mapping) for pair in entry.items()]
+    return {str(key).split()[-1].lstrip("/"): choice for key, choice in pairs}
 
 
 def settings_of(group: str, choice: str, config_dir: str | None = None) -> dict[str, Any]:

@@ -23,7 +23,13 @@ from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.hydra_session import hydra_session
 from ptl_prefix.commands.config.instantiate import is_node
-from ptl_prefix.commands.config.override_errors import arguments_of_target, explain_refusal, has_key, parsed_override
+from ptl_prefix.commands.config.override_errors import (
+    arguments_of_target,
+    explain_refusal,
+    explain_unresolved_choice,
+    has_key,
+    parsed_override,
+)
 from ptl_prefix.commands.config.plain_values import Plain, plain_values
 from ptl_prefix.commands.config.validate import config_problems, folder_names, folder_problems
 from ptl_prefix.commands.config.verb import Verb
@@ -55,12 +61,14 @@ class _Composed:
     Args:
         config: Composed config.
         problems: A sentence for each refused override.
+        refused: Overrides that were refused, or belong to a choice that was.
         refused_groups: Groups whose choice was refused.
         added_keys: Given keys that no YAML has, but the constructor of their node.
     """
 
     config: DictConfig
     problems: tuple[str, ...] = ()
+    refused: frozenset[str] = frozenset()
     refused_groups: frozenset[str] = frozenset()
     added_keys: frozenset[str] = frozenset()
 
@@ -162,6 +170,7 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
         return _Composed(config)
     kept = own_configs
     problems: list[str] = []
+    refused: set[str] = set()
     refused_groups: set[str] = set()
     added_keys: set[str] = set()
     before, error_before = _attempt(config_name, kept)
@@ -178,15 +187,18 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
             added_keys |= {key}
         if config is not None or str(error) == str(error_before):
             kept, before, error_before = (*kept, accepted), config, error
-        elif not refused_groups & {key.split(".")[0], _EXPERIMENT}:
+            continue
+        refused |= {override}
+        if not refused_groups & {key.split(".")[0], _EXPERIMENT}:
             assert error is not None
             problems.append(explain_refusal(override, error, before, config_name, config_dir))
             refused_groups |= {key} & set(groups)
     if before is None:
-        raise ConfigError(
-            [*problems, f"the config {config_name} must compose, but does not: {str(error_before).splitlines()[0]}"]
-        )
-    return _Composed(before, tuple(problems), frozenset(refused_groups), frozenset(added_keys))
+        assert error_before is not None
+        entries = catalog.groups_of(config_name, config_dir)
+        fact = explain_unresolved_choice(error_before, entries, config_dir) or str(error_before).splitlines()[0]
+        raise ConfigError([*problems, f"the config {config_name} must compose, but does not: {fact}"])
+    return _Composed(before, tuple(problems), frozenset(refused), frozenset(refused_groups), frozenset(added_keys))
 
 
 def _key(override: str) -> str:
@@ -213,13 +225,14 @@ def _is_argument_of_target(config: DictConfig, key: str) -> bool:
 
 
 def _skipped_groups(composed: _Composed, values: Mapping[str, Any], overrides: Sequence[str]) -> Collection[str]:
-    """Groups that are not checked: none, or after a misspelt choice that one and all that no override mentions.
+    """Groups that are not checked: none, or after a refused override all that no accepted override mentions.
 
     What they say would be of the defaults, and the classes behind them take seconds to import.
     """
-    if not composed.refused_groups:
+    if not composed.problems:
         return ()
-    mentioned = {_key(override).partition(".")[0] for override in overrides} - composed.refused_groups
+    accepted = [override for override in overrides if override not in composed.refused]
+    mentioned = {_key(override).partition(".")[0] for override in accepted} - composed.refused_groups
     return {key for key, value in values.items() if is_node(value)} - mentioned | composed.refused_groups
 
 

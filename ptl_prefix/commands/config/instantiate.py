@@ -4,13 +4,19 @@ In: a node with `_target_` and plain values. Out: the object. A nested mapping i
 target is a class of this package or Lightning's Trainer: a config must not be able to call everything importable.
 """
 
+import ast
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 TRAINER = "pytorch_lightning.Trainer"
 """The only target outside the package."""
+
+_TRAINER_SOURCE = f"{TRAINER.rpartition('.')[0]}.trainer.trainer.Trainer"
+"""The module that defines the class, which the library's own `__init__` imports."""
 
 _MOVED = {
     "ptl_prefix.backbones.outline.LlamaOutline": "ptl_prefix.backbones.shape.LlamaSpec",
@@ -46,6 +52,50 @@ def import_target(path: str, where: str) -> type[Any]:
     if not inspect.isclass(target) or (path != TRAINER and not target.__module__.startswith("ptl_prefix.")):
         raise ValueError(f"{law}, but {path!r} is not.")
     return target
+
+
+def written_arguments(path: str) -> list[str] | None:
+    """The arguments of a target's constructor, read from its source, as importing a class takes seconds.
+
+    Args:
+        path: Dotted path of a class.
+
+    Returns:
+        `None` if the class may not be built, or its source does not show them: then only its signature has them.
+    """
+    package, *modules, name = (_TRAINER_SOURCE if path == TRAINER else path).split(".")
+    spec = importlib.util.find_spec(package) if package in ("ptl_prefix", _TRAINER_SOURCE.split(".")[0]) else None
+    if spec is None or spec.origin is None or not modules:
+        return None
+    file = Path(spec.origin).parent.joinpath(*modules).with_suffix(".py")
+    if not file.is_file():
+        return None
+    nodes = ast.parse(file.read_text(encoding="utf-8")).body
+    found = next((node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name), None)
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    imported = {alias.name: f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+    return None if found is None else _arguments_in(found, imported)
+
+
+def _arguments_in(source: ast.ClassDef, imported: Mapping[str, str]) -> list[str] | None:
+    """The arguments of a class: its own, and those of its base if it hands them on.
+
+    Args:
+        source: Source of the class.
+        imported: Dotted path of each name that its module imports.
+    """
+    if any("dataclass" in ast.unparse(decorator) for decorator in source.decorator_list):
+        fields = [part.target for part in source.body if isinstance(part, ast.AnnAssign)]
+        return None if source.bases else [field.id for field in fields if isinstance(field, ast.Name)]
+    own: list[str] = []
+    for part in source.body:
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            own = [argument.arg for argument in (*part.args.args[1:], *part.args.kwonlyargs)]
+            if part.args.kwarg is None:
+                return own
+    bases = [imported.get(ast.unparse(base)) for base in source.bases]
+    inherited = written_arguments(bases[0]) if len(bases) == 1 and bases[0] is not None else None
+    return None if inherited is None else list(dict.fromkeys([*own, *inherited]))
 
 
 def target_values(node: Mapping[str, Any]) -> dict[str, Any]:

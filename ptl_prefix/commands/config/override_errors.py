@@ -6,7 +6,8 @@ messages speak of structs and primitives, and suggest a `+` where a key is missp
 
 import difflib
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from ptl_prefix.artifacts.config_tree import walk
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import equal_sign, quoted
-from ptl_prefix.commands.config.instantiate import import_target
+from ptl_prefix.commands.config.instantiate import import_target, written_arguments
 from ptl_prefix.commands.config.stock_sweeper import explain_key, explain_sampler
+
+_UNRESOLVED = re.compile(r"Error resolving interpolation '(.*)', possible interpolation keys")
 
 
 def explain_refusal(
@@ -49,12 +52,32 @@ def explain_refusal(
             f"write {key}=[{value}] for a list, or quote a text that holds a comma."
         )
     names = [choice.name for choice in catalog.choices(key, config_dir)]
+    if (sentence := explain_unresolved_choice(error, {key: parsed.value()}, config_dir)) is not None:
+        return sentence
     is_group = key in catalog.groups_of(config_name, config_dir) or ("/" in key and names)
     if is_group and parsed.value() not in names:
         return explain_sampler(key, parsed.value()) or _explain_choice(key, parsed.value(), config_dir)
+    if is_group:
+        # After another error, the file may be one that YAML cannot read.
+        entries = catalog.defaults_of(key, str(parsed.value()), config_dir) if _UNRESOLVED.search(str(error)) else {}
+        unresolved = explain_unresolved_choice(error, entries, config_dir)
+        return f"`{override}` cannot be applied: {unresolved or _first_line(error)}"
     if config is not None and "/" not in key and not has_key(config, key):
         return _explain_key(key, config, config_dir)
     return f"`{override}` cannot be applied: {_first_line(error)}"
+
+
+def explain_unresolved_choice(error: Exception, entries: Mapping[str, Any], config_dir: str | None) -> str | None:
+    """One sentence about a group whose choice is an interpolation that Hydra cannot resolve; `None` for other errors.
+
+    Args:
+        error: Hydra's error.
+        entries: Choices by group, as an override or a defaults list has them.
+        config_dir: Folder of the user's own configs.
+    """
+    found = _UNRESOLVED.search(str(error))
+    groups = [group for group, choice in entries.items() if found is not None and choice == found.group(1)]
+    return _explain_choice(groups[0], entries[groups[0]], config_dir) if groups else None
 
 
 def parsed_override(override: str) -> Override | None:
@@ -90,6 +113,13 @@ def _explain_grammar(override: str) -> str:
 
 def _explain_choice(group: str, value: Any, config_dir: str | None) -> str:
     names = [choice.name for choice in catalog.choices(group, config_dir)]
+    if isinstance(value, str) and "${" in value:
+        law = f"must be one of {catalog.offered(group, config_dir)}" if names else "must be the name of a choice"
+        return (
+            f"`{group}` {law}, but is '{value}', which stands for none: where choices are made, only other groups' "
+            "choices, such as ${backbone}, and environment variables that are set can be read; write the choice itself"
+            f"{f', such as {group}={names[0]}' if names else ''}."
+        )
     likely = difflib.get_close_matches(str(value), names, n=1)
     hint = f"; did you mean {likely[0]}?" if likely else "."
     fact = "null" if value is None else f"'{value}'"
@@ -121,8 +151,12 @@ def _is_dict(node: Any) -> TypeGuard[DictConfig]:
 def arguments_of_target(config: DictConfig, group: str) -> list[str]:
     """The arguments of a group's constructor; Lightning's Trainer has more than its YAML."""
     path = OmegaConf.select(config, f"{group}._target_") if has_key(config, f"{group}._target_") else None
+    if not path:
+        return []
+    if (written := written_arguments(str(path))) is not None:
+        return written
     try:
-        return list(inspect.signature(import_target(path, group)).parameters) if path else []
+        return list(inspect.signature(import_target(path, group)).parameters)
     except ValueError:
         return []
 

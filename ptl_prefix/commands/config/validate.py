@@ -31,7 +31,7 @@ def config_problems(
         verb: Verb that the config belongs to.
         config: Composed config, without Hydra's own node.
         groups: Groups of the config, each with its default choice.
-        refused_groups: Groups that are not checked, as a choice was refused and its defaults were not asked
+        refused_groups: Groups that are not checked, as an override was refused and their defaults were not asked
             for; what the verb finds in all nodes together is then not checked either.
     """
     nodes = {key: value for key, value in config.items() if is_node(value)}

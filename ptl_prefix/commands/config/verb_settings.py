@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Le, MinLen
 
-from ptl_prefix.artifacts.decoding import LEAST_TEMPERATURE
+from ptl_prefix.artifacts.decoding import (
+    LEAST_TEMPERATURE,
+    LengthPenalty,
+    MaxNewTokens,
+    MinNewTokens,
+    NgramSize,
+    NumBeams,
+    SamplingSeed,
+    TopP,
+)
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
 
@@ -90,15 +99,15 @@ class DecodingChanges:
         seed: Seed of sampling; `None` keeps the bundle's.
     """
 
-    max_new_tokens: Annotated[int, Ge(1)] | None
-    min_new_tokens: Annotated[int, Ge(0)] | None
-    num_beams: Annotated[int, Ge(1)] | None
-    length_penalty: float | None
-    no_repeat_ngram_size: Annotated[int, Ge(0)] | None
+    max_new_tokens: MaxNewTokens | None
+    min_new_tokens: MinNewTokens | None
+    num_beams: NumBeams | None
+    length_penalty: LengthPenalty | None
+    no_repeat_ngram_size: NgramSize | None
     do_sample: bool | None
     temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] | None
-    top_p: Annotated[float, Gt(0), Le(1)] | None
-    seed: Annotated[int, Ge(0)] | None
+    top_p: TopP | None
+    seed: SamplingSeed | None
 
 
 @dataclass(frozen=True, kw_only=True)

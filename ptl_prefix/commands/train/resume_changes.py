@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.errors import ConfigError
-from ptl_prefix.training.start import find_start
+from ptl_prefix.training.start import Start, find_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +68,14 @@ class ResumeChanges:
         """
         if not self.prolongs(config):
             return config
-        done = find_start(folder, resume=True, anyway=self.anyway).step
-        if problem := self._problem(config, done):
+        start = find_start(folder, resume=True, anyway=self.anyway)
+        if problem := self._problem(config, start):
             raise ConfigError([problem])
         return {**config, "trainer": {**config["trainer"], "max_steps": self.max_steps}}
 
-    def _problem(self, config: Mapping[str, Any], done: int | None) -> str | None:
-        """Why a run of `done` steps cannot have the new number of steps."""
-        law = "`trainer.max_steps` beside `resume`"
+    def _problem(self, config: Mapping[str, Any], start: Start) -> str | None:
+        """Why a run cannot have the new number of steps."""
+        law, done = "`trainer.max_steps` beside `resume`", start.step
         assert self.max_steps is not None
         if config["trainer"].get("max_epochs") not in (None, -1):
             return (
@@ -82,7 +83,15 @@ class ResumeChanges:
                 f"{config['trainer']['max_epochs']}; start a new run."
             )
         if done is None:
-            return None
+            record = start.folder.record
+            if not record.exists() or read_record(record).status != "finished":
+                return None
+            return f"{law} needs the run's last checkpoint, but there is no {start.folder.last}; start a new run."
+        if start.stopped_early:
+            return (
+                f"{law} needs a run that its last step ended, but early stopping ended this one after {done} steps "
+                "(`optimizer.early_stopping_patience`); start a new run."
+            )
         if self.max_steps < done:
             return f"{law} must be at least the {done} steps that the run has made, but is {self.max_steps}."
         if build(config["optimizer"]).depends_on_length:

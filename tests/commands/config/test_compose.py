@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,6 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
         "`tsk` is not a setting; did you mean task?",
         "`backbone.pth` is not a setting; did you mean backbone.path?",
         "`task.count` must be >= 1, but is 0.",
-        "`backbone.path` must be given.",
         "`seed` must be >= 0, but is -1.",
         "`dry_run` must be bool, but is 3.",
     )
@@ -95,6 +96,12 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
     ("override", "law"),
     [
         ("task=null", "`task` must be one of digits, letters, but is null."),
+        (
+            "task=${oc.env:NOT_SET}",
+            "`task` must be one of digits, letters, but is '${oc.env:NOT_SET}', which stands for none: where choices",
+        ),
+        ("task=${backbone.name}", "can be read; write the choice itself, such as task=digits."),
+        ("hydra/launcher=${oc.env:NOT_SET}", "`hydra/launcher` must be the name of a choice, but is '${oc.env:NOT"),
         ("task.count=1,2", "`task.count` must have one value, but '1,2' is several; add -m"),
         ("task.name=(x", "the value of `task.name` must follow Hydra's grammar, but '(x' does not"),
         ("a b=c", "a setting must be key=value with a key such as optimizer.lr, but 'a b' is no key"),
@@ -144,6 +151,32 @@ def test_a_misspelt_choice_is_answered_without_building_what_nobody_mentioned(
     assert built == ["decoding"]
 
 
+def test_a_misspelt_setting_is_answered_without_importing_what_computes() -> None:
+    typos = [
+        ["methd=prefix"],
+        ["method=prefx"],
+        ["method.prefix_lenght=3"],
+        ["optimizer.lrr=1"],
+        ["task.subset_sed=3"],
+        ["trainer.max_stpes=3"],
+    ]
+    code = (
+        "import sys\n"
+        "from ptl_prefix.commands.config.compose import compose_and_check\n"
+        "from ptl_prefix.commands.config.verbs import VERBS\n"
+        "from ptl_prefix.errors import ConfigError\n"
+        f"for typo in {typos!r}:\n"
+        "    try: compose_and_check(VERBS['train'], typo)\n"
+        "    except ConfigError as error: print(*error.mistakes)\n"
+        "heavy = {'torch', 'transformers', 'pytorch_lightning', 'pandas', 'datasets', 'optuna'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("did you mean") == len(typos) == len(done.stdout.splitlines()), done.stdout
+
+
 def test_a_missing_value_is_one_mistake_however_many_point_to_it(verb: Verb) -> None:
     assert mistakes(verb) == ("`backbone.path` must be given.",)
 
@@ -185,6 +218,20 @@ def test_an_experiment_is_checked_like_what_is_typed(verb: Verb, small_conf: Pat
         "`task.cuont` is not a setting of Letters; did you mean count?",
         "`seeed` is not a setting of `train`; did you mean seed?",
     )
+
+
+def test_a_choice_that_no_defaults_list_can_resolve_is_named_with_its_group(verb: Verb, small_conf: Path) -> None:
+    header = "# @package _global_\n# Few.\ndefaults:\n"
+    (small_conf / "experiment/few.yaml").write_text(f"{header}  - override /task: ${{oc.env:NOT_SET}}\n")
+    (small_conf / "experiment/odd.yaml").write_text(f"{header}  - override /tsk: letters\n")
+    law = "`task` must be one of digits, letters, but is '${oc.env:NOT_SET}'"
+
+    assert mistake(verb, "experiment=few").startswith(f"`experiment=few` cannot be applied: {law}")
+    assert mistake(verb, "experiment=odd").startswith("`experiment=odd` cannot be applied: In 'experiment/odd'")
+
+    primary = small_conf / "train.yaml"
+    primary.write_text(primary.read_text().replace("task: letters", "task: ${oc.env:NOT_SET}"))
+    assert mistakes(verb)[-1].startswith(f"the config train must compose, but does not: {law}")
 
 
 def test_a_run_is_resumed_in_its_folder_and_alone(verb: Verb) -> None:

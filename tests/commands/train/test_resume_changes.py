@@ -1,16 +1,20 @@
 """More steps for a run: the schedule and the steps that are done decide."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.train import resume_changes
 from ptl_prefix.commands.train.resume_changes import ResumeChanges
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.start import Start
+
+OLD_RUN = Path(__file__).parents[2] / "golden/version_0_1/finished"
 
 
 def config(schedule: str = "constant", **trainer: Any) -> dict[str, Any]:
@@ -49,6 +53,21 @@ def test_why_a_run_cannot_have_another_number_of_steps(
 ) -> None:
     with pytest.raises(ConfigError, match=fact):
         ResumeChanges(max_steps=max_steps).apply(run, done_steps)
+
+
+def test_a_run_that_early_stopping_ended_or_that_lost_its_last_checkpoint_cannot_be_prolonged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stopped = Start(folder=RunFolder(tmp_path), step=4, stopped_early=True)
+    monkeypatch.setattr(resume_changes, "find_start", lambda *_, **__: stopped)
+    with pytest.raises(ConfigError, match="early stopping ended this one after 4 steps"):
+        ResumeChanges(max_steps=12).apply(config(), stopped.folder)
+
+    old = RunFolder(tmp_path / "run")
+    shutil.copytree(OLD_RUN, old.path)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"needs the run's last checkpoint, but there is no .*/last\.ckpt"):
+        ResumeChanges(max_steps=120).apply(read_config(old), old)
 
 
 @pytest.mark.parametrize("given", ["data", ["data"], ("data",)])
