@@ -11,7 +11,7 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -65,8 +65,17 @@ def _shipped_dir(name: str) -> Path:
 
 
 def defaults_of(config: str) -> Mapping[str, Any]:
-    """The defaults in `conf/<config>.yaml`, without `_target_` and values that come from the rest of the config."""
-    return _read_defaults(conf_dir() / f"{config}.yaml")
+    """The defaults in `conf/<config>.yaml`, without `_target_` and values that come from the rest of the config.
+
+    A study's copy of the file may be of an earlier version: keys that it lacks have the package's defaults.
+    """
+    own = conf_dir() / f"{config}.yaml"
+    return _read_defaults(own) if _other_configs.get() is None else {**_shipped_defaults(config), **_read_defaults(own)}
+
+
+def _shipped_defaults(config: str) -> Mapping[str, Any]:
+    path = _shipped_dir("conf") / f"{config}.yaml"
+    return _read_defaults(path) if path.is_file() else {}
 
 
 @functools.cache
@@ -118,6 +127,7 @@ def settings_from(config: str) -> Callable[[Callable[..., None]], Callable[..., 
                 raise ValueError(" ".join(problems))
             init(self, **values)
 
+        checked.config = config  # type: ignore[attr-defined]
         return checked
 
     return decorate
@@ -150,17 +160,24 @@ def argument_problems(target: Callable[..., Any], values: Mapping[str, Any], whe
     """
     hints = _hints(target)
     parameters = _keyword_parameters(target)
+    new_keys = _new_keys(target)
     problems = []
     for key in values:
         if key not in parameters:
             problems.append(f"`{where}.{key}` is not a setting of {_name(target)}; {_nearest(key, list(parameters))}")
     for key, parameter in parameters.items():
         if key not in values:
-            if parameter.default is inspect.Parameter.empty:
+            if parameter.default is inspect.Parameter.empty and key not in new_keys:
                 problems.append(f"`{where}.{key}` must be given.")
         elif key in hints:
             problems += [f"`{where}.{key}` {fact}" for fact in _value_problems(hints[key], values[key])]
     return problems
+
+
+def _new_keys(target: Callable[..., Any]) -> Collection[str]:
+    """The keys that a study's copy of a config may lack, as it may be of an earlier version."""
+    config = getattr(getattr(target, "__init__", None), "config", None)
+    return () if config is None or _other_configs.get() is None else _shipped_defaults(config)
 
 
 def _nearest(key: str, known: list[str]) -> str:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import yaml
 from annotated_types import Ge, Gt
 
 from ptl_prefix.settings import argument_problems, defaults_of, read_configs_from, with_settings_of
+from ptl_prefix.tracking.tracking import Tracking
 
 
 class Box:
@@ -78,8 +80,22 @@ def test_defaults_are_those_of_the_folder_that_configs_are_read_from(tmp_path: P
     file.write_text(f"max_new_tokens: {shipped + 1}\n")
 
     with read_configs_from(tmp_path):
-        assert defaults_of("generation/greedy") == {"max_new_tokens": shipped + 1}
+        assert defaults_of("generation/greedy")["max_new_tokens"] == shipped + 1
     assert defaults_of("generation/greedy")["max_new_tokens"] == shipped
+
+
+def test_a_study_of_an_earlier_version_has_the_package_s_defaults_of_newer_keys(tmp_path: Path) -> None:
+    shipped = defaults_of("tracking/auto")
+    old = {key: value for key, value in shipped.items() if key != "name"}
+    file = tmp_path / "conf/tracking/auto.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(yaml.safe_dump(old))
+
+    with read_configs_from(tmp_path):
+        assert argument_problems(Tracking, old, "tracking") == []
+        assert Tracking(**old).name is None
+        assert argument_problems(Tracking, {**old, "nmae": "x"}, "tracking") != []
+    assert argument_problems(Tracking, old, "tracking") == ["`tracking.name` must be given."]
 
 
 class Anything:

@@ -29,6 +29,8 @@ class Tracking:
         project: W&B project.
         entity: W&B user or team; `None` uses the default entity of the API key.
         group: W&B group of the run; `None` for no group.
+        name: W&B name of the run, which a config may make of others, as in `${method.name}-${seed}`; `None` is
+            `<method>-<task>-<backbone>-<seed>`.
         job_type: W&B job type of the run.
         tags: W&B tags of the run.
         finish_timeout_s: Seconds that the end of a run waits for uploads to W&B.
@@ -51,9 +53,10 @@ class Tracking:
         num_samples: Annotated[int, Ge(0)],
         csv: bool,
         tensorboard: bool,
+        name: Annotated[str, MinLen(1)] | None,
     ) -> None:
         self.wandb: WandbMode = wandb
-        self.project, self.entity, self.group = project, entity, group
+        self.project, self.entity, self.group, self.name = project, entity, group, name
         self.job_type, self.tags = job_type, tags
         self.finish_timeout_s = finish_timeout_s
         self.num_samples = num_samples
@@ -77,7 +80,12 @@ class Tracking:
             problems.append(f"WANDB_MODE must be one of {', '.join(WANDB_MODES)}, but is {mode!r}.")
         if resolve_mode(self.wandb, os.environ) != "none":
             problems += wandb_name_problems(
-                project=self.project, entity=self.entity, group=self.group, job_type=self.job_type, tags=self.tags
+                project=self.project,
+                entity=self.entity,
+                group=self.group,
+                name=self.name,
+                job_type=self.job_type,
+                tags=self.tags,
             )
         return problems
 
@@ -98,6 +106,7 @@ class Tracking:
                     project=self.project,
                     entity=self.entity,
                     group=self.group,
+                    name=self.name,
                     job_type=self.job_type,
                     tags=self.tags,
                     finish_timeout_s=self.finish_timeout_s,

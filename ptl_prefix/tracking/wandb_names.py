@@ -1,4 +1,4 @@
-"""The limits of W&B on projects, entities, groups, job types and tags.
+"""The limits of W&B on projects, entities, groups, names of runs, job types and tags.
 
 In: the settings of `tracking`. Out: a sentence for each name that W&B refuses when a run starts, or that `wandb sync`
 refuses when an offline run is uploaded later.
@@ -14,7 +14,7 @@ _ENTITY = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def wandb_name_problems(
-    *, project: str, entity: str | None, group: str | None, job_type: str, tags: Sequence[str]
+    *, project: str, entity: str | None, group: str | None, name: str | None, job_type: str, tags: Sequence[str]
 ) -> list[str]:
     """The problems of the names, one sentence each."""
     problems = []
@@ -28,11 +28,12 @@ def wandb_name_problems(
             f"`tracking.entity` must be a W&B user or team, of the characters A-Z a-z 0-9 . _ -, but is {entity!r}; "
             "null is the API key's default."
         )
-    for key, name in (("project", project), ("entity", entity), ("group", group), ("job_type", job_type)):
-        if name is not None and (len(name) > _LONGEST_NAME or not name.isprintable() or name != name.strip()):
+    names = {"project": project, "entity": entity, "group": group, "name": name, "job_type": job_type}
+    for key, text in names.items():
+        if text is not None and (len(text) > _LONGEST_NAME or not text.isprintable() or text != text.strip()):
             problems.append(
                 f"`tracking.{key}` must be at most {_LONGEST_NAME} printable characters without spaces around them "
-                f"for W&B, but is {name[:_LONGEST_NAME]!r} ({len(name)} characters)."
+                f"for W&B, but is {text[:_LONGEST_NAME]!r} ({len(text)} characters)."
             )
     problems += [
         f"Each of `tracking.tags` must have 1 to {_LONGEST_TAG} characters for W&B, but one is "

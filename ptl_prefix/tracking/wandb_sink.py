@@ -46,6 +46,7 @@ class WandbSink:
         project: W&B project.
         entity: W&B user or team; `None` uses the default entity of the API key.
         group: W&B group of the run; `None` for no group.
+        name: W&B name of the run; `None` is `<method>-<task>-<backbone>-<seed>`.
         job_type: W&B job type of the run.
         tags: W&B tags of the run.
         finish_timeout_s: Seconds that `close` waits for uploads.
@@ -60,6 +61,7 @@ class WandbSink:
         project: str,
         entity: str | None,
         group: str | None,
+        name: str | None = None,
         job_type: str,
         tags: Sequence[str],
         finish_timeout_s: float,
@@ -69,6 +71,7 @@ class WandbSink:
         self._mode = mode
         self._init_settings: dict[str, Any] = {"project": project, "entity": entity, "group": group}
         self._init_settings |= {"job_type": job_type, "tags": list(tags)}
+        self._name = name
         self._finish_timeout_s = finish_timeout_s
         self._is_replay, self._uploaded = is_replay, uploaded
         self._run: wandb.Run | None = None
@@ -113,10 +116,11 @@ class WandbSink:
             **(_REPLAY_SETTINGS if self._is_replay else {}),
         )
         names = flat_config(facts.config)
+        parts = [str(names[key]) for key in ("method", "task", "backbone", "seed") if key in names]
         run = self._wandb.init(
             **self._init_settings,
             id=self.run_id(facts),
-            name="-".join(str(names[key]) for key in ("method", "task", "backbone", "seed") if key in names),
+            name=self._name or "-".join(parts),
             config=names,
             dir=str(folder),
             mode=mode,

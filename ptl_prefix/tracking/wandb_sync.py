@@ -28,7 +28,7 @@ from ptl_prefix.tracking.wandb_sink import SYNCED_SUFFIX, WandbSink, fetch_serve
 _SYNC_TIMEOUT_S = 3600.0
 _WRITE_TIMEOUT_S = 30.0
 _ARCHIVE = "superseded"
-_WANDB_SETTINGS = ("project", "entity", "group", "job_type", "tags")
+_WANDB_SETTINGS = ("project", "entity", "group", "name", "job_type", "tags")
 
 
 @dataclass(frozen=True)

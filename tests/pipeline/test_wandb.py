@@ -51,12 +51,15 @@ def test_a_run_is_on_the_server_as_it_is_on_disk(
 def test_the_runs_of_a_sweep_are_a_group_and_none_is_merged_with_another(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
 ) -> None:
-    result = invoke("train", "-m", *command_line.small, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'my-sweep'}")
+    named = "tracking.name=${method.name}-s${seed}"
+
+    result = invoke("train", "-m", *command_line.small, "seed=0,1", named, f"hydra.sweep.dir={tmp_path / 'my-sweep'}")
 
     assert result.exit_code == 0, result.output
     assert {run.latest("groupName") for run in runs_of(server).values()} == {"my-sweep"}
     runs = [run for run in runs_of(server).values() if run.latest("jobType") == "train"]  # the third is the study's own
     assert sorted(run.config["seed"] for run in runs) == [0, 1]
+    assert sorted(run.latest("displayName") for run in runs) == ["prefix_tuning-s0", "prefix_tuning-s1"]
     assert [run.exit_codes for run in runs] == [[0], [0]]
     assert [len([row for row in run.history if "train/loss" in row]) for run in runs] == [6, 6]
 

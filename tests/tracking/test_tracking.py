@@ -79,6 +79,7 @@ def test_tensorboard_without_its_library_is_refused_with_what_to_install(monkeyp
         ({"project": "p" * 129}, "`tracking.project`"),
         ({"entity": "two words"}, "`tracking.entity`"),
         ({"group": "g" * 129}, "`tracking.group`"),
+        ({"name": "two\nlines"}, "`tracking.name`"),
         ({"job_type": "new\nline"}, "`tracking.job_type`"),
     ],
 )

@@ -225,15 +225,17 @@ def _is_argument_of_target(config: DictConfig, key: str) -> bool:
 
 
 def _skipped_groups(composed: _Composed, values: Mapping[str, Any], overrides: Sequence[str]) -> Collection[str]:
-    """Groups that are not checked: none, or after a refused override all that no accepted override mentions.
+    """Groups that are not checked: none, or after a refused override those that no accepted override mentions.
 
-    What they say would be of the defaults, and the classes behind them take seconds to import.
+    What they say would be of the defaults, and the classes behind them take seconds to import. After a misspelt key
+    beside other settings everything is checked, as these may be wrong together.
     """
-    if not composed.problems:
-        return ()
     accepted = [override for override in overrides if override not in composed.refused]
-    mentioned = {_key(override).partition(".")[0] for override in accepted} - composed.refused_groups
-    return {key for key, value in values.items() if is_node(value)} - mentioned | composed.refused_groups
+    nodes = {key for key, value in values.items() if is_node(value)}
+    mentioned = (nodes & {_key(override).partition(".")[0] for override in accepted}) - composed.refused_groups
+    if not composed.problems or (mentioned and not composed.refused_groups):
+        return ()
+    return nodes - mentioned | composed.refused_groups
 
 
 def _value_problems(verb: Verb, plain: Plain, flags: HydraFlags, refused_groups: Collection[str] = ()) -> list[str]:

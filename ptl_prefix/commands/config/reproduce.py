@@ -67,10 +67,22 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
     choices = [f"{group}={choice}" for group, choice in chosen.items() if choice != defaults[group]]
     wanted = _own_leaves(config)
     choices += _choices_of_parts(config, _composed(choices))
-    overrides = [*choices, *_changes(_composed(choices), wanted)]
+    base = _composed(choices)
+    wanted = {**_newer_settings(base, config), **wanted}
+    overrides = [*choices, *_changes(base, wanted)]
     if repr(sorted(_composed(overrides).items())) != repr(sorted(wanted.items())):
         raise ValueError("A run's config must be one that this version of ptl-prefix can compose, but it is not.")
     return overrides
+
+
+def _newer_settings(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a config of an earlier version lacks, with the values that such a run has now.
+
+    Lightning's Trainer is none of them: its settings may be left out.
+    """
+    nodes = {group: node for group, node in config.items() if isinstance(node, Mapping)}
+    ours = [group for group, node in nodes.items() if str(node.get("_target_", "")).startswith("ptl_prefix.")]
+    return {key: value for key, value in base.items() if key.partition(".")[0] in ours}
 
 
 def _choices_of_parts(config: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
