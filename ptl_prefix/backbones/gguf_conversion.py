@@ -8,6 +8,7 @@ or guess is corrected from the header, or the file is refused.
 import contextlib
 import errno
 import io
+import json
 import math
 import os
 import shutil
@@ -188,7 +189,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _config(folder: Path, header: GgufHeader, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
     """The config that transformers reads from the file, with what it leaves out."""
     config: PretrainedConfig = AutoConfig.from_pretrained(folder, gguf_file=_WEIGHTS_FILE)
-    if problem := value_problem(config.to_dict()):
+    if problem := value_problem(json.loads(config.to_json_string(use_diff=False))):
         raise BackboneError(problem)
     for name, value in _left_out(header).items():
         if value is not None:

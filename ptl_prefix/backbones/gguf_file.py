@@ -18,6 +18,9 @@ from ptl_prefix.backbones.package_file import is_package_path, package_parts
 from ptl_prefix.backbones.source import PretrainedFiles
 from ptl_prefix.errors import BackboneError
 
+_CACHE = "gguf"
+"""Folder in the user's cache. It needs another name when a conversion writes anything else than before."""
+
 
 class GgufFile(PretrainedFiles):
     """A pretrained model in one GGUF file, of a family in `gguf_conversion.ARCHITECTURES`.
@@ -94,7 +97,7 @@ class GgufFile(PretrainedFiles):
     def _folder_in_cache(self) -> Path:
         try:
             states = [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in self._parts]
-            return user_cache_folder() / "gguf" / _content_hash(tuple(states))
+            return user_cache_folder() / _CACHE / _content_hash(tuple(states))
         except OSError as error:
             raise self._unreadable(error) from error
 

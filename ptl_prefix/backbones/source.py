@@ -38,7 +38,7 @@ from ptl_prefix.backbones.model_folder import (
 from ptl_prefix.backbones.model_loading import build_model, first_line
 from ptl_prefix.backbones.quantization import loading_options, prepare_for_training
 from ptl_prefix.backbones.tokenizer_checks import tokenizer_problem, used_id_problem
-from ptl_prefix.errors import BackboneError
+from ptl_prefix.errors import BackboneError, PtlPrefixError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The backbones that are shipped inside the package, one folder each."""
@@ -148,13 +148,13 @@ class PretrainedFiles(ShapeSource):
             if problem := value_problem(self._config_values()):
                 raise BackboneError(problem)
             config = AutoConfig.from_pretrained(self._location, revision=self.revision, trust_remote_code=False)
+        except PtlPrefixError:
+            raise
         except OSError as error:
             raise BackboneError(
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached, but "
                 f"'{self.path}' is none: {str(error).splitlines()[0]}"
             ) from error
-        except BackboneError:
-            raise
         except Exception as error:
             # transformers does not know the type, would need the model's own code, or fails on a value in its own way.
             raise BackboneError(
@@ -182,6 +182,8 @@ class PretrainedFiles(ShapeSource):
                 self._location, revision=self.revision, trust_remote_code=False
             )
             problem = tokenizer_problem(tokenizer, of=self.path)
+        except PtlPrefixError:
+            raise
         except Exception as error:  # damaged files raise many types of errors
             raise BackboneError(
                 f"A tokenizer must be in a local folder or on a hub that can be reached, but '{self._location}' has "

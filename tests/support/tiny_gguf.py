@@ -24,36 +24,49 @@ _SAYABLE: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_model(family: str) -> "PreTrainedModel":
+def tiny_model(family: str, **changes: Any) -> "PreTrainedModel":
     """The tiny model of a family, in float32, with settings that its GGUF file can say."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = {**TINY_CONFIGS[family], **_SAYABLE.get(family, {})}
+    settings = {**TINY_CONFIGS[family], **_SAYABLE.get(family, {}), **changes}
     config = AutoConfig.for_model(family, vocab_size=288, bos_token_id=0, eos_token_id=1, pad_token_id=2, **settings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     set_weights(model, seed=0)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def save_tiny_gguf(path: Path, family: str = "llama", *, kind: str = "F32", **metadata: int | str) -> Path:
+def save_tiny_gguf(
+    path: Path,
+    family: str = "llama",
+    *,
+    kind: str = "F32",
+    settings: dict[str, Any] | None = None,
+    factors: "np.ndarray | None" = None,
+    **metadata: int | float | str,
+) -> Path:
     """Write the GGUF file of a family's tiny model.
 
     Args:
         path: File to write.
         family: Family of the model.
         kind: Type of its matrices, as GGUF names it; vectors, and rows that do not fit a block, are float32.
+        settings: Other settings of the model.
+        factors: Divisors of the rotary frequencies; `None` writes none.
         metadata: Further metadata, with `__` for each dot of a key.
     """
     import gguf
 
-    model = tiny_model(family)
+    model = tiny_model(family, **settings or {})
     writer = gguf.GGUFWriter(path, ARCHITECTURES[family])
     _add_config(writer, model.config)
     _add_tokenizer(writer)
     for key, value in metadata.items():
-        add = writer.add_string if isinstance(value, str) else writer.add_uint32
-        add(key.replace("__", "."), value)
+        writer.kv_data[0].pop(key.replace("__", "."), None)
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add(key.replace("__", "."), value)  # type: ignore[operator]
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
     for name, values in _tensors(model, ARCHITECTURES[family]):
         wanted = gguf.GGMLQuantizationType[kind]
         fits = values.ndim > 1 and values.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
