@@ -46,7 +46,7 @@ def package_parts(path: str) -> tuple[Path, ...]:
         BackboneError: When the path has another form, or a distribution is not installed or has no such file.
     """
     name, _, file = path.removeprefix(PREFIX).partition("/")
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or not file:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not file:
         raise BackboneError(f"A package's file must be named `{PREFIX}<distribution>/<file>`, but it is '{path}'.")
     found = _installed(name, path)
     if whole := _files(found, re.escape(file)):
