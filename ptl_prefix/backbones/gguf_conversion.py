@@ -38,7 +38,7 @@ from ptl_prefix.backbones.gguf_header import GgufArray, GgufHeader, pieces_of
 from ptl_prefix.backbones.gguf_rope import FACTORS, linear_scaling, llama3_scaling, scaling_problem
 from ptl_prefix.backbones.model_config import value_problem
 from ptl_prefix.backbones.model_folder import system_errors
-from ptl_prefix.backbones.model_loading import first_line, without_progress_bar, without_report
+from ptl_prefix.backbones.model_loading import build_shape, first_line, without_progress_bar, without_report
 from ptl_prefix.backbones.source import PretrainedFiles
 from ptl_prefix.errors import BackboneError, StorageError
 
@@ -74,8 +74,9 @@ def model_problem(header: GgufHeader) -> str | None:
     num_parts = header.metadata.get("split.count", 1)
     if num_parts not in (0, 1):
         return f"is one of {num_parts!r} parts; join them with llama.cpp's `llama-gguf-split --merge`"
-    if problem := value_problem({name: header.value(key, 0) for key, name in _SIZES.items()}):
-        return f"states impossible sizes: {problem}"
+    for key, name in _SIZES.items():
+        if value_problem({name: header.value(key, 0)}):
+            return f"states the impossible value {header.value(key)!r:.40} as `{architecture}.{key}`; get it again"
     if header.value("expert_count", 0):
         return "is a mixture of experts, which is no supported family; use a dense model"
     if problem := scaling_problem(header):
@@ -250,6 +251,12 @@ def _factors(parts: Sequence[Path], header: GgufHeader) -> Tensor | None:
 
 def _model(folder: Path, config: PretrainedConfig, header: GgufHeader, of: str) -> PreTrainedModel:
     """The model with dequantised weights, all of which come from the file."""
+    # Compared before memory is allocated; tensors that transformers has no place for are left out without a word.
+    num_parameters = sum(parameter.numel() for parameter in build_shape(config, of=of, dtype=header.dtype).parameters())
+    factors = header.tensor(FACTORS)
+    num_weights = header.num_elements - (math.prod(factors.shape) if factors else 0)
+    if num_weights != num_parameters:
+        raise _unfit_error(config, f"has {num_weights:,} weights, not {num_parameters:,}", of)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         gguf_file=_WEIGHTS_FILE,
@@ -260,11 +267,8 @@ def _model(folder: Path, config: PretrainedConfig, header: GgufHeader, of: str) 
         ignore_mismatched_sizes=True,
     )
     model, found = loaded
-    if fact := _unfit(header, model, found):
-        raise BackboneError(
-            f"`backbone.path` must be a GGUF file whose tensors are those of a {config.model_type}, but '{of}' {fact}; "
-            "use the model's folder in the Hugging Face format."
-        )
+    if fact := _unfit(found):
+        raise _unfit_error(config, fact, of)
     # Ordinary weights now, which transformers would refuse to save as GGUF's.
     model.hf_quantizer = None
     for name in ("quantization_config", "_model_name_or_path"):
@@ -274,15 +278,17 @@ def _model(folder: Path, config: PretrainedConfig, header: GgufHeader, of: str) 
     return model  # type: ignore[no-any-return]
 
 
-def _unfit(header: GgufHeader, model: PreTrainedModel, found: Mapping[str, Any]) -> str | None:
-    """What a file lacks of its model or has beside it, as the end of a sentence; `None` if it is the model."""
+def _unfit(found: Mapping[str, Any]) -> str | None:
+    """What a file lacks of its model, as the end of a sentence; `None` if it is the model."""
     if other := sorted(found["mismatched_keys"], key=str):
         name, stored, wanted = other[0]
         return f"has {list(stored)} as the shape of {name}, not {list(wanted)}"
-    if missing := sorted(found["missing_keys"]):
-        return f"lacks {missing[0]}"
-    # Tensors that transformers has no place for are left out without a word.
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    factors = header.tensor(FACTORS)
-    num_weights = header.num_elements - (math.prod(factors.shape) if factors else 0)
-    return None if num_parameters == num_weights else f"has {num_weights:,} weights, not {num_parameters:,}"
+    missing = sorted(found["missing_keys"])
+    return f"lacks {missing[0]}" if missing else None
+
+
+def _unfit_error(config: PretrainedConfig, fact: str, of: str) -> BackboneError:
+    return BackboneError(
+        f"`backbone.path` must be a GGUF file whose tensors are those of a {config.model_type}, but '{of}' {fact}; use "
+        "the model's folder in the Hugging Face format."
+    )

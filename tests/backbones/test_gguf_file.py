@@ -22,7 +22,7 @@ from support.tiny_gguf import ARCHITECTURES, TEMPLATE, save_tiny_gguf, tiny_mode
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from ptl_prefix.backbones import gguf_conversion
+from ptl_prefix.backbones import gguf_conversion, gguf_file
 from ptl_prefix.backbones.attention_sites import FAMILIES
 from ptl_prefix.backbones.choose_source import fetched_path, pretrained_files
 from ptl_prefix.backbones.gguf_file import GgufFile
@@ -174,18 +174,17 @@ def test_a_file_is_converted_once_wherever_it_lies(
 
 
 def test_of_two_that_start_at_once_one_converts(
-    file: Path, conversions: list[Path], capsys: pytest.CaptureFixture[str]
+    file: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders: list[Path] = []
-    together = threading.Barrier(2)
+    together, usual = threading.Barrier(2), gguf_conversion.convert
 
-    def start() -> None:
-        files = GgufFile(str(file))
-        assert files.problems() == []
-        together.wait(30)
-        folders.append(files.folder)
+    def convert(*arguments: Any, **options: Any) -> None:
+        together.wait(60)  # both found no folder
+        usual(*arguments, **options)
 
-    threads = [threading.Thread(target=start) for _ in range(2)]
+    monkeypatch.setattr(gguf_file, "convert", convert)
+    threads = [threading.Thread(target=lambda: folders.append(GgufFile(str(file)).folder)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -231,8 +230,10 @@ def test_a_failed_conversion_leaves_nothing_and_is_one_sentence(
     with pytest.raises(BackboneError, match=r"a llama, but '.*extra\.gguf' has [\d,]+ weights, not [\d,]+; use"):
         load_backbone(str(extra))
     other = save_tiny_gguf(tmp_path / "other.gguf")
-    monkeypatch.setattr(gguf_conversion, "_left_out", lambda header: {"vocab_size": 9})
-    with pytest.raises(BackboneError, match=r"has \[288, 32\] as the shape of lm_head\.weight, not \[9, 32\]; use"):
+    # As many weights, but others.
+    monkeypatch.setattr(gguf_conversion, "_left_out", lambda header: {"vocab_size": 288 * 32, "hidden_size": 1})
+    monkeypatch.setattr(gguf_conversion, "build_shape", lambda config, **_: tiny_model("llama"))
+    with pytest.raises(BackboneError, match=r"'.*other\.gguf' has \[\d+, 32\] as the shape of .*, not \[\d+, 1\]; use"):
         load_backbone(str(other))
     monkeypatch.setattr(gguf_conversion, "_tokenizer", lambda folder: {}["tokens"])
     with pytest.raises(BackboneError, match=r"other\.gguf' could not be converted: 'tokens'$"):

@@ -110,7 +110,7 @@ def test_a_damaged_file_that_is_converted_is_a_backbone_error(
         ({"general__architecture": "falcon"}, "is of the architecture 'falcon'; those that are converted are: gemma2,"),
         ({"split__count": 3}, "is one of 3 parts; join them with llama.cpp's `llama-gguf-split --merge`"),
         ({"llama__expert_count": 8}, "is a mixture of experts"),
-        ({"llama__block_count": 2**31}, "states impossible sizes: A model's config"),
+        ({"llama__block_count": 2**31}, "states the impossible value 2147483648 as `llama.block_count`"),
         ({"tokenizer__ggml__tokens": 3}, "has no tokenizer"),
         ({"general__alignment": 3}, "states an impossible `general.alignment`"),
     ],
