@@ -276,7 +276,7 @@ def _alignment(metadata: Mapping[str, Any]) -> int:
     is_possible = isinstance(alignment, int) and 8 <= alignment <= _MAX_ALIGNMENT and not alignment % 8
     if not is_possible:
         raise GgufHeaderError("states an impossible `general.alignment`: it is damaged; get it again")
-    return alignment
+    return int(alignment)
 
 
 def _aligned(position: int, alignment: int) -> int:

@@ -30,8 +30,9 @@ class BackboneSpec:
 
     Args:
         name: Name of the backbone in run folders and records.
-        path: Name of an embedded backbone, local folder, or name on the Hugging Face hub.
-        revision: Revision on the hub; `None` is the newest one.
+        path: Name of an embedded backbone, local folder, name on the Hugging Face hub, GGUF file, or
+            `package:<distribution>/<file>` for a GGUF file of an installed package.
+        revision: Revision on the hub; `None` is the newest one. A folder or file has none.
         dtype: Dtype of weights and activations; `auto` is bfloat16 if the processor multiplies it natively, else
             float32.
         quantization: Quantisation of the layers' weight matrices; `None` keeps them in `dtype`.
@@ -172,7 +173,8 @@ def load_backbone(path: str = "tiny_gpt2", **settings: Any) -> Backbone:
     """Load a backbone with its weights.
 
     Args:
-        path: Name of an embedded backbone, local folder, or name on the Hugging Face hub.
+        path: Name of an embedded backbone, local folder, name on the Hugging Face hub, GGUF file, or
+            `package:<distribution>/<file>` for a GGUF file of an installed package.
         settings: Other settings of `BackboneSpec`; the defaults are those of `conf/backbone/tiny_gpt2.yaml`.
 
     Raises:

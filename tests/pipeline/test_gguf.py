@@ -18,7 +18,10 @@ def test_a_bundle_that_was_trained_on_a_file_finds_it_again(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     file = save_tiny_gguf(tmp_path / "tiny.gguf", settings={"max_position_embeddings": 512})
 
-    result = invoke("train", *command_line.embedded, f"backbone={file}", "hydra.run.dir=run")
+    short = ["trainer.max_steps=2", "trainer.val_check_interval=2", "task.num_test=2", "evaluation.compare_bare=false"]
+    short += ["generation.max_new_tokens=2", "method.reparam_hidden_size=8", "backbone.dtype=float32"]
+
+    result = invoke("train", *command_line.embedded, *short, f"backbone={file}", "hydra.run.dir=run")
 
     assert result.exit_code == 0, result.output
     backbone = load_backbone(str(file), dtype="float32")
