@@ -22,10 +22,11 @@ from support.tiny_gguf import ARCHITECTURES, TEMPLATE, save_tiny_gguf, tiny_mode
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from ptl_prefix.backbones import gguf_conversion, gguf_file
+from ptl_prefix.backbones import gguf_conversion
 from ptl_prefix.backbones.attention_sites import FAMILIES
 from ptl_prefix.backbones.choose_source import fetched_path, pretrained_files
 from ptl_prefix.backbones.gguf_file import GgufFile
+from ptl_prefix.backbones.gguf_header import read_header
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BackboneError, StorageError
 
@@ -174,25 +175,23 @@ def test_a_file_is_converted_once_wherever_it_lies(
 
 
 def test_of_two_that_start_at_once_one_converts(
-    file: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    file: Path, cache: Path, conversions: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders: list[Path] = []
-    together, usual = threading.Barrier(2), gguf_conversion.convert
+    header, together, done = read_header(file), threading.Barrier(2), []
 
-    def convert(*arguments: Any, **options: Any) -> None:
-        together.wait(60)  # both found no folder
-        usual(*arguments, **options)
+    def start() -> None:
+        together.wait(60)
+        gguf_conversion.convert([file], header, cache / "one", of=str(file))
+        done.append((cache / "one/model.safetensors").is_file())
 
-    monkeypatch.setattr(gguf_file, "convert", convert)
-    threads = [threading.Thread(target=lambda: folders.append(GgufFile(str(file)).folder)) for _ in range(2)]
+    threads = [threading.Thread(target=start) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
 
+    assert done == [True, True]
     assert len(conversions) == 1
-    assert len(folders) == 2
-    assert folders[0] == folders[1]
     assert capsys.readouterr().err.count("Converting") == 1
 
 

@@ -54,11 +54,12 @@ def _problems(words: Sequence[str]) -> list[str]:
 def _config_problems(verb: object, words: Sequence[str]) -> list[str]:
     """What would be refused whatever lies on the disk: unknown keys and choices, wrong types, clashing settings."""
     from ptl_prefix.commands.config.arguments import split_command_line
+    from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
     from ptl_prefix.commands.config.verbs import VERBS, Verb
 
     assert isinstance(verb, Verb)
     line = split_command_line(words)
-    overrides, flags = line.overrides, line.flags
+    overrides, flags = with_backbone_folder(line.overrides, line.flags.config_dir), line.flags
     if verb.name == "sweep" and line.arguments[:1] in (("plan",), ("run",)):
         # What is given is of the trials; their study is a choice of the group `sweeps`.
         verb, overrides, flags = VERBS["train"], (f"sweeps={line.arguments[1]}", *overrides), flags
