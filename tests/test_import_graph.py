@@ -11,6 +11,7 @@ LIBRARIES = {
     "bitsandbytes": {"backbones"},
     "click": {"commands"},
     "datasets": {"data"},
+    "gguf": {"backbones"},
     "huggingface_hub": {"backbones"},
     "hydra": {"commands", "_plugins"},
     "jinja2": {"reporting"},

@@ -6,7 +6,9 @@ variant or a second file beside them is never loaded.
 """
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,23 @@ def tokenizer_files(folder: Path) -> list[Path]:
         and path.suffix in _TOKENIZER_KINDS
         and (path.suffix in _TOKENIZER_ENDS or any(part in path.name for part in _TOKENIZER_PARTS))
     ]
+
+
+@contextmanager
+def system_errors(folder: Path) -> Iterator[None]:
+    """Raise the system's error where safetensors or tokenizers, inside, only have it in their error's text.
+
+    Raises:
+        OSError: If the disk does not take a file.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+        raise
 
 
 def has_adapter(folder: Path) -> bool:

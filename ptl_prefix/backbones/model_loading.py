@@ -35,7 +35,7 @@ def build_model(
     Raises:
         BackboneError: When the tensors are not those of the config's model.
     """
-    with _refusing(of), without_progress_bar(), _without_report():
+    with _refusing(of), without_progress_bar(), without_report():
         kind = _model_class(config)
         loaded: Any = kind.from_pretrained(
             None,
@@ -123,7 +123,7 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
+def without_report() -> Iterator[None]:
     """Inside, transformers logs no table of tensors: a problem is raised in one sentence instead."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

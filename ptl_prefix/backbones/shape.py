@@ -10,7 +10,8 @@ from annotated_types import Ge
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from ptl_prefix.artifacts.manifest import Quantization
-from ptl_prefix.backbones.source import PretrainedFiles, ShapeSource
+from ptl_prefix.backbones.choose_source import pretrained_files
+from ptl_prefix.backbones.source import ShapeSource
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.errors import BackboneError
 from ptl_prefix.settings import settings_from
@@ -36,9 +37,14 @@ class LlamaShape(ShapeSource):
 
     def __init__(self, *, tokenizer: str | None, **numbers: Any) -> None:
         self._numbers = numbers
-        self._tokenizer_files = PretrainedFiles(tokenizer or _EMBEDDED_TOKENIZER)
+        self._tokenizer_files = pretrained_files(tokenizer or _EMBEDDED_TOKENIZER)
         self.path = self._tokenizer_files.path
-        self.notes = () if tokenizer is not None else (_BORROWED_TOKENIZER,)
+        self._has_tokenizer = tokenizer is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user of a dry run; see `ShapeSource.notes`."""
+        return () if self._has_tokenizer else (_BORROWED_TOKENIZER,)
 
     @property
     def config(self) -> Any:

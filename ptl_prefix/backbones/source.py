@@ -38,7 +38,7 @@ from ptl_prefix.backbones.model_folder import (
 from ptl_prefix.backbones.model_loading import build_model, first_line
 from ptl_prefix.backbones.quantization import loading_options, prepare_for_training
 from ptl_prefix.backbones.tokenizer_checks import tokenizer_problem, used_id_problem
-from ptl_prefix.errors import BackboneError
+from ptl_prefix.errors import BackboneError, PtlPrefixError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The backbones that are shipped inside the package, one folder each."""
@@ -49,10 +49,16 @@ class ShapeSource(ABC):
 
     path: str
     """The backbone's origin, as bundles and records note it."""
-    is_local: bool
-    """Whether `config` is read without the network."""
-    notes: tuple[str, ...] = ()
-    """Remarks for the user of a dry run; each continues a sentence that starts with the backbone's name."""
+
+    @property
+    @abstractmethod
+    def is_local(self) -> bool:
+        """Whether `config` is read without the network and without a conversion."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user of a dry run; each continues a sentence that starts with the backbone's name."""
+        return ()
 
     @property
     @abstractmethod
@@ -87,9 +93,18 @@ class PretrainedFiles(ShapeSource):
     def __init__(self, path: str, revision: str | None = None) -> None:
         self.path = path
         self.revision = revision or "main"
-        self.is_local = self.folder is not None
-        if self.folder is not None and has_adapter(self.folder):
-            self.notes = ("has an adapter_config.json beside its weights; the adapter is not loaded",)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are in a local folder."""
+        return self.folder is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user of a dry run; see `ShapeSource.notes`."""
+        if self.folder is None or not has_adapter(self.folder):
+            return ()
+        return ("has an adapter_config.json beside its weights; the adapter is not loaded",)
 
     @property
     def folder(self) -> Path | None:
@@ -133,13 +148,13 @@ class PretrainedFiles(ShapeSource):
             if problem := value_problem(self._config_values()):
                 raise BackboneError(problem)
             config = AutoConfig.from_pretrained(self._location, revision=self.revision, trust_remote_code=False)
+        except PtlPrefixError:
+            raise
         except OSError as error:
             raise BackboneError(
                 f"A backbone must be an embedded name, a local folder or a hub name that can be reached, but "
                 f"'{self.path}' is none: {str(error).splitlines()[0]}"
             ) from error
-        except BackboneError:
-            raise
         except Exception as error:
             # transformers does not know the type, would need the model's own code, or fails on a value in its own way.
             raise BackboneError(
@@ -167,6 +182,8 @@ class PretrainedFiles(ShapeSource):
                 self._location, revision=self.revision, trust_remote_code=False
             )
             problem = tokenizer_problem(tokenizer, of=self.path)
+        except PtlPrefixError:
+            raise
         except Exception as error:  # damaged files raise many types of errors
             raise BackboneError(
                 f"A tokenizer must be in a local folder or on a hub that can be reached, but '{self._location}' has "
@@ -234,21 +251,6 @@ def _generation_config(folder: Path) -> GenerationConfig | None:
             f"A model's {GENERATION_CONFIG_FILE} must be one of transformers, but that of '{folder}' is not: "
             f"{first_line(error)}; get it again, or remove it."
         ) from error
-
-
-def fetched_path(path: str) -> str | None:
-    """A backbone's path on this machine, found without the network: for a hub name, that of the copy that was fetched.
-
-    Returns:
-        The path; `None` for a hub name that was not fetched.
-    """
-    if PretrainedFiles(path).is_local:
-        return path
-    try:
-        config = cached_file(path, CONFIG_FILE, local_files_only=True, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):  # `path` may be anything
-        return None
-    return None if config is None else str(Path(config).parent)
 
 
 def _downloaded_folder(path: str, revision: str) -> Path:

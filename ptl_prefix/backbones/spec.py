@@ -4,18 +4,17 @@ In: the settings of `conf/backbone/`. Out: `problems()` before anything is loade
 the loaded `Backbone`.
 """
 
-import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ptl_prefix.artifacts.manifest import Quantization
 from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.choose_source import pretrained_files
+from ptl_prefix.backbones.model_folder import system_errors
 from ptl_prefix.backbones.model_loading import build_shape, without_progress_bar
 from ptl_prefix.backbones.quantization import library_problems, model_problems
 from ptl_prefix.backbones.source import PretrainedFiles, ShapeSource
@@ -31,8 +30,9 @@ class BackboneSpec:
 
     Args:
         name: Name of the backbone in run folders and records.
-        path: Name of an embedded backbone, local folder, or name on the Hugging Face hub.
-        revision: Revision on the hub; `None` is the newest one.
+        path: Name of an embedded backbone, local folder, name on the Hugging Face hub, GGUF file, or
+            `package:<distribution>/<file>` for a GGUF file of an installed package.
+        revision: Revision on the hub; `None` is the newest one. A folder or file has none.
         dtype: Dtype of weights and activations; `auto` is bfloat16 if the processor multiplies it natively, else
             float32.
         quantization: Quantisation of the layers' weight matrices; `None` keeps them in `dtype`.
@@ -55,7 +55,7 @@ class BackboneSpec:
         gradient_checkpointing: bool,
         device: Literal["auto", "cpu", "cuda", "mps"],
     ) -> None:
-        files = PretrainedFiles(path, revision)
+        files = pretrained_files(path, revision)
         self._set_source(files, weights=files)
         self._set_holding(name, dtype, quantization, base_mode, gradient_checkpointing, device)
 
@@ -173,7 +173,8 @@ def load_backbone(path: str = "tiny_gpt2", **settings: Any) -> Backbone:
     """Load a backbone with its weights.
 
     Args:
-        path: Name of an embedded backbone, local folder, or name on the Hugging Face hub.
+        path: Name of an embedded backbone, local folder, name on the Hugging Face hub, GGUF file, or
+            `package:<distribution>/<file>` for a GGUF file of an installed package.
         settings: Other settings of `BackboneSpec`; the defaults are those of `conf/backbone/tiny_gpt2.yaml`.
 
     Raises:
@@ -189,12 +190,6 @@ def save_backbone(backbone: Backbone, folder: Path) -> None:
     Raises:
         OSError: If the disk does not take a file.
     """
-    with without_progress_bar():
-        try:
-            backbone.model.save_pretrained(folder)
-        except SafetensorError as error:
-            # safetensors has the system's error in its text only.
-            if number := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
-            raise
-    backbone.tokenizer.save_pretrained(folder)
+    with without_progress_bar(), system_errors(folder):
+        backbone.model.save_pretrained(folder)
+        backbone.tokenizer.save_pretrained(folder)

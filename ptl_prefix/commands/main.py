@@ -165,6 +165,19 @@ class _CatalogCommand(click.Command):
         )
 
 
+@click.command(
+    "backbones",
+    short_help="List the choices of `backbone=`, and which are on this machine.",
+    help="List the choices of `backbone=`: whether each is on this machine, its size, family and licence, and what to "
+    "do if it is not there. The fingerprint of a GGUF file is that of its dequantised weights.",
+)
+def _backbones() -> None:
+    # Imported here: it reads where the hub's cache is from huggingface_hub.
+    from ptl_prefix.commands.config.backbone_presence import backbone_listing
+
+    click.echo(backbone_listing(_working_conf()))
+
+
 @click.command("metrics", help="List the metrics, one line each.")
 def _metrics() -> None:
     click.echo(catalog.listing(catalog.metrics()))
@@ -216,7 +229,10 @@ cli = _Verbs(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     commands=[
         *(_VerbCommand(verb) for verb in VERBS.values()),
-        *(_CatalogCommand(name, group) for name, group in catalog.CATALOGS.items()),
+        *(
+            _backbones if group == "backbone" else _CatalogCommand(name, group)
+            for name, group in catalog.CATALOGS.items()
+        ),
         _metrics,
         _completion,
         _complete,

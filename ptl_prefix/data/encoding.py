@@ -14,12 +14,12 @@ With `overlong: drop`, a pair that would be cut is left out instead. Cut and dro
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.user_cache import user_cache_folder
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.collation import EncodedRow
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, read_encoded, write_encoded
@@ -149,7 +149,7 @@ def cache_folder(cache_dir: str | None) -> Path:
     """The folder for encoded splits: `cache_dir`, or `ptl_prefix` in the user's cache folder for `None`."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ptl_prefix"
+    return user_cache_folder()
 
 
 def _budget(max_tokens: int | None, reserved: int) -> _PositionBudget | None:

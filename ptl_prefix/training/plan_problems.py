@@ -13,7 +13,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.data.task import Task
-from ptl_prefix.errors import PtlPrefixError
+from ptl_prefix.errors import PtlPrefixError, StorageError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
@@ -58,8 +58,10 @@ def plan_problems(
         if not of_method and task is not None and decoding is not None:
             of_method = position_budget_problems(shape, method, task, decoding)
         problems += of_method
+    except StorageError:
+        raise  # the cache's disk, not the config
     except PtlPrefixError as error:
-        problems.append(f"`backbone.path`: {error}")
+        problems.append(str(error) if str(error).startswith("`backbone") else f"`backbone.path`: {error}")
     except ValueError as error:
         problems.append(str(error))
     return problems

@@ -17,7 +17,7 @@ from support.tiny_backbones import VOCABULARY, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
-from ptl_prefix.backbones import source
+from ptl_prefix.backbones import choose_source
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.fingerprints import first_fingerprints_of
 from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
@@ -276,13 +276,13 @@ def test_text_whose_ids_are_no_rows_is_refused_when_it_is_encoded(folder: Path) 
 
 
 def test_a_hub_name_is_on_this_machine_only_if_it_was_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert source.fetched_path(str(folder)) == str(folder)
-    assert source.fetched_path("tiny_gpt2") == "tiny_gpt2"
-    assert source.fetched_path("somebody/model") is None
-    assert source.fetched_path("not a name of a hub\n") is None
+    assert choose_source.fetched_path(str(folder)) == str(folder)
+    assert choose_source.fetched_path("tiny_gpt2") == "tiny_gpt2"
+    assert choose_source.fetched_path("somebody/model") is None
+    assert choose_source.fetched_path("not a name of a hub\n") is None
 
-    monkeypatch.setattr(source, "cached_file", lambda path, name, **_: str(folder / name))
-    assert source.fetched_path("somebody/model") == str(folder)
+    monkeypatch.setattr(choose_source, "cached_file", lambda path, name, **_: str(folder / name))
+    assert choose_source.fetched_path("somebody/model") == str(folder)
 
 
 VALUES = (

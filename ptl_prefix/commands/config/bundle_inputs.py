@@ -9,7 +9,7 @@ from typing import Any
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.source import fetched_path
+from ptl_prefix.backbones.choose_source import fetched_path
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verb_settings import DecodingChanges

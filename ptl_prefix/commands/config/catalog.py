@@ -5,6 +5,8 @@ line of a metric's Python file. They are read from the files, so that listing th
 """
 
 import ast
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ CATALOGS = {
 }
 """The verbs that list the choices of one group."""
 
+_LABEL = re.compile(r"# (Family|Licence): (.+)")
 _MOST_NAMED = 20
 """Number of choices above which a sentence does not list them."""
 
@@ -112,9 +115,22 @@ def target_of(group: str, choice: str, config_dir: str | None = None) -> str | N
     return _content(group, choice, config_dir).get("_target_")
 
 
+def labels_of(group: str, choice: str, config_dir: str | None = None) -> dict[str, str]:
+    """The comments of a choice of the form `# Licence: MIT`, which stand above its settings, by their first words."""
+    path = _path_of(group, choice, config_dir)
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    above = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    found = (_LABEL.fullmatch(line) for line in above)
+    return {label[1]: label[2].strip() for label in found if label}
+
+
 def _content(group: str, choice: str, config_dir: str | None) -> dict[str, Any]:
-    path = next((p for folder in _folders_of(group, config_dir) if (p := folder / f"{choice}.yaml").is_file()), None)
+    path = _path_of(group, choice, config_dir)
     return (yaml.safe_load(path.read_text(encoding="utf-8")) if path else None) or {}
+
+
+def _path_of(group: str, choice: str, config_dir: str | None) -> Path | None:
+    return next((p for folder in _folders_of(group, config_dir) if (p := folder / f"{choice}.yaml").is_file()), None)
 
 
 def metrics() -> list[Choice]:

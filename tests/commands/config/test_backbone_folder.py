@@ -1,4 +1,4 @@
-"""`backbone=<folder or hub name>` is short for the group's choice `local` and its path."""
+"""`backbone=<path>` is short for the group's choice `local` or `gguf` and its path."""
 
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
         ("backbone=openai-community/gpt2", ("backbone=local", "backbone.path='openai-community/gpt2'")),
         ("backbone='a folder/with, signs'", ("backbone=local", "backbone.path='a folder/with, signs'")),
         ("backbone=here", ("backbone=local", "backbone.path='here'")),
+        ("backbone=model.gguf", ("backbone=gguf", "backbone.path='model.gguf'")),
+        ("backbone=models/Q4.GGUF", ("backbone=gguf", "backbone.path='models/Q4.GGUF'")),
+        ("backbone=package:dist-name/a.gguf", ("backbone=gguf", "backbone.path='package:dist-name/a.gguf'")),
         ("backbone=gpt2", ("backbone=gpt2",)),
         ("backbone=own/choice", ("backbone=own/choice",)),
         ("backbone=nowhere", ("backbone=nowhere",)),
@@ -22,7 +25,7 @@ from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
         ("backbone.path=models/mine", ("backbone.path=models/mine",)),
     ],
 )
-def test_a_folder_or_hub_name_is_written_as_hydra_reads_it(
+def test_a_path_or_hub_name_is_written_as_hydra_reads_it(
     override: str, expanded: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,18 @@
+"""Models in the cache of the Hugging Face hub, from file names alone: neither transformers nor torch is imported."""
+
+from pathlib import Path
+
+from huggingface_hub import constants
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def cached_snapshot(name: str) -> Path | None:
+    """The folder of a model that was downloaded with its weights; `None` if there is none.
+
+    Args:
+        name: Name on the hub.
+    """
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    found = [path for path in folder.glob("*") if any((path / weights).exists() for weights in _WEIGHTS)]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
