@@ -70,7 +70,10 @@ def _find_separator(first_line: str) -> str:
     """The separator of a CSV file: a comma, unless only another one divides the first line."""
 
     def num_columns(separator: str) -> int:
-        return len(next(csv.reader([first_line], delimiter=separator), []))
+        try:
+            return len(next(csv.reader([first_line], delimiter=separator), []))
+        except csv.Error:  # the same error is explained when the rows are read
+            return 0
 
     best = max(_OTHER_SEPARATORS, key=num_columns)
     return best if num_columns(",") < 2 <= num_columns(best) else ","
@@ -84,9 +87,14 @@ def _quoted_cells(path: Path, lines: Iterable[tuple[int, str]], separator: str, 
         try:
             cells = next(reader, None)
         except csv.Error as error:
+            fact, advice = (
+                str(error),
+                ("a quotation mark that begins a cell must also end it, and one inside such a cell must be doubled"),
+            )
+            if "new-line character" in fact:
+                fact, advice = "a lone CR is no end of a line", "end each line with LF or CRLF, or quote the cell"
             raise DataError(
-                f"{path}, line {number}: each row must be well-formed, but {error}; correct it: a quotation mark that "
-                "begins a cell must also end it, and one inside such a cell must be doubled."
+                f"{path}, line {number}: each row must be well-formed, but {fact}; correct it: {advice}."
             ) from error
         if cells is None:
             return

@@ -176,6 +176,7 @@ def test_whatever_is_written_as_csv_is_read_back(tmp_path: Path, pairs: list[tup
         ("x.csv", b"source,target\na,b,c\n", "line 2: each row must have the 2 columns .* has 3"),
         ("x.csv", b'source,target\na,b\n"c,d\ne,f\n', "line 3: each row must be well-formed, but unexpected end"),
         ("x.csv", b'source,target\n"a"b,c\n', "line 2: each row must be well-formed"),
+        ("x.csv", b"source,target\ra,b\r", "line 1: each row must be well-formed, but a lone CR is no end of a line"),
         ("x.csv", b"source,source\na,b\n", "line 1: column names must differ"),
         ("x.csv", b"source\nok\nCaf\xe9\n", "line 3: a file must be UTF-8, but byte 0xe9 is not"),
         ("x.csv", "source\nok\n".encode("utf-16-le"), r"line 1: text must not hold the character U\+0000"),
