@@ -130,10 +130,13 @@ class StudySpec(StudySettings):
         except FileNotFoundError as error:
             raise SweepError(f"A study must be a folder with {STUDY_FILE}, but {folder} has none.") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-            raise SweepError(f"A study's {STUDY_FILE} must be readable, but {path} is not: {error}") from error
+            fact = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise SweepError(f"A study's {STUDY_FILE} must be readable, but {path} is not: {fact}") from error
 
 
-def _from_document(document: dict[str, Any]) -> StudySpec:
+def _from_document(document: Any) -> StudySpec:
+    if not isinstance(document, dict):
+        raise ValueError("it is no mapping")
     version = document.pop("schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(f"it has version {version}, and this package reads {SCHEMA_VERSION}")

@@ -181,6 +181,18 @@ def test_a_wrong_action_or_name_is_refused_with_the_valid_ones(invoke: Invoke, w
     assert law in result.stderr
 
 
+@pytest.mark.parametrize("action", ["plan", "run"])
+def test_a_study_that_searches_nothing_is_refused(invoke: Invoke, action: str) -> None:
+    Path("sweeps").mkdir()
+    Path("sweeps/mine.yaml").write_text("# A study of mine.\n")
+
+    result = invoke("sweep", action, "mine")
+
+    assert result.exit_code == 2
+    assert "`sweeps=mine` must search something, but names no values" in result.stderr
+    assert not list(Path("outputs").glob("**/study.yaml"))
+
+
 def test_a_missing_study_is_refused_by_its_folder(invoke: Invoke) -> None:
     result = invoke("sweep", "status", "nothing")
 

@@ -173,11 +173,11 @@ def test_a_folder_without_a_specification_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fact"),
     [
-        ("", "is not"),
-        ("[1, 2]", "is not"),
-        ("a: [", "is not"),
+        ("", "is not: it is no mapping"),
+        ("[1, 2]", "is not: it is no mapping"),
+        ("a: [", "is not: while parsing"),
         ("\x80".encode("latin-1"), "is not"),
-        ("name: lengths", "schema_version"),
+        ("name: lengths", "it lacks 'schema_version'"),
         ("schema_version: 99", "it has version 99, and this package reads 1"),
     ],
 )
@@ -189,6 +189,7 @@ def test_an_invalid_file_is_refused_by_its_name(tmp_path: Path, text: str | byte
         StudySpec.read(tmp_path)
     assert str(path) in str(refusal.value)
     assert fact in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("key", ["arms", "budget", "confirmation", "objective", "sampler", "code"])

@@ -61,6 +61,13 @@ def plan_or_run(words: Sequence[str], overrides: Sequence[str], flags: HydraFlag
     multirun = HydraFlags((*flags.given, ("--multirun", None)))
     sweeper = choose_sweeper(verb, overrides, multirun)
     with parsed_with_server(verb, overrides, multirun, sweeper) as (parsed, server):
+        if not any(arm.space.dimensions for arm in parsed.spec.arms):
+            raise ConfigError(
+                [
+                    f"`sweeps={names[0]}` must search something, but names no values; list keys and their values as "
+                    "`hydra.sweeper.params` in its file, or use `ptl-prefix train` for one run."
+                ]
+            )
         if action == "run":
             run_parsed_study(parsed, flags, server)
         else:
