@@ -1,10 +1,11 @@
-"""Readers of data files: JSON, JSON lines, CSV, TSV, Parquet and parallel text.
+"""Readers of data files: JSON, JSON lines, CSV, TSV, Parquet, parallel text, and folders of `datasets`.
 
 In: a path. Out: `FileRow`s in the order of the file, one at a time. Every error names the file and the line. The
 readers of `datasets` are not used, as they read a cell with "NA" or "null" as an empty one, and name neither file nor
 line.
 
-Files are UTF-8, or of the encoding that a byte order mark or `task.encoding` names; lines end in LF or CRLF.
+Files of text are UTF-8, or of the encoding that a byte order mark or `task.encoding` names; lines end in LF or CRLF.
+They may be compressed, as `.jsonl.gz` or `.csv.zst`.
 """
 
 import hashlib
@@ -20,15 +21,17 @@ import pyarrow.parquet as pq
 
 from ptl_prefix.artifacts.json_document import shortened
 from ptl_prefix.artifacts.lfs_pointer import lfs_pointer_fact
+from ptl_prefix.data.dataset_rows import dataset_files, is_dataset_folder, read_dataset_folder, split_folders
 from ptl_prefix.data.delimited_rows import read_csv, read_tsv
 from ptl_prefix.data.json_rows import read_json, read_json_lines
-from ptl_prefix.data.text_lines import OnRead, TextFormat, numbered_lines, unreported
+from ptl_prefix.data.text_lines import COMPRESSIONS, OnRead, TextFormat, numbered_lines, unreported
 from ptl_prefix.errors import DataError
 
 _AS_IT_SAYS = TextFormat()
 _PARQUET_ROWS = 1000
 """Rows of a Parquet file that are in memory as Python objects at once."""
-_Setting = Literal["source_column", "target_columns"]
+Setting = Literal["source_column", "target_columns", "label_column", "prompt_template"]
+"""A setting that names columns."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class FileRow:
     place: str
     cells: dict[str, Any]
 
-    def text(self, column: str, setting: _Setting | None = None) -> str:
+    def text(self, column: str, setting: Setting | None = None) -> str:
         """The text of a column; a list of texts, such as sentences, is joined with spaces.
 
         Args:
@@ -55,7 +58,7 @@ class FileRow:
         """
         return " ".join(self.texts(column, setting))
 
-    def texts(self, column: str, setting: _Setting | None = None) -> list[str]:
+    def texts(self, column: str, setting: Setting | None = None) -> list[str]:
         """The texts of a column, stripped; empty texts of a list are left out. See `text`.
 
         Numbers and booleans, such as labels, are their text in JSON: `7`, `0.5`, `true`.
@@ -77,12 +80,14 @@ class FileRow:
         cell = self.cells.get(column)
         return any(not isinstance(part, str) for part in (cell if isinstance(cell, list) else [cell]))
 
-    def _absence(self, column: str, setting: _Setting | None) -> str:
+    def _absence(self, column: str, setting: Setting | None) -> str:
         """What to say of a column that is missing."""
         fact = f"{self.place}: each row must have the column '{column}', but this one has {_listed(self.cells)}"
         if setting is None:
             return f"{fact}; rename one of these, or add the column."
-        form = "<name>" if setting == "source_column" else "[<name>]"
+        if setting == "prompt_template":
+            return f"{fact}; name one of these in `task.prompt_template`, and write literal braces as {{{{ and }}}}."
+        form = "[<name>]" if setting == "target_columns" else "<name>"
         return (
             f"{fact}; choose one of these with `task.{setting}={form}`. If these are no names but the first row of "
             "the data, put a line with the names above it."
@@ -93,7 +98,7 @@ def read_rows(path: Path, text_format: TextFormat = _AS_IT_SAYS, on_read: OnRead
     """The rows of a file, in its order, read one at a time.
 
     Args:
-        path: File, whose suffix names its format.
+        path: File, whose suffix names its format, or folder of a `Dataset`.
         text_format: Encoding and separator of a file of text.
         on_read: Callback for progress; all calls together give `num_bytes`, or nearly.
 
@@ -102,23 +107,42 @@ def read_rows(path: Path, text_format: TextFormat = _AS_IT_SAYS, on_read: OnRead
     """
     if (mistake := why_unreadable(path)) is not None:
         raise DataError(mistake)
-    return itertools.starmap(FileRow, _READERS[path.suffix.lower()](path, text_format, on_read))
+    reader = read_dataset_folder if is_dataset_folder(path) else _READERS[format_suffix(path)]
+    return itertools.starmap(FileRow, reader(path, text_format, on_read))
+
+
+def format_suffix(path: Path) -> str:
+    """The suffix that names a file's format, in lower case: `.csv` of `pairs.csv` and of `pairs.csv.gz`."""
+    compressed = path.with_suffix("").suffix.lower() if path.suffix.lower() in COMPRESSIONS else None
+    # A Parquet file is compressed inside, and read from its end.
+    return path.suffix.lower() if compressed in (None, "", ".parquet") else str(compressed)
 
 
 def why_unreadable(path: Path) -> str | None:
     """The reason why a file cannot be read, or `None`. Only its name, its existence and its first bytes are checked."""
-    if path.suffix.lower() not in SUFFIXES:
-        return f"{path} must end in one of {', '.join(SUFFIXES)}, which names its format; convert or rename it."
+    try:
+        if folders := split_folders(path):
+            splits = ", ".join(map(str, folders.values()))
+            return f"{path} must be one data set, but is a `DatasetDict`; give the folder of one split: {splits}."
+        if is_dataset_folder(path):
+            return next(filter(None, map(_absence, _parts(path))), None)
+    except DataError as error:
+        return str(error)
+    if format_suffix(path) not in SUFFIXES:
+        return (
+            f"{path} must end in one of {', '.join(SUFFIXES)}, which names its format, or, compressed, in .gz or .zst "
+            "after such a suffix of a text file; convert or rename it."
+        )
     return next(filter(None, map(_absence, _parts(path))), None)
 
 
 def num_bytes(path: Path) -> int:
-    """The size of a file; for parallel text, of both files."""
+    """The size of a file; for parallel text, of both files; for a folder of a `Dataset`, of its files."""
     return sum(part.stat().st_size for part in _parts(path) if part.is_file())
 
 
 def fingerprint_file(path: Path) -> str:
-    """The hash of a file's content; for parallel text, the hashes of both files.
+    """The hash of a file's content; for parallel text and the folder of a `Dataset`, the hashes of all files.
 
     Raises:
         DataError: The file is missing.
@@ -133,8 +157,14 @@ def fingerprint_file(path: Path) -> str:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files that are read together: `x.source` needs `x.target`."""
-    return [path, path.with_suffix(".target")] if path.suffix.lower() == ".source" else [path]
+    """The files that are read together: `x.source` needs `x.target`, also compressed; a folder holds several."""
+    if is_dataset_folder(path):
+        return dataset_files(path)
+    if format_suffix(path) != ".source":
+        return [path]
+    compression = path.suffix if path.suffix.lower() in COMPRESSIONS else ""
+    uncompressed = path.with_suffix("") if compression else path
+    return [path, uncompressed.with_suffix(f".target{compression}")]
 
 
 def _absence(path: Path) -> str | None:

@@ -6,10 +6,12 @@ variables apply: with HF_HUB_OFFLINE=1 only downloaded data sets are found.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import datasets
 
+from ptl_prefix.data.dataset_rows import named_rows
 from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.errors import DataError
 
@@ -28,10 +30,7 @@ def read_hub_rows(hub: str, *, config: str | None, revision: str | None, split: 
             f"The {split} split of '{hub}' must be reachable on the hub or downloaded before, but is not ({error}); "
             "give local files instead."
         ) from error
-    labels = {name: kind for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
-    for number, cells in enumerate(rows, start=1):
-        names = {column: kind.int2str(cells[column]) for column, kind in labels.items()}
-        yield FileRow(f"{hub} ({split}), row {number}", {**cells, **names})
+    yield from itertools.starmap(FileRow, named_rows(rows, f"{hub} ({split})"))
 
 
 @contextlib.contextmanager

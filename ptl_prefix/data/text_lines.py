@@ -1,17 +1,24 @@
-"""The lines of a text file, one at a time, whatever its encoding.
+"""The lines of a text file, one at a time, whatever its encoding and compression.
 
 In: a path, and how the file is written. Out: numbered lines, split at LF only, as text may hold other characters that
 Python treats as line ends, a lone CR among them. A byte order mark names the encoding; without one, files are UTF-8. A
-file that is not, or that holds U+0000, is refused.
+file that is not, or that holds U+0000, is refused. Files that end in `.gz` or `.zst` are decompressed as they are read.
 """
 
 import codecs
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
 
 from ptl_prefix.errors import DataError
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+"""Names of the compressions of text files, by the last suffix of a file."""
 
 _MARKS = (
     # UTF-32 first: its mark begins with that of UTF-16.
@@ -23,7 +30,7 @@ _MARKS = (
 _UTF_8 = ("utf-8", "utf-8-sig")
 
 OnRead = Callable[[int], None]
-"""Called with the number of bytes of a file that were read since the last call."""
+"""Called with the number of bytes of a file that were read since the last call; of a compressed file, its own bytes."""
 
 
 def unreported(num_bytes: int) -> None:
@@ -84,17 +91,74 @@ def numbered_lines(path: Path, text_format: TextFormat, on_read: OnRead = unrepo
         yield number, line
 
 
+class _RawBytes(io.RawIOBase):
+    """The bytes of a file, decompressed if its name says that it is compressed.
+
+    Args:
+        path: File.
+        on_read: Callback for progress.
+    """
+
+    def __init__(self, path: Path, on_read: OnRead) -> None:
+        self._path, self._on_read = path, on_read
+        self._compression = COMPRESSIONS.get(path.suffix.lower())
+        self._file = path.open("rb", buffering=0)
+        # A pyarrow file of its own: the position of the compressed bytes is asked for after each read.
+        self._stream: pa.NativeFile | None = None
+        if self._compression is not None:
+            self._stream = pa.CompressedInputStream(pa.PythonFile(self._file, mode="r"), self._compression)
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read bytes into a buffer, and report those of the file.
+
+        Raises:
+            DataError: The file is not compressed as its name says, or is damaged.
+        """
+        if self._stream is None:
+            count = self._file.readinto(buffer) or 0
+        else:
+            try:
+                data = self._stream.read(len(buffer))
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(
+                    f"{self._path} must be a whole {self._compression} file, but cannot be decompressed ({error}); "
+                    "compress or download it again."
+                ) from error
+            count = len(data)
+            buffer[:count] = data
+        position = self._file.tell()
+        self._on_read(position - self._position)
+        self._position = position
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _opened(path: Path, on_read: OnRead = unreported) -> Iterator[BinaryIO]:
+    """The bytes of a text file; the only place where one is opened."""
+    with io.BufferedReader(_RawBytes(path, on_read)) as file:
+        yield file
+
+
 def _marked_encoding(path: Path) -> str:
     """The encoding that a byte order mark names; UTF-8 without one."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         start = file.read(4)
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
 
 
 def _utf_8_lines(path: Path, text_format: TextFormat, on_read: OnRead) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as file:
+    with _opened(path, on_read) as file:
         for number, line in enumerate(file, start=1):
-            on_read(len(line))
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -105,12 +169,10 @@ def _utf_8_lines(path: Path, text_format: TextFormat, on_read: OnRead) -> Iterat
 
 
 def _decoded_lines(path: Path, encoding: str, text_format: TextFormat, on_read: OnRead) -> Iterator[tuple[int, str]]:
-    number, position = 0, 0
-    with path.open("rb") as file, io.TextIOWrapper(file, encoding=encoding, newline="\n") as text:
+    number = 0
+    with _opened(path, on_read) as file, io.TextIOWrapper(file, encoding=encoding, newline="\n") as text:
         try:
             for number, line in enumerate(text, start=1):
-                on_read(file.tell() - position)
-                position = file.tell()
                 # A byte order mark is part of the text where the encoding's name states the byte order.
                 yield number, line.removeprefix("\ufeff") if number == 1 else line
         except UnicodeError as error:

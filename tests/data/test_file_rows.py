@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.data.file_rows import SUFFIXES, fingerprint_file, num_bytes, read_rows, why_unreadable
-from ptl_prefix.data.text_lines import TextFormat
+from ptl_prefix.data.text_lines import COMPRESSIONS, TextFormat
 from ptl_prefix.errors import DataError
 
 
@@ -91,6 +92,60 @@ def test_readers_say_how_many_bytes_they_have_read(tmp_path: Path, suffix: str) 
     assert shares[0] < 0.4
     assert 0.45 < shares[1500] < 0.7
     assert 0.9 < shares[-1] <= 1.0
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_compressed_files_are_decompressed_as_they_are_read(tmp_path: Path, compression: str) -> None:
+    texts = {
+        "x.jsonl": "".join(f'{{"source": "Café {number}", "target": "b"}}\n' for number in range(3000)),
+        "x.csv": "source,target\n" + "".join(f"Café {number},b\n" for number in range(3000)),
+        "x.source": "".join(f"Café {number}\n" for number in range(3000)),
+        "x.target": "b\n" * 3000,
+    }
+    for name, text in texts.items():
+        with pa.CompressedOutputStream(str(tmp_path / f"{name}{compression}"), COMPRESSIONS[compression]) as file:
+            file.write(text.encode("utf-16" if name == "x.csv" else "utf-8"))
+    expected = [{"source": f"Café {number}", "target": "b"} for number in range(3000)]
+
+    for name in ("x.jsonl", "x.csv", "x.source"):
+        counts: list[int] = []
+        path = tmp_path / f"{name}{compression}"
+        assert [row.cells for row in read_rows(path, on_read=counts.append)] == expected
+        assert sum(counts) == num_bytes(path)
+    path = tmp_path / f"x.jsonl{compression}"
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], b"plain text", whole[:-100] + bytes(100)):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"x\.jsonl\.\w+ must be a whole \w+ file, but cannot be decompressed \("):
+            list(read_rows(path))
+    assert "must end in one of" in str(why_unreadable(tmp_path / f"x.parquet{compression}"))
+
+
+def test_a_folder_of_datasets_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    kinds = datasets.Features({"source": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"source": [f"in {number}" for number in range(1500)], "label": [number % 2 for number in range(1500)]}
+    whole = datasets.Dataset.from_dict(rows, features=kinds)
+    reordered = whole.select(range(1499, -1, -1)).with_format("numpy")
+    datasets.DatasetDict({"train": reordered, "test": whole}).save_to_disk(tmp_path / "both")
+    counts: list[int] = []
+
+    path = tmp_path / "both" / "train"
+    read_back = list(read_rows(path, on_read=counts.append))
+
+    assert [row.cells["source"] for row in read_back] == rows["source"][::-1]
+    assert read_back[0].cells == {"source": "in 1499", "label": "yes"}
+    assert (read_back[1].place, read_back[1].text("label")) == (f"{path}, row 2", "no")
+    assert 0.99 * num_bytes(path) < sum(counts) <= num_bytes(path)
+    assert fingerprint_file(path) != fingerprint_file(tmp_path / "both" / "test")
+    assert "is a `DatasetDict`; give the folder of one split: " in str(why_unreadable(tmp_path / "both"))
+    arrow = next(path.glob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"train must be a folder of `Dataset.save_to_disk`, but cannot be loaded"):
+        list(read_rows(path))
+    arrow.unlink()
+    assert "arrow must be a file, but does not exist" in str(why_unreadable(path))
+    (path / "state.json").write_text("[]")
+    assert "state.json must be a JSON object, but " in str(why_unreadable(path))
 
 
 def test_the_bytes_of_utf_16_are_counted_too(tmp_path: Path) -> None:

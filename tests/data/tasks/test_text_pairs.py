@@ -210,12 +210,112 @@ def test_a_data_set_on_the_hub_is_read_by_split(monkeypatch: pytest.MonkeyPatch)
         {"validation_fraction": 0.3},
         {"split_seed": 1},
         {"encoding": "cp1252"},
+        {"prompt_template": "{source}"},
+        {"label_column": "target"},
     ],
 )
 def test_settings_that_decide_examples_decide_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
     file = pairs_file(tmp_path / "x.jsonl", 9)
 
     assert TextPairs(data_file=file, **change).fingerprint("train") != TextPairs(data_file=file).fingerprint("train")
+
+
+def test_a_training_file_without_a_validation_file_is_divided_by_content(tmp_path: Path) -> None:
+    file = pairs_file(tmp_path / "x.jsonl", 300)
+    lines = Path(file).read_text().splitlines(keepends=True)
+    (tmp_path / "y.jsonl").write_text("".join(reversed(lines)))
+    task = TextPairs(train_file=file, validation_fraction=0.2, test_file=file)
+    other = TextPairs(train_file=str(tmp_path / "y.jsonl"), validation_fraction=0.2)
+
+    train, validation = task.examples("train"), task.examples("validation")
+
+    assert (task.problems(), task.splits) == ([], SPLITS)
+    assert (len(train) + len(validation), len(task.examples("test"))) == (300, 300)
+    assert not set(train["source"]) & set(validation["source"])
+    assert sorted(other.examples("validation")["targets"]) == sorted(validation["targets"])
+    assert task.notes == (f"{len(validation)} of 300 pairs are the validation split, chosen by a hash of their source",)
+    undivided = TextPairs(train_file=file, validation_file=file)
+    assert len({one.fingerprint(split) for one in (task, undivided) for split in SPLITS[:2]}) == 4
+    assert task.fingerprint("test") == TextPairs(test_file=file).fingerprint("test")
+
+
+def test_a_validation_split_has_one_origin(tmp_path: Path) -> None:
+    file = pairs_file(tmp_path / "x.jsonl", 9)
+
+    both = TextPairs(train_file=file, validation_file=file, validation_fraction=0.3)
+    # The default of earlier versions, which their runs' configs hold.
+    earlier = TextPairs(train_file=file, validation_file=file, validation_fraction=0.1)
+
+    assert "`task.validation_fraction` must be null where the validation split has a file" in both.problems()[0]
+    assert (earlier.problems(), len(earlier.examples("train"))) == ([], 9)
+    assert "has no effect" in earlier.notes[0]
+    assert earlier.fingerprint("train") == TextPairs(train_file=file).fingerprint("train")
+    assert "null with `task.hub`" in TextPairs(hub="owner/name", validation_fraction=0.3).problems()[0]
+
+
+def test_a_folder_of_splits_gives_those_that_are_not_named(tmp_path: Path) -> None:
+    rows = [datasets.Dataset.from_dict({"source": [f"{split} in"], "target": ["out"]}) for split in SPLITS]
+    whole, partial = str(tmp_path / "whole"), str(tmp_path / "partial")
+    datasets.DatasetDict(dict(zip(SPLITS, rows, strict=True))).save_to_disk(whole)
+    datasets.DatasetDict({"train": rows[0], "dev": rows[1]}).save_to_disk(partial)
+
+    for task in (TextPairs(data_file=whole), TextPairs(train_file=whole)):
+        assert (task.problems(), task.splits) == ([], SPLITS)
+        assert [task.examples(split)["source"] for split in SPLITS] == [[f"{split} in"] for split in SPLITS]
+    named = TextPairs(train_file=partial, validation_file=f"{partial}/dev")
+    assert named.examples("validation")["source"] == ["validation in"]
+    assert TextPairs(train_file=partial, validation_fraction=0.3).splits == ("train", "validation")
+    assert "`task.validation_file`: " in TextPairs(train_file=whole, validation_file=partial).problems()[0]
+    assert TextPairs(train_file=partial).splits == ("train",)
+    assert "must be null where" in TextPairs(data_file=whole, validation_fraction=0.3).problems()[0]
+    assert "`task.separator` must be null" in TextPairs(data_file=whole, separator=";").problems()[0]
+
+
+def test_a_source_may_be_made_of_columns(tmp_path: Path) -> None:
+    rows = [{"title": f"T {row}", "body": ["a", "b"], "target": "out"} for row in range(60)]
+    file = json_lines(tmp_path / "x.jsonl", rows)
+
+    task = TextPairs(data_file=file, prompt_template="{title}\n{{{body}}}")
+    other = TextPairs(data_file=file, prompt_template="Of {title}: {body}")
+    of_column = TextPairs(data_file=file, source_column="title", prompt_template="Summarise: {source}")
+
+    assert task.problems() == other.problems() == of_column.problems() == []
+    assert task.examples("train")["source"][0] == "T 0\n{a b}"
+    assert of_column.examples("train")["source"][0] == "Summarise: T 0"
+    held_out = [source.split()[1] for source in task.examples("validation")["source"]]
+    assert held_out == [source.split()[2].strip(":") for source in other.examples("validation")["source"]] != []
+    assert task.fingerprint("train") != other.fingerprint("train")
+    with pytest.raises(DataError, match=r"column 'x', .* has title, body, target; name one of these in `task.pr"):
+        TextPairs(train_file=file, prompt_template="{x}").examples("train")
+    problems = TextPairs(data_file=file, source_column="title", prompt_template="{source} {body}").problems()
+    assert "must name no column but {source} beside `task.source_column`, but names source, body" in problems[0]
+    assert (
+        "`task.prompt_template` must have nothing but"
+        in TextPairs(data_file=file, prompt_template="{a.b}").problems()[0]
+    )
+
+
+def test_labels_are_a_closed_set_of_the_training_split(tmp_path: Path) -> None:
+    rows: list[Any] = [{"source": f"in {row}", "label": label} for row, label in enumerate([2, 10, True, 2])]
+    train = json_lines(tmp_path / "train.jsonl", rows)
+    files: dict[str, Any] = {"train_file": train, "validation_file": json_lines(tmp_path / "dev.jsonl", rows[1:3])}
+
+    task = TextPairs(**files, label_column="label")
+    validation = task.fingerprint("validation")
+
+    assert (task.problems(), task.label_set) == ([], ("10", "2", "true"))
+    assert TextPairs(train_file=train, target_columns=["label"]).label_set is None
+    assert task.examples("validation")["targets"] == [["10"], ["true"]]
+    assert task.notes == ("numbers and booleans in the column 'label' are read as their text",)
+    json_lines(tmp_path / "train.jsonl", rows[1:])
+    assert TextPairs(**files, label_column="label").fingerprint("validation") == validation
+    json_lines(tmp_path / "train.jsonl", rows[:2])
+    fewer = TextPairs(**files, label_column="label")
+    assert fewer.fingerprint("validation") != validation
+    with pytest.raises(DataError, match=r"the validation split .* in the training split, but 'true' \(of 'in 2'\)"):
+        fewer.examples("validation")
+    both = TextPairs(train_file=train, label_column="label", target_columns=["label"])
+    assert "`task.target_columns` must be left out beside `task.label_column`" in both.problems()[0]
 
 
 def test_a_target_column_is_asked_for() -> None:
