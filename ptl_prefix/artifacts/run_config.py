@@ -1,6 +1,6 @@
 """The resolved config of a run: `config.yaml`, the first file that a run writes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -17,11 +17,15 @@ def write_config(folder: RunFolder, config: Mapping[str, Any]) -> None:
     write_atomically(folder.config, text, follow_links=False)
 
 
-def read_config(folder: RunFolder) -> dict[str, Any]:
+def read_config(folder: RunFolder, nodes: Sequence[str] = ()) -> dict[str, Any]:
     """Read the config.
 
+    Args:
+        folder: Run folder.
+        nodes: Keys of the objects that the config must describe.
+
     Raises:
-        RunError: The file cannot be read, or is a symbolic link.
+        RunError: The file cannot be read, is a symbolic link, or lacks one of these objects.
     """
     fact = "is not a mapping"
     try:
@@ -30,4 +34,9 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
         config, fact = None, f"is not: {error}"
     if not isinstance(config, dict):
         raise RunError(f"A run's config must be readable, but '{folder.config}' {fact}; repeat the run.")
+    for node in nodes:
+        if not isinstance(config.get(node), dict) or not isinstance(config[node].get("_target_"), str):
+            raise RunError(
+                f"A run's config must hold an object under `{node}`, but '{folder.config}' does not; repeat the run."
+            )
     return config

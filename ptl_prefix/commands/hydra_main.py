@@ -28,7 +28,7 @@ from ptl_prefix.commands.config.plain_values import plain_values
 from ptl_prefix.commands.config.plugins import register_plugins
 from ptl_prefix.commands.config.resolvers import forget_run_ids, hide_variables, register_resolvers
 from ptl_prefix.commands.config.verb import Verb
-from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError
+from ptl_prefix.errors import ConfigError, PtlPrefixError, RunError, StorageError
 from ptl_prefix.training.rank_environment import find_rank_environment, is_nonzero_rank
 
 Body = Callable[[dict[str, Any], Path], Any]
@@ -59,9 +59,21 @@ def run_with_hydra(verb: Verb, overrides: Sequence[str], flags: HydraFlags, func
         in_folder = f"hydra.run.dir={quoted(str(run_folder))}"
         with _removed_if_empty(run_folder):
             # Hydra would make the folder, too, but print its own traceback where the disk refuses.
-            with storage_errors(run_folder):
-                run_folder.mkdir(parents=True, exist_ok=True)
+            _make(run_folder)
             _run(verb, (*checked.overrides, in_folder), flags, function)
+
+
+def _make(folder: Path) -> None:
+    try:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except StorageError:
+        raise
+    except OSError as error:  # as below /proc
+        raise RunError(
+            f"A run's folder must be one that can be made, but '{folder}' cannot ({error.strerror}); choose another "
+            "`hydra.run.dir`."
+        ) from error
 
 
 def refuse_rank_environment() -> None:

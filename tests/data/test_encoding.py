@@ -308,8 +308,9 @@ def test_progress_counts_examples_and_the_share_of_the_file_that_was_read(tmp_pa
             task, "train", prompter, max_tokens=60, settings=settings, on_progress=lambda *call: seen.append(call)
         )
 
-    # The second time nothing is encoded.
-    assert seen == [(1000, 0.4), (1000, 0.8), (500, 1.0)]
+    # The second time nothing is encoded. A file is read a block ahead of its lines.
+    assert [count for count, _ in seen] == [1000, 1000, 500]
+    assert [share for _, share in seen] == [pytest.approx(0.4, abs=0.1), pytest.approx(0.8, abs=0.1), 1.0]
 
 
 def test_a_split_of_unknown_ids_is_refused(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_an_adapter_without_a_task_has_the_given_prompt(
     [
         (["export", "run={run}", "format=peft", "merge=true", "out=x"], 2, "`merge` must be false with format=peft"),
         (["export", "run={run}", "format=peft", "out=mine"], 1, "but 'mine' has other files"),
+        (["export", "run={run}", "format=peft", "out=mine/thesis.txt"], 1, "must be written to a folder of its own"),
         (["import", "peft=nowhere", "out=x", "backbone=tiny_gpt2"], 1, "but 'nowhere' is not"),
         (["import", "peft=adapter", "out=x", "task=table_to_text", "between=' ='"], 2, "`between` must not be given"),
         (["import", "peft=adapter", "out=x", "backbone=llama_13b"], 2, "must have weights"),

@@ -1,12 +1,15 @@
 """What `train` says and returns when it is stopped and goes on, or cannot."""
 
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from support.command_lines import CommandLine, Finished, Invoke
 
+from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.training.module import AdaptationModule
@@ -79,3 +82,17 @@ def test_a_run_that_failed_fails_again_at_the_same_step(command_line: CommandLin
     sentences = [failure.stderr.splitlines()[-1] for failure in failures]
     assert sentences[0] == sentences[1]
     assert "finite" in sentences[0]
+
+
+@pytest.mark.parametrize("node", ["trainer", "task"])
+def test_a_run_whose_config_lacks_an_object_is_refused(invoke: Invoke, node: str, small_run: RunFolder) -> None:
+    shutil.copytree(small_run.path, "copy")
+    values = yaml.safe_load(Path("copy/config.yaml").read_text())
+    Path("copy/config.yaml").write_text(yaml.safe_dump({key: value for key, value in values.items() if key != node}))
+
+    for words in (["train", "resume=copy"], ["export", "run=copy", "out=x"]):
+        result = invoke(*words)
+
+        assert result.exit_code == 1, result.output
+        assert f"A run's config must hold an object under `{node}`" in result.stderr
+        assert "Traceback" not in result.output

@@ -9,10 +9,9 @@ from rich.text import Text
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.peft_folder import CONFIG_FILE, TENSORS_FILE, write_peft
 from ptl_prefix.artifacts.printed_command import printed_command
-from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from ptl_prefix.commands.config.build_plan import build_plan
+from ptl_prefix.commands.config.build_plan import build_plan, read_run_config
 from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.peft_format import to_peft
@@ -32,7 +31,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError([f"`export` takes no arguments, but got {' '.join(words)!r}; set run=<folder> out=<folder>."])
     folder = RunFolder.open(config["run"])
     checkpoint = _checkpoint(folder, config["checkpoint"])
-    plan = build_plan(read_config(folder))
+    plan = build_plan(read_run_config(folder))
     if config["merge"] and not plan.method.can_be_merged:
         raise ConfigError(
             [
@@ -72,7 +71,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
 
 
 def _export_for_peft(out: Path, method: Method) -> None:
-    if out.exists() and {path.name for path in out.iterdir()} - {CONFIG_FILE, TENSORS_FILE}:
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {CONFIG_FILE, TENSORS_FILE}):
         raise RunError(
             f"An adapter must be written to a folder of its own, but '{out}' has other files; choose another."
         )

@@ -7,6 +7,8 @@ backbone's mode; the plan's `config` holds what was chosen, and absolute paths, 
 from collections.abc import Mapping
 from typing import Any
 
+from ptl_prefix.artifacts.run_config import read_config
+from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.config.absolute_paths import with_absolute_paths
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.tracking.tracking import Tracking
@@ -14,6 +16,19 @@ from ptl_prefix.training.plan import Plan
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 """Lightning's names of accelerators and torch's devices."""
+
+
+_NODES = ("backbone", "task", "method", "data", "optimizer", "trainer", "generation", "evaluation")
+"""The keys of a config whose values describe objects of every plan."""
+
+
+def read_run_config(folder: RunFolder) -> dict[str, Any]:
+    """The config of a run, which a plan can be built from.
+
+    Raises:
+        RunError: The file cannot be read, or lacks an object of a plan.
+    """
+    return read_config(folder, _NODES)
 
 
 def build_plan(config: Mapping[str, Any]) -> Plan:

@@ -113,7 +113,7 @@ def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
 
 def _task(config: dict[str, Any]) -> Task:
     folder = _run_of(config)
-    task: Task = build(config["task"] if "task" in config or folder is None else read_config(folder)["task"])
+    task: Task = build(config["task"] if "task" in config or folder is None else read_config(folder, ("task",))["task"])
     return task
 
 

@@ -92,7 +92,7 @@ def _texts(config: dict[str, Any], words: tuple[str, ...], bundle: Path, manifes
 
 def _validation_sources(run: RunFolder, manifest: Manifest, count: int) -> tuple[list[str], str]:
     """Sources of the bundle's task, evenly spread over a split that it was not trained on, if there is one."""
-    task = build(read_config(run)["task"])
+    task = build(read_config(run, ("task",))["task"])
     if problems := task.problems():
         raise DataError(" ".join(problems))
     preferred: tuple[Split, ...] = ("validation", "test", "train")

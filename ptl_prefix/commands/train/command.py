@@ -13,11 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from ptl_prefix.artifacts.printed_command import printed_command
-from ptl_prefix.artifacts.run_config import read_config, write_config
+from ptl_prefix.artifacts.run_config import write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.spec import BackboneSpec
-from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
+from ptl_prefix.commands.config.build_plan import backbone_node, build_plan, read_run_config
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
@@ -137,7 +137,7 @@ def _resume(folder: RunFolder, console: Console, changes: ResumeChanges, *, devi
         devices: Number of devices; `None` is that of the run's config.
     """
     environment = find_rank_environment()
-    config = read_config(folder)
+    config = read_run_config(folder)
     record = read_record(folder.record) if folder.record.exists() else None
     if record is not None and record.status == "finished" and not changes.prolongs(config):
         if environment is None or environment.share.is_rank_zero:
@@ -196,7 +196,7 @@ def train_as_started_rank(folder: str, changes_text: str) -> None:
     environment = find_rank_environment()
     assert environment is not None, "`RankProcesses` sets the variables of a rank"
     run_folder, changes = RunFolder.open(folder), ResumeChanges.from_text(changes_text)
-    plan = build_plan(changes.apply(read_config(run_folder), run_folder))
+    plan = build_plan(changes.apply(read_run_config(run_folder), run_folder))
     _train_as_rank(plan, run_folder, EscapingConsole(stderr=True), environment, resume=changes)
 
 
