@@ -1,7 +1,8 @@
 """Contracts hold for every family; all variants of a method meet four families, of every kind, the others one.
 
 What a method promises of itself alone is tested on one family of each kind. Of the methods, only prefix-tuning meets
-all families in the fast tests; the others meet one of either kind there, and the rest in the slow ones.
+all families in the fast tests, in its two plain ways; the others meet one of either kind there, or GPT-2 alone if they
+are kin of another one, and the rest in the slow ones.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ _OF_THE_METHOD_ALONE = (
     "test_the_same_seed_gives_the_same_start",
     "test_what_is_stored_is_what_is_exported",
 )
+_KIN = ("dora", "ia3", "rslora", "top_layers")
+"""Methods that replace modules as `lora` does, or train weights as `full_finetuning` does."""
+_PLAIN_PREFIX = {"prefix_length", "reparam", "reparam_hidden_size"}
 _CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"})
 
 
@@ -50,11 +54,13 @@ def _is_slow(test: str, callspec: Any) -> bool:
     """Every method meets every family; those that all methods have in common are met here by a prefix."""
     if callspec is None or not {"any_backbone", "new_method"} <= callspec.params.keys():
         return False
-    family, (name, _) = callspec.params["any_backbone"], callspec.params["new_method"]
+    family, (name, variant) = callspec.params["any_backbone"], callspec.params["new_method"]
     # Its parts are tested by themselves, and checkpointing and precision elsewhere, too.
     if (name == "prefix_lora" or test in _TESTED_ELSEWHERE) and family != "gpt2":
         return True
-    return family not in ("gpt2", "bart") and name != "prefix_tuning"
+    if name == "prefix_tuning":
+        return family not in ("gpt2", "bart") and not variant.keys() <= _PLAIN_PREFIX
+    return family != "gpt2" if name in _KIN else family not in ("gpt2", "bart")
 
 
 def _is_wanted(test: str, callspec: Any) -> bool:
@@ -70,6 +76,6 @@ def _is_wanted(test: str, callspec: Any) -> bool:
     if family in _ENCODER_DECODERS:
         return not any(settings.items() <= variant.items() for settings in _CAUSAL_SETTINGS)
     # They meet a family as `lora` does; that each family's names mean what they say is tested in `backbones`.
-    if name in ("dora", "ia3", "rslora", "top_layers"):
+    if name in _KIN:
         return False
     return variant.get("reparam", "mlp") == "mlp" and "init_text" not in variant and "placement" not in variant

@@ -48,6 +48,7 @@ def test_a_run_is_on_the_server_as_it_is_on_disk(
     assert {"train/grad_norm", "lr", "tokens_per_s"} <= run.history[0].keys()
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_are_a_group_and_none_is_merged_with_another(
     server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
 ) -> None:

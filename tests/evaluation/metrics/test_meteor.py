@@ -33,6 +33,7 @@ def theirs(cocos_meteor: Any, predictions: list[Prediction]) -> float:
     return float(score)
 
 
+@pytest.mark.slow
 def test_it_is_what_cocos_code_gives_for_a_set_with_stems_synonyms_and_equals(cocos_meteor: Any) -> None:
     some = [
         *random_predictions(30),
