@@ -7,7 +7,7 @@ unknown value of `WANDB_MODE`.
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, MinLen
 
@@ -79,15 +79,20 @@ class Tracking:
         if self.wandb != "none" and mode and mode not in WANDB_MODES:
             problems.append(f"WANDB_MODE must be one of {', '.join(WANDB_MODES)}, but is {mode!r}.")
         if resolve_mode(self.wandb, os.environ) != "none":
-            problems += wandb_name_problems(
-                project=self.project,
-                entity=self.entity,
-                group=self.group,
-                name=self.name,
-                job_type=self.job_type,
-                tags=self.tags,
-            )
+            problems += wandb_name_problems(**self._wandb_names)
         return problems
+
+    @property
+    def _wandb_names(self) -> dict[str, Any]:
+        """What W&B calls the run and what it belongs to."""
+        return {
+            "project": self.project,
+            "entity": self.entity,
+            "group": self.group,
+            "name": self.name,
+            "job_type": self.job_type,
+            "tags": self.tags,
+        }
 
     def sinks(self) -> list[EventSink]:
         """Create the configured sinks; only rank 0 has any."""
@@ -100,16 +105,5 @@ class Tracking:
             sinks.append(TensorBoardSink())
         mode = resolve_mode(self.wandb, os.environ)
         if mode != "none":
-            sinks.append(
-                WandbSink(
-                    mode=mode,
-                    project=self.project,
-                    entity=self.entity,
-                    group=self.group,
-                    name=self.name,
-                    job_type=self.job_type,
-                    tags=self.tags,
-                    finish_timeout_s=self.finish_timeout_s,
-                )
-            )
+            sinks.append(WandbSink(mode=mode, **self._wandb_names, finish_timeout_s=self.finish_timeout_s))
         return sinks

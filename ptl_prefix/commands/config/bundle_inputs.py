@@ -57,7 +57,8 @@ def changed_decoding(own: Decoding, config: dict[str, Any]) -> Decoding:
     """Decoding settings of a bundle, with the changes of a verb's config.
 
     Raises:
-        ConfigError: When a change contradicts what stays: `max_new_tokens` below the bundle's `min_new_tokens`.
+        ConfigError: When a change contradicts the bundle's other settings, such as `max_new_tokens` below its
+            `min_new_tokens`.
     """
     names = [field.name for field in dataclasses.fields(DecodingChanges)]
     changed = dataclasses.replace(own, **{name: config[name] for name in names if config[name] is not None})
