@@ -144,7 +144,8 @@ class Models:
     def cards(self) -> list[dict[str, Any]]:
         """The base's card, and one of each bundle."""
         bundles = sorted(self._store.bundles(), key=lambda bundle: bundle.name)
-        return [self._base_card(), *(self._card(bundle) for bundle in bundles)]
+        auto = [] if self._router is None else [self._auto_card()]
+        return [self._base_card(), *auto, *(self._card(bundle) for bundle in bundles)]
 
     def card(self, model: str) -> dict[str, Any]:
         """The card of one model.
@@ -152,9 +153,9 @@ class Models:
         Raises:
             ApiError: When there is none of this name.
         """
-        found = self.target(model, "").bundle if model != AUTO else None
-        if model == AUTO:
-            raise _unknown(model, self.names())
+        if model == AUTO and self._router is not None:
+            return self._auto_card()
+        found = self.target(model, "").bundle
         return self._base_card() if found is None else self._card(found)
 
     def _choose(self, text: str) -> str:
@@ -176,6 +177,9 @@ class Models:
             code="no_task_is_near",
             nearest=[{"name": name, "score": score} for name, score in nearest],
         )
+
+    def _auto_card(self) -> dict[str, Any]:
+        return {"id": AUTO, "object": "model", "created": self.base.created, "owned_by": _OWNER, "root": AUTO, "parent": None}
 
     def _base_card(self) -> dict[str, Any]:
         base = self.base

@@ -19,7 +19,7 @@ from ptl_prefix.serving.admission import Admission
 from ptl_prefix.serving.answers import Answer
 from ptl_prefix.serving.api import ChatBody, CompletionBody
 from ptl_prefix.serving.api_error import ApiError
-from ptl_prefix.serving.generation import Generation
+from ptl_prefix.serving.running_plan import RunningPlan
 from ptl_prefix.serving.health import Health
 from ptl_prefix.serving.metrics import Metrics
 from ptl_prefix.serving.models import Models, StoreLike, Target
@@ -58,7 +58,7 @@ class JobInWork:
         streams_usage: Whether a stream ends with the number of tokens.
     """
 
-    def __init__(self, generation: Generation, answer: Answer, *, streams_usage: bool) -> None:
+    def __init__(self, generation: RunningPlan, answer: Answer, *, streams_usage: bool) -> None:
         self._generation = generation
         self._answer = answer
         self._streams_usage = streams_usage
@@ -142,7 +142,7 @@ class Service:
                 is_chat=isinstance(body, ChatBody),
                 has_logprobs=body.num_logprobs is not None,
             )
-            generation = Generation(
+            generation = RunningPlan(
                 self._engine, plan, model=target.name, metrics=self.metrics, started_s=started_s
             )
             with generation:
@@ -174,7 +174,7 @@ class Service:
             deadline_s=time.monotonic() + self.limits.request_timeout_s,
         )
         self.health.self_test = "failed"  # unless the events say otherwise
-        generation = Generation(
+        generation = RunningPlan(
             self._engine, Plan((request,), ()), model=base.name, metrics=self.metrics, started_s=time.monotonic()
         )
         with generation:

@@ -16,7 +16,7 @@ from ptl_prefix.serving.planning import Plan
 from ptl_prefix.serving.request import EngineLike, Event, FinishEvent, TextEvent
 
 
-class Generation:
+class RunningPlan:
     """A plan in work; use it as a context manager.
 
     Args:
