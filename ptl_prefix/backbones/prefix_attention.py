@@ -64,8 +64,9 @@ def prefix_attention(
             value = torch.cat([slot.value, value], dim=2)
         attention_mask = _with_prefix(attention_mask.expand(batch, -1, -1, -1), visible)
         if position_bias is not None:
-            # A prefix has no distance to the text, so its relative position bias is zero.
-            position_bias = nn.functional.pad(position_bias, (slot.length, 0))
+            # A prefix has no distance to the text, so its relative position bias is zero. transformers counts the
+            # columns of a cache, so with one that starts with the prefix there is bias for more than the text.
+            position_bias = nn.functional.pad(position_bias[..., :text_keys], (slot.length, 0))
     return plain_attention(
         module, query, key, value, attention_mask, position_bias=position_bias, softcap=softcap, **kwargs
     )
