@@ -121,7 +121,8 @@ def _softcapped_attention(
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     else:
         scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    precise = torch.promote_types(query.dtype, torch.float32)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=precise).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous()
 
@@ -194,6 +195,13 @@ class PrefixSlots:
             for site, modules in self._modules.items():
                 for module, layer in zip(modules, states.sites[site], strict=True):
                     module.prefix_slot = layer  # type: ignore[assignment]
+
+    def filled(self) -> dict[str, tuple[LayerStates | None, ...]]:
+        """What the slots hold, by site and layer."""
+        return {
+            site: tuple(getattr(module, "prefix_slot", None) for module in modules)
+            for site, modules in self._modules.items()
+        }
 
     def claim(self) -> None:
         """Reserve the backbone for this thread until it is cleared.

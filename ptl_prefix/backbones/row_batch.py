@@ -8,7 +8,6 @@ logits. From then on it steps: each step takes one token of every row, the last 
 the only forward pass with logits, whether a row is at its first token or its hundredth.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from ptl_prefix.backbones.attention_masks import text_masks
 from ptl_prefix.backbones.backbone import NO_POSITIONS, Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
+from ptl_prefix.backbones.row_cache import RowCache, Window, bytes_for
 from ptl_prefix.backbones.row_positions import positions_by_row
-from ptl_prefix.backbones.row_cache import RowCache, Window
 
 _SELF, _CROSS, _ENCODER = "decoder_self", "decoder_cross", "encoder_self"
 
@@ -92,6 +91,12 @@ class RowBatch:
         """Memory of all keys and values, unused columns included."""
         return sum(cache.num_bytes for cache in self._caches.values())
 
+    @staticmethod
+    def bytes_for(backbone: Backbone, *, rows: int, region: int, columns: int) -> int:
+        """Memory of a batch with this many rows, prefix columns and columns of text, of each text it attends to."""
+        sites = [geometry for site, geometry in backbone.geometry.items() if site != _ENCODER]
+        return sum(bytes_for(site, backbone.dtype, rows=rows, region=region, columns=columns) for site in sites)
+
     def close(self) -> None:
         """Drop all rows, and give the backbone's attention back."""
         self._rows.clear()
@@ -140,7 +145,7 @@ class RowBatch:
             if row.states is not None:
                 self._backbone.slots.fill(row.states)
             arguments = self._backbone.input_arguments(inputs)
-            encoded = self._backbone.model.get_encoder()(**arguments).last_hidden_state  # type: ignore[operator]
+            encoded = self._backbone.model.get_encoder()(**arguments).last_hidden_state
             row.num_source = encoded.shape[1]
             # The first forward pass of the decoder computes the keys and values of the source.
             self._forward([row], [list(start_ids[:-1]) or [start_ids[0]]], encoded=encoded)
@@ -189,7 +194,9 @@ class RowBatch:
         lengths = torch.tensor([row.length for row in rows], device=device)
         columns = lengths[:, None] + torch.arange(num_new, device=device)  # (rows, new)
         width = int(lengths.max()) + num_new
-        padded = torch.tensor([chunk + [self._backbone.pad_id] * (num_new - len(chunk)) for chunk in ids], device=device)
+        padded = torch.tensor(
+            [chunk + [self._backbone.pad_id] * (num_new - len(chunk)) for chunk in ids], device=device
+        )
         self._select(rows, columns, width, is_encoded=encoded is None)
         masks = text_masks(columns, width, self._backbone.config)
         if not self._backbone.is_encoder_decoder:
@@ -204,7 +211,7 @@ class RowBatch:
                 decoder_input_ids=padded,
                 decoder_attention_mask=masks,
                 attention_mask=read[:, None, None, :].expand(-1, 1, num_new, -1),
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
             )
 
     def _call(self, **arguments: Any) -> Tensor:

@@ -140,7 +140,7 @@ class RowCache(Cache):
     def __init__(self, geometry: SiteGeometry, *, device: torch.device, dtype: torch.dtype) -> None:
         self.rows_layers = [RowLayer(geometry, device=device, dtype=dtype) for _ in range(geometry.num_layers)]
         super().__init__(layers=list(self.rows_layers))
-        self._bytes_per_column = 2 * geometry.num_layers * geometry.kv_width * dtype.itemsize
+        self._geometry, self._dtype = geometry, dtype
         self._num_rows = self._region = self._columns = 0
 
     @property
@@ -152,10 +152,6 @@ class RowCache(Cache):
     def num_bytes(self) -> int:
         """Memory of all layers."""
         return sum(layer.num_bytes for layer in self.rows_layers)
-
-    def bytes_for(self, *, rows: int, region: int, columns: int) -> int:
-        """Memory that this many rows, prefix columns and text columns take."""
-        return _in_blocks(rows, _BLOCK_ROWS) * (region + _in_blocks(columns)) * self._bytes_per_column
 
     def reserve(self, *, rows: int, region: int, columns: int) -> None:
         """Make room for at least this many rows, prefix columns and text columns; what is larger stays."""
@@ -169,7 +165,7 @@ class RowCache(Cache):
         """Free memory if a quarter of it would do for this many rows, prefix columns and text columns."""
         if not rows:
             self._resize(0, 0, 0)
-        elif self.bytes_for(rows=rows, region=region, columns=columns) * 4 <= self.num_bytes:
+        elif 4 * bytes_for(self._geometry, self._dtype, rows=rows, region=region, columns=columns) <= self.num_bytes:
             self._resize(_in_blocks(rows, _BLOCK_ROWS), region, _in_blocks(columns))
 
     def _resize(self, rows: int, region: int, columns: int) -> None:
@@ -198,6 +194,12 @@ class RowCache(Cache):
         """Choose the rows and columns of the next forward pass."""
         for layer in self.rows_layers:
             layer.select(window)
+
+
+def bytes_for(geometry: SiteGeometry, dtype: torch.dtype, *, rows: int, region: int, columns: int) -> int:
+    """Memory of a `RowCache` that has room for this many rows, prefix columns and text columns."""
+    column = 2 * geometry.num_layers * geometry.kv_width * dtype.itemsize
+    return _in_blocks(rows, _BLOCK_ROWS) * (region + _in_blocks(columns)) * column
 
 
 def _in_blocks(number: int, block: int = _BLOCK_COLUMNS) -> int:

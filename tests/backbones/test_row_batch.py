@@ -1,7 +1,9 @@
 """Rows that join, are read, step, swap places and leave: each one's logits are those of the row alone."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.backbones.prefix_states import PrefixStates
 from ptl_prefix.backbones.row_batch import Row, RowBatch
 
-EQUAL = {"rtol": 1e-9, "atol": 1e-9}
+EQUAL: Mapping[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 """In float64, where no rounding hides a row that sees a little of another one."""
 
 
