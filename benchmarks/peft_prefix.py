@@ -73,7 +73,7 @@ class PeftPrefix(Backbone):
         """Next-token logits at some positions, by default selected from those at all positions."""
         if not self._head_at_targets_only:
             return self.logits(inputs)[positions]
-        with self._lm_head_at(positions):
+        with self.lm_head_at(positions):
             return self.logits(inputs)
 
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:

@@ -43,6 +43,10 @@ class BundleError(PtlPrefixError):
     """A bundle that is damaged, of an unknown format, or trained on another backbone."""
 
 
+class RequestError(PtlPrefixError):
+    """A request to the server that it cannot take, such as one for an unknown model or of too many tokens."""
+
+
 class RunError(PtlPrefixError):
     """A run folder that cannot be read, resumed or exported."""
 

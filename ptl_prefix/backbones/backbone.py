@@ -274,7 +274,7 @@ class Backbone:
 
         The LM head is most of a small model's work, and the logits of the source are never used.
         """
-        with self._lm_head_at(positions):
+        with self.lm_head_at(positions):
             return self._forward(inputs)
 
     def _forward(self, inputs: ModelInputs) -> Tensor:
@@ -290,7 +290,7 @@ class Backbone:
         return logits
 
     @contextmanager
-    def _lm_head_at(self, positions: Positions) -> Iterator[None]:
+    def lm_head_at(self, positions: Positions) -> Iterator[None]:
         """Inside, the LM head receives only some positions; what a family computes around its head is unchanged."""
         head: nn.Module = self.model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, arguments: (arguments[0][positions], *arguments[1:]))

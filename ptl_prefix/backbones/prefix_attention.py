@@ -64,8 +64,9 @@ def prefix_attention(
             value = torch.cat([slot.value, value], dim=2)
         attention_mask = _with_prefix(attention_mask.expand(batch, -1, -1, -1), visible)
         if position_bias is not None:
-            # A prefix has no distance to the text, so its relative position bias is zero.
-            position_bias = nn.functional.pad(position_bias, (slot.length, 0))
+            # A prefix has no distance to the text, so its relative position bias is zero. transformers counts the
+            # columns of a cache, so with one that starts with the prefix there is bias for more than the text.
+            position_bias = nn.functional.pad(position_bias[..., :text_keys], (slot.length, 0))
     return plain_attention(
         module, query, key, value, attention_mask, position_bias=position_bias, softcap=softcap, **kwargs
     )
@@ -120,7 +121,8 @@ def _softcapped_attention(
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     else:
         scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    precise = torch.promote_types(query.dtype, torch.float32)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=precise).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous()
 
@@ -193,6 +195,13 @@ class PrefixSlots:
             for site, modules in self._modules.items():
                 for module, layer in zip(modules, states.sites[site], strict=True):
                     module.prefix_slot = layer  # type: ignore[assignment]
+
+    def filled(self) -> dict[str, tuple[LayerStates | None, ...]]:
+        """What the slots hold, by site and layer."""
+        return {
+            site: tuple(getattr(module, "prefix_slot", None) for module in modules)
+            for site, modules in self._modules.items()
+        }
 
     def claim(self) -> None:
         """Reserve the backbone for this thread until it is cleared.

@@ -45,6 +45,7 @@ class GenerationRequest:
         prompt_ids: Token ids of the whole prompt.
         stop_ids: Ids that end the text.
         sampling: How tokens are chosen.
+        is_stripped: Whether whitespace around the generated text is left out, as in evaluation.
         client: Whom the request counts for when the engine shares its time fairly.
         deadline_s: `time.monotonic()` at which the request is given up; `None` for no limit.
     """
@@ -54,6 +55,7 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     stop_ids: tuple[int, ...]
     sampling: Sampling
+    is_stripped: bool = False
     client: str = ""
     deadline_s: float | None = None
 
@@ -136,10 +138,17 @@ class EngineStatus:
 
 
 class EngineLike(Protocol):
-    """What the HTTP side needs of an engine. Each function may be called from any thread and returns at once."""
+    """What the HTTP side needs of an engine. Each function may be called from any thread."""
 
     def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
-        """Queue a request; `on_event` gets its events in order, a `FinishEvent` last."""
+        """Queue a request; `on_event` gets its events in order, a `FinishEvent` last.
+
+        The bundle is read from disk here if it is not in memory, so call it in a worker thread.
+
+        Raises:
+            BundleError: When the bundle cannot be read, or is not in the store.
+            RequestError: When the request is larger than the engine's bounds.
+        """
 
     def cancel(self, request_id: str) -> None:
         """Give up a request, if it still runs: its row is free after the current step."""

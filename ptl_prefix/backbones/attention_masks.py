@@ -1,0 +1,35 @@
+"""Masks of rows of text with unequal lengths, for forward passes that continue from a cache.
+
+In: the text column of each new token. Out: which columns it sees, in the form that the family's forward expects.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+Masks = Bool[Tensor, "rows 1 new keys"] | dict[str, Bool[Tensor, "rows 1 new keys"]]
+
+
+def text_masks(columns: Int[Tensor, "rows new"], width: int, config: Any) -> Masks:
+    """The masks of a forward pass: a token sees the text up to itself, in layers with a window the nearest of it.
+
+    Args:
+        columns: The text column of each new token.
+        width: Number of text columns, the new ones included.
+        config: The model's transformers config.
+
+    Returns:
+        One mask, or, for families whose layers differ, one for each type of layer.
+    """
+    keys = torch.arange(width, device=columns.device)
+    causal = keys <= columns[..., None]  # (rows, new, keys)
+    window: int | None = getattr(config, "sliding_window", None)
+    types = set(getattr(config, "layer_types", None) or ())
+    if window is None or types == {"full_attention"}:
+        return causal[:, None]
+    near = causal & (keys > columns[..., None] - window)
+    if not types:  # every layer has the window
+        return near[:, None]
+    return {name: (near if name == "sliding_attention" else causal)[:, None] for name in types}

@@ -1,0 +1,321 @@
+"""A batch whose rows join and leave between forward passes, each with its own prefix, or none.
+
+In: a backbone; for each row its prefix and its tokens, as they come. Out: next-token logits, the same as if each row
+were computed alone.
+
+A row is read in chunks, all but the last token of its prompt: these forward passes compute keys and values, and no
+logits. From then on it steps: each step takes one token of every row, the last token of the prompt first. So a step is
+the only forward pass with logits, whether a row is at its first token or its hundredth.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from ptl_prefix.backbones.attention_masks import text_masks
+from ptl_prefix.backbones.backbone import NO_POSITIONS, Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
+from ptl_prefix.backbones.row_cache import RowCache, Window, bytes_for
+from ptl_prefix.backbones.row_positions import positions_by_row
+
+_SELF, _CROSS, _ENCODER = "decoder_self", "decoder_cross", "encoder_self"
+
+
+@dataclass(eq=False)
+class Row:
+    """One row of a `RowBatch`.
+
+    Args:
+        index: Place in the batch; it changes when other rows leave.
+        states: The row's prefix, one row of states in the backbone's dtype; `None` for the bare backbone.
+        prefix_from: Text column from which the prefix is visible and shifts positions: 0, or of an infix the last
+            column of the prompt.
+        length: Number of text columns that hold keys and values.
+        num_source: Number of columns of the source that an encoder has read.
+    """
+
+    index: int
+    states: PrefixStates | None
+    prefix_from: int = 0
+    length: int = 0
+    num_source: int = 0
+
+    def prefix_length(self, site: str) -> int:
+        """Number of prefix positions at a site: that of its longest layer."""
+        layers = () if self.states is None else self.states.sites[site]
+        return max((layer.length for layer in layers if layer is not None), default=0)
+
+    @property
+    def offset(self) -> int:
+        """Shift of the positions of the next text column."""
+        if self.states is None or self.length < self.prefix_from:
+            return 0
+        return int(self.states.position_offset)
+
+
+class RowBatch:
+    """Rows that share a backbone's forward passes.
+
+    Args:
+        backbone: The backbone; it belongs to this batch's thread while a forward pass runs.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._rows: list[Row] = []
+        self._caches = {
+            site: RowCache(geometry, device=backbone.device, dtype=backbone.dtype)
+            for site, geometry in backbone.geometry.items()
+            if site != _ENCODER
+        }
+        self._cache: Any = self._caches[_SELF]
+        if _CROSS in self._caches:
+            self._cache = EncoderDecoderCache(self._caches[_SELF], self._caches[_CROSS])
+        backbone.slots.acquire()
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all keys and values, unused columns included."""
+        return sum(cache.num_bytes for cache in self._caches.values())
+
+    @staticmethod
+    def bytes_for(backbone: Backbone, *, rows: int, region: int, columns: int) -> int:
+        """Memory of a batch with this many rows, prefix columns and columns of text, of each text it attends to."""
+        sites = [geometry for site, geometry in backbone.geometry.items() if site != _ENCODER]
+        return sum(bytes_for(site, backbone.dtype, rows=rows, region=region, columns=columns) for site in sites)
+
+    def close(self) -> None:
+        """Drop all rows, and give the backbone's attention back."""
+        self._rows.clear()
+        self._trim()
+        self._backbone.slots.release()
+
+    def join(self, states: PrefixStates | None, *, prefix_from: int = 0, num_columns: int = 0) -> Row:
+        """Add a row without text.
+
+        Args:
+            states: Its prefix, one row of states in the backbone's dtype and on its device.
+            prefix_from: See `Row`.
+            num_columns: Number of text columns that the row is expected to need; more are allocated when they are.
+        """
+        row = Row(len(self._rows), states, prefix_from)
+        for site, cache in self._caches.items():
+            columns = num_columns if site == _SELF else 0
+            cache.reserve(rows=row.index + 1, region=row.prefix_length(site), columns=columns)
+            if states is not None:
+                cache.write_prefix(row.index, states.sites[site])
+        self._rows.append(row)
+        return row
+
+    def leave(self, row: Row) -> None:
+        """Remove a row; the last one takes its place."""
+        last = self._rows[-1]
+        if last is not row:
+            self._caches_do("copy_row", last, row.index)
+            last.index = row.index
+            self._rows[row.index] = last
+        self._rows.pop()
+        self._trim()
+
+    @torch.no_grad()
+    def encode(self, row: Row, inputs: ModelInputs, start_ids: Sequence[int]) -> None:
+        """Let an encoder read a row's source, and the decoder its start, all but the last id.
+
+        Args:
+            row: The row, without text.
+            inputs: The source, one row, with prompt rows if a method adds some.
+            start_ids: The ids that the decoder's text starts with.
+        """
+        self._gather([row], at_end=True)
+        self._caches[_CROSS].reserve(rows=self.num_rows, region=0, columns=inputs.num_columns_read)
+        with self._running():
+            if row.states is not None:
+                self._backbone.slots.fill(row.states)
+            arguments = self._backbone.input_arguments(inputs)
+            encoded = self._backbone.model.get_encoder()(**arguments).last_hidden_state
+            row.num_source = encoded.shape[1]
+            # The first forward pass of the decoder computes the keys and values of the source.
+            self._forward([row], [list(start_ids[:-1]) or [start_ids[0]]], encoded=encoded)
+        row.length = len(start_ids) - 1
+
+    @torch.no_grad()
+    def read(self, chunks: Sequence[tuple[Row, Sequence[int]]]) -> None:
+        """Compute keys and values of the next tokens of some rows, and no logits.
+
+        Args:
+            chunks: Rows, each with its next tokens, at least one. A chunk does not cross the row's `prefix_from`.
+        """
+        rows, ids = [row for row, _ in chunks], [list(chunk) for _, chunk in chunks]
+        assert all(not row.length < row.prefix_from < row.length + len(chunk) for row, chunk in chunks)
+        self._gather(rows, at_end=True)
+        with self._running(), self._backbone.lm_head_at(NO_POSITIONS):
+            self._forward(self._rows[-len(rows) :], _in_order(self._rows[-len(rows) :], rows, ids))
+        for row, chunk in chunks:
+            row.length += len(chunk)
+
+    @torch.no_grad()
+    def step(self, tokens: Sequence[tuple[Row, int]]) -> Float[Tensor, "rows vocabulary"]:
+        """Add one token to some rows, and compute the logits of the next one.
+
+        Args:
+            tokens: Rows, each with its next token.
+
+        Returns:
+            One row of logits for each of `tokens`, in their order.
+        """
+        rows = [row for row, _ in tokens]
+        self._gather(rows, at_end=False)
+        ordered = self._rows[: len(rows)]
+        with self._running():
+            logits = self._forward(ordered, _in_order(ordered, rows, [[token] for _, token in tokens]))[:, -1]
+        for row in rows:
+            row.length += 1
+        if all(row.index == place for place, row in enumerate(rows)):
+            return logits
+        return logits[[row.index for row in rows]]
+
+    def _forward(self, rows: Sequence[Row], ids: Sequence[list[int]], *, encoded: Tensor | None = None) -> Tensor:
+        """One forward pass over neighbouring rows; short rows are padded with tokens that nothing reads later."""
+        num_new = max(map(len, ids))
+        device = self._backbone.device
+        lengths = torch.tensor([row.length for row in rows], device=device)
+        columns = lengths[:, None] + torch.arange(num_new, device=device)  # (rows, new)
+        width = int(lengths.max()) + num_new
+        padded = torch.tensor(
+            [chunk + [self._backbone.pad_id] * (num_new - len(chunk)) for chunk in ids], device=device
+        )
+        self._select(rows, columns, width, is_encoded=encoded is None)
+        masks = text_masks(columns, width, self._backbone.config)
+        if not self._backbone.is_encoder_decoder:
+            offsets = torch.tensor([[row.offset] for row in rows], device=device)
+            positions = self._bounded(columns + offsets)
+            return self._call(input_ids=padded, attention_mask=masks, position_ids=positions)
+        sources = torch.tensor([row.num_source for row in rows], device=device)
+        read = torch.arange(int(sources.max()), device=device) < sources[:, None]  # (rows, source)
+        hidden = encoded if encoded is not None else columns.new_zeros(len(rows), 1, 1, dtype=self._backbone.dtype)
+        with positions_by_row(self._backbone.model):
+            return self._call(
+                decoder_input_ids=padded,
+                decoder_attention_mask=masks,
+                attention_mask=read[:, None, None, :].expand(-1, 1, num_new, -1),
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+            )
+
+    def _call(self, **arguments: Any) -> Tensor:
+        logits: Tensor = self._backbone.model(**arguments, past_key_values=self._cache, use_cache=True).logits
+        return logits
+
+    def _bounded(self, positions: Tensor) -> Tensor:
+        """Positions of padding may lie past a table of learned positions."""
+        limit = self._backbone.max_positions if self._backbone.has_hard_position_limit else None
+        return positions if limit is None else positions.clamp(max=limit - 1)
+
+    def _select(self, rows: Sequence[Row], columns: Tensor, width: int, *, is_encoded: bool) -> None:
+        """Choose the rows of the next forward pass in the caches, and show their prefixes to attention."""
+        start, stop = rows[0].index, rows[0].index + len(rows)
+        lengths = {site: max(row.prefix_length(site) for row in rows) for site in self._caches}
+        aligned = rows[0].length if len({row.length for row in rows}) == 1 else None
+        cache = self._caches[_SELF]
+        cache.reserve(rows=self.num_rows, region=0, columns=width)
+        cache.select(Window(start, stop, lengths[_SELF], columns, width, aligned))
+        if _CROSS in self._caches:
+            num_read = max(row.num_source for row in rows)
+            read = torch.arange(num_read, device=columns.device)[None]
+            self._caches[_CROSS].select(Window(start, stop, lengths[_CROSS], read, num_read, 0))
+            self._cache.is_updated = dict.fromkeys(range(len(self._caches[_CROSS])), is_encoded)
+        self._backbone.slots.fill(_visible_prefixes(rows, lengths, self._backbone))
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        backbone = self._backbone
+        mode = backbone.model.training
+        backbone.model.eval()
+        try:
+            with backbone.slots.exclusive():
+                yield
+        finally:
+            backbone.slots.clear()
+            backbone.model.train(mode)
+
+    def _gather(self, rows: Sequence[Row], *, at_end: bool) -> None:
+        """Make some rows neighbours, at the end or at the start of the batch."""
+        chosen = set(rows)
+        first = self.num_rows - len(rows) if at_end else 0
+        places = range(first, first + len(rows))
+        strangers = [self._rows[place] for place in places if self._rows[place] not in chosen]
+        outside = [row for row in rows if row.index not in places]
+        for stranger, row in zip(strangers, outside, strict=True):
+            self._swap(stranger, row)
+
+    def _swap(self, one: Row, other: Row) -> None:
+        for site, cache in self._caches.items():
+            num_text = max(_num_columns(row, site) for row in (one, other))
+            cache.swap_rows(one.index, other.index, num_text=num_text)
+        one.index, other.index = other.index, one.index
+        self._rows[one.index], self._rows[other.index] = one, other
+
+    def _caches_do(self, verb: str, row: Row, target: int) -> None:
+        for site, cache in self._caches.items():
+            getattr(cache, verb)(row.index, target, num_text=_num_columns(row, site))
+
+    def _trim(self) -> None:
+        """Free memory when a quarter of it would do."""
+        for site, cache in self._caches.items():
+            cache.trim(
+                rows=self.num_rows,
+                region=max((row.prefix_length(site) for row in self._rows), default=0),
+                columns=max((_num_columns(row, site) for row in self._rows), default=0),
+            )
+
+
+def _in_order(ordered: Sequence[Row], rows: Sequence[Row], ids: Sequence[list[int]]) -> list[list[int]]:
+    """The ids of each row, in the order of the batch."""
+    by_row = dict(zip(rows, ids, strict=True))
+    return [by_row[row] for row in ordered]
+
+
+def _num_columns(row: Row, site: str) -> int:
+    return row.num_source if site == _CROSS else row.length
+
+
+def _visible_prefixes(rows: Sequence[Row], lengths: Mapping[str, int], backbone: Backbone) -> PrefixStates:
+    """States that say which prefix positions exist for each row; the keys and values are in the caches."""
+    sites: dict[str, tuple[LayerStates | None, ...]] = {}
+    for site, geometry in backbone.geometry.items():
+        length = lengths.get(site, 0)
+        if not length:
+            sites[site] = (None,) * geometry.num_layers
+            continue
+        # Only the shape is read: a cache that starts with the prefix holds the numbers.
+        shape = (len(rows), geometry.num_kv_heads, length, geometry.head_dim)
+        numbers = torch.zeros((), device=backbone.device, dtype=backbone.dtype).expand(shape)
+        masks: dict[tuple[int, ...], LayerStates] = {}
+        layers = []
+        for index in range(geometry.num_layers):
+            visible = tuple(_visible_length(row, site, index) for row in rows)
+            if visible not in masks:
+                counts = torch.tensor(visible, device=backbone.device)
+                mask = torch.arange(length, device=backbone.device) >= length - counts[:, None]
+                masks[visible] = LayerStates(numbers, numbers, mask)
+            layers.append(masks[visible])
+        sites[site] = tuple(layers)
+    return PrefixStates(sites, torch.zeros(len(rows), dtype=torch.long))
+
+
+def _visible_length(row: Row, site: str, layer: int) -> int:
+    """Number of prefix positions that the next tokens of a row see in one layer."""
+    states = None if row.states is None else row.states.sites[site][layer]
+    return 0 if states is None or row.length < row.prefix_from else states.length

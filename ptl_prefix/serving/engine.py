@@ -1,0 +1,199 @@
+"""The engine: one thread that owns the backbone and generates for all requests at once.
+
+In: `GenerationRequest`s, from any thread. Out: their events, in order. Each round takes in what has arrived, asks the
+scheduler, reads a chunk of prompts, steps every row by one token, and hands out the text.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.errors import PtlPrefixError, RequestError
+from ptl_prefix.serving.generation import Generation
+from ptl_prefix.serving.prefix_store import PrefixStore
+from ptl_prefix.serving.request import (
+    EngineStatus,
+    FinishEvent,
+    FinishReason,
+    GenerationRequest,
+    OnEvent,
+    TextEvent,
+)
+from ptl_prefix.serving.row_groups import RowGroups
+from ptl_prefix.serving.sampling import choose_tokens
+from ptl_prefix.serving.scheduler import Decision, Job, Scheduler, SchedulerSettings
+
+_LOG = logging.getLogger(__name__)
+_IDLE_S = 0.5
+"""Longest sleep without work; the heartbeat is renewed after it."""
+
+
+class Engine:
+    """Generates text for requests of many tasks in one continuous batch.
+
+    Args:
+        backbone: The frozen base. It belongs to the engine until `stop`.
+        store: The bundles.
+        settings: Bounds of the batch.
+    """
+
+    def __init__(self, backbone: Backbone, store: PrefixStore, settings: SchedulerSettings) -> None:
+        self._backbone = backbone
+        self._store = store
+        self._groups = RowGroups(backbone, store)
+        self._scheduler = Scheduler(settings, self._groups.bytes_for)
+        self._generations: dict[str, Generation] = {}
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_stopping = False
+        self._heartbeat_s = time.monotonic()
+        self._num_new_tokens = 0
+        start_ids = backbone.prompter(PromptFormat()).decoder_start_ids
+        self._decoder_start_ids = None if start_ids is None else tuple(start_ids)
+        self.failure: BaseException | None = None
+        """What ended the thread, if it was not `stop`."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._heartbeat_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, timeout_s: float = 30.0) -> None:
+        """Cancel what still runs, and end the thread."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
+        """Queue a request; see `EngineLike`."""
+        bundle = None if request.version is None else self._store.hold(request.version)
+        try:
+            self._check(request)
+            generation = Generation(request, bundle, on_event, self._backbone, self._decoder_start_ids)
+            job = generation.job(arrived_s=time.monotonic())
+            if not self._scheduler.could_run(job):
+                raise RequestError(
+                    f"A request must fit the server's memory for texts, but one of {job.num_columns} tokens with a "
+                    f"prefix of {job.num_prefix} does not; shorten it, or ask for fewer tokens."
+                )
+        except BaseException:
+            if request.version is not None:
+                self._store.release(request.version)
+            raise
+        self._post(lambda: self._take_in(generation, job))
+
+    def cancel(self, request_id: str) -> None:
+        """Give up a request, if it still runs."""
+        self._post(lambda: self._end(request_id, "cancelled"))
+
+    def status(self) -> EngineStatus:
+        """The engine now."""
+        return EngineStatus(
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            num_rows=self._scheduler.settings.max_rows,
+            text_bytes=self._groups.num_bytes,
+            prefix_bytes=self._store.status().prefix_bytes,
+            num_new_tokens=self._num_new_tokens,
+            heartbeat_age_s=time.monotonic() - self._heartbeat_s,
+        )
+
+    def _check(self, request: GenerationRequest) -> None:
+        if not request.prompt_ids:
+            raise RequestError("A prompt must have at least one token, but has none; send some text.")
+        if request.sampling.max_new_tokens < 1:
+            raise RequestError(f"`max_tokens` must be >= 1, but is {request.sampling.max_new_tokens}.")
+        if not self.is_alive:
+            raise RequestError("The engine must run to take a request, but it has stopped.")
+
+    def _post(self, task: Callable[[], None]) -> None:
+        with self._wake:
+            self._inbox.append(task)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping:
+                self._heartbeat_s = time.monotonic()
+                self._round()
+        except BaseException as error:
+            self.failure = error
+            _LOG.exception("The engine's thread ended.")
+        finally:
+            reason: FinishReason = "cancelled" if self.failure is None else "error"
+            for request_id in list(self._generations):
+                self._end(request_id, reason, "" if self.failure is None else "The engine failed.")
+            self._groups.close()
+
+    def _round(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+        decision = self._scheduler.decide(time.monotonic())
+        if decision.is_idle:
+            with self._wake:
+                if not self._inbox and not self._is_stopping:
+                    self._wake.wait(_IDLE_S)
+            return
+        self._carry_out(decision)
+
+    def _carry_out(self, decision: Decision) -> None:
+        for request_id, reason in decision.given_up:
+            self._finish(self._generations.pop(request_id), reason)
+        for request_id in decision.preempted:
+            self._groups.leave(self._generations[request_id])
+        for request_id in decision.admitted:
+            self._try(request_id, self._groups.join)
+        reading = [(self._generations[one], count) for one, count in decision.read if one in self._generations]
+        self._groups.read(decision.group, reading)
+        stepping = [self._generations[one] for one in decision.step if one in self._generations]
+        if stepping:
+            self._step(decision.group, stepping)
+
+    def _try(self, request_id: str, action: Callable[[Generation], None]) -> None:
+        """One request's own failure, such as a damaged bundle, ends that request alone."""
+        try:
+            action(self._generations[request_id])
+        except PtlPrefixError as error:
+            self._end(request_id, "error", str(error))
+
+    def _step(self, group: str | None, stepping: list[Generation]) -> None:
+        logits = self._groups.step(group, stepping)
+        tokens = choose_tokens(logits, [generation.sampler for generation in stepping])
+        self._num_new_tokens += len(tokens)
+        for generation, token, row in zip(stepping, tokens, logits, strict=True):
+            text, logprobs = generation.add(token, row)
+            reason = generation.finish_reason
+            if reason is not None:
+                text += generation.rest()
+            generation.on_event(TextEvent(generation.request_id, text, (token,), logprobs))
+            if reason is not None:
+                self._end(generation.request_id, reason)
+
+    def _take_in(self, generation: Generation, job: Job) -> None:
+        self._generations[generation.request_id] = generation
+        self._scheduler.add(job)
+
+    def _end(self, request_id: str, reason: FinishReason, message: str = "") -> None:
+        generation = self._generations.pop(request_id, None)
+        if generation is not None:
+            self._scheduler.remove(request_id)
+            self._finish(generation, reason, message)
+
+    def _finish(self, generation: Generation, reason: FinishReason, message: str = "") -> None:
+        self._groups.leave(generation)
+        if generation.request.version is not None:
+            self._store.release(generation.request.version)
+        generation.on_event(FinishEvent(generation.request_id, reason, len(generation.new_ids), message))

@@ -1,0 +1,52 @@
+"""Chooses the next token of each row.
+
+In: one row of logits per request. Out: a token per request, with log-probabilities where they were asked for. Each
+request has its own random generator, so its tokens do not depend on the requests beside it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ptl_prefix.serving.request import Sampling, TokenLogprobs
+
+
+class TokenSampler:
+    """The choice of tokens for one request.
+
+    Args:
+        sampling: Settings of the request.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._random = torch.Generator().manual_seed(sampling.seed)
+
+    def sample(self, logits: Float[Tensor, " vocabulary"]) -> int:
+        """A token drawn from the most likely ones that together have the probability `top_p`."""
+        weights = (logits.float().cpu() / self.sampling.temperature).softmax(dim=-1)
+        if self.sampling.top_p < 1:
+            ordered, places = weights.sort(descending=True)
+            before = ordered.cumsum(dim=-1) - ordered  # the most likely token always stays
+            weights = weights.scatter(0, places[before >= self.sampling.top_p], 0.0)
+        return int(torch.multinomial(weights, 1, generator=self._random))
+
+    def logprobs(self, logits: Float[Tensor, " vocabulary"], token: int) -> TokenLogprobs | None:
+        """The log-probabilities that the request asked for, of the model itself: temperature does not change them."""
+        if self.sampling.num_logprobs is None:
+            return None
+        found = logits.float().log_softmax(dim=-1)
+        top = found.topk(self.sampling.num_logprobs)
+        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return TokenLogprobs(token, float(found[token]), tuple(pairs))
+
+
+def choose_tokens(logits: Float[Tensor, "rows vocabulary"], samplers: Sequence[TokenSampler]) -> list[int]:
+    """The next token of each row."""
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    for index, sampler in enumerate(samplers):
+        if sampler.sampling.temperature > 0:
+            tokens[index] = sampler.sample(logits[index])
+    return tokens

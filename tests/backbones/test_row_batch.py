@@ -1,0 +1,160 @@
+"""Rows that join, are read, step, swap places and leave: each one's logits are those of the row alone."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.toy_batches import random_ids
+from support.toy_prefixes import logits_with, random_states
+from torch import Tensor
+from torch.testing import assert_close
+
+from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
+from ptl_prefix.backbones.prefix_states import PrefixStates
+from ptl_prefix.backbones.row_batch import Row, RowBatch
+
+EQUAL: Mapping[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
+"""In float64, where no rounding hides a row that sees a little of another one."""
+
+
+@dataclass(eq=False)
+class Planned:
+    """A row of a schedule: its prefix, its prompt, the tokens that it is fed, and how far it is."""
+
+    states: PrefixStates | None
+    is_infix: bool
+    prompt: list[int]
+    tokens: list[int]
+    row: Row | None = None
+    source: list[int] = field(default_factory=list)
+    num_steps: int = 0
+
+    @property
+    def text(self) -> list[int]:
+        return self.prompt + self.tokens
+
+    @property
+    def is_read(self) -> bool:
+        return self.row is not None and self.row.length >= len(self.prompt) - 1
+
+
+def planned_row(backbone: Backbone, draw: random.Random) -> Planned:
+    kinds = ["none", "shifted", "unshifted", "some layers"] + ([] if backbone.is_encoder_decoder else ["infix"])
+    kind, length, seed = draw.choice(kinds), draw.randint(1, 6), draw.randint(0, 10**6)
+    states = None
+    if kind != "none":
+        layers = [draw.randint(0, 1), 2] if kind == "some layers" else None
+        shifted = kind in ("shifted", "infix") and not backbone.is_encoder_decoder
+        states = random_states(backbone, length, seed=seed, layers=layers, shifted=shifted)
+        states = states.to(device=backbone.device, dtype=backbone.dtype)
+    start = backbone.prompter(PromptFormat()).decoder_start_ids
+    prompt = random_ids(draw.randint(1, 9), seed=seed) if start is None else list(start)
+    source = [] if start is None else random_ids(draw.randint(1, 7), seed=seed + 2)
+    return Planned(states, kind == "infix", prompt, random_ids(draw.randint(1, 5), seed=seed + 1), source=source)
+
+
+def alone(backbone: Backbone, planned: Planned) -> Tensor:
+    """The logits after each token from the prompt's last one on, with the row alone in one forward pass."""
+    if backbone.is_encoder_decoder:
+        text = torch.tensor([planned.text])
+        inputs = prompt_batch([planned.source], backbone.padding(backbone.prompter(PromptFormat())))
+        inputs = inputs.replace(decoder_input_ids=text, decoder_attention_mask=torch.ones_like(text))
+    else:
+        text = torch.tensor([planned.text])
+        inputs = ModelInputs(input_ids=text, attention_mask=torch.ones_like(text))
+    bare = random_states(backbone, 1, shifted=False).invisible().to(device=backbone.device, dtype=backbone.dtype)
+    states = planned.states or bare
+    if planned.is_infix:
+        states = states.seen_from(torch.tensor([len(planned.prompt) - 1]))
+    return logits_with(backbone, states, inputs)[0][len(planned.prompt) - 1 :]
+
+
+class Play:
+    """A random schedule of rows on one batch, which compares every step's logits."""
+
+    def __init__(self, backbone: Backbone, draw: random.Random) -> None:
+        backbone.model.double()
+        self.backbone, self.draw = backbone, draw
+        self.waiting = [planned_row(backbone, draw) for _ in range(draw.randint(2, 7))]
+        self.expected = {id(planned): alone(backbone, planned) for planned in self.waiting}
+        self.batch = RowBatch(backbone)
+        self.running: list[Planned] = []
+
+    def run(self) -> None:
+        while self.waiting or self.running:
+            verbs = [self.join, self.read, self.step, self.step, self.step]
+            self.draw.choice(verbs)()
+            if self.draw.random() < 0.1:
+                self.leave_early()
+        assert self.batch.num_bytes == 0
+        self.batch.close()
+
+    def join(self) -> None:
+        if not self.waiting:
+            return
+        planned = self.waiting.pop()
+        prefix_from = len(planned.prompt) - 1 if planned.is_infix else 0
+        planned.row = self.batch.join(planned.states, prefix_from=prefix_from, num_columns=self.draw.choice([0, 20]))
+        if self.backbone.is_encoder_decoder:
+            inputs = prompt_batch([planned.source], self.backbone.padding(self.backbone.prompter(PromptFormat())))
+            self.batch.encode(planned.row, inputs, planned.prompt)
+        self.running.append(planned)
+
+    def read(self) -> None:
+        unread = [planned for planned in self.running if not planned.is_read]
+        chosen = self.draw.sample(unread, k=min(len(unread), self.draw.randint(1, 3)))
+        chunks = []
+        for planned in chosen:
+            assert planned.row is not None
+            rest = planned.prompt[planned.row.length : -1]
+            chunks.append((planned.row, rest[: self.draw.randint(1, len(rest))]))
+        if chunks:
+            self.batch.read(chunks)
+
+    def step(self) -> None:
+        ready = [planned for planned in self.running if planned.is_read]
+        chosen = self.draw.sample(ready, k=self.draw.randint(0, len(ready)))
+        if not chosen:
+            return
+        rows = [planned.row for planned in chosen]
+        fed = [planned.text[len(planned.prompt) - 1 + planned.num_steps] for planned in chosen]
+        logits = self.batch.step([(row, token) for row, token in zip(rows, fed, strict=True) if row is not None])
+        for planned, found in zip(chosen, logits, strict=True):
+            assert_close(found, self.expected[id(planned)][planned.num_steps], **EQUAL)
+            planned.num_steps += 1
+            if planned.num_steps > len(planned.tokens):
+                self.leave(planned)
+
+    def leave_early(self) -> None:
+        """A row is cancelled, or starts again from nothing later, as after a preemption."""
+        if not self.running:
+            return
+        planned = self.draw.choice(self.running)
+        self.leave(planned)
+        if self.draw.random() < 0.5:
+            planned.num_steps = 0
+            self.waiting.append(planned)
+
+    def leave(self, planned: Planned) -> None:
+        assert planned.row is not None
+        self.batch.leave(planned.row)
+        self.running.remove(planned)
+
+
+def test_every_row_has_the_logits_that_it_has_alone(any_backbone: Backbone) -> None:
+    for seed in range(3):
+        Play(any_backbone, random.Random(seed)).run()
+
+
+@pytest.mark.slow
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_any_order_of_joining_reading_stepping_and_leaving_keeps_the_logits(any_backbone: Backbone, seed: int) -> None:
+    Play(any_backbone, random.Random(seed)).run()
