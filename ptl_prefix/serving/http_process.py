@@ -11,11 +11,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.serving.service import Service
@@ -73,7 +72,7 @@ class HttpProcess(uvicorn.Server):
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Callable[..., Awaitable[None]],
         service: Service,
         *,
         drain_timeout_s: float,

@@ -39,7 +39,9 @@ def describe_api() -> dict[str, Any]:
         "/v1/models": "The base and the tasks, with a card each.",
     }
     schemas: dict[str, Any] = {}
-    paths: dict[str, Any] = {path: {"get": _operation(about, is_open=path == "/health")} for path, about in reads.items()}
+    paths: dict[str, Any] = {
+        path: {"get": _operation(about, is_open=path == "/health")} for path, about in reads.items()
+    }
     for path, (body, about) in bodies.items():
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {}) | {body.__name__: schema}

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ptl_prefix.serving.api import ChatBody, CompletionBody, PrefixBody, read_body
-from ptl_prefix.serving.api_error import ApiError, invalid
+from ptl_prefix.serving.api_error import ApiError
 from ptl_prefix.serving.api_keys import ApiKeys, Client
 from ptl_prefix.serving.metrics import CONTENT_TYPE
 from ptl_prefix.serving.openapi import describe_api
@@ -191,7 +191,7 @@ class _Routes:
 class _JobResponse(Response):
     """Generates while its client listens.
 
-    A whole answer and a stream watch for the client alike: if it hangs up, the task is cancelled, and with it its texts.
+    A whole answer and a stream watch for the client alike: if it hangs up, its texts are cancelled.
     """
 
     def __init__(self, service: Service, body: CompletionBody | ChatBody, client: str) -> None:

@@ -53,12 +53,19 @@ class LiveServer:
 
 
 def made_service(
-    engine: EngineLike, store: StoreLike, *, limits: Mapping[str, Any] | None = None, router: Router | None = None, **base: Any
+    engine: EngineLike,
+    store: StoreLike,
+    *,
+    limits: Mapping[str, Any] | None = None,
+    router: Router | None = None,
+    **base: Any,
 ) -> Service:
     """A service with a made-up base."""
     models = Models(made_up_base(embedded_tokenizer(), **base), store, router)
     health = Health(engine, unhealthy_after_s=5.0, exit_after_s=600.0)
-    return Service(engine=engine, models=models, store=store, limits=Limits(**{**LIMITS, **(limits or {})}), health=health)
+    return Service(
+        engine=engine, models=models, store=store, limits=Limits(**{**LIMITS, **(limits or {})}), health=health
+    )
 
 
 @contextmanager
