@@ -31,7 +31,7 @@ def readable_manifests(folder: Path) -> list[Manifest]:
 
 def backbone_problems(manifests: list[Manifest], config: dict[str, Any]) -> list[str]:
     """Why no backbone can be chosen, found before weights are read."""
-    if config["backbone"] is not None:
+    if config.get("backbone") is not None:
         return []
     if not manifests:
         return ["`backbone` must be given, as the folder `bundles` holds no bundle that names one."]
@@ -51,7 +51,7 @@ def load_served_backbone(manifests: list[Manifest], config: dict[str, Any]) -> B
     if problems := backbone_problems(manifests, config):
         raise ConfigError(problems)
     first = manifests[0] if manifests else None
-    node = config["backbone"]
+    node = config.get("backbone")
     if node is None:
         assert first is not None
         return load_bundle_backbone(first, config)
