@@ -42,6 +42,8 @@ class Generation:
         self.source_ids = None if decoder_start_ids is None else request.prompt_ids
         self.sampler = TokenSampler(request.sampling)
         self.row: Row | None = None
+        self.uses_prefix = False
+        """Whether its row keeps its bundle's prefix in memory."""
         self.new_ids: list[int] = []
         tokenizer = backbone.tokenizer
         self._stream = TextStream(

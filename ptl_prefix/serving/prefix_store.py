@@ -56,12 +56,13 @@ class _Version:
     folder: Path
     content: Bundle | None = None
     num_holders: int = 0
+    num_users: int = 0
     is_offered: bool = True
 
 
 @dataclass
 class PrefixStore:
-    """Bundles by name and version. Its functions may be called from any thread, `prefix` on the engine's only.
+    """Bundles by name and version. Its functions may be called from any thread, `use` on the engine's only.
 
     Args:
         folder: Folder whose subfolders are bundles or run folders; their names are the tasks' names.
@@ -198,22 +199,29 @@ class PrefixStore:
                 if not held.is_offered:
                     self._forget(version)
 
-    def prefix(self, version: str) -> LoadedPrefix:
-        """The prefix of a version that is held. Call it on the engine's thread: it runs the backbone.
+    def use(self, version: str) -> LoadedPrefix:
+        """The prefix of a version that is held, for a row; it stays in memory until `stop_using`.
+
+        Call it on the engine's thread: it runs the backbone.
 
         Raises:
             BundleError: When the bundle's tensors are not those of its method.
         """
+        if version not in self._loaded:
+            prefix = load_prefix(self.backbone, self.content(version))
+            with self._lock:
+                self._loaded[version] = prefix
+                self._num_loads += 1
         with self._lock:
-            if version in self._loaded:
-                self._loaded.move_to_end(version)
-                return self._loaded[version]
-        prefix = load_prefix(self.backbone, self.content(version))
+            self._loaded.move_to_end(version)
+            self._versions[version].num_users += 1
+            self._evict()
+            return self._loaded[version]
+
+    def stop_using(self, version: str) -> None:
+        """End what `use` began."""
         with self._lock:
-            self._loaded[version] = prefix
-            self._num_loads += 1
-            self._evict(keep=version)
-        return prefix
+            self._versions[version].num_users -= 1
 
     def content(self, version: str) -> Bundle:
         """The tensors of a version that is held and not loaded as a prefix."""
@@ -233,13 +241,15 @@ class PrefixStore:
                 num_evictions=self._num_evictions,
             )
 
-    def _evict(self, *, keep: str) -> None:
-        """Drop the least recently used prefixes until the rest fit; those in use stay, as admission counts them."""
+    def _evict(self) -> None:
+        """Drop the least recently used prefixes until the rest fit; the scheduler bounds those in use."""
         total = sum(prefix.num_bytes for prefix in self._loaded.values())
         for version in list(self._loaded):
             if total <= self.max_bytes:
                 return
-            if version != keep and not self._versions[version].num_holders:
+            entry = self._versions[version]
+            # A request that waits can load it again from the tensors that it holds, if it holds any.
+            if not entry.num_users and (entry.content is not None or not entry.num_holders):
                 total -= self._loaded.pop(version).num_bytes
                 self._num_evictions += 1
 

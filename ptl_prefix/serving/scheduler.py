@@ -137,9 +137,20 @@ class Scheduler:
         """Number of requests that have a row."""
         return len(self._running)
 
-    def could_run(self, job: Job) -> bool:
-        """Whether a request would fit an empty batch."""
-        return self._fit([job])
+    def problem_of(self, job: Job) -> str | None:
+        """Why a request would not fit an empty batch, as a sentence; `None` if it would."""
+        if job.prefix_bytes > self.settings.max_prefix_bytes:
+            return (
+                f"A prefix must fit the server's memory for prefixes, {self.settings.max_prefix_bytes} bytes, but one "
+                f"of {job.prefix_bytes} bytes does not; raise `max_prefix_bytes`."
+            )
+        if not self._fit([job]):
+            return (
+                f"A request must fit the server's memory for texts, {self.settings.max_text_bytes} bytes, but one of "
+                f"{job.num_columns} tokens with a prefix of {job.num_prefix} does not; shorten it, or ask for fewer "
+                "tokens."
+            )
+        return None
 
     def add(self, job: Job) -> None:
         """Queue a request."""
