@@ -34,7 +34,7 @@ LIBRARIES = {
     "sqlalchemy": {"sweeping.storage"},
     "tensorboardX": {"tracking.tensorboard_sink"},
     "text_unidecode": {"evaluation.webnlg_text"},
-    "torch": {"artifacts", "backbones", "commands", "data", "evaluation", "methods", "training"},
+    "torch": {"artifacts", "backbones", "commands", "data", "evaluation", "methods", "serving", "training"},
     "torchao": {"backbones"},
     "transformers": {"backbones"},
     "wandb": {"tracking.wandb_sink"},
