@@ -18,10 +18,10 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
 from ptl_prefix.serving.engine import Engine
 from ptl_prefix.serving.prefix_loading import LoadedPrefix
-from ptl_prefix.serving.prefix_store import StoreStatus
 from ptl_prefix.serving.request import Event, FinishEvent, GenerationRequest, Sampling
 from ptl_prefix.serving.scheduler import SchedulerSettings
 from ptl_prefix.serving.served_bundle import ServedBundle
+from ptl_prefix.serving.version_store import StoreStatus
 
 _IDS = itertools.count()
 

@@ -14,6 +14,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.errors import PtlPrefixError, RequestError
 from ptl_prefix.serving.generation import Generation
+from ptl_prefix.serving.job import Decision, Job
 from ptl_prefix.serving.prefix_store import PrefixStore
 from ptl_prefix.serving.request import (
     EngineStatus,
@@ -25,7 +26,7 @@ from ptl_prefix.serving.request import (
 )
 from ptl_prefix.serving.row_groups import RowGroups
 from ptl_prefix.serving.sampling import choose_tokens
-from ptl_prefix.serving.scheduler import Decision, Job, Scheduler, SchedulerSettings
+from ptl_prefix.serving.scheduler import Scheduler, SchedulerSettings
 
 _LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5

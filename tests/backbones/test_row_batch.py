@@ -16,9 +16,10 @@ from torch.testing import assert_close
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.batch_row import Row
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.backbones.prefix_states import PrefixStates
-from ptl_prefix.backbones.row_batch import Row, RowBatch
+from ptl_prefix.backbones.row_batch import RowBatch
 
 EQUAL: Mapping[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 """In float64, where no rounding hides a row that sees a little of another one."""

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptl_prefix.serving.scheduler import Decision, Job, Scheduler, SchedulerSettings
+from ptl_prefix.serving.job import Decision, Job
+from ptl_prefix.serving.scheduler import Scheduler, SchedulerSettings
 
 
 def scheduler(**changes: Any) -> Scheduler:
