@@ -31,7 +31,7 @@ TESTERS := $(shell test $(CORES) -ge 4 && echo 4 || echo $(CORES))
 # A warning is an error; the pages that are generated are written, or with `check` only compared.
 DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-warning --keep-going --quiet
 
-.PHONY: help setup smollm2 check docs test test-slow train bench clean
+.PHONY: help setup smollm2 check docs test test-slow train demo bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ test-slow: $(READY)  ## The slow tests, likewise
 
 train: $(READY)  ## Train a prefix on the embedded backbone and the built-in task, and show what it learned
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/ptl-prefix train $(ARGS)
+
+demo: $(READY)  ## Train three prefixes, serve them from one backbone, and ask them (five minutes on two cores)
+	$(BIN)/python -m scripts.demo $(ARGS)
 
 bench: $(READY)  ## Beside PEFT: validation loss and time of a step, small settings; --help says what else
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.prefix_vs_peft --steps 100 --validation-rows 200
