@@ -121,6 +121,10 @@ class HttpProcess(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gently at the first signal, at once at the second."""
         if self._drain_until_s is None:
+            num = self._service.admission.num_held
+            waits = f" It finishes {num} text(s), for at most {self._drain_timeout_s:g} s." if num else ""
+            # `print` may be interrupted by this very handler in the middle of a line.
+            os.write(2, f"The server stops.{waits}\n".encode())
             self.stop()
         else:
             self.exit_code = 128 + sig

@@ -6,14 +6,16 @@ holds names of the server's own models only, and never more than a fixed number 
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from ptl_prefix.serving.prefix_store import StoreStatus
 from ptl_prefix.serving.request import EngineStatus
+from ptl_prefix.serving.version_store import StoreStatus
 
+# Else each counter has a second series, with the time of its first use.
+disable_created_metrics()
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 MAX_MODELS = 200
 """Most values of the label `model`; the models after that share one."""

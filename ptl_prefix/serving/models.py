@@ -13,9 +13,9 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.api_error import ApiError, invalid
-from ptl_prefix.serving.prefix_store import StoreStatus
 from ptl_prefix.serving.routing import AUTO, Router
 from ptl_prefix.serving.served_bundle import NAME_PATTERN, ServedBundle
+from ptl_prefix.serving.version_store import StoreStatus
 
 _OWNER = "ptl-prefix"
 _NUM_NEAREST = 5

@@ -25,7 +25,17 @@ def test_a_file_holds_keys_and_hashes_of_keys(tmp_path: Path) -> None:
     assert keys.find(f"Bearer {KEY}") == Client("alice", is_admin=False)
     assert keys.find("bearer another-key-of-some-length") == Client("ops", is_admin=True)
     assert keys.find("Bearer one-of-the-environment") == Client("environment", is_admin=False)
-    for wrong in (None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer sha256:{digest}", "Bearer \ud800"):
+    for wrong in (
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        KEY,
+        f"Basic {KEY}",
+        f"Bearer {KEY}x",
+        f"Bearer sha256:{digest}",
+        "Bearer \ud800",
+    ):
         assert keys.find(wrong) is None
     assert KEY not in repr(vars(keys))
 
@@ -37,7 +47,17 @@ def test_every_wrong_line_is_named_and_no_key_is_shown(tmp_path: Path) -> None:
         read_keys(str(path), {})
 
     assert len(refused.value.mistakes) == 6
-    for part in ("line 1", "at least 16", "line 2", "name", "line 3", "line 4", "line 5", "line 7", "also that of 'fay'"):
+    for part in (
+        "line 1",
+        "at least 16",
+        "line 2",
+        "name",
+        "line 3",
+        "line 4",
+        "line 5",
+        "line 7",
+        "also that of 'fay'",
+    ):
         assert part in str(refused.value)
     assert KEY not in str(refused.value)
 

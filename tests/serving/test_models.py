@@ -62,6 +62,12 @@ def test_the_card_of_a_task(models: Models) -> None:
 
     assert [one["id"] for one in models.cards()] == ["tiny", "auto", "rivers", "towns"]
     assert card in models.cards()
-    expected = {"root": TOWNS.model_id, "parent": "tiny", "prefix_length": 5, "prefix_bytes": 2560, "created": 1795953600}
+    expected = {
+        "root": TOWNS.model_id,
+        "parent": "tiny",
+        "prefix_length": 5,
+        "prefix_bytes": 2560,
+        "created": 1795953600,
+    }
     assert card.items() >= {**expected, "hash": TOWNS.version, "metrics": {"test/bleu": 61.5}}.items()
     assert models.card("tiny")["parent"] is None

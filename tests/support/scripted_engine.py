@@ -18,7 +18,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.models import Base
-from ptl_prefix.serving.prefix_store import StoreStatus
+from ptl_prefix.serving.version_store import StoreStatus
 from ptl_prefix.serving.request import (
     EngineStatus,
     FinishEvent,

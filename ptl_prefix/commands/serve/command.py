@@ -19,7 +19,6 @@ from ptl_prefix.commands.serve.served_backbone import (
     load_served_backbone,
     readable_manifests,
 )
-from ptl_prefix.commands.terminal import format_megabytes
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.serving.api_keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, ApiKeys, generated_key, read_keys
 from ptl_prefix.serving.engine import Engine
@@ -136,7 +135,7 @@ def _announce(store: PrefixStore, backbone: Backbone, bound: socket.socket, key:
         note = f"; does not follow its {', '.join(unfollowed)}" if unfollowed else ""
         lines.append(
             f"  {bundle.model_id}  {bundle.manifest.method}, {bundle.num_rows} rows, "
-            f"{format_megabytes(bundle.num_bytes)}{note}"
+            f"{bundle.num_bytes / 1e3:,.1f} kB{note}"
         )
     lines += [f"  not served: {name}: {escape_controls(why)}" for name, why in sorted(store.problems.items())]
     if key is None:

@@ -98,6 +98,7 @@ def base_of(backbone: Backbone, *, max_new_tokens: int) -> Base:
         facts={
             "family": backbone.family,
             "dtype": backbone.precision,
+            "bytes": backbone.num_bytes,
             "hash": backbone.identity.weights_fingerprint[:16],
         },
     )
