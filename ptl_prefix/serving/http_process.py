@@ -148,6 +148,7 @@ class HttpProcess(uvicorn.Server):
             is_late = time.monotonic() > self._drain_until_s
             if is_late and self._service.admission.num_held:
                 self.exit_code = 1
+                self._service.cut_off()
                 _logger.warning("%d texts were cut off after the drain timeout.", self._service.admission.num_held)
             self.should_exit = is_late or not self._service.admission.num_held
         return bool(await super().on_tick(counter))

@@ -13,7 +13,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.api_error import ApiError, invalid
-from ptl_prefix.serving.routing import AUTO, Router
+from ptl_prefix.serving.routing import AUTO, RouterLike
 from ptl_prefix.serving.served_bundle import NAME_PATTERN, ServedBundle
 from ptl_prefix.serving.version_store import StoreStatus
 
@@ -122,7 +122,7 @@ class Models:
         router: What chooses a task for `auto`; `None` if the server has no router.
     """
 
-    def __init__(self, base: Base, store: StoreLike, router: Router | None = None) -> None:
+    def __init__(self, base: Base, store: StoreLike, router: RouterLike | None = None) -> None:
         self.base = base
         self._store = store
         self._router = router
@@ -175,13 +175,11 @@ class Models:
         decision = self._router.choose(text)
         if decision.name is not None:
             return decision.name
-        nearest = sorted(decision.scores.items(), key=lambda item: item[1], reverse=True)[:_NUM_NEAREST]
-        shown = ", ".join(f"{name} ({score:.3g})" for name, score in nearest)
         raise invalid(
-            f"`model` must be named, as no task is near enough to this text; the nearest are {shown or 'none'}.",
+            decision.refusal,
             param="model",
             code="no_task_is_near",
-            nearest=[{"name": name, "score": score} for name, score in nearest],
+            nearest=[{"name": one.name, "coverage": one.coverage} for one in decision.scores[:_NUM_NEAREST]],
         )
 
     def _auto_card(self) -> dict[str, Any]:

@@ -75,6 +75,11 @@ class RunningPlan:
             self._engine.cancel(self._plan.requests[index].request_id)
             self._metrics.finished(self._model, "cancelled", num_prompt_tokens=0, num_new_tokens=0)
 
+    def cut_off(self) -> None:
+        """Let the engine end the texts, so that the client learns of it."""
+        for index in list(self._running):
+            self._engine.cancel(self._plan.requests[index].request_id)
+
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
         """The events, each with the index of its text.
 

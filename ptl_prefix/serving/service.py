@@ -112,6 +112,7 @@ class Service:
         self.metrics = Metrics(engine.status, store.status)
         self._engine = engine
         self._store = store
+        self._running: set[RunningPlan] = set()
         # One thread: a tokeniser must not be changed by one while another uses it.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ptl-prefix-tokenise")
 
@@ -137,8 +138,17 @@ class Service:
             if (problem := self.health.problem()) is not None:
                 raise ApiError(503, f"The server cannot generate: {problem}.", code="engine_unhealthy")
             with RunningPlan(self._engine, metrics=self.metrics, started_s=started_s) as running:
-                answer = await self._apart(lambda: begin(running))
-                yield JobInWork(running, answer, streams_usage=body.streams_usage)
+                self._running.add(running)
+                try:
+                    answer = await self._apart(lambda: begin(running))
+                    yield JobInWork(running, answer, streams_usage=body.streams_usage)
+                finally:
+                    self._running.discard(running)
+
+    def cut_off(self) -> None:
+        """End every text that still runs, with an error that says so."""
+        for running in self._running:
+            running.cut_off()
 
     async def load(self, name: str) -> dict[str, Any]:
         """Offer a bundle of the folder; its card."""

@@ -1,26 +1,40 @@
 """Names are looked up and never opened; `auto` asks the router."""
 
+from dataclasses import dataclass
+
 import pytest
 from support.scripted_engine import ListedStore, embedded_tokenizer, made_up_base, made_up_bundle
 
 from ptl_prefix.serving.api_error import ApiError
 from ptl_prefix.serving.models import Models
-from ptl_prefix.serving.routing import RouteDecision
 
 TOKENIZER = embedded_tokenizer()
 TOWNS = made_up_bundle("towns", TOKENIZER)
 
 
-class LongestWord:
+@dataclass(frozen=True)
+class Score:
+    name: str
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    name: str | None
+    scores: tuple[Score, ...]
+    refusal: str = "No task is like this text."
+
+
+class NamedTask:
     """Chooses the task that the text names."""
 
-    def choose(self, text: str) -> RouteDecision:
-        return RouteDecision("towns" if "town" in text else None, {"rivers": 0.1, "towns": 0.25})
+    def choose(self, text: str) -> Decision:
+        return Decision("towns" if "town" in text else None, (Score("towns", 0.25), Score("rivers", 0.1)))
 
 
 @pytest.fixture
 def models() -> Models:
-    return Models(made_up_base(TOKENIZER), ListedStore([TOWNS, made_up_bundle("rivers", TOKENIZER)]), LongestWord())
+    return Models(made_up_base(TOKENIZER), ListedStore([TOWNS, made_up_bundle("rivers", TOKENIZER)]), NamedTask())
 
 
 def test_a_name_a_version_and_the_base(models: Models) -> None:
@@ -44,8 +58,8 @@ def test_a_text_that_is_near_no_task_is_refused_with_the_nearest(models: Models)
         models.target("auto", "a lake")
 
     assert refused.value.status == 400
-    assert "towns (0.25), rivers (0.1)" in refused.value.message
-    assert refused.value.body["error"]["nearest"][0] == {"name": "towns", "score": 0.25}
+    assert refused.value.message == "No task is like this text."
+    assert refused.value.body["error"]["nearest"][0] == {"name": "towns", "coverage": 0.25}
 
 
 def test_without_a_router_auto_is_no_model() -> None:

@@ -177,7 +177,12 @@ def test_a_failure_of_the_engine_is_500_and_its_silence_unhealthy(server: LiveSe
     server.engine.error = None
     assert (failed.status_code, failed.json()["error"]["message"]) == (500, "The bundle is damaged.")
 
-    assert client.get("/ready").json() == client.get("/ready").json() == {"status": "ready"}
+    server.engine.submit = None  # type: ignore[assignment, method-assign]
+    broken = client.post("/v1/completions", json=ASK)
+    del server.engine.submit
+    assert (broken.status_code, broken.json()["error"]["code"]) == (500, "internal_error")
+
+    assert client.get("/ready").json() == {"status": "ready"}
     for change in ({"heartbeat_age_s": 60.0}, {"is_dead": True}):
         vars(server.engine).update(change)
         assert [client.get(path).status_code for path in ("/health", "/ready")] == [503, 503]
