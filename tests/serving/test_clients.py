@@ -65,8 +65,9 @@ def test_openais_client(server: LiveServer) -> None:
         with pytest.raises(openai.APIError):  # in the middle of a stream
             server.engine.seconds_per_token = 0.1
             list(client.completions.create(model="towns", prompt="a", stream=True, extra_body={"timeout_s": 0.2}))
-    with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0).models.list()
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as stranger:
+        with pytest.raises(openai.AuthenticationError):
+            stranger.models.list()
 
 
 @pytest.mark.filterwarnings("default")  # the library's own
@@ -122,7 +123,8 @@ def test_a_flood_of_200_clients_is_answered_or_refused_and_then_forgotten() -> N
 
 def test_schemathesis_finds_nothing(server: LiveServer) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="needs the package schemathesis")
-    document = server.client().get("/openapi.json").json()
+    with server.client() as client:
+        document = client.get("/openapi.json").json()
     schema = schemathesis.openapi.from_dict(document)
     from hypothesis import HealthCheck, Phase, given, settings
 
@@ -138,4 +140,4 @@ def test_schemathesis_finds_nothing(server: LiveServer) -> None:
             case.validate_response(answer, checks=[])  # type: ignore[attr-defined]
 
         check()
-    assert server.client().get("/health").status_code == 200
+    assert httpx.get(f"{server.url}/health").status_code == 200
