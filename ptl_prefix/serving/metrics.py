@@ -15,7 +15,7 @@ from ptl_prefix.serving.request import EngineStatus
 from ptl_prefix.serving.version_store import StoreStatus
 
 # Else each counter has a second series, with the time of its first use.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 MAX_MODELS = 200
 """Most values of the label `model`; the models after that share one."""

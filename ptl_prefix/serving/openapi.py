@@ -46,7 +46,10 @@ def describe_api() -> dict[str, Any]:
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {}) | {body.__name__: schema}
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}
-        paths[path] = {"post": {**_operation(about), "requestBody": {"required": True, "content": content}}}
+        operation = _operation(about)
+        if path.endswith("completions"):
+            operation["responses"]["200"]["content"] = {**_JSON, "text/event-stream": {"schema": {"type": "string"}}}
+        paths[path] = {"post": {**operation, "requestBody": {"required": True, "content": content}}}
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     paths["/v1/models/{model}"] = {"get": {**_operation("The card of one model."), "parameters": [model]}}
     return {
