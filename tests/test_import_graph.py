@@ -31,6 +31,7 @@ LIBRARIES = {
     "sacrebleu": {"evaluation"},
     "safetensors": {"artifacts", "backbones"},
     "scipy": {"reporting.statistics"},
+    "sklearn": {"artifacts.ngram_counts"},
     "sqlalchemy": {"sweeping.storage"},
     "tensorboardX": {"tracking.tensorboard_sink"},
     "text_unidecode": {"evaluation.webnlg_text"},

@@ -1,5 +1,4 @@
-"""Bundles: an exported adaptation as a folder with `tensors.safetensors` and `manifest.json`, and mostly a third file,
-`routing.safetensors`.
+"""Bundles: an exported adaptation as a folder of files: tensors, a manifest, and mostly what routing needs.
 
 In: the tensors of a method, and everything that is needed to use them on the same backbone. Out: the same, or
 `BundleError`. A bundle may come from anyone, so nothing in it is trusted: sizes are checked before memory is allocated,

@@ -29,6 +29,9 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 Quantization = Literal["bitsandbytes_8bit", "bitsandbytes_4bit", "torchao_int8"]
 """LLM.int8 (Dettmers et al., 2022); NF4 in blocks of 64 (Dettmers et al., 2023); int8 weights with a scale per row."""
 
+NgramScheme = Literal["words_1_2"]
+"""How texts are counted for routing."""
+
 Name = Annotated[str, MinLen(1), MaxLen(200)]
 Place = Annotated[str, MinLen(1), MaxLen(4096)]
 TokenId = Annotated[int, Ge(0), Le(2**31)]
@@ -82,7 +85,7 @@ class RoutingEntry:
         sha256: Hash of the file.
     """
 
-    scheme: Literal["words_1_2"]
+    scheme: NgramScheme
     num_inputs: Annotated[int, Ge(1), Le(2**40)]
     tensors: dict[str, TensorInfo]
     sha256: Name

@@ -9,14 +9,14 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ptl_prefix.artifacts.json_document import DocumentError, parse_json
 
-SCHEME = "words_1_2"
+SCHEME: Literal["words_1_2"] = "words_1_2"
 """The name of this way to count in a bundle's manifest."""
 NUM_COLUMNS = 2**15
 MAX_CHARACTERS = 20_000

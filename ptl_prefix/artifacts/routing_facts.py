@@ -24,6 +24,7 @@ MAX_VALIDATION = 200
 MAX_WIDTH = 2**16
 """Largest width of hidden states; with `MAX_VALIDATION` it bounds the file."""
 _LARGEST_COUNT = 2**15 - 1
+_LARGEST_HALF = 65504.0
 
 Array = npt.NDArray[Any]
 Vectors = npt.NDArray[np.float32]
@@ -88,7 +89,7 @@ class RoutingFacts:
             arrays |= {
                 "states.mean": self.states.mean.astype(np.float32),
                 "states.deviation": self.states.deviation.astype(np.float32),
-                "states.validation": self.states.validation.astype(np.float16),
+                "states.validation": np.clip(self.states.validation, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16),
             }
         return arrays
 
@@ -102,9 +103,7 @@ class RoutingFacts:
         check_shapes({name: (array.shape, str(array.dtype)) for name, array in arrays.items()})
         wide = {name: arrays[name].astype(np.int64) for name in _NGRAMS}
         totals = np.zeros(NUM_COLUMNS, dtype=np.int64)
-        trained = NgramCounts(
-            np.array([0, len(wide["ngrams.columns"])]), wide["ngrams.columns"], wide["ngrams.counts"]
-        )
+        trained = NgramCounts(np.array([0, len(wide["ngrams.columns"])]), wide["ngrams.columns"], wide["ngrams.counts"])
         _check_rows("ngrams", trained)
         totals[trained.columns] = trained.counts
         validation = NgramCounts(*(wide[f"validation.{part}"] for part in ("starts", "columns", "counts")))

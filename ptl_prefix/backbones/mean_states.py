@@ -51,5 +51,6 @@ def _batch_states(backbone: Backbone, ids: list[list[int]], padding: Padding) ->
     else:
         base = getattr(backbone.model, backbone.model.base_model_prefix)
         states = base(**text, position_ids=inputs.position_ids, use_cache=False).last_hidden_state
+    rows: Tensor = states.float()
     is_text = inputs.attention_mask[..., None].to(torch.float32)  # (batch, text, 1)
-    return (states.float() * is_text).sum(dim=1) / is_text.sum(dim=1)
+    return (rows * is_text).sum(dim=1) / is_text.sum(dim=1)

@@ -6,8 +6,6 @@ counted. Long tasks are sampled, evenly spread over the split.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
-
 from ptl_prefix.artifacts.ngram_counts import count_ngrams, routed_text, total_ngrams
 from ptl_prefix.artifacts.routing_facts import MAX_VALIDATION, RoutingFacts, StateFacts, Vectors
 from ptl_prefix.data.task import Split, Task
@@ -21,14 +19,14 @@ StatesOf = Callable[[Sequence[str]], Vectors]
 
 
 def routing_facts(
-    task: Task, *, num_examples: Mapping[Split, int] | None = None, states_of: StatesOf | None = None
+    task: Task, *, num_examples: Mapping[Split, int] | None = None, states: StateFacts | None = None
 ) -> RoutingFacts | None:
     """Count the inputs of a task.
 
     Args:
         task: Task of the bundle.
         num_examples: Number of examples of the splits where it is known; a split of unknown size is read twice.
-        states_of: Function that computes hidden states; `None` leaves them out.
+        states: Hidden states, as `state_facts` computes them; `None` leaves them out.
 
     Returns:
         The facts; `None` if no training input has a word.
@@ -40,17 +38,30 @@ def routing_facts(
     totals, num_inputs = total_ngrams(_inputs(task, "train", MAX_TRAINING, known))
     if not totals.any():
         return None
-    validation = list(_inputs(task, "validation", MAX_VALIDATION, known)) if "validation" in task.splits else []
-    states = None
-    if states_of is not None:
-        states = _state_facts(list(_inputs(task, "train", _MAX_TRAINING_STATES, known)), validation, states_of)
-    return RoutingFacts(num_inputs=num_inputs, totals=totals, validation=count_ngrams(validation), states=states)
+    validation = count_ngrams(_validation(task, known))
+    return RoutingFacts(num_inputs=num_inputs, totals=totals, validation=validation, states=states)
 
 
-def _state_facts(training: Sequence[str], validation: Sequence[str], states_of: StatesOf) -> StateFacts:
-    vectors = states_of(training)
-    rows = states_of(validation) if validation else np.zeros((0, vectors.shape[1]), dtype=np.float32)
-    return StateFacts(mean=vectors.mean(axis=0), deviation=vectors.std(axis=0), validation=rows)
+def state_facts(task: Task, states_of: StatesOf, *, num_examples: Mapping[Split, int] | None = None) -> StateFacts:
+    """Mean and deviation of a function of training inputs, and its values of validation inputs; 400 inputs at most.
+
+    Args:
+        task: Task of the bundle.
+        states_of: Function that computes the bare backbone's hidden states.
+        num_examples: Number of examples of the splits where it is known.
+
+    Raises:
+        DataError: A split cannot be read.
+    """
+    known = num_examples or {}
+    training, validation = list(_inputs(task, "train", _MAX_TRAINING_STATES, known)), _validation(task, known)
+    vectors = states_of([*training, *validation])
+    own, rows = vectors[: len(training)], vectors[len(training) :]
+    return StateFacts(mean=own.mean(axis=0), deviation=own.std(axis=0), validation=rows)
+
+
+def _validation(task: Task, known: Mapping[Split, int]) -> list[str]:
+    return list(_inputs(task, "validation", MAX_VALIDATION, known)) if "validation" in task.splits else []
 
 
 def _inputs(task: Task, split: Split, most: int, known: Mapping[Split, int]) -> Iterator[str]:

@@ -5,8 +5,8 @@ ones. A router never guesses: a text that is too unusual for every task is refus
 
 Each task scores a text, and the score is compared with those of the task's own validation inputs (split conformal
 prediction): `coverage` is the share of them that score as low or lower, the text itself counted. A text is covered by a
-task if that share is above the rate of wrong refusals; so of texts that are drawn as the validation inputs were, at most
-that share is refused. Of the tasks that cover a text, the one with the highest score is chosen.
+task if that share is above the rate of wrong refusals; so of texts that are drawn as the validation inputs were, at
+most that share is refused. Of the tasks that cover a text, the one with the highest score is chosen.
 """
 
 import threading
@@ -23,6 +23,7 @@ from ptl_prefix.artifacts.routing_facts import RoutingFacts
 
 Scores = npt.NDArray[np.float64]
 Features = TypeVar("Features")
+Scored = TypeVar("Scored", contravariant=True)
 _NUM_NEAREST = 3
 
 
@@ -63,10 +64,10 @@ class RouteDecision:
         )
 
 
-class Scorer(Protocol[Features]):
+class Scorer(Protocol[Scored]):
     """Scores texts for the tasks that it was made of. It never changes."""
 
-    def scores(self, features: Features) -> Scores:
+    def scores(self, features: Scored) -> Scores:
         """The log-odds of each text for each task, (texts, tasks); minus infinity for a text without features."""
 
 
