@@ -59,6 +59,8 @@ class NgramCounts:
 
 def count_ngrams(texts: Sequence[str]) -> NgramCounts:
     """Count the n-grams of each text."""
+    if not texts:
+        return NgramCounts(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
     # Lone surrogates, which JSON can carry, have no UTF-8 form to hash.
     readable = [text[:MAX_CHARACTERS].encode("utf-8", "replace").decode() for text in texts]
     found = _vectorizer().transform(readable)
