@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.route.decoded_regret import DecodedRegret
+from ptl_prefix.commands.terminal import format_duration
 from ptl_prefix.evaluation.routing import RoutingReport, Share, TaskRouting
 
 _SHARES = ("right", "wrong", "refused", "nearest")
@@ -50,23 +51,18 @@ def _confusion(report: RoutingReport) -> Table:
 
 def show_regret(regrets: Sequence[DecodedRegret], console: Console) -> None:
     """Print what wrong choices cost."""
-    table = Table(
-        title="Regret: the metric under the chosen task minus that under the right one",
-        title_justify="left",
-        caption="of inputs that were answered",
-        caption_justify="left",
-    )
-    for heading in ("task", "inputs", "wrong", "metric", "right task", "regret", "95% interval", "decoding"):
+    table = Table(title="Regret: the metric under the chosen task minus that under the right one", title_justify="left")
+    for heading in ("task", "metric", "right task", "regret", "95% interval"):
         table.add_column(heading, justify="left" if heading in ("task", "metric") else "right", no_wrap=True)
     for one in regrets:
-        start = [one.task, f"{one.num_inputs:,}", f"{one.num_wrong:,}"]
-        for found in one.regrets:
+        for place, found in enumerate(one.regrets):
             low, high = found.interval
-            numbers = [f"{found.right:.4f}", f"{found.difference:+.4f}", f"{low:+.4f} to {high:+.4f}"]
-            cost = f"{one.decode_s:.1f} s" if start[0] else ""
-            table.add_row(*start, found.metric, *numbers, cost)
-            start = ["", "", ""]
+            numbers = [f"{found.right:.4f}", f"{found.difference:+.4f}", f"{low:+.3f} to {high:+.3f}"]
+            table.add_row("" if place else one.task, found.metric, *numbers)
     console.print(table)
+    for one in regrets:
+        line = f"{one.task}: {one.num_inputs:,} answered inputs, {one.num_wrong:,} of them by another task"
+        console.print(Text(f"{line}; decoded in {format_duration(one.decode_s)}"), soft_wrap=True)
 
 
 def as_values(report: RoutingReport) -> dict[str, Any]:
