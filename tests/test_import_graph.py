@@ -33,6 +33,7 @@ LIBRARIES = {
     "sacrebleu": {"evaluation"},
     "safetensors": {"artifacts", "backbones"},
     "scipy": {"reporting.statistics"},
+    "sklearn": {"artifacts.ngram_counts"},
     "sqlalchemy": {"sweeping.storage"},
     "starlette": {"serving.server"},
     "tensorboardX": {"tracking.tensorboard_sink"},

@@ -29,6 +29,9 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 Quantization = Literal["bitsandbytes_8bit", "bitsandbytes_4bit", "torchao_int8"]
 """LLM.int8 (Dettmers et al., 2022); NF4 in blocks of 64 (Dettmers et al., 2023); int8 weights with a scale per row."""
 
+NgramScheme = Literal["words_1_2"]
+"""How texts are counted for routing."""
+
 Name = Annotated[str, MinLen(1), MaxLen(200)]
 Place = Annotated[str, MinLen(1), MaxLen(4096)]
 TokenId = Annotated[int, Ge(0), Le(2**31)]
@@ -68,7 +71,24 @@ class TensorInfo:
     """The shape and dtype of a tensor. The bounds keep a hostile manifest from causing huge computations."""
 
     shape: Annotated[tuple[Annotated[int, Ge(0), Le(2**40)], ...], MaxLen(8)]
-    dtype: Literal["float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool"]
+    dtype: Literal["float64", "float32", "bfloat16", "float16", "int64", "int32", "int16", "uint8", "bool"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingEntry:
+    """The file `routing.safetensors`, from which a server learns which texts are of the bundle's task.
+
+    Args:
+        scheme: How texts are counted: hashed words and pairs of words.
+        num_inputs: Number of training inputs that were counted.
+        tensors: Shape and dtype of each array.
+        sha256: Hash of the file.
+    """
+
+    scheme: NgramScheme
+    num_inputs: Annotated[int, Ge(1), Le(2**40)]
+    tensors: dict[str, TensorInfo]
+    sha256: Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +114,7 @@ class Manifest:
         tensors_sha256: Hash of the file with the tensors.
         created: Time of the export in UTC.
         package_version: Version of this package that exported the bundle.
+        routing: Description of `routing.safetensors`; `None` for a bundle that a server offers by its name only.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -116,6 +137,7 @@ class Manifest:
     tensors_sha256: Name
     created: Name
     package_version: Name
+    routing: RoutingEntry | None = None
 
 
 def settings_fingerprint(manifest: Manifest) -> str:
@@ -169,7 +191,7 @@ def _hash_of(values: dict[str, Any]) -> str:
 
 @contextmanager
 def bundle_errors(path: Path) -> Iterator[None]:
-    """Turn a `DocumentError` about one of the two files into a `BundleError`."""
+    """Turn a `DocumentError` about one of the files into a `BundleError`."""
     try:
         yield
     except DocumentError as error:

@@ -61,6 +61,7 @@ complete --command ptl-prefix --no-files --arguments \
 
 _ACTIONS = {
     "sweep": ("plan", "run", "status", "resume", "stop", "export", "worker"),
+    "route": ("evaluate",),
     "wandb": ("sync", "dashboard"),
 }
 """The first arguments of verbs that have several actions."""

@@ -41,6 +41,8 @@ class Plan:
         decoding: Settings of text generation.
         evaluation: Settings of the evaluation at the end.
         tracking: Loggers besides the run folder.
+        routing: What the bundle says of the task's texts, so that a server recognises them: `none`, `ngrams` (hashed
+            counts of the inputs), or `hidden_states` (the counts, and the bare backbone's mean hidden states).
         config: Resolved config that the plan was built from, for the record.
     """
 
@@ -55,6 +57,7 @@ class Plan:
     decoding: Decoding
     evaluation: EvaluationSettings
     tracking: Tracking
+    routing: str
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Plan:
             method=self.method,
             task=self.task,
             decoding=self.decoding,
+            routing=self.routing,
         )
 
     def encoded(

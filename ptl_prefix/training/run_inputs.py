@@ -44,7 +44,7 @@ class RunInputs:
     decoded_split: Split
     num_in_decoded_split: int
     decoded_rows: Sequence[Mapping[str, Any]]
-    encoding: Mapping[str, EncodingReport]
+    encoding: Mapping[Split, EncodingReport]
 
 
 def load_run_inputs(

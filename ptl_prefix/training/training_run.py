@@ -7,6 +7,7 @@ import dataclasses
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,8 +16,12 @@ from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
+from ptl_prefix.artifacts.routing_facts import RoutingFacts, StateFacts
 from ptl_prefix.artifacts.run_record import RunRecord
-from ptl_prefix.errors import NonFiniteLossError
+from ptl_prefix.backbones.mean_states import mean_states
+from ptl_prefix.data.routing import routing_facts, state_facts
+from ptl_prefix.data.task import Split
+from ptl_prefix.errors import DataError, NonFiniteLossError
 from ptl_prefix.evaluation.decode import DecodingJob, decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
@@ -76,6 +81,7 @@ class TrainingRun:
         for note in self._plan_notes():
             self._notify(note)
         bare = self._evaluate_bare()
+        states = self._state_facts()
         if resumed_step is None:
             self._log_inputs()
         pl.seed_everything(self.plan.seed, verbose=False)
@@ -83,7 +89,7 @@ class TrainingRun:
         try:
             self._log_start(resumed_step)
             loop = TrainingLoop(self.plan, self.inputs, self.context)
-            adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None))
+            adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None), states)
             if self.ranks.is_rank_zero:
                 self.context.folder.require_in_place()
             return Outcome(self.recorder.finish("finished"), bare, adapted, self.inputs.num_in_decoded_split)
@@ -110,6 +116,16 @@ class TrainingRun:
         if self.ranks.is_rank_zero:
             self._add_scores(predictions, suffix="_before")
         return predictions
+
+    def _state_facts(self) -> StateFacts | None:
+        """Hidden states of the backbone for routing, while no method is attached; `None` unless they are asked for."""
+        if self.plan.routing != "hidden_states" or not self.ranks.is_rank_zero:
+            return None
+        return state_facts(self.plan.task, partial(mean_states, self.backbone), num_examples=self._num_examples)
+
+    @property
+    def _num_examples(self) -> dict[Split, int]:
+        return {split: report.num_examples for split, report in self.inputs.encoding.items()}
 
     def _log_inputs(self) -> None:
         """Log the encoded splits and the bare backbone's metrics; a resumed run has them in its log already."""
@@ -153,7 +169,7 @@ class TrainingRun:
             self._notify(f"each rank holds {held:,} of the backbone's {self.backbone.num_bytes:,} bytes")
         return facts
 
-    def _evaluate_best(self, checkpoints: Checkpoints) -> list[Prediction]:
+    def _evaluate_best(self, checkpoints: Checkpoints, states: StateFacts | None) -> list[Prediction]:
         """Evaluate the checkpoint with the lowest validation loss, and export it."""
         plan = self.plan
         self._notify(f"decoding with the best checkpoint, step {checkpoints.best_step}")
@@ -165,10 +181,10 @@ class TrainingRun:
         adapted = self._decode(plan.method)
         if self.ranks.is_rank_zero:
             self._add_scores(adapted)
-            self._export(adapted)
+            self._export(adapted, states)
         return adapted
 
-    def _export(self, adapted: list[Prediction]) -> None:
+    def _export(self, adapted: list[Prediction], states: StateFacts | None) -> None:
         """Write the bundle, the predictions, and the model if the whole backbone was trained."""
         plan = self.plan
         bundle = export_bundle(
@@ -179,10 +195,21 @@ class TrainingRun:
             prompter=self.inputs.prompter,
             decoding=plan.decoding,
             metrics=self.recorder.metrics,
+            routing=self._routing_facts(states),
         )
         self._write_predictions(adapted, bundle)
         if plan.method.is_whole_model:
             export_merged(self.context.folder.model, backbone=self.backbone, method=plan.method, replace=True)
+
+    def _routing_facts(self, states: StateFacts | None) -> RoutingFacts | None:
+        """What a server needs to recognise the task's texts; a trained method is not lost if they are gone."""
+        if self.plan.routing == "none":
+            return None
+        try:
+            return routing_facts(self.plan.task, num_examples=self._num_examples, states=states)
+        except DataError as error:
+            self._notify(f"the bundle can be served by its name only, as its inputs cannot be read again: {error}")
+            return None
 
     def _write_predictions(self, predictions: list[Prediction], bundle: Bundle) -> None:
         """Write the predictions to the folder where `ptl-prefix evaluate` looks for them."""

@@ -1,6 +1,7 @@
 """`ptl-prefix export`: writes a run's checkpoint as a bundle, for PEFT, or merged into the backbone's weights."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ from rich.text import Text
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.peft_folder import CONFIG_FILE, TENSORS_FILE, write_peft
 from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.artifacts.routing_facts import RoutingFacts
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.mean_states import mean_states
 from ptl_prefix.commands.config.build_plan import build_plan, read_run_config
+from ptl_prefix.data.routing import routing_facts, state_facts
 from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.peft_format import to_peft
 from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.export import export_bundle, export_merged
+from ptl_prefix.training.plan import Plan
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -49,6 +55,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     state = _read_whole(checkpoint, folder, config)
     out = Path(config["out"])
     backbone = plan.backbone.load()
+    routing = _routing(config, plan, backbone)
     method = plan.method.attach(backbone)
     method.load_trainable_parameters(state["state_dict"])
     if config["format"] == "peft":
@@ -66,8 +73,18 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         prompter=backbone.prompter(plan.task.prompt),
         decoding=plan.decoding,
         metrics=_metrics(folder, checkpoint, state),
+        routing=routing,
     )
     EscapingConsole().print(Text(f"bundle: {out}"), soft_wrap=True)
+
+
+def _routing(config: Mapping[str, Any], plan: Plan, backbone: Backbone) -> RoutingFacts | None:
+    """What the bundle says of the task's texts; the backbone is bare, as its hidden states are needed."""
+    chosen = config["routing"] or plan.routing
+    if config["merge"] or config["format"] != "bundle" or chosen == "none":
+        return None
+    states = state_facts(plan.task, partial(mean_states, backbone)) if chosen == "hidden_states" else None
+    return routing_facts(plan.task, states=states)
 
 
 def _export_for_peft(out: Path, method: Method) -> None:

@@ -54,6 +54,8 @@ def build_plan(config: Mapping[str, Any]) -> Plan:
         decoding=build(config["generation"]),
         evaluation=build(config["evaluation"]),
         tracking=build(config["tracking"]) if "tracking" in config else Tracking(),
+        # A config of an earlier version has no such key: its run keeps the bundle that it was promised.
+        routing=config.get("routing", "none"),
         config=config,
     )
 

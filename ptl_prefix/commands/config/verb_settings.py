@@ -24,6 +24,9 @@ from ptl_prefix.artifacts.decoding import (
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
 
+Routing = Literal["none", "ngrams", "hidden_states"]
+"""What a bundle says of its task's texts, so that a server recognises them."""
+
 AcceptedChange = Literal["data", "weights", "tokenizer", "code", "checkpoint"]
 """What may differ when a run is resumed."""
 
@@ -43,6 +46,9 @@ class TrainSettings:
             What differed is recorded.
         study: Name of the study that the run is a trial of; set by sweeps.
         trial: Number of the trial in its study; set by sweeps.
+        routing: What the bundle says of the task's texts, so that a server recognises them: `ngrams` (hashed counts of
+            training inputs and of 200 validation inputs), `hidden_states` (also the bare backbone's mean hidden
+            states), or `none`, for private texts.
     """
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)]
@@ -51,8 +57,9 @@ class TrainSettings:
     resume: str | None
     study: str | None
     trial: Annotated[int, Ge(0)] | None
-    # With a default, as studies of earlier versions keep a `train.yaml` without this key.
+    # With defaults, as studies of earlier versions keep a `train.yaml` without these keys.
     resume_anyway: Sequence[AcceptedChange] | AcceptedChange = ()
+    routing: Routing = "none"
 
     def problems(self) -> list[str]:
         """Accepted changes without a run that is resumed."""
@@ -186,6 +193,7 @@ class ExportSettings:
         out: Output folder; an older bundle in it is replaced.
         format: Format of the output: a `bundle`, or `peft` for a folder that `PeftModel.from_pretrained` opens.
         merge: Whether to export a model with the method merged into its weights, instead of a bundle.
+        routing: What the bundle says of the task's texts, as in training; `None` is what the run was trained with.
     """
 
     run: str
@@ -193,6 +201,7 @@ class ExportSettings:
     out: str
     format: Literal["bundle", "peft"]
     merge: bool
+    routing: Routing | None
 
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or two formats at once."""

@@ -6,6 +6,7 @@ of the verb, described by a dataclass. This file imports nothing heavy.
 """
 
 from ptl_prefix.commands.config.report_settings import CompareSettings, RunsSettings, SweepActionSettings
+from ptl_prefix.commands.config.route_settings import RouteSettings
 from ptl_prefix.commands.config.serve_settings import ServeSettings
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verb_settings import (
@@ -121,6 +122,22 @@ VERBS = {
                 (
                     "ptl-prefix inspect bundle=<bundle> input=sources.txt layer=3 top_k=10",
                     "inspect over the sources of a file",
+                ),
+            ),
+        ),
+        Verb(
+            name="route",
+            summary="Measure how well texts are routed to the tasks of a server.",
+            settings=RouteSettings,
+            arguments="evaluate",
+            examples=(
+                (
+                    "ptl-prefix route evaluate bundles=<folder> foreign=<text file>",
+                    "route test inputs of each run in the folder, and foreign texts",
+                ),
+                (
+                    "ptl-prefix route evaluate bundles=<folder> routers=[ngrams,hidden_states] regret_examples=50",
+                    "compare both routers, and measure what wrong choices cost",
                 ),
             ),
         ),
