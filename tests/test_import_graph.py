@@ -26,6 +26,7 @@ LIBRARIES = {
     "psutil": {"sweeping.liveness"},
     "pyarrow": {"data"},
     "pycocoevalcap": {"evaluation"},
+    "pydantic_core": {"serving.api"},
     "pytorch_lightning": {"training"},
     "rich": {"commands", "training"},
     "rouge_score": {"evaluation.rouge_score_metric"},

@@ -63,6 +63,8 @@ def serving(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[
     finally:
         process.kill()
         process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def refused(*words: str, **environment: str) -> str:
