@@ -17,7 +17,7 @@ from ptl_prefix.data.example import Example
 from ptl_prefix.data.file_rows import FileRow, Setting, fingerprint_file, format_suffix, read_rows, why_unreadable
 from ptl_prefix.data.hash_split import Division
 from ptl_prefix.data.hub import read_hub_rows
-from ptl_prefix.data.source_template import SourceTemplate
+from ptl_prefix.artifacts.source_template import SourceTemplate
 from ptl_prefix.data.task import SPLITS, Split
 from ptl_prefix.data.text_lines import TextFormat, is_encoding
 from ptl_prefix.errors import DataError

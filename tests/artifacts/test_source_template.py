@@ -2,7 +2,7 @@
 
 import pytest
 
-from ptl_prefix.data.source_template import SourceTemplate
+from ptl_prefix.artifacts.source_template import SourceTemplate
 
 
 def test_columns_are_filled_in_and_doubled_braces_are_literal() -> None:
