@@ -6,7 +6,7 @@ and samples can be read; any other conversation is a JSON list of `{"role": ...,
 
 import json
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ptl_prefix.artifacts.json_document import DocumentError, parse_json
 
@@ -31,6 +31,8 @@ def source_of(messages: Sequence[Message]) -> str:
 def messages_of(source: str) -> list[Message]:
     """The messages of a source: a JSON list of messages is a conversation, any other text one message of a user.
 
+    So is the list in an object `{"messages": [...]}`, as files of conversations have it.
+
     Raises:
         ValueError: The conversation is none that a reply can follow.
     """
@@ -41,7 +43,7 @@ def messages_of(source: str) -> list[Message]:
         if set(value) != {"role", "content"} or value["role"] not in ROLES or not isinstance(value["content"], str):
             raise ValueError(
                 "Each message of a conversation must be an object of `role` (system, user or assistant) and `content`, "
-                f"a text, but one is {value!r:.80}; correct it."
+                f"a text, but one is {str(value):.80}; correct it."
             )
     messages = [Message(value["role"], value["content"]) for value in values]
     if (fact := order_problem(messages)) or messages[-1].role != "user":
@@ -74,13 +76,14 @@ def readable_source(source: str) -> str:
         return source
 
 
-def _listed(source: str) -> list[dict[str, object]] | None:
+def _listed(source: str) -> list[dict[str, Any]] | None:
     """The objects of a JSON list of messages; `None` if a text is none."""
-    if not source.lstrip().startswith("["):
+    if not source.lstrip().startswith(("[", "{")):
         return None
     try:
         values = parse_json(source)
     except DocumentError:
         return None
+    values = values.get("messages") if isinstance(values, dict) else values
     is_one = isinstance(values, list) and values and all(isinstance(one, dict) and "role" in one for one in values)
     return values if is_one else None

@@ -12,6 +12,7 @@ from annotated_types import Ge, Le, MaxLen
 
 ChatTemplateName = Literal["backbone", "chatml", "llama3", "gemma"]
 """The backbone's own chat template, or a built-in one."""
+MAX_TEMPLATE_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class ChatFormat:
     """
 
     name: ChatTemplateName
-    text: Annotated[str, MaxLen(2**20)] | None = None
+    text: Annotated[str, MaxLen(MAX_TEMPLATE_CHARACTERS)] | None = None
     sha256: Annotated[str, MaxLen(64)] | None = None
 
 
@@ -57,7 +58,7 @@ class PromptFormat:
     max_source_tokens: Annotated[int, Ge(0), Le(2**31)] | None = None
     truncation: Literal["right", "left", "none"] = "right"
     # Not in the `repr`, which is part of the keys of caches that users have; `Prompter.fingerprint` adds `chat`.
-    source_template: Annotated[str, MaxLen(2**16)] | None = field(default=None, repr=False)
+    source_template: Annotated[str, MaxLen(MAX_TEMPLATE_CHARACTERS)] | None = field(default=None, repr=False)
     chat: ChatFormat | None = field(default=None, repr=False)
 
     def agrees_with(self, other: "PromptFormat") -> bool:

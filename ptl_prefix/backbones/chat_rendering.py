@@ -22,7 +22,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ptl_prefix.artifacts.conversation import Message
-from ptl_prefix.artifacts.prompt_format import ChatFormat
+from ptl_prefix.artifacts.prompt_format import MAX_TEMPLATE_CHARACTERS, ChatFormat
 
 BUILT_IN = Path(__file__).parent / "chat_templates"
 """The built-in templates, one file each."""
@@ -47,6 +47,11 @@ def resolve_template(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> Ch
             "Conversations must be rendered with a chat template, but the backbone's tokenizer has none; choose a "
             "built-in one with task.chat_template=chatml (or llama3, gemma), or a backbone with one of its own."
         )
+    if len(text) > MAX_TEMPLATE_CHARACTERS:
+        raise ValueError(
+            f"A chat template must have at most {MAX_TEMPLATE_CHARACTERS:,} characters, but the backbone's has "
+            f"{len(text):,}; choose a built-in one with task.chat_template=chatml (or llama3, gemma)."
+        )
     sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if chat.sha256 not in (None, sha256):
         owner = "of the backbone" if chat.name == "backbone" else f"'{chat.name}' of this version of ptl_prefix"
@@ -58,9 +63,7 @@ def resolve_template(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> Ch
     return replace(chat, text=text, sha256=sha256)
 
 
-def render(
-    template: str, messages: Sequence[Message], *, is_prompt: bool, values: dict[str, str] | None = None
-) -> str:
+def render(template: str, messages: Sequence[Message], *, is_prompt: bool, values: dict[str, str] | None = None) -> str:
     """Render a conversation.
 
     Args:
@@ -87,7 +90,8 @@ def render(
 
 def special_values(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """The special tokens that a template sees by their names, as transformers gives them."""
-    return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
+    tokens: dict[str, Any] = dict(tokenizer.special_tokens_map)
+    return {name: str(token) for name, token in tokens.items() if not isinstance(token, list)}
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -30,14 +30,14 @@ class _FixedDate:
 
     @staticmethod
     def now() -> datetime:
-        return datetime(2024, 7, 26)  # noqa: DTZ001 - templates format it without a time zone
+        return datetime(2024, 7, 26)
 
 
 def main() -> None:
     """Answer each line of standard input, until it is closed."""
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-    chat_template_utils.datetime = _FixedDate  # type: ignore[attr-defined]
+    chat_template_utils.datetime = _FixedDate  # type: ignore[assignment, attr-defined]
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         print(json.dumps(_answer(line)), flush=True)
@@ -54,11 +54,11 @@ def _answer(line: str) -> dict[str, str]:
     return {"text": text}
 
 
-def _render(template: str, messages: list[dict[str, Any]], is_prompt: bool, values: dict[str, str]) -> str:
-    texts, _ = chat_template_utils.render_jinja_template(
+def _render(template: str, messages: list[dict[str, Any]], is_prompt: bool, values: dict[str, Any]) -> str:
+    rendered: Any = chat_template_utils.render_jinja_template(
         [messages], chat_template=template, add_generation_prompt=is_prompt, **values
     )
-    return str(texts[0])
+    return str(rendered[0][0])  # of the only conversation; the annotation there says that it is a text
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ together in a decoder-only backbone, for the prompt alone in an encoder-decoder,
 2. If both do not fit the budget together, the source is cut first, at the end that the format's `truncation` names.
 3. The target is cut only when nothing is left of the source. Its end is always kept.
 
-A conversation is cut by its messages, not by its ids; see `backbones/chat_prompting.py`. With `overlong: drop`, a pair that would be cut is left out instead. Cut and dropped pairs are counted.
+A conversation is cut by its messages, not by its ids; see `backbones/chat_prompting.py`. With `overlong: drop`, a pair
+that would be cut is left out instead. Cut and dropped pairs are counted.
 """
 
 import itertools
