@@ -43,7 +43,7 @@ def messages_of(source: str) -> list[Message]:
         if set(value) != {"role", "content"} or value["role"] not in ROLES or not isinstance(value["content"], str):
             raise ValueError(
                 "Each message of a conversation must be an object of `role` (system, user or assistant) and `content`, "
-                f"a text, but one is {str(value):.80}; correct it."
+                f"a text, but one is {value!s:.80}; correct it."
             )
     messages = [Message(value["role"], value["content"]) for value in values]
     if (fact := order_problem(messages)) or messages[-1].role != "user":

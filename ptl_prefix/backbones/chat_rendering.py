@@ -121,7 +121,7 @@ class _Worker:
                 return self._read(process, _RENDER_S)
             except TimeoutError:
                 self.close()
-                return {"error": f"it takes more than {_RENDER_S:.0f} seconds"}
+                return {"error": f"it takes more than {_RENDER_S:g} seconds"}
             except (EOFError, BrokenPipeError):
                 self.close()
                 return {"error": "it ends the process that renders it, as with too much memory"}
