@@ -30,8 +30,9 @@ _START, _END = "\ufdd0", "\ufdd1"
 """Put around a special token in a message. Unicode assigns these no character, and texts that hold them lose them."""
 _CONTEXT = "\n"
 """Text before a piece while it is tokenised, so that it is tokenised as in the middle of a text."""
-_REPLY = "Answer"
-_SYSTEM, _QUESTION = Message("system", "System"), Message("user", "Question")
+_REPLY = "almond"
+_SYSTEM, _QUESTION = Message("system", "quince"), Message("user", "walnut")
+"""Messages in words that no template writes by itself."""
 
 
 class ChatPrompter(Prompter):

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ptl_prefix.artifacts.conversation import Message
 from ptl_prefix.artifacts.prompt_format import MAX_TEMPLATE_CHARACTERS, ChatFormat
+from ptl_prefix.errors import BackboneError
 
 BUILT_IN = Path(__file__).parent / "chat_templates"
 """The built-in templates, one file each."""
@@ -146,7 +147,10 @@ class _Worker:
             self._read(self._process, _START_S)
         except (TimeoutError, EOFError) as error:
             self.close()
-            raise RuntimeError(f"`{' '.join(command)}` must start, to render chat templates, but did not.") from error
+            raise BackboneError(
+                "A process that renders chat templates must start, but did not; see what it says: "
+                f"{' '.join(command)} < /dev/null"
+            ) from error
 
     def _read(self, process: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any]:
         """The next line of the worker's output."""
