@@ -76,10 +76,8 @@ class ChatPrompter(Prompter):
 
     def _set_up_reply(self) -> None:
         """Find what the template writes before a reply besides its start, and after it."""
-        prompt, whole = (
-            self._checked([_QUESTION], is_prompt=True),
-            self._checked([_QUESTION, Message("assistant", _REPLY)]),
-        )
+        prompt = self._checked([_QUESTION], is_prompt=True)
+        whole = self._checked([_QUESTION, Message("assistant", _REPLY)])
         place = whole.rfind(_REPLY)
         if place < 0 or _QUESTION.content not in prompt:
             raise ValueError("The chat template must write each message, but leaves one out; choose another one.")
