@@ -6,7 +6,8 @@ is followed by what the template writes after one, up to its first special token
 
 Ids are those of the whole rendered text, as transformers' `apply_chat_template` gives them, with one exception: where a
 message itself holds one of the template's or the tokenizer's special tokens, it is tokenised as plain text. A message
-cannot end its turn or begin another one.
+cannot end its turn or begin another one. What a template writes before a reply, and not at the end of a prompt, is
+added to the prompt.
 
 An over-long conversation loses its oldest turns, each message of the user together with its reply; the system's message
 stays. If the last message alone is too long, its text is cut at the end that the format's `truncation` names, and then
@@ -67,8 +68,8 @@ class ChatPrompter(Prompter):
         self._tail = ""
         self._special = re.compile("(?!)")
         self._system_refusal = self._why_no_system()
-        self._set_up_reply()
         self._special = self._special_tokens()
+        self._set_up_reply()
         start = self._tokens([self._rendered([_QUESTION])])[0][: len(self.before_ids)]
         if chat.name == "backbone" or start == self.before_ids:
             self.before_ids = []
@@ -84,11 +85,18 @@ class ChatPrompter(Prompter):
         lead = whole[len(prompt) : place] if whole.startswith(prompt) else ""
         # Such as Qwen's empty thoughts, which belong to the prompt; LLaMA 2's space belongs to the word after it.
         self._target_lead, self._tail = (lead, "") if not lead.strip() else ("", lead)
-        after = self._in_context([whole[place + len(_REPLY) :]])[0]
+        self._before_reply = self._last_turn(prompt + self._tail)
+        before_end = f"{self._before_reply}{self._target_lead}{_REPLY}"
+        after = self._in_context([whole[place + len(_REPLY) :]], before_end)[0]
         ends = [index for index, token in enumerate(after) if token in self._added_ids()]
         if ends:
             self.after_ids = after[: ends[0] + 1]
             self._stop_id = self.after_ids[-1]
+
+    def _last_turn(self, prompt: str) -> str:
+        """A prompt from its last special token on: on no more of it the ids of what follows depend."""
+        places = [match.start() for match in self._special.finditer(prompt)]
+        return prompt[places[-1] :] if places else prompt
 
     def _why_no_system(self) -> str | None:
         """Why the template refuses a message of the system; `None` if it renders one."""
@@ -157,7 +165,8 @@ class ChatPrompter(Prompter):
 
     def tokenize_targets(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each reply, without those of its end."""
-        return self._in_context([self._target_lead + self._marked(text) if text else "" for text in texts])
+        marked = [self._target_lead + self._marked(text) if text else "" for text in texts]
+        return self._in_context(marked, self._before_reply)
 
     def _rendered_source(self, text: str) -> str:
         try:
@@ -219,10 +228,10 @@ class ChatPrompter(Prompter):
         context, whole, alone = self._recognised([_CONTEXT, _CONTEXT + text, text])
         return whole[len(context) :] if whole[: len(context)] == context else alone
 
-    def _in_context(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts as in the middle of a text, after a line end."""
-        context = self._recognised([_CONTEXT])[0]
-        all_ids = self._tokens([_CONTEXT + text for text in texts])
+    def _in_context(self, texts: Sequence[str], before: str) -> list[list[int]]:
+        """The ids of texts as after another text."""
+        context = self._recognised([before])[0]
+        all_ids = self._tokens([before + text for text in texts])
         return [
             ids[len(context) :] if ids[: len(context)] == context else self._tokens([text])[0]
             for ids, text in zip(all_ids, texts, strict=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from support.llama_tokenizer import llama_like
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -189,6 +190,28 @@ def test_what_a_template_writes_before_a_reply_belongs_to_the_prompt_and_a_space
         assert (tokenizer.decode(ids), tokenizer.decode(target)) == (prompt, reply)
         assert prompter.decode(target) == "Hello."
         assert ids + target == library_ids(prompter, [HI, HELLO], is_prompt=False)[: len(ids + target)]
+
+
+@pytest.mark.parametrize("start", ["[INST] ", "<|user|>"], ids=["text", "special"])
+def test_replies_are_tokenised_as_after_their_prompt(start: str) -> None:
+    # SentencePiece puts a space before a text, and before what follows a special token.
+    tokenizer = llama_like()
+    tokenizer.add_tokens([AddedToken("<|user|>", special=True, normalized=False)])
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+        f"{start}{{{{ m.content }}}}{'[/INST]' if start[0] == '[' else start}"
+        "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    prompter = chat_prompter("backbone", tokenizer)
+    messages = [Message("user", "hi there"), Message("assistant", "hello <|user|> you"), Message("user", "what now")]
+
+    ids, target = prompter.encode_source(source_of(messages)), prompter.encode_target("go home")
+
+    assert ids[:1] + target[-1:] == [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    assert prompter.decode(target) == "go home"
+    clean = [message._replace(content=message.content.replace("<|user|> ", "")) for message in messages]
+    whole = prompter.encode_source(source_of(clean)) + target
+    assert whole == library_ids(prompter, [*clean, Message("assistant", "go home")])
 
 
 def test_a_template_that_refuses_the_systems_message_names_the_way_out() -> None:
