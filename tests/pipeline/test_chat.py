@@ -120,6 +120,7 @@ def test_an_encoder_decoder_is_refused_before_its_weights_load(
     assert "must be continued by a decoder-only backbone, but tiny is an encoder-decoder" in result.output
 
 
+@pytest.mark.slow
 def test_generate_renders_sources_with_the_template_of_the_training(command_line: CommandLine, invoke: Invoke) -> None:
     backbone = command_line.tiny.backbone_folder
     write_rows(Path("x.jsonl"), [{"a": f"one {row}", "b": row, "target": "t"} for row in range(30)])
