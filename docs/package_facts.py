@@ -22,7 +22,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.evaluation_record import EvaluationKey, EvaluationRecord
 from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, SiteInspection
 from ptl_prefix.artifacts.predictions import Prediction
-from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.config import catalog
@@ -46,6 +46,7 @@ DOCUMENTS: Mapping[str, Mapping[str, type[Any]]] = {
         "backbone": BackboneIdentity,
         "tensors": TensorInfo,
         "prompt": PromptFormat,
+        "prompt.chat": ChatFormat,
         "decoding": Decoding,
     },
     "evaluation": {"": EvaluationRecord, "question": EvaluationKey},

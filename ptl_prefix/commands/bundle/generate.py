@@ -9,7 +9,12 @@ from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.visible_text import escape_controls
-from ptl_prefix.commands.config.bundle_inputs import changed_decoding, load_bundle_backbone, source_lines
+from ptl_prefix.commands.config.bundle_inputs import (
+    changed_decoding,
+    load_bundle_backbone,
+    rendered_sources,
+    source_lines,
+)
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
 
@@ -33,10 +38,11 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError(["`generate` needs sources, but got none; add them as arguments or set input=<file>."])
     decoding = dataclasses.asdict(changed_decoding(bundle.manifest.decoding, config))
     adaptation = restore(load_bundle_backbone(bundle.manifest, config), bundle)
+    sources = rendered_sources(adaptation, sources)  # all of them, before the output is opened
     with _opened(config["output"]) as out:
         for start in range(0, len(sources), config["batch_size"]):
             try:
-                texts = adaptation.generate(sources[start : start + config["batch_size"]], **decoding)
+                texts = adaptation.generate_rendered(sources[start : start + config["batch_size"]], **decoding)
             except ValueError as error:
                 raise DataError(str(error)) from error  # the source is too long
             for text in texts:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verb_settings import DecodingChanges
 from ptl_prefix.errors import BackboneError, ConfigError, DataError
+from ptl_prefix.methods.restore import Adaptation
 
 
 def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone:
@@ -89,6 +90,18 @@ def source_lines(source_file: str | None) -> Iterator[str]:
         )
     lines = text.removesuffix("\n").split("\n") if text else []
     yield from (line.removesuffix("\r") for line in lines)
+
+
+def rendered_sources(adaptation: Adaptation, sources: Sequence[str]) -> list[str]:
+    """The user's sources as the bundle's task renders them.
+
+    Raises:
+        DataError: One lacks a column of the bundle's template.
+    """
+    try:
+        return adaptation.rendered(sources)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _standard_input() -> bytes:

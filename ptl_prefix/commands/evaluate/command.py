@@ -141,8 +141,12 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
 def _prompt_notes(subject: Subject, task: Task) -> list[str]:
     """A sentence if the bundle's prompt format, which is used, is not the task's."""
     used = subject.prompter.prompt_format
-    if used == task.prompt:
+    if used.agrees_with(task.prompt):
         return []
+    if used.chat is not None and task.prompt.chat is not None and used.chat.name != task.prompt.chat.name:
+        return [
+            f"conversations have the bundle's chat template, {used.chat.name}, not the task's, {task.prompt.chat.name}"
+        ]
     return [f"prompts have the bundle's format, between={used.between!r}, and not the task's, {task.prompt.between!r}"]
 
 
@@ -152,8 +156,12 @@ def _bare(config: dict[str, Any], task: Task) -> tuple[Subject, Decoding]:
     own = {"dtype": config["dtype"], "device": None if config["device"] == "auto" else config["device"]}
     spec = build(config["backbone"] | {key: value for key, value in own.items() if value is not None})
     backbone = spec.load()
+    try:
+        prompter = backbone.prompter(task.prompt)
+    except ValueError as error:
+        raise ConfigError([f"`task`: {error}"]) from error
     method = NoAdaptation().attach(backbone)
-    subject = Subject(backbone=backbone, method=method, prompter=backbone.prompter(task.prompt), adaptation=None)
+    subject = Subject(backbone=backbone, method=method, prompter=prompter, adaptation=None)
     return subject, decoding
 
 

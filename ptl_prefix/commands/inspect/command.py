@@ -12,7 +12,7 @@ from ptl_prefix.artifacts.inspection import Inspection, write_inspection
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
+from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, rendered_sources, source_lines
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.inspect.tables import show_inspection
 from ptl_prefix.data.task import Split
@@ -48,6 +48,8 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     texts, texts_from = _texts(config, words, folder, bundle.manifest)
     settings = InspectionSettings(**{name: config[name] for name in _SETTINGS})
     adaptation = restore(load_bundle_backbone(bundle.manifest, config), bundle)
+    if words or config["input"] is not None:
+        texts = rendered_sources(adaptation, texts)
     try:
         inspection = inspect_prefix(adaptation, texts, settings, bundle=str(folder), texts_from=texts_from)
     except ValueError as error:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptl_prefix.artifacts.conversation import readable_source
 from ptl_prefix.artifacts.metric_key import bare_key, is_bare
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.visible_text import escape_controls
@@ -27,7 +28,7 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
     console.print(_metrics_table(outcome))
     console.print(_cost_table(outcome))
     for index, adapted in enumerate(outcome.adapted[:_NUM_EXAMPLES]):
-        console.print(format_example("source", adapted.source, "bold"))
+        console.print(format_example("source", readable_source(adapted.source), "bold"))
         if outcome.bare:
             console.print(format_example("bare", outcome.bare[index].hypothesis, "dim"))
         console.print(format_example("adapted", adapted.hypothesis, "green"))
