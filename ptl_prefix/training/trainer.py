@@ -20,6 +20,7 @@ from ptl_prefix.training.progress_bar import ProgressBar
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.samples import Samples
+from ptl_prefix.training.selection import GeneratedMetric
 
 
 class TrainingLoop:
@@ -53,6 +54,8 @@ class TrainingLoop:
             signals=self._context.signals,
             random_state=self._random_state,
             ranks=self._ranks,
+            keep_last=plan.training.keep_last,
+            metric=self._metric(),
         )
         with quiet_lightning():
             pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
@@ -99,12 +102,21 @@ class TrainingLoop:
             "inference_mode": not self._inputs.backbone.is_sharded,
         }
 
+    def _metric(self) -> GeneratedMetric | None:
+        """The metric of generated texts that chooses the best checkpoint; `None` for `val/loss`."""
+        if self._plan.training.metric is None:
+            return None
+        return GeneratedMetric(self._plan, self._inputs, self._context.events, self._ranks, self._announce)
+
     def _callbacks(self, checkpoints: Checkpoints) -> list[pl.Callback]:
         """The callbacks in their order: checkpoints come last and save the state that the others have left."""
         optimization = self._plan.optimization
+        metric = checkpoints.metric
         callbacks = [self._context.signals, self._random_state, LastStepIsValidated(), self._context.meter]
+        if metric is not None:
+            callbacks.append(metric)
         if self._plan.shows_progress and self._ranks.is_rank_zero:
-            callbacks.append(ProgressBar(self._context.meter, self._context.console))
+            callbacks.append(ProgressBar(self._context.meter, self._context.console, metric))
         # With sharded layers no rank can decode without the others.
         if self._plan.tracking.num_samples and (self._ranks.is_rank_zero or self._inputs.backbone.is_sharded):
             callbacks.append(Samples(self._plan, self._inputs, self._context.events))
@@ -113,13 +125,14 @@ class TrainingLoop:
                 AnnouncedEarlyStopping(
                     patience=optimization.early_stopping_patience,
                     min_delta=optimization.early_stopping_min_delta,
-                    notify=self._announce_stop,
+                    notify=self._announce,
+                    metric=metric,
                 )
             )
         return [*callbacks, checkpoints]
 
-    def _announce_stop(self, sentence: str) -> None:
-        """Print and log why the run ends before its last step."""
+    def _announce(self, sentence: str) -> None:
+        """Print and log a sentence about the run, such as why it ends before its last step."""
         if self._plan.shows_progress:
             self._context.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         self._context.events.write("note", step=self._context.meter.steps, note=sentence)

@@ -19,23 +19,26 @@ def direction_of(objective: str) -> Direction:
     return metric_info(name).direction if name in metric_names() else "minimize"
 
 
-def objective_problems(objective: str, given: Direction | None, task: Task, *, prunes: bool) -> list[str]:
+def objective_problems(
+    objective: str, given: Direction | None, task: Task, *, select_by: str, prunes: bool
+) -> list[str]:
     """Why a study cannot search an objective.
 
     Args:
         objective: Key of the metric in a run's record.
         given: The setting `hydra.sweeper.direction`.
         task: Task of the trials.
+        select_by: Metric that chooses each trial's best checkpoint, which a finished run has, too.
         prunes: Whether the pruner may stop trials.
     """
     problems = []
     if prunes and objective != VALIDATION_LOSS:
         problems.append(
-            "`hydra.sweeper.objective` must be val/loss with a pruner, since no other metric is measured during a run, "
+            "`hydra.sweeper.objective` must be val/loss with a pruner, since every validation of a run measures it, "
             f"but is {objective!r}."
         )
     split: Literal["test", "val"] = "test" if "test" in task.splits else "val"
-    available = [VALIDATION_LOSS, *(f"{split}/{name}" for name in task.metrics)]
+    available = dict.fromkeys([VALIDATION_LOSS, *(f"{split}/{name}" for name in task.metrics), select_by])
     if objective not in available:
         problems.append(
             f"`hydra.sweeper.objective` must be a metric of a finished run ({', '.join(available)}), but is "
