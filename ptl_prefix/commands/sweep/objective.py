@@ -42,7 +42,7 @@ def objective_problems(
     if objective not in available:
         problems.append(
             f"`hydra.sweeper.objective` must be a metric of a finished run ({', '.join(available)}), but is "
-            f"{objective!r}."
+            f"{objective!r}{_remedy(objective, task)}."
         )
     elif given is not None and given != direction_of(objective):
         problems.append(
@@ -50,6 +50,12 @@ def objective_problems(
             "out, as the metric decides."
         )
     return problems
+
+
+def _remedy(objective: str, task: Task) -> str:
+    """How a metric of the validation split, which has no entry in records by itself, can be searched."""
+    is_measurable = objective in [f"val/{name}" for name in task.metrics]
+    return f"; training.select_by={objective} measures it in every trial" if is_measurable else ""
 
 
 def objective_notes(objective: str) -> list[str]:
