@@ -60,10 +60,10 @@ def _selection_notes(plan: Plan, batches_per_epoch: int) -> Iterator[str]:
     key = plan.training.select_by
     if plan.training.metric is None:
         return
-    if plan.training.num_decodings(num_validations := plan.num_validations(batches_per_epoch)) == 1:
+    if plan.training.num_decodings(number := plan.num_validations(batches_per_epoch)) == 1:
         yield (
-            f"`training.select_by` ({key}) is measured once, at the end, as the run has {num_validations} validation(s) "
-            f"and `training.select_every` is {plan.training.select_every}: there is no choice between checkpoints."
+            f"`training.select_by` ({key}) is measured once, at the end, as the run has {number} validation(s) and "
+            f"`training.select_every` is {plan.training.select_every}: there is no choice between checkpoints."
         )
     if "test" not in plan.task.splits:
         yield (

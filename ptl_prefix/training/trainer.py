@@ -9,12 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
+from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
 from ptl_prefix.training.batch_stream import BatchStream
 from ptl_prefix.training.checkpoints import CheckpointFiles, Checkpoints, LastStepIsValidated, RandomState
 from ptl_prefix.training.early_stopping import AnnouncedEarlyStopping
 from ptl_prefix.training.lightning_warnings import quiet_lightning
 from ptl_prefix.training.loss_scaling import LossScaling
 from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.notebook_progress import NotebookProgress
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.progress_bar import ProgressBar
 from ptl_prefix.training.run_context import RunContext
@@ -116,7 +118,7 @@ class TrainingLoop:
         if metric is not None:
             callbacks.append(metric)
         if self._plan.shows_progress and self._ranks.is_rank_zero:
-            callbacks.append(ProgressBar(self._context.meter, self._context.console, metric))
+            callbacks.append(self._progress(metric))
         # With sharded layers no rank can decode without the others.
         if self._plan.tracking.num_samples and (self._ranks.is_rank_zero or self._inputs.backbone.is_sharded):
             callbacks.append(Samples(self._plan, self._inputs, self._context.events))
@@ -130,6 +132,12 @@ class TrainingLoop:
                 )
             )
         return [*callbacks, checkpoints]
+
+    def _progress(self, metric: GeneratedMetric | None) -> pl.Callback:
+        """The progress bar of a terminal or of a notebook."""
+        if is_jupyter_kernel() and not self._context.console.quiet:
+            return NotebookProgress(self._context.meter, metric)
+        return ProgressBar(self._context.meter, self._context.console, metric)
 
     def _announce(self, sentence: str) -> None:
         """Print and log a sentence about the run, such as why it ends before its last step."""
