@@ -37,9 +37,9 @@ def executed(path: Path, folder: Path) -> Any:
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
         notebook,
-        timeout=600,
+        timeout=1800,
         kernel_name="python3",
-        startup_timeout=600,
+        startup_timeout=1800,
         resources={"metadata": {"path": str(folder)}},
         coalesce_streams=True,
         record_timing=False,
@@ -72,7 +72,7 @@ def _shown(number: int, cell: Any) -> Iterator[str]:
         yield f"cell {number}: {output['output_type']} {output.get('name', '')} {' '.join(sorted(data))}"
         text = output.get("text", data.get("text/markdown", data.get("text/plain", "")))
         if VARIES not in cell.metadata.get("tags", ()) and "text/html" not in data and not text.startswith("Run("):
-            yield from (_masked(line) for line in text.splitlines() if not _is_generated(line))
+            yield from (_masked(line) for line in text.splitlines() if not _is_of_the_moment(line))
 
 
 def _masked(line: str) -> str:
@@ -80,8 +80,9 @@ def _masked(line: str) -> str:
     return re.sub(r"[ ─━═]+", " ", line).rstrip()
 
 
-def _is_generated(line: str) -> bool:
-    return re.match(r" *(bare|adapted|source|reference)  ", line) is not None
+def _is_of_the_moment(line: str) -> bool:
+    """Whether a line is a generated text, or about the state of the checkout."""
+    return re.match(r" *(bare|adapted|source|reference)  |- (Some )?[Rr]uns used ", line) is not None
 
 
 def main(paths: list[str]) -> None:
