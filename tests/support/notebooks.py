@@ -41,14 +41,26 @@ def executed(path: Path, folder: Path) -> Any:
         kernel_name="python3",
         startup_timeout=1800,
         resources={"metadata": {"path": str(folder)}},
-        coalesce_streams=True,
         record_timing=False,
     )
     client.execute()
     for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            _without_folder(output, str(folder.resolve()))
+        if "outputs" in cell:
+            cell.outputs = _joined(cell.outputs)
+            for output in cell.outputs:
+                _without_folder(output, str(folder.resolve()))
     return notebook
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """The outputs, with what was printed between two others as one."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output["output_type"] == "stream" and joined[-1].get("name") == output["name"]:
+            joined[-1]["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
 
 
 def _without_folder(output: Any, folder: str) -> None:
@@ -61,17 +73,23 @@ def _without_folder(output: Any, folder: str) -> None:
 def readable(notebook: Any) -> list[str]:
     """What a notebook shows, line by line: each cell's outputs, with `#` in place of every number.
 
-    Numbers differ from one processor to the next, and times from one run to the next.
+    Numbers differ from one processor to the next, and times from one run to the next. Progress is left out: a bar only
+    appears where something takes long.
     """
     return [line for number, cell in enumerate(notebook.cells) for line in _shown(number, cell)]
 
 
 def _shown(number: int, cell: Any) -> Iterator[str]:
-    for output in cell.get("outputs", ()):
+    outputs = cell.get("outputs", ())
+    printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
+    yield from (f"cell {number}: {_masked(line)}" for line in printed.splitlines() if not _is_of_the_moment(line))
+    for output in outputs:
         data = output.get("data", {})
-        yield f"cell {number}: {output['output_type']} {output.get('name', '')} {' '.join(sorted(data))}"
-        text = output.get("text", data.get("text/markdown", data.get("text/plain", "")))
-        if VARIES not in cell.metadata.get("tags", ()) and "text/html" not in data and not text.startswith("Run("):
+        if not data or "text/html" in data:
+            continue
+        yield f"cell {number}: {output['output_type']} {' '.join(sorted(data))}"
+        text = data.get("text/markdown", "" if "image/png" in data else data["text/plain"])
+        if VARIES not in cell.metadata.get("tags", ()):
             yield from (_masked(line) for line in text.splitlines() if not _is_of_the_moment(line))
 
 
