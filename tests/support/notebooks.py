@@ -82,6 +82,7 @@ def readable(notebook: Any) -> list[str]:
 def _shown(number: int, cell: Any) -> Iterator[str]:
     outputs = cell.get("outputs", ())
     printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
+    printed = re.sub(r"(?ms)^ +source  .*?^run: ", "run: ", printed)  # the decoded examples
     yield from (f"cell {number}: {_masked(line)}" for line in printed.splitlines() if not _is_of_the_moment(line))
     for output in outputs:
         data = output.get("data", {})
@@ -99,8 +100,8 @@ def _masked(line: str) -> str:
 
 
 def _is_of_the_moment(line: str) -> bool:
-    """Whether a line is a generated text, or about the state of the checkout."""
-    return re.match(r" *(bare|adapted|source|reference)  |- (Some )?[Rr]uns used ", line) is not None
+    """Whether a line is about the state of the checkout."""
+    return re.match(r"- (Some r|R)uns used ", line) is not None
 
 
 def main(paths: list[str]) -> None:
