@@ -7,6 +7,7 @@ ANYWHERE = {"annotated_types", "jaxtyping", "numpy", "pydantic", "yaml"}
 """Libraries that any room may import: arrays, types and their checks, YAML."""
 
 LIBRARIES = {
+    "IPython": {"training.notebook_output"},
     "absl": {"evaluation"},
     "bitsandbytes": {"backbones"},
     "click": {"commands"},

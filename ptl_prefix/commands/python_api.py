@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.metric_key import bare_key, is_bare
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.backbones.backbone import Backbone
@@ -55,6 +56,18 @@ class Run:
         """The folder of the bundle; `None` if the run wrote none."""
         folder = RunFolder(self.path).bundle
         return folder if folder.is_dir() else None
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows of a run: its metrics before and after, and its folder."""
+        rows = [
+            f"| `{name}` | {_number(self.metrics.get(bare_key(name)))} | {_number(value)} |"
+            for name, value in self.metrics.items()
+            if not is_bare(name)
+        ]
+        title = f"`{self.record.method}` on `{self.record.backbone}`, {self.record.task}: {self.record.status}"
+        return "\n".join(
+            [title, "", "| metric | before | after |", "| --- | ---: | ---: |", *rows, "", f"`{self.path}`"]
+        )
 
     def load(self, backbone: Backbone) -> Adaptation:
         """Attach the run's bundle to a backbone; see `ptl_prefix.load_bundle`."""
@@ -193,6 +206,10 @@ def compare(*runs: "str | Path | Run", **settings: Any) -> Comparison:
     paths = [str(run.path if isinstance(run, Run) else run) for run in runs]
     comparison, _ = compare_config(_checked("compare", settings, None).config, paths)
     return comparison
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _checked(verb: str, given: Mapping[str, Any], config_dir: str | Path | None) -> CheckedConfig:

@@ -101,10 +101,13 @@ def _export_for_peft(out: Path, method: Method) -> None:
 
 
 def _checkpoint(folder: RunFolder, chosen: str) -> Path:
-    path = {"best": folder.best, "last": folder.last}.get(chosen, Path(chosen))
+    """The file of a checkpoint that is named as in the run folder, with or without `.ckpt`, or by its path."""
+    named = folder.checkpoints / f"{chosen.removesuffix('.ckpt')}.ckpt"
+    path = named if named.is_file() or chosen in ("best", "last") else Path(chosen)
     if not path.is_file():
         raise RunError(
-            f"`checkpoint` must be best, last or a file, but '{path}' is not a file; look in '{folder.checkpoints}'."
+            f"`checkpoint` must be best, last, step-<step> of a checkpoint that was kept, or a file, but '{path}' is "
+            f"not a file; look in '{folder.checkpoints}'."
         )
     return path
 

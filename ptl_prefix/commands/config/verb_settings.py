@@ -42,8 +42,8 @@ class TrainSettings:
         resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other settings than
             `resume_anyway`, `trainer.devices` and `trainer.max_steps` may be given with it, as the run has its config.
         resume_anyway: Inputs that may differ from those that the run was trained with when it is resumed: `data`,
-            `weights`, `tokenizer` and `code`; `checkpoint` resumes from `best.ckpt` in place of a damaged `last.ckpt`.
-            What differed is recorded.
+            `weights`, `tokenizer` and `code`; `checkpoint` resumes from the newest whole checkpoint in place of a
+            damaged `last.ckpt`. What differed is recorded.
         study: Name of the study that the run is a trial of; set by sweeps.
         trial: Number of the trial in its study; set by sweeps.
         routing: What the bundle says of the task's texts, so that a server recognises them: `ngrams` (hashed counts of

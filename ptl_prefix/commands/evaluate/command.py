@@ -13,6 +13,7 @@ from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
+from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
 from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_config import read_config
@@ -29,6 +30,7 @@ from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.console import EscapingConsole
+from ptl_prefix.training.notebook_output import LiveBar
 
 _NUM_LOG_LINES = 10
 
@@ -179,7 +181,10 @@ def _out_folder(config: dict[str, Any], task: Task) -> Path:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal; otherwise print a few lines."""
+    """Show a progress bar on a terminal or in a notebook; otherwise print a few lines."""
+    if is_jupyter_kernel() and not console.quiet:
+        yield LiveBar("decode").move
+        return
     if not console.is_terminal:
         shown = -1
 
