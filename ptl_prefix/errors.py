@@ -103,6 +103,7 @@ _DISK_FACTS = {
     errno.EIO: ("fails", "copy what is there to another disk"),
     errno.EROFS: ("is read-only", "make it writable, or choose another folder"),
     errno.EACCES: ("does not permit it", "change the permissions, or choose another folder"),
+    errno.ENAMETOOLONG: ("takes no name of this length", "choose a shorter one"),
     errno.EPERM: ("does not permit it", "change the permissions, or choose another folder"),
 }
 """What an error number says of the disk, and what to do."""
