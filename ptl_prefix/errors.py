@@ -43,6 +43,10 @@ class BundleError(PtlPrefixError):
     """A bundle that is damaged, of an unknown format, or trained on another backbone."""
 
 
+class HubError(PtlPrefixError):
+    """What must be on the Hugging Face hub is not there, cannot be reached, or is refused."""
+
+
 class RunError(PtlPrefixError):
     """A run folder that cannot be read, resumed or exported."""
 

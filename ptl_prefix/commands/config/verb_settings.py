@@ -21,8 +21,9 @@ from ptl_prefix.artifacts.decoding import (
     SamplingSeed,
     TopP,
 )
+from ptl_prefix.artifacts.hub_address import HubAddress, is_hub_address
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.errors import RunError
+from ptl_prefix.errors import HubError, RunError
 
 AcceptedChange = Literal["data", "weights", "tokenizer", "code", "checkpoint"]
 """What may differ when a run is resumed."""
@@ -115,7 +116,7 @@ class GenerateSettings(DecodingChanges):
     """The keys at the root of `conf/generate.yaml`.
 
     Args:
-        bundle: Bundle or run folder; `None` is the first argument.
+        bundle: Bundle, run folder or address on the hub; `None` is the first argument.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         output: File for the generated texts; `None` prints them.
@@ -143,7 +144,7 @@ class EvaluateSettings(DecodingChanges):
 
     Args:
         run: Run folder, whose bundle and task are used.
-        bundle: Bundle to evaluate, instead of `run`; needs `task=`.
+        bundle: Bundle to evaluate, or its address on the hub, instead of `run`; needs `task=`.
         split: Split of the task that is decoded.
         num_examples: Number of inputs, evenly spread over the split; `None` is all.
         metrics: Names of the metrics, as `ptl-prefix metrics` lists them; `None` is those of the task.
@@ -205,7 +206,7 @@ class ImportSettings:
     """The keys at the root of `conf/import.yaml`.
 
     Args:
-        peft: Folder of an adapter that PEFT saved.
+        peft: Folder of an adapter that PEFT saved, or its address on the hub.
         out: Folder for the bundle; an older bundle in it is replaced.
         before: Text before the source of a prompt, in which `{bos}` stands for the start token; not with `task`.
         between: Text between the source and what is generated; not with `task`.
@@ -222,11 +223,41 @@ class ImportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PushSettings:
+    """The keys at the root of `conf/push.yaml`.
+
+    Args:
+        bundle: Bundle, or a run folder, whose bundle is uploaded.
+        repo: Repository on the hub, `<user>/<name>`; it is created if it is missing.
+        private: Whether the repository must be private; `false` leaves an existing one as it is.
+        revision: Branch that gets the commit; it is created if it is missing.
+    """
+
+    bundle: str
+    repo: str
+    private: bool
+    revision: str
+
+    def problems(self) -> list[str]:
+        """A repository or branch whose name the hub does not take, or a bundle that is on the hub already."""
+        try:
+            HubAddress.parse(f"hub:{self.repo}@{self.revision}")
+        except HubError:
+            return [
+                "`repo` must be <user>/<name> and `revision` a branch, but they are "
+                f"{self.repo!r:.200} and {self.revision!r:.200}."
+            ]
+        if is_hub_address(self.bundle):
+            return [f"`bundle` must be a folder of this machine, but is {self.bundle!r:.200}."]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectSettings:
     """The keys at the root of `conf/inspect.yaml`.
 
     Args:
-        bundle: Bundle, or a run folder, whose bundle is used; this or `run` must be given.
+        bundle: Bundle, run folder or address on the hub; this or `run` must be given.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         num_examples: Number of validation sources of the run that are read if no others are given.

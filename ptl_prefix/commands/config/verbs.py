@@ -13,6 +13,7 @@ from ptl_prefix.commands.config.verb_settings import (
     GenerateSettings,
     ImportSettings,
     InspectSettings,
+    PushSettings,
     ScoreSettings,
     TrainSettings,
     WandbSettings,
@@ -54,6 +55,7 @@ VERBS = {
                     "ptl-prefix generate <bundle> 'name : The Eagle' backbone=models/mine",
                     "with its backbone in another folder",
                 ),
+                ("ptl-prefix generate hub:<user>/<name> 'name : The Eagle'", "with a bundle on the Hugging Face hub"),
             ),
         ),
         Verb(
@@ -94,6 +96,18 @@ VERBS = {
                 (
                     "ptl-prefix import peft=<folder> backbone=models/mine out=<folder>",
                     "import a prefix, prompt, LoRA or IA3",
+                ),
+            ),
+        ),
+        Verb(
+            name="push",
+            summary="Upload a bundle to the Hugging Face hub.",
+            settings=PushSettings,
+            examples=(
+                ("ptl-prefix push bundle=<run folder> repo=<user>/<name>", "upload a run's bundle with its model card"),
+                (
+                    "ptl-prefix push bundle=<bundle> repo=<user>/<name> private=true",
+                    "to a private one",
                 ),
             ),
         ),
