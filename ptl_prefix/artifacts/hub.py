@@ -6,6 +6,7 @@ HF_HOME. What a server sends is not trusted: only files that are asked for are f
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,34 +44,32 @@ def model_cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def pin(address: HubAddress, filename: str) -> HubAddress:
+def fetch_pinned(address: HubAddress, filename: str, *, max_bytes: int) -> HubAddress:
     """The address with the commit that its revision names now; offline, the one that it named when it was fetched.
 
     Args:
         address: Address with any revision.
-        filename: File that the repository must have.
+        filename: File that the repository must have; it is fetched, so that the cache knows the revision.
+        max_bytes: Largest size of the file.
 
     Raises:
         HubError: There is no such repository, revision or file, or the hub cannot be asked.
     """
     if address.is_pinned:
         return address
-    with _hub_errors(f"{address} must be on the hub"):
-        if constants.HF_HUB_OFFLINE:
-            cached = huggingface_hub.hf_hub_download(
-                address.repo, filename, revision=address.revision, local_files_only=True
-            )
-            return address.at(Path(cached).parent.name)
-        url = huggingface_hub.hf_hub_url(address.repo, filename, revision=address.revision)
-        # Not retried: the first answer decides, and nobody waits for a network that is not there.
-        return address.at(_api().get_hf_file_metadata(url=url, timeout=_WAIT_S).commit_hash or "")
+    if not constants.HF_HUB_OFFLINE:
+        with _hub_errors(f"{address} must be on the hub"):
+            # Not retried, as the library's downloads are: nobody waits for a network that is not there.
+            url = huggingface_hub.hf_hub_url(address.repo, filename, revision=address.revision)
+            _api().get_hf_file_metadata(url=url, timeout=_WAIT_S)
+    return address.at(fetch_file(address, filename, max_bytes=max_bytes).parent.name)
 
 
 def fetch_file(address: HubAddress, filename: str, *, max_bytes: int) -> Path:
-    """One file of a commit, from the library's cache if it is there.
+    """One file, from the library's cache if it is there.
 
     Args:
-        address: Address with a commit.
+        address: Address.
         filename: Name of the file.
         max_bytes: Largest size; a larger file is not fetched, whatever size the server states.
 
@@ -85,7 +84,7 @@ def fetch_file(address: HubAddress, filename: str, *, max_bytes: int) -> Path:
         "library_name": "ptl_prefix",
         "library_version": package_version(),
     }
-    with _hub_errors(f"{filename} of {address} must be on the hub"):
+    with _hub_errors(f"{filename} must be at {address}"):
         size = huggingface_hub.hf_hub_download(**wanted, dry_run=True).file_size
         if size > max_bytes:
             raise _too_large(filename, max_bytes)
@@ -109,7 +108,7 @@ def upload_files(address: HubAddress, files: Mapping[str, Path | bytes], *, priv
         raise HubError(f"{law}, but HF_HUB_OFFLINE is set; unset it.")
     if huggingface_hub.get_token() is None:
         raise HubError(f"{law}, but there is no token; log in with `hf auth login`, or set HF_TOKEN.")
-    with _hub_errors(law), _bounded_waiting():
+    with _hub_errors(law), _bounded_waiting(), _bars_on_a_terminal_only():
         api = _api()
         url = api.create_repo(address.repo, private=private, exist_ok=True)
         if private and not api.repo_info(address.repo).private:
@@ -141,6 +140,21 @@ def _bounded_waiting() -> Iterator[None]:
         yield
     finally:
         client.timeout = before
+
+
+@contextlib.contextmanager
+def _bars_on_a_terminal_only() -> Iterator[None]:
+    """Without a terminal, the library would write the bars of an upload into a log."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _bar_that_stops_at(max_bytes: int, filename: str) -> type[Any]:
@@ -179,7 +193,8 @@ def _hub_errors(law: str) -> Iterator[None]:
     except (errors.HTTPError, OSError, LookupError, RuntimeError, ValueError) as error:  # type: ignore[attr-defined]
         if isinstance(error, OSError) and StorageError.describes(error):
             raise StorageError(error.filename or model_cache_folder(), error) from error
-        raise HubError(f"{law}, but {_fact_and_advice(error)}") from error
+        cause = error.__cause__ if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception) else error
+        raise HubError(f"{law}, but {_fact_and_advice(cause)}") from error
 
 
 def _fact_and_advice(error: Exception) -> str:
@@ -194,7 +209,7 @@ def _fact_and_advice(error: Exception) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return "it has no such revision; name a branch, a tag or a commit of it."
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return "the repository does not have it; was it written by `ptl-prefix push`?"
+        return "the repository has no such file; name one that `ptl-prefix push` or PEFT wrote."
     if status in (401, 403):
         return f"the hub refuses your token ({status}); log in with `hf auth login`, or set HF_TOKEN to another one."
     if status is not None:

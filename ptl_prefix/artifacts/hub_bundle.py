@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptl_prefix.artifacts.atomic import write_file_atomically
-from ptl_prefix.artifacts.hub import Commit, fetch_file, pin, upload_files
+from ptl_prefix.artifacts.hub import Commit, fetch_file, fetch_pinned, upload_files
 from ptl_prefix.artifacts.hub_address import HubAddress, public_path
 from ptl_prefix.artifacts.manifest import (
     MANIFEST_FILE,
@@ -33,7 +33,7 @@ def fetch_bundle(text: str) -> Path:
         HubError: The address is malformed, there is no bundle at it, or the hub cannot be asked.
         BundleError: The manifest there is damaged or of another version.
     """
-    address = pin(HubAddress.parse(text), MANIFEST_FILE)
+    address = fetch_pinned(HubAddress.parse(text), MANIFEST_FILE, max_bytes=MAX_MANIFEST_BYTES)
     _put(address, MANIFEST_FILE, MAX_MANIFEST_BYTES)
     _put(address, TENSORS_FILE, max_tensors_bytes(read_manifest(address.folder)))
     return address.folder
@@ -49,7 +49,8 @@ def fetch_adapter(text: str, names: Mapping[str, int]) -> Path:
     Raises:
         HubError: As for a bundle.
     """
-    address = pin(HubAddress.parse(text), next(iter(names)))
+    first = next(iter(names))
+    address = fetch_pinned(HubAddress.parse(text), first, max_bytes=names[first])
     for name, max_bytes in names.items():
         _put(address, name, max_bytes)
     return address.folder
