@@ -148,10 +148,10 @@ def _title(facts: CardFacts) -> str:
         named = f"[`{facts.base_model}`](https://huggingface.co/{facts.base_model})"
     else:
         named = _code(facts.public_path or facts.backbone.name)
-    rest = "with the trained method merged into its weights" if facts.kind == "model" else "whose weights stay frozen"
+    rest = " with the trained method merged into its weights" if facts.kind == "model" else ""
     return (
         f"# {_code(facts.method)} of {_code(facts.backbone.name)} for {_code(facts.task)}\n\n"
-        f"{what} {named}, {rest}. It was written by `ptl_prefix` {package_version()}.\n"
+        f"{what} {named}{rest}. It was written by `ptl_prefix` {package_version()}.\n"
     )
 
 
@@ -169,7 +169,7 @@ def _facts_table(facts: CardFacts) -> str:
         "text after a source": _code(json.dumps(facts.prompt.between, ensure_ascii=False)),
         "quantization of the backbone": _code(facts.backbone.quantization or ""),
     }
-    return _table(("", ""), [(name, value) for name, value in rows.items() if value])
+    return _table(("", "value"), [(name, value) for name, value in rows.items() if value])
 
 
 def _results(facts: CardFacts) -> str:
