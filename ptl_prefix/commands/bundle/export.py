@@ -49,11 +49,12 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             ]
         )
     state = _read_whole(checkpoint, folder, config)
-    out, metrics = Path(config["out"]), _metrics(folder, checkpoint, state)
+    out = Path(config["out"])
     backbone = plan.backbone.load()
     method = plan.method.attach(backbone)
     method.load_trainable_parameters(state["state_dict"])
     method.eval()
+    metrics = _metrics(folder, checkpoint, state)
     if config["format"] == "peft":
         _export_for_peft(out, method)
         write_card(out, facts_of_method("peft", plan, method, backbone, folder, metrics))
