@@ -145,7 +145,11 @@ def _bounded_waiting() -> Iterator[None]:
 @contextlib.contextmanager
 def _bars_on_a_terminal_only() -> Iterator[None]:
     """Without a terminal, the library would write the bars of an upload into a log."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield

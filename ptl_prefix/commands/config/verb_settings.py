@@ -1,7 +1,7 @@
 """The settings at the root of `conf/<verb>.yaml`, with types and ranges.
 
-In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `compare`, `runs` and `sweep` are in
-`report_settings.py`.
+In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `export`, `import` and `push` are in
+`bundle_settings.py`, those of `compare`, `runs` and `sweep` in `report_settings.py`.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,8 @@ from ptl_prefix.artifacts.decoding import (
     SamplingSeed,
     TopP,
 )
-from ptl_prefix.artifacts.hub_address import HubAddress, is_hub_address
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.errors import HubError, RunError
+from ptl_prefix.errors import RunError
 
 AcceptedChange = Literal["data", "weights", "tokenizer", "code", "checkpoint"]
 """What may differ when a run is resumed."""
@@ -74,7 +73,8 @@ def _both_problems(bundle: str | None, run: str | None) -> list[str]:
     return ["`run` and `bundle` must not both be given; a run has its own bundle."]
 
 
-def _run_problems(run: str | None) -> list[str]:
+def run_problems(run: str | None) -> list[str]:
+    """A folder that is not a run folder."""
     if run is None:
         return []
     try:
@@ -174,82 +174,7 @@ class EvaluateSettings(DecodingChanges):
 
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or both `run` and `bundle`."""
-        return _both_problems(self.bundle, self.run) or _run_problems(self.run)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """The keys at the root of `conf/export.yaml`.
-
-    Args:
-        run: Run folder to export from.
-        checkpoint: Checkpoint to export: `best`, `last`, or the path of a checkpoint file.
-        out: Output folder; an older bundle in it is replaced.
-        format: Format of the output: a `bundle`, or `peft` for a folder that `PeftModel.from_pretrained` opens.
-        merge: Whether to export a model with the method merged into its weights, instead of a bundle.
-    """
-
-    run: str
-    checkpoint: str
-    out: str
-    format: Literal["bundle", "peft"]
-    merge: bool
-
-    def problems(self) -> list[str]:
-        """A folder that is not a run folder, or two formats at once."""
-        both = ["`merge` must be false with format=peft, but is true."] if self.merge and self.format == "peft" else []
-        return [*both, *_run_problems(self.run)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportSettings:
-    """The keys at the root of `conf/import.yaml`.
-
-    Args:
-        peft: Folder of an adapter that PEFT saved, or its address on the hub.
-        out: Folder for the bundle; an older bundle in it is replaced.
-        before: Text before the source of a prompt, in which `{bos}` stands for the start token; not with `task`.
-        between: Text between the source and what is generated; not with `task`.
-        dtype: Dtype of the backbone's weights and computations; `auto` is bfloat16 where it is native, else float32.
-        device: Device of the backbone; `auto` takes a GPU if there is one.
-    """
-
-    peft: str
-    out: str
-    before: str
-    between: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    device: Literal["auto", "cpu", "cuda", "mps"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushSettings:
-    """The keys at the root of `conf/push.yaml`.
-
-    Args:
-        bundle: Bundle, or a run folder, whose bundle is uploaded.
-        repo: Repository on the hub, `<user>/<name>`; it is created if it is missing.
-        private: Whether the repository must be private; `false` leaves an existing one as it is.
-        revision: Branch that gets the commit; it is created if it is missing.
-    """
-
-    bundle: str
-    repo: str
-    private: bool
-    revision: str
-
-    def problems(self) -> list[str]:
-        """A repository or branch whose name the hub does not take, or a bundle that is on the hub already."""
-        try:
-            HubAddress.parse(f"hub:{self.repo}@{self.revision}")
-        except HubError:
-            return [
-                "`repo` must be <user>/<name> and `revision` a branch, but they are "
-                f"{self.repo!r:.200} and {self.revision!r:.200}."
-            ]
-        if is_hub_address(self.bundle):
-            return [f"`bundle` must be a folder of this machine, but is {self.bundle!r:.200}."]
-        return []
+        return _both_problems(self.bundle, self.run) or run_problems(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)

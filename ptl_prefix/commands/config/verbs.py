@@ -5,15 +5,13 @@ verb's config are in the defaults list of `conf/<verb>.yaml`; the other keys at 
 of the verb, described by a dataclass. This file imports nothing heavy.
 """
 
+from ptl_prefix.commands.config.bundle_settings import ExportSettings, ImportSettings, PushSettings
 from ptl_prefix.commands.config.report_settings import CompareSettings, RunsSettings, SweepActionSettings
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verb_settings import (
     EvaluateSettings,
-    ExportSettings,
     GenerateSettings,
-    ImportSettings,
     InspectSettings,
-    PushSettings,
     ScoreSettings,
     TrainSettings,
     WandbSettings,
