@@ -150,7 +150,7 @@ def bundle_tables(folder: str, length: int) -> tuple[dict[str, KeyValueTable], s
     sites: Sequence[str] = bundle.manifest.settings["sites"]
     tables = {site: torch.stack([tensors[f"{site}.keys"], tensors[f"{site}.values"]], dim=1).float() for site in sites}
     resized = {site: _resized(table, length) for site, table in tables.items()}
-    return resized, _format_origin(bundle.manifest, folder, length)
+    return resized, _format_origin(bundle.manifest, bundle.origin, length)
 
 
 def _resized(table: Tensor, length: int) -> Tensor:

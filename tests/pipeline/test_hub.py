@@ -49,6 +49,7 @@ def test_a_pushed_bundle_comes_back_by_branch_and_by_commit(
     assert f'load_bundle("hub:{REPO}", backbone)' in repo.files("v1")["README.md"].decode()
 
     backbone = f"backbone={command_line.tiny.backbone_folder}"
+    assert invoke("generate", f"hub:{REPO}@v1", SOURCE, backbone).stderr.startswith(f"bundle: {address}\n")
     texts = [
         invoke("generate", bundle, SOURCE, "max_new_tokens=6", backbone).stdout
         for bundle in (f"hub:{REPO}@v1", address, small_run.path)
@@ -86,7 +87,7 @@ def test_an_adapter_on_the_hub_is_imported_and_a_bundle_starts_a_run(
     exported = invoke("export", f"run={small_run.path}", "format=peft", "out=adapter")
     assert exported.exit_code == 0, exported.output
     hub.add("somebody/adapter", Path("adapter"))
-    hub.add(REPO, small_run.bundle)
+    commit = hub.add(REPO, small_run.bundle).branches["main"]
 
     result = invoke("import", "peft=hub:somebody/adapter", "task=table_to_text", "dtype=float32", "out=imported")
     start = f"method.init=bundle method.init_bundle=hub:{REPO} method.reparam=none"
@@ -95,7 +96,7 @@ def test_an_adapter_on_the_hub_is_imported_and_a_bundle_starts_a_run(
     assert result.exit_code == 0, result.output
     assert read_bundle("imported").manifest.tensors_sha256 == read_bundle(small_run.bundle).manifest.tensors_sha256
     assert trained.exit_code == 0, trained.output
-    assert f"starts from hub:{REPO}" in trained.output
+    assert f"starts from hub:{REPO}@{commit}" in trained.output
 
 
 @pytest.mark.slow
