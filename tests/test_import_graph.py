@@ -13,7 +13,7 @@ LIBRARIES = {
     "click": {"commands"},
     "datasets": {"data"},
     "gguf": {"backbones"},
-    "huggingface_hub": {"backbones"},
+    "huggingface_hub": {"artifacts.hub"},
     "hydra": {"commands", "_plugins"},
     "jinja2": {"reporting"},
     "lightning_fabric": {"training"},

@@ -16,13 +16,12 @@ from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.compare.command import compare_config
-from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
+from ptl_prefix.commands.config.arguments import CommandLine, HydraFlags
 from ptl_prefix.commands.config.compose import CheckedConfig, compose_and_check
 from ptl_prefix.commands.config.python_settings import as_overrides
 from ptl_prefix.commands.config.resolvers import forget_run_ids
 from ptl_prefix.commands.config.verbs import VERBS
-from ptl_prefix.commands.config.working_configs import with_working_configs
+from ptl_prefix.commands.config.working_configs import completed
 from ptl_prefix.commands.evaluate.command import evaluate_config
 from ptl_prefix.commands.train.command import train_config
 from ptl_prefix.data.task import Task
@@ -214,5 +213,5 @@ def _number(value: float | None) -> str:
 
 def _checked(verb: str, given: Mapping[str, Any], config_dir: str | Path | None) -> CheckedConfig:
     own = () if config_dir is None else (("--config-dir", str(config_dir)),)
-    flags = with_working_configs(HydraFlags(own))
-    return compose_and_check(VERBS[verb], with_backbone_folder(as_overrides(given), flags.config_dir), flags)
+    line = completed(CommandLine((), as_overrides(given), HydraFlags(own)))
+    return compose_and_check(VERBS[verb], line.overrides, line.flags)

@@ -107,14 +107,15 @@ def load_bundle(folder: str | Path, backbone: Backbone) -> Adaptation:
     """Read a bundle, and attach its method to the backbone that it was trained on.
 
     Args:
-        folder: The bundle's folder.
+        folder: The bundle's folder, a run folder, or `hub:<user>/<name>[@<revision>]` on the Hugging Face hub.
         backbone: The backbone.
 
     Raises:
         BundleError: When the bundle is damaged, or was trained on another backbone.
+        HubError: When the bundle is on the hub and cannot be fetched.
         BackboneError: When it cannot share the backbone with the bundles that are attached.
     """
-    return restore(backbone, read_bundle(Path(folder)))
+    return restore(backbone, read_bundle(folder))
 
 
 def restore(backbone: Backbone, bundle: Bundle) -> Adaptation:

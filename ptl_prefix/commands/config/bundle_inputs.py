@@ -29,10 +29,25 @@ def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone
         "quantization": manifest.backbone.quantization,
         "device": config["device"],
     }
+    return load_chosen_backbone(config, manifest.backbone.path, of="a bundle", settings=as_trained)
+
+
+def load_chosen_backbone(config: dict[str, Any], path: str, *, of: str, settings: dict[str, Any]) -> Backbone:
+    """Load the backbone that a user named, else the one that a bundle or an adapter names, if it is on this machine.
+
+    Args:
+        config: Config of a verb, with or without `backbone`.
+        path: Path in the bundle or adapter.
+        of: `a bundle` or `an adapter`.
+        settings: Settings of the backbone besides its path, which come before those that the user named.
+
+    Raises:
+        BackboneError: When it cannot be loaded, or would have to be fetched although the user did not name it.
+    """
     if config.get("backbone") is not None:
-        chosen: Backbone = build(config["backbone"] | as_trained).load()
+        chosen: Backbone = build(config["backbone"] | settings).load()
         return chosen
-    return load_backbone(path_on_this_machine(manifest.backbone.path, of="a bundle"), **as_trained)
+    return load_backbone(path_on_this_machine(path, of=of), **settings)
 
 
 def path_on_this_machine(path: str, *, of: str) -> str:

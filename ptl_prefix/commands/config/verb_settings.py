@@ -1,7 +1,7 @@
 """The settings at the root of `conf/<verb>.yaml`, with types and ranges.
 
-In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `compare`, `runs` and `sweep` are in
-`report_settings.py`.
+In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `export`, `import` and `push` are in
+`bundle_settings.py`, those of `compare`, `runs` and `sweep` in `report_settings.py`.
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,8 @@ def _both_problems(bundle: str | None, run: str | None) -> list[str]:
     return ["`run` and `bundle` must not both be given; a run has its own bundle."]
 
 
-def _run_problems(run: str | None) -> list[str]:
+def run_problems(run: str | None) -> list[str]:
+    """A folder that is not a run folder."""
     if run is None:
         return []
     try:
@@ -122,7 +123,7 @@ class GenerateSettings(DecodingChanges):
     """The keys at the root of `conf/generate.yaml`.
 
     Args:
-        bundle: Bundle or run folder; `None` is the first argument.
+        bundle: Bundle, run folder or address on the hub; `None` is the first argument.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         output: File for the generated texts; `None` prints them.
@@ -150,7 +151,7 @@ class EvaluateSettings(DecodingChanges):
 
     Args:
         run: Run folder, whose bundle and task are used.
-        bundle: Bundle to evaluate, instead of `run`; needs `task=`.
+        bundle: Bundle to evaluate, or its address on the hub, instead of `run`; needs `task=`.
         split: Split of the task that is decoded.
         num_examples: Number of inputs, evenly spread over the split; `None` is all.
         metrics: Names of the metrics, as `ptl-prefix metrics` lists them; `None` is those of the task.
@@ -180,54 +181,7 @@ class EvaluateSettings(DecodingChanges):
 
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or both `run` and `bundle`."""
-        return _both_problems(self.bundle, self.run) or _run_problems(self.run)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """The keys at the root of `conf/export.yaml`.
-
-    Args:
-        run: Run folder to export from.
-        checkpoint: Checkpoint to export: `best`, `last`, or the path of a checkpoint file.
-        out: Output folder; an older bundle in it is replaced.
-        format: Format of the output: a `bundle`, or `peft` for a folder that `PeftModel.from_pretrained` opens.
-        merge: Whether to export a model with the method merged into its weights, instead of a bundle.
-        routing: What the bundle says of the task's texts, as in training; `None` is what the run was trained with.
-    """
-
-    run: str
-    checkpoint: str
-    out: str
-    format: Literal["bundle", "peft"]
-    merge: bool
-    routing: Routing | None
-
-    def problems(self) -> list[str]:
-        """A folder that is not a run folder, or two formats at once."""
-        both = ["`merge` must be false with format=peft, but is true."] if self.merge and self.format == "peft" else []
-        return [*both, *_run_problems(self.run)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportSettings:
-    """The keys at the root of `conf/import.yaml`.
-
-    Args:
-        peft: Folder of an adapter that PEFT saved.
-        out: Folder for the bundle; an older bundle in it is replaced.
-        before: Text before the source of a prompt, in which `{bos}` stands for the start token; not with `task`.
-        between: Text between the source and what is generated; not with `task`.
-        dtype: Dtype of the backbone's weights and computations; `auto` is bfloat16 where it is native, else float32.
-        device: Device of the backbone; `auto` takes a GPU if there is one.
-    """
-
-    peft: str
-    out: str
-    before: str
-    between: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    device: Literal["auto", "cpu", "cuda", "mps"]
+        return _both_problems(self.bundle, self.run) or run_problems(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +189,7 @@ class InspectSettings:
     """The keys at the root of `conf/inspect.yaml`.
 
     Args:
-        bundle: Bundle, or a run folder, whose bundle is used; this or `run` must be given.
+        bundle: Bundle, run folder or address on the hub; this or `run` must be given.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         num_examples: Number of validation sources of the run that are read if no others are given.

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ptl_prefix.artifacts.bundle import read_bundle
-from ptl_prefix.artifacts.bundle_folder import find_bundle
+from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
@@ -108,8 +108,9 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
 
 def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
     """The evaluated run, or the run that contains the bundle."""
-    folder = config.get("run") or (config.get("bundle") and find_bundle(config["bundle"]).parent)
-    run = RunFolder(folder) if folder else None
+    if config.get("bundle"):
+        return run_of_bundle(config["bundle"])
+    run = RunFolder(config["run"]) if config.get("run") else None
     return run if run is not None and run.config.is_file() else None
 
 
@@ -136,6 +137,7 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
         prompter=backbone.prompter(bundle.manifest.prompt),
         adaptation=bundle.manifest.tensors_sha256,
         method_settings=settings_fingerprint(bundle.manifest),
+        origin=bundle.origin,
     )
     return subject, decoding
 
@@ -174,8 +176,7 @@ def _out_folder(config: dict[str, Any], task: Task) -> Path:
     if (folder := _run_of(config)) is not None:
         return folder.evaluation
     if config["bundle"] is not None:
-        bundle = find_bundle(config["bundle"])
-        return bundle.with_name(f"{bundle.name}-evaluation")
+        return folder_beside_bundle(config["bundle"], "evaluation")
     return Path("outputs", task.name, config["backbone"]["name"], "none", "evaluation")
 
 
