@@ -29,7 +29,7 @@ def test_verbs_come_first() -> None:
     assert candidates(["t"]) == ["tasks", "train"]
     assert set(candidates([""])) == set(
         "backbones compare completion evaluate experiments export generate import inspect".split()
-        + "methods metrics runs score sweep sweeps tasks train wandb".split()
+        + "methods metrics route runs score sweep sweeps tasks train wandb".split()
     )
 
 
