@@ -79,7 +79,7 @@ class PrefixStore:
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
-        self._names: dict[str, _Version] = {}
+        self._names: dict[str, ServedBundle] = {}
         self._versions: dict[str, _Version] = {}
         self._hidden: set[str] = set()
         self._stamps: dict[str, tuple[int, ...]] = {}
@@ -101,14 +101,14 @@ class PrefixStore:
                 f"`bundles` must be a readable folder of bundles, but '{self.folder}' is not ({error.strerror})."
             ) from error
         with self._lock:
-            before = {name: version.bundle.version for name, version in self._names.items()}
+            before = {name: bundle.version for name, bundle in self._names.items()}
             for gone in self._names.keys() - {path.name for path in found}:
                 self._withdraw(gone)
             self.problems = {name: why for name, why in self.problems.items() if (self.folder / name).is_dir()}
             for path in found:
                 if path.name not in self._hidden:
                     self._offer_safely(path)
-            changed = before != {name: version.bundle.version for name, version in self._names.items()}
+            changed = before != {name: bundle.version for name, bundle in self._names.items()}
         if changed:
             self.on_change()
         return changed
@@ -125,7 +125,7 @@ class PrefixStore:
             self.rescan()
         with self._lock:
             if name in self._names:
-                return self._names[name].bundle
+                return self._names[name]
             reason = self.problems.get(name, "there is no such folder")
         raise RequestError(
             f"A bundle to load must be in the server's folder, but {name!r:.80} cannot be used: {reason}."
@@ -140,7 +140,7 @@ class PrefixStore:
         with self._lock:
             if name not in self._names:
                 raise self._unknown(name)
-            bundle = self._names[name].bundle
+            bundle = self._names[name]
             self._hidden.add(name)
             self._withdraw(name)
         self.on_change()
@@ -149,7 +149,7 @@ class PrefixStore:
     def bundles(self) -> list[ServedBundle]:
         """The offered bundles, by name."""
         with self._lock:
-            return [self._names[name].bundle for name in sorted(self._names)]
+            return [self._names[name] for name in sorted(self._names)]
 
     def find(self, model: str) -> ServedBundle:
         """The bundle that `name` or `name@version` means now.
@@ -159,10 +159,10 @@ class PrefixStore:
         """
         name, _, wanted = model.partition("@")
         with self._lock:
-            version = self._names.get(name)
-            if version is None or wanted not in ("", version.bundle.version):
+            bundle = self._names.get(name)
+            if bundle is None or wanted not in ("", bundle.version):
                 raise self._unknown(model)
-            return version.bundle
+            return bundle
 
     def hold(self, version: str) -> ServedBundle:
         """Bind a request to a version: its tensors are read now, and kept until `release`.
@@ -264,16 +264,15 @@ class PrefixStore:
             return
         manifest = read_manifest(folder)
         version = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        if path.name in self._names and self._names[path.name].bundle.version == version:
+        if path.name in self._names and self._names[path.name].version == version:
             self._stamps[path.name] = stamp
             return
         bundle = self._served(path.name, version, manifest)
         self._withdraw(path.name)
         # The same content under another name, or offered before and still held, is the same version.
-        known = self._versions.get(version)
-        entry = _Version(bundle, folder) if known is None else known
+        entry = self._versions.setdefault(version, _Version(bundle, folder))
         entry.is_offered, entry.folder = True, folder
-        self._names[path.name] = self._versions[version] = entry
+        self._names[path.name] = bundle
         self._stamps[path.name] = stamp
 
     def _served(self, name: str, version: str, manifest: Manifest) -> ServedBundle:
@@ -309,13 +308,14 @@ class PrefixStore:
 
     def _withdraw(self, name: str) -> None:
         """Stop offering a name; forget its version if nothing holds it and no other name has it."""
-        entry = self._names.pop(name, None)
+        bundle = self._names.pop(name, None)
         self._stamps.pop(name, None)
-        if entry is None or any(other is entry for other in self._names.values()):
+        if bundle is None or any(other.version == bundle.version for other in self._names.values()):
             return
+        entry = self._versions[bundle.version]
         entry.is_offered = False
         if not entry.num_holders:
-            self._forget(entry.bundle.version)
+            self._forget(bundle.version)
 
     def _forget(self, version: str) -> None:
         self._versions.pop(version, None)

@@ -23,7 +23,7 @@ _FLAGS = (
     "--hide-scrollbars",
     "--no-first-run",
     "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--remote-debugging-pipe",
 )
 # The protocol uses file descriptors 3 and 4, which `subprocess` cannot assign.
@@ -87,6 +87,11 @@ class Browser:
 
     def show(self, path: Path, *, width: int, dark: bool = False) -> None:
         """Open a file in a viewport of the given width, and wait until its plots are drawn."""
+        self.open(path.as_uri(), width=width, dark=dark)
+        self.wait_for("document.documentElement?.dataset.drawn !== undefined")
+
+    def open(self, url: str, *, width: int, dark: bool = False) -> None:
+        """Open an address in a viewport of the given width."""
         self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
@@ -94,8 +99,7 @@ class Browser:
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.console_errors.clear()
         self.requests.clear()
-        self.send("Page.navigate", url=path.as_uri())
-        self.wait_for("document.documentElement?.dataset.drawn !== undefined")
+        self.send("Page.navigate", url=url)
 
     def wait_for(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""

@@ -1,0 +1,163 @@
+"""From a body to what the engine generates: prompts become ids, and settings are completed.
+
+In: a body whose fields are checked, and the target that its model names. Out: one `GenerationRequest` for each text; or
+an `ApiError`, such as for a prompt that does not fit the context window.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ptl_prefix.artifacts.decoding import LEAST_TEMPERATURE, Decoding
+from ptl_prefix.errors import PtlPrefixError
+from ptl_prefix.serving.api import ChatBody, CompletionBody, GenerationBody
+from ptl_prefix.serving.api_error import invalid
+from ptl_prefix.serving.models import Target
+from ptl_prefix.serving.request import GenerationRequest, Sampling
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as ids.
+
+    Args:
+        ids: Token ids of the whole prompt.
+        num_cut: Tokens of the source that the bundle's prompt format cut off, as in training.
+    """
+
+    ids: tuple[int, ...]
+    num_cut: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The texts of one body.
+
+    Args:
+        requests: One request per text, `n` of each prompt after another.
+        prompts: The prompts.
+    """
+
+    requests: tuple[GenerationRequest, ...]
+    prompts: tuple[EncodedPrompt, ...]
+
+
+def source_text(body: CompletionBody | ChatBody) -> str:
+    """The text by which a router chooses the task: the first prompt, or the last message."""
+    return body.prompts[0] if isinstance(body, CompletionBody) else body.messages[-1].text
+
+
+def num_texts(body: CompletionBody | ChatBody) -> int:
+    """The number of texts that a body asks for."""
+    return body.num_choices * (len(body.prompts) if isinstance(body, CompletionBody) else 1)
+
+
+def make_plan(
+    body: CompletionBody | ChatBody, target: Target, *, request_id: str, client: str, deadline_s: float | None
+) -> Plan:
+    """The texts that the engine generates for a body.
+
+    Raises:
+        ApiError: When a prompt has no tokens, does not fit the context window, or is a conversation that the target
+            cannot read.
+    """
+    max_new_tokens = body.max_new_tokens or target.decoding.max_new_tokens
+    param = "prompt" if isinstance(body, CompletionBody) else "messages"
+    try:
+        prompts = tuple(_prompts(body, target, max_new_tokens))
+        for prompt in prompts:
+            _check_length(prompt, target, max_new_tokens)
+    except PtlPrefixError as error:
+        raise invalid(str(error), param=param, code="invalid_prompt") from error
+    except ValueError as error:
+        raise invalid(str(error), param=param, code="context_length_exceeded") from error
+    seed = secrets.randbits(63) if body.seed is None else body.seed % 2**63
+    requests = [
+        GenerationRequest(
+            request_id=f"{request_id}-{index * body.num_choices + choice}",
+            version=None if target.bundle is None else target.bundle.version,
+            prompt_ids=prompt.ids,
+            stop_ids=target.prompter.stop_ids,
+            sampling=_sampling(body, target.decoding, max_new_tokens, (seed + choice) % 2**63),
+            client=client,
+            deadline_s=deadline_s,
+        )
+        for index, prompt in enumerate(prompts)
+        for choice in range(body.num_choices)
+    ]
+    return Plan(tuple(requests), prompts)
+
+
+def _sampling(body: GenerationBody, own: Decoding, max_new_tokens: int, seed: int) -> Sampling:
+    """The settings of one text: those of the body, else those of the bundle."""
+    temperature, top_p = body.temperature, body.top_p
+    if temperature is None:
+        # As OpenAI's default is 1, who sets only `top_p` wants to sample.
+        temperature = own.temperature if own.do_sample else 0.0 if top_p is None else 1.0
+    if top_p is None:
+        top_p = own.top_p if own.do_sample else 1.0
+    if top_p == 0 or temperature < LEAST_TEMPERATURE:
+        temperature, top_p = 0.0, 1.0
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        num_logprobs=body.num_logprobs,
+        stop=body.stop_texts,
+    )
+
+
+def _prompts(body: CompletionBody | ChatBody, target: Target, max_new_tokens: int) -> Sequence[EncodedPrompt]:
+    if isinstance(body, CompletionBody):
+        reads_as_is = bool(body.raw) or target.bundle is None
+        return [
+            _as_it_is(text, target) if reads_as_is else _source(text, target, max_new_tokens) for text in body.prompts
+        ]
+    if target.bundle is None and target.base.render_chat is not None:
+        return [_conversation(body, target)]
+    message = body.messages[0]
+    if len(body.messages) > 1 or message.role != "user":
+        raise invalid(
+            f"`messages` must be one message of the user, which is the source of {target.name!r}: it was not trained "
+            f"on conversations; got {len(body.messages)} with the roles "
+            f"{', '.join(sorted({one.role for one in body.messages}))}.",
+            param="messages",
+            code="unsupported_messages",
+        )
+    is_source = target.bundle is not None
+    return [_source(message.text, target, max_new_tokens) if is_source else _as_it_is(message.text, target)]
+
+
+def _source(text: str, target: Target, max_new_tokens: int) -> EncodedPrompt:
+    """A task's source, rendered and cut as in training."""
+    prompter = target.prompter
+    window = target.base.max_positions
+    used = target.num_positions + prompter.num_fixed_tokens + max_new_tokens
+    ids = prompter.tokenize_sources([text])[0]
+    kept = prompter.cut_source(ids, None if window is None else max(window - used, 0))
+    return EncodedPrompt(tuple(prompter.prompt_ids(kept)), len(ids) - len(kept))
+
+
+def _as_it_is(text: str, target: Target) -> EncodedPrompt:
+    return EncodedPrompt(tuple(target.base.prompter.encode_source(text)))
+
+
+def _conversation(body: ChatBody, target: Target) -> EncodedPrompt:
+    render = target.base.render_chat
+    assert render is not None
+    return EncodedPrompt(tuple(render([{"role": message.role, "content": message.text} for message in body.messages])))
+
+
+def _check_length(prompt: EncodedPrompt, target: Target, max_new_tokens: int) -> None:
+    """Refuse a prompt that is empty, or does not fit the context window together with the prefix and the new tokens."""
+    if not prompt.ids:
+        raise ValueError("A prompt must have a token, but this one has none; write a text.")
+    window = target.base.max_positions
+    needed = target.num_positions + len(prompt.ids) + max_new_tokens
+    if window is not None and needed > window:
+        raise ValueError(
+            f"Prefix, prompt and new tokens must fit the context window of {window} positions, but "
+            f"{target.num_positions} + {len(prompt.ids)} + {max_new_tokens} = {needed}; shorten the prompt, or lower "
+            "`max_tokens`."
+        )

@@ -1,0 +1,282 @@
+"""The routes: HTTP in, HTTP out. The only file that knows the web framework.
+
+In: a `Service`, and the keys. Out: an ASGI application. Before anything else of a request is read, its key is; then the
+body, up to its largest size; then a place is taken; only then is its text tokenised. Everything but `/health` and the
+page at `/`, which is the same file for all, needs a key. A client that hangs up gives up its texts.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ptl_prefix.serving.api import ChatBody, CompletionBody, PrefixBody, read_body
+from ptl_prefix.serving.api_error import ApiError, invalid
+from ptl_prefix.serving.api_keys import ApiKeys, Client
+from ptl_prefix.serving.metrics import CONTENT_TYPE
+from ptl_prefix.serving.openapi import describe_api
+from ptl_prefix.serving.page_policy import content_security_policy
+from ptl_prefix.serving.service import JobInWork, Service
+
+OPEN_PATHS = ("/", "/health")
+"""The paths that need no key."""
+_BODY_TIMEOUT_S = 30.0
+_KEEPALIVE_S = 15.0
+_logger = logging.getLogger("ptl_prefix.serving")
+
+_Handler = Callable[[Request], Awaitable[Response | None]]
+
+
+def make_app(service: Service, keys: ApiKeys) -> ASGIApp:
+    """The application.
+
+    Args:
+        service: What answers.
+        keys: The keys that are accepted.
+    """
+    routes = _Routes(service)
+    app = Starlette(
+        routes=[
+            Route("/", routes.page),
+            Route("/health", routes.health),
+            Route("/ready", routes.ready),
+            Route("/metrics", routes.metrics),
+            Route("/openapi.json", routes.openapi),
+            Route("/v1/models", routes.models),
+            Route("/v1/models/{model}", routes.model),
+            Route("/v1/completions", routes.completions, methods=["POST"]),
+            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/load_prefix", routes.load, methods=["POST"]),
+            Route("/v1/unload_prefix", routes.unload, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: _http_error, ApiError: routes.refuse},
+    )
+    app.router.redirect_slashes = False
+    return _Guarded(app, keys, service)
+
+
+class _Guarded:
+    """Asks for the key before anything else; what fails behind it is one sentence, and its traceback is logged."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, service: Service) -> None:
+        self._app = app
+        self._keys = keys
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        client = self._keys.find(headers.get(b"authorization", b"").decode("latin-1"))
+        if client is None and scope["path"] not in OPEN_PATHS:
+            self._service.metrics.rejected("invalid_api_key")
+            error = ApiError(
+                401,
+                "A request must carry an API key of this server as `Authorization: Bearer <key>`, but this one does "
+                "not.",
+                code="invalid_api_key",
+            )
+            await _as_response(error)(scope, receive, send)
+            return
+        scope["client_of_key"] = client
+        has_begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            pass
+        except Exception:
+            _logger.exception("A request failed.")
+            if not has_begun:
+                failure = ApiError(500, "The server failed at this request; its log says why.", code="internal_error")
+                await _as_response(failure)(scope, receive, send)
+
+
+class _Routes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._page = files("ptl_prefix.serving").joinpath("page.html").read_text(encoding="utf-8")
+        self._page_headers = {
+            "content-security-policy": content_security_policy(self._page),
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+        }
+
+    async def page(self, request: Request) -> Response:
+        return Response(self._page, media_type="text/html", headers=self._page_headers)
+
+    async def health(self, request: Request) -> Response:
+        problem = self._service.health.problem()
+        return _state("ok" if problem is None else "unhealthy", problem)
+
+    async def ready(self, request: Request) -> Response:
+        draining = "the server is stopping" if self._service.admission.is_draining else None
+        problem = draining or self._service.health.unready()
+        return _state("ready" if problem is None else "not ready", problem)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(describe_api())
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": self._service.models.cards()})
+
+    async def model(self, request: Request) -> Response:
+        return JSONResponse(self._service.models.card(request.path_params["model"]))
+
+    async def completions(self, request: Request) -> Response | None:
+        return await self._answer(request, read_body(await self._read(request), CompletionBody))
+
+    async def chat(self, request: Request) -> Response | None:
+        return await self._answer(request, read_body(await self._read(request), ChatBody))
+
+    async def load(self, request: Request) -> Response:
+        name = await self._admins_prefix(request)
+        return JSONResponse(await self._service.load(name))
+
+    async def unload(self, request: Request) -> Response:
+        name = await self._admins_prefix(request)
+        await self._service.unload(name)
+        return JSONResponse({"id": name, "object": "model", "deleted": True})
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        self._service.metrics.rejected(error.code)
+        return _as_response(error)
+
+    async def _admins_prefix(self, request: Request) -> str:
+        if not _client(request).is_admin:
+            raise ApiError(403, "Loading and unloading need the key of an admin.", code="admin_key_needed")
+        return read_body(await self._read(request), PrefixBody).name
+
+    async def _read(self, request: Request) -> bytes:
+        """The body of a request, up to the largest size."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise ApiError(
+                415, "The header `Content-Type` must be application/json, but is not.", code="unsupported_media_type"
+            )
+        largest = self._service.limits.max_body_bytes
+        data = bytearray()
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT_S):
+                async for part in request.stream():
+                    data += part
+                    if len(data) > largest:
+                        raise ApiError(413, f"A body must have at most {largest:,} bytes.", code="body_too_large")
+        except TimeoutError as error:
+            raise ApiError(408, f"A body must arrive in {_BODY_TIMEOUT_S:.0f} s.", code="body_timeout") from error
+        return bytes(data)
+
+    async def _answer(self, request: Request, body: CompletionBody | ChatBody) -> Response:
+        return _JobResponse(self._service, body, _client(request).name)
+
+
+class _JobResponse(Response):
+    """Generates while its client listens.
+
+    A whole answer and a stream watch for the client alike: if it hangs up, the task is cancelled, and with it its texts.
+    """
+
+    def __init__(self, service: Service, body: CompletionBody | ChatBody, client: str) -> None:
+        super().__init__()
+        self._service = service
+        self._body = body
+        self._client = client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = asyncio.ensure_future(self._respond(scope, receive, send))
+        gone = asyncio.ensure_future(_hung_up(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            raise error
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._service.job(self._body, self._client) as job:
+            if self._body.stream:
+                await _stream(job, send)
+            else:
+                answer = JSONResponse(await job.whole(), headers={"x-request-id": job.request_id})
+                await answer(scope, receive, send)
+
+
+async def _stream(job: JobInWork, send: Send) -> None:
+    """Send the lines of a job as server-sent events; a comment now and then tells proxies that it still runs."""
+    headers = {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",
+        "x-request-id": job.request_id,
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": raw})
+    lines = job.lines()
+    following = asyncio.ensure_future(anext(lines, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({following}, timeout=_KEEPALIVE_S)
+            if not done:
+                await send({"type": "http.response.body", "body": b": waiting\n\n", "more_body": True})
+                continue
+            if (line := following.result()) is None:
+                break
+            await send({"type": "http.response.body", "body": f"data: {line}\n\n".encode(), "more_body": True})
+            following = asyncio.ensure_future(anext(lines, None))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        following.cancel()
+
+
+async def _hung_up(receive: Receive) -> None:
+    """Return when the client is gone; its body has been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _client(request: Request) -> Client:
+    client = request.scope["client_of_key"]
+    assert isinstance(client, Client)  # `_Guarded` has refused others
+    return client
+
+
+def _as_response(error: ApiError) -> Response:
+    return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """The framework's own refusals, such as 404 and 405, in the same form."""
+    assert isinstance(error, HTTPException)
+    codes: Mapping[int, str] = {404: "unknown_path", 405: "unknown_method"}
+    refusal = ApiError(
+        error.status_code,
+        f"{request.method} {request.url.path[:200]} is no route of this server; /openapi.json lists them.",
+        code=codes.get(error.status_code, "http_error"),
+    )
+    return JSONResponse(refusal.body, status_code=error.status_code, headers=error.headers)
+
+
+def _state(status: str, problem: str | None) -> Response:
+    body: dict[str, Any] = {"status": status} if problem is None else {"status": status, "problem": problem}
+    return JSONResponse(body, status_code=200 if problem is None else 503)

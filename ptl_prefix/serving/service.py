@@ -1,0 +1,206 @@
+"""One request from its body to its answer: a place, the target, the ids, the texts.
+
+In: a checked body and its client. Out: the whole answer, or the lines of its stream. Everything that takes longer than a
+look-up runs on one thread of its own: tokenising, routing, and changes of the store, which make tokenisers, too.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ptl_prefix.errors import PtlPrefixError
+from ptl_prefix.serving.admission import Admission
+from ptl_prefix.serving.answers import Answer
+from ptl_prefix.serving.api import ChatBody, CompletionBody
+from ptl_prefix.serving.api_error import ApiError
+from ptl_prefix.serving.running_plan import RunningPlan
+from ptl_prefix.serving.health import Health
+from ptl_prefix.serving.metrics import Metrics
+from ptl_prefix.serving.models import Models, StoreLike, Target
+from ptl_prefix.serving.planning import Plan, make_plan, num_texts, source_text
+from ptl_prefix.serving.request import EngineLike, GenerationRequest, Sampling
+
+DONE = "[DONE]"
+"""The line that ends a stream."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may take.
+
+    Args:
+        max_requests: Largest number of texts that run or wait.
+        max_requests_per_client: The same, of one API key.
+        max_body_bytes: Largest body.
+        request_timeout_s: Seconds after which a request is given up.
+    """
+
+    max_requests: int
+    max_requests_per_client: int
+    max_body_bytes: int
+    request_timeout_s: float
+
+
+class JobInWork:
+    """A body whose texts are being generated.
+
+    Args:
+        generation: The texts.
+        answer: The answer that they become.
+        streams_usage: Whether a stream ends with the number of tokens.
+    """
+
+    def __init__(self, generation: RunningPlan, answer: Answer, *, streams_usage: bool) -> None:
+        self._generation = generation
+        self._answer = answer
+        self._streams_usage = streams_usage
+
+    @property
+    def request_id(self) -> str:
+        """Identifier of the answer."""
+        return self._answer.request_id
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer, once every text has ended."""
+        async for index, event in self._generation.events():
+            self._answer.add(index, event)
+        return self._answer.whole()
+
+    async def lines(self) -> AsyncIterator[str]:
+        """The data of each server-sent event; a failure is one, too, as the status has been sent already."""
+        for chunk in self._answer.opening_chunks():
+            yield json.dumps(chunk)
+        try:
+            async for index, event in self._generation.events():
+                self._answer.add(index, event)
+                if (shown := self._answer.chunk(index, event)) is not None:
+                    yield json.dumps(shown)
+        except ApiError as error:
+            yield json.dumps(error.body)
+            return
+        if self._streams_usage:
+            yield json.dumps(self._answer.usage_chunk())
+        yield DONE
+
+
+class Service:
+    """What answers requests, whatever brings them.
+
+    Args:
+        engine: The engine.
+        models: The base and the bundles.
+        store: The store of bundles.
+        limits: What one request may take.
+        health: The state of the engine.
+    """
+
+    def __init__(self, *, engine: EngineLike, models: Models, store: StoreLike, limits: Limits, health: Health) -> None:
+        self.models = models
+        self.limits = limits
+        self.health = health
+        self.admission = Admission(
+            max_requests=limits.max_requests, max_requests_per_client=limits.max_requests_per_client
+        )
+        self.metrics = Metrics(engine.status, lambda: len(store.bundles()))
+        self._engine = engine
+        self._store = store
+        # One thread: a tokeniser must not be changed by one while another uses it.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ptl-prefix-tokenise")
+
+    @asynccontextmanager
+    async def job(self, body: CompletionBody | ChatBody, client: str) -> AsyncIterator[JobInWork]:
+        """Generate the texts of a body; leaving the block gives up what still runs.
+
+        Raises:
+            ApiError: When the request is refused.
+        """
+        started_s = time.monotonic()
+        request_id = f"{'chatcmpl' if isinstance(body, ChatBody) else 'cmpl'}-{uuid.uuid4().hex}"
+        timeout_s = min(body.timeout_s or self.limits.request_timeout_s, self.limits.request_timeout_s)
+
+        def prepare() -> tuple[Target, Plan]:
+            target = self.models.target(body.model, source_text(body))
+            deadline_s = started_s + timeout_s
+            return target, make_plan(body, target, request_id=request_id, client=client, deadline_s=deadline_s)
+
+        with self.admission.places(client, num_texts(body)):
+            if (problem := self.health.problem()) is not None:
+                raise ApiError(503, f"The server cannot generate: {problem}.", code="engine_unhealthy")
+            target, plan = await self._apart(prepare)
+            answer = Answer(
+                request_id=request_id,
+                plan=plan,
+                target=target,
+                is_chat=isinstance(body, ChatBody),
+                has_logprobs=body.num_logprobs is not None,
+            )
+            generation = RunningPlan(
+                self._engine, plan, model=target.name, metrics=self.metrics, started_s=started_s
+            )
+            with generation:
+                yield JobInWork(generation, answer, streams_usage=body.streams_usage)
+
+    async def load(self, name: str) -> dict[str, Any]:
+        """Read the newest bundle of a name into memory; its card."""
+        return await self._changed(lambda: self._store.load(name), name)
+
+    async def unload(self, name: str) -> None:
+        """Take a name out of the store."""
+        await self._changed(lambda: self._store.unload(name), name, has_card=False)
+
+    async def rescan(self) -> None:
+        """Look again at what is in the folder of bundles."""
+        await self._apart(lambda: self._counted(self._store.rescan))
+
+    async def self_test(self) -> None:
+        """Generate two tokens with the base, and note whether that worked."""
+        base = self.models.base
+        ids = await self._apart(lambda: tuple(base.prompter.encode_source("Hello")))
+        sampling = Sampling(max_new_tokens=2, temperature=0.0, top_p=1.0, seed=0)
+        request = GenerationRequest(
+            request_id="self-test",
+            version=None,
+            prompt_ids=ids,
+            stop_ids=base.prompter.stop_ids,
+            sampling=sampling,
+            deadline_s=time.monotonic() + self.limits.request_timeout_s,
+        )
+        self.health.self_test = "failed"  # unless the events say otherwise
+        generation = RunningPlan(
+            self._engine, Plan((request,), ()), model=base.name, metrics=self.metrics, started_s=time.monotonic()
+        )
+        with generation:
+            async for _ in generation.events():
+                pass
+        self.health.self_test = "passed"
+
+    async def _changed(self, change: Callable[[], Any], name: str, *, has_card: bool = True) -> dict[str, Any]:
+        try:
+            await self._apart(lambda: self._counted(change))
+        except PtlPrefixError as error:
+            raise ApiError(404, str(error), param="name", code="prefix_not_loaded") from error
+        return self.models.card(name) if has_card else {}
+
+    def _counted(self, change: Callable[[], Any]) -> None:
+        """Run a change of the store, and count what came and went."""
+        before = {bundle.model_id for bundle in self._store.bundles()}
+        try:
+            change()
+        finally:
+            after = {bundle.model_id for bundle in self._store.bundles()}
+            self.metrics.store_changed(num_loaded=len(after - before), num_gone=len(before - after))
+
+    async def _apart(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,185 @@
+"""The store: what is offered, what is held, and what is in memory."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.served_requests import make_bundle
+from support.tiny_backbones import save_tiny_backbone
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.errors import BundleError, RequestError
+from ptl_prefix.serving.prefix_store import PrefixStore
+
+
+@pytest.fixture
+def base(tiny_folders: dict[str, Path]) -> Backbone:
+    return load_backbone(str(tiny_folders["gpt2"]), name="gpt2", dtype="float32")
+
+
+def opened(folder: Path, base: Backbone, *, max_bytes: int = 2**20) -> PrefixStore:
+    store = PrefixStore(folder, base, max_bytes=max_bytes)
+    store.rescan()
+    return store
+
+
+def test_bundles_are_offered_by_the_names_of_their_folders(base: Backbone, tmp_path: Path) -> None:
+    for seed, name in enumerate(["summary", "tickets"]):
+        make_bundle(base, tmp_path / name, seed=seed)
+    (tmp_path / "notes.txt").write_text("not a bundle")
+
+    store = opened(tmp_path, base)
+
+    assert [bundle.name for bundle in store.bundles()] == ["summary", "tickets"]
+    summary = store.find("summary")
+    assert store.find(summary.model_id) is summary
+    assert (summary.num_rows, summary.num_positions, summary.num_bytes) == (2, 2, 2 * 2 * 3 * 32 * 4)
+    assert not store.problems
+
+
+@pytest.mark.parametrize("model", ["other", "summary@0123456789abcdef", "", "../summary", "summary/", "@", "summary@"])
+def test_only_names_that_are_offered_are_found(base: Backbone, tmp_path: Path, model: str) -> None:
+    make_bundle(base, tmp_path / "summary")
+    store = opened(tmp_path, base)
+
+    if model == "summary@":
+        assert store.find(model).name == "summary"
+    else:
+        with pytest.raises(RequestError, match="it offers: summary"):
+            store.find(model)
+
+
+def test_what_cannot_be_served_is_named_with_its_reason(base: Backbone, tmp_path: Path) -> None:
+    other = load_backbone(str(save_tiny_backbone("gpt2", tmp_path / "backbone", seed=1)), dtype="float32")
+    folder = tmp_path / "bundles"
+    make_bundle(base, folder / "good")
+    make_bundle(other, folder / "foreign")
+    make_bundle(base, folder / "damaged")
+    (folder / "damaged" / "manifest.json").write_text("{}")
+    make_bundle(base, folder / "a name")
+    (folder / "empty").mkdir()
+
+    store = opened(folder, base)
+
+    assert [bundle.name for bundle in store.bundles()] == ["good"]
+    assert "weights" in store.problems["foreign"]
+    assert "manifest.json" in store.problems["damaged"]
+    assert "must match" in store.problems["a name"]
+    assert set(store.problems) == {"foreign", "damaged", "a name", "empty"}
+
+
+def test_another_dtype_is_refused(base: Backbone, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    make_bundle(base, tmp_path / "summary")
+    coarse = load_backbone(str(tiny_folders["gpt2"]), name="gpt2", dtype="bfloat16")
+
+    assert "dtype=float32" in opened(tmp_path, coarse).problems["summary"]
+
+
+def test_a_held_version_survives_its_replacement(base: Backbone, tmp_path: Path) -> None:
+    make_bundle(base, tmp_path / "summary", seed=0)
+    store = opened(tmp_path, base)
+    old = store.find("summary")
+    store.hold(old.version)
+
+    shutil.rmtree(tmp_path / "summary")
+    make_bundle(base, tmp_path / "summary", seed=3)
+    assert store.rescan()
+
+    new = store.find("summary")
+    assert new.version != old.version
+    assert store.prefix(old.version).states is not None, "its tensors were read when it was held"
+    store.release(old.version)
+    with pytest.raises(RequestError):
+        store.hold(old.version)
+    assert store.status().num_loaded == 0, "the memory of a version that nothing can ask for is freed"
+
+
+def test_a_version_that_is_replaced_before_it_is_held_is_refused(base: Backbone, tmp_path: Path) -> None:
+    make_bundle(base, tmp_path / "summary", seed=0)
+    store = opened(tmp_path, base)
+    old = store.find("summary")
+    shutil.rmtree(tmp_path / "summary")
+    make_bundle(base, tmp_path / "summary", seed=3)
+
+    with pytest.raises(BundleError, match="was replaced"):
+        store.hold(old.version)
+
+    assert store._versions[old.version].num_holders == 0
+
+
+def test_unloading_waits_for_the_last_holder(base: Backbone, tmp_path: Path) -> None:
+    make_bundle(base, tmp_path / "summary")
+    store = opened(tmp_path, base)
+    version = store.find("summary").version
+    store.hold(version)
+    store.hold(version)
+    store.prefix(version)
+
+    store.unload("summary")
+
+    with pytest.raises(RequestError):
+        store.find("summary")
+    store.release(version)
+    assert store.status().num_loaded == 1
+    store.release(version)
+    assert (store.status().num_loaded, store.status().prefix_bytes) == (0, 0)
+
+
+def test_an_unloaded_bundle_stays_so_until_it_is_loaded(base: Backbone, tmp_path: Path) -> None:
+    make_bundle(base, tmp_path / "summary")
+    store = opened(tmp_path, base)
+    store.unload("summary")
+
+    assert not store.rescan()
+    assert store.load("summary").name == "summary"
+    assert store.find("summary").name == "summary"
+    with pytest.raises(RequestError, match="there is no such folder"):
+        store.load("other")
+    with pytest.raises(RequestError):
+        store.load("../summary")
+
+
+def test_the_least_recently_used_prefixes_make_room(base: Backbone, tmp_path: Path) -> None:
+    for seed in range(3):
+        make_bundle(base, tmp_path / f"task{seed}", seed=4, prefix_length=4 + seed)
+    store = opened(tmp_path, base, max_bytes=9000)  # one row of keys and values is 768 bytes
+    versions = [store.find(f"task{seed}").version for seed in range(3)]
+
+    for version in (versions[0], versions[1], versions[0], versions[2]):
+        store.hold(version)
+        store.prefix(version)
+        store.release(version)
+
+    assert list(store._loaded) == [versions[0], versions[2]]
+    assert (store.status().num_loads, store.status().num_evictions) == (3, 1)
+
+
+def test_a_prefix_in_use_is_not_evicted(base: Backbone, tmp_path: Path) -> None:
+    for seed in range(3):
+        make_bundle(base, tmp_path / f"task{seed}", seed=4, prefix_length=4 + seed)
+    store = opened(tmp_path, base, max_bytes=1)
+    versions = [store.find(f"task{seed}").version for seed in range(3)]
+    store.hold(versions[0])
+    for version in versions:
+        store.hold(version)
+        store.prefix(version)
+        store.release(version)
+
+    assert list(store._loaded) == [versions[0], versions[2]]
+
+
+def test_changes_are_told(base: Backbone, tmp_path: Path) -> None:
+    make_bundle(base, tmp_path / "summary")
+    store = opened(tmp_path, base)
+    changes: list[list[str]] = []
+    store.on_change = lambda: changes.append([bundle.name for bundle in store.bundles()])
+
+    store.rescan()
+    make_bundle(base, tmp_path / "tickets")
+    store.rescan()
+    shutil.rmtree(tmp_path / "summary")
+    store.rescan()
+    store.unload("tickets")
+
+    assert changes == [["summary", "tickets"], ["tickets"], []]
