@@ -1,9 +1,9 @@
-"""A prefix as an engine with paged attention needs it, such as vLLM: rows of keys and values, by position.
+"""A prefix as vLLM needs it: rows of keys and values for its pages, and how a request names them.
 
-In: a bundle. Out: `PagedPrefix`; or the reason why such an engine would compute something else than was trained. The
-engine's pages hold one row of keys and values for each position of a text in each layer, so a prompt starts with one
-placeholder token for each position of the prefix, and the prefix's rows are put in their place. `PrefixLabel` tells the
-engine which prefix that is.
+In: a bundle. Out: `PagedPrefix`; or the reason why vLLM would compute something else than was trained. The pages hold
+one row of keys and values for each position of a text in each layer, so a prompt starts with one placeholder token for
+each position of the prefix, and the prefix's rows are put where theirs would be. `PrefixLabel` says which prefix that
+is. The gateway writes what the connector inside vLLM reads; both have it from here.
 """
 
 import hashlib
@@ -21,13 +21,28 @@ SITE = "decoder_self"
 PLACEHOLDER_ID = 0
 """The token of every position of a prefix. Its own keys and values are never computed; any id would do."""
 
+FIRST_VLLM, NEXT_VLLM = (0, 32), (0, 33)
+"""The versions of vLLM whose connector interface this is: from the first, and before the next."""
+
 _PARAMETER = "ptl_prefix"
 _SALT = "ptl-prefix:"
 _VERSION = re.compile(r"[0-9a-f]{16}\Z")
 
 
+def vllm_version_problem(version: str) -> str | None:
+    """Why a version of vLLM cannot serve prefixes; `None` if it can. The interface changes between minor versions."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match and FIRST_VLLM <= (int(match[1]), int(match[2])) < NEXT_VLLM:
+        return None
+    first, following = (".".join(map(str, numbers)) for numbers in (FIRST_VLLM, NEXT_VLLM))
+    return (
+        f"vLLM must be of a version from {first} and before {following}, whose connector interface is the one that was "
+        f"tested, but is {version[:40]!r}; install such a version."
+    )
+
+
 def bundle_version(folder: Path) -> str:
-    """The hash of a bundle's content, 16 hexadecimal digits: that of its manifest, which holds the hash of its tensors."""
+    """The version of a bundle, 16 hexadecimal digits: the hash of its manifest, which holds that of its tensors."""
     return hashlib.sha256(Path(folder, MANIFEST_FILE).read_bytes()).hexdigest()[:16]
 
 

@@ -7,7 +7,6 @@ moment it is submitted until it ends: a bundle that is replaced or unloaded mean
 in memory until the memory is needed for others, the least recently used first.
 """
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from ptl_prefix.artifacts.bundle import Bundle, check_backbone, read_bundle
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.manifest import MANIFEST_FILE, Manifest, read_manifest
+from ptl_prefix.artifacts.paged_prefix import bundle_version
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -263,7 +263,7 @@ class PrefixStore:
         if path.name in self._names and self._stamps.get(path.name) == stamp:
             return
         manifest = read_manifest(folder)
-        version = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        version = bundle_version(folder)
         if path.name in self._names and self._names[path.name].version == version:
             self._stamps[path.name] = stamp
             return
