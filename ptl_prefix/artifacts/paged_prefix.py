@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from ptl_prefix.artifacts.bundle import Bundle
-from ptl_prefix.artifacts.manifest import MANIFEST_FILE, Manifest
+from ptl_prefix.artifacts.manifest import MANIFEST_FILE, Manifest, Site
 
-SITE = "decoder_self"
+SITE: Site = "decoder_self"
 PLACEHOLDER_ID = 0
 """The token of every position of a prefix. Its own keys and values are never computed; any id would do."""
 

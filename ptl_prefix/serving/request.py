@@ -101,12 +101,16 @@ class FinishEvent:
         reason: Why it ended.
         num_new_tokens: Number of generated tokens, the stop token included.
         message: What failed, as a sentence; empty unless the reason is `error`.
+        status: HTTP status of the failure.
+        code: Word of the failure for programs.
     """
 
     request_id: str
     reason: FinishReason
     num_new_tokens: int
     message: str = ""
+    status: int = 500
+    code: str = "engine_error"
 
 
 Event = TextEvent | FinishEvent

@@ -109,6 +109,6 @@ def _raise_failure(event: FinishEvent) -> None:
             code="deadline_exceeded",
         )
     if event.reason == "error":
-        raise ApiError(500, event.message or "The engine failed at this text.", code="engine_error")
+        raise ApiError(event.status, event.message or "The engine failed at this text.", code=event.code)
     if event.reason == "cancelled":
         raise ApiError(503, "The server gave up the text, as it is stopping.", code="draining")

@@ -78,7 +78,7 @@ class PrefixLoad:
 
 
 @dataclass
-class PrefixLoads(KVConnectorMetadata):  # type: ignore[misc]  # vLLM is not installed where types are checked
+class PrefixLoads(KVConnectorMetadata):  # type: ignore[misc]
     """What the scheduler tells the worker in one step.
 
     Args:
