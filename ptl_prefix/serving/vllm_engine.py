@@ -53,7 +53,6 @@ class VllmEngine:
         self._store = store
         self._backbone = backbone
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
@@ -76,6 +75,7 @@ class VllmEngine:
         """
         if problems := [*gateway.upstream_problems(self._url), *_backbone_problems(self._backbone)]:
             raise ConfigError(problems)
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
         try:

@@ -54,7 +54,9 @@ def test_rows_are_by_position_and_a_rank_gets_its_own_heads(bundle: Bundle) -> N
 def test_what_vllm_would_compute_otherwise_is_refused(bundle: Bundle, changes: dict[str, Any], fact: str) -> None:
     assert paged_problem(bundle.manifest) is None
     quantization = changes.pop("quantization", None)
-    manifest = replace(bundle.manifest, **changes, backbone=replace(bundle.manifest.backbone, quantization=quantization))
+    manifest = replace(
+        bundle.manifest, **changes, backbone=replace(bundle.manifest.backbone, quantization=quantization)
+    )
 
     assert fact in str(paged_problem(manifest))
     with pytest.raises(ValueError, match="engine=ptl_prefix"):

@@ -92,7 +92,9 @@ def test_an_error_inside_a_stream_is_an_error() -> None:
     assert caught.value.status == 502
 
 
-@pytest.mark.parametrize(("status", "expected"), [(400, 400), (422, 422), (429, 429), (401, 502), (404, 502), (500, 502)])
+@pytest.mark.parametrize(
+    ("status", "expected"), [(400, 400), (422, 422), (429, 429), (401, 502), (404, 502), (500, 502)]
+)
 def test_an_error_about_the_request_is_passed_on_and_others_are_a_bad_gateway(status: int, expected: int) -> None:
     error = gateway.upstream_error(status, {"error": {"message": "too long", "param": "prompt"}})
 
@@ -129,7 +131,9 @@ def test_the_probe_is_of_the_same_text() -> None:
     assert (probe["prompt"], probe["stream"], probe["max_tokens"]) == ([7, 8], False, 1)
 
 
-@pytest.mark.parametrize("url", ["", "vllm:8000", "ftp://vllm", "http://", "http://u:secret@vllm", "http://vllm:x", "http://vllm/?a=1"])
+@pytest.mark.parametrize(
+    "url", ["", "vllm:8000", "ftp://vllm", "http://", "http://u:secret@vllm", "http://vllm:x", "http://vllm/?a=1"]
+)
 def test_what_is_no_address_is_refused_without_its_password(url: str) -> None:
     (problem,) = gateway.upstream_problems(url)
 
