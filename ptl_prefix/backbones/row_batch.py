@@ -8,9 +8,8 @@ logits. From then on it steps: each step takes one token of every row, the last 
 the only forward pass with logits, whether a row is at its first token or its hundredth.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,44 +20,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ptl_prefix.backbones.attention_masks import text_masks
 from ptl_prefix.backbones.backbone import NO_POSITIONS, Backbone
+from ptl_prefix.backbones.batch_row import Row, visible_prefixes
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
+from ptl_prefix.backbones.prefix_states import PrefixStates
 from ptl_prefix.backbones.row_cache import RowCache, Window, bytes_for
 from ptl_prefix.backbones.row_positions import positions_by_row
 
 _SELF, _CROSS, _ENCODER = "decoder_self", "decoder_cross", "encoder_self"
-
-
-@dataclass(eq=False)
-class Row:
-    """One row of a `RowBatch`.
-
-    Args:
-        index: Place in the batch; it changes when other rows leave.
-        states: The row's prefix, one row of states in the backbone's dtype; `None` for the bare backbone.
-        prefix_from: Text column from which the prefix is visible and shifts positions: 0, or of an infix the last
-            column of the prompt.
-        length: Number of text columns that hold keys and values.
-        num_source: Number of columns of the source that an encoder has read.
-    """
-
-    index: int
-    states: PrefixStates | None
-    prefix_from: int = 0
-    length: int = 0
-    num_source: int = 0
-
-    def prefix_length(self, site: str) -> int:
-        """Number of prefix positions at a site: that of its longest layer."""
-        layers = () if self.states is None else self.states.sites[site]
-        return max((layer.length for layer in layers if layer is not None), default=0)
-
-    @property
-    def offset(self) -> int:
-        """Shift of the positions of the next text column."""
-        if self.states is None or self.length < self.prefix_from:
-            return 0
-        return int(self.states.position_offset)
 
 
 class RowBatch:
@@ -124,7 +92,8 @@ class RowBatch:
         """Remove a row; the last one takes its place."""
         last = self._rows[-1]
         if last is not row:
-            self._caches_do("copy_row", last, row.index)
+            for site, cache in self._caches.items():
+                cache.copy_row(last.index, row.index, num_text=_num_columns(last, site))
             last.index = row.index
             self._rows[row.index] = last
         self._rows.pop()
@@ -236,7 +205,7 @@ class RowBatch:
             read = torch.arange(num_read, device=columns.device)[None]
             self._caches[_CROSS].select(Window(start, stop, lengths[_CROSS], read, num_read, 0))
             self._cache.is_updated = dict.fromkeys(range(len(self._caches[_CROSS])), is_encoded)
-        self._backbone.slots.fill(_visible_prefixes(rows, lengths, self._backbone))
+        self._backbone.slots.fill(visible_prefixes(rows, lengths, self._backbone))
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -267,10 +236,6 @@ class RowBatch:
         one.index, other.index = other.index, one.index
         self._rows[one.index], self._rows[other.index] = one, other
 
-    def _caches_do(self, verb: str, row: Row, target: int) -> None:
-        for site, cache in self._caches.items():
-            getattr(cache, verb)(row.index, target, num_text=_num_columns(row, site))
-
     def _trim(self) -> None:
         """Free memory when a quarter of it would do."""
         for site, cache in self._caches.items():
@@ -289,33 +254,3 @@ def _in_order(ordered: Sequence[Row], rows: Sequence[Row], ids: Sequence[list[in
 
 def _num_columns(row: Row, site: str) -> int:
     return row.num_source if site == _CROSS else row.length
-
-
-def _visible_prefixes(rows: Sequence[Row], lengths: Mapping[str, int], backbone: Backbone) -> PrefixStates:
-    """States that say which prefix positions exist for each row; the keys and values are in the caches."""
-    sites: dict[str, tuple[LayerStates | None, ...]] = {}
-    for site, geometry in backbone.geometry.items():
-        length = lengths.get(site, 0)
-        if not length:
-            sites[site] = (None,) * geometry.num_layers
-            continue
-        # Only the shape is read: a cache that starts with the prefix holds the numbers.
-        shape = (len(rows), geometry.num_kv_heads, length, geometry.head_dim)
-        numbers = torch.zeros((), device=backbone.device, dtype=backbone.dtype).expand(shape)
-        masks: dict[tuple[int, ...], LayerStates] = {}
-        layers = []
-        for index in range(geometry.num_layers):
-            visible = tuple(_visible_length(row, site, index) for row in rows)
-            if visible not in masks:
-                counts = torch.tensor(visible, device=backbone.device)
-                mask = torch.arange(length, device=backbone.device) >= length - counts[:, None]
-                masks[visible] = LayerStates(numbers, numbers, mask)
-            layers.append(masks[visible])
-        sites[site] = tuple(layers)
-    return PrefixStates(sites, torch.zeros(len(rows), dtype=torch.long))
-
-
-def _visible_length(row: Row, site: str, layer: int) -> int:
-    """Number of prefix positions that the next tokens of a row see in one layer."""
-    states = None if row.states is None else row.states.sites[site][layer]
-    return 0 if states is None or row.length < row.prefix_from else states.length

@@ -64,7 +64,10 @@ _ACTIONS = {
     "wandb": ("sync", "dashboard"),
 }
 """The first arguments of verbs that have several actions."""
-_PATHS = ("run", "bundle", "resume", "input", "output", "out", "checkpoint", "path", "init_bundle", "bertscore_model")
+_PATHS = (
+    *("run", "bundle", "bundles", "resume", "input", "output", "out", "checkpoint", "path"),
+    *("init_bundle", "bertscore_model"),
+)
 
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 

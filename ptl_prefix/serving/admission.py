@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ptl_prefix.serving.api_error import ApiError
+from ptl_prefix.serving.api_error import ApiError, invalid
 
 _RECENT = 32
 """Number of freed places from which the time until the next one is estimated."""
@@ -68,6 +68,9 @@ class Admission:
                 code="draining",
                 retry_after_s=_LONGEST_WAIT_S,
             )
+        most = min(self._max_per_client, self._max_requests)
+        if num > most:
+            raise invalid(f"One request may ask for at most {most} texts, but asks for {num}.", code="too_many_texts")
         if self._held[client] + num > self._max_per_client:
             raise self._full(f"one API key may have {self._max_per_client} texts in work", "client_queue_full")
         if self.num_held + num > self._max_requests:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ptl_prefix.serving.models import Target
 from ptl_prefix.serving.planning import Plan
-from ptl_prefix.serving.request import Event, FinishEvent, TextEvent, TokenLogprobs
+from ptl_prefix.serving.request import Event, FinishEvent, TokenLogprobs
 
 LEAST_LOGPROB = -9999.0
 """Stands for the log-probability of what cannot come, as JSON has no infinity."""
@@ -63,16 +63,16 @@ class Answer:
             message = {"role": "assistant", "content": choice.text, "refusal": None}
             content = {"message": message} if self._is_chat else {"text": choice.text}
             logprobs = self._logprobs(choice.logprobs, 0)
-            choices.append(
-                {"index": index, **content, "logprobs": logprobs, "finish_reason": choice.finish_reason}
-            )
+            choices.append({"index": index, **content, "logprobs": logprobs, "finish_reason": choice.finish_reason})
         return {**self._head("chat.completion"), "choices": choices, "usage": self.usage()}
 
     def opening_chunks(self) -> list[dict[str, Any]]:
         """What a stream begins with: in a chat, whose message it is."""
         if not self._is_chat:
             return []
-        return [self._chunk(index, {"role": "assistant", "content": ""}, None, None) for index in range(len(self._choices))]
+        return [
+            self._chunk(index, {"role": "assistant", "content": ""}, None, None) for index in range(len(self._choices))
+        ]
 
     def chunk(self, index: int, event: Event) -> dict[str, Any] | None:
         """The chunk of an event that was added; `None` if the event holds nothing for a client."""
@@ -146,6 +146,8 @@ def _text_logprobs(found: Sequence[TokenLogprobs], text_of: Callable[[int], str]
     return {
         "tokens": tokens,
         "token_logprobs": [max(one.logprob, LEAST_LOGPROB) for one in found],
-        "top_logprobs": [{text_of(token_id): max(logprob, LEAST_LOGPROB) for token_id, logprob in one.top} for one in found],
+        "top_logprobs": [
+            {text_of(token_id): max(logprob, LEAST_LOGPROB) for token_id, logprob in one.top} for one in found
+        ],
         "text_offset": offsets[:-1],
     }

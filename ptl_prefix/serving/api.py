@@ -71,9 +71,11 @@ class GenerationBody(BaseModel):
     model: Annotated[str, _MODEL]
     max_tokens: MaxNewTokens | None = Field(default=None, description="Most tokens to generate.")
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(default=None, description="Texts per prompt.")
-    stop: Annotated[str, Field(min_length=1, max_length=256)] | Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=4)
-    ] | None = Field(default=None, description="Up to four texts that end the generated text.")
+    stop: (
+        Annotated[str, Field(min_length=1, max_length=256)]
+        | Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=4)]
+        | None
+    ) = Field(default=None, description="Up to four texts that end the generated text.")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(default=None, description="0: most likely token.")
     top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="Mass of nucleus sampling.")
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(default=None, description="Seed of sampling.")

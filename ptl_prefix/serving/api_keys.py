@@ -92,7 +92,9 @@ def read_keys(path: str | None, environment: Mapping[str, str]) -> ApiKeys:
             problems.append(f"{where}: {error}")
             continue
         if digest in clients:
-            problems.append(f"{where}: each key must stand once, but this one is also that of {clients[digest].name!r}.")
+            problems.append(
+                f"{where}: each key must stand once, but this one is also that of {clients[digest].name!r}."
+            )
         clients[digest] = client
     if problems:
         raise ConfigError(problems)

@@ -14,6 +14,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.errors import PtlPrefixError, RequestError
 from ptl_prefix.serving.generation import Generation
+from ptl_prefix.serving.job import Decision, Job
 from ptl_prefix.serving.prefix_store import PrefixStore
 from ptl_prefix.serving.request import (
     EngineStatus,
@@ -25,7 +26,7 @@ from ptl_prefix.serving.request import (
 )
 from ptl_prefix.serving.row_groups import RowGroups
 from ptl_prefix.serving.sampling import choose_tokens
-from ptl_prefix.serving.scheduler import Decision, Job, Scheduler, SchedulerSettings
+from ptl_prefix.serving.scheduler import Scheduler, SchedulerSettings
 
 _LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5
@@ -51,6 +52,7 @@ class Engine:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_stopping = False
+        self._is_closed = True
         self._heartbeat_s = time.monotonic()
         self._num_new_tokens = 0
         start_ids = backbone.prompter(PromptFormat()).decoder_start_ids
@@ -66,6 +68,7 @@ class Engine:
     def start(self) -> None:
         """Start the thread."""
         self._heartbeat_s = time.monotonic()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -84,16 +87,14 @@ class Engine:
             self._check(request)
             generation = Generation(request, bundle, on_event, self._backbone, self._decoder_start_ids)
             job = generation.job(arrived_s=time.monotonic())
-            if not self._scheduler.could_run(job):
-                raise RequestError(
-                    f"A request must fit the server's memory for texts, but one of {job.num_columns} tokens with a "
-                    f"prefix of {job.num_prefix} does not; shorten it, or ask for fewer tokens."
-                )
+            if (problem := self._scheduler.problem_of(job)) is not None:
+                raise RequestError(problem)
+            if not self._post(lambda: self._take_in(generation, job)):
+                raise RequestError("The engine must run to take a request, but it has stopped; start the server again.")
         except BaseException:
             if request.version is not None:
                 self._store.release(request.version)
             raise
-        self._post(lambda: self._take_in(generation, job))
 
     def cancel(self, request_id: str) -> None:
         """Give up a request, if it still runs."""
@@ -116,13 +117,15 @@ class Engine:
             raise RequestError("A prompt must have at least one token, but has none; send some text.")
         if request.sampling.max_new_tokens < 1:
             raise RequestError(f"`max_tokens` must be >= 1, but is {request.sampling.max_new_tokens}.")
-        if not self.is_alive:
-            raise RequestError("The engine must run to take a request, but it has stopped.")
 
-    def _post(self, task: Callable[[], None]) -> None:
+    def _post(self, task: Callable[[], None]) -> bool:
+        """Have the thread do something before its next round; returns whether it will."""
         with self._wake:
+            if self._is_closed:
+                return False
             self._inbox.append(task)
             self._wake.notify()
+            return True
 
     def _run(self) -> None:
         try:
@@ -133,6 +136,10 @@ class Engine:
             self.failure = error
             _LOG.exception("The engine's thread ended.")
         finally:
+            with self._wake:
+                self._is_closed = True
+            while self._inbox:  # requests that arrived until now get their last event, too
+                self._inbox.popleft()()
             reason: FinishReason = "cancelled" if self.failure is None else "error"
             for request_id in list(self._generations):
                 self._end(request_id, reason, "" if self.failure is None else "The engine failed.")

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.row_batch import Row
+from ptl_prefix.backbones.batch_row import Row
+from ptl_prefix.serving.job import Job
 from ptl_prefix.serving.request import FinishReason, GenerationRequest, OnEvent, TokenLogprobs
 from ptl_prefix.serving.sampling import TokenSampler
-from ptl_prefix.serving.scheduler import Job
 from ptl_prefix.serving.served_bundle import ServedBundle
 from ptl_prefix.serving.text_stream import TextStream
 
@@ -42,6 +42,8 @@ class Generation:
         self.source_ids = None if decoder_start_ids is None else request.prompt_ids
         self.sampler = TokenSampler(request.sampling)
         self.row: Row | None = None
+        self.uses_prefix = False
+        """Whether its row keeps its bundle's prefix in memory."""
         self.new_ids: list[int] = []
         tokenizer = backbone.tokenizer
         self._stream = TextStream(

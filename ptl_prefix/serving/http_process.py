@@ -11,11 +11,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.serving.service import Service
@@ -73,7 +72,7 @@ class HttpProcess(uvicorn.Server):
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Callable[..., Awaitable[None]],
         service: Service,
         *,
         drain_timeout_s: float,
@@ -122,6 +121,10 @@ class HttpProcess(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gently at the first signal, at once at the second."""
         if self._drain_until_s is None:
+            num = self._service.admission.num_held
+            waits = f" It finishes {num} text(s), for at most {self._drain_timeout_s:g} s." if num else ""
+            # `print` may be interrupted by this very handler in the middle of a line.
+            os.write(2, f"The server stops.{waits}\n".encode())
             self.stop()
         else:
             self.exit_code = 128 + sig
@@ -145,6 +148,7 @@ class HttpProcess(uvicorn.Server):
             is_late = time.monotonic() > self._drain_until_s
             if is_late and self._service.admission.num_held:
                 self.exit_code = 1
+                self._service.cut_off()
                 _logger.warning("%d texts were cut off after the drain timeout.", self._service.admission.num_held)
             self.should_exit = is_late or not self._service.admission.num_held
         return bool(await super().on_tick(counter))

@@ -13,8 +13,9 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.api_error import ApiError, invalid
-from ptl_prefix.serving.routing import AUTO, Router
+from ptl_prefix.serving.routing import AUTO, RouterLike
 from ptl_prefix.serving.served_bundle import NAME_PATTERN, ServedBundle
+from ptl_prefix.serving.version_store import StoreStatus
 
 _OWNER = "ptl-prefix"
 _NUM_NEAREST = 5
@@ -30,13 +31,16 @@ class StoreLike(Protocol):
         """The bundle of a `name` or `name@version`; a `PtlPrefixError` with the names there are."""
 
     def load(self, name: str) -> ServedBundle:
-        """Read the newest bundle of a name into memory."""
+        """Offer a bundle of the folder, also one that was unloaded; a `PtlPrefixError` if it cannot be used."""
 
-    def unload(self, name: str) -> None:
-        """Take a name's bundles out of the store; running requests keep what they have."""
+    def unload(self, name: str) -> ServedBundle:
+        """Stop offering a bundle; running requests keep what they have."""
 
-    def rescan(self) -> None:
-        """Look again at what is in the folder."""
+    def rescan(self) -> bool:
+        """Read the folder again; return whether the offered bundles have changed."""
+
+    def status(self) -> StoreStatus:
+        """The store now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ class Base:
         prompter: Encoder of a text as it is.
         decoding: Settings of a request that sets none.
         max_positions: Positions of the context window; `None` if there is no limit.
+        is_encoder_decoder: Whether prompt and generated text have a window each.
         token_text: Text of one token id, special tokens included.
         render_chat: Token ids of a conversation, by the model's chat template; `None` if it has none.
         created: When the model was loaded, in seconds since 1970.
@@ -58,6 +63,7 @@ class Base:
     prompter: Prompter
     decoding: Decoding
     max_positions: int | None
+    is_encoder_decoder: bool = False
     token_text: Callable[[int], str]
     render_chat: Callable[[Sequence[Mapping[str, str]]], Sequence[int]] | None = None
     created: int = 0
@@ -116,7 +122,7 @@ class Models:
         router: What chooses a task for `auto`; `None` if the server has no router.
     """
 
-    def __init__(self, base: Base, store: StoreLike, router: Router | None = None) -> None:
+    def __init__(self, base: Base, store: StoreLike, router: RouterLike | None = None) -> None:
         self.base = base
         self._store = store
         self._router = router
@@ -169,17 +175,22 @@ class Models:
         decision = self._router.choose(text)
         if decision.name is not None:
             return decision.name
-        nearest = sorted(decision.scores.items(), key=lambda item: item[1], reverse=True)[:_NUM_NEAREST]
-        shown = ", ".join(f"{name} ({score:.3g})" for name, score in nearest)
         raise invalid(
-            f"`model` must be named, as no task is near enough to this text; the nearest are {shown or 'none'}.",
+            decision.refusal,
             param="model",
             code="no_task_is_near",
-            nearest=[{"name": name, "score": score} for name, score in nearest],
+            nearest=[{"name": one.name, "coverage": one.coverage} for one in decision.scores[:_NUM_NEAREST]],
         )
 
     def _auto_card(self) -> dict[str, Any]:
-        return {"id": AUTO, "object": "model", "created": self.base.created, "owned_by": _OWNER, "root": AUTO, "parent": None}
+        return {
+            "id": AUTO,
+            "object": "model",
+            "created": self.base.created,
+            "owned_by": _OWNER,
+            "root": AUTO,
+            "parent": None,
+        }
 
     def _base_card(self) -> dict[str, Any]:
         base = self.base
@@ -203,7 +214,9 @@ class Models:
             "owned_by": _OWNER,
             "root": bundle.model_id,
             "parent": self.base.name,
-            "max_model_len": None if self.base.max_positions is None else self.base.max_positions - bundle.num_positions,
+            "max_model_len": None
+            if self.base.max_positions is None
+            else self.base.max_positions - bundle.num_positions,
             "method": manifest.method,
             "task": manifest.task,
             "task_version": manifest.task_version,
@@ -216,7 +229,7 @@ class Models:
 
 
 def decoding_not_followed(decoding: Decoding) -> list[str]:
-    """The settings of a bundle's decoding that a continuous batch does not follow: it samples or takes the likeliest."""
+    """The settings of a bundle's decoding that a continuous batch cannot follow."""
     plain = {"min_new_tokens": 0, "num_beams": 1, "no_repeat_ngram_size": 0}
     return [name for name, value in plain.items() if getattr(decoding, name) != value]
 

@@ -39,12 +39,17 @@ def describe_api() -> dict[str, Any]:
         "/v1/models": "The base and the tasks, with a card each.",
     }
     schemas: dict[str, Any] = {}
-    paths: dict[str, Any] = {path: {"get": _operation(about, is_open=path == "/health")} for path, about in reads.items()}
+    paths: dict[str, Any] = {
+        path: {"get": _operation(about, is_open=path == "/health")} for path, about in reads.items()
+    }
     for path, (body, about) in bodies.items():
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {}) | {body.__name__: schema}
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}
-        paths[path] = {"post": {**_operation(about), "requestBody": {"required": True, "content": content}}}
+        operation = _operation(about)
+        if path.endswith("completions"):
+            operation["responses"]["200"]["content"] = {**_JSON, "text/event-stream": {"schema": {"type": "string"}}}
+        paths[path] = {"post": {**operation, "requestBody": {"required": True, "content": content}}}
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     paths["/v1/models/{model}"] = {"get": {**_operation("The card of one model."), "parameters": [model]}}
     return {

@@ -78,6 +78,7 @@ def make_plan(
             version=None if target.bundle is None else target.bundle.version,
             prompt_ids=prompt.ids,
             stop_ids=target.prompter.stop_ids,
+            is_stripped=target.bundle is not None,
             sampling=_sampling(body, target.decoding, max_new_tokens, (seed + choice) % 2**63),
             client=client,
             deadline_s=deadline_s,
@@ -132,11 +133,15 @@ def _prompts(body: CompletionBody | ChatBody, target: Target, max_new_tokens: in
 def _source(text: str, target: Target, max_new_tokens: int) -> EncodedPrompt:
     """A task's source, rendered and cut as in training."""
     prompter = target.prompter
-    window = target.base.max_positions
-    used = target.num_positions + prompter.num_fixed_tokens + max_new_tokens
-    ids = prompter.tokenize_sources([text])[0]
-    kept = prompter.cut_source(ids, None if window is None else max(window - used, 0))
-    return EncodedPrompt(tuple(prompter.prompt_ids(kept)), len(ids) - len(kept))
+    budget = _prompt_budget(target, max_new_tokens)
+    limits = [prompter.prompt_format.max_source_tokens]
+    if budget is not None:
+        limits.append(max(budget - prompter.num_fixed_tokens, 0))
+    longest = min((limit for limit in limits if limit is not None), default=None)
+    ids = prompter.source_ids(text, longest)
+    # Only a source of the largest length can have been cut.
+    num_cut = 0 if longest is None or len(ids) < longest else len(prompter.tokenize_sources([text])[0]) - len(ids)
+    return EncodedPrompt(tuple(prompter.prompt_ids(ids)), num_cut)
 
 
 def _as_it_is(text: str, target: Target) -> EncodedPrompt:
@@ -153,11 +158,20 @@ def _check_length(prompt: EncodedPrompt, target: Target, max_new_tokens: int) ->
     """Refuse a prompt that is empty, or does not fit the context window together with the prefix and the new tokens."""
     if not prompt.ids:
         raise ValueError("A prompt must have a token, but this one has none; write a text.")
-    window = target.base.max_positions
-    needed = target.num_positions + len(prompt.ids) + max_new_tokens
-    if window is not None and needed > window:
+    budget = _prompt_budget(target, max_new_tokens)
+    if budget is not None and len(prompt.ids) > budget:
         raise ValueError(
-            f"Prefix, prompt and new tokens must fit the context window of {window} positions, but "
-            f"{target.num_positions} + {len(prompt.ids)} + {max_new_tokens} = {needed}; shorten the prompt, or lower "
+            f"Prefix, prompt and new tokens must fit the context window of {target.base.max_positions} positions, but "
+            f"are {target.num_positions} + {len(prompt.ids)} + {max_new_tokens}; shorten the prompt, or lower "
             "`max_tokens`."
         )
+
+
+def _prompt_budget(target: Target, max_new_tokens: int) -> int | None:
+    """Most tokens of a prompt beside the prefix and the new tokens; `None` if there is no limit."""
+    window = target.base.max_positions
+    if window is None:
+        return None
+    if not target.base.is_encoder_decoder:
+        return window - target.num_positions - max_new_tokens
+    return window - target.num_positions if max_new_tokens <= window else -1

@@ -1,19 +1,13 @@
-"""The bundles that the server offers, and the prefixes of those that are in use.
+"""The bundles that the server offers, by the names of their folders.
 
-In: a folder of bundles, each under the name of its task. Out: `ServedBundle`s by name, and `LoadedPrefix`es by version.
-
-A version is the hash of a bundle's manifest, which holds the hash of its tensors. A request holds a version from the
-moment it is submitted until it ends: a bundle that is replaced or unloaded meanwhile does not change it. Prefixes stay
-in memory until the memory is needed for others, the least recently used first.
+In: a folder of bundles, each under the name of its task. Out: `ServedBundle`s by name. What a folder holds is read
+anew by `rescan`: a new, changed or missing bundle changes what is offered, not what a request holds.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from ptl_prefix.artifacts.bundle import Bundle, check_backbone, read_bundle
+from ptl_prefix.artifacts.bundle import check_backbone
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.manifest import MANIFEST_FILE, Manifest, read_manifest
 from ptl_prefix.artifacts.paged_prefix import bundle_version
@@ -22,46 +16,15 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import BundleError, PtlPrefixError, RequestError
 from ptl_prefix.methods.restore import method_class
-from ptl_prefix.serving.prefix_loading import LoadedPrefix, load_prefix
 from ptl_prefix.serving.served_bundle import NAME_PATTERN, ServedBundle
+from ptl_prefix.serving.version_store import VersionStore
 
 _LENGTHS = ("prefix_length", "prompt_length")
 """Settings that say how many rows a method puts before the text."""
 
 
-@dataclass(frozen=True)
-class StoreStatus:
-    """The store at one moment.
-
-    Args:
-        num_bundles: Bundles that are offered.
-        num_loaded: Versions whose prefix is in memory.
-        prefix_bytes: Memory of these prefixes.
-        num_loads: Prefixes that were loaded since the start.
-        num_evictions: Prefixes whose memory was taken for others since the start.
-    """
-
-    num_bundles: int
-    num_loaded: int
-    prefix_bytes: int
-    num_loads: int
-    num_evictions: int
-
-
-@dataclass
-class _Version:
-    """One version that is offered or in use."""
-
-    bundle: ServedBundle
-    folder: Path
-    content: Bundle | None = None
-    num_holders: int = 0
-    is_offered: bool = True
-
-
-@dataclass
-class PrefixStore:
-    """Bundles by name and version. Its functions may be called from any thread, `prefix` on the engine's only.
+class PrefixStore(VersionStore):
+    """Bundles by name. Its functions may be called from any thread.
 
     Args:
         folder: Folder whose subfolders are bundles or run folders; their names are the tasks' names.
@@ -69,24 +32,17 @@ class PrefixStore:
         max_bytes: Memory for prefixes.
     """
 
-    folder: Path
-    backbone: Backbone
-    max_bytes: int
-    problems: dict[str, str] = field(default_factory=dict)
-    """Why a subfolder is not offered, by its name."""
-    on_change: Callable[[], None] = lambda: None
-    """Called after the offered bundles have changed."""
-
-    def __post_init__(self) -> None:
-        self._lock = threading.RLock()
+    def __init__(self, folder: Path, backbone: Backbone, *, max_bytes: int) -> None:
+        super().__init__(backbone, max_bytes=max_bytes)
+        self.folder = folder
+        self.problems: dict[str, str] = {}
+        """Why a subfolder is not offered, by its name."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after the offered bundles have changed."""
         self._names: dict[str, ServedBundle] = {}
-        self._versions: dict[str, _Version] = {}
         self._hidden: set[str] = set()
         self._stamps: dict[str, tuple[int, ...]] = {}
-        self._loaded: OrderedDict[str, LoadedPrefix] = OrderedDict()
         self._prompters: dict[PromptFormat, Prompter] = {}
-        self._num_loads = self._num_evictions = 0
-        self.identity = self.backbone.identity
 
     def rescan(self) -> bool:
         """Read the folder again; return whether the offered bundles have changed.
@@ -103,7 +59,7 @@ class PrefixStore:
         with self._lock:
             before = {name: bundle.version for name, bundle in self._names.items()}
             for gone in self._names.keys() - {path.name for path in found}:
-                self._withdraw(gone)
+                self._withdraw_name(gone)
             self.problems = {name: why for name, why in self.problems.items() if (self.folder / name).is_dir()}
             for path in found:
                 if path.name not in self._hidden:
@@ -142,7 +98,7 @@ class PrefixStore:
                 raise self._unknown(name)
             bundle = self._names[name]
             self._hidden.add(name)
-            self._withdraw(name)
+            self._withdraw_name(name)
         self.on_change()
         return bundle
 
@@ -164,85 +120,6 @@ class PrefixStore:
                 raise self._unknown(model)
             return bundle
 
-    def hold(self, version: str) -> ServedBundle:
-        """Bind a request to a version: its tensors are read now, and kept until `release`.
-
-        Raises:
-            RequestError: When the version is neither offered nor held.
-            BundleError: When its files cannot be read, or have changed.
-        """
-        with self._lock:
-            held = self._versions.get(version)
-            if held is None:
-                raise self._unknown(version)
-            held.num_holders += 1
-            is_ready = held.content is not None or version in self._loaded
-        try:
-            if not is_ready:
-                content = read_bundle(held.folder)
-                if content.manifest != held.bundle.manifest:
-                    raise BundleError(f"The bundle {held.bundle.model_id} was replaced; ask for it by its name again.")
-                held.content = content
-        except BaseException:
-            self.release(version)
-            raise
-        return held.bundle
-
-    def release(self, version: str) -> None:
-        """End what `hold` began."""
-        with self._lock:
-            held = self._versions[version]
-            held.num_holders -= 1
-            if not held.num_holders:
-                held.content = None
-                if not held.is_offered:
-                    self._forget(version)
-
-    def prefix(self, version: str) -> LoadedPrefix:
-        """The prefix of a version that is held. Call it on the engine's thread: it runs the backbone.
-
-        Raises:
-            BundleError: When the bundle's tensors are not those of its method.
-        """
-        with self._lock:
-            if version in self._loaded:
-                self._loaded.move_to_end(version)
-                return self._loaded[version]
-        prefix = load_prefix(self.backbone, self.content(version))
-        with self._lock:
-            self._loaded[version] = prefix
-            self._num_loads += 1
-            self._evict(keep=version)
-        return prefix
-
-    def content(self, version: str) -> Bundle:
-        """The tensors of a version that is held and not loaded as a prefix."""
-        with self._lock:
-            content = self._versions[version].content
-        assert content is not None, "content is read while a request holds its version"
-        return content
-
-    def status(self) -> StoreStatus:
-        """The store now."""
-        with self._lock:
-            return StoreStatus(
-                num_bundles=len(self._names),
-                num_loaded=len(self._loaded),
-                prefix_bytes=sum(prefix.num_bytes for prefix in self._loaded.values()),
-                num_loads=self._num_loads,
-                num_evictions=self._num_evictions,
-            )
-
-    def _evict(self, *, keep: str) -> None:
-        """Drop the least recently used prefixes until the rest fit; those in use stay, as admission counts them."""
-        total = sum(prefix.num_bytes for prefix in self._loaded.values())
-        for version in list(self._loaded):
-            if total <= self.max_bytes:
-                return
-            if version != keep and not self._versions[version].num_holders:
-                total -= self._loaded.pop(version).num_bytes
-                self._num_evictions += 1
-
     def _offer_safely(self, path: Path) -> None:
         """Offer the newest version of a subfolder, or note why it cannot be."""
         try:
@@ -251,7 +128,7 @@ class PrefixStore:
         except (PtlPrefixError, OSError) as error:
             self.problems[path.name] = str(error)
             self._stamps.pop(path.name, None)
-            self._withdraw(path.name)
+            self._withdraw_name(path.name)
 
     def _offer(self, path: Path) -> None:
         if not NAME_PATTERN.match(path.name):
@@ -268,10 +145,8 @@ class PrefixStore:
             self._stamps[path.name] = stamp
             return
         bundle = self._served(path.name, version, manifest)
-        self._withdraw(path.name)
-        # The same content under another name, or offered before and still held, is the same version.
-        entry = self._versions.setdefault(version, _Version(bundle, folder))
-        entry.is_offered, entry.folder = True, folder
+        self._withdraw_name(path.name)
+        self.offer(bundle, folder)
         self._names[path.name] = bundle
         self._stamps[path.name] = stamp
 
@@ -306,20 +181,13 @@ class PrefixStore:
                 ) from error
         return self._prompters[prompt]
 
-    def _withdraw(self, name: str) -> None:
+    def _withdraw_name(self, name: str) -> None:
         """Stop offering a name; forget its version if nothing holds it and no other name has it."""
         bundle = self._names.pop(name, None)
         self._stamps.pop(name, None)
         if bundle is None or any(other.version == bundle.version for other in self._names.values()):
             return
-        entry = self._versions[bundle.version]
-        entry.is_offered = False
-        if not entry.num_holders:
-            self._forget(bundle.version)
-
-    def _forget(self, version: str) -> None:
-        self._versions.pop(version, None)
-        self._loaded.pop(version, None)
+        self.withdraw(bundle.version)
 
     def _unknown(self, model: str) -> RequestError:
         names = ", ".join(sorted(self._names)) or "none"

@@ -72,12 +72,15 @@ class RowGroups:
 
     def leave(self, generation: Generation) -> None:
         """Free a request's row, if it has one."""
+        if generation.uses_prefix:
+            self._store.stop_using(str(generation.request.version))
+            generation.uses_prefix = False
         if generation.row is None:
             return
         batch = self._batches[generation.group]
         batch.leave(generation.row)
         generation.row = None
-        if not batch.num_rows:
+        if generation.group is not None and not batch.num_rows:
             batch.close()
             del self._batches[generation.group]
             if self._attached is not None and self._attached[0] == generation.group:
@@ -123,7 +126,9 @@ class RowGroups:
         if version is None:
             return None
         if self._attached is None:
-            return self._store.prefix(version)
+            prefix = self._store.use(version)
+            generation.uses_prefix = True
+            return prefix
         return conditioned_prefix(self._attached[1])
 
     def _attach(self, group: str | None) -> None:

@@ -16,10 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ptl_prefix.serving.api import ChatBody, CompletionBody, PrefixBody, read_body
-from ptl_prefix.serving.api_error import ApiError, invalid
+from ptl_prefix.serving.api_error import ApiError
 from ptl_prefix.serving.api_keys import ApiKeys, Client
 from ptl_prefix.serving.metrics import CONTENT_TYPE
 from ptl_prefix.serving.openapi import describe_api
@@ -57,7 +57,7 @@ def make_app(service: Service, keys: ApiKeys) -> ASGIApp:
             Route("/v1/load_prefix", routes.load, methods=["POST"]),
             Route("/v1/unload_prefix", routes.unload, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: _http_error, ApiError: routes.refuse},
+        exception_handlers={HTTPException: _http_error, ApiError: routes.refuse, Exception: _failed},
     )
     app.router.redirect_slashes = False
     return _Guarded(app, keys, service)
@@ -88,22 +88,12 @@ class _Guarded:
             await _as_response(error)(scope, receive, send)
             return
         scope["client_of_key"] = client
-        has_begun = False
-
-        async def sending(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send)
         except ClientDisconnect:
             pass
-        except Exception:
+        except Exception:  # it has been answered
             _logger.exception("A request failed.")
-            if not has_begun:
-                failure = ApiError(500, "The server failed at this request; its log says why.", code="internal_error")
-                await _as_response(failure)(scope, receive, send)
 
 
 class _Routes:
@@ -191,7 +181,7 @@ class _Routes:
 class _JobResponse(Response):
     """Generates while its client listens.
 
-    A whole answer and a stream watch for the client alike: if it hangs up, the task is cancelled, and with it its texts.
+    A whole answer and a stream watch for the client alike: if it hangs up, its texts are cancelled.
     """
 
     def __init__(self, service: Service, body: CompletionBody | ChatBody, client: str) -> None:
@@ -275,6 +265,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
         code=codes.get(error.status_code, "http_error"),
     )
     return JSONResponse(refusal.body, status_code=error.status_code, headers=error.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A mistake of this package: the client learns that it is none of its own."""
+    return _as_response(ApiError(500, "The server failed at this request; its log says why.", code="internal_error"))
 
 
 def _state(status: str, problem: str | None) -> Response:

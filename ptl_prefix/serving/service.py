@@ -1,7 +1,7 @@
 """One request from its body to its answer: a place, the target, the ids, the texts.
 
-In: a checked body and its client. Out: the whole answer, or the lines of its stream. Everything that takes longer than a
-look-up runs on one thread of its own: tokenising, routing, and changes of the store, which make tokenisers, too.
+In: a checked body and its client. Out: the whole answer, or the lines of its stream. Everything that takes longer than
+a look-up runs on one thread of its own: tokenising, routing, and changes of the store, which make tokenisers, too.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from ptl_prefix.serving.admission import Admission
 from ptl_prefix.serving.answers import Answer
 from ptl_prefix.serving.api import ChatBody, CompletionBody
 from ptl_prefix.serving.api_error import ApiError
-from ptl_prefix.serving.running_plan import RunningPlan
 from ptl_prefix.serving.health import Health
 from ptl_prefix.serving.metrics import Metrics
-from ptl_prefix.serving.models import Models, StoreLike, Target
+from ptl_prefix.serving.models import Models, StoreLike
 from ptl_prefix.serving.planning import Plan, make_plan, num_texts, source_text
 from ptl_prefix.serving.request import EngineLike, GenerationRequest, Sampling
+from ptl_prefix.serving.running_plan import RunningPlan
 
 DONE = "[DONE]"
 """The line that ends a stream."""
@@ -53,13 +53,13 @@ class JobInWork:
     """A body whose texts are being generated.
 
     Args:
-        generation: The texts.
+        running: The texts.
         answer: The answer that they become.
         streams_usage: Whether a stream ends with the number of tokens.
     """
 
-    def __init__(self, generation: RunningPlan, answer: Answer, *, streams_usage: bool) -> None:
-        self._generation = generation
+    def __init__(self, running: RunningPlan, answer: Answer, *, streams_usage: bool) -> None:
+        self._running = running
         self._answer = answer
         self._streams_usage = streams_usage
 
@@ -70,7 +70,7 @@ class JobInWork:
 
     async def whole(self) -> dict[str, Any]:
         """The answer, once every text has ended."""
-        async for index, event in self._generation.events():
+        async for index, event in self._running.events():
             self._answer.add(index, event)
         return self._answer.whole()
 
@@ -79,7 +79,7 @@ class JobInWork:
         for chunk in self._answer.opening_chunks():
             yield json.dumps(chunk)
         try:
-            async for index, event in self._generation.events():
+            async for index, event in self._running.events():
                 self._answer.add(index, event)
                 if (shown := self._answer.chunk(index, event)) is not None:
                     yield json.dumps(shown)
@@ -109,9 +109,10 @@ class Service:
         self.admission = Admission(
             max_requests=limits.max_requests, max_requests_per_client=limits.max_requests_per_client
         )
-        self.metrics = Metrics(engine.status, lambda: len(store.bundles()))
+        self.metrics = Metrics(engine.status, store.status)
         self._engine = engine
         self._store = store
+        self._running: set[RunningPlan] = set()
         # One thread: a tokeniser must not be changed by one while another uses it.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ptl-prefix-tokenise")
 
@@ -126,77 +127,72 @@ class Service:
         request_id = f"{'chatcmpl' if isinstance(body, ChatBody) else 'cmpl'}-{uuid.uuid4().hex}"
         timeout_s = min(body.timeout_s or self.limits.request_timeout_s, self.limits.request_timeout_s)
 
-        def prepare() -> tuple[Target, Plan]:
+        def begin(running: RunningPlan) -> Answer:
             target = self.models.target(body.model, source_text(body))
-            deadline_s = started_s + timeout_s
-            return target, make_plan(body, target, request_id=request_id, client=client, deadline_s=deadline_s)
+            plan = make_plan(body, target, request_id=request_id, client=client, deadline_s=started_s + timeout_s)
+            running.submit(plan, target.name)
+            is_chat, has_logprobs = isinstance(body, ChatBody), body.num_logprobs is not None
+            return Answer(request_id=request_id, plan=plan, target=target, is_chat=is_chat, has_logprobs=has_logprobs)
 
         with self.admission.places(client, num_texts(body)):
             if (problem := self.health.problem()) is not None:
                 raise ApiError(503, f"The server cannot generate: {problem}.", code="engine_unhealthy")
-            target, plan = await self._apart(prepare)
-            answer = Answer(
-                request_id=request_id,
-                plan=plan,
-                target=target,
-                is_chat=isinstance(body, ChatBody),
-                has_logprobs=body.num_logprobs is not None,
-            )
-            generation = RunningPlan(
-                self._engine, plan, model=target.name, metrics=self.metrics, started_s=started_s
-            )
-            with generation:
-                yield JobInWork(generation, answer, streams_usage=body.streams_usage)
+            with RunningPlan(self._engine, metrics=self.metrics, started_s=started_s) as running:
+                self._running.add(running)
+                try:
+                    answer = await self._apart(lambda: begin(running))
+                    yield JobInWork(running, answer, streams_usage=body.streams_usage)
+                finally:
+                    self._running.discard(running)
+
+    def cut_off(self) -> None:
+        """End every text that still runs, with an error that says so."""
+        for running in self._running:
+            running.cut_off()
 
     async def load(self, name: str) -> dict[str, Any]:
-        """Read the newest bundle of a name into memory; its card."""
-        return await self._changed(lambda: self._store.load(name), name)
+        """Offer a bundle of the folder; its card."""
+        await self._changed(self._store.load, name)
+        return self.models.card(name)
 
     async def unload(self, name: str) -> None:
-        """Take a name out of the store."""
-        await self._changed(lambda: self._store.unload(name), name, has_card=False)
+        """Stop offering a bundle; what runs on it goes on."""
+        await self._changed(self._store.unload, name)
 
     async def rescan(self) -> None:
         """Look again at what is in the folder of bundles."""
-        await self._apart(lambda: self._counted(self._store.rescan))
+        await self._apart(self._store.rescan)
 
     async def self_test(self) -> None:
         """Generate two tokens with the base, and note whether that worked."""
         base = self.models.base
-        ids = await self._apart(lambda: tuple(base.prompter.encode_source("Hello")))
-        sampling = Sampling(max_new_tokens=2, temperature=0.0, top_p=1.0, seed=0)
+        try:
+            with RunningPlan(self._engine, metrics=self.metrics, started_s=time.monotonic()) as running:
+                await self._apart(lambda: running.submit(self._test_plan(), base.name))
+                async for _ in running.events():
+                    pass
+        except Exception:
+            self.health.self_test = "failed"
+            raise
+        self.health.self_test = "passed"
+
+    def _test_plan(self) -> Plan:
+        prompter = self.models.base.prompter
         request = GenerationRequest(
             request_id="self-test",
             version=None,
-            prompt_ids=ids,
-            stop_ids=base.prompter.stop_ids,
-            sampling=sampling,
+            prompt_ids=tuple(prompter.encode_source("Hello")),
+            stop_ids=prompter.stop_ids,
+            sampling=Sampling(max_new_tokens=2, temperature=0.0, top_p=1.0, seed=0),
             deadline_s=time.monotonic() + self.limits.request_timeout_s,
         )
-        self.health.self_test = "failed"  # unless the events say otherwise
-        generation = RunningPlan(
-            self._engine, Plan((request,), ()), model=base.name, metrics=self.metrics, started_s=time.monotonic()
-        )
-        with generation:
-            async for _ in generation.events():
-                pass
-        self.health.self_test = "passed"
+        return Plan((request,), ())
 
-    async def _changed(self, change: Callable[[], Any], name: str, *, has_card: bool = True) -> dict[str, Any]:
+    async def _changed(self, change: Callable[[str], Any], name: str) -> None:
         try:
-            await self._apart(lambda: self._counted(change))
+            await self._apart(lambda: change(name))
         except PtlPrefixError as error:
             raise ApiError(404, str(error), param="name", code="prefix_not_loaded") from error
-        return self.models.card(name) if has_card else {}
-
-    def _counted(self, change: Callable[[], Any]) -> None:
-        """Run a change of the store, and count what came and went."""
-        before = {bundle.model_id for bundle in self._store.bundles()}
-        try:
-            change()
-        finally:
-            after = {bundle.model_id for bundle in self._store.bundles()}
-            self.metrics.store_changed(num_loaded=len(after - before), num_gone=len(before - after))
 
     async def _apart(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

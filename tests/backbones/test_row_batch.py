@@ -16,9 +16,11 @@ from torch.testing import assert_close
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.batch_row import Row
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
 from ptl_prefix.backbones.prefix_states import PrefixStates
-from ptl_prefix.backbones.row_batch import Row, RowBatch
+from ptl_prefix.backbones.row_batch import RowBatch
+from ptl_prefix.backbones.spec import load_backbone
 
 EQUAL: Mapping[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 """In float64, where no rounding hides a row that sees a little of another one."""
@@ -158,3 +160,24 @@ def test_every_row_has_the_logits_that_it_has_alone(any_backbone: Backbone) -> N
 @given(seed=st.integers(0, 2**32))
 def test_any_order_of_joining_reading_stepping_and_leaving_keeps_the_logits(any_backbone: Backbone, seed: int) -> None:
     Play(any_backbone, random.Random(seed)).run()
+
+
+def test_in_bfloat16_a_row_is_within_2_percent_of_itself_alone() -> None:
+    backbone = load_backbone("tiny_gpt2", dtype="bfloat16")
+    lengths = (0, 3, 10, 20)
+    prefixes = [random_states(backbone, max(length, 1), seed=length) for length in lengths]
+    prefixes = [states.to(device=backbone.device, dtype=backbone.dtype) for states in prefixes]
+    prefixes[0] = PrefixStates(prefixes[0].invisible().sites, torch.tensor([0]))
+    texts = [random_ids(length, seed=length) for length in (40, 25, 33, 12)]
+    whole = [ModelInputs(torch.tensor([text]), torch.ones(1, len(text), dtype=torch.long)) for text in texts]
+    alone = [logits_with(backbone, states, inputs)[0][-8:] for states, inputs in zip(prefixes, whole, strict=True)]
+
+    batch = RowBatch(backbone)
+    rows = [batch.join(states if length else None) for states, length in zip(prefixes, lengths, strict=True)]
+    batch.read([(row, text[:-8]) for row, text in zip(rows, texts, strict=True)])
+    steps = [batch.step([(row, text[step]) for row, text in zip(rows, texts, strict=True)]) for step in range(-8, 0)]
+    batch.close()
+
+    for expected, found in zip(alone, torch.stack(steps, dim=1), strict=True):
+        largest = float(expected.abs().max())
+        assert float((found.float() - expected.float()).abs().max()) <= 0.02 * largest

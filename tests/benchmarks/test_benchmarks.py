@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decode_time, prefix_vs_peft
+from benchmarks import decode_time, prefix_vs_peft, serving, serving_latency
 from benchmarks.peft_prefix import PeftPrefix
 from ptl_prefix import load_backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
@@ -92,3 +92,30 @@ def test_decoding_is_timed_with_and_without_a_prefix(tmp_path: Path) -> None:
     assert found["times_bare"][decode_time.BARE] == 1.0
     assert {len(seconds) for seconds in found["seconds"].values()} == {2}
     assert len(found["seconds"]) == 5
+
+
+def test_the_engine_is_measured_beside_other_ways_to_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--shape tiny --rows 3 --new-tokens 2 --prompt-tokens 4 --prefix-length 2 --rounds 1 --only base mixed"
+
+    serving.main([*words.split(), "transformers", "PEFT, switching", "--json", str(tmp_path / "serving.json")])
+
+    report = json.loads((tmp_path / "serving.json").read_text())
+    assert set(report["tokens_per_s"]) == {"base", "mixed", "transformers", "PEFT, switching"}
+    assert {(one, other) for one, other, *_ in report["ratios"]} == {
+        ("mixed", "base"),
+        ("mixed", "PEFT, switching"),
+        ("base", "transformers"),
+    }
+    assert "tokens/s of one contender" in capsys.readouterr().out
+
+
+def test_waiting_times_are_measured_under_load(tmp_path: Path) -> None:
+    words = "--shape tiny --rows 2 --requests 4 --new-tokens 3 --prompt-tokens 5 --prefix-length 2 --load 0.5"
+
+    serving_latency.main([*words.split(), "--json", str(tmp_path / "latency.json")])
+
+    rows = json.loads((tmp_path / "latency.json").read_text())["rows"]
+    assert [row["contender"] for row in rows] == ["base", "mixed"]
+    assert all(len(row["first_token_s"]) == 4 and len(row["gaps_s"]) == 8 for row in rows)
+    assert all(value > 0 for row in rows for value in (*row["first_token_s"], *row["gaps_s"]))
+    assert (tmp_path / "latency.svg").read_text().startswith("<?xml")

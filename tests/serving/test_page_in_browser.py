@@ -50,9 +50,12 @@ def test_tasks_answer_side_by_side_and_nothing_is_wider_than_the_screen(
     facts = browser.evaluate("[...document.querySelectorAll('.facts')].map(one => one.textContent)")
     assert all("9 tokens" in one and "tokens/s" in one and "prefix 5" in one for one in facts)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    assert browser.evaluate(
-        "Math.max(...[...document.querySelectorAll('main *')].map(e => e.getBoundingClientRect().right))"
-    ) <= width
+    assert (
+        browser.evaluate(
+            "Math.max(...[...document.querySelectorAll('main *')].map(e => e.getBoundingClientRect().right))"
+        )
+        <= width
+    )
     paper = browser.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
     assert paper < 60 if dark else paper > 220
     assert browser.evaluate("location.href") == f"{server.url}/"  # the key is not left in the address

@@ -13,6 +13,13 @@ from ptl_prefix.errors import BundleError, RequestError
 from ptl_prefix.serving.prefix_store import PrefixStore
 
 
+def use_once(store: PrefixStore, version: str) -> None:
+    store.hold(version)
+    store.use(version)
+    store.stop_using(version)
+    store.release(version)
+
+
 @pytest.fixture
 def base(tiny_folders: dict[str, Path]) -> Backbone:
     return load_backbone(str(tiny_folders["gpt2"]), name="gpt2", dtype="float32")
@@ -88,7 +95,7 @@ def test_a_held_version_survives_its_replacement(base: Backbone, tmp_path: Path)
 
     new = store.find("summary")
     assert new.version != old.version
-    assert store.prefix(old.version).states is not None, "its tensors were read when it was held"
+    assert store.use(old.version).states is not None, "its tensors were read when it was held"
     store.release(old.version)
     with pytest.raises(RequestError):
         store.hold(old.version)
@@ -114,7 +121,7 @@ def test_unloading_waits_for_the_last_holder(base: Backbone, tmp_path: Path) -> 
     version = store.find("summary").version
     store.hold(version)
     store.hold(version)
-    store.prefix(version)
+    store.use(version)
 
     store.unload("summary")
 
@@ -147,9 +154,7 @@ def test_the_least_recently_used_prefixes_make_room(base: Backbone, tmp_path: Pa
     versions = [store.find(f"task{seed}").version for seed in range(3)]
 
     for version in (versions[0], versions[1], versions[0], versions[2]):
-        store.hold(version)
-        store.prefix(version)
-        store.release(version)
+        use_once(store, version)
 
     assert list(store._loaded) == [versions[0], versions[2]]
     assert (store.status().num_loads, store.status().num_evictions) == (3, 1)
@@ -161,10 +166,9 @@ def test_a_prefix_in_use_is_not_evicted(base: Backbone, tmp_path: Path) -> None:
     store = opened(tmp_path, base, max_bytes=1)
     versions = [store.find(f"task{seed}").version for seed in range(3)]
     store.hold(versions[0])
+    store.use(versions[0])
     for version in versions:
-        store.hold(version)
-        store.prefix(version)
-        store.release(version)
+        use_once(store, version)
 
     assert list(store._loaded) == [versions[0], versions[2]]
 

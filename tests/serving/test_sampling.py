@@ -32,7 +32,9 @@ def test_tokens_are_drawn_by_their_probability() -> None:
     assert [counts[token] / 4000 for token in range(4)] == pytest.approx(LOGITS.exp().tolist(), abs=0.03)
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.4, {0}), (0.5, {0}), (0.79, {0, 1}), (0.81, {0, 1, 2}), (1.0, {0, 1, 2, 3})])
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.4, {0}), (0.5, {0}), (0.79, {0, 1}), (0.81, {0, 1, 2}), (1.0, {0, 1, 2, 3})]
+)
 def test_top_p_keeps_the_smallest_set_that_has_the_mass(top_p: float, kept: set[int]) -> None:
     assert set(drawn(2000, top_p=top_p)) == kept
 

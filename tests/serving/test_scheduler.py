@@ -1,12 +1,14 @@
 """Who runs next, on times and tokens that these tests make up."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptl_prefix.serving.scheduler import Decision, Job, Scheduler, SchedulerSettings
+from ptl_prefix.serving.job import Decision, Job
+from ptl_prefix.serving.scheduler import Scheduler, SchedulerSettings
 
 
 def scheduler(**changes: Any) -> Scheduler:
@@ -91,8 +93,8 @@ def test_memory_for_texts_is_bounded_by_the_widest_row() -> None:
     assert under_test.decide(0.0).admitted == ("narrow",)  # two rows of 60 columns are too many
     under_test.remove("narrow")
     assert under_test.decide(0.0).admitted == ("wide",)
-    assert not under_test.could_run(job("huge", num_columns=101))
-    assert under_test.could_run(job("largest", num_columns=90, num_prefix=10))
+    assert "memory for texts" in str(under_test.problem_of(job("huge", num_columns=101)))
+    assert under_test.problem_of(job("largest", num_columns=90, num_prefix=10)) is None
 
 
 def test_memory_for_prefixes_counts_each_version_once() -> None:
@@ -104,6 +106,7 @@ def test_memory_for_prefixes_counts_each_version_once() -> None:
     under_test.remove("one")
     under_test.remove("two")
     assert under_test.decide(0.0).admitted == ("other",)
+    assert "memory for prefixes" in str(under_test.problem_of(job("huge", version="c", prefix_bytes=101)))
 
 
 def test_the_least_served_client_is_next() -> None:
@@ -195,7 +198,7 @@ def test_groups_take_turns_of_a_quantum() -> None:
     groups = [decision.group for decision in rounds(under_test, 16)]
 
     assert set(groups) == {None, "lora"}
-    changes = sum(one != other for one, other in zip(groups, groups[1:], strict=False))
+    changes = sum(one != other for one, other in pairwise(groups))
     assert 2 <= changes <= 4
     assert all(len(decision.step) <= 1 for decision in rounds(under_test, 4))
 

@@ -21,7 +21,7 @@ from ptl_prefix.serving.health import Health
 from ptl_prefix.serving.http_process import HttpProcess, address_of, bind
 from ptl_prefix.serving.models import Models, StoreLike
 from ptl_prefix.serving.request import EngineLike
-from ptl_prefix.serving.routing import Router
+from ptl_prefix.serving.routing import RouterLike
 from ptl_prefix.serving.server import make_app
 from ptl_prefix.serving.service import Limits, Service
 
@@ -53,12 +53,19 @@ class LiveServer:
 
 
 def made_service(
-    engine: EngineLike, store: StoreLike, *, limits: Mapping[str, Any] | None = None, router: Router | None = None, **base: Any
+    engine: EngineLike,
+    store: StoreLike,
+    *,
+    limits: Mapping[str, Any] | None = None,
+    router: RouterLike | None = None,
+    **base: Any,
 ) -> Service:
     """A service with a made-up base."""
     models = Models(made_up_base(embedded_tokenizer(), **base), store, router)
     health = Health(engine, unhealthy_after_s=5.0, exit_after_s=600.0)
-    return Service(engine=engine, models=models, store=store, limits=Limits(**{**LIMITS, **(limits or {})}), health=health)
+    return Service(
+        engine=engine, models=models, store=store, limits=Limits(**{**LIMITS, **(limits or {})}), health=health
+    )
 
 
 @contextmanager
@@ -66,7 +73,7 @@ def live_server(
     *,
     engine: ScriptedEngine | None = None,
     limits: Mapping[str, Any] | None = None,
-    router: Router | None = None,
+    router: RouterLike | None = None,
     drain_timeout_s: float = 5.0,
     rescan_every_s: float | None = None,
 ) -> Iterator[LiveServer]:

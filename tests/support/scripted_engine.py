@@ -18,6 +18,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.models import Base
+from ptl_prefix.serving.version_store import StoreStatus
 from ptl_prefix.serving.request import (
     EngineStatus,
     FinishEvent,
@@ -143,13 +144,19 @@ class ListedStore:
         self.served[name] = self.folder[name]
         return self.folder[name]
 
-    def unload(self, name: str) -> None:
-        if self.served.pop(name, None) is None:
+    def unload(self, name: str) -> ServedBundle:
+        if name not in self.served:
             raise UnknownNameError(f"A name must be that of a bundle in the store, but {name!r} is not.")
+        return self.served.pop(name)
 
-    def rescan(self) -> None:
+    def rescan(self) -> bool:
         self.num_rescans += 1
+        changed = self.served != self.folder
         self.served = dict(self.folder)
+        return changed
+
+    def status(self) -> StoreStatus:
+        return StoreStatus(len(self.served), num_loaded=1, prefix_bytes=2560, num_loads=3, num_evictions=2)
 
 
 GREEDY = Decoding(
@@ -189,7 +196,11 @@ def made_up_base(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> Base:
 
 
 def made_up_bundle(
-    name: str, tokenizer: PreTrainedTokenizerFast, *, decoding: Decoding = GREEDY, prompt: Mapping[str, Any] | None = None
+    name: str,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    decoding: Decoding = GREEDY,
+    prompt: Mapping[str, Any] | None = None,
 ) -> ServedBundle:
     """A bundle of five rows, whose version depends on its name."""
     prompt_format = PromptFormat(**{"between": " {bos}", **(prompt or {})})

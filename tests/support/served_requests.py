@@ -28,7 +28,9 @@ from ptl_prefix.serving.served_bundle import ServedBundle
 _IDS = itertools.count()
 
 
-def make_bundle(backbone: Backbone, folder: Path, method: str = "prefix_tuning", *, seed: int = 0, **changes: Any) -> Path:
+def make_bundle(
+    backbone: Backbone, folder: Path, method: str = "prefix_tuning", *, seed: int = 0, **changes: Any
+) -> Path:
     """A bundle of a method after a few steps of training; the backbone is given back."""
     torch.manual_seed(seed)
     if method == "prefix_tuning":
@@ -85,17 +87,17 @@ def new_request(
     backbone: Backbone, bundle: ServedBundle | None, source: str, *, max_new_tokens: int = 8, **changes: Any
 ) -> GenerationRequest:
     """A greedy request for a source, with log-probabilities."""
-    sampling = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "num_logprobs": 0}
+    sampling: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "num_logprobs": 0}
     own = {name: changes.pop(name) for name in list(changes) if name in (*sampling, "stop")}
     prompter = _prompter(backbone, bundle)
-    return GenerationRequest(
-        request_id=f"request-{next(_IDS)}",
-        version=None if bundle is None else bundle.version,
-        prompt_ids=tuple(prompter.encode_source(source)),
-        stop_ids=tuple(prompter.stop_ids),
-        sampling=Sampling(max_new_tokens=max_new_tokens, **(sampling | own)),
-        **changes,
-    )
+    settings: dict[str, Any] = {
+        "request_id": f"request-{next(_IDS)}",
+        "version": None if bundle is None else bundle.version,
+        "prompt_ids": tuple(prompter.encode_source(source)),
+        "stop_ids": tuple(prompter.stop_ids),
+        "sampling": Sampling(max_new_tokens=max_new_tokens, **(sampling | own)),
+    }
+    return GenerationRequest(**(settings | changes))
 
 
 def _prompter(backbone: Backbone, bundle: ServedBundle | None) -> Any:
@@ -112,7 +114,9 @@ def ask(engine: Engine, request: GenerationRequest) -> Answer:
 
 
 @torch.no_grad()
-def logprobs_alone(backbone: Backbone, folder: Path | None, request: GenerationRequest, ids: Sequence[int]) -> list[float]:
+def logprobs_alone(
+    backbone: Backbone, folder: Path | None, request: GenerationRequest, ids: Sequence[int]
+) -> list[float]:
     """The log-probabilities of a request's tokens, with its bundle alone on the backbone and one forward pass."""
     adaptation = None if folder is None else restore(backbone, read_bundle(folder))
     prompter = _prompter(backbone, None) if adaptation is None else adaptation._prompter

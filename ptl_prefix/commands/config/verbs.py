@@ -6,6 +6,7 @@ of the verb, described by a dataclass. This file imports nothing heavy.
 """
 
 from ptl_prefix.commands.config.report_settings import CompareSettings, RunsSettings, SweepActionSettings
+from ptl_prefix.commands.config.serve_settings import ServeSettings
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verb_settings import (
     EvaluateSettings,
@@ -53,6 +54,18 @@ VERBS = {
                 (
                     "ptl-prefix generate <bundle> 'name : The Eagle' backbone=models/mine",
                     "with its backbone in another folder",
+                ),
+            ),
+        ),
+        Verb(
+            name="serve",
+            summary="Answer for many bundles over HTTP, with one backbone in memory.",
+            settings=ServeSettings,
+            examples=(
+                ("ptl-prefix serve bundles=outputs/served", "serve every bundle of a folder to this machine"),
+                (
+                    "ptl-prefix serve bundles=<folder> backbone=models/mine api_keys_file=keys.txt host=0.0.0.0",
+                    "serve other machines, to those who have a key",
                 ),
             ),
         ),

@@ -1,0 +1,151 @@
+"""`ptl-prefix serve`: answers for every bundle of a folder over HTTP, with one backbone in memory.
+
+In: a folder of bundles and, where the bundles do not name it, a backbone. Out: it served until SIGTERM or Ctrl-C. What
+is wrong with the settings, the keys or the address is said before any weights load.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ptl_prefix.artifacts.visible_text import escape_controls
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.commands.serve.served_backbone import (
+    backbone_problems,
+    base_of,
+    load_served_backbone,
+    readable_manifests,
+)
+from ptl_prefix.errors import ConfigError
+from ptl_prefix.serving.api_keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, ApiKeys, generated_key, read_keys
+from ptl_prefix.serving.engine import Engine
+from ptl_prefix.serving.health import Health
+from ptl_prefix.serving.http_process import HttpProcess, address_of, bind, is_loopback
+from ptl_prefix.serving.models import Models, decoding_not_followed
+from ptl_prefix.serving.prefix_store import PrefixStore
+from ptl_prefix.serving.scheduler import SchedulerSettings
+from ptl_prefix.serving.server import make_app
+from ptl_prefix.serving.service import Limits, Service
+from ptl_prefix.training.console import EscapingConsole
+
+
+def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
+    """Serve until a signal.
+
+    Args:
+        config: See `ServeSettings`.
+        words: Not used, because `serve` takes no arguments.
+        run_folder: Not used, because serving is not a run.
+
+    Raises:
+        ConfigError: When settings, keys or address are wrong.
+    """
+    console = EscapingConsole()
+    folder = Path(config["bundles"])
+    manifests = readable_manifests(folder)
+    keys, bound = _keys_and_socket(config, backbone_problems(manifests, config))
+    key = None
+    if not len(keys):
+        key, keys = generated_key()
+    with bound:
+        console.print("loading the backbone ...", highlight=False)
+        backbone = load_served_backbone(manifests, config)
+        store = PrefixStore(folder, backbone, max_bytes=config["prefix_megabytes"] * 10**6)
+        store.rescan()
+        engine = Engine(backbone, store, _scheduler_settings(config))
+        engine.start()
+        try:
+            code = _serve(config, engine, store, backbone, bound, keys, key, console)
+        finally:
+            engine.stop()
+    if code:
+        raise SystemExit(code)
+
+
+def _keys_and_socket(config: dict[str, Any], problems: list[str]) -> tuple[ApiKeys, socket.socket]:
+    """The keys and the bound address, or every problem with them at once."""
+    keys, bound = ApiKeys({}), None
+    try:
+        keys = read_keys(config["api_keys_file"], os.environ)
+    except ConfigError as error:
+        problems += error.mistakes
+    try:
+        bound = bind(config["host"], config["port"])
+    except ConfigError as error:
+        problems += error.mistakes
+    if bound is not None and not is_loopback(bound) and not len(keys) and not problems:
+        problems.append(
+            f"`host` must be of this machine alone where there are no API keys, but other machines reach "
+            f"{config['host']}; set api_keys_file=<file>, or ${KEY_VARIABLE}."
+        )
+    if problems or bound is None:
+        if bound is not None:
+            bound.close()
+        raise ConfigError(problems)
+    return keys, bound
+
+
+def _scheduler_settings(config: dict[str, Any]) -> SchedulerSettings:
+    return SchedulerSettings(
+        max_rows=config["max_rows"],
+        max_text_bytes=config["text_megabytes"] * 10**6,
+        max_prefix_bytes=config["prefix_megabytes"] * 10**6,
+        chunk_tokens=config["chunk_tokens"],
+    )
+
+
+def _serve(
+    config: dict[str, Any],
+    engine: Engine,
+    store: PrefixStore,
+    backbone: Backbone,
+    bound: socket.socket,
+    keys: ApiKeys,
+    key: str | None,
+    console: Console,
+) -> int:
+    limits = Limits(
+        max_requests=config["max_requests"],
+        max_requests_per_client=config["max_requests_per_client"],
+        max_body_bytes=config["max_body_bytes"],
+        request_timeout_s=config["request_timeout_s"],
+    )
+    health = Health(engine, unhealthy_after_s=config["unhealthy_after_s"], exit_after_s=config["exit_after_s"])
+    models = Models(base_of(backbone, max_new_tokens=config["base_max_new_tokens"]), store)
+    service = Service(engine=engine, models=models, store=store, limits=limits, health=health)
+    process = HttpProcess(
+        make_app(service, keys),
+        service,
+        drain_timeout_s=config["drain_timeout_s"],
+        rescan_every_s=config["rescan_every_s"],
+        when_listening=lambda: _announce(store, backbone, bound, key, console),
+    )
+    return process.serve_on(bound)
+
+
+def _announce(store: PrefixStore, backbone: Backbone, bound: socket.socket, key: str | None, console: Console) -> None:
+    """Say where the server is, what it serves, and where its key is."""
+    address = address_of(bound)
+    lines = [f"{backbone.name} ({backbone.precision}, {backbone.device}) serves {len(store.bundles())} task(s):"]
+    for bundle in store.bundles():
+        unfollowed = decoding_not_followed(bundle.manifest.decoding)
+        note = f"; does not follow its {', '.join(unfollowed)}" if unfollowed else ""
+        lines.append(
+            f"  {bundle.model_id}  {bundle.manifest.method}, {bundle.num_rows} rows, "
+            f"{bundle.num_bytes / 1e3:,.1f} kB{note}"
+        )
+    lines += [f"  not served: {name}: {escape_controls(why)}" for name, why in sorted(store.problems.items())]
+    if key is None:
+        lines += [f"API:  {address}/v1", f"page: {address}/", "key:  one of `api_keys_file` or the environment"]
+    else:
+        lines += [
+            f"API:  {address}/v1",
+            f"page: {address}/#key={key}",
+            f"key:  {key}  (made for this start; set api_keys_file=, ${KEY_VARIABLE} and ${ADMIN_KEY_VARIABLE} "
+            "to choose your own)",
+        ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

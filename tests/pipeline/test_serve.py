@@ -1,0 +1,143 @@
+"""`ptl-prefix serve` as a process: what it says, serves, refuses before it loads, and how it ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.slow
+COMMAND = [sys.executable, "-m", "ptl_prefix"]
+BRIEF = [
+    "trainer.max_steps=2",
+    "trainer.limit_val_batches=1",
+    "evaluation.num_examples=1",
+    "evaluation.compare_bare=false",
+]
+SOURCE = "name : The Old Mill | kind : pub | city : Rome"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run as the task `towns`."""
+    folder = tmp_path_factory.mktemp("served")
+    words = [
+        "train",
+        *BRIEF,
+        "tracking=none",
+        f"hydra.run.dir={folder / 'towns'}",
+        f"data.cache_dir={folder.parent / 'c'}",
+    ]
+    subprocess.run([*COMMAND, *words], check=True, capture_output=True, timeout=600, cwd=folder.parent)
+    return folder
+
+
+@contextmanager
+def serving(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """The process of a server, its address, and what it printed until it served."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "port=0", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    printed: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed.append(line)
+            if line.startswith("key:"):
+                break
+        address = re.search(r"http://[0-9.:]+", "".join(printed))
+        assert address is not None, printed
+        yield process, address[0], printed
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+def refused(*words: str, **environment: str) -> str:
+    done = subprocess.run(
+        [*COMMAND, "serve", *words], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+    assert done.returncode == 2, done.stderr
+    assert "loading" not in done.stdout
+    return done.stderr
+
+
+def test_a_server_serves_a_run_and_ends_gently(bundles: Path) -> None:
+    with serving(f"bundles={bundles}") as (process, address, printed):
+        said = "".join(printed)
+        key = re.search(r"ptl-[\w-]{40,}", said)
+        assert key is not None
+        assert "towns@" in said and "prefix_tuning, 10 rows" in said
+        with httpx.Client(base_url=address, headers={"authorization": f"Bearer {key[0]}"}, timeout=60) as client:
+            body = {"model": "towns", "prompt": SOURCE, "max_tokens": 8}
+            text = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+            assert client.get("/ready").status_code == 200
+            alone = subprocess.run(
+                [*COMMAND, "generate", str(bundles / "towns"), SOURCE, "max_new_tokens=8"],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=600,
+            )
+            # In bfloat16 a batch may round a tie elsewhere; the first words are the same.
+            assert alone.stdout.split()[:2] == text.split()[:2]
+            sampled = [client.post("/v1/completions", json={**body, "temperature": 1, "seed": 5}) for _ in range(2)]
+            assert sampled[0].json()["choices"][0]["text"] == sampled[1].json()["choices"][0]["text"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_what_is_wrong_is_said_before_weights_load(bundles: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("alice short\n")
+    (tmp_path / "empty").mkdir()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        message = refused(f"bundles={bundles}", f"port={taken.getsockname()[1]}", f"api_keys_file={keys}")
+    assert "The config has 2 mistakes" in message
+    assert "`host` and `port` must be a free address" in message
+    assert "line 1: a key must have at least 16 characters" in message
+    assert "`bundles` must be a folder" in refused("bundles=/nowhere")
+    assert "`backbone` must be given" in refused(f"bundles={tmp_path / 'empty'}", "port=0")
+    assert "where there are no API keys" in refused(f"bundles={bundles}", "host=0.0.0.0", "port=0")
+
+
+_DEAD = """
+import sys
+sys.path.insert(0, {tests!r})
+from support import live_server, scripted_engine
+from ptl_prefix.serving.health import Health
+
+engine = scripted_engine.ScriptedEngine()
+service = live_server.made_service(engine, scripted_engine.ListedStore([]))
+service.health = Health(engine, unhealthy_after_s=1.0, exit_after_s=1.0)
+process = live_server.HttpProcess(
+    live_server.make_app(service, live_server.keys()), service, drain_timeout_s=1.0, rescan_every_s=None,
+    when_listening=lambda: {change},
+)
+sys.exit(process.serve_on(live_server.bind("127.0.0.1", 0)))
+"""
+
+
+@pytest.mark.parametrize("change", ["setattr(engine, 'is_dead', True)", "setattr(engine, 'heartbeat_age_s', 9.0)"])
+def test_a_dead_or_hung_engine_ends_the_process_with_its_code(change: str) -> None:
+    tests = str(Path(__file__).parents[1])
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", _DEAD.format(tests=tests, change=change)], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, "The server ends, as the engine's" in done.stderr) == (4, True), done.stderr
+    assert time.monotonic() - begun < 250
