@@ -17,6 +17,9 @@ from ptl_prefix.serving.api_error import ApiError, invalid
 from ptl_prefix.serving.request import GenerationRequest, TokenLogprobs
 from ptl_prefix.serving.served_bundle import ServedBundle
 
+UPSTREAM_KEY_VARIABLE = "PTL_PREFIX_UPSTREAM_KEY"
+"""The environment variable with the key that vLLM asks for."""
+
 _TOKEN = "token_id:"
 _DONE = "[DONE]"
 _PASSED_ON = {400, 408, 413, 422, 429}
@@ -51,7 +54,7 @@ def upstream_problems(url: str) -> list[str]:
         return [
             "`upstream` must be a URL such as http://127.0.0.1:8000, without a user, query or fragment, but is "
             f"{parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()!r:.200}; a key of vLLM's is read from "
-            "$PTL_PREFIX_UPSTREAM_KEY."
+            f"${UPSTREAM_KEY_VARIABLE}."
         ]
     return []
 

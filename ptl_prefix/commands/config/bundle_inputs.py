@@ -10,14 +10,19 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.choose_source import fetched_path
-from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verb_settings import DecodingChanges
 from ptl_prefix.errors import BackboneError, ConfigError, DataError
 
 
-def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone:
+def load_bundle_backbone(manifest: Manifest, config: dict[str, Any], *, shape_only: bool = False) -> Backbone:
     """Load the backbone that a bundle was trained on, with `backbone`, `dtype` and `device` of the config.
+
+    Args:
+        manifest: Manifest of the bundle.
+        config: Config of the verb.
+        shape_only: Whether the weights are left out.
 
     Raises:
         BackboneError: When it cannot be loaded, or would have to be fetched although the user did not name it.
@@ -29,9 +34,10 @@ def load_bundle_backbone(manifest: Manifest, config: dict[str, Any]) -> Backbone
         "device": config["device"],
     }
     if config.get("backbone") is not None:
-        chosen: Backbone = build(config["backbone"] | as_trained).load()
-        return chosen
-    return load_backbone(path_on_this_machine(manifest.backbone.path, of="a bundle"), **as_trained)
+        spec: BackboneSpec = build(config["backbone"] | as_trained)
+    else:
+        spec = BackboneSpec(path=path_on_this_machine(manifest.backbone.path, of="a bundle"), **as_trained)
+    return spec.load_shape() if shape_only else spec.load()
 
 
 def path_on_this_machine(path: str, *, of: str) -> str:

@@ -6,6 +6,7 @@ is wrong with the settings, the keys or the address is said before any weights l
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from ptl_prefix.serving.prefix_store import PrefixStore
 from ptl_prefix.serving.scheduler import SchedulerSettings
 from ptl_prefix.serving.server import make_app
 from ptl_prefix.serving.service import Limits, Service
+from ptl_prefix.serving.vllm_engine import VllmEngine
+from ptl_prefix.serving.vllm_gateway import UPSTREAM_KEY_VARIABLE, upstream_problems
 from ptl_prefix.training.console import EscapingConsole
 
 
@@ -46,7 +49,8 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     console = EscapingConsole()
     folder = Path(config["bundles"])
     manifests = readable_manifests(folder)
-    keys, bound = _keys_and_socket(config, backbone_problems(manifests, config))
+    problems = [] if config["upstream"] is None else upstream_problems(config["upstream"])
+    keys, bound = _keys_and_socket(config, [*problems, *backbone_problems(manifests, config)])
     key = None
     if not len(keys):
         key, keys = generated_key()
@@ -55,7 +59,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         backbone = load_served_backbone(manifests, config)
         store = PrefixStore(folder, backbone, max_bytes=config["prefix_megabytes"] * 10**6)
         store.rescan()
-        engine = Engine(backbone, store, _scheduler_settings(config))
+        engine = _engine(config, backbone, store)
         engine.start()
         try:
             code = _serve(config, engine, store, backbone, bound, keys, key, console)
@@ -88,6 +92,12 @@ def _keys_and_socket(config: dict[str, Any], problems: list[str]) -> tuple[ApiKe
     return keys, bound
 
 
+def _engine(config: dict[str, Any], backbone: Backbone, store: PrefixStore) -> Engine | VllmEngine:
+    if config["engine"] == "vllm":
+        return VllmEngine(config["upstream"], store, backbone, api_key=os.environ.get(UPSTREAM_KEY_VARIABLE))
+    return Engine(backbone, store, _scheduler_settings(config))
+
+
 def _scheduler_settings(config: dict[str, Any]) -> SchedulerSettings:
     return SchedulerSettings(
         max_rows=config["max_rows"],
@@ -99,7 +109,7 @@ def _scheduler_settings(config: dict[str, Any]) -> SchedulerSettings:
 
 def _serve(
     config: dict[str, Any],
-    engine: Engine,
+    engine: Engine | VllmEngine,
     store: PrefixStore,
     backbone: Backbone,
     bound: socket.socket,
@@ -114,7 +124,10 @@ def _serve(
         request_timeout_s=config["request_timeout_s"],
     )
     health = Health(engine, unhealthy_after_s=config["unhealthy_after_s"], exit_after_s=config["exit_after_s"])
-    models = Models(base_of(backbone, max_new_tokens=config["base_max_new_tokens"]), store)
+    base = base_of(backbone, max_new_tokens=config["base_max_new_tokens"])
+    if isinstance(engine, VllmEngine):
+        base = replace(base, max_positions=min(base.max_positions or engine.max_model_len, engine.max_model_len))
+    models = Models(base, store)
     service = Service(engine=engine, models=models, store=store, limits=limits, health=health)
     process = HttpProcess(
         make_app(service, keys),
@@ -129,7 +142,8 @@ def _serve(
 def _announce(store: PrefixStore, backbone: Backbone, bound: socket.socket, key: str | None, console: Console) -> None:
     """Say where the server is, what it serves, and where its key is."""
     address = address_of(bound)
-    lines = [f"{backbone.name} ({backbone.precision}, {backbone.device}) serves {len(store.bundles())} task(s):"]
+    place = "on vLLM" if backbone.is_shape_only else str(backbone.device)
+    lines = [f"{backbone.name} ({backbone.precision}, {place}) serves {len(store.bundles())} task(s):"]
     for bundle in store.bundles():
         unfollowed = decoding_not_followed(bundle.manifest.decoding)
         note = f"; does not follow its {', '.join(unfollowed)}" if unfollowed else ""
