@@ -6,11 +6,12 @@ process and imports nothing of the package but `artifacts/`.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import Tensor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from ptl_prefix.artifacts.bundle_folder import find_bundle
@@ -28,12 +29,14 @@ class VllmBundles:
     Args:
         folder: Folder whose subfolders are bundles or run folders.
         geometry: `num_layers`, `num_kv_heads` and `head_dim` of the model.
+        dtype: Dtype in which vLLM computes.
         weights: Fingerprint of the model's weights; `None` does not compare it.
     """
 
-    def __init__(self, folder: Path, *, geometry: dict[str, int], weights: str | None) -> None:
+    def __init__(self, folder: Path, *, geometry: dict[str, int], dtype: str, weights: str | None) -> None:
         self._folder = folder
         self._geometry = geometry
+        self._dtype = dtype
         self._weights = weights
         self._found: dict[str, tuple[Path, Manifest]] = {}
 
@@ -52,6 +55,8 @@ class VllmBundles:
             raise ValueError(problem)
         if manifest.geometry[SITE] != self._geometry:
             raise ValueError(f"the model must be {manifest.geometry[SITE]}, as the bundle's, but is {self._geometry}")
+        if manifest.dtype != self._dtype:
+            raise ValueError(f"vLLM must compute in {manifest.dtype}, as in training, but computes in {self._dtype}")
         if self._weights not in (None, manifest.backbone.weights_fingerprint):
             raise ValueError("the model's weights must be those that the bundle was trained on, but are others")
         return folder, int(manifest.settings["prefix_length"])
@@ -120,11 +125,14 @@ def weights_fingerprint(folder: Path) -> str:
             f"The model must be a local folder of safetensors, so that its weights can be compared with those that the "
             f"bundles were trained on, but '{folder}' is none; set `check_weights` to false to trust that they agree."
         )
-    names: dict[str, str] = parse_json(index.read_bytes())["weight_map"] if index.is_file() else {}
-    return fingerprint_tensors(
-        (name, tensors.get_tensor(name))
-        for file in sorted(set(names.values()) or {whole.name})
-        for tensors in [safe_open(folder / file, framework="pt")]
-        for name in tensors.keys()  # noqa: SIM118 - not a dict
-        if names.get(name, file) == file
-    )
+    named: dict[str, str] = parse_json(index.read_bytes())["weight_map"] if index.is_file() else {}
+    files = sorted(set(named.values())) or [whole.name]
+    return fingerprint_tensors(pair for file in files for pair in _tensors(folder / file, named))
+
+
+def _tensors(path: Path, named: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file, without those that the index says are elsewhere."""
+    with safe_open(path, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - not a dict
+            if named.get(name, path.name) == path.name:
+                yield name, tensors.get_tensor(name)

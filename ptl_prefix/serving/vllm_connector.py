@@ -124,7 +124,8 @@ class TrainedPrefixConnector(KVConnectorBase_V1):  # type: ignore[misc]
         weights = None
         if role == KVConnectorRole.SCHEDULER and checks_weights:
             weights = weights_fingerprint(Path(vllm_config.model_config.model))
-        self._bundles = VllmBundles(Path(folder), geometry=geometry(vllm_config), weights=weights)
+        dtype = str(self._dtype).removeprefix("torch.")
+        self._bundles = VllmBundles(Path(folder), geometry=geometry(vllm_config), dtype=dtype, weights=weights)
         self._wishes: dict[str, _Wish] = {}
         self._loads: dict[str, PrefixLoad] = {}
         self._kept: OrderedDict[str, PagedPrefix] = OrderedDict()

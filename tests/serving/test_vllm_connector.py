@@ -260,6 +260,9 @@ def test_a_bundle_of_another_model_is_refused(connector_module: Any, folder: Pat
     connector = new_connector(connector_module, folder)
     with pytest.raises(ValueError, match="the model must be"):
         connector._bundles.find(other)
+    half = write(folder / "bundles/half", dtype="bfloat16")
+    with pytest.raises(ValueError, match="must compute in bfloat16"):
+        connector._bundles.find(half)
     save_file({"a": torch.zeros(2)}, folder / "model/model.safetensors")
     with pytest.raises(ValueError, match="weights must be those"):
         new_connector(connector_module, folder)._bundles.find(bundle_version(folder / "bundles/towns"))

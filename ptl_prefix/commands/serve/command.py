@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ptl_prefix.artifacts.paged_prefix import paged_problem
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.commands.serve.served_backbone import (
@@ -147,6 +148,8 @@ def _announce(store: PrefixStore, backbone: Backbone, bound: socket.socket, key:
     for bundle in store.bundles():
         unfollowed = decoding_not_followed(bundle.manifest.decoding)
         note = f"; does not follow its {', '.join(unfollowed)}" if unfollowed else ""
+        if backbone.is_shape_only and (problem := paged_problem(bundle.manifest)) is not None:
+            note = f"; refused: {problem}"
         lines.append(
             f"  {bundle.model_id}  {bundle.manifest.method}, {bundle.num_rows} rows, "
             f"{bundle.num_bytes / 1e3:,.1f} kB{note}"
