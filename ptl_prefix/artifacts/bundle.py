@@ -48,6 +48,7 @@ __all__ = [
     "Manifest",
     "TensorInfo",
     "check_backbone",
+    "check_replaceable",
     "read_bundle",
     "write_bundle",
 ]
@@ -112,7 +113,7 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
         BundleError: If a tensor holds NaN or infinity, or `folder` holds anything but a bundle.
         ValueError: If the manifest holds a value that cannot be read back.
     """
-    _refuse_to_replace_anything_else(Path(folder))
+    check_replaceable(folder)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(contents.tensors.items())}
     if fact := _non_finite_problem(tensors):
         raise BundleError(f"A bundle must hold finite numbers, but {fact}; export another checkpoint.")
@@ -138,8 +139,13 @@ def read_bundle(folder: str | Path) -> Bundle:
     return Bundle(manifest, tensors)
 
 
-def _refuse_to_replace_anything_else(folder: Path) -> None:
-    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them."""
+def check_replaceable(folder: str | Path) -> None:
+    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them.
+
+    Raises:
+        BundleError: If `folder` holds anything but a bundle.
+    """
+    folder = Path(folder)
     others = {path.name for path in folder.iterdir()} - {MANIFEST_FILE, TENSORS_FILE} if folder.is_dir() else set()
     if others:
         law = "A bundle must be written to a new folder or in place of a bundle"

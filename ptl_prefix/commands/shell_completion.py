@@ -121,7 +121,7 @@ def _arguments(verb: str, words: list[str]) -> list[str]:
 def _takes_path(key: str) -> bool:
     """Whether a setting is a path, by its name."""
     name = key.rpartition(".")[2]
-    return name in _PATHS or name.endswith(("_file", "_dir", "_path"))
+    return name in _PATHS or name.endswith(("_file", "_dir", "_path", "_run"))
 
 
 def _paths(key: str, typed: str) -> list[str]:

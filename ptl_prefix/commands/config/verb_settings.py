@@ -1,7 +1,7 @@
 """The settings at the root of `conf/<verb>.yaml`, with types and ranges.
 
 In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `compare`, `runs` and `sweep` are in
-`report_settings.py`.
+`report_settings.py`, those of `join` in `join_settings.py`.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,8 @@ def _both_problems(bundle: str | None, run: str | None) -> list[str]:
     return ["`run` and `bundle` must not both be given; a run has its own bundle."]
 
 
-def _run_problems(run: str | None) -> list[str]:
+def run_problems(run: str | None) -> list[str]:
+    """Why a setting's folder is not a run folder; none for `None`."""
     if run is None:
         return []
     try:
@@ -173,7 +174,7 @@ class EvaluateSettings(DecodingChanges):
 
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or both `run` and `bundle`."""
-        return _both_problems(self.bundle, self.run) or _run_problems(self.run)
+        return _both_problems(self.bundle, self.run) or run_problems(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,7 @@ class ExportSettings:
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or two formats at once."""
         both = ["`merge` must be false with format=peft, but is true."] if self.merge and self.format == "peft" else []
-        return [*both, *_run_problems(self.run)]
+        return [*both, *run_problems(self.run)]
 
 
 @dataclass(frozen=True, kw_only=True)
