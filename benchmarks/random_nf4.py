@@ -9,14 +9,15 @@ one scale, with which the numbers that they stand for have LLaMA's initial stand
 from collections.abc import Iterator
 from typing import Any
 
-import bitsandbytes
+import bitsandbytes.functional
+import bitsandbytes.nn
 import numpy as np
 import torch
-from bitsandbytes.functional import QuantState, get_4bit_type
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_tensors
+from ptl_prefix.artifacts.manifest import Quantization
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.fingerprints import Fingerprints
 from ptl_prefix.backbones.model_config import config_fingerprint
@@ -27,7 +28,11 @@ from ptl_prefix.backbones.shape import LlamaShape, LlamaSpec
 from ptl_prefix.backbones.source import EMBEDDED
 
 _BLOCK = 64
-_QUANTIZATION = "bitsandbytes_4bit"
+_ROWS_AT_ONCE = 1024
+_QUANTIZATION: Quantization = "bitsandbytes_4bit"
+# Untyped.
+_nn: Any = bitsandbytes.nn
+_functional: Any = bitsandbytes.functional
 
 
 def random_nf4_backbone(spec: LlamaSpec, *, seed: int) -> Backbone:
@@ -66,25 +71,27 @@ def _draw(model: PreTrainedModel, generator: np.random.Generator) -> None:
             continue
         for name, parameter in list(module.named_parameters(recurse=False)):
             is_matrix = parameter.dim() > 1
-            numbers = _normal(parameter.shape, generator, std) if is_matrix else torch.ones(parameter.shape)
-            module.register_parameter(name, nn.Parameter(numbers.to(dtype), requires_grad=False))
+            numbers = torch.ones(parameter.shape, dtype=dtype)
+            if is_matrix:
+                _fill(numbers, generator, std)
+            module.register_parameter(name, nn.Parameter(numbers, requires_grad=False))
     # Its buffers are constants, which were computed on the meta device as well.
     rotation: Any = model.get_submodule("model.rotary_emb")
     model.set_submodule("model.rotary_emb", type(rotation)(config=model.config))
 
 
-def _linear(module: Any, generator: np.random.Generator, *, std: float, dtype: torch.dtype) -> nn.Module:
+def _linear(module: Any, generator: np.random.Generator, *, std: float, dtype: torch.dtype) -> Any:
     """A linear module whose matrix is random codes."""
     size = module.in_features * module.out_features
     assert size % _BLOCK == 0, "a matrix of LLaMA has whole blocks"
     with torch.device("meta"):
-        linear: Any = bitsandbytes.nn.Linear4bit(
+        linear: Any = _nn.Linear4bit(
             module.in_features, module.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
         )
     codes = torch.from_numpy(_bits(size // 2, generator))
-    levels = get_4bit_type("nf4", device="cpu")
+    levels = _functional.get_4bit_type("nf4", device="cpu")
     scale = std / float(levels.square().mean().sqrt())
-    state = QuantState(
+    state = _functional.QuantState(
         absmax=torch.full((size // _BLOCK,), scale),
         shape=torch.Size((module.out_features, module.in_features)),
         code=levels,
@@ -92,7 +99,7 @@ def _linear(module: Any, generator: np.random.Generator, *, std: float, dtype: t
         quant_type="nf4",
         dtype=dtype,
     )
-    linear.weight = bitsandbytes.nn.Params4bit(
+    linear.weight = _nn.Params4bit(
         codes[:, None],
         requires_grad=False,
         quant_state=state,
@@ -107,12 +114,14 @@ def _linear(module: Any, generator: np.random.Generator, *, std: float, dtype: t
 
 def _bits(num_bytes: int, generator: np.random.Generator) -> Any:
     """Random bytes: eight at a time, ten times as fast as `Generator.bytes`."""
-    words: Any = generator.bit_generator.random_raw(-(-num_bytes // 8))  # type: ignore[attr-defined]
+    words: Any = generator.bit_generator.random_raw(-(-num_bytes // 8))
     return words.view(np.uint8)[:num_bytes]
 
 
-def _normal(shape: torch.Size, generator: np.random.Generator, std: float) -> Tensor:
-    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32)) * std
+def _fill(matrix: Tensor, generator: np.random.Generator, std: float) -> None:
+    """Draw a matrix, some rows at a time: drawn at once, it would be in memory in float32, too."""
+    for rows in matrix.split(_ROWS_AT_ONCE):
+        rows.copy_(torch.from_numpy(generator.standard_normal(tuple(rows.shape), dtype=np.float32)) * std)
 
 
 def _fingerprints(model: PreTrainedModel, config: Any) -> Fingerprints:

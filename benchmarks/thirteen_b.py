@@ -13,9 +13,7 @@ the process held before the weights were made: the libraries, which the estimate
 """
 
 import argparse
-import gc
 import json
-import queue
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,7 +24,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.mixed_batch import serve_together
 from benchmarks.random_nf4 import random_nf4_backbone
+from benchmarks.resident_memory import ResidentMemory
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import environment
@@ -40,19 +40,12 @@ from ptl_prefix.data.tasks.table_to_text import TableToText
 from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
-from ptl_prefix.serving.engine import Engine
-from ptl_prefix.serving.prefix_store import PrefixStore
-from ptl_prefix.serving.request import Event, FinishEvent, GenerationRequest, Sampling
-from ptl_prefix.serving.scheduler import SchedulerSettings
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.dry_run import estimate
 from ptl_prefix.training.export import export_bundle
 from ptl_prefix.training.optimization import Optimization
 from ptl_prefix.training.plan import Plan
-
-_LARGE = 2**40
-"""A bound that no request of this benchmark reaches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,30 +88,6 @@ class Bundle:
     losses: tuple[float, ...]
 
 
-class ResidentMemory:
-    """The resident memory of this process, on Linux.
-
-    Args:
-        baseline: Bytes that `peak` is compared with; those of now.
-    """
-
-    def __init__(self) -> None:
-        self.baseline = self._read("VmRSS")
-
-    def reset(self) -> None:
-        """Begin a phase: the peak is the memory of now."""
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-    def peak(self) -> int:
-        """Peak bytes since `reset`."""
-        return self._read("VmHWM")
-
-    def _read(self, key: str) -> int:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
-
-
 class Benchmark:
     """The three phases, in order; `phases` and `bundles` grow.
 
@@ -137,7 +106,7 @@ class Benchmark:
             shape |= {"hidden_size": arguments.width, "intermediate_size": 2 * arguments.width, "vocab_size": 8192}
             shape |= dict.fromkeys(("num_attention_heads", "num_key_value_heads"), arguments.width // 64)
             shape |= {"head_dim": 64}
-        numbers = defaults_of("backbone/llama_13b") | shape | {"quantization": "bitsandbytes_4bit"}
+        numbers = {**defaults_of("backbone/llama_13b"), **shape, "quantization": "bitsandbytes_4bit"}
         self.spec = LlamaSpec(**numbers)
         self._memory = ResidentMemory()
 
@@ -152,6 +121,24 @@ class Benchmark:
         for number, length in enumerate(self._arguments.prefix_lengths):
             self._train(backbone, number, length)
         self._serve(backbone)
+
+    def write(self) -> None:
+        """Write what has been measured."""
+        report = {
+            "title": self.title,
+            "phases": [asdict(phase) for phase in self.phases],
+            "bundles": [asdict(bundle) for bundle in self.bundles],
+            "num_in_batch": self.num_in_batch,
+            "environment": environment(),
+        }
+        self._arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._arguments.json, json.dumps(report, indent=2))
+
+    @property
+    def title(self) -> str:
+        """What is measured, in one line."""
+        own = self._arguments
+        return f"LLaMA-13B's shape, {own.layers} layers, NF4, {own.dtype}, batch {own.batch_size}"
 
     def _train(self, backbone: Backbone, number: int, prefix_length: int) -> None:
         plan = self._plan(number, prefix_length)
@@ -198,41 +185,17 @@ class Benchmark:
 
     def _serve(self, backbone: Backbone) -> None:
         start = self._begin()
-        store = PrefixStore(self._folder, backbone, max_bytes=_LARGE)
-        store.rescan()
-        if store.problems:
-            raise RuntimeError(f"Every bundle must be served, but some are not: {store.problems}.")
-        bounds = {"max_rows": len(self.bundles), "max_text_bytes": _LARGE, "max_prefix_bytes": _LARGE}
-        engine = Engine(backbone, store, SchedulerSettings(**bounds, chunk_tokens=512))
-        engine.start()
-        events: queue.Queue[Event] = queue.Queue()
-
-        def on_event(event: Event) -> None:
-            self.num_in_batch = max(self.num_in_batch, engine.status().num_running)
-            events.put(event)
-
         source = str(TableToText().examples("test")[0]["source"])
-        requests = [self._request(bundle.version, bundle.prompter, source) for bundle in store.bundles()]
-        for request in requests:
-            engine.submit(request, on_event)
-        finished = 0
-        while finished < len(requests):
-            finished += isinstance(_next_event(events, engine), FinishEvent)
-        prefix_bytes = store.status().prefix_bytes
-        engine.stop()
-        columns = max(len(request.prompt_ids) for request in requests) + self._arguments.new_tokens
+        served = serve_together(backbone, self._folder, source, new_tokens=self._arguments.new_tokens)
+        self.num_in_batch = served.num_in_batch
         text_bytes = RowBatch.bytes_for(
-            backbone, rows=len(requests), region=max(self._arguments.prefix_lengths), columns=columns
+            backbone,
+            rows=len(self.bundles),
+            region=max(self._arguments.prefix_lengths),
+            columns=served.num_columns,
         )
-        self._end(f"serve {len(requests)} in one batch", start, backbone.num_bytes + prefix_bytes + text_bytes)
-
-    def _request(self, version: str, prompter: object, source: str) -> GenerationRequest:
-        return GenerationRequest(
-            request_id=version,
-            version=version,
-            prompt_ids=tuple(prompter.encode_source(source)),  # type: ignore[attr-defined]
-            stop_ids=(),
-            sampling=Sampling(max_new_tokens=self._arguments.new_tokens, temperature=0.0, top_p=1.0, seed=0),
+        self._end(
+            f"serve {len(self.bundles)} in one batch", start, backbone.num_bytes + served.prefix_bytes + text_bytes
         )
 
     def _plan(self, number: int, prefix_length: int) -> Plan:
@@ -266,6 +229,7 @@ class Benchmark:
             step_s=tuple(step_s),
         )
         self.phases.append(phase)
+        self.write()  # a run that is killed, as for memory, leaves what it has measured
         print(f"{name}: {phase.seconds:.0f} s, peak {peak / 1e9:.2f} GB", flush=True)
 
 
@@ -277,18 +241,8 @@ def _longest_batch(plan: Plan, backbone: Backbone) -> ModelInputs:
     return collate_training(rows, backbone.padding(prompter))
 
 
-def _next_event(events: "queue.Queue[Event]", engine: Engine) -> Event:
-    """The next event; a dead engine sends none."""
-    while True:
-        try:
-            return events.get(timeout=1.0)
-        except queue.Empty:
-            if not engine.is_alive:
-                raise RuntimeError("The engine must run until all requests are answered, but it ended.") from None
-
-
-def show(benchmark: Benchmark, title: str, console: Console) -> None:
-    table = Table(title=title)
+def show(benchmark: Benchmark, console: Console) -> None:
+    table = Table(title=benchmark.title)
     for heading in ("phase", "estimated GB", "measured GB", "process GB", "s", "s of each step"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
     for phase in benchmark.phases:
@@ -325,18 +279,8 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(arguments, Path(folder))
         benchmark.run()
-    title = f"LLaMA-13B's shape, {arguments.layers} layers, NF4, {arguments.dtype}, batch {arguments.batch_size}"
-    show(benchmark, title, Console())
+    show(benchmark, Console())
     print(f"most requests in one batch: {benchmark.num_in_batch}")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "title": title,
-        "phases": [asdict(phase) for phase in benchmark.phases],
-        "bundles": [asdict(bundle) for bundle in benchmark.bundles],
-        "num_in_batch": benchmark.num_in_batch,
-        "environment": environment(),
-    }
-    write_atomically(arguments.json, json.dumps(report, indent=2))
     print(f"written to {arguments.json}")
 
 

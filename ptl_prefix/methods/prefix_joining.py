@@ -55,7 +55,7 @@ def join_problems(first: Manifest, second: Manifest) -> list[str]:
     methods = [manifest.method for manifest in (first, second)]
     if set(methods) != {"prefix_tuning"}:
         return [f"Two bundles to join must be of prefix_tuning, but are of {' and '.join(methods)}."]
-    parts = {
+    parts: dict[str, list[Any]] = {
         "backbone": [_identity(manifest) for manifest in (first, second)],
         "dtype": [first.dtype, second.dtype],
         "layers": [manifest.settings.get("layers") for manifest in (first, second)],

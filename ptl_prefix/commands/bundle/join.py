@@ -101,7 +101,7 @@ def _contents(joined: JoinedPrefix, bundles: Sequence[Bundle]) -> BundleContents
         # Of one set of labels the other task's texts would be no members.
         label_set=first.label_set if first.label_set == second.label_set else None,
         metrics={},
-        geometry=first.geometry,
+        geometry={str(site): {str(name): size for name, size in own.items()} for site, own in first.geometry.items()},
         position_law=first.position_law,
         dtype=first.dtype,
         backbone=first.backbone,
