@@ -120,7 +120,7 @@ def _bits(num_bytes: int, generator: np.random.Generator) -> Any:
 
 def _fill(matrix: Tensor, generator: np.random.Generator, std: float) -> None:
     """Draw a matrix, some rows at a time: drawn at once, it would be in memory in float32, too."""
-    for rows in matrix.split(_ROWS_AT_ONCE):
+    for rows in torch.split(matrix, _ROWS_AT_ONCE):
         rows.copy_(torch.from_numpy(generator.standard_normal(tuple(rows.shape), dtype=np.float32)) * std)
 
 
