@@ -64,7 +64,10 @@ _ACTIONS = {
     "wandb": ("sync", "dashboard"),
 }
 """The first arguments of verbs that have several actions."""
-_PATHS = ("run", "bundle", "resume", "input", "output", "out", "checkpoint", "path", "init_bundle", "bertscore_model")
+_PATHS = (
+    *("run", "first_run", "second_run", "bundle", "resume", "input", "output", "out", "checkpoint", "path"),
+    *("init_bundle", "bertscore_model"),
+)
 
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
@@ -121,7 +124,7 @@ def _arguments(verb: str, words: list[str]) -> list[str]:
 def _takes_path(key: str) -> bool:
     """Whether a setting is a path, by its name."""
     name = key.rpartition(".")[2]
-    return name in _PATHS or name.endswith(("_file", "_dir", "_path", "_run"))
+    return name in _PATHS or name.endswith(("_file", "_dir", "_path"))
 
 
 def _paths(key: str, typed: str) -> list[str]:

@@ -100,7 +100,7 @@ VERBS = {
         ),
         Verb(
             name="join",
-            summary="Join two prefixes into one bundle, if it is not worse on either task.",
+            summary="Join two prefixes, if the result is not worse on either task.",
             settings=JoinSettings,
             arguments="BUNDLE BUNDLE",
             examples=(
