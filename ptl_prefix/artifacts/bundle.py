@@ -56,6 +56,7 @@ __all__ = [
     "Manifest",
     "TensorInfo",
     "check_backbone",
+    "check_replaceable",
     "read_bundle",
     "read_routing",
     "write_bundle",
@@ -126,7 +127,7 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
         BundleError: If a tensor holds NaN or infinity, or `folder` holds anything but a bundle.
         ValueError: If the manifest holds a value that cannot be read back.
     """
-    _refuse_to_replace_anything_else(Path(folder))
+    check_replaceable(folder)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(contents.tensors.items())}
     if fact := _non_finite_problem(tensors):
         raise BundleError(f"A bundle must hold finite numbers, but {fact}; export another checkpoint.")
@@ -178,8 +179,13 @@ def read_routing(folder: str | Path) -> RoutingFacts | None:
         return RoutingFacts.from_arrays({name: one.numpy() for name, one in tensors.items()}, entry.num_inputs)
 
 
-def _refuse_to_replace_anything_else(folder: Path) -> None:
-    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them."""
+def check_replaceable(folder: str | Path) -> None:
+    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them.
+
+    Raises:
+        BundleError: If `folder` holds anything but a bundle.
+    """
+    folder = Path(folder)
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     own = {MANIFEST_FILE, TENSORS_FILE, ROUTING_FILE}
     if others := names - own - ({CARD_FILE} if names & own else set()):

@@ -1,7 +1,8 @@
 """The settings at the root of `conf/<verb>.yaml`, with types and ranges.
 
 In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `export`, `import` and `push` are in
-`bundle_settings.py`, those of `compare`, `runs` and `sweep` in `report_settings.py`.
+`bundle_settings.py`, those of `join`, `route` and `serve` in a file of each, and those of `compare`, `runs` and `sweep`
+in `report_settings.py`.
 """
 
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def _both_problems(bundle: str | None, run: str | None) -> list[str]:
 
 
 def run_problems(run: str | None) -> list[str]:
-    """A folder that is not a run folder."""
+    """Why a setting's folder is not a run folder; none for `None`."""
     if run is None:
         return []
     try:
@@ -182,6 +183,51 @@ class EvaluateSettings(DecodingChanges):
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or both `run` and `bundle`."""
         return _both_problems(self.bundle, self.run) or run_problems(self.run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The keys at the root of `conf/export.yaml`.
+
+    Args:
+        run: Run folder to export from.
+        checkpoint: Checkpoint to export: `best`, `last`, or the path of a checkpoint file.
+        out: Output folder; an older bundle in it is replaced.
+        format: Format of the output: a `bundle`, or `peft` for a folder that `PeftModel.from_pretrained` opens.
+        merge: Whether to export a model with the method merged into its weights, instead of a bundle.
+    """
+
+    run: str
+    checkpoint: str
+    out: str
+    format: Literal["bundle", "peft"]
+    merge: bool
+
+    def problems(self) -> list[str]:
+        """A folder that is not a run folder, or two formats at once."""
+        both = ["`merge` must be false with format=peft, but is true."] if self.merge and self.format == "peft" else []
+        return [*both, *run_problems(self.run)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """The keys at the root of `conf/import.yaml`.
+
+    Args:
+        peft: Folder of an adapter that PEFT saved.
+        out: Folder for the bundle; an older bundle in it is replaced.
+        before: Text before the source of a prompt, in which `{bos}` stands for the start token; not with `task`.
+        between: Text between the source and what is generated; not with `task`.
+        dtype: Dtype of the backbone's weights and computations; `auto` is bfloat16 where it is native, else float32.
+        device: Device of the backbone; `auto` takes a GPU if there is one.
+    """
+
+    peft: str
+    out: str
+    before: str
+    between: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, kw_only=True)

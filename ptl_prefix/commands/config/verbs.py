@@ -6,6 +6,7 @@ of the verb, described by a dataclass. This file imports nothing heavy.
 """
 
 from ptl_prefix.commands.config.bundle_settings import ExportSettings, ImportSettings, PushSettings
+from ptl_prefix.commands.config.join_settings import JoinSettings
 from ptl_prefix.commands.config.report_settings import CompareSettings, RunsSettings, SweepActionSettings
 from ptl_prefix.commands.config.route_settings import RouteSettings
 from ptl_prefix.commands.config.serve_settings import ServeSettings
@@ -109,6 +110,20 @@ VERBS = {
                     "ptl-prefix import peft=<folder> backbone=models/mine out=<folder>",
                     "import a prefix, prompt, LoRA or IA3",
                 ),
+            ),
+        ),
+        Verb(
+            name="join",
+            summary="Join two prefixes, if the result is not worse on either task.",
+            settings=JoinSettings,
+            arguments="BUNDLE BUNDLE",
+            examples=(
+                ("ptl-prefix join <run folder> <run folder> out=<folder>", "join the prefixes of two runs"),
+                (
+                    "ptl-prefix join <bundle> <run folder> first_run=<run folder> out=<folder>",
+                    "name the run of a bundle that is outside of it",
+                ),
+                ("ptl-prefix join <run folder> <run folder> metrics=true out=<folder>", "decode and score, too"),
             ),
         ),
         Verb(
