@@ -7,12 +7,14 @@ ANYWHERE = {"annotated_types", "jaxtyping", "numpy", "pydantic", "yaml"}
 """Libraries that any room may import: arrays, types and their checks, YAML."""
 
 LIBRARIES = {
+    "IPython": {"training.notebook_output"},
     "absl": {"evaluation"},
     "bitsandbytes": {"backbones"},
     "click": {"commands"},
     "datasets": {"data"},
     "gguf": {"backbones"},
-    "huggingface_hub": {"backbones"},
+    "httpx2": {"serving.vllm_engine"},
+    "huggingface_hub": {"artifacts.hub"},
     "hydra": {"commands", "_plugins"},
     "jinja2": {"reporting"},
     "lightning_fabric": {"training"},
@@ -31,7 +33,7 @@ LIBRARIES = {
     "rich": {"commands", "training"},
     "rouge_score": {"evaluation.rouge_score_metric"},
     "sacrebleu": {"evaluation"},
-    "safetensors": {"artifacts", "backbones"},
+    "safetensors": {"artifacts", "backbones", "serving.vllm_bundles"},
     "scipy": {"reporting.statistics"},
     "sklearn": {"artifacts.ngram_counts"},
     "sqlalchemy": {"sweeping.storage"},
@@ -42,6 +44,7 @@ LIBRARIES = {
     "torchao": {"backbones"},
     "transformers": {"backbones"},
     "uvicorn": {"serving.http_process"},
+    "vllm": {"serving.vllm_bundles", "serving.vllm_connector"},
     "wandb": {"tracking.wandb_sink"},
     "wandb_workspaces": {"tracking.dashboard"},
 }

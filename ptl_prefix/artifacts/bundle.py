@@ -1,4 +1,4 @@
-"""Bundles: an exported adaptation as a folder of files: tensors, a manifest, and mostly what routing needs.
+"""Bundles: an exported adaptation as a folder of files: tensors, a manifest, mostly what routing needs, and a card.
 
 In: the tensors of a method, and everything that is needed to use them on the same backbone. Out: the same, or
 `BundleError`. A bundle may come from anyone, so nothing in it is trusted: sizes are checked before memory is allocated,
@@ -7,7 +7,6 @@ worst make the backbone generate nonsense.
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,20 +23,26 @@ from ptl_prefix.artifacts.atomic import write_folder_atomically, write_new_file
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import package_version
+from ptl_prefix.artifacts.hub_address import origin_of
 from ptl_prefix.artifacts.json_document import DocumentError
 from ptl_prefix.artifacts.manifest import (
     BUNDLE_VERSION,
     MANIFEST_FILE,
+    MAX_HEADER_BYTES,
+    ROUTING_FILE,
+    TENSORS_FILE,
     BackboneIdentity,
     Manifest,
     RoutingEntry,
     TensorInfo,
     bundle_errors,
     check_backbone,
+    num_tensor_bytes,
     read_manifest,
     require_plain_file,
     sealed_text,
 )
+from ptl_prefix.artifacts.model_card import CARD_FILE
 from ptl_prefix.artifacts.ngram_counts import SCHEME
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.artifacts.routing_facts import RoutingFacts, check_shapes
@@ -51,23 +56,26 @@ __all__ = [
     "Manifest",
     "TensorInfo",
     "check_backbone",
+    "check_replaceable",
     "read_bundle",
     "read_routing",
     "write_bundle",
 ]
 
-TENSORS_FILE = "tensors.safetensors"
-ROUTING_FILE = "routing.safetensors"
-MAX_HEADER_BYTES = 100 * 10**6
-"""The limit of the safetensors format."""
-
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A manifest and the tensors that it describes, on the CPU."""
+    """A manifest and the tensors that it describes, on the CPU.
+
+    Args:
+        manifest: The manifest.
+        tensors: The tensors.
+        origin: Folder, or address on the hub with the commit.
+    """
 
     manifest: Manifest
     tensors: dict[str, Tensor]
+    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +127,7 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
         BundleError: If a tensor holds NaN or infinity, or `folder` holds anything but a bundle.
         ValueError: If the manifest holds a value that cannot be read back.
     """
-    _refuse_to_replace_anything_else(Path(folder))
+    check_replaceable(folder)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(contents.tensors.items())}
     if fact := _non_finite_problem(tensors):
         raise BundleError(f"A bundle must hold finite numbers, but {fact}; export another checkpoint.")
@@ -137,10 +145,11 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Read and check the bundle in `folder`, or the bundle of the run in `folder`.
+    """Read and check the bundle in `folder`, of the run in `folder`, or at an address on the hub.
 
     Raises:
         BundleError: The bundle is missing, damaged or of another version.
+        HubError: The bundle is on the hub and cannot be fetched.
     """
     folder = find_bundle(folder)
     manifest = read_manifest(folder)
@@ -148,7 +157,7 @@ def read_bundle(folder: str | Path) -> Bundle:
     with bundle_errors(path):
         content = _read_whole(path, manifest.tensors, "tensors_sha256", manifest.tensors_sha256)
         tensors = _parse_tensors(content, manifest.tensors)
-    return Bundle(manifest, tensors)
+    return Bundle(manifest, tensors, origin_of(folder))
 
 
 def read_routing(folder: str | Path) -> RoutingFacts | None:
@@ -170,10 +179,16 @@ def read_routing(folder: str | Path) -> RoutingFacts | None:
         return RoutingFacts.from_arrays({name: one.numpy() for name, one in tensors.items()}, entry.num_inputs)
 
 
-def _refuse_to_replace_anything_else(folder: Path) -> None:
-    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them."""
+def check_replaceable(folder: str | Path) -> None:
+    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them.
+
+    Raises:
+        BundleError: If `folder` holds anything but a bundle.
+    """
+    folder = Path(folder)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     own = {MANIFEST_FILE, TENSORS_FILE, ROUTING_FILE}
-    if others := {path.name for path in folder.iterdir()} - own if folder.is_dir() else set():
+    if others := names - own - ({CARD_FILE} if names & own else set()):
         law = "A bundle must be written to a new folder or in place of a bundle"
         raise BundleError(f"{law}, but {folder} also holds {min(others)!r}; choose another folder.")
 
@@ -223,7 +238,7 @@ def _read_whole(path: Path, infos: Mapping[str, TensorInfo], key: str, sha256: s
     require_plain_file(path)
     try:
         with path.open("rb") as file:
-            _check_sizes(file, sum(map(_num_bytes, infos.values())))
+            _check_sizes(file, num_tensor_bytes(infos))
             file.seek(0)
             content = file.read()
     except OSError as error:
@@ -233,19 +248,14 @@ def _read_whole(path: Path, infos: Mapping[str, TensorInfo], key: str, sha256: s
     return content
 
 
-def _num_bytes(info: TensorInfo) -> int:
-    dtype: torch.dtype = getattr(torch, info.dtype)
-    return math.prod(info.shape) * dtype.itemsize
-
-
-def _check_sizes(file: BinaryIO, num_tensor_bytes: int) -> None:
+def _check_sizes(file: BinaryIO, num_bytes: int) -> None:
     """Compare the file's size with the sizes in its header and manifest, before any memory is allocated for them."""
     size = os.fstat(file.fileno()).st_size
     header_bytes = int.from_bytes(file.read(8), "little")
     if header_bytes > MAX_HEADER_BYTES:
         raise DocumentError(f"claims a header of {header_bytes} bytes, more than {MAX_HEADER_BYTES}")
-    if size != 8 + header_bytes + num_tensor_bytes:
-        wanted = f"8 and a header of {header_bytes} and tensors of {num_tensor_bytes}"
+    if size != 8 + header_bytes + num_bytes:
+        wanted = f"8 and a header of {header_bytes} and tensors of {num_bytes}"
         raise DocumentError(f"has {size} bytes, not {wanted}: it is truncated, or not of this bundle")
 
 

@@ -6,9 +6,10 @@ ends with the hash of everything else in it, so that a changed byte is detected 
 
 import hashlib
 import json
+import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,11 @@ from ptl_prefix.errors import BundleError
 
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+TENSORS_FILE = "tensors.safetensors"
+ROUTING_FILE = "routing.safetensors"
 MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 100 * 10**6
+"""The limit of the safetensors format."""
 
 Quantization = Literal["bitsandbytes_8bit", "bitsandbytes_4bit", "torchao_int8"]
 """LLM.int8 (Dettmers et al., 2022); NF4 in blocks of 64 (Dettmers et al., 2023); int8 weights with a scale per row."""
@@ -38,6 +43,16 @@ TokenId = Annotated[int, Ge(0), Le(2**31)]
 Site = Literal["encoder_self", "decoder_self", "decoder_cross"]
 SiteNumber = Literal["num_layers", "num_kv_heads", "head_dim"]
 
+_ITEM_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "uint8": 1,
+    "bool": 1,
+}
 _SEAL = "manifest_sha256"
 """The key of `manifest.json` with the hash of all others."""
 
@@ -138,6 +153,16 @@ class Manifest:
     created: Name
     package_version: Name
     routing: RoutingEntry | None = None
+
+
+def num_tensor_bytes(tensors: Mapping[str, TensorInfo]) -> int:
+    """Bytes of all tensors that a manifest describes."""
+    return sum(math.prod(info.shape) * _ITEM_BYTES[info.dtype] for info in tensors.values())
+
+
+def max_file_bytes(tensors: Mapping[str, TensorInfo]) -> int:
+    """Largest size of the file with the tensors that a manifest describes."""
+    return 8 + MAX_HEADER_BYTES + num_tensor_bytes(tensors)
 
 
 def settings_fingerprint(manifest: Manifest) -> str:

@@ -66,7 +66,7 @@ _ACTIONS = {
 }
 """The first arguments of verbs that have several actions."""
 _PATHS = (
-    *("run", "bundle", "bundles", "resume", "input", "output", "out", "checkpoint", "path"),
+    *("run", "first_run", "second_run", "bundle", "bundles", "resume", "input", "output", "out", "checkpoint", "path"),
     *("init_bundle", "bertscore_model"),
 )
 

@@ -4,13 +4,13 @@ In: a folder of bundles, each under the name of its task. Out: `ServedBundle`s b
 anew by `rescan`: a new, changed or missing bundle changes what is offered, not what a request holds.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from ptl_prefix.artifacts.bundle import check_backbone
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.manifest import MANIFEST_FILE, Manifest, read_manifest
+from ptl_prefix.artifacts.paged_prefix import bundle_version
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -140,7 +140,7 @@ class PrefixStore(VersionStore):
         if path.name in self._names and self._stamps.get(path.name) == stamp:
             return
         manifest = read_manifest(folder)
-        version = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        version = bundle_version(folder)
         if path.name in self._names and self._names[path.name].version == version:
             self._stamps[path.name] = stamp
             return

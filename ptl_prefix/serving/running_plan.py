@@ -16,7 +16,7 @@ from ptl_prefix.errors import PtlPrefixError, RequestError
 from ptl_prefix.serving.api_error import ApiError, invalid
 from ptl_prefix.serving.metrics import Metrics
 from ptl_prefix.serving.planning import Plan
-from ptl_prefix.serving.request import EngineLike, Event, FinishEvent, TextEvent
+from ptl_prefix.serving.request import INTERNAL_ERROR, EngineLike, Event, FinishEvent, TextEvent
 
 _logger = logging.getLogger("ptl_prefix.serving")
 
@@ -142,6 +142,8 @@ def _raise_failure(event: FinishEvent) -> None:
         )
     if event.reason == "error":
         _logger.error("A text failed: %s", event.message)
-        raise ApiError(500, "The engine failed at this text; the server's log says why.", code="engine_error")
+        if event.code == INTERNAL_ERROR:
+            raise ApiError(500, "The engine failed at this text; the server's log says why.", code=INTERNAL_ERROR)
+        raise ApiError(event.status, event.message, code=event.code)  # a failure that the client may know, by design
     if event.reason == "cancelled":
         raise ApiError(503, "The server gave up the text, as it is stopping.", code="draining")

@@ -16,6 +16,7 @@ from ptl_prefix.data.task import Task
 from ptl_prefix.errors import PtlPrefixError, StorageError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.method import Method
+from ptl_prefix.training.settings import TrainingSettings, selection_problems
 from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
 
@@ -26,6 +27,7 @@ def plan_problems(
     method: Method | None,
     task: Task | None,
     decoding: Decoding | None,
+    training: TrainingSettings | None = None,
     needs_weights: bool = True,
     routing: str = "none",
 ) -> list[str]:
@@ -38,6 +40,7 @@ def plan_problems(
         method: Method, not attached.
         task: Task.
         decoding: Settings of text generation.
+        training: Choice of the best checkpoint.
         needs_weights: Whether the backbone's weights will be loaded; a dry run needs none.
         routing: What the bundle says of the task's texts.
     """
@@ -46,6 +49,7 @@ def plan_problems(
         problems += accelerator_problems(trainer, backbone) + precision_problems(trainer, backbone)
     if task is not None:
         problems += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
+    problems += selection_problems(training, task)
     if backbone is None or method is None:
         return problems
     if needs_weights:

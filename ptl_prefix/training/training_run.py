@@ -8,7 +8,6 @@ import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pytorch_lightning as pl
 
@@ -22,18 +21,19 @@ from ptl_prefix.backbones.mean_states import mean_states
 from ptl_prefix.data.routing import routing_facts, state_facts
 from ptl_prefix.data.task import Split
 from ptl_prefix.errors import DataError, NonFiniteLossError
-from ptl_prefix.evaluation.decode import DecodingJob, decode
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
+from ptl_prefix.training.decoding import decode_rows
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.run_recorder import RunRecorder
+from ptl_prefix.training.selection import require_measurable
 from ptl_prefix.training.stage_progress import Advance, stage_progress, tracked
 from ptl_prefix.training.trainer import TrainingLoop
 
@@ -78,6 +78,8 @@ class TrainingRun:
         Args:
             resumed_step: Step of the checkpoint to resume from; `None` starts from the beginning.
         """
+        if self.plan.training.metric is not None:
+            require_measurable(self.plan.task, self.plan.training.metric, self.inputs.selection_rows)
         for note in self._plan_notes():
             self._notify(note)
         bare = self._evaluate_bare()
@@ -138,6 +140,8 @@ class TrainingRun:
         parameters = self.recorder.count_parameters(self.backbone)
         counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
         counts["planned_steps"] = self.plan.num_steps(len(self.inputs.train))
+        if self.inputs.selection_rows:
+            counts["selection_examples"] = len(self.inputs.selection_rows)
         is_new = resumed_step is None
         self.context.events.write(
             "attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._rank_facts()
@@ -170,7 +174,7 @@ class TrainingRun:
         return facts
 
     def _evaluate_best(self, checkpoints: Checkpoints, states: StateFacts | None) -> list[Prediction]:
-        """Evaluate the checkpoint with the lowest validation loss, and export it."""
+        """Evaluate the best checkpoint, and export it."""
         plan = self.plan
         self._notify(f"decoding with the best checkpoint, step {checkpoints.best_step}")
         if self.ranks.is_rank_zero:
@@ -178,6 +182,8 @@ class TrainingRun:
         self.ranks.broadcast(plan.method.trainable_parameters().values())
         plan.method.eval()
         self.recorder.add_loss("val/loss", checkpoints.best_loss)
+        if checkpoints.metric is not None:
+            self.recorder.add_selection(checkpoints.metric.selection, checkpoints.metric.info)
         adapted = self._decode(plan.method)
         if self.ranks.is_rank_zero:
             self._add_scores(adapted)
@@ -243,21 +249,16 @@ class TrainingRun:
             self.context.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _decode(self, method: Method) -> list[Prediction]:
-        # Sharded layers compute on all ranks together, and ranks with different batches would generate texts of
-        # different lengths: with sharding each rank decodes everything.
-        sharing: Any = {} if self.backbone.is_sharded else {"rank_share": self.ranks.share, "gather": self.ranks.merge}
-        job = DecodingJob(
-            backbone=self.backbone,
-            method=method,
-            prompter=self.inputs.prompter,
-            rows=self.inputs.decoded_rows,
-            decoding=self.plan.decoding,
-            batch_size=self.plan.data.eval_batch_size,
-            reserved_positions=self.plan.method.reserved_positions(self.backbone),
-            labels=self.plan.task.label_set,
-        )
-        with self._stage("decoding, input", len(self.inputs.decoded_rows)) as advance:
-            return decode(job, on_batch=lambda predictions: advance(len(predictions)), **sharing)
+        rows = self.inputs.decoded_rows
+        with self._stage("decoding, input", len(rows)) as advance:
+            return decode_rows(
+                self.plan,
+                self.inputs,
+                self.ranks,
+                method=method,
+                rows=rows,
+                on_batch=lambda predictions: advance(len(predictions)),
+            )
 
     def _stage(self, label: str, total: int) -> AbstractContextManager[Advance]:
         return stage_progress(self.context.console, label, total, shown=self.plan.shows_progress)

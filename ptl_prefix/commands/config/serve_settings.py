@@ -17,6 +17,8 @@ class ServeSettings:
 
     Args:
         bundles: Folder whose subfolders are bundles or run folders; their names are the names of the tasks.
+        engine: What generates: `ptl_prefix`, this process; or `vllm`, the server at `upstream`.
+        upstream: URL of a vLLM server that runs `TrainedPrefixConnector`; `None` if `engine` is `ptl_prefix`.
         host: Address to listen on. One that other machines reach needs API keys.
         port: Port to listen on; 0 takes a free one.
         api_keys_file: File of API keys; `None` takes those of the environment, or makes one and prints it.
@@ -40,6 +42,8 @@ class ServeSettings:
     """
 
     bundles: str
+    engine: Literal["ptl_prefix", "vllm"]
+    upstream: str | None
     host: Annotated[str, MinLen(1)]
     port: Annotated[int, Ge(0), Le(65535)]
     api_keys_file: str | None
@@ -68,4 +72,14 @@ class ServeSettings:
             problems.append(f"`bundles` must be a folder, but there is none at '{self.bundles}'.")
         if self.api_keys_file is not None and not Path(self.api_keys_file).is_file():
             problems.append(f"`api_keys_file` must be a file, but there is none at '{self.api_keys_file}'.")
+        if (self.engine == "vllm") != (self.upstream is not None):
+            problems.append(
+                f"`upstream` must be given with engine=vllm and with no other, but engine={self.engine} and upstream "
+                f"{'is' if self.upstream is None else 'is not'} null."
+            )
+        if self.engine == "vllm" and self.router == "hidden_states":
+            problems.append(
+                "`router` must be ngrams or none with engine=vllm, whose hidden states cannot be read, but is "
+                "hidden_states."
+            )
         return problems

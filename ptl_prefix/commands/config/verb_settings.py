@@ -1,7 +1,8 @@
 """The settings at the root of `conf/<verb>.yaml`, with types and ranges.
 
-In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `compare`, `runs` and `sweep` are in
-`report_settings.py`.
+In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `export`, `import` and `push` are in
+`bundle_settings.py`, those of `join`, `route` and `serve` in a file of each, and those of `compare`, `runs` and `sweep`
+in `report_settings.py`.
 """
 
 from collections.abc import Sequence
@@ -42,8 +43,8 @@ class TrainSettings:
         resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other settings than
             `resume_anyway`, `trainer.devices` and `trainer.max_steps` may be given with it, as the run has its config.
         resume_anyway: Inputs that may differ from those that the run was trained with when it is resumed: `data`,
-            `weights`, `tokenizer` and `code`; `checkpoint` resumes from `best.ckpt` in place of a damaged `last.ckpt`.
-            What differed is recorded.
+            `weights`, `tokenizer` and `code`; `checkpoint` resumes from the newest whole checkpoint in place of a
+            damaged `last.ckpt`. What differed is recorded.
         study: Name of the study that the run is a trial of; set by sweeps.
         trial: Number of the trial in its study; set by sweeps.
         routing: What the bundle says of the task's texts, so that a server recognises them: `ngrams` (hashed counts of
@@ -80,7 +81,8 @@ def _both_problems(bundle: str | None, run: str | None) -> list[str]:
     return ["`run` and `bundle` must not both be given; a run has its own bundle."]
 
 
-def _run_problems(run: str | None) -> list[str]:
+def run_problems(run: str | None) -> list[str]:
+    """Why a setting's folder is not a run folder; none for `None`."""
     if run is None:
         return []
     try:
@@ -122,7 +124,7 @@ class GenerateSettings(DecodingChanges):
     """The keys at the root of `conf/generate.yaml`.
 
     Args:
-        bundle: Bundle or run folder; `None` is the first argument.
+        bundle: Bundle, run folder or address on the hub; `None` is the first argument.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         output: File for the generated texts; `None` prints them.
@@ -150,7 +152,7 @@ class EvaluateSettings(DecodingChanges):
 
     Args:
         run: Run folder, whose bundle and task are used.
-        bundle: Bundle to evaluate, instead of `run`; needs `task=`.
+        bundle: Bundle to evaluate, or its address on the hub, instead of `run`; needs `task=`.
         split: Split of the task that is decoded.
         num_examples: Number of inputs, evenly spread over the split; `None` is all.
         metrics: Names of the metrics, as `ptl-prefix metrics` lists them; `None` is those of the task.
@@ -180,7 +182,7 @@ class EvaluateSettings(DecodingChanges):
 
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or both `run` and `bundle`."""
-        return _both_problems(self.bundle, self.run) or _run_problems(self.run)
+        return _both_problems(self.bundle, self.run) or run_problems(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +195,6 @@ class ExportSettings:
         out: Output folder; an older bundle in it is replaced.
         format: Format of the output: a `bundle`, or `peft` for a folder that `PeftModel.from_pretrained` opens.
         merge: Whether to export a model with the method merged into its weights, instead of a bundle.
-        routing: What the bundle says of the task's texts, as in training; `None` is what the run was trained with.
     """
 
     run: str
@@ -201,12 +202,11 @@ class ExportSettings:
     out: str
     format: Literal["bundle", "peft"]
     merge: bool
-    routing: Routing | None
 
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or two formats at once."""
         both = ["`merge` must be false with format=peft, but is true."] if self.merge and self.format == "peft" else []
-        return [*both, *_run_problems(self.run)]
+        return [*both, *run_problems(self.run)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ class InspectSettings:
     """The keys at the root of `conf/inspect.yaml`.
 
     Args:
-        bundle: Bundle, or a run folder, whose bundle is used; this or `run` must be given.
+        bundle: Bundle, run folder or address on the hub; this or `run` must be given.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         num_examples: Number of validation sources of the run that are read if no others are given.

@@ -6,11 +6,13 @@ is wrong with the settings, the keys or the address is said before any weights l
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from ptl_prefix.artifacts.paged_prefix import paged_problem
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.mean_states import mean_states
@@ -33,6 +35,8 @@ from ptl_prefix.serving.prefix_store import PrefixStore
 from ptl_prefix.serving.scheduler import SchedulerSettings
 from ptl_prefix.serving.server import make_app
 from ptl_prefix.serving.service import Limits, Service
+from ptl_prefix.serving.vllm_engine import VllmEngine
+from ptl_prefix.serving.vllm_gateway import UPSTREAM_KEY_VARIABLE, upstream_problems
 from ptl_prefix.training.console import EscapingConsole
 
 
@@ -50,7 +54,8 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     console = EscapingConsole()
     folder = Path(config["bundles"])
     manifests = readable_manifests(folder)
-    keys, bound = _keys_and_socket(config, backbone_problems(manifests, config))
+    problems = [] if config["upstream"] is None else upstream_problems(config["upstream"])
+    keys, bound = _keys_and_socket(config, [*problems, *backbone_problems(manifests, config)])
     key = None
     if not len(keys):
         key, keys = generated_key()
@@ -59,7 +64,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         backbone = load_served_backbone(manifests, config)
         store = PrefixStore(folder, backbone, max_bytes=config["prefix_megabytes"] * 10**6)
         store.rescan()
-        engine = Engine(backbone, store, _scheduler_settings(config))
+        engine = _engine(config, backbone, store)
         engine.start()
         try:
             code = _serve(config, engine, store, backbone, bound, keys, key, console)
@@ -92,6 +97,12 @@ def _keys_and_socket(config: dict[str, Any], problems: list[str]) -> tuple[ApiKe
     return keys, bound
 
 
+def _engine(config: dict[str, Any], backbone: Backbone, store: PrefixStore) -> Engine | VllmEngine:
+    if config["engine"] == "vllm":
+        return VllmEngine(config["upstream"], store, backbone, api_key=os.environ.get(UPSTREAM_KEY_VARIABLE))
+    return Engine(backbone, store, _scheduler_settings(config))
+
+
 def _scheduler_settings(config: dict[str, Any]) -> SchedulerSettings:
     return SchedulerSettings(
         max_rows=config["max_rows"],
@@ -103,7 +114,7 @@ def _scheduler_settings(config: dict[str, Any]) -> SchedulerSettings:
 
 def _serve(
     config: dict[str, Any],
-    engine: Engine,
+    engine: Engine | VllmEngine,
     store: PrefixStore,
     backbone: Backbone,
     bound: socket.socket,
@@ -119,7 +130,10 @@ def _serve(
     )
     health = Health(engine, unhealthy_after_s=config["unhealthy_after_s"], exit_after_s=config["exit_after_s"])
     routes = _routes(config, engine, store, backbone)
-    models = Models(base_of(backbone, max_new_tokens=config["base_max_new_tokens"]), store, routes)
+    base = base_of(backbone, max_new_tokens=config["base_max_new_tokens"])
+    if isinstance(engine, VllmEngine):
+        base = replace(base, max_positions=min(base.max_positions or engine.max_model_len, engine.max_model_len))
+    models = Models(base, store, routes)
     service = Service(engine=engine, models=models, store=store, limits=limits, health=health)
     process = HttpProcess(
         make_app(service, keys),
@@ -131,12 +145,15 @@ def _serve(
     return process.serve_on(bound)
 
 
-def _routes(config: dict[str, Any], engine: Engine, store: PrefixStore, backbone: Backbone) -> OfferedRoutes | None:
+def _routes(
+    config: dict[str, Any], engine: Engine | VllmEngine, store: PrefixStore, backbone: Backbone
+) -> OfferedRoutes | None:
     """What chooses the task of `model: "auto"`."""
     rate = config["wrong_refusals"]
     if config["router"] == "ngrams":
         return OfferedRoutes(store, NgramRouter(wrong_refusals=rate))
     if config["router"] == "hidden_states":
+        assert isinstance(engine, Engine)  # the settings refuse vLLM, which has no bare hidden states to give
 
         def vector_of(text: str) -> Any:
             return engine.compute(lambda: mean_states(backbone, [text])[0])
@@ -155,10 +172,13 @@ def _announce(
 ) -> None:
     """Say where the server is, what it serves, and where its key is."""
     address = address_of(bound)
-    lines = [f"{backbone.name} ({backbone.precision}, {backbone.device}) serves {len(store.bundles())} task(s):"]
+    place = "on vLLM" if backbone.is_shape_only else str(backbone.device)
+    lines = [f"{backbone.name} ({backbone.precision}, {place}) serves {len(store.bundles())} task(s):"]
     for bundle in store.bundles():
         unfollowed = decoding_not_followed(bundle.manifest.decoding)
         note = f"; does not follow its {', '.join(unfollowed)}" if unfollowed else ""
+        if backbone.is_shape_only and (problem := paged_problem(bundle.manifest)) is not None:
+            note = f"; refused: {problem}"
         lines.append(
             f"  {bundle.model_id}  {bundle.manifest.method}, {bundle.num_rows} rows, "
             f"{bundle.num_bytes / 1e3:,.1f} kB{note}"

@@ -12,6 +12,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.manifest import Manifest, read_manifest
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.errors import BackboneError, BundleError, ConfigError
@@ -42,7 +43,7 @@ def backbone_problems(manifests: list[Manifest], config: dict[str, Any]) -> list
 
 
 def load_served_backbone(manifests: list[Manifest], config: dict[str, Any]) -> Backbone:
-    """Load the backbone that the config names, else that of the bundles.
+    """Load the backbone that the config names, else that of the bundles; its shape alone, if another server has it.
 
     Raises:
         BackboneError: When it cannot be loaded.
@@ -52,17 +53,18 @@ def load_served_backbone(manifests: list[Manifest], config: dict[str, Any]) -> B
         raise ConfigError(problems)
     first = manifests[0] if manifests else None
     node = config.get("backbone")
+    is_elsewhere = config["engine"] == "vllm"
     if node is None:
         assert first is not None
-        return load_bundle_backbone(first, config)
+        return load_bundle_backbone(first, config, shape_only=is_elsewhere)
     changes: dict[str, Any] = {"device": config["device"]}
     # Bundles are served in the dtype and quantisation that they were trained in.
     if (dtype := config["dtype"] or (first.dtype if first else None)) is not None:
         changes["dtype"] = dtype
     if first is not None and node.get("quantization") is None:
         changes["quantization"] = first.backbone.quantization
-    loaded: Backbone = build(node | changes).load()
-    return loaded
+    spec: BackboneSpec = build(node | changes)
+    return spec.load_shape() if is_elsewhere else spec.load()
 
 
 def base_of(backbone: Backbone, *, max_new_tokens: int) -> Base:
