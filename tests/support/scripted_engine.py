@@ -128,11 +128,13 @@ class ListedStore:
         self.folder = {bundle.name: bundle for bundle in bundles}
         self.served: dict[str, ServedBundle] = dict(self.folder)
         self.num_rescans = 0
+        self.asked: list[str] = []
 
     def bundles(self) -> list[ServedBundle]:
         return list(self.served.values())
 
     def find(self, model: str) -> ServedBundle:
+        self.asked.append(model)
         for bundle in self.served.values():
             if model in (bundle.name, bundle.model_id):
                 return bundle
