@@ -24,6 +24,7 @@ release = version = "0.1.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 nb_execution_mode = "off"  # tests/docs/test_notebooks.py compares the stored outputs with those of now
+nb_render_markdown_format = "myst"
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "attrs_block", "substitution"]

@@ -50,6 +50,7 @@ _ITEM_BYTES = {
     "float16": 2,
     "int64": 8,
     "int32": 4,
+    "int16": 2,
     "uint8": 1,
     "bool": 1,
 }

@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from support.released_models import released_model
-from support.toy_batches import EQUAL
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
@@ -40,6 +39,8 @@ OURS: dict[str, Callable[[], Method]] = {
     "prefix": lambda: PrefixTuning(prefix_length=5, reparam="mlp", reparam_hidden_size=32),
     "lora": lambda: LoRA(rank=4, alpha=8.0),
 }
+CLOSE = {"rtol": 1e-5, "atol": 1e-4}
+"""The logits of these models are tens: their last bit in float32 is some 1e-6."""
 LEARNS = {"prefix": 1e-2, "lora": 1e-3}
 
 
@@ -98,7 +99,7 @@ def check_theirs_here(path: str, kind: str, tmp_path: Path) -> None:
     ours = our_logits(backbone, from_peft(read_peft(tmp_path), backbone))
 
     expected = their_logits(theirs, ids_of(backbone))
-    assert_close(ours, expected, **EQUAL)
+    assert_close(ours, expected, **CLOSE)
     assert (expected - bare).abs().max() > 0.1
 
 
@@ -121,7 +122,7 @@ def check_ours_there(path: str, kind: str, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(GgufFile(path).folder, dtype=torch.float32)
     theirs = PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
 
-    assert_close(their_logits(theirs, ids_of(backbone)), expected, **EQUAL)
+    assert_close(their_logits(theirs, ids_of(backbone)), expected, **CLOSE)
     assert (expected - bare).abs().max() > 0.1
 
 

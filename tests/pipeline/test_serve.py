@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.scripted_vllm import TOKENS, scripted_vllm
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "ptl_prefix"]
@@ -115,6 +116,30 @@ def test_what_is_wrong_is_said_before_weights_load(bundles: Path, tmp_path: Path
     assert "`bundles` must be a folder" in refused("bundles=/nowhere")
     assert "`backbone` must be given" in refused(f"bundles={tmp_path / 'empty'}", "port=0")
     assert "where there are no API keys" in refused(f"bundles={bundles}", "host=0.0.0.0", "port=0")
+    assert "`upstream` must be given with engine=vllm" in refused(f"bundles={bundles}", "engine=vllm", "port=0")
+    assert "`upstream` must be a URL" in refused(f"bundles={bundles}", "engine=vllm", "upstream=vllm:8000", "port=0")
+
+
+def test_the_gateway_answers_with_what_vllm_generates(bundles: Path) -> None:
+    key = "a-key-of-this-test"
+    headers = {"authorization": f"Bearer {key}", "x-own": "1"}
+    with (
+        scripted_vllm() as vllm,
+        serving(f"bundles={bundles}", "engine=vllm", f"upstream={vllm.url}", PTL_PREFIX_API_KEY=key) as served,
+        httpx.Client(base_url=served[1], headers=headers, timeout=60) as client,
+    ):
+        assert "on vLLM" in "".join(served[2])
+        body = {"model": "towns", "prompt": SOURCE}
+        answer = client.post("/v1/completions", json=body)
+        assert answer.json()["usage"]["completion_tokens"] == len(TOKENS)
+        streamed = client.post("/v1/completions", json={**body, "stream": True}).text
+        assert streamed.endswith("data: [DONE]\n\n")
+        for name, value in (("echo", True), ("prompt_logprobs", 1), ("cache_salt", "x"), ("kv_transfer_params", {})):
+            assert client.post("/v1/completions", json={**body, name: value}).json()["error"]["param"] == name
+        assert headers.keys().isdisjoint(vllm.headers[-1])
+        assert vllm.bodies[-1]["prompt"][:10] == [0] * 10
+        vllm.refusal = (500, "out of memory")
+        assert client.post("/v1/completions", json=body).status_code == 502
 
 
 _DEAD = """
