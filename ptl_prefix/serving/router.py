@@ -155,7 +155,7 @@ class Router(ABC, Generic[Features]):
                     reasons[name] = reason or "was exported without routing"
                 else:
                     facts[name] = one
-            self._facts, self._snapshot = facts, self._fitted({**self._facts, **facts}); self._snapshot = self._fitted(facts)
+            self._facts, self._snapshot = facts, self._fitted(facts)
             return reasons
 
     def choose(self, text: str) -> RouteDecision:
