@@ -21,8 +21,10 @@ author = "The ptl_prefix developers"
 copyright = author
 release = version = "0.1.0"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-source_suffix = {".md": "markdown"}
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+nb_execution_mode = "off"  # tests/docs/test_notebooks.py compares the stored outputs with those of now
+nb_render_markdown_format = "myst"
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "attrs_block", "substitution"]
@@ -76,9 +78,9 @@ def generate(app: Sphinx, _: Any) -> None:
 
 
 def copy_sources(app: Sphinx, error: Exception | None) -> None:
-    """Put each page's Markdown beside its HTML, where llms.txt says that it is."""
+    """Put each page's Markdown or notebook beside its HTML, where llms.txt says that it is."""
     if error is None and app.builder.format == "html":
-        for page in HERE.rglob("*.md"):
+        for page in (*HERE.rglob("*.md"), *HERE.rglob("*.ipynb")):
             if "_build" not in page.parts:
                 target = Path(app.outdir) / page.relative_to(HERE)
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,7 @@ _WITH_SETTINGS = (
     "trainer",
     "generation",
     "evaluation",
+    "training",
     "tracking",
 )
 

@@ -22,8 +22,8 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.evaluation_record import EvaluationKey, EvaluationRecord
 from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, SiteInspection
 from ptl_prefix.artifacts.predictions import Prediction
-from ptl_prefix.artifacts.prompt_format import PromptFormat
-from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
+from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
+from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Selection
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import import_target
@@ -40,12 +40,20 @@ _SWEEPER = "hydra_plugins.ptl_prefix_sweeper.StudySweeper"
 silence_library_messages()
 
 DOCUMENTS: Mapping[str, Mapping[str, type[Any]]] = {
-    "record": {"": RunRecord, "parameters": Parameters, "cost": Cost, "metric_info": MetricInfo, "decoding": Decoding},
+    "record": {
+        "": RunRecord,
+        "parameters": Parameters,
+        "cost": Cost,
+        "metric_info": MetricInfo,
+        "selection": Selection,
+        "decoding": Decoding,
+    },
     "manifest": {
         "": Manifest,
         "backbone": BackboneIdentity,
         "tensors": TensorInfo,
         "prompt": PromptFormat,
+        "prompt.chat": ChatFormat,
         "decoding": Decoding,
     },
     "evaluation": {"": EvaluationRecord, "question": EvaluationKey},

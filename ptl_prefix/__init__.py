@@ -27,6 +27,7 @@ def __getattr__(name: str) -> Any:
     # Imported on first use, so that the help of the command line does not import torch.
     if name not in _HOMES:
         raise AttributeError(f"module 'ptl_prefix' has no attribute '{name}'")
+    importlib.import_module("ptl_prefix.backbones.library_logging").silence_library_messages_in_notebook()
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

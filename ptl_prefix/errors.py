@@ -47,6 +47,10 @@ class RequestError(PtlPrefixError):
     """A request to the server that it cannot take, such as one for an unknown model or of too many tokens."""
 
 
+class HubError(PtlPrefixError):
+    """What must be on the Hugging Face hub is not there, cannot be reached, or is refused."""
+
+
 class RunError(PtlPrefixError):
     """A run folder that cannot be read, resumed or exported."""
 
@@ -107,6 +111,7 @@ _DISK_FACTS = {
     errno.EIO: ("fails", "copy what is there to another disk"),
     errno.EROFS: ("is read-only", "make it writable, or choose another folder"),
     errno.EACCES: ("does not permit it", "change the permissions, or choose another folder"),
+    errno.ENAMETOOLONG: ("takes no name of this length", "choose a shorter one"),
     errno.EPERM: ("does not permit it", "change the permissions, or choose another folder"),
 }
 """What an error number says of the disk, and what to do."""

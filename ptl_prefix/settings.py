@@ -133,14 +133,20 @@ def settings_from(config: str) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
-def with_settings_of(base: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings_of(
+    base: Callable[..., None], *, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a constructor take the settings of its base class, which it receives as `**shared` and passes on.
 
     Its signature has all of these keywords, for defaults, checks and documentation.
+
+    Args:
+        base: Constructor of the base class.
+        without: Settings of it that the constructor decides itself.
     """
 
     def decorate(init: Callable[..., None]) -> Callable[..., None]:
-        inherited = _keyword_parameters(base)
+        inherited = {name: one for name, one in _keyword_parameters(base).items() if name not in without}
         signature = inspect.signature(init)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         init.__signature__ = signature.replace(parameters=[*own, *inherited.values()])  # type: ignore[attr-defined]

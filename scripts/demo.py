@@ -114,7 +114,7 @@ def _made_up_tickets() -> list[tuple[str, str]]:
 
 
 def train(task: DemoTask, folder: Path, *, steps: int, num_examples: int) -> RunFolder:
-    """Train a prefix for a task; its test inputs are among the run's predictions."""
+    """Train a prefix for a task; its test inputs, or those of validation, are among the run's predictions."""
     run = folder / task.name
     shutil.rmtree(run, ignore_errors=True)
     words = (
@@ -133,8 +133,8 @@ def train(task: DemoTask, folder: Path, *, steps: int, num_examples: int) -> Run
 
 
 def _test_predictions(run: RunFolder) -> Path:
-    """The predictions of a run's test inputs."""
-    return next(run.evaluation.glob("test-*/predictions.jsonl"))
+    """The predictions of a run: of its test split, or of its validation split where there is none."""
+    return next(run.evaluation.glob("*/predictions.jsonl"))
 
 
 class Server:

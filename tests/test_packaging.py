@@ -58,6 +58,8 @@ def test_the_wheel_carries_configs_sweeps_and_the_embedded_backbone(wheel: Path)
     assert shipped <= names
     assert any(name.startswith("ptl_prefix/sweeps/") for name in names)
     assert "ptl_prefix/backbones/embedded/tiny_gpt2/model.safetensors" in names
+    assert "ptl_prefix/serving/page.html" in names
+    assert {f"ptl_prefix/backbones/chat_templates/{name}.jinja" for name in ("chatml", "llama3", "gemma")} <= names
     assert {f"ptl_prefix/reporting/page_parts/page.{end}" for end in ("css", "html.jinja", "js")} <= names
     assert not any(name.startswith(("tests", "conf", "outputs")) for name in names)
 

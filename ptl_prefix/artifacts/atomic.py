@@ -10,6 +10,7 @@ room for a file that must be written even then.
 
 import contextlib
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -72,7 +73,8 @@ def write_new_file(path: Path, content: bytes | memoryview) -> None:
         StorageError: If the disk does not take the file.
     """
     with storage_errors(path, len(content)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with place_errors(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             write_all(descriptor, content)
         finally:
@@ -97,10 +99,19 @@ def storage_errors(path: str | Path, num_bytes: int | None = None) -> Iterator[N
     try:
         yield
     except OSError as error:
-        if not StorageError.describes(error):
+        if not (isinstance(error, StorageError) or StorageError.describes(error)):
             raise
         known = error.num_bytes if isinstance(error, StorageError) else None
         raise StorageError(path, error, num_bytes or known) from error
+
+
+@contextmanager
+def place_errors(path: str | Path) -> Iterator[None]:
+    """Raise a `StorageError` where the block cannot make something at `path`, such as below `/proc` or a file."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(path, error) from error
 
 
 def reserve_space(path: Path, num_bytes: int) -> None:
@@ -132,7 +143,8 @@ def write_folder_atomically(path: str | Path) -> Iterator[Path]:
     """
     path = _real(path)
     with storage_errors(path), _temporary_sibling(path) as temporary:
-        temporary.mkdir()
+        with place_errors(path):
+            temporary.mkdir()
         try:
             yield temporary
             _flush(temporary)
@@ -154,8 +166,11 @@ def _temporary_sibling(path: Path) -> Iterator[Path]:
     Writers hold a shared lock on the folder, and removing leftovers takes an exclusive lock. The process that gets it
     knows that all temporary names in the folder are leftovers, as the system releases the locks of a killed process.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    with place_errors(path):
+        if not path.name:  # the root of the file system
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
     try:
         if _lock(folder, timeout_s=0.0):
             _remove_leftovers(path)
@@ -209,9 +224,9 @@ def _flush_one(path: Path) -> None:
 def _put_in_place(temporary: Path, path: Path) -> None:
     try:
         os.rename(temporary, path)
-    except OSError:
+    except OSError as error:
         if not path.is_dir():
-            raise
+            raise StorageError(path, error) from error
         if not _swap(temporary, path):
             _swap_in_two_steps(temporary, path)
 

@@ -1,4 +1,4 @@
-"""Bundles: an exported adaptation as a folder of two files, `tensors.safetensors` and `manifest.json`.
+"""Bundles: an exported adaptation as a folder of files: tensors, a manifest, mostly what routing needs, and a card.
 
 In: the tensors of a method, and everything that is needed to use them on the same backbone. Out: the same, or
 `BundleError`. A bundle may come from anyone, so nothing in it is trusted: sizes are checked before memory is allocated,
@@ -7,7 +7,6 @@ worst make the backbone generate nonsense.
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,20 +23,29 @@ from ptl_prefix.artifacts.atomic import write_folder_atomically, write_new_file
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import package_version
+from ptl_prefix.artifacts.hub_address import origin_of
 from ptl_prefix.artifacts.json_document import DocumentError
 from ptl_prefix.artifacts.manifest import (
     BUNDLE_VERSION,
     MANIFEST_FILE,
+    MAX_HEADER_BYTES,
+    ROUTING_FILE,
+    TENSORS_FILE,
     BackboneIdentity,
     Manifest,
+    RoutingEntry,
     TensorInfo,
     bundle_errors,
     check_backbone,
+    num_tensor_bytes,
     read_manifest,
     require_plain_file,
     sealed_text,
 )
+from ptl_prefix.artifacts.model_card import CARD_FILE
+from ptl_prefix.artifacts.ngram_counts import SCHEME
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.artifacts.routing_facts import RoutingFacts, check_shapes
 from ptl_prefix.errors import BundleError
 
 __all__ = [
@@ -48,21 +56,26 @@ __all__ = [
     "Manifest",
     "TensorInfo",
     "check_backbone",
+    "check_replaceable",
     "read_bundle",
+    "read_routing",
     "write_bundle",
 ]
-
-TENSORS_FILE = "tensors.safetensors"
-MAX_HEADER_BYTES = 100 * 10**6
-"""The limit of the safetensors format."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A manifest and the tensors that it describes, on the CPU."""
+    """A manifest and the tensors that it describes, on the CPU.
+
+    Args:
+        manifest: The manifest.
+        tensors: The tensors.
+        origin: Folder, or address on the hub with the commit.
+    """
 
     manifest: Manifest
     tensors: dict[str, Tensor]
+    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,6 +97,7 @@ class BundleContents:
         position_law: Start of the text positions: `shifted` by the prefix, or `unshifted`.
         dtype: Dtype of the backbone in training.
         backbone: Identity of the backbone.
+        routing: What a server needs to recognise the task's texts; `None` leaves it out.
     """
 
     tensors: Mapping[str, Tensor]
@@ -100,6 +114,7 @@ class BundleContents:
     position_law: str
     dtype: str
     backbone: BackboneIdentity
+    routing: RoutingFacts | None = None
 
 
 def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
@@ -112,41 +127,75 @@ def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
         BundleError: If a tensor holds NaN or infinity, or `folder` holds anything but a bundle.
         ValueError: If the manifest holds a value that cannot be read back.
     """
-    _refuse_to_replace_anything_else(Path(folder))
+    check_replaceable(folder)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(contents.tensors.items())}
     if fact := _non_finite_problem(tensors):
         raise BundleError(f"A bundle must hold finite numbers, but {fact}; export another checkpoint.")
     tensors_file = safetensors.torch.save(tensors)
-    text = sealed_text(_manifest(contents, tensors, hashlib.sha256(tensors_file).hexdigest()))
+    routing = contents.routing.to_arrays() if contents.routing is not None else {}
+    routing_file = safetensors.torch.save({name: torch.from_numpy(array) for name, array in routing.items()})
+    text = sealed_text(_manifest(contents, tensors, tensors_file, routing_file))
     with write_folder_atomically(folder) as unfinished:
         write_new_file(unfinished / TENSORS_FILE, tensors_file)
         write_new_file(unfinished / MANIFEST_FILE, text.encode())
+        if routing:
+            write_new_file(unfinished / ROUTING_FILE, routing_file)
+            read_routing(unfinished)
         return read_bundle(unfinished)
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Read and check the bundle in `folder`, or the bundle of the run in `folder`.
+    """Read and check the bundle in `folder`, of the run in `folder`, or at an address on the hub.
 
     Raises:
         BundleError: The bundle is missing, damaged or of another version.
+        HubError: The bundle is on the hub and cannot be fetched.
     """
     folder = find_bundle(folder)
     manifest = read_manifest(folder)
     path = Path(folder, TENSORS_FILE)
     with bundle_errors(path):
-        tensors = _parse_tensors(_read_whole(path, manifest), manifest)
-    return Bundle(manifest, tensors)
+        content = _read_whole(path, manifest.tensors, "tensors_sha256", manifest.tensors_sha256)
+        tensors = _parse_tensors(content, manifest.tensors)
+    return Bundle(manifest, tensors, origin_of(folder))
 
 
-def _refuse_to_replace_anything_else(folder: Path) -> None:
-    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them."""
-    others = {path.name for path in folder.iterdir()} - {MANIFEST_FILE, TENSORS_FILE} if folder.is_dir() else set()
-    if others:
+def read_routing(folder: str | Path) -> RoutingFacts | None:
+    """Read and check what a router needs of the bundle in `folder`, or of the bundle of the run in `folder`.
+
+    Returns:
+        The facts; `None` for a bundle without them.
+
+    Raises:
+        BundleError: The bundle is missing, or its manifest or the file is damaged or of another version.
+    """
+    folder = find_bundle(folder)
+    entry, path = read_manifest(folder).routing, Path(folder, ROUTING_FILE)
+    if entry is None:
+        return None
+    with bundle_errors(path):
+        check_shapes({name: (info.shape, info.dtype) for name, info in entry.tensors.items()})
+        tensors = _parse_tensors(_read_whole(path, entry.tensors, "routing.sha256", entry.sha256), entry.tensors)
+        return RoutingFacts.from_arrays({name: one.numpy() for name, one in tensors.items()}, entry.num_inputs)
+
+
+def check_replaceable(folder: str | Path) -> None:
+    """Refuse a folder with other files: `out=` may be mistyped, and replacing the folder would delete them.
+
+    Raises:
+        BundleError: If `folder` holds anything but a bundle.
+    """
+    folder = Path(folder)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    own = {MANIFEST_FILE, TENSORS_FILE, ROUTING_FILE}
+    if others := names - own - ({CARD_FILE} if names & own else set()):
         law = "A bundle must be written to a new folder or in place of a bundle"
         raise BundleError(f"{law}, but {folder} also holds {min(others)!r}; choose another folder.")
 
 
-def _manifest(contents: BundleContents, tensors: Mapping[str, Tensor], tensors_sha256: str) -> Manifest:
+def _manifest(
+    contents: BundleContents, tensors: Mapping[str, Tensor], tensors_file: bytes, routing_file: bytes
+) -> Manifest:
     unchecked: Any = contents  # a value that no manifest may have is refused when the manifest is checked, by name
     return Manifest(
         method=contents.method,
@@ -163,9 +212,19 @@ def _manifest(contents: BundleContents, tensors: Mapping[str, Tensor], tensors_s
         dtype=unchecked.dtype,
         backbone=contents.backbone,
         tensors={name: _info(tensor) for name, tensor in tensors.items()},
-        tensors_sha256=tensors_sha256,
+        tensors_sha256=hashlib.sha256(tensors_file).hexdigest(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         package_version=package_version(),
+        routing=None if contents.routing is None else _routing_entry(contents.routing, routing_file),
+    )
+
+
+def _routing_entry(routing: RoutingFacts, file: bytes) -> RoutingEntry:
+    return RoutingEntry(
+        scheme=SCHEME,
+        num_inputs=routing.num_inputs,
+        tensors={name: _info(torch.from_numpy(array)) for name, array in routing.to_arrays().items()},
+        sha256=hashlib.sha256(file).hexdigest(),
     )
 
 
@@ -174,50 +233,45 @@ def _info(tensor: Tensor) -> TensorInfo:
     return TensorInfo(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))  # type: ignore[arg-type]
 
 
-def _read_whole(path: Path, manifest: Manifest) -> bytes:
+def _read_whole(path: Path, infos: Mapping[str, TensorInfo], key: str, sha256: str) -> bytes:
     """Read the file once, so that the bytes that are hashed are the bytes that are parsed."""
     require_plain_file(path)
     try:
         with path.open("rb") as file:
-            _check_sizes(file, sum(_num_bytes(info) for info in manifest.tensors.values()))
+            _check_sizes(file, num_tensor_bytes(infos))
             file.seek(0)
             content = file.read()
     except OSError as error:
         raise DocumentError(f"cannot be read ({error.strerror})") from error
-    if hashlib.sha256(content).hexdigest() != manifest.tensors_sha256:
-        raise DocumentError("has other content than its manifest's `tensors_sha256` says")
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DocumentError(f"has other content than its manifest's `{key}` says")
     return content
 
 
-def _num_bytes(info: TensorInfo) -> int:
-    dtype: torch.dtype = getattr(torch, info.dtype)
-    return math.prod(info.shape) * dtype.itemsize
-
-
-def _check_sizes(file: BinaryIO, num_tensor_bytes: int) -> None:
+def _check_sizes(file: BinaryIO, num_bytes: int) -> None:
     """Compare the file's size with the sizes in its header and manifest, before any memory is allocated for them."""
     size = os.fstat(file.fileno()).st_size
     header_bytes = int.from_bytes(file.read(8), "little")
     if header_bytes > MAX_HEADER_BYTES:
         raise DocumentError(f"claims a header of {header_bytes} bytes, more than {MAX_HEADER_BYTES}")
-    if size != 8 + header_bytes + num_tensor_bytes:
-        wanted = f"8 and a header of {header_bytes} and tensors of {num_tensor_bytes}"
+    if size != 8 + header_bytes + num_bytes:
+        wanted = f"8 and a header of {header_bytes} and tensors of {num_bytes}"
         raise DocumentError(f"has {size} bytes, not {wanted}: it is truncated, or not of this bundle")
 
 
-def _parse_tensors(content: bytes, manifest: Manifest) -> dict[str, Tensor]:
+def _parse_tensors(content: bytes, infos: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise DocumentError(f"is not a safetensors file ({error})") from error
     found = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()}
-    wanted = {name: (info.shape, f"torch.{info.dtype}") for name, info in manifest.tensors.items()}
+    wanted = {name: (info.shape, f"torch.{info.dtype}") for name, info in infos.items()}
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise DocumentError(f"has {found.get(name)} as {name!r}, and its manifest says {wanted.get(name)}")
     if fact := _non_finite_problem(tensors):
         raise DocumentError(f"holds non-finite numbers: {fact}")
-    return {name: tensors[name] for name in manifest.tensors}
+    return {name: tensors[name] for name in infos}
 
 
 def _non_finite_problem(tensors: Mapping[str, Tensor]) -> str | None:

@@ -1,20 +1,28 @@
 """Finds the bundle that a path means.
 
-In: the path of a bundle, or of a run folder, wherever a bundle is wanted. Out: the path of the bundle.
+In: the path of a bundle, of a run folder, or an address on the hub, wherever a bundle is wanted. Out: the path of the
+bundle; and the folder for what is computed with it.
 """
 
 from pathlib import Path
 
+from ptl_prefix.artifacts.hub_address import HubAddress, is_hub_address
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import BundleError
 
 
 def find_bundle(path: str | Path) -> Path:
-    """The folder of a bundle: the path itself, or the bundle of the run in that folder.
+    """The folder of a bundle: the path itself, the bundle of the run in that folder, or what was fetched from the hub.
 
     Raises:
         BundleError: There is no folder at the path, or the run there has no bundle.
+        HubError: The bundle is on the hub and cannot be fetched.
     """
+    if is_hub_address(path):
+        # Imported here: only few bundles are on the hub.
+        from ptl_prefix.artifacts.hub_bundle import fetch_bundle
+
+        return fetch_bundle(str(path))
     folder, run = Path(path), RunFolder(path)
     if not folder.is_dir():
         fact = "is no folder" if folder.exists() else "does not exist"
@@ -27,3 +35,28 @@ def find_bundle(path: str | Path) -> Path:
             f"a checkpoint with: ptl-prefix export run={path} checkpoint=last out=<folder>"
         )
     return run.bundle
+
+
+def run_of_bundle(path: str | Path) -> RunFolder | None:
+    """The run whose bundle a path means; `None` for a bundle outside of a run folder.
+
+    Raises:
+        BundleError: There is no bundle at the path.
+    """
+    if is_hub_address(path):
+        return None
+    run = RunFolder(find_bundle(path).parent)
+    return run if run.config.is_file() else None
+
+
+def folder_beside_bundle(path: str | Path, what: str) -> Path:
+    """The folder for what is computed with a bundle outside of a run: beside it, or in `outputs/hub`.
+
+    Args:
+        path: Path or address of the bundle.
+        what: What is computed, the end of the folder's name.
+    """
+    if is_hub_address(path):
+        return Path("outputs", "hub", f"{HubAddress.parse(str(path)).repo.replace('/', '--')}-{what}")
+    bundle = find_bundle(path)
+    return bundle.with_name(f"{bundle.name}-{what}")

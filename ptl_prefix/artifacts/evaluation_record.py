@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.document_file import DocumentFile
 from ptl_prefix.artifacts.json_document import STRICT
-from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.artifacts.prompt_format import PromptFormat, stored_values
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.errors import RunError
 
@@ -77,6 +77,8 @@ class EvaluationKey:
     def folder_name(self) -> str:
         """The name of the evaluation's folder: the split, and a hash of all fields."""
         values = asdict(self)
+        if self.prompt is not None:
+            values["prompt"] = stored_values(values["prompt"])
         stored = {name: value for name, value in values.items() if value is not None or name == "adaptation"}
         content = json.dumps(stored, sort_keys=True).encode()
         return f"{self.split}-{hashlib.sha256(content).hexdigest()[:10]}"

@@ -6,9 +6,10 @@ ends with the hash of everything else in it, so that a changed byte is detected 
 
 import hashlib
 import json
+import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,17 @@ from ptl_prefix.errors import BundleError
 
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+TENSORS_FILE = "tensors.safetensors"
+ROUTING_FILE = "routing.safetensors"
 MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 100 * 10**6
+"""The limit of the safetensors format."""
 
 Quantization = Literal["bitsandbytes_8bit", "bitsandbytes_4bit", "torchao_int8"]
 """LLM.int8 (Dettmers et al., 2022); NF4 in blocks of 64 (Dettmers et al., 2023); int8 weights with a scale per row."""
+
+NgramScheme = Literal["words_1_2"]
+"""How texts are counted for routing."""
 
 Name = Annotated[str, MinLen(1), MaxLen(200)]
 Place = Annotated[str, MinLen(1), MaxLen(4096)]
@@ -35,6 +43,17 @@ TokenId = Annotated[int, Ge(0), Le(2**31)]
 Site = Literal["encoder_self", "decoder_self", "decoder_cross"]
 SiteNumber = Literal["num_layers", "num_kv_heads", "head_dim"]
 
+_ITEM_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "uint8": 1,
+    "bool": 1,
+}
 _SEAL = "manifest_sha256"
 """The key of `manifest.json` with the hash of all others."""
 
@@ -68,7 +87,24 @@ class TensorInfo:
     """The shape and dtype of a tensor. The bounds keep a hostile manifest from causing huge computations."""
 
     shape: Annotated[tuple[Annotated[int, Ge(0), Le(2**40)], ...], MaxLen(8)]
-    dtype: Literal["float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool"]
+    dtype: Literal["float64", "float32", "bfloat16", "float16", "int64", "int32", "int16", "uint8", "bool"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingEntry:
+    """The file `routing.safetensors`, from which a server learns which texts are of the bundle's task.
+
+    Args:
+        scheme: How texts are counted: hashed words and pairs of words.
+        num_inputs: Number of training inputs that were counted.
+        tensors: Shape and dtype of each array.
+        sha256: Hash of the file.
+    """
+
+    scheme: NgramScheme
+    num_inputs: Annotated[int, Ge(1), Le(2**40)]
+    tensors: dict[str, TensorInfo]
+    sha256: Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +130,7 @@ class Manifest:
         tensors_sha256: Hash of the file with the tensors.
         created: Time of the export in UTC.
         package_version: Version of this package that exported the bundle.
+        routing: Description of `routing.safetensors`; `None` for a bundle that a server offers by its name only.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -116,6 +153,17 @@ class Manifest:
     tensors_sha256: Name
     created: Name
     package_version: Name
+    routing: RoutingEntry | None = None
+
+
+def num_tensor_bytes(tensors: Mapping[str, TensorInfo]) -> int:
+    """Bytes of all tensors that a manifest describes."""
+    return sum(math.prod(info.shape) * _ITEM_BYTES[info.dtype] for info in tensors.values())
+
+
+def max_file_bytes(tensors: Mapping[str, TensorInfo]) -> int:
+    """Largest size of the file with the tensors that a manifest describes."""
+    return 8 + MAX_HEADER_BYTES + num_tensor_bytes(tensors)
 
 
 def settings_fingerprint(manifest: Manifest) -> str:
@@ -169,7 +217,7 @@ def _hash_of(values: dict[str, Any]) -> str:
 
 @contextmanager
 def bundle_errors(path: Path) -> Iterator[None]:
-    """Turn a `DocumentError` about one of the two files into a `BundleError`."""
+    """Turn a `DocumentError` about one of the files into a `BundleError`."""
     try:
         yield
     except DocumentError as error:

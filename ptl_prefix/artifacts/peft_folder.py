@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ptl_prefix.artifacts.atomic import write_folder_atomically, write_new_file
+from ptl_prefix.artifacts.hub_address import is_hub_address
+from ptl_prefix.artifacts.hub_bundle import fetch_adapter
 from ptl_prefix.artifacts.json_document import DocumentError, parse_json
 from ptl_prefix.errors import BundleError
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
+_MOST_BYTES = {CONFIG_FILE: 2**20, TENSORS_FILE: 16 * 2**30}
+"""The files of an adapter on the hub, and the most bytes of each that are fetched."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ def write_peft(folder: Path, adapter: PeftAdapter) -> None:
     with write_folder_atomically(folder) as unfinished:
         write_new_file(unfinished / CONFIG_FILE, f"{json.dumps(adapter.config, indent=2, sort_keys=True)}\n".encode())
         write_new_file(unfinished / TENSORS_FILE, save(dict(adapter.tensors), metadata={"format": "pt"}))
+
+
+def find_adapter(path: str) -> Path:
+    """The folder of an adapter: the path itself, or what was fetched from `hub:<user>/<name>[@<revision>]`.
+
+    Raises:
+        HubError: The adapter is on the hub and cannot be fetched.
+    """
+    return fetch_adapter(path, _MOST_BYTES) if is_hub_address(path) else Path(path)
 
 
 def read_peft(folder: Path) -> PeftAdapter:

@@ -4,7 +4,7 @@ In: the folder of a killed run. Out: a `RunRecord` with the status `died`: its c
 complete line of `events.jsonl`. Values that are measured only at the end of a run are missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +14,7 @@ from ptl_prefix.artifacts.event_log import read_events, validation_losses
 from ptl_prefix.artifacts.input_fingerprints import accepted_changes, known_fingerprints
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord
+from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Selection
 from ptl_prefix.errors import RunError
 
 Event = dict[str, Any]
@@ -56,6 +56,7 @@ def rebuild_record(folder: RunFolder) -> RunRecord:
             environment=begun["environment"],
             fingerprints=known_fingerprints(events) or {},
             accepted_changes=accepted_changes(events),
+            selection=read_selection(events, config),
         )
     except (KeyError, TypeError, ValidationError) as error:
         raise RunError(
@@ -65,13 +66,31 @@ def rebuild_record(folder: RunFolder) -> RunRecord:
 
 
 def read_losses(events: Sequence[Event]) -> dict[str, float]:
-    """The validation loss of the bare backbone and the lowest one of the run, if they were measured."""
+    """The validation loss of the bare backbone and that of the run's best checkpoint, if they were measured."""
     before = [event["val/loss_before"] for event in events if "val/loss_before" in event]
-    after = [loss for _, loss in validation_losses(events)]
+    chosen = [event["step"] for event in events if event["kind"] == "selection" and event["is_best"]]
+    after = [loss for step, loss in validation_losses(events) if not chosen or step == chosen[-1]]
     return {
         **({"val/loss_before": before[0]} if before else {}),
         **({"val/loss": min(after)} if after else {}),
     }
+
+
+def read_selection(events: Sequence[Event], config: Mapping[str, Any]) -> Selection | None:
+    """The choice of the best checkpoint by a metric of generated texts, as far as the log has it."""
+    measured = [event for event in events if event["kind"] == "selection"]
+    best = [event for event in measured if event["is_best"]]
+    attached = _newest(events, "attached", "resumed")
+    if not best or attached is None:
+        return None
+    metric = config["training"]["select_by"]
+    return Selection(
+        metric=metric,
+        value=best[-1].get(metric),
+        step=best[-1]["step"],
+        num_examples=attached["selection_examples"],
+        decode_s=measured[-1]["selection_s"],
+    )
 
 
 def _newest(events: Sequence[Event], *kinds: str) -> Event | None:

@@ -83,13 +83,22 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the lowest `val/loss`."""
+        """The checkpoint with the lowest `val/loss`, or the best metric of `training.select_by`."""
         return self.checkpoints / "best.ckpt"
 
     @property
     def last(self) -> Path:
         """The newest checkpoint."""
         return self.checkpoints / "last.ckpt"
+
+    def kept(self, step: int) -> Path:
+        """The older checkpoint of a step, which `training.keep_last` keeps."""
+        return self.checkpoints / f"step-{step}.ckpt"
+
+    def kept_steps(self) -> list[int]:
+        """The steps of the older checkpoints that are there, in order."""
+        names = (path.name for path in self.checkpoints.glob("step-*.ckpt"))
+        return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)\.ckpt", name)))
 
     @property
     def bundle(self) -> Path:

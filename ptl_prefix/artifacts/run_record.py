@@ -59,6 +59,25 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The choice of the best checkpoint by a metric of generated texts.
+
+    Args:
+        metric: Key of the metric, such as `val/bleu`.
+        value: Value of the best checkpoint; `None` if no value was finite.
+        step: Step of the best checkpoint.
+        num_examples: Number of validation inputs that were decoded each time, evenly spread over the split.
+        decode_s: Seconds of decoding and computing the metric, over all validations; not part of `cost.train_s`.
+    """
+
+    metric: str
+    value: float | None
+    step: Count
+    num_examples: Count
+    decode_s: Amount
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricInfo:
     """The description of a metric's values. Values with different descriptions are never put into one column.
 
@@ -104,6 +123,7 @@ class RunRecord:
             empty for a run that ended before they were computed, or of an earlier version.
         accepted_changes: What the user accepted to differ when the run was resumed: kinds of inputs as in
             `resume_anyway`, and `trainer.max_steps`.
+        selection: Choice of the best checkpoint by a metric of generated texts; `None` if `val/loss` chose it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -129,6 +149,7 @@ class RunRecord:
     error: str | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
     accepted_changes: list[str] = field(default_factory=list)
+    selection: Selection | None = None
 
 
 _FILE = DocumentFile(

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ptl_prefix.artifacts.atomic import storage_errors, write_all
+from ptl_prefix.artifacts.atomic import place_errors, storage_errors, write_all
 from ptl_prefix.artifacts.file_lock import lock_file, open_unlinked
 from ptl_prefix.artifacts.predictions import Prediction, read_predictions, to_line
 from ptl_prefix.errors import RunError
@@ -29,7 +29,7 @@ class UnfinishedPredictions:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with storage_errors(path):
+        with place_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.fdopen(open_unlinked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
         try:

@@ -19,6 +19,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.attachment import Attachment
 from ptl_prefix.backbones.attention_sites import SiteGeometry, attention_modules, family_of, geometry_of, layers_of
 from ptl_prefix.backbones.checkpointing import Checkpointing
+from ptl_prefix.backbones.choose_prompter import choose_prompter
 from ptl_prefix.backbones.fingerprints import Fingerprints
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
 from ptl_prefix.backbones.prefix_attention import PrefixSlots
@@ -219,11 +220,11 @@ class Backbone:
         """The prompter that encodes sources and targets for this backbone.
 
         Raises:
-            ValueError: When the tokenizer lacks a special token that the format needs, or nothing would end a target.
+            ValueError: When tokenizer or backbone do not fit the format; see `choose_prompter`.
             BackboneError: When the format's ids are no rows of the embeddings.
         """
-        start_id = self.decoder_start_id
-        return Prompter(self.tokenizer, prompt, decoder_start_id=start_id, num_ids=self.config.vocab_size)
+        start_id, num_ids = self.decoder_start_id, self.config.vocab_size
+        return choose_prompter(self.tokenizer, prompt, decoder_start_id=start_id, num_ids=num_ids, of=self.name)
 
     def without_checkpointing(self) -> AbstractContextManager[None]:
         """Inside, activations are kept although `gradient_checkpointing` is on."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from huggingface_hub import constants
+from ptl_prefix.artifacts.hub import model_cache_folder
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -13,6 +13,6 @@ def cached_snapshot(name: str) -> Path | None:
     Args:
         name: Name on the hub.
     """
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    folder = model_cache_folder() / f"models--{name.replace('/', '--')}" / "snapshots"
     found = [path for path in folder.glob("*") if any((path / weights).exists() for weights in _WEIGHTS)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)

@@ -133,6 +133,10 @@ class Prompter:
         """The ids of a whole prompt: before, source, between. `max_tokens` is as in `source_ids`."""
         return self.prompt_ids(self.source_ids(text, max_tokens))
 
+    def num_source_tokens(self, source_ids: Sequence[int]) -> int:
+        """Number of ids by which a source makes a prompt longer than `num_fixed_tokens`."""
+        return len(source_ids)
+
     def prompt_ids(self, source_ids: Sequence[int]) -> list[int]:
         """The ids of a whole prompt, given those of the source."""
         return [*self.before_ids, *source_ids, *self.between_ids]
@@ -147,19 +151,30 @@ class Prompter:
         Raises:
             ValueError: When the source is longer, and the format's `truncation` is `none`.
         """
-        return self.cut_source(self.tokenize_sources([text])[0], max_tokens)
+        return self.cut_source(text, self.tokenize_sources([text])[0], max_tokens)
 
-    def cut_source(self, ids: Sequence[int], max_tokens: int | None = None) -> list[int]:
-        """Truncate the ids of a source, at the end that the format names; see `source_ids`."""
+    def cut_source(self, text: str, ids: Sequence[int], max_tokens: int | None = None) -> list[int]:
+        """Truncate the ids of a source, at the end that the format names; see `source_ids`.
+
+        Args:
+            text: The source.
+            ids: Its ids, as `tokenize_sources` gives them.
+            max_tokens: Most of its `num_source_tokens`; `None` if there is no limit.
+        """
         limits = [limit for limit in (self.prompt_format.max_source_tokens, max_tokens) if limit is not None]
-        keep = max(min(limits, default=len(ids)), 0)
-        if len(ids) <= keep:
+        num_tokens = self.num_source_tokens(ids)
+        keep = max(min(limits, default=num_tokens), 0)
+        if num_tokens <= keep:
             return list(ids)
         if self.prompt_format.truncation == "none":
             raise ValueError(
-                f"A source must have at most {keep} tokens here, but has {len(ids)}; "
+                f"A source must have at most {keep} tokens here, but has {num_tokens}; "
                 "shorten it, or set `truncation` to 'right' or 'left'."
             )
+        return self._shortened(text, ids, keep)
+
+    def _shortened(self, text: str, ids: Sequence[int], keep: int) -> list[int]:
+        """The ids of an over-long source, shortened to `keep` tokens."""
         return list(ids[:keep]) if self.prompt_format.truncation == "right" else list(ids[len(ids) - keep :])
 
     def encode_target(self, text: str) -> list[int]:

@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import CommandLine, split_command_line
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
-from ptl_prefix.commands.config.working_configs import with_working_configs
+from ptl_prefix.commands.config.working_configs import completed
 from ptl_prefix.commands.interrupts import stopped_by_signals
 from ptl_prefix.commands.standard_streams import escape_unknown_characters, flush_output, output_failure, output_refuses
 from ptl_prefix.errors import ConfigError, PtlPrefixError, StorageError
@@ -131,13 +130,7 @@ def read_command_line(words: Sequence[str]) -> CommandLine:
     Raises:
         ValueError: For a flag that is unknown, has no value, or contradicts another.
     """
-    line = split_command_line(words)
-    line = replace(line, flags=with_working_configs(line.flags))
-    if not any(override.startswith("backbone=") for override in line.overrides):
-        return line
-    from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
-
-    return replace(line, overrides=with_backbone_folder(line.overrides, line.flags.config_dir))
+    return completed(split_command_line(words))
 
 
 def _shown(error: PtlPrefixError) -> str:

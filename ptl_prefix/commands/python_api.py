@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.metric_key import bare_key, is_bare
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.compare.command import compare_config
-from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.backbone_folder import with_backbone_folder
+from ptl_prefix.commands.config.arguments import CommandLine, HydraFlags
 from ptl_prefix.commands.config.compose import CheckedConfig, compose_and_check
 from ptl_prefix.commands.config.python_settings import as_overrides
 from ptl_prefix.commands.config.resolvers import forget_run_ids
 from ptl_prefix.commands.config.verbs import VERBS
-from ptl_prefix.commands.config.working_configs import with_working_configs
+from ptl_prefix.commands.config.working_configs import completed
 from ptl_prefix.commands.evaluate.command import evaluate_config
 from ptl_prefix.commands.train.command import train_config
 from ptl_prefix.data.task import Task
@@ -55,6 +55,18 @@ class Run:
         """The folder of the bundle; `None` if the run wrote none."""
         folder = RunFolder(self.path).bundle
         return folder if folder.is_dir() else None
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows of a run: its metrics before and after, and its folder."""
+        rows = [
+            f"| `{name}` | {_number(self.metrics.get(bare_key(name)))} | {_number(value)} |"
+            for name, value in self.metrics.items()
+            if not is_bare(name)
+        ]
+        title = f"`{self.record.method}` on `{self.record.backbone}`, {self.record.task}: {self.record.status}"
+        return "\n".join(
+            [title, "", "| metric | before | after |", "| --- | ---: | ---: |", *rows, "", f"`{self.path}`"]
+        )
 
     def load(self, backbone: Backbone) -> Adaptation:
         """Attach the run's bundle to a backbone; see `ptl_prefix.load_bundle`."""
@@ -195,7 +207,11 @@ def compare(*runs: "str | Path | Run", **settings: Any) -> Comparison:
     return comparison
 
 
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
 def _checked(verb: str, given: Mapping[str, Any], config_dir: str | Path | None) -> CheckedConfig:
     own = () if config_dir is None else (("--config-dir", str(config_dir)),)
-    flags = with_working_configs(HydraFlags(own))
-    return compose_and_check(VERBS[verb], with_backbone_folder(as_overrides(given), flags.config_dir), flags)
+    line = completed(CommandLine((), as_overrides(given), HydraFlags(own)))
+    return compose_and_check(VERBS[verb], line.overrides, line.flags)

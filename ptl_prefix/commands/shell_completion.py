@@ -61,11 +61,12 @@ complete --command ptl-prefix --no-files --arguments \
 
 _ACTIONS = {
     "sweep": ("plan", "run", "status", "resume", "stop", "export", "worker"),
+    "route": ("evaluate",),
     "wandb": ("sync", "dashboard"),
 }
 """The first arguments of verbs that have several actions."""
 _PATHS = (
-    *("run", "bundle", "bundles", "resume", "input", "output", "out", "checkpoint", "path"),
+    *("run", "first_run", "second_run", "bundle", "bundles", "resume", "input", "output", "out", "checkpoint", "path"),
     *("init_bundle", "bertscore_model"),
 )
 

@@ -32,7 +32,7 @@ def format_megabytes(num_bytes: int) -> str:
 
 
 def format_example(label: str, text: str, style: str) -> Text:
-    """One line of a decoded example, cut to 300 characters, without control characters.
+    """One text of a decoded example, cut to 300 characters, without control characters.
 
     Args:
         label: Name of the line, such as `source` or `reference`.
@@ -40,4 +40,4 @@ def format_example(label: str, text: str, style: str) -> Text:
         style: Style of the text in rich's markup; empty is the terminal's own.
     """
     shown = escape_controls(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …")
-    return Text(f"{label:>10}  ").append(shown or "(nothing)", style=style)
+    return Text(f"{label:>10}  ").append(shown.replace("\n", "\n" + " " * 12) or "(nothing)", style=style)

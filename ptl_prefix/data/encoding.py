@@ -10,7 +10,8 @@ together in a decoder-only backbone, for the prompt alone in an encoder-decoder,
 2. If both do not fit the budget together, the source is cut first, at the end that the format's `truncation` names.
 3. The target is cut only when nothing is left of the source. Its end is always kept.
 
-With `overlong: drop`, a pair that would be cut is left out instead. Cut and dropped pairs are counted.
+A conversation is cut by its messages, not by its ids; see `backbones/chat_prompting.py`. With `overlong: drop`, a pair
+that would be cut is left out instead. Cut and dropped pairs are counted.
 """
 
 import itertools
@@ -142,7 +143,9 @@ def encode_prompts(sources: Sequence[str], prompter: Prompter, *, max_prompt_tok
             f"A prompt must have room for its {prompter.num_fixed_tokens} fixed tokens, but may have only "
             f"{max_prompt_tokens}; generate fewer tokens, or shorten the prefix."
         )
-    return [prompter.prompt_ids(prompter.cut_source(ids, max_source)) for ids in prompter.tokenize_sources(sources)]
+    tokenized = prompter.tokenize_sources(sources)
+    pairs = zip(sources, tokenized, strict=True)
+    return [prompter.prompt_ids(prompter.cut_source(source, ids, max_source)) for source, ids in pairs]
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -212,13 +215,14 @@ def _encode_chunk(
     report = EncodingReport(num_examples=len(sources), num_pairs=len(targets))
     for owner, target in zip(owners, targets, strict=True):
         source = sources[owner]
-        num_source, num_target = _kept_ids(len(source), len(target), prompter, budget, settings)
-        source_cut, target_cut = len(source) > num_source, len(target) > num_target
+        num_whole = prompter.num_source_tokens(source)
+        num_source, num_target = _kept_ids(num_whole, len(target), prompter, budget, settings)
+        source_cut, target_cut = num_whole > num_source, len(target) > num_target
         if (source_cut or target_cut) and settings.overlong == "drop":
             report += EncodingReport(num_dropped=1)
             continue
         try:
-            prompt = prompter.prompt_ids(prompter.cut_source(source, num_source))
+            prompt = prompter.prompt_ids(prompter.cut_source(columns["source"][owner], source, num_source))
         except ValueError as error:
             raise DataError(
                 f"Example {columns['example_id'][owner]}: {error} Or drop it with `data.overlong=drop`."

@@ -10,7 +10,6 @@ They may be compressed, as `.jsonl.gz` or `.csv.zst`.
 
 import hashlib
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from ptl_prefix.artifacts.json_document import shortened
 from ptl_prefix.artifacts.lfs_pointer import lfs_pointer_fact
+from ptl_prefix.artifacts.source_template import cell_texts
 from ptl_prefix.data.dataset_rows import dataset_files, is_dataset_folder, read_dataset_folder, split_folders
 from ptl_prefix.data.delimited_rows import read_csv, read_tsv
 from ptl_prefix.data.json_rows import read_json, read_json_lines
@@ -59,17 +59,12 @@ class FileRow:
         return " ".join(self.texts(column, setting))
 
     def texts(self, column: str, setting: Setting | None = None) -> list[str]:
-        """The texts of a column, stripped; empty texts of a list are left out. See `text`.
-
-        Numbers and booleans, such as labels, are their text in JSON: `7`, `0.5`, `true`.
-        """
+        """The texts of a column, stripped; empty texts of a list are left out. See `text` and `cell_texts`."""
         if column not in self.cells:
             raise DataError(self._absence(column, setting))
         cell = self.cells[column]
-        texts = [_as_text(part) for part in (cell if isinstance(cell, list) else [cell])]
-        stripped = [text.strip() for text in texts if text is not None and text.strip()]
-        if stripped and None not in texts:
-            return stripped
+        if texts := cell_texts(cell):
+            return texts
         raise DataError(
             f"{self.place}: '{column}' must be text, or a list of texts, and not empty, but is {shortened(cell)}; "
             "correct the row, or remove it."
@@ -202,16 +197,6 @@ def _read_parquet(path: Path, text_format: TextFormat, on_read: OnRead) -> Itera
         raise DataError(
             f"{path} must be a Parquet file, but cannot be read as one ({error}); write it again."
         ) from error
-
-
-def _as_text(value: object) -> str | None:
-    """A text, number or boolean as text; `None` for anything else, and for text that a UTF-8 file cannot hold."""
-    if isinstance(value, str):
-        # JSON escapes can spell lone surrogates, which UTF-8 cannot hold, and U+0000, which ends a text in C.
-        return None if any("\ud800" <= char <= "\udfff" or char == "\0" for char in value) else value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)) else None
 
 
 def _listed(names: Iterable[str]) -> str:

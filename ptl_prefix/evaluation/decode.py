@@ -87,11 +87,11 @@ def decode(
             continue
         texts = write(job.method.condition(inputs.to(job.backbone.device)), number)
         hypotheses.update(zip(indices, texts, strict=True))
-        on_batch([_prediction(rows[index], text) for index, text in zip(indices, texts, strict=True)])
+        on_batch([prediction_of(rows[index], text) for index, text in zip(indices, texts, strict=True)])
     job.backbone.slots.clear()
     job.method.train(was_training)
     hypotheses = gather(hypotheses)
-    return [_prediction(row, hypotheses[index]) for index, row in enumerate(rows)]
+    return [prediction_of(row, hypotheses[index]) for index, row in enumerate(rows)]
 
 
 def _batches(job: DecodingJob) -> PromptBatches:
@@ -128,7 +128,8 @@ def _writer(job: DecodingJob) -> Callable[[ModelInputs, int], list[str]]:
     return most_likely_label
 
 
-def _prediction(row: Mapping[str, Any], hypothesis: str) -> Prediction:
+def prediction_of(row: Mapping[str, Any], hypothesis: str) -> Prediction:
+    """The prediction for an example, as a task gives it."""
     return Prediction(
         id=row["example_id"],
         source=row["source"],

@@ -24,6 +24,7 @@ from ptl_prefix.artifacts.evaluation_record import (
     write_evaluation_record,
 )
 from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.artifacts.hub_address import is_hub_address
 from ptl_prefix.artifacts.predictions import Prediction, read_predictions, write_predictions
 from ptl_prefix.artifacts.unfinished_predictions import UnfinishedPredictions
 from ptl_prefix.backbones.backbone import Backbone
@@ -97,6 +98,8 @@ class Subject:
         prompter: Encoder of the sources, as in training.
         adaptation: Hash of the bundle's tensors; `None` for the bare backbone.
         method_settings: Hash of the bundle's settings; `None` for the bare backbone.
+        origin: Folder of the bundle, or its address on the hub with the commit, which the record keeps; `None` for the
+            bare backbone.
     """
 
     backbone: Backbone
@@ -104,6 +107,7 @@ class Subject:
     prompter: Prompter
     adaptation: str | None
     method_settings: str | None = None
+    origin: str | None = None
 
     def evaluation_key(
         self, task: Task, split: Split, num_examples: int, decoding: Decoding, *, batch_size: int
@@ -232,6 +236,8 @@ def evaluate(job: EvaluationJob, out: Path, *, on_progress: Progress = lambda do
         record = _record(
             key, _scores(job.measures, predictions, likelihoods), likelihoods, sampled.num_in_split, decode_s
         )
+        if is_hub_address(job.subject.origin):
+            record.environment["bundle"] = job.subject.origin
         write_evaluation_record(folder / RECORD_FILE, record)
         unfinished.remove()
     return Evaluation(folder, record, predictions)

@@ -204,7 +204,7 @@ def _generated(adaptation: Adaptation, texts: Sequence[str], settings: Inspectio
     greedy = {"max_new_tokens": settings.max_new_tokens, "min_new_tokens": 0, "num_beams": 1, "do_sample": False}
     starts = range(0, len(texts), settings.batch_size)
     batches = (texts[start : start + settings.batch_size] for start in starts)
-    return [text for batch in batches for text in adaptation.generate(batch, **greedy)]
+    return [text for batch in batches for text in adaptation.generate_rendered(batch, **greedy)]
 
 
 def _site(

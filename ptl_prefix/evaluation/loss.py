@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ptl_prefix.backbones.backbone import Backbone
@@ -43,6 +43,31 @@ def num_computed_positions(num_targets: int) -> int:
 def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label_smoothing: float = 0.0) -> TargetLoss:
     """The loss of a batch. A batch without rows has a loss of 0, after a forward pass all the same."""
     batch = batch if batch.num_rows else _without_targets(backbone)
+    targets = target_positions(batch)
+    logits = backbone.target_logits(method.condition(batch), (targets.rows, targets.columns))  # (targets, vocabulary)
+    nats = nn.functional.cross_entropy(logits.float(), targets.labels, reduction="sum", label_smoothing=label_smoothing)
+    return TargetLoss(nats, targets.num_tokens)
+
+
+@dataclass(frozen=True)
+class TargetPositions:
+    """The positions of a batch whose logits predict target tokens, filled up to `num_computed_positions`.
+
+    Args:
+        rows: Row of each position.
+        columns: Column of each position.
+        labels: Id that follows each position; `IGNORED_LABEL` at positions that only fill up.
+        num_tokens: Number of target tokens.
+    """
+
+    rows: Int[Tensor, " targets"]
+    columns: Int[Tensor, " targets"]
+    labels: Int[Tensor, " targets"]
+    num_tokens: int
+
+
+def target_positions(batch: ModelInputs) -> TargetPositions:
+    """The positions at which the logits of a batch are needed."""
     # The logits at one position predict the token at the next, so a target's logits are one position earlier.
     next_labels = batch.next_labels  # (batch, written)
     rows, columns = (next_labels != IGNORED_LABEL).nonzero(as_tuple=True)
@@ -50,11 +75,9 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     # Filled up with the first position, whose label is then ignored.
     missing = num_computed_positions(num_tokens) - num_tokens
     rows, columns = (nn.functional.pad(index, (0, missing)) for index in (rows, columns))
-    targets = next_labels[rows, columns]  # (targets,)
-    targets[num_tokens:] = IGNORED_LABEL
-    logits = backbone.target_logits(method.condition(batch), (rows, columns))  # (targets, vocabulary)
-    nats = nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
-    return TargetLoss(nats, num_tokens)
+    labels = next_labels[rows, columns]
+    labels[num_tokens:] = IGNORED_LABEL
+    return TargetPositions(rows, columns, labels, num_tokens)
 
 
 def is_skipped(backbone: Backbone, batch: ModelInputs) -> bool:

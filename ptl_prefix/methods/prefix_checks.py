@@ -6,7 +6,7 @@ In: settings, and a backbone's shape. Out: problems, one sentence each; nothing 
 from collections.abc import Sequence
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.errors import BundleError
+from ptl_prefix.errors import BundleError, HubError
 from ptl_prefix.methods.prefix_start import bundle_problems
 
 
@@ -94,5 +94,5 @@ def init_bundle_problems(
     """Why the prefix of `method.init_bundle` cannot initialise these sites and layers."""
     try:
         return bundle_problems(folder, backbone.geometry, sites, layers)
-    except BundleError as error:
+    except (BundleError, HubError) as error:
         return [f"`method.init_bundle`: {error}"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.manifest import Manifest, read_manifest
 from ptl_prefix.backbones.attention_sites import Geometry
 from ptl_prefix.backbones.backbone import Backbone
@@ -122,7 +123,7 @@ def bundle_problems(folder: str, geometry: Geometry, sites: Sequence[str], layer
     Raises:
         BundleError: When the bundle is damaged.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(find_bundle(folder))
     if manifest.method != "prefix_tuning":
         return [f"`method.init_bundle` must hold a prefix, but {folder} is of the method '{manifest.method}'."]
     own = {site: vars(geometry[site]) for site in sites}
@@ -149,7 +150,7 @@ def bundle_tables(folder: str, length: int) -> tuple[dict[str, KeyValueTable], s
     sites: Sequence[str] = bundle.manifest.settings["sites"]
     tables = {site: torch.stack([tensors[f"{site}.keys"], tensors[f"{site}.values"]], dim=1).float() for site in sites}
     resized = {site: _resized(table, length) for site, table in tables.items()}
-    return resized, _format_origin(bundle.manifest, folder, length)
+    return resized, _format_origin(bundle.manifest, bundle.origin, length)
 
 
 def _resized(table: Tensor, length: int) -> Tensor:

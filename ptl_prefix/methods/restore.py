@@ -13,6 +13,7 @@ from typing import Any
 
 from ptl_prefix import methods
 from ptl_prefix.artifacts.bundle import Bundle, check_backbone, read_bundle
+from ptl_prefix.artifacts.source_template import SourceTemplate
 from ptl_prefix.backbones.attachment import Attachment
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
@@ -37,6 +38,7 @@ class Adaptation(Attachment):
         self.method = method
         self.bundle = bundle
         self._prompter = _prompter_of(bundle, backbone)
+        self._template = _source_template_of(bundle)
         check_restored(bundle, position_law=method.position_law, stop_ids=self._prompter.stop_ids)
 
     @property
@@ -58,13 +60,31 @@ class Adaptation(Attachment):
         """Generate a text for each source.
 
         Args:
-            sources: Source texts, rendered as by the bundle's task.
+            sources: Sources, as `rendered` takes them.
             decoding: Changes to the bundle's decoding settings, by the names of `Decoding`.
 
         Raises:
-            ValueError: When a source does not fit the context window, and the bundle's `truncation` is `none`.
+            ValueError: When a source cannot be rendered, or does not fit the context window, and the bundle's
+                `truncation` is `none`.
+            DataError: When a source is no conversation that the chat template renders.
             BackboneBusyError: When another thread is using the backbone.
         """
+        return self.generate_rendered(self.rendered(sources), **decoding)
+
+    def rendered(self, sources: Sequence[str]) -> list[str]:
+        """Sources as the bundle's task renders them.
+
+        A bundle of a task with a `prompt_template` renders each source with it: the text of its only column, or a JSON
+        object with a text for each of several columns. For other bundles, sources are as they are; in a chat, one is
+        the text of a user's message, or a conversation as a JSON list of messages.
+
+        Raises:
+            ValueError: When there are several columns, and a source is no JSON object with all of them.
+        """
+        return list(sources) if self._template is None else [self._template.render_source(one) for one in sources]
+
+    def generate_rendered(self, sources: Sequence[str], **decoding: Any) -> list[str]:
+        """Generate a text for each source, which the bundle's task has rendered; see `generate`."""
         settings = dataclasses.replace(self.bundle.manifest.decoding, **decoding)
         budget = self.backbone.position_budget(
             reserved=self.method.position_offset, max_new_tokens=settings.max_new_tokens
@@ -87,14 +107,15 @@ def load_bundle(folder: str | Path, backbone: Backbone) -> Adaptation:
     """Read a bundle, and attach its method to the backbone that it was trained on.
 
     Args:
-        folder: The bundle's folder.
+        folder: The bundle's folder, a run folder, or `hub:<user>/<name>[@<revision>]` on the Hugging Face hub.
         backbone: The backbone.
 
     Raises:
         BundleError: When the bundle is damaged, or was trained on another backbone.
+        HubError: When the bundle is on the hub and cannot be fetched.
         BackboneError: When it cannot share the backbone with the bundles that are attached.
     """
-    return restore(backbone, read_bundle(Path(folder)))
+    return restore(backbone, read_bundle(folder))
 
 
 def restore(backbone: Backbone, bundle: Bundle) -> Adaptation:
@@ -129,6 +150,14 @@ def _prompter_of(bundle: Bundle, backbone: Backbone) -> Prompter:
         return backbone.prompter(bundle.manifest.prompt)
     except ValueError as error:
         raise BundleError(f"A bundle must have a prompt format that its backbone can read, but: {error}") from error
+
+
+def _source_template_of(bundle: Bundle) -> SourceTemplate | None:
+    template = bundle.manifest.prompt.source_template
+    try:
+        return None if template is None else SourceTemplate(template)
+    except ValueError as error:
+        raise BundleError(f"A bundle's `source_template` {error}") from error
 
 
 def _check_sharing(kind: type[Method], others: Sequence[Attachment]) -> None:

@@ -6,6 +6,7 @@ In: a `Table`. Out: evenly spread test inputs, each with the output of one seed 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ptl_prefix.artifacts.conversation import readable_source
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.reporting.table import Table
 
@@ -44,4 +45,4 @@ def example_outputs(table: Table, count: int) -> list[ExampleOutput]:
 
 def _example(shown: Prediction, by_row: Mapping[int, Mapping[str, Prediction]]) -> ExampleOutput:
     hypotheses = {number: outputs[shown.id].hypothesis for number, outputs in by_row.items()}
-    return ExampleOutput(shown.id, shown.source, shown.references, hypotheses)
+    return ExampleOutput(shown.id, readable_source(shown.source), shown.references, hypotheses)

@@ -120,7 +120,15 @@ def _of_training_end(run: ComparedRun) -> RunMetrics:
 
 
 def _recorded(run: ComparedRun) -> dict[str, float]:
-    return {key: value for key, value in run.record.metrics.items() if not is_bare(key)}
+    """The metrics of the adapted backbone, without the one that only chose the checkpoint.
+
+    That one is of few inputs, and the best of several values. Without a test split, its key has the value of the
+    evaluation at the end, which is kept.
+    """
+    metrics, selection = run.record.metrics, run.record.selection
+    has_test = any(key.startswith("test/") for key in metrics)
+    chosen_by = selection.metric if selection is not None and has_test else None
+    return {key: value for key, value in metrics.items() if not is_bare(key) and key != chosen_by}
 
 
 def _info(run: ComparedRun, key: str) -> MetricInfo:

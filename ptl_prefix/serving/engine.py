@@ -9,6 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
@@ -27,6 +29,8 @@ from ptl_prefix.serving.request import (
 from ptl_prefix.serving.row_groups import RowGroups
 from ptl_prefix.serving.sampling import choose_tokens
 from ptl_prefix.serving.scheduler import Scheduler, SchedulerSettings
+
+Result = TypeVar("Result")
 
 _LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5
@@ -99,6 +103,27 @@ class Engine:
     def cancel(self, request_id: str) -> None:
         """Give up a request, if it still runs."""
         self._post(lambda: self._end(request_id, "cancelled"))
+
+    def compute(self, task: Callable[[], Result], *, timeout_s: float = 60.0) -> Result:
+        """Run something that needs the backbone between two rounds, and wait for its result.
+
+        Raises:
+            RequestError: When the engine has stopped, or the result does not come in time.
+        """
+        found: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                found.set_result(task())
+            except BaseException as error:  # it is the caller's, not the engine's
+                found.set_exception(error)
+
+        if not self._post(run):
+            raise RequestError("The engine must run to compute, but it has stopped; start the server again.")
+        try:
+            return found.result(timeout_s)
+        except TimeoutError as error:
+            raise RequestError(f"The engine must compute within {timeout_s:g} s, but has not; ask again.") from error
 
     def status(self) -> EngineStatus:
         """The engine now."""

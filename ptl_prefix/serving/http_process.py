@@ -6,6 +6,7 @@ stops it at once.
 """
 
 import asyncio
+import ipaddress
 import logging
 import os
 import socket
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -35,16 +37,30 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigError: When the address cannot be had.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        fact = f"cannot be bound ({error.strerror or error})"
+        family, address = _resolved(host, port)
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        fact = f"cannot be bound ({getattr(error, 'strerror', None) or error})"
         raise ConfigError(
             [f"`host` and `port` must be a free address of this machine, but {host}:{port} {fact}; choose another."]
         ) from error
     return bound
+
+
+def _resolved(host: str, port: int) -> tuple[int, Any]:
+    """The family and address of a host; a name is looked up, a number need not be."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return family, address
+    return (socket.AF_INET if version == 4 else socket.AF_INET6), (host, port)
 
 
 def is_loopback(bound: socket.socket) -> bool:

@@ -54,7 +54,7 @@ class Base:
         max_positions: Positions of the context window; `None` if there is no limit.
         is_encoder_decoder: Whether prompt and generated text have a window each.
         token_text: Text of one token id, special tokens included.
-        render_chat: Token ids of a conversation, by the model's chat template; `None` if it has none.
+        chat_prompter: Encoder of conversations, by the model's chat template; `None` if it has none.
         created: When the model was loaded, in seconds since 1970.
         facts: What the model's card says besides: dtype, bytes, fingerprint.
     """
@@ -65,7 +65,7 @@ class Base:
     max_positions: int | None
     is_encoder_decoder: bool = False
     token_text: Callable[[int], str]
-    render_chat: Callable[[Sequence[Mapping[str, str]]], Sequence[int]] | None = None
+    chat_prompter: Prompter | None = None
     created: int = 0
     facts: Mapping[str, Any]
 

@@ -5,15 +5,22 @@ an `ApiError`, such as for a prompt that does not fit the context window.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ptl_prefix.artifacts.conversation import Message, Role
+from ptl_prefix.artifacts.conversation import source_of as conversation_source
 from ptl_prefix.artifacts.decoding import LEAST_TEMPERATURE, Decoding
+from ptl_prefix.artifacts.source_template import SourceTemplate
+from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.api import ChatBody, CompletionBody, GenerationBody
 from ptl_prefix.serving.api_error import invalid
 from ptl_prefix.serving.models import Target
 from ptl_prefix.serving.request import GenerationRequest, Sampling
+
+_ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""What a chat template calls the roles of the API: newer clients send a system message as one of the developer."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def make_plan(
             request_id=f"{request_id}-{index * body.num_choices + choice}",
             version=None if target.bundle is None else target.bundle.version,
             prompt_ids=prompt.ids,
-            stop_ids=target.prompter.stop_ids,
+            stop_ids=_prompter(body, target).stop_ids,
             is_stripped=target.bundle is not None,
             sampling=_sampling(body, target.decoding, max_new_tokens, (seed + choice) % 2**63),
             client=client,
@@ -109,14 +116,26 @@ def _sampling(body: GenerationBody, own: Decoding, max_new_tokens: int, seed: in
     )
 
 
+def _prompter(body: CompletionBody | ChatBody, target: Target) -> Prompter:
+    """What encodes a body's texts: of a chat with the bare model, its chat template."""
+    chat = target.base.chat_prompter
+    is_chat = isinstance(body, ChatBody) and target.bundle is None and chat is not None
+    return chat if is_chat and chat is not None else target.prompter
+
+
 def _prompts(body: CompletionBody | ChatBody, target: Target, max_new_tokens: int) -> Sequence[EncodedPrompt]:
     if isinstance(body, CompletionBody):
         reads_as_is = bool(body.raw) or target.bundle is None
         return [
-            _as_it_is(text, target) if reads_as_is else _source(text, target, max_new_tokens) for text in body.prompts
+            _as_it_is(text, target) if reads_as_is else _source(_rendered(text, target), target, max_new_tokens)
+            for text in body.prompts
         ]
-    if target.bundle is None and target.base.render_chat is not None:
-        return [_conversation(body, target)]
+    prompter = _prompter(body, target)
+    if prompter.prompt_format.chat is not None:
+        source = conversation_source([Message(_ROLES[message.role], message.text) for message in body.messages])
+        if target.bundle is not None:
+            return [_source(source, target, max_new_tokens)]
+        return [EncodedPrompt(tuple(prompter.encode_source(source)))]
     message = body.messages[0]
     if len(body.messages) > 1 or message.role != "user":
         raise invalid(
@@ -126,32 +145,30 @@ def _prompts(body: CompletionBody | ChatBody, target: Target, max_new_tokens: in
             param="messages",
             code="unsupported_messages",
         )
-    is_source = target.bundle is not None
-    return [_source(message.text, target, max_new_tokens) if is_source else _as_it_is(message.text, target)]
+    if target.bundle is None:
+        return [_as_it_is(message.text, target)]
+    return [_source(_rendered(message.text, target), target, max_new_tokens)]
+
+
+def _rendered(text: str, target: Target) -> str:
+    """A source as the bundle's task renders it: with its template, if it has one."""
+    template = target.prompter.prompt_format.source_template
+    return text if template is None else SourceTemplate(template).render_source(text)
 
 
 def _source(text: str, target: Target, max_new_tokens: int) -> EncodedPrompt:
-    """A task's source, rendered and cut as in training."""
+    """A task's rendered source, cut as in training."""
     prompter = target.prompter
     budget = _prompt_budget(target, max_new_tokens)
-    limits = [prompter.prompt_format.max_source_tokens]
-    if budget is not None:
-        limits.append(max(budget - prompter.num_fixed_tokens, 0))
-    longest = min((limit for limit in limits if limit is not None), default=None)
-    ids = prompter.source_ids(text, longest)
-    # Only a source of the largest length can have been cut.
-    num_cut = 0 if longest is None or len(ids) < longest else len(prompter.tokenize_sources([text])[0]) - len(ids)
+    longest = None if budget is None else max(budget - prompter.num_fixed_tokens, 0)
+    whole = prompter.tokenize_sources([text])[0]
+    ids = prompter.cut_source(text, whole, longest)
+    num_cut = prompter.num_source_tokens(whole) - prompter.num_source_tokens(ids)
     return EncodedPrompt(tuple(prompter.prompt_ids(ids)), num_cut)
 
 
 def _as_it_is(text: str, target: Target) -> EncodedPrompt:
     return EncodedPrompt(tuple(target.base.prompter.encode_source(text)))
-
-
-def _conversation(body: ChatBody, target: Target) -> EncodedPrompt:
-    render = target.base.render_chat
-    assert render is not None
-    return EncodedPrompt(tuple(render([{"role": message.role, "content": message.text} for message in body.messages])))
 
 
 def _check_length(prompt: EncodedPrompt, target: Target, max_new_tokens: int) -> None:

@@ -11,6 +11,9 @@ from typing import Literal, Protocol
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 """Why a request ended: a stop id or stop text, `max_new_tokens`, its client, its deadline, or a failure."""
 
+INTERNAL_ERROR = "engine_error"
+"""The code of a failure whose message stays in the server's log."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -102,7 +105,7 @@ class FinishEvent:
         num_new_tokens: Number of generated tokens, the stop token included.
         message: What failed, as a sentence; empty unless the reason is `error`.
         status: HTTP status of the failure.
-        code: Word of the failure for programs.
+        code: Word of the failure for programs; of an `INTERNAL_ERROR`, clients do not see the message.
     """
 
     request_id: str
@@ -110,7 +113,7 @@ class FinishEvent:
     num_new_tokens: int
     message: str = ""
     status: int = 500
-    code: str = "engine_error"
+    code: str = INTERNAL_ERROR
 
 
 Event = TextEvent | FinishEvent

@@ -5,6 +5,7 @@ up what still runs, whether the client is gone, a text has failed, or all is don
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,9 @@ from ptl_prefix.errors import PtlPrefixError, RequestError
 from ptl_prefix.serving.api_error import ApiError, invalid
 from ptl_prefix.serving.metrics import Metrics
 from ptl_prefix.serving.planning import Plan
-from ptl_prefix.serving.request import EngineLike, Event, FinishEvent, TextEvent
+from ptl_prefix.serving.request import INTERNAL_ERROR, EngineLike, Event, FinishEvent, TextEvent
+
+_logger = logging.getLogger("ptl_prefix.serving")
 
 
 class RunningPlan:
@@ -108,7 +111,9 @@ class RunningPlan:
             return ApiError(503, "The server cannot generate: its engine has stopped.", code="engine_unhealthy")
         if isinstance(error, RequestError):
             return invalid(str(error), code="request_too_large")
-        return ApiError(503, str(error), code="bundle_unusable")
+        # The sentence may name a path of this machine, which is not for a client.
+        _logger.error("A bundle could not be used: %s", error)
+        return ApiError(503, "The bundle cannot be used now; the server's log says why.", code="bundle_unusable")
 
     def _time(self, index: int, event: TextEvent) -> None:
         if not event.token_ids:
@@ -136,6 +141,9 @@ def _raise_failure(event: FinishEvent) -> None:
             code="deadline_exceeded",
         )
     if event.reason == "error":
-        raise ApiError(event.status, event.message or "The engine failed at this text.", code=event.code)
+        _logger.error("A text failed: %s", event.message)
+        if event.code == INTERNAL_ERROR:
+            raise ApiError(500, "The engine failed at this text; the server's log says why.", code=INTERNAL_ERROR)
+        raise ApiError(event.status, event.message, code=event.code)  # a failure that the client may know, by design
     if event.reason == "cancelled":
         raise ApiError(503, "The server gave up the text, as it is stopping.", code="draining")

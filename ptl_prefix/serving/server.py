@@ -7,7 +7,7 @@ page at `/`, which is the same file for all, needs a key. A client that hangs up
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -21,18 +21,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ptl_prefix.serving.api import ChatBody, CompletionBody, PrefixBody, read_body
 from ptl_prefix.serving.api_error import ApiError
 from ptl_prefix.serving.api_keys import ApiKeys, Client
+from ptl_prefix.serving.job_response import JobResponse
 from ptl_prefix.serving.metrics import CONTENT_TYPE
 from ptl_prefix.serving.openapi import describe_api
 from ptl_prefix.serving.page_policy import content_security_policy
-from ptl_prefix.serving.service import JobInWork, Service
+from ptl_prefix.serving.service import Service
 
 OPEN_PATHS = ("/", "/health")
 """The paths that need no key."""
 _BODY_TIMEOUT_S = 30.0
-_KEEPALIVE_S = 15.0
 _logger = logging.getLogger("ptl_prefix.serving")
-
-_Handler = Callable[[Request], Awaitable[Response | None]]
 
 
 def make_app(service: Service, keys: ApiKeys) -> ASGIApp:
@@ -130,10 +128,10 @@ class _Routes:
     async def model(self, request: Request) -> Response:
         return JSONResponse(self._service.models.card(request.path_params["model"]))
 
-    async def completions(self, request: Request) -> Response | None:
+    async def completions(self, request: Request) -> JobResponse:
         return await self._answer(request, read_body(await self._read(request), CompletionBody))
 
-    async def chat(self, request: Request) -> Response | None:
+    async def chat(self, request: Request) -> JobResponse:
         return await self._answer(request, read_body(await self._read(request), ChatBody))
 
     async def load(self, request: Request) -> Response:
@@ -174,75 +172,8 @@ class _Routes:
             raise ApiError(408, f"A body must arrive in {_BODY_TIMEOUT_S:.0f} s.", code="body_timeout") from error
         return bytes(data)
 
-    async def _answer(self, request: Request, body: CompletionBody | ChatBody) -> Response:
-        return _JobResponse(self._service, body, _client(request).name)
-
-
-class _JobResponse(Response):
-    """Generates while its client listens.
-
-    A whole answer and a stream watch for the client alike: if it hangs up, its texts are cancelled.
-    """
-
-    def __init__(self, service: Service, body: CompletionBody | ChatBody, client: str) -> None:
-        super().__init__()
-        self._service = service
-        self._body = body
-        self._client = client
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = asyncio.ensure_future(self._respond(scope, receive, send))
-        gone = asyncio.ensure_future(_hung_up(receive))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not work.done():
-                work.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
-        if not work.cancelled() and (error := work.exception()) is not None:
-            raise error
-
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._service.job(self._body, self._client) as job:
-            if self._body.stream:
-                await _stream(job, send)
-            else:
-                answer = JSONResponse(await job.whole(), headers={"x-request-id": job.request_id})
-                await answer(scope, receive, send)
-
-
-async def _stream(job: JobInWork, send: Send) -> None:
-    """Send the lines of a job as server-sent events; a comment now and then tells proxies that it still runs."""
-    headers = {
-        "content-type": "text/event-stream; charset=utf-8",
-        "cache-control": "no-cache",
-        "x-accel-buffering": "no",
-        "x-request-id": job.request_id,
-    }
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": 200, "headers": raw})
-    lines = job.lines()
-    following = asyncio.ensure_future(anext(lines, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait({following}, timeout=_KEEPALIVE_S)
-            if not done:
-                await send({"type": "http.response.body", "body": b": waiting\n\n", "more_body": True})
-                continue
-            if (line := following.result()) is None:
-                break
-            await send({"type": "http.response.body", "body": f"data: {line}\n\n".encode(), "more_body": True})
-            following = asyncio.ensure_future(anext(lines, None))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    finally:
-        following.cancel()
-
-
-async def _hung_up(receive: Receive) -> None:
-    """Return when the client is gone; its body has been read before."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    async def _answer(self, request: Request, body: CompletionBody | ChatBody) -> JobResponse:
+        return JobResponse(self._service, body, _client(request).name)
 
 
 def _client(request: Request) -> Client:

@@ -80,6 +80,11 @@ class VersionStore:
             if not entry.num_holders:
                 self._forget(version)
 
+    def folder_of(self, version: str) -> Path:
+        """The folder that a version was last offered from."""
+        with self._lock:
+            return self._versions[version].folder
+
     def hold(self, version: str) -> ServedBundle:
         """Bind a request to a version: its tensors are read now, and kept until `release`.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-CURVES = ("train", "validation")
+CURVES = ("train", "validation", "selection")
 """Kinds of events that recur, and whose numeric values are plotted over steps."""
 
 

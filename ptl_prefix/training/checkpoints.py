@@ -1,12 +1,12 @@
 """Checkpoints, from which a run is resumed and exported.
 
 In: Lightning's trainer and the run folder. Out: `last.ckpt`, written at every validation and when the user stops the
-run, and `best.ckpt`, the one with the lowest `val/loss`. Each holds the trainable parameters and the states of
-optimizer, scheduler, loops, batches and random generators, but never the backbone.
+run; `best.ckpt`, the one with the lowest `val/loss` or the best metric of `training.select_by`; and older ones, if
+`training.keep_last` is above 1. Each holds the trainable parameters and the states of optimizer, scheduler, loops,
+batches and random generators, but never the backbone.
 """
 
 import random
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from ptl_prefix.artifacts.atomic import write_file_atomically
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint, write_checkpoint
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.training.kept_checkpoints import KeptCheckpoints, copy_checkpoint
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
+from ptl_prefix.training.selection import GeneratedMetric
 from ptl_prefix.training.stopping import RunStopped, StopSignals
 
 
@@ -88,6 +90,8 @@ class Checkpoints(pl.Callback):
         signals: Requests to stop.
         random_state: Random states of the ranks.
         ranks: Ranks that train together.
+        keep_last: Number of newest checkpoints that are kept, `last.ckpt` included.
+        metric: Metric that chooses the best checkpoint; `None` is `val/loss`.
     """
 
     def __init__(
@@ -98,18 +102,23 @@ class Checkpoints(pl.Callback):
         signals: StopSignals,
         random_state: RandomState,
         ranks: Ranks = ONE_RANK,
+        keep_last: int = 1,
+        metric: GeneratedMetric | None = None,
     ) -> None:
         self.folder = folder
         self.val_check_interval = val_check_interval
         self.signals = signals
         self.random_state, self.ranks = random_state, ranks
+        self.kept, self.metric = KeptCheckpoints(folder, keep_last), metric
         self.best_loss = float("inf")
+        """The validation loss of the best checkpoint."""
         self.best_step = 0
         self.loss: float | None = None
         self.training_ended = False
         self.ended_at: int | None = None
         """The number of steps of the run, if it ended there and not by early stopping."""
         self._loaded_step: int | None = None
+        self._last_step: int | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End training if it ended already and was not prolonged: early stopping would count that validation twice."""
@@ -123,13 +132,10 @@ class Checkpoints(pl.Callback):
         self.loss = float(trainer.callback_metrics["val/loss"])
         self.training_ended = trainer.should_stop
         self.ended_at = trainer.global_step if trainer.global_step >= trainer.max_steps else None
-        is_best = self.loss < self.best_loss
+        is_best = self.loss < self.best_loss if self.metric is None else self.metric.is_best
         if is_best:
             self.best_loss, self.best_step = self.loss, trainer.global_step
-        # The best comes first: a run killed in between resumes from the older last one and finds the best again.
-        self._save_for_all(trainer, self.folder.best if is_best else self.folder.last)
-        if is_best and self.ranks.is_rank_zero:
-            _copy(self.folder.best, self.folder.last)
+        self._save_for_all(trainer, is_best=is_best)
         if signal_name := self.signals.agree_on_stop():
             raise RunStopped(signal_name)
 
@@ -140,13 +146,24 @@ class Checkpoints(pl.Callback):
         signal_name = self.signals.agree_on_stop()
         if signal_name and batches % trainer.accumulate_grad_batches == 0 and not validation_is_due:
             self.loss = None  # unknown at this step
-            self._save_for_all(trainer, self.folder.last)
+            self._save_for_all(trainer, is_best=False)
             raise RunStopped(signal_name)
 
-    def _save_for_all(self, trainer: pl.Trainer, path: Path) -> None:
+    def _save_for_all(self, trainer: pl.Trainer, *, is_best: bool) -> None:
+        """Write the newest checkpoint on rank 0, and then remove those that are no longer kept."""
         self.random_state.collect()
-        if self.ranks.is_rank_zero:
-            _save(trainer, path)
+        if not self.ranks.is_rank_zero:
+            return
+        # The best comes first: a run killed in between resumes from the older last one and finds the best again.
+        if is_best:
+            _save(trainer, self.folder.best)
+        self.kept.keep(self._last_step, before=trainer.global_step)
+        if is_best:
+            copy_checkpoint(self.folder.best, self.folder.last)
+        else:
+            _save(trainer, self.folder.last)
+        self._last_step = trainer.global_step
+        self.kept.remove_others(newest=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The validation loss of this checkpoint, if known; the best one; and whether training has ended."""
@@ -161,8 +178,9 @@ class Checkpoints(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Find at which step a run of an older version ended, whose checkpoints lack `ended_at`."""
-        self._loaded_step = None if stopped_early(checkpoint) else int(checkpoint["global_step"])
+        """Keep the step of `last.ckpt`, at which a run of an older version ended: its checkpoints lack `ended_at`."""
+        self._last_step = int(checkpoint["global_step"])
+        self._loaded_step = None if stopped_early(checkpoint) else self._last_step
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best loss and step."""
@@ -206,8 +224,3 @@ class CheckpointFiles(TorchCheckpointIO):
 def _save(trainer: pl.Trainer, path: Path) -> None:
     with write_file_atomically(path) as temporary:
         trainer.save_checkpoint(temporary)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with write_file_atomically(target) as temporary:
-        shutil.copyfile(source, temporary)

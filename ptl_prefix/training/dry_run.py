@@ -48,6 +48,7 @@ class Estimate:
         uses_checkpointing: Whether the plan has `backbone.gradient_checkpointing`.
         update_bytes: Memory after the backward pass: the remains of it, and the all-reduce buffer or Adam's temporary
             tensors, whichever is more.
+        selection: What is decoded during training to choose the best checkpoint; empty if `val/loss` chooses it.
         plan_notes: Sentences about settings that are valid, but probably not meant.
         notes: Sentences about the method's start.
         backbone_notes: Sentences about the backbone.
@@ -68,6 +69,7 @@ class Estimate:
     checkpointed_activation_bytes: int
     uses_checkpointing: bool
     update_bytes: int
+    selection: str
     plan_notes: tuple[str, ...]
     notes: tuple[str, ...]
     backbone_notes: tuple[str, ...]
@@ -125,12 +127,26 @@ def estimate(plan: Plan) -> Estimate:
             checkpointed_activation_bytes=_step_bytes(checkpointed, weights) - gradient_bytes,
             uses_checkpointing=plan.backbone.gradient_checkpointing,
             update_bytes=_update_bytes(plan, method) + max(0, plain.after_backward - gradient_bytes),
+            selection=_selection(plan, batches_per_epoch),
             plan_notes=tuple(plan_notes(plan, batches_per_epoch)),
             notes=tuple(method.notes),
             backbone_notes=plan.backbone.notes,
         )
     finally:
         method.detach()
+
+
+def _selection(plan: Plan, batches_per_epoch: int) -> str:
+    """What is decoded to choose the best checkpoint."""
+    if plan.training.metric is None:
+        return ""
+    times = plan.training.num_decodings(plan.num_validations(batches_per_epoch))
+    given = plan.training.select_examples
+    inputs = "all validation inputs" if given is None else f"{given} validation inputs"
+    return (
+        f"{times} times {inputs} are decoded for {plan.training.select_by}, each to at most "
+        f"{plan.decoding.max_new_tokens} tokens"
+    )
 
 
 def _weight_memory(plan: Plan, backbone: Backbone) -> RankMemory:

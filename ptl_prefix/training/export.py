@@ -12,6 +12,7 @@ from ptl_prefix.artifacts.atomic import write_folder_atomically
 from ptl_prefix.artifacts.bundle import Bundle, BundleContents, write_bundle
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.routing_facts import RoutingFacts
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import save_backbone
@@ -41,6 +42,7 @@ def export_bundle(
     prompter: Prompter,
     decoding: Decoding,
     metrics: Mapping[str, float],
+    routing: RoutingFacts | None = None,
 ) -> Bundle:
     """Write the bundle of a method in its current state, atomically.
 
@@ -52,6 +54,7 @@ def export_bundle(
         prompter: Prompter of the training.
         decoding: Decoding settings for users of the bundle.
         metrics: Metrics of the training.
+        routing: What a server needs to recognise the task's texts; `None` leaves it out.
     """
     settings, tensors = method.export()
     contents = BundleContents(
@@ -69,6 +72,7 @@ def export_bundle(
         position_law=method.position_law,
         dtype=str(backbone.dtype).removeprefix("torch."),
         backbone=backbone.identity,
+        routing=routing,
     )
     return write_bundle(folder, contents)
 

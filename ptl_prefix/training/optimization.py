@@ -23,8 +23,10 @@ class Optimization:
         schedule: Schedule after the warm-up: `linear` and `cosine` (half a period, Loshchilov & Hutter, 2017) decay to
             zero at the last step, `constant` keeps the peak.
         label_smoothing: Share of a target's probability that is spread over the vocabulary; in the training loss only.
-        early_stopping_patience: Validations without improvement before training stops; `None` never stops early.
-        early_stopping_min_delta: Smallest decrease of `val/loss`, in nats per token, that counts as improvement.
+        early_stopping_patience: Validations without improvement of the metric of `training.select_by` before training
+            stops; `None` never stops early. Validations that do not compute the metric are not counted.
+        early_stopping_min_delta: Smallest improvement that counts, in the unit of that metric: nats per token for
+            `val/loss`.
     """
 
     @settings_from("optimizer/adamw")

@@ -23,6 +23,7 @@ from ptl_prefix.methods.method import Method
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.optimization import Optimization
 from ptl_prefix.training.plan_problems import plan_problems
+from ptl_prefix.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,10 @@ class Plan:
         trainer: Arguments of Lightning's `Trainer`, by its own names.
         decoding: Settings of text generation.
         evaluation: Settings of the evaluation at the end.
+        training: Choice of the best checkpoint, and the number of checkpoints that are kept.
         tracking: Loggers besides the run folder.
+        routing: What the bundle says of the task's texts, so that a server recognises them: `none`, `ngrams` (hashed
+            counts of the inputs), or `hidden_states` (the counts, and the bare backbone's mean hidden states).
         config: Resolved config that the plan was built from, for the record.
     """
 
@@ -54,7 +58,9 @@ class Plan:
     trainer: Mapping[str, Any]
     decoding: Decoding
     evaluation: EvaluationSettings
+    training: TrainingSettings
     tracking: Tracking
+    routing: str
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -68,6 +74,8 @@ class Plan:
             method=self.method,
             task=self.task,
             decoding=self.decoding,
+            routing=self.routing,
+            training=self.training,
         )
 
     def encoded(
@@ -136,6 +144,11 @@ class Plan:
         interval = 1.0 if interval is None else interval
         batches = max(1, int(interval * batches_per_epoch)) if isinstance(interval, float) else interval
         return self.accumulation * math.ceil(batches / self.accumulation)
+
+    def num_validations(self, batches_per_epoch: int) -> int:
+        """Number of validations of the whole run; there is one after the last step, too."""
+        batches = self.num_steps(batches_per_epoch) * self.accumulation
+        return math.ceil(batches / self.val_check_interval(batches_per_epoch))
 
     def num_validation_rows(self, rows: int) -> int:
         """Number of validation rows by `limit_val_batches`, which is a number or a share of the batches."""

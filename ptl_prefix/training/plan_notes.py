@@ -25,6 +25,7 @@ def plan_notes(plan: Plan, batches_per_epoch: int) -> list[str]:
     return [
         *_length_notes(plan, batches_per_epoch),
         *_schedule_notes(plan, batches_per_epoch),
+        *_selection_notes(plan, batches_per_epoch),
         *_device_notes(plan),
         *_file_notes(plan.config.get("task", {})),
     ]
@@ -51,6 +52,23 @@ def _schedule_notes(plan: Plan, batches_per_epoch: int) -> Iterator[str]:
         yield (
             f"`optimizer.warmup_steps` ({warmup}) should be less than the {num_steps} steps of the run: the learning "
             "rate rises until the end and never decays."
+        )
+
+
+def _selection_notes(plan: Plan, batches_per_epoch: int) -> Iterator[str]:
+    """Where the choice of the best checkpoint chooses nothing, or makes the final scores too good."""
+    key = plan.training.select_by
+    if plan.training.metric is None:
+        return
+    if plan.training.num_decodings(number := plan.num_validations(batches_per_epoch)) == 1:
+        yield (
+            f"`training.select_by` ({key}) is measured once, at the end, as the run has {number} validation(s) and "
+            f"`training.select_every` is {plan.training.select_every}: there is no choice between checkpoints."
+        )
+    if "test" not in plan.task.splits:
+        yield (
+            f"`training.select_by` ({key}) chooses the checkpoint on the split that the run is scored on, as the task "
+            f"{plan.task.name} has no test split: the final score is too good."
         )
 
 

@@ -16,6 +16,7 @@ from ptl_prefix.data.task import Task
 from ptl_prefix.errors import PtlPrefixError, StorageError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.method import Method
+from ptl_prefix.training.settings import TrainingSettings, selection_problems
 from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
 
@@ -26,7 +27,9 @@ def plan_problems(
     method: Method | None,
     task: Task | None,
     decoding: Decoding | None,
+    training: TrainingSettings | None = None,
     needs_weights: bool = True,
+    routing: str = "none",
 ) -> list[str]:
     """The problems of the given parts, one sentence each.
 
@@ -37,13 +40,16 @@ def plan_problems(
         method: Method, not attached.
         task: Task.
         decoding: Settings of text generation.
+        training: Choice of the best checkpoint.
         needs_weights: Whether the backbone's weights will be loaded; a dry run needs none.
+        routing: What the bundle says of the task's texts.
     """
-    problems = [] if trainer is None else trainer_problems(trainer)
+    problems = [] if trainer is None else [*trainer_problems(trainer), *routing_problems(trainer, routing)]
     if trainer is not None and backbone is not None and method is not None:
         problems += accelerator_problems(trainer, backbone) + precision_problems(trainer, backbone)
     if task is not None:
         problems += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
+    problems += selection_problems(training, task)
     if backbone is None or method is None:
         return problems
     if needs_weights:
@@ -121,6 +127,16 @@ def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Back
             f"but '{method.name}' {access}; choose trainer=ddp, or another method."
         )
     return problems
+
+
+def routing_problems(trainer: Mapping[str, Any], routing: str) -> list[str]:
+    """Hidden states that rank 0 alone cannot compute."""
+    if routing != "hidden_states" or trainer.get("strategy") != "fsdp":
+        return []
+    return [
+        "`routing` must be none or ngrams with `trainer.strategy` fsdp, where no rank has the whole backbone, but is "
+        "hidden_states; export the bundle again on one device: ptl-prefix export run=<folder> routing=hidden_states"
+    ]
 
 
 def start_problems(trainer: Mapping[str, Any], backbone: BackboneSpec, num_devices: int) -> list[str]:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ptl_prefix.training.meter import Meter
 from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.selection import GeneratedMetric
 from ptl_prefix.training.stage_progress import LINE_EVERY_S
 
 _WIDTH_WITH_BAR = 120
@@ -55,10 +56,11 @@ class ProgressBar(pl.Callback):
     Args:
         meter: Counts tokens and seconds.
         console: Console of the bar.
+        metric: Metric of generated texts that is shown beside the validation loss; `None` for none.
     """
 
-    def __init__(self, meter: Meter, console: Console) -> None:
-        self._meter = meter
+    def __init__(self, meter: Meter, console: Console, metric: GeneratedMetric | None = None) -> None:
+        self._meter, self._metric = meter, metric
         self._console = console
         self._bar: Progress | None = None
         self._printed_at = time.monotonic()
@@ -84,7 +86,7 @@ class ProgressBar(pl.Callback):
             loss = pl_module.last_step.get("train/loss", float("nan"))
             validated = trainer.callback_metrics.get("val/loss")
             val = "" if validated is None else f"  val/loss {float(validated):.3f}"
-            numbers = f"loss {loss:.3f}{val}  {self._meter.tokens_per_s:,.0f} tokens/s"
+            numbers = f"loss {loss:.3f}{val}{self._value()}  {self._meter.tokens_per_s:,.0f} tokens/s"
             self._bar.update(self._task, completed=trainer.global_step, numbers=numbers)
 
     def on_validation_end(  # type: ignore[override]
@@ -93,7 +95,12 @@ class ProgressBar(pl.Callback):
         """Show the new loss in the bar, or as a line without a terminal."""
         self._move_bar(trainer, pl_module)
         if self._bar is None:
-            self._print_line(trainer, f"val/loss {float(trainer.callback_metrics['val/loss']):.4f}")
+            self._print_line(trainer, f"val/loss {float(trainer.callback_metrics['val/loss']):.4f}{self._value()}")
+
+    def _value(self) -> str:
+        """The metric of the newest validation, if it has one."""
+        value = None if self._metric is None else self._metric.value
+        return "" if self._metric is None or value is None else f"  {self._metric.key} {value:.4f}"
 
     def _print_line(self, trainer: pl.Trainer, loss: str) -> None:
         self._printed_at = time.monotonic()

@@ -35,6 +35,7 @@ class RunInputs:
         num_in_decoded_split: Number of inputs in that split.
         decoded_rows: Inputs that are decoded, as the task gives them.
         encoding: Report of each split's encoding.
+        selection_rows: Validation inputs that are decoded to choose the best checkpoint; none if its loss is.
     """
 
     backbone: Backbone
@@ -44,7 +45,8 @@ class RunInputs:
     decoded_split: Split
     num_in_decoded_split: int
     decoded_rows: Sequence[Mapping[str, Any]]
-    encoding: Mapping[str, EncodingReport]
+    encoding: Mapping[Split, EncodingReport]
+    selection_rows: Sequence[Mapping[str, Any]] = ()
 
 
 def load_run_inputs(
@@ -112,7 +114,15 @@ def load_run_inputs(
         num_in_decoded_split=decoded.num_in_split,
         decoded_rows=decoded.rows,
         encoding={"train": train.report, "validation": validation.report},
+        selection_rows=_selection_rows(plan, validation.report.num_examples),
     )
+
+
+def _selection_rows(plan: Plan, num_in_split: int) -> Sequence[Mapping[str, Any]]:
+    """The validation inputs that are decoded to choose the best checkpoint."""
+    if plan.training.metric is None:
+        return ()
+    return sample(plan.task, "validation", plan.training.select_examples, num_in_split=num_in_split).rows
 
 
 def _load_backbone(plan: Plan, ranks: Ranks) -> Backbone:

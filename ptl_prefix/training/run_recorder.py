@@ -17,9 +17,9 @@ from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.artifacts.metric_key import split_group, with_group
 from ptl_prefix.artifacts.predictions import Prediction
-from ptl_prefix.artifacts.rebuilt_record import read_losses
+from ptl_prefix.artifacts.rebuilt_record import read_losses, read_selection
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Status, write_record
+from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Selection, Status, write_record
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Split
 from ptl_prefix.errors import RunError
@@ -60,6 +60,7 @@ class RunRecorder:
         self.metrics: dict[str, float] = {}
         self._metric_info: dict[str, MetricInfo] = {}
         self._non_finite: dict[str, str] = {}
+        self._selection: Selection | None = None
         self._parameters = Parameters(trained=0, stored=0, backbone=0)
         self._device = torch.device("cpu")
         self.has_begun = False
@@ -103,6 +104,12 @@ class RunRecorder:
     def add_loss(self, name: str, nats: float) -> None:
         """Add a loss in nats per target token to the metrics."""
         self._add(name, nats, LOSS_INFO)
+
+    def add_selection(self, selection: Selection, info: MetricInfo) -> None:
+        """Add the choice of the best checkpoint, and its value to the metrics."""
+        self._selection = selection
+        if selection.value is not None:
+            self._add(selection.metric, selection.value, info)
 
     def add_scores(self, split: Split, predictions: list[Prediction], suffix: str = "") -> dict[str, str]:
         """Score predictions by the task's metrics, and add `<split>/<metric>` and `<split>/<metric>/<group>`.
@@ -152,6 +159,7 @@ class RunRecorder:
         if status != "finished":
             for name, nats in read_losses(events).items():
                 self.add_loss(name, nats)
+            self._selection = read_selection(events, self._plan.config)
         record = self._record(status, error, events)
         if self._writes:
             release_space(self._folder.reserve)
@@ -222,6 +230,7 @@ class RunRecorder:
             error=None if error is None else error.encode("utf-8", "backslashreplace").decode()[:_MAX_ERROR_CHARACTERS],
             fingerprints=input_fingerprints.known_fingerprints(events) or {},
             accepted_changes=input_fingerprints.accepted_changes(events),
+            selection=self._selection,
         )
 
 

@@ -8,6 +8,7 @@ import dataclasses
 
 import pytorch_lightning as pl
 
+from ptl_prefix.artifacts.conversation import readable_source
 from ptl_prefix.evaluation.decode import DecodingJob, decode
 from ptl_prefix.evaluation.evaluate import sample
 from ptl_prefix.tracking.events import EventStream
@@ -59,7 +60,11 @@ class Samples(pl.Callback):
             )
         )
         samples = [
-            {"source": prediction.source, "reference": prediction.references[0], "hypothesis": prediction.hypothesis}
+            {
+                "source": readable_source(prediction.source),
+                "reference": prediction.references[0],
+                "hypothesis": prediction.hypothesis,
+            }
             for prediction in predictions
         ]
         self._events.write("samples", step=trainer.global_step, samples=samples)

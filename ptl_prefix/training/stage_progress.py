@@ -1,7 +1,7 @@
 """Progress of the stages around a training: encoding, measuring the bare backbone, decoding.
 
-In: a console and the name of a stage. Out: a bar on a terminal while the stage runs; elsewhere a line every half
-minute, so that short stages print nothing.
+In: a console and the name of a stage. Out: a bar on a terminal or in a notebook while the stage runs; elsewhere a line
+every half minute, so that short stages print nothing.
 """
 
 import math
@@ -14,6 +14,9 @@ from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
+from ptl_prefix.training.notebook_output import LiveBar
 
 LINE_EVERY_S = 30.0
 """Seconds between lines where no bar can be drawn, for example in the log of a cluster's job."""
@@ -72,12 +75,24 @@ def stage_progress(
     stage = _Stage(label, total, unit)
     if not shown or console.quiet:
         yield stage.advance
+    elif is_jupyter_kernel():
+        yield _in_notebook(stage)
     elif console.is_terminal:
         with _bar(console, stage) as advance:
             yield advance
     else:
         with _lines(console, stage):
             yield stage.advance
+
+
+def _in_notebook(stage: _Stage) -> Advance:
+    bar = LiveBar(stage.label)
+
+    def advance(count: int, share: float | None = None, /) -> None:
+        stage.advance(count, share)
+        bar.move(stage.done, stage.total, f"{stage.label}{stage.progress}")
+
+    return advance
 
 
 @contextmanager

@@ -5,9 +5,9 @@ In: a run folder. Out: `Start`, which was found without changing the folder, and
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ptl_prefix.artifacts.atomic import write_file_atomically
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.event_log import drop_events_after, read_events
 from ptl_prefix.artifacts.fingerprint import package_version
@@ -18,6 +18,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import RunError
 from ptl_prefix.training.checkpoints import stopped_early
+from ptl_prefix.training.kept_checkpoints import copy_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Start:
         step: Step of the checkpoint that the run resumes from; `None` if it starts from the beginning.
         stopped_early: Whether early stopping had ended the run at that step.
         anyway: Kinds of inputs that may differ from the log's.
-        from_best: Whether `best.ckpt` takes the place of a damaged `last.ckpt`.
+        in_place_of_last: Checkpoint that takes the place of a damaged `last.ckpt`; `None` if that one is whole.
         known: Fingerprints that the run has by its log; `None` if it has none.
         accepted_before: What was accepted to differ when the run was resumed before.
     """
@@ -53,7 +54,7 @@ class Start:
     step: int | None = None
     stopped_early: bool = False
     anyway: Collection[str] = ()
-    from_best: bool = False
+    in_place_of_last: Path | None = None
     known: dict[str, str] | None = None
     accepted_before: Collection[str] = ()
 
@@ -80,9 +81,8 @@ class Start:
             StorageError: If the disk does not take a file.
         """
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        if self.from_best:
-            with write_file_atomically(self.folder.last) as temporary:
-                temporary.write_bytes(self.folder.best.read_bytes())
+        if self.in_place_of_last is not None:
+            copy_checkpoint(self.in_place_of_last, self.folder.last)
         drop_events_after(self.folder.events, -1 if self.step is None else self.step)
         if self.step is None or self._is_prolonged(config):
             write_config(self.folder, config)
@@ -109,41 +109,46 @@ def find_start(folder: RunFolder, *, resume: bool, anyway: Collection[str] = ())
     Args:
         folder: Run folder.
         resume: Whether to resume from a checkpoint, if there is one.
-        anyway: Kinds of inputs that may differ; with `checkpoint`, a damaged `last.ckpt` is replaced by `best.ckpt`.
+        anyway: Kinds of inputs that may differ; with `checkpoint`, a damaged `last.ckpt` is replaced by the newest
+            whole checkpoint.
 
     Raises:
         RunError: If the last checkpoint is damaged, or the log is missing.
     """
     if not (resume and folder.last.exists()):
         return Start(folder=folder)
-    from_best = False
+    other = None
     try:
         checkpoint = read_checkpoint(folder.last)
     except RunError as error:
-        checkpoint = _accepted_best(folder, error, is_accepted="checkpoint" in anyway)
-        from_best = True
+        other, checkpoint = _accepted_other(folder, error, is_accepted="checkpoint" in anyway)
     events = read_events(folder.events)
     return Start(
         folder=folder,
         step=int(checkpoint["global_step"]),
         stopped_early=stopped_early(checkpoint),
         anyway=anyway,
-        from_best=from_best,
+        in_place_of_last=other,
         known=known_fingerprints(events),
         accepted_before=accepted_changes(events),
     )
 
 
-def _accepted_best(folder: RunFolder, error: RunError, *, is_accepted: bool) -> dict[str, Any]:
-    """The content of `best.ckpt`, if the user accepted it in place of the damaged last checkpoint."""
-    try:
-        checkpoint = read_checkpoint(folder.best)
-    except RunError as other:
-        raise RunError(f"{error} {other} No checkpoint is left to resume from; repeat the run.") from error
+def _accepted_other(folder: RunFolder, error: RunError, *, is_accepted: bool) -> tuple[Path, dict[str, Any]]:
+    """The newest whole checkpoint besides the damaged `last.ckpt`, if the user accepted it in place of that one."""
+    found: dict[Path, dict[str, Any]] = {}
+    damage = ""
+    for path in (folder.best, *map(folder.kept, folder.kept_steps())):
+        try:
+            found[path] = read_checkpoint(path)
+        except RunError as other:
+            damage += f" {other}"
+    if not found:
+        raise RunError(f"{error}{damage} No checkpoint is left to resume from; repeat the run.") from error
+    path = max(found, key=lambda one: int(found[one]["global_step"]))
     if is_accepted:
-        return checkpoint
-    step = int(checkpoint["global_step"])
+        return path, found[path]
     raise RunError(
-        f"{error} Nothing was changed. The best checkpoint, of step {step}, is whole; resume from it with: "
-        f"ptl-prefix train resume={folder.path} resume_anyway=[checkpoint]"
+        f"{error} Nothing was changed. The newest whole checkpoint, {path.name} of step {found[path]['global_step']}, "
+        f"can take its place: ptl-prefix train resume={folder.path} resume_anyway=[checkpoint]"
     ) from error

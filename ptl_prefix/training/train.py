@@ -45,7 +45,7 @@ def train(
         folder: Run folder.
         resume: Whether to resume from `checkpoints/last.ckpt`; if there is none, the run starts from the beginning.
         resume_anyway: Kinds of inputs that may differ from those of the run when it is resumed: `data`, `weights`,
-            `tokenizer`, `code`. With `checkpoint`, a damaged `last.ckpt` is replaced by `best.ckpt`.
+            `tokenizer`, `code`. With `checkpoint`, a damaged `last.ckpt` is replaced by the newest whole checkpoint.
         console: Console for progress; `None` is standard error.
         ranks: Ranks that train together.
 

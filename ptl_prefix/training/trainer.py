@@ -9,17 +9,20 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
+from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
 from ptl_prefix.training.batch_stream import BatchStream
 from ptl_prefix.training.checkpoints import CheckpointFiles, Checkpoints, LastStepIsValidated, RandomState
 from ptl_prefix.training.early_stopping import AnnouncedEarlyStopping
 from ptl_prefix.training.lightning_warnings import quiet_lightning
 from ptl_prefix.training.loss_scaling import LossScaling
 from ptl_prefix.training.module import AdaptationModule
+from ptl_prefix.training.notebook_progress import NotebookProgress
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.progress_bar import ProgressBar
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.samples import Samples
+from ptl_prefix.training.selection import GeneratedMetric
 
 
 class TrainingLoop:
@@ -53,6 +56,8 @@ class TrainingLoop:
             signals=self._context.signals,
             random_state=self._random_state,
             ranks=self._ranks,
+            keep_last=plan.training.keep_last,
+            metric=self._metric(),
         )
         with quiet_lightning():
             pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
@@ -99,12 +104,21 @@ class TrainingLoop:
             "inference_mode": not self._inputs.backbone.is_sharded,
         }
 
+    def _metric(self) -> GeneratedMetric | None:
+        """The metric of generated texts that chooses the best checkpoint; `None` for `val/loss`."""
+        if self._plan.training.metric is None:
+            return None
+        return GeneratedMetric(self._plan, self._inputs, self._context.events, self._ranks, self._announce)
+
     def _callbacks(self, checkpoints: Checkpoints) -> list[pl.Callback]:
         """The callbacks in their order: checkpoints come last and save the state that the others have left."""
         optimization = self._plan.optimization
+        metric = checkpoints.metric
         callbacks = [self._context.signals, self._random_state, LastStepIsValidated(), self._context.meter]
+        if metric is not None:
+            callbacks.append(metric)
         if self._plan.shows_progress and self._ranks.is_rank_zero:
-            callbacks.append(ProgressBar(self._context.meter, self._context.console))
+            callbacks.append(self._progress(metric))
         # With sharded layers no rank can decode without the others.
         if self._plan.tracking.num_samples and (self._ranks.is_rank_zero or self._inputs.backbone.is_sharded):
             callbacks.append(Samples(self._plan, self._inputs, self._context.events))
@@ -113,13 +127,20 @@ class TrainingLoop:
                 AnnouncedEarlyStopping(
                     patience=optimization.early_stopping_patience,
                     min_delta=optimization.early_stopping_min_delta,
-                    notify=self._announce_stop,
+                    notify=self._announce,
+                    metric=metric,
                 )
             )
         return [*callbacks, checkpoints]
 
-    def _announce_stop(self, sentence: str) -> None:
-        """Print and log why the run ends before its last step."""
+    def _progress(self, metric: GeneratedMetric | None) -> pl.Callback:
+        """The progress bar of a terminal or of a notebook."""
+        if is_jupyter_kernel() and not self._context.console.quiet:
+            return NotebookProgress(self._context.meter, metric)
+        return ProgressBar(self._context.meter, self._context.console, metric)
+
+    def _announce(self, sentence: str) -> None:
+        """Print and log a sentence about the run, such as why it ends before its last step."""
         if self._plan.shows_progress:
             self._context.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         self._context.events.write("note", step=self._context.meter.steps, note=sentence)

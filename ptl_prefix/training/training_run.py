@@ -7,7 +7,7 @@ import dataclasses
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import pytorch_lightning as pl
 
@@ -15,20 +15,25 @@ from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
+from ptl_prefix.artifacts.routing_facts import RoutingFacts, StateFacts
 from ptl_prefix.artifacts.run_record import RunRecord
-from ptl_prefix.errors import NonFiniteLossError
-from ptl_prefix.evaluation.decode import DecodingJob, decode
+from ptl_prefix.backbones.mean_states import mean_states
+from ptl_prefix.data.routing import routing_facts, state_facts
+from ptl_prefix.data.task import Split
+from ptl_prefix.errors import DataError, NonFiniteLossError
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
+from ptl_prefix.training.decoding import decode_rows
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.run_recorder import RunRecorder
+from ptl_prefix.training.selection import require_measurable
 from ptl_prefix.training.stage_progress import Advance, stage_progress, tracked
 from ptl_prefix.training.trainer import TrainingLoop
 
@@ -73,9 +78,12 @@ class TrainingRun:
         Args:
             resumed_step: Step of the checkpoint to resume from; `None` starts from the beginning.
         """
+        if self.plan.training.metric is not None:
+            require_measurable(self.plan.task, self.plan.training.metric, self.inputs.selection_rows)
         for note in self._plan_notes():
             self._notify(note)
         bare = self._evaluate_bare()
+        states = self._state_facts()
         if resumed_step is None:
             self._log_inputs()
         pl.seed_everything(self.plan.seed, verbose=False)
@@ -83,7 +91,7 @@ class TrainingRun:
         try:
             self._log_start(resumed_step)
             loop = TrainingLoop(self.plan, self.inputs, self.context)
-            adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None))
+            adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None), states)
             if self.ranks.is_rank_zero:
                 self.context.folder.require_in_place()
             return Outcome(self.recorder.finish("finished"), bare, adapted, self.inputs.num_in_decoded_split)
@@ -111,6 +119,16 @@ class TrainingRun:
             self._add_scores(predictions, suffix="_before")
         return predictions
 
+    def _state_facts(self) -> StateFacts | None:
+        """Hidden states of the backbone for routing, while no method is attached; `None` unless they are asked for."""
+        if self.plan.routing != "hidden_states" or not self.ranks.is_rank_zero:
+            return None
+        return state_facts(self.plan.task, partial(mean_states, self.backbone), num_examples=self._num_examples)
+
+    @property
+    def _num_examples(self) -> dict[Split, int]:
+        return {split: report.num_examples for split, report in self.inputs.encoding.items()}
+
     def _log_inputs(self) -> None:
         """Log the encoded splits and the bare backbone's metrics; a resumed run has them in its log already."""
         for split, report in self.inputs.encoding.items():
@@ -122,6 +140,8 @@ class TrainingRun:
         parameters = self.recorder.count_parameters(self.backbone)
         counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
         counts["planned_steps"] = self.plan.num_steps(len(self.inputs.train))
+        if self.inputs.selection_rows:
+            counts["selection_examples"] = len(self.inputs.selection_rows)
         is_new = resumed_step is None
         self.context.events.write(
             "attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._rank_facts()
@@ -153,8 +173,8 @@ class TrainingRun:
             self._notify(f"each rank holds {held:,} of the backbone's {self.backbone.num_bytes:,} bytes")
         return facts
 
-    def _evaluate_best(self, checkpoints: Checkpoints) -> list[Prediction]:
-        """Evaluate the checkpoint with the lowest validation loss, and export it."""
+    def _evaluate_best(self, checkpoints: Checkpoints, states: StateFacts | None) -> list[Prediction]:
+        """Evaluate the best checkpoint, and export it."""
         plan = self.plan
         self._notify(f"decoding with the best checkpoint, step {checkpoints.best_step}")
         if self.ranks.is_rank_zero:
@@ -162,13 +182,15 @@ class TrainingRun:
         self.ranks.broadcast(plan.method.trainable_parameters().values())
         plan.method.eval()
         self.recorder.add_loss("val/loss", checkpoints.best_loss)
+        if checkpoints.metric is not None:
+            self.recorder.add_selection(checkpoints.metric.selection, checkpoints.metric.info)
         adapted = self._decode(plan.method)
         if self.ranks.is_rank_zero:
             self._add_scores(adapted)
-            self._export(adapted)
+            self._export(adapted, states)
         return adapted
 
-    def _export(self, adapted: list[Prediction]) -> None:
+    def _export(self, adapted: list[Prediction], states: StateFacts | None) -> None:
         """Write the bundle, the predictions, and the model if the whole backbone was trained."""
         plan = self.plan
         bundle = export_bundle(
@@ -179,10 +201,21 @@ class TrainingRun:
             prompter=self.inputs.prompter,
             decoding=plan.decoding,
             metrics=self.recorder.metrics,
+            routing=self._routing_facts(states),
         )
         self._write_predictions(adapted, bundle)
         if plan.method.is_whole_model:
             export_merged(self.context.folder.model, backbone=self.backbone, method=plan.method, replace=True)
+
+    def _routing_facts(self, states: StateFacts | None) -> RoutingFacts | None:
+        """What a server needs to recognise the task's texts; a trained method is not lost if they are gone."""
+        if self.plan.routing == "none":
+            return None
+        try:
+            return routing_facts(self.plan.task, num_examples=self._num_examples, states=states)
+        except DataError as error:
+            self._notify(f"the bundle can be served by its name only, as its inputs cannot be read again: {error}")
+            return None
 
     def _write_predictions(self, predictions: list[Prediction], bundle: Bundle) -> None:
         """Write the predictions to the folder where `ptl-prefix evaluate` looks for them."""
@@ -216,21 +249,16 @@ class TrainingRun:
             self.context.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _decode(self, method: Method) -> list[Prediction]:
-        # Sharded layers compute on all ranks together, and ranks with different batches would generate texts of
-        # different lengths: with sharding each rank decodes everything.
-        sharing: Any = {} if self.backbone.is_sharded else {"rank_share": self.ranks.share, "gather": self.ranks.merge}
-        job = DecodingJob(
-            backbone=self.backbone,
-            method=method,
-            prompter=self.inputs.prompter,
-            rows=self.inputs.decoded_rows,
-            decoding=self.plan.decoding,
-            batch_size=self.plan.data.eval_batch_size,
-            reserved_positions=self.plan.method.reserved_positions(self.backbone),
-            labels=self.plan.task.label_set,
-        )
-        with self._stage("decoding, input", len(self.inputs.decoded_rows)) as advance:
-            return decode(job, on_batch=lambda predictions: advance(len(predictions)), **sharing)
+        rows = self.inputs.decoded_rows
+        with self._stage("decoding, input", len(rows)) as advance:
+            return decode_rows(
+                self.plan,
+                self.inputs,
+                self.ranks,
+                method=method,
+                rows=rows,
+                on_batch=lambda predictions: advance(len(predictions)),
+            )
 
     def _stage(self, label: str, total: int) -> AbstractContextManager[Advance]:
         return stage_progress(self.context.console, label, total, shown=self.plan.shows_progress)

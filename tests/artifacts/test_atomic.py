@@ -1,6 +1,7 @@
 """Atomic writes: old content or new content after errors and after kills at every step; leftovers are removed."""
 
 import errno
+import itertools
 import os
 import signal
 import stat
@@ -125,11 +126,35 @@ def test_an_error_inside_the_block_leaves_the_old_folder(tmp_path: Path, error: 
 def test_a_folder_never_replaces_a_file(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
 
-    with pytest.raises(NotADirectoryError), write_folder_atomically(tmp_path / "notes") as unfinished:
+    with pytest.raises(StorageError), write_folder_atomically(tmp_path / "notes") as unfinished:
         fill(unfinished, "new")
 
     assert (tmp_path / "notes").read_text() == "mine"
     assert os.listdir(tmp_path) == ["notes"]
+
+
+@pytest.mark.parametrize(
+    ("place", "is_folder"),
+    [
+        ("file", True),
+        *itertools.product(["/proc/none", "/proc/none/deep", "file/below", "n" * 300, "/"], [True, False]),
+    ],
+)
+def test_a_place_where_nothing_can_be_made_is_one_sentence(
+    place: str, is_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+
+    with pytest.raises(StorageError, match=f"{place} must be written but the disk .*; choose a"):
+        if is_folder:
+            with write_folder_atomically(place):
+                pass
+        else:
+            write_atomically(place, b"")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert Path("file").read_text() == "mine"
 
 
 def test_links_are_written_through(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import ptl_prefix.backbones
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.backbones.choose_prompter import choose_prompter
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.task import SPLITS, Task
 
@@ -33,7 +34,7 @@ def check_golden(tokenizer: PreTrainedTokenizerBase) -> Callable[[Task], None]:
     """Compare a task's first pairs, as the embedded backbone reads them, with `tests/golden/data/<name>.txt`."""
 
     def check(task: Task) -> None:
-        prompter = Prompter(tokenizer, task.prompt)
+        prompter = choose_prompter(tokenizer, task.prompt, decoder_start_id=None, num_ids=None, of="tiny_gpt2")
         lines = []
         for split in SPLITS:
             for row in list(task.examples(split))[:4]:

@@ -1,5 +1,6 @@
 """What every task promises."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from ptl_prefix.data.example import FEATURES
 from ptl_prefix.data.task import SPLITS, Task
 from ptl_prefix.data.tasks.banking77 import Banking77
+from ptl_prefix.data.tasks.chat import Chat
 from ptl_prefix.data.tasks.dart import DART
 from ptl_prefix.data.tasks.dialogsum import DialogSum
 from ptl_prefix.data.tasks.e2e_nlg import E2ENLG
@@ -35,6 +37,14 @@ def text_pairs(folder: Path, **changes: Any) -> Task:
     return TextPairs(data_file=str(folder / "pairs.csv"), validation_fraction=0.2, test_fraction=0.2, **changes)
 
 
+def chat(folder: Path, **changes: Any) -> Task:
+    rows = [
+        {"instruction": f"in {row}", "input": "" if row % 2 else "more", "output": f"out {row}"} for row in range(60)
+    ]
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Chat(data_file=str(folder / "chats.jsonl"), validation_fraction=0.2, test_fraction=0.2, **changes)
+
+
 def table_to_text(folder: Path, **changes: Any) -> Task:
     return TableToText(num_train=300, num_validation=100, num_test=100, **changes)
 
@@ -45,6 +55,7 @@ def released(task: Callable[..., Task], name: str, **settings: Any) -> Callable[
 
 
 MAKERS: dict[str, Callable[..., Task]] = {
+    "chat": chat,
     "banking77": released(Banking77, "banking77", validation_fraction=0.3),
     "dart": released(DART, "dart"),
     "dialogsum": released(DialogSum, "dialogsum"),
@@ -69,7 +80,7 @@ def test_every_config_of_a_task_is_tested_here() -> None:
 def test_a_task_says_what_it_is(task: Task) -> None:
     assert task.name in MAKERS
     assert task.version
-    assert task.licence or task.name == "text_pairs"
+    assert task.licence or task.name in ("chat", "text_pairs")
     assert task.metrics
     assert task.splits == SPLITS
     assert task.problems() == []

@@ -158,7 +158,7 @@ def test_what_the_bundle_writes_is_read_too(
         asked.append(decoding)
         return ["sat on the mat" if source == TEXTS[0] else "a" for source in sources]
 
-    monkeypatch.setattr(Adaptation, "generate", generate)
+    monkeypatch.setattr(Adaptation, "generate_rendered", generate)
     alone, written, cut = (
         site_of(inspected(backbone, tmp_path, texts=TEXTS[:2], max_new_tokens=number)) for number in (0, 20, 2)
     )

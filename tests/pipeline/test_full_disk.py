@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 Mount = Callable[[str], Path]
 
-WIDE = ["method.reparam_hidden_size=512", "hydra.run.dir=run"]
+WIDE = ["method.reparam_hidden_size=512", "training.keep_last=2", "hydra.run.dir=run"]
 """A checkpoint of a megabyte or more, beside which a record and a log are small."""
 NUM_LEFT = 300_000
 """Bytes that are left on the disk: enough for the record and the log, not for a checkpoint."""

@@ -35,7 +35,12 @@ def worsened(command_line: CommandLine, tmp_path_factory: pytest.TempPathFactory
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AdaptationModule, "on_validation_epoch_end", end)
-        words = ["trainer.max_steps=8", "trainer.val_check_interval=2", f"hydra.run.dir={folder.path}"]
+        words = [
+            "trainer.max_steps=8",
+            "trainer.val_check_interval=2",
+            "training.keep_last=2",
+            f"hydra.run.dir={folder.path}",
+        ]
         result = CliRunner().invoke(cli, ["train", *command_line.small, *words])
     assert result.exit_code == 0, result.output
     return folder
@@ -59,13 +64,13 @@ class TestExport:
         assert exported.tensors_sha256 != written.tensors_sha256
         assert exported.metrics == {"val/loss": 2.25}
 
-    def test_a_file_may_be_named(self, worsened: RunFolder, invoke: Invoke) -> None:
-        shutil.copy(worsened.last, "kept.ckpt")
-
-        assert invoke("export", f"run={worsened.path}", "checkpoint=kept.ckpt", "out=named").exit_code == 0
-        assert invoke("export", f"run={worsened.path}", "checkpoint=last", "out=last").exit_code == 0
+    def test_a_kept_checkpoint_or_a_file_may_be_named(self, worsened: RunFolder, invoke: Invoke) -> None:
+        shutil.copy(worsened.last, "copied.ckpt")
+        for name, file in (("copied.ckpt", "named"), ("step-6", "kept"), ("last", "last")):
+            assert invoke("export", f"run={worsened.path}", f"checkpoint={name}", f"out={file}").exit_code == 0
 
         assert read_bundle("named").manifest.tensors_sha256 == read_bundle("last").manifest.tensors_sha256
+        assert read_bundle("kept").manifest.metrics == {"val/loss": 2.5}
 
     def test_the_best_is_the_best_however_its_path_is_written(
         self, worsened: RunFolder, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -21,13 +21,20 @@ def adapter(small_run: RunFolder, invoke: Invoke) -> Path:
     return Path("adapter")
 
 
-def test_an_exported_adapter_comes_back_as_the_same_bundle(adapter: Path, small_run: RunFolder, invoke: Invoke) -> None:
-    assert sorted(path.name for path in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+def test_an_exported_adapter_comes_back_as_the_same_bundle(
+    adapter: Path, small_run: RunFolder, command_line: CommandLine, invoke: Invoke
+) -> None:
+    names = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in adapter.iterdir()) == names
+    card = (adapter / "README.md").read_text()
+    assert "library_name: peft\n" in card and "\nptl-prefix train " in card and "`test/exact_match`" in card
+    assert str(command_line.tiny.backbone_folder) not in card
 
     # The backbone is the one that the adapter names.
     result = invoke("import", "peft=adapter", "out=bundle", "task=table_to_text", "dtype=float32")
 
     assert (result.exit_code, result.stdout) == (0, "bundle: bundle\n"), result.output
+    assert "library_name: ptl_prefix\n" in Path("bundle/README.md").read_text()
     whole, back = read_bundle(small_run.bundle).manifest, read_bundle("bundle").manifest
     assert back.tensors_sha256 == whole.tensors_sha256
     assert (back.task, back.prompt, back.stop_ids) == (whole.task, whole.prompt, whole.stop_ids)

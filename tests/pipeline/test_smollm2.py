@@ -1,5 +1,6 @@
 """A released model from a GGUF file: SmolLM2-135M-Instruct, where its package is installed."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,16 @@ import torch
 from support.command_lines import CommandLine, Invoke
 from transformers import AutoModelForCausalLM, GgufConfig
 
+from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.generation import generate
+from ptl_prefix.backbones.model_inputs import prompt_batch
 from ptl_prefix.backbones.package_file import package_parts
 from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.data.encoding import encode_split
+from ptl_prefix.data.settings import DataSettings
+from ptl_prefix.data.tasks.chat import Chat
 from ptl_prefix.errors import BackboneError
 from ptl_prefix.settings import defaults_of
 
@@ -57,6 +64,38 @@ def test_smollm2_answers_under_its_chat_template(smollm2: Backbone) -> None:
     assert tokenizer.decode(written[0, ids.shape[1] :]).startswith(" Paris")
     assert smollm2.model.config.num_key_value_heads == 3
     assert tokenizer.decode(tokenizer("Straße, naïve 東京 12345").input_ids) == "Straße, naïve 東京 12345"
+
+
+def test_smollm2_learns_replies_alone_and_ends_them(smollm2: Backbone, tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "content": "What is the capital of France? <|im_end|>"},
+        {"role": "assistant", "content": "Paris."},
+        {"role": "user", "content": "And of Italy?"},
+        {"role": "assistant", "content": "Rome."},
+    ]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    task = Chat(train_file=str(tmp_path / "x.jsonl"))
+    prompter, tokenizer = smollm2.prompter(task.prompt), smollm2.tokenizer
+    settings = DataSettings(cache_dir=str(tmp_path / "cache"))
+
+    rows = encode_split(task, "train", prompter, max_tokens=None, settings=settings).rows([0, 1])
+
+    trained = [tokenizer.decode(row["input_ids"][row["num_source_ids"] :]) for row in rows]
+    assert trained == ["Paris.<|im_end|>", "Rome.<|im_end|>"]
+    read = rows[1]["input_ids"][: rows[1]["num_source_ids"]]
+    assert tokenizer.decode(read) == tokenizer.apply_chat_template(
+        messages[:3], add_generation_prompt=True, tokenize=False
+    )
+    # Two turns of the user, one of the system that the template adds, and the first reply.
+    assert read.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 4
+
+    question = prompter.encode_source("What is the capital of France? Answer in one short sentence.")
+    decoding = Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 60})
+    inputs = prompt_batch([question], smollm2.padding(prompter))
+    (written,) = generate(smollm2, inputs, decoding, prompter.stop_ids)
+    assert "Paris" in prompter.decode(written)
+    assert tokenizer.decode(written[-1:]) == "<|im_end|>"
+    assert len(written) < 60
 
 
 def test_the_converted_folder_computes_what_transformers_computes_from_the_file(smollm2: Backbone, file: Path) -> None:

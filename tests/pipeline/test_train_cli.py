@@ -17,6 +17,7 @@ class TestTheFirstRun:
         assert left == [
             ".lock",
             "bundle/manifest.json",
+            "bundle/routing.safetensors",
             "bundle/tensors.safetensors",
             "checkpoints/best.ckpt",
             "checkpoints/last.ckpt",

@@ -63,6 +63,7 @@ def test_any_bytes_are_a_request_or_one_refusal(data: bytes) -> None:
         b'{"model": "towns", "prompt": "\\ud800"}',
         b'{"model": "towns", "prompt": "a", "temperature": NaN}',
         b'{"model": "towns", "prompt": "a", "temperature": Infinity}',
+        b'{"model": "towns", "prompt": "a", "user": NaN}',
         b'{"model": "towns", "prompt": "a", "max_tokens": true}',
         b'{"model": "towns", "prompt": "a", "max_tokens": 1.5}',
         b'{"model": "towns", "prompt": "a", "max_tokens": "5"}',

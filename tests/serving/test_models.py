@@ -62,6 +62,14 @@ def test_a_text_that_is_near_no_task_is_refused_with_the_nearest(models: Models)
     assert refused.value.body["error"]["nearest"][0] == {"name": "towns", "coverage": 0.25}
 
 
+@pytest.mark.parametrize("name", ["", "../towns", "/towns", "towns@../x", "towns@", "@", "a" * 65, "towns\n", ".towns"])
+def test_what_is_no_name_does_not_reach_the_store(name: str) -> None:
+    store = ListedStore([TOWNS])
+    with pytest.raises(ApiError):
+        Models(made_up_base(TOKENIZER), store).target(name, "")
+    assert store.asked == []
+
+
 def test_without_a_router_auto_is_no_model() -> None:
     models = Models(made_up_base(TOKENIZER), ListedStore([TOWNS]))
     for ask in (lambda: models.target("auto", "a town"), lambda: models.card("auto")):

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 from support.scripted_engine import GREEDY, WINDOW, embedded_tokenizer, made_up_base, made_up_bundle
 
+from ptl_prefix.artifacts.conversation import Message, source_of
+from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
+from ptl_prefix.backbones.choose_prompter import choose_prompter
 from ptl_prefix.serving.api import ChatBody, CompletionBody
 from ptl_prefix.serving.api_error import ApiError
 from ptl_prefix.serving.models import Target
@@ -59,8 +62,45 @@ def test_a_conversation_needs_a_chat_template(roles: list[str]) -> None:
         plan(body)
     assert (refused.value.status, refused.value.param) == (400, "messages")
 
-    rendered = plan(body, None, render_chat=lambda messages: [len(message["role"]) for message in messages])
-    assert rendered.prompts[0].ids == tuple(len(role) for role in roles)
+
+CHAT = PromptFormat(between="", chat=ChatFormat(name="chatml"))
+
+
+def test_a_chat_is_rendered_by_the_template_of_the_bundle_or_of_the_model() -> None:
+    prompter = choose_prompter(TOKENIZER, CHAT, decoder_start_id=None, num_ids=None, of="tiny")
+    bundle = replace(made_up_bundle("towns", TOKENIZER), prompter=prompter)
+    messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
+    source = source_of([Message("system", "Be brief."), Message("user", "Where?")])
+
+    of_bundle = plan({"messages": messages}, bundle)
+    of_base = plan({"messages": messages}, None, chat_prompter=prompter)
+
+    assert of_bundle.prompts[0].ids == of_base.prompts[0].ids == tuple(prompter.encode_source(source))
+    assert of_bundle.requests[0].stop_ids == of_base.requests[0].stop_ids == prompter.stop_ids
+    assert plan({"prompt": "Where?"}, bundle).prompts[0].ids == tuple(prompter.encode_source("Where?"))
+    assert plan({"prompt": "Where?"}, None, chat_prompter=prompter).requests[0].stop_ids == BASE.prompter.stop_ids
+
+
+def test_a_conversation_that_no_reply_can_follow_is_refused() -> None:
+    prompter = choose_prompter(TOKENIZER, CHAT, decoder_start_id=None, num_ids=None, of="tiny")
+    body = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+    for bundle in (replace(made_up_bundle("towns", TOKENIZER), prompter=prompter), None):
+        with pytest.raises(ApiError) as refused:
+            plan(body, bundle, chat_prompter=prompter)
+        assert (refused.value.status, refused.value.param) == (400, "messages")
+
+
+def test_a_source_is_rendered_with_the_tasks_template() -> None:
+    prompt = PromptFormat(source_template="{name} of {city}")
+    prompter = choose_prompter(TOKENIZER, prompt, decoder_start_id=None, num_ids=None, of="tiny")
+    bundle = replace(made_up_bundle("towns", TOKENIZER), prompter=prompter)
+
+    made = plan({"prompt": '{"name": "The Mill", "city": "Rome"}'}, bundle)
+
+    assert made.prompts[0].ids == tuple(prompter.encode_source("The Mill of Rome"))
+    with pytest.raises(ApiError):
+        plan({"prompt": "The Mill"}, bundle)
 
 
 @pytest.mark.parametrize(

@@ -171,10 +171,11 @@ def test_a_deadline_ends_a_text(server: LiveServer, client: httpx.Client) -> Non
 
 
 def test_a_failure_of_the_engine_is_500_and_its_silence_unhealthy(server: LiveServer, client: httpx.Client) -> None:
-    server.engine.error = "The bundle is damaged."
+    server.engine.error = "The bundle in /srv/secret is damaged."
     failed = client.post("/v1/completions", json=ASK)
     server.engine.error = None
-    assert (failed.status_code, failed.json()["error"]["message"]) == (500, "The bundle is damaged.")
+    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "engine_error")
+    assert "/srv/secret" not in failed.text  # it is logged
 
     server.engine.submit = None  # type: ignore[assignment, method-assign]
     broken = client.post("/v1/completions", json=ASK)

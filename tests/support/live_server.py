@@ -95,6 +95,8 @@ def live_server(
     thread.start()
     try:
         assert listening.wait(20)
+        # Else its request could come between those of a test.
+        wait_until(lambda: service.health.self_test == "passed")
         yield LiveServer(address_of(bound), engine, store, service, process)
     finally:
         process.should_exit = process.force_exit = True

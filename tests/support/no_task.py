@@ -7,6 +7,7 @@ import datasets
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.artifacts.routing_facts import RoutingFacts
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Split, Task
 from ptl_prefix.methods.method import Method
@@ -33,7 +34,9 @@ class NoTask(Task):
         return "none"
 
 
-def export_untasked(method: Method, backbone: Backbone, folder: Path, **decoding: object) -> Bundle:
+def export_untasked(
+    method: Method, backbone: Backbone, folder: Path, *, routing: RoutingFacts | None = None, **decoding: object
+) -> Bundle:
     """Write the bundle of a method as it stands; it decodes five tokens, greedily."""
     settings = {**defaults_of("generation/greedy"), "max_new_tokens": 5, **decoding}
     return export_bundle(
@@ -44,4 +47,5 @@ def export_untasked(method: Method, backbone: Backbone, folder: Path, **decoding
         prompter=backbone.prompter(NoTask.prompt),
         decoding=Decoding(**settings),
         metrics={},
+        routing=routing,
     )

@@ -18,7 +18,6 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.models import Base
-from ptl_prefix.serving.version_store import StoreStatus
 from ptl_prefix.serving.request import (
     EngineStatus,
     FinishEvent,
@@ -29,6 +28,7 @@ from ptl_prefix.serving.request import (
     TokenLogprobs,
 )
 from ptl_prefix.serving.served_bundle import ServedBundle
+from ptl_prefix.serving.version_store import StoreStatus
 
 WORDS = ("The", " Old", " Mill", " is", " a", " pub", " in", " Rome", ".")
 """What the engine writes."""
@@ -128,11 +128,13 @@ class ListedStore:
         self.folder = {bundle.name: bundle for bundle in bundles}
         self.served: dict[str, ServedBundle] = dict(self.folder)
         self.num_rescans = 0
+        self.asked: list[str] = []
 
     def bundles(self) -> list[ServedBundle]:
         return list(self.served.values())
 
     def find(self, model: str) -> ServedBundle:
+        self.asked.append(model)
         for bundle in self.served.values():
             if model in (bundle.name, bundle.model_id):
                 return bundle

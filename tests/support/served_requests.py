@@ -16,6 +16,7 @@ from support.toy_batches import train
 from torch import Tensor
 
 from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.routing_facts import RoutingFacts
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import prompt_batch
 from ptl_prefix.methods.restore import restore
@@ -29,7 +30,13 @@ _IDS = itertools.count()
 
 
 def make_bundle(
-    backbone: Backbone, folder: Path, method: str = "prefix_tuning", *, seed: int = 0, **changes: Any
+    backbone: Backbone,
+    folder: Path,
+    method: str = "prefix_tuning",
+    *,
+    seed: int = 0,
+    routing: RoutingFacts | None = None,
+    **changes: Any,
 ) -> Path:
     """A bundle of a method after a few steps of training; the backbone is given back."""
     torch.manual_seed(seed)
@@ -37,7 +44,7 @@ def make_bundle(
         changes = {"prefix_length": 2 + seed, "reparam": "none"} | changes
     attached = new_method(method, **changes).attach(backbone)
     train(backbone, attached, steps=3)
-    export_untasked(attached.eval(), backbone, folder)
+    export_untasked(attached.eval(), backbone, folder, routing=routing)
     attached.detach()
     return folder
 

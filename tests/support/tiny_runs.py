@@ -39,6 +39,7 @@ _TARGETS = {
     "trainer": ("trainer/default", "pytorch_lightning.Trainer"),
     "generation": ("generation/greedy", "ptl_prefix.artifacts.decoding.Decoding"),
     "evaluation": ("evaluation/default", "ptl_prefix.evaluation.evaluate.EvaluationSettings"),
+    "training": ("training/default", "ptl_prefix.training.settings.TrainingSettings"),
     "tracking": ("tracking/none", "ptl_prefix.tracking.tracking.Tracking"),
 }
 

@@ -86,6 +86,22 @@ def test_a_checkpoint_holds_the_trainable_parameters_alone(tiny_runs: TinyRuns, 
     assert folder.last.stat().st_size < tiny_runs.backbone_folder.joinpath("model.safetensors").stat().st_size / 5
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_the_newest_checkpoints_are_kept_under_their_steps(
+    tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+
+    train(tiny_runs.plan(trainer__max_steps=10, trainer__val_check_interval=2, training__keep_last=3), folder)
+
+    names = sorted(path.name for path in folder.checkpoints.iterdir())
+    assert names == ["best.ckpt", "last.ckpt", "step-6.ckpt", "step-8.ckpt"]
+    assert [loaded(folder.kept(step))["global_step"] for step in folder.kept_steps()] == [6, 8]
+    first, second = (loaded(folder.kept(step))["state_dict"] for step in (6, 8))
+    assert not all(torch.equal(first[name], tensor) for name, tensor in second.items())
+
+
 def test_checkpoints_are_renamed_inside_their_own_folder(
     tiny_runs: TinyRuns, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,17 @@ def test_steps_and_epochs_are_those_of_the_run(tiny_runs: TinyRuns) -> None:
     assert estimated.longest_tokens == max(int(batch.attention_mask.sum(-1).max()) for batch in batches)
 
 
+def test_what_the_choice_of_the_best_checkpoint_decodes_is_said(tiny_runs: TinyRuns) -> None:
+    chosen = {"training__select_by": "val/exact_match", "training__select_every": 2, "training__select_examples": 3}
+    plan = tiny_runs.plan(**chosen, trainer__max_steps=10, trainer__val_check_interval=3)
+
+    assert (
+        estimate(plan).selection
+        == "2 times 3 validation inputs are decoded for val/exact_match, each to at most 4 tokens"
+    )
+    assert estimate(tiny_runs.plan()).selection == ""
+
+
 def test_no_weights_are_read(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")

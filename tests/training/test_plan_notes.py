@@ -36,6 +36,11 @@ def test_an_ordinary_plan_has_none(tiny_runs: TinyRuns) -> None:
             "`optimizer.warmup_steps` (6) should be less than the 6 steps of the run: the learning rate rises until "
             "the end and never decays.",
         ),
+        (
+            {"training__select_by": "val/exact_match", "training__select_every": 3},
+            "`training.select_by` (val/exact_match) is measured once, at the end, as the run has 2 validation(s) and "
+            "`training.select_every` is 3: there is no choice between checkpoints.",
+        ),
     ],
 )
 def test_settings_that_another_setting_overrules_are_named(

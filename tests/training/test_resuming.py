@@ -45,6 +45,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer__early_stopping_patience": 2,
         "optimizer__early_stopping_min_delta": 100.0,
         "trainer__val_check_interval": 5,
+        "training__keep_last": 2,
+    },
+    "the best by a generated metric, at every second validation": {
+        "trainer__max_steps": 12,
+        "trainer__val_check_interval": 2,
+        "training__select_by": "val/attribute_accuracy",
+        "training__select_every": 2,
+        "training__keep_last": 3,
+        "generation__do_sample": True,
     },
 }
 
@@ -98,8 +107,8 @@ MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
     "between two checkpoints": (AdaptationModule, "training_step", 11, False),
     "in a validation": (AdaptationModule, "validation_step", 4, False),
     "before a checkpoint": (checkpoints, "_save", 2, False),
-    "between the first best and last": (checkpoints, "_copy", 1, False),
-    "between a later best and last": (checkpoints, "_copy", 2, False),
+    "between the first best and last": (checkpoints, "copy_checkpoint", 1, False),
+    "between a later best and last": (checkpoints, "copy_checkpoint", 2, False),
     "after a checkpoint": (checkpoints, "_save", 2, True),
     "after the last validation": (training_run, "load_trained_state", 1, False),
     "before the bundle": (training_run, "export_bundle", 1, False),
@@ -125,6 +134,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(
     outcome = run(folder, True)
 
     assert outcome.record.status == "finished"
+    assert folder.kept_steps() == whole.kept_steps()
     assert_same_run(folder, whole)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from support.same_runs import losses
 from support.tiny_runs import TinyRuns
 
+from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -123,12 +124,30 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_a_damaged_last_checkpoint_offers_the_newest_whole_one(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    longer = {"trainer__max_steps": 8, "trainer__val_check_interval": 2, "training__keep_last": 3}
+    plan, folder = tiny_runs.plan(**longer), RunFolder(tmp_path / "run")
+    train(plan, folder)
+    before = losses(folder)
+    for path in (folder.last, folder.best, folder.kept(6)):
+        flip_a_bit(path)
+
+    with pytest.raises(RunError, match=r"The newest whole checkpoint, step-4\.ckpt of step 4, can take its place"):
+        train(plan, folder, resume=True)
+    assert train(plan, folder, resume=True, resume_anyway=["checkpoint"]).record.status == "finished"
+
+    assert losses(folder) == before
+    assert folder.kept_steps() == [4, 6] and read_checkpoint(folder.kept(6))["global_step"] == 6
+
+
 def test_a_damaged_last_checkpoint_offers_the_best(tiny_runs: TinyRuns, folder: RunFolder) -> None:
     plan = tiny_runs.plan(**SHORT)
     flip_a_bit(folder.last)
     before = folder.record.read_bytes()
 
-    with pytest.raises(RunError, match=r"last\.ckpt.*checkpoint, of step 2, is whole.*resume_anyway=\[checkpoint\]"):
+    with pytest.raises(
+        RunError, match=r"last\.ckpt.*checkpoint, best.ckpt of step 2, can take.*resume_anyway=\[checkpoint\]"
+    ):
         train(plan, folder, resume=True)
     assert folder.record.read_bytes() == before, "the record is removed only after the checkpoint was read"
 

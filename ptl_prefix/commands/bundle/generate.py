@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.hub_address import is_hub_address
 from ptl_prefix.artifacts.visible_text import escape_controls
-from ptl_prefix.commands.config.bundle_inputs import changed_decoding, load_bundle_backbone, source_lines
+from ptl_prefix.commands.config.bundle_inputs import (
+    changed_decoding,
+    load_bundle_backbone,
+    rendered_sources,
+    source_lines,
+)
 from ptl_prefix.errors import ConfigError, DataError
 from ptl_prefix.methods.restore import restore
 
@@ -28,15 +34,18 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             ["`generate` needs a bundle or run folder as its first argument or as bundle=<folder>, but got none."]
         )
     bundle = read_bundle(given or words[0])
+    if is_hub_address(bundle.origin):
+        print(f"bundle: {bundle.origin}", file=sys.stderr)
     sources = [*(words if given else words[1:]), *source_lines(config["input"])]
     if not sources:
         raise ConfigError(["`generate` needs sources, but got none; add them as arguments or set input=<file>."])
     decoding = dataclasses.asdict(changed_decoding(bundle.manifest.decoding, config))
     adaptation = restore(load_bundle_backbone(bundle.manifest, config), bundle)
+    sources = rendered_sources(adaptation, sources)  # all of them, before the output is opened
     with _opened(config["output"]) as out:
         for start in range(0, len(sources), config["batch_size"]):
             try:
-                texts = adaptation.generate(sources[start : start + config["batch_size"]], **decoding)
+                texts = adaptation.generate_rendered(sources[start : start + config["batch_size"]], **decoding)
             except ValueError as error:
                 raise DataError(str(error)) from error  # the source is too long
             for text in texts:

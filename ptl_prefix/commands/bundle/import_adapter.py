@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.text import Text
 
-from ptl_prefix.artifacts.peft_folder import PeftAdapter, read_peft
+from ptl_prefix.artifacts.model_card import write_card
+from ptl_prefix.artifacts.peft_folder import find_adapter, read_peft
 from ptl_prefix.artifacts.prompt_format import PromptFormat
-from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.spec import BackboneSpec
-from ptl_prefix.commands.config.bundle_inputs import path_on_this_machine
+from ptl_prefix.commands.bundle.card import facts_of_bundle
+from ptl_prefix.commands.config.bundle_inputs import load_chosen_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.methods.peft_format import from_peft
@@ -31,11 +31,17 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             [f"`import` takes no arguments, but got {' '.join(words)!r}; set peft=<folder> out=<folder>."]
         )
     task = build(config["task"]) if "task" in config else None
-    adapter = read_peft(Path(config["peft"]))
-    backbone = _backbone(config, adapter)
+    adapter = read_peft(find_adapter(config["peft"]))
+    backbone = load_chosen_backbone(
+        config,
+        str(adapter.config.get("base_model_name_or_path") or ""),
+        of="an adapter",
+        settings={"dtype": config["dtype"], "device": config["device"]},
+    )
     prompt = task.prompt if task is not None else PromptFormat(before=config["before"], between=config["between"])
-    export_bundle(
-        Path(config["out"]),
+    out = Path(config["out"])
+    bundle = export_bundle(
+        out,
         backbone=backbone,
         method=from_peft(adapter, backbone),
         task=task,
@@ -43,6 +49,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         decoding=build(config["generation"]),
         metrics={},
     )
+    write_card(out, facts_of_bundle(bundle.manifest, None, task))
     EscapingConsole().print(Text(f"bundle: {config['out']}"), soft_wrap=True)
 
 
@@ -54,13 +61,3 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
         if "task" in config and config[key]
     ]
     return mistakes + (built["backbone"].weight_problems() if "backbone" in built else [])
-
-
-def _backbone(config: dict[str, Any], adapter: PeftAdapter) -> Backbone:
-    own = {"dtype": config["dtype"], "device": config["device"]}
-    if "backbone" in config:
-        spec: BackboneSpec = build(config["backbone"] | own)
-    else:
-        path = path_on_this_machine(str(adapter.config.get("base_model_name_or_path") or ""), of="an adapter")
-        spec = BackboneSpec(path=path, name=Path(path).name, **own)
-    return spec.load()

@@ -13,6 +13,7 @@ from ptl_prefix.commands.config.absolute_paths import with_absolute_paths
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.settings import TrainingSettings
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 """Lightning's names of accelerators and torch's devices."""
@@ -53,7 +54,11 @@ def build_plan(config: Mapping[str, Any]) -> Plan:
         trainer=target_values(config["trainer"]),
         decoding=build(config["generation"]),
         evaluation=build(config["evaluation"]),
+        # Runs of earlier versions have no such group.
+        training=build(config["training"]) if "training" in config else TrainingSettings(),
         tracking=build(config["tracking"]) if "tracking" in config else Tracking(),
+        # A config of an earlier version has no such key: its run keeps the bundle that it was promised.
+        routing=config.get("routing", "none"),
         config=config,
     )
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verb_settings import DecodingChanges
 from ptl_prefix.errors import BackboneError, ConfigError, DataError
+from ptl_prefix.methods.restore import Adaptation
 
 
 def load_bundle_backbone(manifest: Manifest, config: dict[str, Any], *, shape_only: bool = False) -> Backbone:
@@ -33,10 +34,30 @@ def load_bundle_backbone(manifest: Manifest, config: dict[str, Any], *, shape_on
         "quantization": manifest.backbone.quantization,
         "device": config["device"],
     }
+    return load_chosen_backbone(
+        config, manifest.backbone.path, of="a bundle", settings=as_trained, shape_only=shape_only
+    )
+
+
+def load_chosen_backbone(
+    config: dict[str, Any], path: str, *, of: str, settings: dict[str, Any], shape_only: bool = False
+) -> Backbone:
+    """Load the backbone that a user named, else the one that a bundle or an adapter names, if it is on this machine.
+
+    Args:
+        config: Config of a verb, with or without `backbone`.
+        path: Path in the bundle or adapter.
+        of: `a bundle` or `an adapter`.
+        settings: Settings of the backbone besides its path, which come before those that the user named.
+        shape_only: Whether the weights are left out.
+
+    Raises:
+        BackboneError: When it cannot be loaded, or would have to be fetched although the user did not name it.
+    """
     if config.get("backbone") is not None:
-        spec: BackboneSpec = build(config["backbone"] | as_trained)
+        spec: BackboneSpec = build(config["backbone"] | settings)
     else:
-        spec = BackboneSpec(path=path_on_this_machine(manifest.backbone.path, of="a bundle"), **as_trained)
+        spec = BackboneSpec(path=path_on_this_machine(path, of=of), **settings)
     return spec.load_shape() if shape_only else spec.load()
 
 
@@ -95,6 +116,18 @@ def source_lines(source_file: str | None) -> Iterator[str]:
         )
     lines = text.removesuffix("\n").split("\n") if text else []
     yield from (line.removesuffix("\r") for line in lines)
+
+
+def rendered_sources(adaptation: Adaptation, sources: Sequence[str]) -> list[str]:
+    """The user's sources as the bundle's task renders them.
+
+    Raises:
+        DataError: One lacks a column of the bundle's template.
+    """
+    try:
+        return adaptation.rendered(sources)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _standard_input() -> bytes:

@@ -88,14 +88,25 @@ def _arguments_in(source: ast.ClassDef, imported: Mapping[str, str]) -> list[str
         fields = [part.target for part in source.body if isinstance(part, ast.AnnAssign)]
         return None if source.bases else [field.id for field in fields if isinstance(field, ast.Name)]
     own: list[str] = []
+    decided: set[str] = set()
     for part in source.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            decided = _without(part)
             own = [argument.arg for argument in (*part.args.args[1:], *part.args.kwonlyargs)]
             if part.args.kwarg is None:
                 return own
     bases = [imported.get(ast.unparse(base)) for base in source.bases]
     inherited = written_arguments(bases[0]) if len(bases) == 1 and bases[0] is not None else None
-    return None if inherited is None else list(dict.fromkeys([*own, *inherited]))
+    return (
+        None if inherited is None else list(dict.fromkeys([*own, *(name for name in inherited if name not in decided)]))
+    )
+
+
+def _without(init: ast.FunctionDef) -> set[str]:
+    """The arguments of its base that a constructor decides itself: `without` of its `with_settings_of`."""
+    calls = (decorator for decorator in init.decorator_list if isinstance(decorator, ast.Call))
+    keywords = (keyword for call in calls for keyword in call.keywords if keyword.arg == "without")
+    return {name for keyword in keywords for name in ast.literal_eval(keyword.value)}
 
 
 def target_values(node: Mapping[str, Any]) -> dict[str, Any]:

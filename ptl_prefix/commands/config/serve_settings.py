@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from ptl_prefix.artifacts.decoding import MaxNewTokens
 
@@ -28,6 +28,8 @@ class ServeSettings:
         text_megabytes: Memory for the keys and values of texts, in units of 10^6 bytes.
         prefix_megabytes: Memory for prefixes, in units of 10^6 bytes.
         chunk_tokens: Largest number of prompt tokens that are read between two steps of the running texts.
+        router: What chooses the task of `model: "auto"`: hashed n-grams, or the backbone's hidden states.
+        wrong_refusals: Rate at which texts of a task may be refused by `auto`.
         base_max_new_tokens: Most tokens that the backbone generates without a bundle, if a request does not say.
         max_requests: Largest number of texts that run or wait.
         max_requests_per_client: The same, of one API key.
@@ -51,6 +53,8 @@ class ServeSettings:
     text_megabytes: Annotated[int, Ge(1), Le(10**9)]
     prefix_megabytes: Annotated[int, Ge(1), Le(10**9)]
     chunk_tokens: Annotated[int, Ge(1), Le(2**20)]
+    router: Literal["ngrams", "hidden_states", "none"]
+    wrong_refusals: Annotated[float, Gt(0), Lt(1)]
     base_max_new_tokens: MaxNewTokens
     max_requests: Annotated[int, Ge(1), Le(10**6)]
     max_requests_per_client: Annotated[int, Ge(1), Le(10**6)]
@@ -72,5 +76,10 @@ class ServeSettings:
             problems.append(
                 f"`upstream` must be given with engine=vllm and with no other, but engine={self.engine} and upstream "
                 f"{'is' if self.upstream is None else 'is not'} null."
+            )
+        if self.engine == "vllm" and self.router == "hidden_states":
+            problems.append(
+                "`router` must be ngrams or none with engine=vllm, whose hidden states cannot be read, but is "
+                "hidden_states."
             )
         return problems

@@ -11,6 +11,8 @@ _MODULES = {
     "export": "bundle.export",
     "generate": "bundle.generate",
     "import": "bundle.import_adapter",
+    "join": "bundle.join",
+    "push": "bundle.push",
     "runs": "compare.runs",
     "score": "evaluate.score",
 }

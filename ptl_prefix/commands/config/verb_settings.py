@@ -1,7 +1,8 @@
 """The settings at the root of `conf/<verb>.yaml`, with types and ranges.
 
-In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `compare`, `runs` and `sweep` are in
-`report_settings.py`.
+In: nothing. Out: one dataclass per verb, `<Verb>Settings`. Those of `export`, `import` and `push` are in
+`bundle_settings.py`, those of `join`, `route` and `serve` in a file of each, and those of `compare`, `runs` and `sweep`
+in `report_settings.py`.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from ptl_prefix.artifacts.decoding import (
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
 
+Routing = Literal["none", "ngrams", "hidden_states"]
+"""What a bundle says of its task's texts, so that a server recognises them."""
+
 AcceptedChange = Literal["data", "weights", "tokenizer", "code", "checkpoint"]
 """What may differ when a run is resumed."""
 
@@ -39,10 +43,13 @@ class TrainSettings:
         resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other settings than
             `resume_anyway`, `trainer.devices` and `trainer.max_steps` may be given with it, as the run has its config.
         resume_anyway: Inputs that may differ from those that the run was trained with when it is resumed: `data`,
-            `weights`, `tokenizer` and `code`; `checkpoint` resumes from `best.ckpt` in place of a damaged `last.ckpt`.
-            What differed is recorded.
+            `weights`, `tokenizer` and `code`; `checkpoint` resumes from the newest whole checkpoint in place of a
+            damaged `last.ckpt`. What differed is recorded.
         study: Name of the study that the run is a trial of; set by sweeps.
         trial: Number of the trial in its study; set by sweeps.
+        routing: What the bundle says of the task's texts, so that a server recognises them: `ngrams` (hashed counts of
+            training inputs and of 200 validation inputs), `hidden_states` (also the bare backbone's mean hidden
+            states), or `none`, for private texts.
     """
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)]
@@ -51,8 +58,9 @@ class TrainSettings:
     resume: str | None
     study: str | None
     trial: Annotated[int, Ge(0)] | None
-    # With a default, as studies of earlier versions keep a `train.yaml` without this key.
+    # With defaults, as studies of earlier versions keep a `train.yaml` without these keys.
     resume_anyway: Sequence[AcceptedChange] | AcceptedChange = ()
+    routing: Routing = "none"
 
     def problems(self) -> list[str]:
         """Accepted changes without a run that is resumed."""
@@ -73,7 +81,8 @@ def _both_problems(bundle: str | None, run: str | None) -> list[str]:
     return ["`run` and `bundle` must not both be given; a run has its own bundle."]
 
 
-def _run_problems(run: str | None) -> list[str]:
+def run_problems(run: str | None) -> list[str]:
+    """Why a setting's folder is not a run folder; none for `None`."""
     if run is None:
         return []
     try:
@@ -115,7 +124,7 @@ class GenerateSettings(DecodingChanges):
     """The keys at the root of `conf/generate.yaml`.
 
     Args:
-        bundle: Bundle or run folder; `None` is the first argument.
+        bundle: Bundle, run folder or address on the hub; `None` is the first argument.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         output: File for the generated texts; `None` prints them.
@@ -143,7 +152,7 @@ class EvaluateSettings(DecodingChanges):
 
     Args:
         run: Run folder, whose bundle and task are used.
-        bundle: Bundle to evaluate, instead of `run`; needs `task=`.
+        bundle: Bundle to evaluate, or its address on the hub, instead of `run`; needs `task=`.
         split: Split of the task that is decoded.
         num_examples: Number of inputs, evenly spread over the split; `None` is all.
         metrics: Names of the metrics, as `ptl-prefix metrics` lists them; `None` is those of the task.
@@ -173,7 +182,7 @@ class EvaluateSettings(DecodingChanges):
 
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or both `run` and `bundle`."""
-        return _both_problems(self.bundle, self.run) or _run_problems(self.run)
+        return _both_problems(self.bundle, self.run) or run_problems(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +206,7 @@ class ExportSettings:
     def problems(self) -> list[str]:
         """A folder that is not a run folder, or two formats at once."""
         both = ["`merge` must be false with format=peft, but is true."] if self.merge and self.format == "peft" else []
-        return [*both, *_run_problems(self.run)]
+        return [*both, *run_problems(self.run)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +235,7 @@ class InspectSettings:
     """The keys at the root of `conf/inspect.yaml`.
 
     Args:
-        bundle: Bundle, or a run folder, whose bundle is used; this or `run` must be given.
+        bundle: Bundle, run folder or address on the hub; this or `run` must be given.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         num_examples: Number of validation sources of the run that are read if no others are given.

@@ -5,14 +5,15 @@ verb's config are in the defaults list of `conf/<verb>.yaml`; the other keys at 
 of the verb, described by a dataclass. This file imports nothing heavy.
 """
 
+from ptl_prefix.commands.config.bundle_settings import ExportSettings, ImportSettings, PushSettings
+from ptl_prefix.commands.config.join_settings import JoinSettings
 from ptl_prefix.commands.config.report_settings import CompareSettings, RunsSettings, SweepActionSettings
+from ptl_prefix.commands.config.route_settings import RouteSettings
 from ptl_prefix.commands.config.serve_settings import ServeSettings
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verb_settings import (
     EvaluateSettings,
-    ExportSettings,
     GenerateSettings,
-    ImportSettings,
     InspectSettings,
     ScoreSettings,
     TrainSettings,
@@ -55,6 +56,7 @@ VERBS = {
                     "ptl-prefix generate <bundle> 'name : The Eagle' backbone=models/mine",
                     "with its backbone in another folder",
                 ),
+                ("ptl-prefix generate hub:<user>/<name> 'name : The Eagle'", "with a bundle on the Hugging Face hub"),
             ),
         ),
         Verb(
@@ -111,6 +113,32 @@ VERBS = {
             ),
         ),
         Verb(
+            name="join",
+            summary="Join two prefixes, if the result is not worse on either task.",
+            settings=JoinSettings,
+            arguments="BUNDLE BUNDLE",
+            examples=(
+                ("ptl-prefix join <run folder> <run folder> out=<folder>", "join the prefixes of two runs"),
+                (
+                    "ptl-prefix join <bundle> <run folder> first_run=<run folder> out=<folder>",
+                    "name the run of a bundle that is outside of it",
+                ),
+                ("ptl-prefix join <run folder> <run folder> metrics=true out=<folder>", "decode and score, too"),
+            ),
+        ),
+        Verb(
+            name="push",
+            summary="Upload a bundle to the Hugging Face hub.",
+            settings=PushSettings,
+            examples=(
+                ("ptl-prefix push bundle=<run folder> repo=<user>/<name>", "upload a run's bundle with its model card"),
+                (
+                    "ptl-prefix push bundle=<bundle> repo=<user>/<name> private=true",
+                    "to a private one",
+                ),
+            ),
+        ),
+        Verb(
             name="inspect",
             summary="Show what a trained prefix does, in tables and a figure.",
             settings=InspectSettings,
@@ -121,6 +149,22 @@ VERBS = {
                 (
                     "ptl-prefix inspect bundle=<bundle> input=sources.txt layer=3 top_k=10",
                     "inspect over the sources of a file",
+                ),
+            ),
+        ),
+        Verb(
+            name="route",
+            summary="Measure how well texts are routed to the tasks of a server.",
+            settings=RouteSettings,
+            arguments="evaluate",
+            examples=(
+                (
+                    "ptl-prefix route evaluate bundles=<folder> foreign=<text file>",
+                    "route test inputs of each run in the folder, and foreign texts",
+                ),
+                (
+                    "ptl-prefix route evaluate bundles=<folder> routers=[ngrams,hidden_states] regret_examples=50",
+                    "compare both routers, and measure what wrong choices cost",
                 ),
             ),
         ),

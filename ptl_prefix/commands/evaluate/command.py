@@ -10,9 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ptl_prefix.artifacts.bundle import read_bundle
-from ptl_prefix.artifacts.bundle_folder import find_bundle
+from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
+from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
 from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_config import read_config
@@ -29,6 +30,7 @@ from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.console import EscapingConsole
+from ptl_prefix.training.notebook_output import LiveBar
 
 _NUM_LOG_LINES = 10
 
@@ -106,8 +108,9 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
 
 def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
     """The evaluated run, or the run that contains the bundle."""
-    folder = config.get("run") or (config.get("bundle") and find_bundle(config["bundle"]).parent)
-    run = RunFolder(folder) if folder else None
+    if config.get("bundle"):
+        return run_of_bundle(config["bundle"])
+    run = RunFolder(config["run"]) if config.get("run") else None
     return run if run is not None and run.config.is_file() else None
 
 
@@ -134,6 +137,7 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
         prompter=backbone.prompter(bundle.manifest.prompt),
         adaptation=bundle.manifest.tensors_sha256,
         method_settings=settings_fingerprint(bundle.manifest),
+        origin=bundle.origin,
     )
     return subject, decoding
 
@@ -141,8 +145,12 @@ def _adapted(config: dict[str, Any]) -> tuple[Subject, Decoding]:
 def _prompt_notes(subject: Subject, task: Task) -> list[str]:
     """A sentence if the bundle's prompt format, which is used, is not the task's."""
     used = subject.prompter.prompt_format
-    if used == task.prompt:
+    if used.agrees_with(task.prompt):
         return []
+    if used.chat is not None and task.prompt.chat is not None and used.chat.name != task.prompt.chat.name:
+        return [
+            f"conversations have the bundle's chat template, {used.chat.name}, not the task's, {task.prompt.chat.name}"
+        ]
     return [f"prompts have the bundle's format, between={used.between!r}, and not the task's, {task.prompt.between!r}"]
 
 
@@ -152,8 +160,12 @@ def _bare(config: dict[str, Any], task: Task) -> tuple[Subject, Decoding]:
     own = {"dtype": config["dtype"], "device": None if config["device"] == "auto" else config["device"]}
     spec = build(config["backbone"] | {key: value for key, value in own.items() if value is not None})
     backbone = spec.load()
+    try:
+        prompter = backbone.prompter(task.prompt)
+    except ValueError as error:
+        raise ConfigError([f"`task`: {error}"]) from error
     method = NoAdaptation().attach(backbone)
-    subject = Subject(backbone=backbone, method=method, prompter=backbone.prompter(task.prompt), adaptation=None)
+    subject = Subject(backbone=backbone, method=method, prompter=prompter, adaptation=None)
     return subject, decoding
 
 
@@ -164,14 +176,16 @@ def _out_folder(config: dict[str, Any], task: Task) -> Path:
     if (folder := _run_of(config)) is not None:
         return folder.evaluation
     if config["bundle"] is not None:
-        bundle = find_bundle(config["bundle"])
-        return bundle.with_name(f"{bundle.name}-evaluation")
+        return folder_beside_bundle(config["bundle"], "evaluation")
     return Path("outputs", task.name, config["backbone"]["name"], "none", "evaluation")
 
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal; otherwise print a few lines."""
+    """Show a progress bar on a terminal or in a notebook; otherwise print a few lines."""
+    if is_jupyter_kernel() and not console.quiet:
+        yield LiveBar("decode").move
+        return
     if not console.is_terminal:
         shown = -1
 

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptl_prefix.artifacts.conversation import readable_source
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE, RECORD_FILE, EvaluationKey
 from ptl_prefix.artifacts.metric_key import parts_of
 from ptl_prefix.artifacts.visible_text import escape_controls
@@ -42,7 +43,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     for name, reason in record.skipped.items():
         console.print(Text(escape_controls(f"{name} is skipped: {reason}")), soft_wrap=True)
     for prediction in evaluation.predictions[:_NUM_EXAMPLES]:
-        console.print(format_example("source", prediction.source, "bold"))
+        console.print(format_example("source", readable_source(prediction.source), "bold"))
         console.print(format_example("output", prediction.hypothesis, "green"))
         console.print(format_example("reference", prediction.references[0], ""))
         console.print()

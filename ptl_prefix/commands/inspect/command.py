@@ -7,12 +7,12 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import read_bundle
-from ptl_prefix.artifacts.bundle_folder import find_bundle
+from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
 from ptl_prefix.artifacts.inspection import Inspection, write_inspection
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
+from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, rendered_sources, source_lines
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.inspect.tables import show_inspection
 from ptl_prefix.data.task import Split
@@ -42,28 +42,30 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         words: Sources that the backbone reads.
         run_folder: Not used, because an inspection is not a run.
     """
-    folder = find_bundle(config["bundle"] or config["run"])
-    bundle = read_bundle(folder)
+    address = config["bundle"] or config["run"]
+    bundle = read_bundle(address)
     require_prefix(bundle.manifest.method)
-    texts, texts_from = _texts(config, words, folder, bundle.manifest)
+    texts, texts_from = _texts(config, words, run_of_bundle(address), bundle.manifest)
     settings = InspectionSettings(**{name: config[name] for name in _SETTINGS})
     adaptation = restore(load_bundle_backbone(bundle.manifest, config), bundle)
+    if words or config["input"] is not None:
+        texts = rendered_sources(adaptation, texts)
     try:
-        inspection = inspect_prefix(adaptation, texts, settings, bundle=str(folder), texts_from=texts_from)
+        inspection = inspect_prefix(adaptation, texts, settings, bundle=bundle.origin, texts_from=texts_from)
     except ValueError as error:
         raise ConfigError([str(error)]) from error  # the layer has no prefix
     console = EscapingConsole()
     show_inspection(inspection, console)
-    for label, path in _write(inspection, _out_folder(config["out"], folder)):
+    for label, path in _write(inspection, _out_folder(config["out"], address)):
         console.print(Text(f"{label}: {path}"), soft_wrap=True)
 
 
-def _out_folder(chosen: str | None, bundle: Path) -> Path:
+def _out_folder(chosen: str | None, address: str) -> Path:
     """The output folder: the chosen one, or a folder in the bundle's run, or next to a bundle without a run."""
     if chosen is not None:
         return Path(chosen)
-    run = RunFolder(bundle.parent)
-    return run.path / "inspection" if run.config.is_file() else bundle.with_name(f"{bundle.name}-inspection")
+    run = run_of_bundle(address)
+    return folder_beside_bundle(address, "inspection") if run is None else run.path / "inspection"
 
 
 def _write(inspection: Inspection, out: Path) -> list[tuple[str, Path]]:
@@ -76,13 +78,14 @@ def _write(inspection: Inspection, out: Path) -> list[tuple[str, Path]]:
     return [("numbers", numbers), ("figure", figure)]
 
 
-def _texts(config: dict[str, Any], words: tuple[str, ...], bundle: Path, manifest: Manifest) -> tuple[list[str], str]:
+def _texts(
+    config: dict[str, Any], words: tuple[str, ...], run: RunFolder | None, manifest: Manifest
+) -> tuple[list[str], str]:
     """The sources, and a phrase that names their origin."""
     given = ["the command line"] * bool(words) + [str(config["input"])] * (config["input"] is not None)
     if given:
         return [*words, *source_lines(config["input"])], f"from {' and '.join(given)}"
-    run = RunFolder(bundle.parent)
-    if not run.config.is_file():
+    if run is None:
         return list(_PROMPTS), "built in, because the bundle is in no run folder"
     try:
         return _validation_sources(run, manifest, config["num_examples"])

@@ -15,6 +15,7 @@ from rich.console import Console
 from ptl_prefix.artifacts.paged_prefix import paged_problem
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.mean_states import mean_states
 from ptl_prefix.commands.serve.served_backbone import (
     backbone_problems,
     base_of,
@@ -25,8 +26,11 @@ from ptl_prefix.errors import ConfigError
 from ptl_prefix.serving.api_keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, ApiKeys, generated_key, read_keys
 from ptl_prefix.serving.engine import Engine
 from ptl_prefix.serving.health import Health
+from ptl_prefix.serving.hidden_state_router import HiddenStateRouter
 from ptl_prefix.serving.http_process import HttpProcess, address_of, bind, is_loopback
 from ptl_prefix.serving.models import Models, decoding_not_followed
+from ptl_prefix.serving.ngram_router import NgramRouter
+from ptl_prefix.serving.offered_routes import OfferedRoutes
 from ptl_prefix.serving.prefix_store import PrefixStore
 from ptl_prefix.serving.scheduler import SchedulerSettings
 from ptl_prefix.serving.server import make_app
@@ -125,22 +129,47 @@ def _serve(
         request_timeout_s=config["request_timeout_s"],
     )
     health = Health(engine, unhealthy_after_s=config["unhealthy_after_s"], exit_after_s=config["exit_after_s"])
+    routes = _routes(config, engine, store, backbone)
     base = base_of(backbone, max_new_tokens=config["base_max_new_tokens"])
     if isinstance(engine, VllmEngine):
         base = replace(base, max_positions=min(base.max_positions or engine.max_model_len, engine.max_model_len))
-    models = Models(base, store)
+    models = Models(base, store, routes)
     service = Service(engine=engine, models=models, store=store, limits=limits, health=health)
     process = HttpProcess(
         make_app(service, keys),
         service,
         drain_timeout_s=config["drain_timeout_s"],
         rescan_every_s=config["rescan_every_s"],
-        when_listening=lambda: _announce(store, backbone, bound, key, console),
+        when_listening=lambda: _announce(store, routes, backbone, bound, key, console),
     )
     return process.serve_on(bound)
 
 
-def _announce(store: PrefixStore, backbone: Backbone, bound: socket.socket, key: str | None, console: Console) -> None:
+def _routes(
+    config: dict[str, Any], engine: Engine | VllmEngine, store: PrefixStore, backbone: Backbone
+) -> OfferedRoutes | None:
+    """What chooses the task of `model: "auto"`."""
+    rate = config["wrong_refusals"]
+    if config["router"] == "ngrams":
+        return OfferedRoutes(store, NgramRouter(wrong_refusals=rate))
+    if config["router"] == "hidden_states":
+        assert isinstance(engine, Engine)  # the settings refuse vLLM, which has no bare hidden states to give
+
+        def vector_of(text: str) -> Any:
+            return engine.compute(lambda: mean_states(backbone, [text])[0])
+
+        return OfferedRoutes(store, HiddenStateRouter(vector_of=vector_of, wrong_refusals=rate))
+    return None
+
+
+def _announce(
+    store: PrefixStore,
+    routes: OfferedRoutes | None,
+    backbone: Backbone,
+    bound: socket.socket,
+    key: str | None,
+    console: Console,
+) -> None:
     """Say where the server is, what it serves, and where its key is."""
     address = address_of(bound)
     place = "on vLLM" if backbone.is_shape_only else str(backbone.device)
@@ -154,6 +183,8 @@ def _announce(store: PrefixStore, backbone: Backbone, bound: socket.socket, key:
             f"  {bundle.model_id}  {bundle.manifest.method}, {bundle.num_rows} rows, "
             f"{bundle.num_bytes / 1e3:,.1f} kB{note}"
         )
+    if routes is not None:
+        lines += [f"  not chosen by auto: {name}, which {why}" for name, why in sorted(routes.reasons.items())]
     lines += [f"  not served: {name}: {escape_controls(why)}" for name, why in sorted(store.problems.items())]
     if key is None:
         lines += [f"API:  {address}/v1", f"page: {address}/", "key:  one of `api_keys_file` or the environment"]

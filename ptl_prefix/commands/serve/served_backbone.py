@@ -10,8 +10,9 @@ from typing import Any
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.manifest import Manifest, read_manifest
-from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone
 from ptl_prefix.commands.config.instantiate import build
@@ -96,6 +97,7 @@ def base_of(backbone: Backbone, *, max_new_tokens: int) -> Base:
         max_positions=backbone.max_positions,
         is_encoder_decoder=backbone.is_encoder_decoder,
         token_text=lambda token_id: str(tokenizer.decode([token_id])),
+        chat_prompter=_chat_prompter(backbone),
         created=int(time.time()),
         facts={
             "family": backbone.family,
@@ -104,3 +106,13 @@ def base_of(backbone: Backbone, *, max_new_tokens: int) -> Base:
             "hash": backbone.identity.weights_fingerprint[:16],
         },
     )
+
+
+def _chat_prompter(backbone: Backbone) -> Prompter | None:
+    """The encoder of conversations, if the backbone has a chat template that renders them."""
+    if backbone.tokenizer.chat_template is None or backbone.is_encoder_decoder:
+        return None
+    try:
+        return backbone.prompter(PromptFormat(between="", truncation="none", chat=ChatFormat(name="backbone")))
+    except ValueError:  # a template for other uses, such as tools: one message is read as it is
+        return None

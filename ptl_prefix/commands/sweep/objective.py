@@ -19,27 +19,30 @@ def direction_of(objective: str) -> Direction:
     return metric_info(name).direction if name in metric_names() else "minimize"
 
 
-def objective_problems(objective: str, given: Direction | None, task: Task, *, prunes: bool) -> list[str]:
+def objective_problems(
+    objective: str, given: Direction | None, task: Task, *, select_by: str, prunes: bool
+) -> list[str]:
     """Why a study cannot search an objective.
 
     Args:
         objective: Key of the metric in a run's record.
         given: The setting `hydra.sweeper.direction`.
         task: Task of the trials.
+        select_by: Metric that chooses each trial's best checkpoint, which a finished run has, too.
         prunes: Whether the pruner may stop trials.
     """
     problems = []
     if prunes and objective != VALIDATION_LOSS:
         problems.append(
-            "`hydra.sweeper.objective` must be val/loss with a pruner, since no other metric is measured during a run, "
+            "`hydra.sweeper.objective` must be val/loss with a pruner, since every validation of a run measures it, "
             f"but is {objective!r}."
         )
     split: Literal["test", "val"] = "test" if "test" in task.splits else "val"
-    available = [VALIDATION_LOSS, *(f"{split}/{name}" for name in task.metrics)]
+    available = dict.fromkeys([VALIDATION_LOSS, *(f"{split}/{name}" for name in task.metrics), select_by])
     if objective not in available:
         problems.append(
             f"`hydra.sweeper.objective` must be a metric of a finished run ({', '.join(available)}), but is "
-            f"{objective!r}."
+            f"{objective!r}{_remedy(objective, task)}."
         )
     elif given is not None and given != direction_of(objective):
         problems.append(
@@ -47,6 +50,12 @@ def objective_problems(objective: str, given: Direction | None, task: Task, *, p
             "out, as the metric decides."
         )
     return problems
+
+
+def _remedy(objective: str, task: Task) -> str:
+    """How a metric of the validation split, which has no entry in records by itself, can be searched."""
+    is_measurable = objective in [f"val/{name}" for name in task.metrics]
+    return f"; training.select_by={objective} measures it in every trial" if is_measurable else ""
 
 
 def objective_notes(objective: str) -> list[str]:

@@ -19,7 +19,7 @@ from ptl_prefix.commands.config.stock_sweeper import setting_problems
 from ptl_prefix.commands.config.validate import node_problems
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.choose_sweeper import ChosenSweeper, choose_sweeper
-from ptl_prefix.commands.sweep.objective import direction_of, objective_notes, objective_problems
+from ptl_prefix.commands.sweep.objective import VALIDATION_LOSS, direction_of, objective_notes, objective_problems
 from ptl_prefix.commands.sweep.parse_space import is_swept, parse_dimension
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
@@ -135,7 +135,8 @@ def _problems(spec: StudySpec, config: Mapping[str, Any], direction: Direction |
                 "are all null; set one of them."
             )
     task = build(config["task"])
-    problems += objective_problems(spec.objective, direction, task, prunes=pruner.prunes)
+    select_by = config.get("training", {}).get("select_by", VALIDATION_LOSS)
+    problems += objective_problems(spec.objective, direction, task, select_by=select_by, prunes=pruner.prunes)
     return problems
 
 

@@ -107,7 +107,9 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
         method=built.get("method"),
         task=built.get("task"),
         decoding=built.get("generation"),
+        training=built.get("training"),
         needs_weights=not config["dry_run"],
+        routing=config.get("routing", "none"),
     )
 
 

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptl_prefix.artifacts.conversation import readable_source
 from ptl_prefix.artifacts.metric_key import bare_key, is_bare
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import Selection
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.terminal import format_example, format_megabytes
 from ptl_prefix.training.console import EscapingConsole
@@ -27,7 +29,7 @@ def show_outcome(outcome: Outcome, folder: RunFolder, console: Console | None = 
     console.print(_metrics_table(outcome))
     console.print(_cost_table(outcome))
     for index, adapted in enumerate(outcome.adapted[:_NUM_EXAMPLES]):
-        console.print(format_example("source", adapted.source, "bold"))
+        console.print(format_example("source", readable_source(adapted.source), "bold"))
         if outcome.bare:
             console.print(format_example("bare", outcome.bare[index].hypothesis, "dim"))
         console.print(format_example("adapted", adapted.hypothesis, "green"))
@@ -49,6 +51,7 @@ def show_estimate(estimate: Estimate, config: dict[str, Any], console: Console |
         "frozen parameters": f"{estimate.num_frozen:,}",
         "training pairs": f"{estimate.pairs:,} (longest row {estimate.longest_tokens} tokens)",
         "steps": f"{estimate.steps:,} ({estimate.epochs:.2f} epochs)",
+        **({"choice of the best checkpoint": estimate.selection} if estimate.selection else {}),
         **_memory_rows(estimate),
     }
     for name, value in rows.items():
@@ -85,7 +88,7 @@ def _metrics_table(outcome: Outcome) -> Table:
     table = Table(
         title=f"{record.method} on {record.backbone}, {record.task}, seed {record.seed}",
         title_justify="left",
-        caption=_caption(len(outcome.adapted), outcome.num_in_split),
+        caption=_caption(outcome),
         caption_justify="left",
     )
     for heading in ("metric", "before", "after", "", "scale"):
@@ -107,10 +110,24 @@ def _metrics_table(outcome: Outcome) -> Table:
     return table
 
 
-def _caption(num_decoded: int, num_in_split: int) -> str:
+def _caption(outcome: Outcome) -> str:
+    num_decoded, num_in_split = len(outcome.adapted), outcome.num_in_split
     if num_decoded == num_in_split:
-        return f"text metrics: all {num_in_split} inputs of the split"
-    return f"text metrics: {num_decoded} of the split's {num_in_split} inputs; all: evaluation.num_examples=null"
+        decoded = f"text metrics: all {num_in_split} inputs of the split"
+    else:
+        decoded = f"text metrics: {num_decoded} of the split's {num_in_split} inputs; all: evaluation.num_examples=null"
+    selection = outcome.record.selection
+    return decoded if selection is None else f"{decoded}\n{_selection(selection, outcome.record.cost.train_s)}"
+
+
+def _selection(selection: Selection, train_s: float) -> str:
+    """What chose the best checkpoint, and the cost of that."""
+    value = "no finite value" if selection.value is None else f"{selection.value:.4f}"
+    share = selection.decode_s / max(selection.decode_s + train_s, 1e-9)
+    return (
+        f"best checkpoint: step {selection.step}, by {selection.metric} of {selection.num_examples} inputs ({value})\n"
+        f"decoding for that took {selection.decode_s:.1f} s, {share:.0%} of training"
+    )
 
 
 def _cost_table(outcome: Outcome) -> Table:

@@ -97,7 +97,10 @@ def test_all_listed_values_and_both_ends_of_a_range_are_checked(verb: Verb) -> N
             ["`hydra.sweeper.objective` must be val/loss", "'test/exact_match'"],
         ),
         # Such a metric is not computed where the task has a test split: every trial would fail after its training.
-        (["hydra.sweeper.objective=val/exact_match"], ["`hydra.sweeper.objective`", "(val/loss, test/exact_match)"]),
+        (
+            ["hydra.sweeper.objective=val/exact_match"],
+            ["`hydra.sweeper.objective`", "(val/loss, test/exact_match)", "; training.select_by=val/exact_match"],
+        ),
         (
             ["hydra.sweeper.objective=test/exact_match", "hydra.sweeper.direction=minimize"],
             ["`hydra.sweeper.direction` must be maximize for test/exact_match, but is minimize; leave it out"],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ptl_prefix.data.source_template import SourceTemplate
+from ptl_prefix.artifacts.source_template import SourceTemplate
 
 
 def test_columns_are_filled_in_and_doubled_braces_are_literal() -> None:
@@ -29,3 +29,18 @@ def test_columns_are_filled_in_and_doubled_braces_are_literal() -> None:
 def test_anything_else_is_refused(template: str, mistake: str) -> None:
     with pytest.raises(ValueError, match=mistake):
         SourceTemplate(template)
+
+
+def test_a_source_is_the_only_column_or_an_object_of_all() -> None:
+    assert SourceTemplate("Say: {a}! {a}").render_source(' {"a": "x"} ') == 'Say: {"a": "x"}! {"a": "x"}'
+    several = SourceTemplate("{b}) {a}")
+    assert several.render_source('{"a": [" x ", "y", ""], "b": 7, "c": null}') == "7) x y"
+    for source, fact in (
+        ("x", r"one is not JSON"),
+        ("[1]", r"one is \[1\]"),
+        ('{"a": "x"}', "one has none as 'b'"),
+        ('{"a": "x", "b": {}}', r"one has \{\} as 'b'"),
+        ('{"a": " ", "b": 1}', "one has ' ' as 'a'"),
+    ):
+        with pytest.raises(ValueError, match=rf'must be a JSON object with .* {{"b": "...", "a": "..."}}, but {fact}'):
+            several.render_source(source)
