@@ -174,6 +174,15 @@ class ChatBody(GenerationBody):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+class AttentionBody(BaseModel):
+    """The body of `POST /v1/prefix_attention`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="A task, or `task@version`.")
+    prompt: Annotated[str, Field(max_length=200_000)] = Field(description="A source, as for a completion.")
+
+
 class PrefixBody(BaseModel):
     """The body of `POST /v1/load_prefix` and `/v1/unload_prefix`."""
 

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -124,6 +124,19 @@ class Engine:
             return found.result(timeout_s)
         except TimeoutError as error:
             raise RequestError(f"The engine must compute within {timeout_s:g} s, but has not; ask again.") from error
+
+    def attention_on_prefix(self, version: str, prompt_ids: Sequence[int]) -> dict[str, list[float]]:
+        """The attention of a prompt on the prefix of a version; see `EngineLike`."""
+        bundle = self._store.hold(version)
+        try:
+            if bundle.is_exclusive or not bundle.num_rows:
+                raise RequestError(
+                    f"A bundle must be a prefix for the attention on it to be measured, but {bundle.model_id} is of "
+                    f"{bundle.manifest.method}."
+                )
+            return self.compute(lambda: self._groups.attention_on_prefix(version, prompt_ids))
+        finally:
+            self._store.release(version)
 
     def status(self) -> EngineStatus:
         """The engine now."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ptl_prefix.serving.api import ChatBody, CompletionBody, PrefixBody
+from ptl_prefix.serving.api import AttentionBody, ChatBody, CompletionBody, PrefixBody
 
 _REFUSALS = {
     "400": "A field is wrong; `param` names it.",
@@ -30,6 +30,7 @@ def describe_api() -> dict[str, Any]:
     bodies: dict[str, tuple[type[BaseModel], str]] = {
         "/v1/completions": (CompletionBody, "Generate a text for a source."),
         "/v1/chat/completions": (ChatBody, "Generate a text for a user's message."),
+        "/v1/prefix_attention": (AttentionBody, "Measure how much a source attends to the prefix of a task."),
         "/v1/load_prefix": (PrefixBody, "Read a bundle of the folder into memory; needs an admin's key."),
         "/v1/unload_prefix": (PrefixBody, "Take a bundle out of the store; needs an admin's key."),
     }

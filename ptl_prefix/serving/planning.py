@@ -96,6 +96,20 @@ def make_plan(
     return Plan(tuple(requests), prompts)
 
 
+def prompt_of_source(text: str, target: Target) -> tuple[int, ...]:
+    """The ids of a source as its bundle's task renders it, cut to leave room for one new token.
+
+    Raises:
+        ApiError: When it cannot be rendered, or has no tokens.
+    """
+    try:
+        prompt = _source(_rendered(text, target), target, 1)
+        _check_length(prompt, target, 1)
+    except (PtlPrefixError, ValueError) as error:
+        raise invalid(str(error), param="prompt", code="invalid_prompt") from error
+    return prompt.ids
+
+
 def _sampling(body: GenerationBody, own: Decoding, max_new_tokens: int, seed: int) -> Sampling:
     """The settings of one text: those of the body, else those of the bundle."""
     temperature, top_p = body.temperature, body.top_p

@@ -4,7 +4,7 @@ In: nothing. Out: dataclasses of plain values, which cross from the server's eve
 Names, texts and files stay on the HTTP side; the engine sees token ids and versions of bundles.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -159,6 +159,15 @@ class EngineLike(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """Give up a request, if it still runs: its row is free after the current step."""
+
+    def attention_on_prefix(self, version: str, prompt_ids: Sequence[int]) -> dict[str, list[float]]:
+        """The fraction of a prompt's attention that is on the prefix of a bundle, by site and layer.
+
+        Call it in a worker thread: it waits for the engine.
+
+        Raises:
+            RequestError: When the bundle has no prefix, or this engine cannot measure it.
+        """
 
     def status(self) -> EngineStatus:
         """The engine now."""

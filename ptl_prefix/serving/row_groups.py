@@ -15,6 +15,7 @@ from ptl_prefix.backbones.model_inputs import prompt_batch
 from ptl_prefix.backbones.row_batch import RowBatch
 from ptl_prefix.methods.restore import Adaptation, restore
 from ptl_prefix.serving.generation import Generation
+from ptl_prefix.serving.prefix_attention import attention_on_prefix
 from ptl_prefix.serving.prefix_loading import LoadedPrefix, conditioned_prefix
 from ptl_prefix.serving.prefix_store import PrefixStore
 
@@ -113,6 +114,15 @@ class RowGroups:
             assert generation.row is not None
             tokens.append((generation.row, generation.text_ids[generation.row.length]))
         return self._batches[group].step(tokens)
+
+    def attention_on_prefix(self, version: str, prompt_ids: Sequence[int]) -> dict[str, list[float]]:
+        """How much a prompt attends to the prefix of a version that is held; see `prefix_attention.py`."""
+        self._attach(None)
+        prefix = self._store.use(version)
+        try:
+            return attention_on_prefix(self._backbone, prefix, prompt_ids, self._padding)
+        finally:
+            self._store.stop_using(version)
 
     def close(self) -> None:
         """Free everything, and give the backbone back."""

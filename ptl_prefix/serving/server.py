@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ptl_prefix.serving.api import ChatBody, CompletionBody, PrefixBody, read_body
+from ptl_prefix.serving.api import AttentionBody, ChatBody, CompletionBody, PrefixBody, read_body
 from ptl_prefix.serving.api_error import ApiError
 from ptl_prefix.serving.api_keys import ApiKeys, Client
 from ptl_prefix.serving.job_response import JobResponse
@@ -52,6 +52,7 @@ def make_app(service: Service, keys: ApiKeys) -> ASGIApp:
             Route("/v1/models/{model}", routes.model),
             Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/prefix_attention", routes.prefix_attention, methods=["POST"]),
             Route("/v1/load_prefix", routes.load, methods=["POST"]),
             Route("/v1/unload_prefix", routes.unload, methods=["POST"]),
         ],
@@ -133,6 +134,10 @@ class _Routes:
 
     async def chat(self, request: Request) -> JobResponse:
         return await self._answer(request, read_body(await self._read(request), ChatBody))
+
+    async def prefix_attention(self, request: Request) -> Response:
+        body = read_body(await self._read(request), AttentionBody)
+        return JSONResponse(await self._service.prefix_attention(body, _client(request).name))
 
     async def load(self, request: Request) -> Response:
         name = await self._admins_prefix(request)

@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, TypeVar
 
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.admission import Admission
 from ptl_prefix.serving.answers import Answer
-from ptl_prefix.serving.api import ChatBody, CompletionBody
-from ptl_prefix.serving.api_error import ApiError
+from ptl_prefix.serving.api import AttentionBody, ChatBody, CompletionBody
+from ptl_prefix.serving.api_error import ApiError, invalid
 from ptl_prefix.serving.health import Health
 from ptl_prefix.serving.metrics import Metrics
 from ptl_prefix.serving.models import Models, StoreLike
-from ptl_prefix.serving.planning import Plan, make_plan, num_texts, source_text
+from ptl_prefix.serving.planning import Plan, make_plan, num_texts, prompt_of_source, source_text
 from ptl_prefix.serving.request import EngineLike, GenerationRequest, Sampling
 from ptl_prefix.serving.running_plan import RunningPlan
 
@@ -144,6 +145,30 @@ class Service:
                     yield JobInWork(running, answer, streams_usage=body.streams_usage)
                 finally:
                     self._running.discard(running)
+
+    async def prefix_attention(self, body: AttentionBody, client: str) -> dict[str, Any]:
+        """How much a source attends to the prefix of a task.
+
+        Raises:
+            ApiError: When the request is refused.
+        """
+
+        def measure() -> dict[str, Any]:
+            target = self.models.target(body.model, body.prompt)
+            if target.bundle is None:
+                raise invalid("`model` must be a task, as the backbone alone has no prefix.", param="model")
+            ids = prompt_of_source(body.prompt, target)
+            try:
+                sites = self._engine.attention_on_prefix(target.bundle.version, ids)
+            except PtlPrefixError as error:
+                raise invalid(str(error), param="model", code="no_prefix_attention") from error
+            layers = [share for shares in sites.values() for share in shares]
+            return {"object": "prefix_attention", "model": target.model_id, "mean": fmean(layers), "layers": sites}
+
+        with self.admission.places(client, 1):
+            if (problem := self.health.problem()) is not None:
+                raise ApiError(503, f"The server cannot compute: {problem}.", code="engine_unhealthy")
+            return await self._apart(measure)
 
     def cut_off(self) -> None:
         """End every text that still runs, with an error that says so."""

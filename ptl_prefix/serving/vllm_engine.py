@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -109,6 +109,10 @@ class VllmEngine:
         """Give up a request, if it still runs: its connection is closed, by which vLLM sees it."""
         if self.is_alive:
             self._loop.call_soon_threadsafe(self._give_up, request_id)
+
+    def attention_on_prefix(self, version: str, prompt_ids: Sequence[int]) -> dict[str, list[float]]:
+        """Not known: vLLM does not report attention."""
+        raise RequestError("vLLM does not report attention; ask a server with engine=ptl_prefix.")
 
     def status(self) -> EngineStatus:
         """The engine now; what vLLM holds, its own metrics say."""

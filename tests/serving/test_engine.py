@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from support.served_requests import ask, logprobs_alone, make_bundle, new_request, running_engine
 
+from ptl_prefix import load_bundle
+from ptl_prefix.backbones.attention_mass import prefix_mass
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import prompt_batch
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BundleError, RequestError
 
@@ -108,6 +111,32 @@ def test_a_late_request_is_given_up(base: Backbone, tmp_path: Path) -> None:
         finish = late.wait().finish
         assert finish is not None
         assert finish.reason == "deadline"
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])
+def test_attention_on_the_prefix_is_that_of_an_inspection(
+    family: str, tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    base = load_backbone(str(tiny_folders[family]), name=family, dtype="float32")
+    make_bundle(base, tmp_path / "task", seed=3)
+    make_bundle(base, tmp_path / "lora", "lora")
+    with running_engine(base, tmp_path) as engine:
+        task, lora = engine._store.find("task"), engine._store.find("lora")
+        request = new_request(base, task, "a pub in the city")
+        busy = ask(engine, new_request(base, lora, "x"))
+        found = engine.attention_on_prefix(task.version, request.prompt_ids)
+        with pytest.raises(RequestError, match="must be a prefix"):
+            engine.attention_on_prefix(lora.version, request.prompt_ids)
+        assert busy.wait().ids
+        assert all(version.num_holders == 0 for version in engine._store._versions.values())
+    adaptation = load_bundle(tmp_path / "task", base)
+    inputs = prompt_batch([list(request.prompt_ids)], base.padding(task.prompter))
+    masses = prefix_mass(base, adaptation.method.condition(inputs))
+    base.slots.clear()
+    for site, layers in masses.items():
+        expected = [float(mass.weights.sum() / mass.weights.shape[0] / mass.num_queries) for mass in layers if mass]
+        assert found[site] == pytest.approx(expected, abs=1e-6)
+        assert all(0.01 < share < 1 for share in found[site])
 
 
 def test_a_stop_text_ends_the_text(base: Backbone, tmp_path: Path) -> None:

@@ -69,6 +69,17 @@ def test_a_text_with_its_usage(client: httpx.Client) -> None:
     assert answer.headers["x-request-id"] == body["id"]
 
 
+def test_attention_on_the_prefix(client: httpx.Client, server: LiveServer) -> None:
+    answer = client.post("/v1/prefix_attention", json=ASK)
+
+    assert answer.status_code == 200
+    assert (answer.json()["mean"], answer.json()["layers"]) == (0.5, {"decoder_self": [0.25, 0.75]})
+    assert answer.json()["model"].startswith("towns@")
+    base = server.service.models.base.name
+    for body in ({**ASK, "model": base}, {**ASK, "model": "nope"}, {**ASK, "n": 2}):
+        assert client.post("/v1/prefix_attention", json=body).status_code in (400, 404)
+
+
 def test_a_stream_says_the_same_as_a_whole_answer(client: httpx.Client) -> None:
     body = {
         "model": "towns",

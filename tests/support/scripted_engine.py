@@ -6,7 +6,7 @@ script, one token each; and a store of bundles in memory.
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,10 @@ class ScriptedEngine:
             if request_id in self._running:
                 self._running.discard(request_id)
                 self.cancelled.append(request_id)
+
+    def attention_on_prefix(self, version: str, prompt_ids: Sequence[int]) -> dict[str, list[float]]:
+        """Made-up fractions, one for each of two layers."""
+        return {"decoder_self": [0.25, 0.75]}
 
     def status(self) -> EngineStatus:
         with self._lock:
