@@ -167,7 +167,9 @@ def test_a_bundle_of_another_geometry_is_refused_before_weights_load(backbone: B
 
     assert "must be of the layers all, but" in problems(init_bundle=str(tmp_path / "bundle"))[0]
     assert problems(init_bundle=str(tmp_path / "bundle"), layers=[0, 1]) == []
-    assert "`method.init_bundle`: A bundle must be whole" in problems(init_bundle=str(tmp_path / "nowhere"))[0]
+    assert (
+        "`method.init_bundle`: A bundle must be a bundle's folder" in problems(init_bundle=str(tmp_path / "nowhere"))[0]
+    )
 
 
 def test_a_bundle_of_other_sites_is_refused(encoder_decoder: Backbone, tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
-from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.commands.config import bundle_inputs
+from ptl_prefix.backbones.spec import BackboneSpec, load_backbone
 from ptl_prefix.commands.main import cli
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.training.module import AdaptationModule
@@ -271,7 +270,7 @@ class TestADamagedBundle:
         values["backbone"]["path"] = "somebody/model"
         del values["manifest_sha256"]
         (bundle / "manifest.json").write_text(json.dumps({**values, "manifest_sha256": manifest._hash_of(values)}))
-        monkeypatch.setattr(bundle_inputs, "load_backbone", lambda path, **_: pytest.fail(f"{path} was fetched"))
+        monkeypatch.setattr(BackboneSpec, "load", lambda spec: pytest.fail(f"{spec.path} was fetched"))
 
         assert "set backbone=somebody/model" in self.refusal(bundle, invoke)
 

@@ -6,6 +6,7 @@ every setting that differs from it.
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 from hydra import compose
@@ -20,6 +21,7 @@ from ptl_prefix.commands.config.hydra_session import hydra_session
 from ptl_prefix.commands.config.instantiate import is_node
 from ptl_prefix.commands.config.override_errors import parsed_override
 from ptl_prefix.commands.config.plain_values import plain_values
+from ptl_prefix.commands.config.verb_settings import TrainSettings
 
 _VERB = "train"
 _IDENTITY_KEYS = ("run_id", "dry_run", "resume", "resume_anyway", "study", "trial")
@@ -78,11 +80,16 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
 def _newer_settings(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a config of an earlier version lacks, with the values that such a run has now.
 
-    Lightning's Trainer is none of them: its settings may be left out.
+    A whole group may be newer, and so may a setting of the verb. Lightning's Trainer is none of them: its settings may
+    be left out.
     """
     nodes = {group: node for group, node in config.items() if isinstance(node, Mapping)}
-    ours = [group for group, node in nodes.items() if str(node.get("_target_", "")).startswith("ptl_prefix.")]
-    return {key: value for key, value in base.items() if key.partition(".")[0] in ours}
+    ours = {group for group, node in nodes.items() if str(node.get("_target_", "")).startswith("ptl_prefix.")}
+    newer = {key.partition(".")[0] for key in base} - config.keys()
+    ours |= {group for group in newer if str(base.get(f"{group}._target_", "")).startswith("ptl_prefix.")}
+    settings = {field.name: field.default for field in fields(TrainSettings) if field.default is not MISSING}
+    of_groups = {key: value for key, value in base.items() if key.partition(".")[0] in ours}
+    return of_groups | {key: value for key, value in settings.items() if key in newer}
 
 
 def _choices_of_parts(config: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
