@@ -55,11 +55,13 @@ SHAPES: Mapping[str, Callable[[], Any]] = {
     "tiny": lambda: _gpt2(256, 4, 4, vocabulary=8192, positions=512),
     "tiny_llama": lambda: _llama(256, 4, 4, kv_heads=2, inner=1024, vocabulary=8192),
     "gpt2": lambda: _gpt2(768, 12, 12),
+    "smollm2": lambda: _llama(576, 30, 9, kv_heads=3, inner=1536, vocabulary=49152),
     "small_llama": lambda: _llama(512, 8, 8, kv_heads=2, inner=2048, vocabulary=32000),
     "gpt2_medium": lambda: _gpt2(1024, 24, 16),
     "llama_1b": lambda: _llama_of("backbone/llama_1b"),
 }
-"""The transformers config of each shape; `llama_1b` is LLaMA 3.2's, `small_llama` a quarter of it each way."""
+"""The transformers config of each shape; `llama_1b` is LLaMA 3.2's, `small_llama` a quarter of it each way, `smollm2`
+SmolLM2-135M's."""
 
 
 def random_backbone(shape: str, *, device: str, dtype: str, is_own: bool = False) -> Backbone:

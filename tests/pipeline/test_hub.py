@@ -14,6 +14,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 
 SOURCE = "name : The Golden Mill | kind : pub"
 REPO = "somebody/mill"
+BUNDLE_FILES = ("manifest.json", "routing.safetensors", "tensors.safetensors")
 
 # The hub's client uploads to Git LFS by a name that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -40,7 +41,7 @@ def test_a_pushed_bundle_comes_back_by_branch_and_by_commit(
         f"bundle: {address}",
     ]
     assert (repo.private, repo.messages) == (True, ["Bundle of prefix_tuning on tiny for table_to_text"])
-    assert set(repo.files("v1")) == {".gitattributes", "README.md", "manifest.json", "tensors.safetensors"}
+    assert set(repo.files("v1")) == {".gitattributes", "README.md", *BUNDLE_FILES}
     assert set(repo.files("main")) == {".gitattributes"}
     # No folder of this machine is in what others read.
     for name in ("README.md", "manifest.json"):
