@@ -27,7 +27,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text", "bart", "t5"])
+@pytest.mark.parametrize(
+    "family", ["llama", "t5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "gemma3_text", "bart"))]
+)
 def test_requests_of_many_tasks_get_what_they_get_alone(
     family: str, tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -113,7 +115,7 @@ def test_a_late_request_is_given_up(base: Backbone, tmp_path: Path) -> None:
         assert finish.reason == "deadline"
 
 
-@pytest.mark.parametrize("family", ["llama", "bart"])
+@pytest.mark.parametrize("family", [pytest.param("llama", marks=pytest.mark.slow), "bart"])
 def test_attention_on_the_prefix_is_that_of_an_inspection(
     family: str, tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
