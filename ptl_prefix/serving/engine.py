@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5
 """Longest sleep without work; the heartbeat is renewed after it."""
+_GATHER_S = 0.005
+"""Wait of an idle engine after a request has arrived: requests that arrive together are read in one forward pass."""
 
 
 class Engine:
@@ -191,6 +193,9 @@ class Engine:
             with self._wake:
                 if not self._inbox and not self._is_stopping:
                     self._wake.wait(_IDLE_S)
+                has_arrivals = bool(self._inbox)
+            if has_arrivals:
+                time.sleep(_GATHER_S)
             return
         self._carry_out(decision)
 
