@@ -61,7 +61,7 @@ def test_a_join_that_is_worse_is_refused_with_numbers_and_nothing_is_written(
     assert "above that of the first alone" in result.stderr
     assert "nothing was written" in result.stderr
     assert "4 of 4" in result.stdout
-    assert "upper end of the 95% interval is above 0.02" in result.stdout
+    assert "its upper end is above 0.02" in result.stdout
     assert list(Path().iterdir()) == []
 
 

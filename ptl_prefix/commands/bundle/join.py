@@ -145,7 +145,7 @@ def show_join(
     table = Table(
         title="validation loss, nats per target token",
         title_justify="left",
-        caption=f"worse: the upper end of the 95% interval is above {max_loss_increase:g}",
+        caption=f"in brackets the 95% interval; worse: its upper end is above {max_loss_increase:g}",
         caption_justify="left",
     )
     for heading in ("task", "examples", "joined", "first", "second", "joined - better one"):
@@ -156,7 +156,7 @@ def show_join(
             Text(escape_controls(one.task)),
             f"{one.num_examples} of {one.num_sampled}",
             *(f"{value:.4f}" for value in one.losses),
-            f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})",
+            f"{found.value:+.3f} ({found.low:+.3f}, {found.high:+.3f})",
         )
     console.print(table)
     if any(one.metrics for one in measurements):
