@@ -60,7 +60,8 @@ def test_a_join_that_is_worse_is_refused_with_numbers_and_nothing_is_written(
     assert "on table_to_text it may be" in result.stderr
     assert "above that of the first alone" in result.stderr
     assert "nothing was written" in result.stderr
-    assert "worse" in result.stdout
+    assert "4 of 4" in result.stdout
+    assert "its upper end is above 0.02" in result.stdout
     assert list(Path().iterdir()) == []
 
 
@@ -91,5 +92,5 @@ def test_two_prefixes_of_the_embedded_backbone_are_joined(finished: Finished, in
     result = invoke("join", folder.path, alone, f"second_run={folder.path}", "out=joined", "max_loss_increase=5")
 
     assert result.exit_code == 0, result.output
-    assert "8 │" in result.stdout
+    assert "8 of 8" in result.stdout
     assert read_bundle("joined").manifest.settings["prefix_length"] == 20

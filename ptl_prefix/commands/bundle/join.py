@@ -17,7 +17,7 @@ from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.commands.bundle.join_measurement import SUBJECTS, TaskMeasurement, measure_task
+from ptl_prefix.commands.bundle.join_measurement import TaskMeasurement, measure_task
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.data.task import Task
@@ -145,20 +145,18 @@ def show_join(
     table = Table(
         title="validation loss, nats per target token",
         title_justify="left",
-        caption=f"worse: the interval's upper end is above {max_loss_increase:g}",
+        caption=f"in brackets the 95% interval; worse: its upper end is above {max_loss_increase:g}",
         caption_justify="left",
     )
-    for heading in ("task", "examples", *SUBJECTS, "joined - better", "95% interval", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("task", "verdict") else "right")
+    for heading in ("task", "examples", "joined", "first", "second", "joined - better one"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
     for one in measurements:
         found = one.difference
         table.add_row(
             Text(escape_controls(one.task)),
-            str(one.num_examples),
+            f"{one.num_examples} of {one.num_sampled}",
             *(f"{value:.4f}" for value in one.losses),
-            f"{found.value:+.4f}",
-            f"{found.low:+.4f} to {found.high:+.4f}",
-            "worse" if one.is_worse(max_loss_increase) else "not worse",
+            f"{found.value:+.3f} ({found.low:+.3f}, {found.high:+.3f})",
         )
     console.print(table)
     if any(one.metrics for one in measurements):
@@ -167,7 +165,7 @@ def show_join(
 
 def _metrics_table(measurements: Sequence[TaskMeasurement]) -> Table:
     table = Table(title="metrics of decoded validation examples", title_justify="left")
-    for heading in ("task", "metric", "examples", *SUBJECTS):
+    for heading in ("task", "metric", "examples", "joined", "first", "second"):
         table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
     for one in measurements:
         for name, values in one.metrics.items():

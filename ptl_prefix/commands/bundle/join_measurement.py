@@ -27,7 +27,8 @@ class TaskMeasurement:
 
     Args:
         task: Name of the task.
-        num_examples: Number of examples with a pair that fits the backbone uncut.
+        num_sampled: Number of examples that were read.
+        num_examples: Number of examples with a pair that fits the backbone uncut: those that were measured.
         losses: Loss of each of `SUBJECTS`, in nats per target token.
         better: Which of the two prefixes alone has the lower loss: `first` or `second`.
         difference: Loss of the joined prefix minus that of the better one.
@@ -36,6 +37,7 @@ class TaskMeasurement:
     """
 
     task: str
+    num_sampled: int
     num_examples: int
     losses: tuple[float, ...]
     better: str
@@ -75,11 +77,12 @@ def measure_task(task: Task, adaptations: Sequence[Adaptation], config: Mapping[
         example_losses(backbone, adaptation.method, pairs, prompter, batch_size=config["batch_size"])
         for adaptation in adaptations
     ]
-    losses = tuple(loss(rows) for rows in statistics)
+    losses = tuple(loss(losses) for losses in statistics)
     better = 1 if losses[1] <= losses[2] else 2
     metrics, num_decoded = _metrics(task, adaptations, config) if config["metrics"] else ({}, 0)
     return TaskMeasurement(
         task=task.name,
+        num_sampled=len(rows),
         num_examples=len(statistics[0]),
         losses=losses,
         better=("first", "second")[better - 1],
