@@ -1,4 +1,4 @@
-"""What PEFT trains on a released model computes the same here, and what is trained here computes the same there."""
+"""Adapters on released models have equal logits in PEFT and here, whichever of the two trained them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -126,7 +126,7 @@ class UnknownNameError(PtlPrefixError):
 
 
 class ListedStore:
-    """A store of given bundles; `folder` holds those that are there to be loaded."""
+    """A store of given bundles; `folder` has the bundles that `load` can offer."""
 
     def __init__(self, bundles: Iterable[ServedBundle]) -> None:
         self.folder = {bundle.name: bundle for bundle in bundles}

@@ -186,51 +186,6 @@ class EvaluateSettings(DecodingChanges):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """The keys at the root of `conf/export.yaml`.
-
-    Args:
-        run: Run folder to export from.
-        checkpoint: Checkpoint to export: `best`, `last`, or the path of a checkpoint file.
-        out: Output folder; an older bundle in it is replaced.
-        format: Format of the output: a `bundle`, or `peft` for a folder that `PeftModel.from_pretrained` opens.
-        merge: Whether to export a model with the method merged into its weights, instead of a bundle.
-    """
-
-    run: str
-    checkpoint: str
-    out: str
-    format: Literal["bundle", "peft"]
-    merge: bool
-
-    def problems(self) -> list[str]:
-        """A folder that is not a run folder, or two formats at once."""
-        both = ["`merge` must be false with format=peft, but is true."] if self.merge and self.format == "peft" else []
-        return [*both, *run_problems(self.run)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportSettings:
-    """The keys at the root of `conf/import.yaml`.
-
-    Args:
-        peft: Folder of an adapter that PEFT saved.
-        out: Folder for the bundle; an older bundle in it is replaced.
-        before: Text before the source of a prompt, in which `{bos}` stands for the start token; not with `task`.
-        between: Text between the source and what is generated; not with `task`.
-        dtype: Dtype of the backbone's weights and computations; `auto` is bfloat16 where it is native, else float32.
-        device: Device of the backbone; `auto` takes a GPU if there is one.
-    """
-
-    peft: str
-    out: str
-    before: str
-    between: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    device: Literal["auto", "cpu", "cuda", "mps"]
-
-
-@dataclass(frozen=True, kw_only=True)
 class InspectSettings:
     """The keys at the root of `conf/inspect.yaml`.
 

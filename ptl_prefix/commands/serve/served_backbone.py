@@ -18,6 +18,7 @@ from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.errors import BackboneError, BundleError, ConfigError
 from ptl_prefix.serving.models import Base
+from ptl_prefix.settings import defaults_of
 
 
 def readable_manifests(folder: Path) -> list[Manifest]:
@@ -78,17 +79,7 @@ def base_of(backbone: Backbone, *, max_new_tokens: int) -> Base:
         prompter = backbone.prompter(PromptFormat(between="", truncation="none"))
     except ValueError as error:
         raise BackboneError(f"A backbone that is served must have a token that ends a text, but: {error}") from error
-    decoding = Decoding(
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=0,
-        num_beams=1,
-        length_penalty=1.0,
-        no_repeat_ngram_size=0,
-        do_sample=False,
-        temperature=1.0,
-        top_p=1.0,
-        seed=0,
-    )
+    decoding = Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": max_new_tokens})
     tokenizer = backbone.tokenizer
     return Base(
         name=backbone.name,
