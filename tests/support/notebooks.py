@@ -71,12 +71,13 @@ def _without_folder(output: Any, folder: str) -> None:
 
 
 def readable(notebook: Any) -> list[str]:
-    """What a notebook shows, line by line: each cell's outputs, with `#` in place of every number.
+    """What a notebook shows, cell by cell: the lines of its outputs, with `#` in place of every number.
 
-    Numbers differ from one processor to the next, and times from one run to the next. Progress is left out: a bar only
-    appears where something takes long.
+    Numbers differ from one processor to the next, and times from one run to the next. So do the order of a
+    comparison's rows, its marks of significance and their legend: lines are sorted, and the marks left out. Progress is
+    left out, too: a bar only appears where something takes long.
     """
-    return [line for number, cell in enumerate(notebook.cells) for line in _shown(number, cell)]
+    return [line for number, cell in enumerate(notebook.cells) for line in sorted(_shown(number, cell))]
 
 
 def _shown(number: int, cell: Any) -> Iterator[str]:
@@ -96,12 +97,14 @@ def _shown(number: int, cell: Any) -> Iterator[str]:
 
 def _masked(line: str) -> str:
     line = _NUMBER.sub("#", _RUN_ID.sub("#", line))
+    line = re.sub(r"# [kMG]?B\b", "# B", line)
+    line = re.sub(r"\*\*| [≈?](?= \|)", "", line)  # the best row's, and what it is not significantly better than
     return re.sub(r"[ ─━═]+", " ", line).rstrip()
 
 
 def _is_of_the_moment(line: str) -> bool:
-    """Whether a line is about the state of the checkout."""
-    return re.match(r"- (Some r|R)uns used ", line) is not None
+    """Whether a line is about the state of the checkout, or explains marks that another processor may not give."""
+    return re.match(r"- (Some r|R)uns used |±: ", line) is not None
 
 
 def main(paths: list[str]) -> None:
