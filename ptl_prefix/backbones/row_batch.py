@@ -3,9 +3,8 @@
 In: a backbone; for each row its prefix and its tokens, as they come. Out: next-token logits, the same as if each row
 were computed alone.
 
-A row is read in chunks, all but the last token of its prompt: these forward passes compute keys and values, and no
-logits. From then on it steps: each step takes one token of every row, the last token of the prompt first. So a step is
-the only forward pass with logits, whether a row is at its first token or its hundredth.
+A row's prompt is read in chunks, and the chunk that ends it has the logits of the first new token. From then on the row
+steps: each step takes one token of every row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from ptl_prefix.backbones.attention_masks import text_masks
-from ptl_prefix.backbones.backbone import NO_POSITIONS, Backbone
+from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.batch_row import Row, visible_prefixes
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_states import PrefixStates
@@ -47,6 +46,7 @@ class RowBatch:
         self._cache: Any = self._caches[_SELF]
         if _CROSS in self._caches:
             self._cache = EncoderDecoderCache(self._caches[_SELF], self._caches[_CROSS])
+        self._may_trim = False
         backbone.slots.acquire()
 
     @property
@@ -68,8 +68,21 @@ class RowBatch:
     def close(self) -> None:
         """Drop all rows, and give the backbone's attention back."""
         self._rows.clear()
+        self._may_trim = True
         self._trim()
         self._backbone.slots.release()
+
+    def reserve(self, *, num_new_rows: int, region: int, columns: int) -> None:
+        """Make room for rows that will join, at once: a cache that grows with each of them is copied each time.
+
+        Args:
+            num_new_rows: Number of rows that will join.
+            region: Length of their longest prefix.
+            columns: Number of text columns of the one that needs most.
+        """
+        rows = self.num_rows + num_new_rows
+        for site, cache in self._caches.items():
+            cache.reserve(rows=rows, region=region, columns=columns if site == _SELF else 0)
 
     def join(self, states: PrefixStates | None, *, prefix_from: int = 0, num_columns: int = 0) -> Row:
         """Add a row without text.
@@ -97,7 +110,9 @@ class RowBatch:
             last.index = row.index
             self._rows[row.index] = last
         self._rows.pop()
-        self._trim()
+        self._may_trim = True
+        if not self._rows:
+            self._trim()
 
     @torch.no_grad()
     def encode(self, row: Row, inputs: ModelInputs, start_ids: Sequence[int]) -> None:
@@ -121,19 +136,26 @@ class RowBatch:
         row.length = len(start_ids) - 1
 
     @torch.no_grad()
-    def read(self, chunks: Sequence[tuple[Row, Sequence[int]]]) -> None:
-        """Compute keys and values of the next tokens of some rows, and no logits.
+    def read(self, chunks: Sequence[tuple[Row, Sequence[int]]]) -> Float[Tensor, "rows vocabulary"]:
+        """Add the next tokens of some rows, and compute the logits after the last one of each.
 
         Args:
             chunks: Rows, each with its next tokens, at least one. A chunk does not cross the row's `prefix_from`.
+
+        Returns:
+            One row of logits for each of `chunks`, in their order.
         """
         rows, ids = [row for row, _ in chunks], [list(chunk) for _, chunk in chunks]
         assert all(not row.length < row.prefix_from < row.length + len(chunk) for row, chunk in chunks)
         self._gather(rows, at_end=True)
-        with self._running(), self._backbone.lm_head_at(NO_POSITIONS):
-            self._forward(self._rows[-len(rows) :], _in_order(self._rows[-len(rows) :], rows, ids))
+        first = self.num_rows - len(rows)
+        places = torch.tensor([row.index - first for row in rows], device=self._backbone.device)
+        ends = torch.tensor([len(chunk) - 1 for chunk in ids], device=self._backbone.device)
+        with self._running(), self._backbone.lm_head_at((places, ends)):
+            logits = self._forward(self._rows[first:], _in_order(self._rows[first:], rows, ids))
         for row, chunk in chunks:
             row.length += len(chunk)
+        return logits
 
     @torch.no_grad()
     def step(self, tokens: Sequence[tuple[Row, int]]) -> Float[Tensor, "rows vocabulary"]:
@@ -194,6 +216,7 @@ class RowBatch:
 
     def _select(self, rows: Sequence[Row], columns: Tensor, width: int, *, is_encoded: bool) -> None:
         """Choose the rows of the next forward pass in the caches, and show their prefixes to attention."""
+        self._trim()
         start, stop = rows[0].index, rows[0].index + len(rows)
         lengths = {site: max(row.prefix_length(site) for row in rows) for site in self._caches}
         aligned = rows[0].length if len({row.length for row in rows}) == 1 else None
@@ -211,13 +234,15 @@ class RowBatch:
     def _running(self) -> Iterator[None]:
         backbone = self._backbone
         mode = backbone.model.training
-        backbone.model.eval()
+        if mode:  # setting it visits every module
+            backbone.model.eval()
         try:
             with backbone.slots.exclusive():
                 yield
         finally:
             backbone.slots.clear()
-            backbone.model.train(mode)
+            if mode:
+                backbone.model.train()
 
     def _gather(self, rows: Sequence[Row], *, at_end: bool) -> None:
         """Make some rows neighbours, at the end or at the start of the batch."""
@@ -237,7 +262,10 @@ class RowBatch:
         self._rows[one.index], self._rows[other.index] = one, other
 
     def _trim(self) -> None:
-        """Free memory when a quarter of it would do."""
+        """Free memory when rows have left and a quarter of it would do."""
+        if not self._may_trim:
+            return
+        self._may_trim = False
         for site, cache in self._caches.items():
             cache.trim(
                 rows=self.num_rows,

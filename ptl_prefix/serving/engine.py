@@ -1,7 +1,7 @@
 """The engine: one thread that owns the backbone and generates for all requests at once.
 
 In: `GenerationRequest`s, from any thread. Out: their events, in order. Each round takes in what has arrived, asks the
-scheduler, reads a chunk of prompts, steps every row by one token, and hands out the text.
+scheduler, reads a chunk of prompts, steps every other row by one token, and hands out the text.
 """
 
 import logging
@@ -11,6 +11,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
@@ -186,31 +190,32 @@ class Engine:
             self._groups.close()
 
     def _round(self) -> None:
+        if self._inbox and not self._generations:
+            time.sleep(_GATHER_S)
         while self._inbox:
             self._inbox.popleft()()
         decision = self._scheduler.decide(time.monotonic())
-        if decision.is_idle:
-            with self._wake:
-                if not self._inbox and not self._is_stopping:
-                    self._wake.wait(_IDLE_S)
-                has_arrivals = bool(self._inbox)
-            if has_arrivals:
-                time.sleep(_GATHER_S)
+        if not decision.is_idle:
+            self._carry_out(decision)
             return
-        self._carry_out(decision)
+        with self._wake:
+            if not self._inbox and not self._is_stopping:
+                self._wake.wait(_IDLE_S)
 
     def _carry_out(self, decision: Decision) -> None:
         for request_id, reason in decision.given_up:
             self._finish(self._generations.pop(request_id), reason)
         for request_id in decision.preempted:
             self._groups.leave(self._generations[request_id])
+        self._groups.reserve([self._generations[one] for one in decision.admitted])
         for request_id in decision.admitted:
             self._try(request_id, self._groups.join)
         reading = [(self._generations[one], count) for one, count in decision.read if one in self._generations]
-        self._groups.read(decision.group, reading)
+        if reading and (ended := self._groups.read(decision.group, reading)):
+            self._generate([generation for generation, _ in ended], torch.stack([logits for _, logits in ended]))
         stepping = [self._generations[one] for one in decision.step if one in self._generations]
         if stepping:
-            self._step(decision.group, stepping)
+            self._generate(stepping, self._groups.step(decision.group, stepping))
 
     def _try(self, request_id: str, action: Callable[[Generation], None]) -> None:
         """One request's own failure, such as a damaged bundle, ends that request alone."""
@@ -219,18 +224,21 @@ class Engine:
         except PtlPrefixError as error:
             self._end(request_id, "error", str(error))
 
-    def _step(self, group: str | None, stepping: list[Generation]) -> None:
-        logits = self._groups.step(group, stepping)
-        tokens = choose_tokens(logits, [generation.sampler for generation in stepping])
+    def _generate(self, generations: list[Generation], logits: Float[Tensor, "requests vocabulary"]) -> None:
+        """Choose the next token of some requests, and send its text."""
+        tokens = choose_tokens(logits, [generation.sampler for generation in generations])
         self._num_new_tokens += len(tokens)
-        for generation, token, row in zip(stepping, tokens, logits, strict=True):
+        ended = []
+        for generation, token, row in zip(generations, tokens, logits.unbind(), strict=True):
             text, logprobs = generation.add(token, row)
             reason = generation.finish_reason
             if reason is not None:
                 text += generation.rest()
             generation.on_event(TextEvent(generation.request_id, text, (token,), logprobs))
             if reason is not None:
-                self._end(generation.request_id, reason)
+                ended.append((generation, reason))
+        for generation, reason in reversed(ended):  # the last row first: a row that leaves is replaced by the last one
+            self._end(generation.request_id, reason)
 
     def _take_in(self, generation: Generation, job: Job) -> None:
         self._generations[generation.request_id] = generation

@@ -67,6 +67,21 @@ class Generation:
         """The ids of its text so far: the prompt or the decoder's start, and the generated ones."""
         return [*self.start_ids, *self.new_ids]
 
+    @property
+    def last_id(self) -> int:
+        """The last of these ids."""
+        return self.new_ids[-1] if self.new_ids else self.start_ids[-1]
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its row holds all of its text."""
+        return self.row is not None and self.row.length == len(self.start_ids) + len(self.new_ids)
+
+    @property
+    def num_prefix(self) -> int:
+        """Prefix columns that its row needs."""
+        return 0 if self.bundle is None else self.bundle.num_rows
+
     def job(self, *, arrived_s: float) -> Job:
         """What the scheduler knows of it."""
         bundle = self.bundle
@@ -76,9 +91,10 @@ class Generation:
             group=self.group,
             version=self.request.version,
             prefix_bytes=0 if bundle is None else bundle.num_bytes,
-            num_prefix=0 if bundle is None else bundle.num_rows,
+            num_prefix=self.num_prefix,
             num_columns=len(self.request.prompt_ids) + self.request.sampling.max_new_tokens,
-            num_prompt_to_read=0 if self.source_ids is not None else len(self.start_ids) - 1,
+            # The encoder reads the source when the row is made, and the decoder its start, all but the last id.
+            num_prompt=1 if self.source_ids is not None else len(self.start_ids),
             arrived_s=arrived_s,
             deadline_s=self.request.deadline_s,
         )

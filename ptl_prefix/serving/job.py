@@ -3,7 +3,7 @@
 In: nothing. Out: dataclasses of numbers and names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ptl_prefix.serving.request import FinishReason
 
@@ -20,7 +20,7 @@ class Job:
         prefix_bytes: Memory of the bundle.
         num_prefix: Prefix columns of its row.
         num_columns: Text columns that its row may need.
-        num_prompt_to_read: Tokens of its prompt to read before its first step.
+        num_prompt: Tokens of its prompt that are read, at least one.
         arrived_s: Time of its arrival.
         deadline_s: Time at which it is given up; `None` for never.
     """
@@ -32,22 +32,34 @@ class Job:
     prefix_bytes: int
     num_prefix: int
     num_columns: int
-    num_prompt_to_read: int
+    num_prompt: int
     arrived_s: float
     deadline_s: float | None = None
-    num_read: int = 0
-    num_steps: int = 0
-    num_steps_to_read: int = 0
+    num_generated: int = 0
+    num_unread: int = field(init=False)
+    """Tokens to read before the next one is generated: its prompt, then each time the token that was generated; after a
+    preemption its prompt and all generated tokens."""
+
+    def __post_init__(self) -> None:
+        self.num_unread = self.num_prompt
 
     @property
-    def num_to_read(self) -> int:
-        """Tokens to read before its next step: of its prompt and, after a preemption, those that it has generated."""
-        return self.num_prompt_to_read + self.num_steps_to_read
+    def can_step(self) -> bool:
+        """Whether one token is all that it has to read."""
+        return self.num_unread == 1
 
-    @property
-    def is_read(self) -> bool:
-        """Whether it can step."""
-        return self.num_read >= self.num_to_read
+    def note_read(self, count: int) -> int:
+        """Note that tokens have been read; return the number of generated ones: one after the last that was unread."""
+        self.num_unread -= count
+        if self.num_unread:
+            return 0
+        self.num_generated += 1
+        self.num_unread = 1
+        return 1
+
+    def note_preempted(self) -> None:
+        """Note that its row was taken."""
+        self.num_unread = self.num_prompt + self.num_generated
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,8 @@ class Decision:
         preempted: Requests whose row is taken; they wait again.
         admitted: Requests that get a row.
         group: The group that reads and steps.
-        read: Requests whose next prompt tokens are read, with their number.
-        step: Requests that generate one token.
+        read: Requests whose next prompt tokens are read, with their number; who is read to the end generates a token.
+        step: Requests that read the token generated last, and generate the next one.
     """
 
     given_up: tuple[tuple[str, FinishReason], ...] = ()

@@ -47,6 +47,20 @@ class RowGroups:
         """Memory of a batch with this many rows, prefix columns and text columns."""
         return RowBatch.bytes_for(self._backbone, rows=rows, region=region, columns=columns)
 
+    def reserve(self, joining: Sequence[Generation]) -> None:
+        """Make room for requests that will join."""
+        by_group: dict[str | None, list[Generation]] = {}
+        for generation in joining:
+            by_group.setdefault(generation.group, []).append(generation)
+        for group, generations in by_group.items():
+            batch = self._batch(None) if group is None else self._batches.get(group)  # others are made once attached
+            if batch is not None:
+                batch.reserve(
+                    num_new_rows=len(generations),
+                    region=max(one.num_prefix for one in generations),
+                    columns=max(map(_expected_columns, generations)),
+                )
+
     def join(self, generation: Generation) -> None:
         """Give a request a row.
 
@@ -55,15 +69,12 @@ class RowGroups:
         """
         self._attach(generation.group)
         prefix = self._prefix_of(generation)
-        batch = self._batches.get(generation.group) or self._batches.setdefault(
-            generation.group, RowBatch(self._backbone)
-        )
+        batch = self._batch(generation.group)
         start = generation.start_ids
-        num_columns = min(len(start) + generation.request.sampling.max_new_tokens, len(start) + _EXPECTED_COLUMNS)
         row = batch.join(
             None if prefix is None else prefix.states,
             prefix_from=len(start) - 1 if prefix is not None and prefix.is_infix else 0,
-            num_columns=num_columns,
+            num_columns=_expected_columns(generation),
         )
         generation.row = row
         if generation.source_ids is not None:
@@ -87,12 +98,15 @@ class RowGroups:
             if self._attached is not None and self._attached[0] == generation.group:
                 self._attach(None)
 
-    def read(self, group: str | None, reading: Sequence[tuple[Generation, int]]) -> None:
-        """Read the next prompt tokens of some requests of a group."""
-        if not reading:
-            return
+    def read(self, group: str | None, reading: Sequence[tuple[Generation, int]]) -> list[tuple[Generation, Tensor]]:
+        """Read the next prompt tokens of some requests of a group.
+
+        Returns:
+            The requests that are read to the end, each with the logits of its next token, (vocabulary,).
+        """
         self._attach(group)
         left = dict(reading)
+        ended = []
         while left:
             chunks = []
             for generation, count in left.items():
@@ -103,8 +117,10 @@ class RowGroups:
                 if row.length < row.prefix_from < end:
                     end = row.prefix_from
                 chunks.append((generation, row, ids[row.length : end]))
-            self._batches[group].read([(row, chunk) for _, row, chunk in chunks])
+            logits = self._batches[group].read([(row, chunk) for _, row, chunk in chunks])
             left = {one: left[one] - len(chunk) for one, _, chunk in chunks if left[one] > len(chunk)}
+            ended += [(one, of_it) for (one, _, _), of_it in zip(chunks, logits, strict=True) if one.is_read]
+        return ended
 
     def step(self, group: str | None, stepping: Sequence[Generation]) -> Tensor:
         """The logits of the next token of some requests of a group, (requests, vocabulary)."""
@@ -112,7 +128,7 @@ class RowGroups:
         tokens = []
         for generation in stepping:
             assert generation.row is not None
-            tokens.append((generation.row, generation.text_ids[generation.row.length]))
+            tokens.append((generation.row, generation.last_id))
         return self._batches[group].step(tokens)
 
     def attention_on_prefix(self, version: str, prompt_ids: Sequence[int]) -> dict[str, list[float]]:
@@ -130,6 +146,11 @@ class RowGroups:
             batch.close()
         self._batches.clear()
         self._attach(None)
+
+    def _batch(self, group: str | None) -> RowBatch:
+        if group not in self._batches:
+            self._batches[group] = RowBatch(self._backbone)
+        return self._batches[group]
 
     def _prefix_of(self, generation: Generation) -> LoadedPrefix | None:
         version = generation.request.version
@@ -150,3 +171,7 @@ class RowGroups:
             self._attached = None
         if group is not None:
             self._attached = (group, restore(self._backbone, self._store.content(group)))
+
+
+def _expected_columns(generation: Generation) -> int:
+    return len(generation.start_ids) + min(generation.request.sampling.max_new_tokens, _EXPECTED_COLUMNS)

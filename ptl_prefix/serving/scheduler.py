@@ -4,7 +4,7 @@ In: requests as they arrive and end, and the time. Out: one `Decision` for each 
 no tensor, no thread and no clock, so it is tested on times that a test makes up.
 
 A round is at most one forward pass that reads prompts and one that steps. Reading is bounded by `chunk_tokens`, so a
-long prompt delays the running rows by one chunk per token and no more.
+long prompt delays the running rows by one chunk per token and no more. A chunk that delays nobody may be longer.
 
 Clients share the engine fairly, by virtual token counters (Sheng et al., 2024, "Fairness in Serving Large Language
 Models"): a row that becomes free goes to the waiting client that was served the fewest tokens. A client that was away
@@ -20,6 +20,9 @@ from ptl_prefix.serving.job import Decision, Job
 BytesFor = Callable[[int, int, int], int]
 """Memory of a batch, from its numbers of rows, prefix columns and text columns."""
 
+_UNDISTURBED = 4
+"""Chunks that are read at once when no row waits for its next step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSettings:
@@ -29,7 +32,8 @@ class SchedulerSettings:
         max_rows: Largest number of requests in the batch.
         max_text_bytes: Largest memory of the batch's keys and values.
         max_prefix_bytes: Largest memory of the prefixes that the batch uses, each version counted once.
-        chunk_tokens: Largest number of prompt tokens that one round reads, padding included.
+        chunk_tokens: Largest number of prompt tokens that one round reads, padding included; four times as many if no
+            row of the group can step.
         patience_s: Seconds that a client without a row waits before another one's row is preempted.
         quantum: Rounds that one group of rows runs before another group gets its turn.
     """
@@ -110,11 +114,9 @@ class Scheduler:
         admitted = self._admit()
         self._choose_group()
         read = self._read()
-        # A row whose prompt is read to its end in this round steps in this round, too.
-        step = [job for job in self._running if job.group == self._group and job.is_read]
-        for job in step:
-            job.num_steps += 1
-            self._served[job.client] += 1
+        step = [job for job in self._running if job.group == self._group and job.can_step]
+        for job, count in (*read, *((job, 1) for job in step)):
+            self._served[job.client] += job.note_read(count)
         return Decision(
             given_up=tuple((job.request_id, "deadline") for job in given_up),
             preempted=tuple(job.request_id for job in preempted),
@@ -150,7 +152,7 @@ class Scheduler:
             return []
         newest = [job for job in self._running if job.client == holder][-1]
         self._running.remove(newest)
-        newest.num_read, newest.num_steps_to_read = 0, newest.num_steps
+        newest.note_preempted()
         self._waiting.append(newest)
         return [newest]
 
@@ -169,7 +171,7 @@ class Scheduler:
                 break  # not the next client's: a large request would wait for ever behind small ones
             self._waiting.remove(job)
             self._running.append(job)
-            self._served[job.client] += job.num_to_read
+            self._served[job.client] += job.num_unread - 1
             admitted.append(job)
         return admitted
 
@@ -191,17 +193,17 @@ class Scheduler:
 
     def _read(self) -> list[tuple[Job, int]]:
         """The oldest prompts of the group, as many together as one chunk holds."""
-        unread = [job for job in self._running if job.group == self._group and not job.is_read]
+        rows = [job for job in self._running if job.group == self._group]
+        unread = [job for job in rows if not job.can_step]
+        limit = self.settings.chunk_tokens * (_UNDISTURBED if len(unread) == len(rows) else 1)
         chosen: list[tuple[Job, int]] = []
         widest = 0
         for job in unread:
-            count = min(job.num_to_read - job.num_read, self.settings.chunk_tokens)
-            if chosen and (len(chosen) + 1) * max(widest, count) > self.settings.chunk_tokens:
+            count = min(job.num_unread, limit)
+            if chosen and (len(chosen) + 1) * max(widest, count) > limit:
                 break
             widest = max(widest, count)
             chosen.append((job, count))
-        for job, count in chosen:
-            job.num_read += count
         return chosen
 
     def _forget_idle_clients(self) -> None:

@@ -26,7 +26,7 @@ def job(name: str, **changes: Any) -> Job:
         "prefix_bytes": 0,
         "num_prefix": 0,
         "num_columns": 20,
-        "num_prompt_to_read": 3,
+        "num_prompt": 3,
         "arrived_s": 0.0,
     }
     return Job(request_id=name, **(settings | changes))
@@ -41,38 +41,48 @@ def rounds(of: Scheduler, num_rounds: int, now_s: float = 0.0) -> list[Decision]
     return [of.decide(now_s) for _ in range(num_rounds)]
 
 
-def test_a_short_prompt_is_admitted_read_and_steps_in_one_round() -> None:
+def test_a_short_prompt_is_admitted_and_read_in_one_round_and_steps_from_the_next_one_on() -> None:
     under_test = scheduler()
     add(under_test, job("a"))
 
-    assert under_test.decide(0.0) == Decision(admitted=("a",), read=(("a", 3),), step=("a",))
+    assert under_test.decide(0.0) == Decision(admitted=("a",), read=(("a", 3),))
     assert under_test.decide(0.0) == Decision(step=("a",))
 
 
-def test_a_prompt_of_one_token_needs_no_reading() -> None:
+def test_a_prompt_of_one_token_steps_with_the_others() -> None:
     under_test = scheduler()
-    add(under_test, job("a", num_prompt_to_read=0))
+    add(under_test, job("a", num_prompt=1))
 
     assert under_test.decide(0.0) == Decision(admitted=("a",), step=("a",))
 
 
 def test_a_long_prompt_is_read_in_chunks_while_others_step() -> None:
     under_test = scheduler(chunk_tokens=8)
-    add(under_test, job("short"), job("long", num_prompt_to_read=20))
+    add(under_test, job("short"), job("long", num_prompt=20))
 
     found = rounds(under_test, 4)
 
     # The first chunk holds both prompts only if padding fits; here the long one waits for a chunk of its own.
     assert [decision.read for decision in found] == [(("short", 3),), (("long", 8),), (("long", 8),), (("long", 4),)]
-    assert [decision.step for decision in found] == [("short",), ("short",), ("short",), ("short", "long")]
+    assert [decision.step for decision in found] == [(), ("short",), ("short",), ("short",)]
+    assert under_test.decide(0.0).step == ("short", "long")
+
+
+def test_a_chunk_that_delays_nobody_is_longer() -> None:
+    under_test = scheduler(chunk_tokens=8)
+    add(under_test, job("long", num_prompt=40))
+
+    found = rounds(under_test, 3)
+
+    assert [decision.read for decision in found] == [(("long", 32),), (("long", 8),), ()]
 
 
 def test_short_prompts_share_a_chunk_as_far_as_their_padding_fits() -> None:
-    under_test = scheduler(chunk_tokens=8)
-    add(under_test, *(job(name, num_prompt_to_read=count) for name, count in (("a", 2), ("b", 4), ("c", 1))))
+    under_test = scheduler(chunk_tokens=2)
+    add(under_test, *(job(name, num_prompt=count) for name, count in (("a", 3), ("b", 4), ("c", 2))))
 
-    assert under_test.decide(0.0).read == (("a", 2), ("b", 4))
-    assert under_test.decide(0.0).read == (("c", 1),)
+    assert under_test.decide(0.0).read == (("a", 3), ("b", 4))
+    assert under_test.decide(0.0).read == (("c", 2),)
 
 
 def test_rows_are_bounded_and_go_to_who_waits() -> None:
@@ -207,7 +217,7 @@ _EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["add", "end", "round", "round", "late"]),
         st.integers(0, 3),
-        st.integers(0, 30),
+        st.integers(1, 30),
         st.integers(1, 60),
         st.sampled_from([None, "x", "y"]),
     ),
@@ -231,7 +241,7 @@ def test_bounds_hold_and_nobody_is_forgotten(events: Sequence[tuple[str, int, in
                 version=group,
                 prefix_bytes=0 if group is None else 6,
                 num_columns=columns,
-                num_prompt_to_read=to_read,
+                num_prompt=to_read,
                 arrived_s=now,
             )
             under_test.add(jobs[name])
@@ -243,6 +253,7 @@ def test_bounds_hold_and_nobody_is_forgotten(events: Sequence[tuple[str, int, in
             decision = under_test.decide(now)
             for name in decision.step:
                 steps[name] = steps.get(name, 0) + 1
+            assert not {name for name, _ in decision.read} & set(decision.step)
             running = under_test._running
             assert len(running) <= 3
             if running:
@@ -251,7 +262,7 @@ def test_bounds_hold_and_nobody_is_forgotten(events: Sequence[tuple[str, int, in
                 assert sum({one.version: one.prefix_bytes for one in running}.values()) <= 10
             assert {jobs[name].group for name in decision.step} <= {decision.group}
             widest = max((count for _, count in decision.read), default=0)
-            assert len(decision.read) * widest <= 8
+            assert len(decision.read) * widest <= (8 if decision.step else 32)
 
     while under_test.num_waiting or under_test.num_running:  # every request gets its turn when others end
         decision = under_test.decide(now)
