@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -122,11 +123,16 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
         strict=True,
     ):
         for row in rows:
-            values = sorted(row[key])
+            values = sorted(1000 * value for value in row[key])
             shares = [(index + 1) / len(values) for index in range(len(values))]
             style = "-" if row["contender"] == "base" else "--"
-            axes.step(values, shares, style, where="post", label=f"{row['contender']}, {row['load']:.0%} of capacity")
-        axes.set(xscale="log", xlabel=f"{label}, s", ylabel="share below")
+            colour = f"C{list(dict.fromkeys(one['load'] for one in rows)).index(row['load'])}"
+            name = f"{row['contender']}, {row['load']:.0%} of capacity"
+            axes.step(values, shares, style, color=colour, where="post", label=name)
+        axes.set(xscale="log", xlabel=f"{label}, ms", ylabel="share below")
+        axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(path, metadata={"Date": None})
