@@ -172,6 +172,24 @@ def test_any_order_of_joining_reading_stepping_and_leaving_keeps_the_logits(any_
     Play(any_backbone, random.Random(seed)).run()
 
 
+def test_a_backbone_in_training_mode_computes_without_dropout_and_stays_in_it() -> None:
+    backbone = load_backbone("tiny_gpt2", dtype="float32")
+    for module in backbone.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    ids = random_ids(6, seed=0)
+    [expected] = backbone.model(torch.tensor([ids])).logits[:, -1].detach()
+    backbone.model.train()
+
+    batch = RowBatch(backbone)
+    row = batch.join(None)
+    [found] = batch.read([(row, ids)])
+
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert backbone.model.training
+    batch.close()
+
+
 def test_in_bfloat16_a_row_is_within_2_percent_of_itself_alone() -> None:
     backbone = load_backbone("tiny_gpt2", dtype="bfloat16")
     lengths = (0, 3, 10, 20)

@@ -133,6 +133,13 @@ def test_the_least_served_client_is_next() -> None:
     assert under_test.decide(9.0).admitted == ("modest",)
 
 
+def test_rows_that_are_free_at_once_are_shared_by_what_will_be_read() -> None:
+    under_test = scheduler(max_rows=2)
+    add(under_test, job("first", client="a"), job("second", client="a"), job("third", client="b", arrived_s=1.0))
+
+    assert under_test.decide(1.0).admitted == ("first", "third")
+
+
 def test_a_client_that_was_away_has_no_credit() -> None:
     under_test = scheduler(max_rows=1)
     add(under_test, job("first", client="new"))
