@@ -36,7 +36,7 @@ DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/ready
 
-.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo bench clean
+.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo evidence bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ train: $(READY)  ## Train a prefix on the embedded backbone and the built-in tas
 
 demo: $(READY)  ## Train three prefixes, serve them from one backbone, and ask them (five minutes on two cores)
 	$(BIN)/python -m scripts.demo $(ARGS)
+
+evidence: $(READY)  ## The studies behind the comparison of methods, on real data: hours; ARGS="--minutes 60" stops, the next call goes on
+	$(BIN)/python -m scripts.evidence $(ARGS)
 
 bench: $(READY)  ## Beside PEFT: validation loss and time of a step, small settings; --help says what else
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.prefix_vs_peft --steps 100 --validation-rows 200
