@@ -8,8 +8,8 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from ptl_prefix.artifacts.json_document import DocumentError
 from ptl_prefix.artifacts.manifest import (
@@ -62,7 +62,7 @@ def _check_hash(found: str, key: str, wanted: str) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[BufferedReader]:
     require_plain_file(path)
     try:
         with path.open("rb") as file:
@@ -71,7 +71,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise DocumentError(f"cannot be read ({error.strerror})") from error
 
 
-def _check_sizes(file: BinaryIO, num_bytes: int) -> None:
+def _check_sizes(file: BufferedReader, num_bytes: int) -> None:
     """Compare the file's size with the sizes in its header and manifest, before any memory is allocated for them."""
     size = os.fstat(file.fileno()).st_size
     header_bytes = int.from_bytes(file.read(8), "little")

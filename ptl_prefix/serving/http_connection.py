@@ -9,7 +9,6 @@ import asyncio
 import resource
 from typing import Any
 
-import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _FILES_KEPT_FREE = 64
@@ -71,8 +70,7 @@ class WatchedConnection(H11Protocol):
         self._head_timer = self.loop.call_later(self.head_s, self._cut_off_without_a_head)
 
     def _cut_off_without_a_head(self) -> None:
-        is_answered = self.cycle is None or self.cycle.response_complete
-        if is_answered and self.conn.their_state is h11.IDLE:
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
 
 

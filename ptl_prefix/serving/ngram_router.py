@@ -79,7 +79,7 @@ class _NgramScorer:
         dense = np.zeros(NUM_COLUMNS)
         dense[columns] = gains
         sums = np.bincount(features.rows, dense[features.columns] * features.counts, len(features))
-        return _means(sums, features.lengths)
+        return _means(sums.astype(np.float64), features.lengths)
 
 
 def _means(sums: Scores, lengths: Integers) -> Scores:
