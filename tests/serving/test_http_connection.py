@@ -1,8 +1,11 @@
 """Connections that a client keeps for nothing: silent ones, unread ones, and too many."""
 
+import http.client
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from support.live_server import KEY, LiveServer, live_server, wait_until
@@ -53,22 +56,28 @@ def test_a_client_that_sends_no_whole_head_is_cut_off(server: LiveServer, sent: 
     wait_until(lambda: not server.process.server_state.connections)
 
 
-def test_a_request_that_takes_longer_than_its_head_may_is_answered(server: LiveServer) -> None:
+def completion(**values: Any) -> bytes:
+    body = json.dumps({"model": "towns", "prompt": "a", **values}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\n"
+    return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def test_a_request_may_take_longer_than_its_head_and_the_next_head_may_not(server: LiveServer) -> None:
     server.engine.words = ("slow",) * 8
     server.engine.seconds_per_token = 0.1
-    with server.client() as client:
-        answers = [client.post("/v1/completions", json={"model": "towns", "prompt": "a"}) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [200, 200]
+    with connected(server) as client:
+        for _ in range(2):
+            client.sendall(completion())
+            with http.client.HTTPResponse(client) as answer:
+                answer.begin()
+                assert (answer.status, len(answer.read()) > 0) == (200, True)
+        client.sendall(HEAD)
+        assert is_cut_off(client)
 
 
 def test_an_answer_that_nobody_reads_gives_its_place_back(server: LiveServer) -> None:
-    body = b'{"model": "towns", "prompt": "a", "stream": true, "max_tokens": 200}'
     with connected(server, SO_RCVBUF=4096) as client:
-        client.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-            + f"authorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
+        client.sendall(completion(stream=True, max_tokens=200))
         wait_until(lambda: server.service.admission.num_held == 1)
         wait_until(lambda: server.service.admission.num_held == 0)
         wait_until(lambda: not server.process.server_state.connections)
