@@ -43,7 +43,7 @@ LIBRARIES = {
     "torch": {"artifacts", "backbones", "commands", "data", "evaluation", "methods", "serving", "training"},
     "torchao": {"backbones"},
     "transformers": {"backbones"},
-    "uvicorn": {"serving.http_process"},
+    "uvicorn": {"serving.http_connection", "serving.http_process"},
     "vllm": {"serving.vllm_bundles", "serving.vllm_connector"},
     "wandb": {"tracking.wandb_sink"},
     "wandb_workspaces": {"tracking.dashboard"},

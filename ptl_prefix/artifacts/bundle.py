@@ -7,12 +7,11 @@ worst make the backbone generate nonsense.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -28,7 +27,6 @@ from ptl_prefix.artifacts.json_document import DocumentError
 from ptl_prefix.artifacts.manifest import (
     BUNDLE_VERSION,
     MANIFEST_FILE,
-    MAX_HEADER_BYTES,
     ROUTING_FILE,
     TENSORS_FILE,
     BackboneIdentity,
@@ -37,15 +35,15 @@ from ptl_prefix.artifacts.manifest import (
     TensorInfo,
     bundle_errors,
     check_backbone,
-    num_tensor_bytes,
     read_manifest,
-    require_plain_file,
+    read_versioned_manifest,
     sealed_text,
 )
 from ptl_prefix.artifacts.model_card import CARD_FILE
 from ptl_prefix.artifacts.ngram_counts import SCHEME
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.artifacts.routing_facts import RoutingFacts, check_shapes
+from ptl_prefix.artifacts.tensors_file import read_whole
 from ptl_prefix.errors import BundleError
 
 __all__ = [
@@ -71,11 +69,13 @@ class Bundle:
         manifest: The manifest.
         tensors: The tensors.
         origin: Folder, or address on the hub with the commit.
+        version: Version, 16 hexadecimal digits: the hash of the manifest's file, which holds the hash of the tensors.
     """
 
     manifest: Manifest
     tensors: dict[str, Tensor]
     origin: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,12 +152,12 @@ def read_bundle(folder: str | Path) -> Bundle:
         HubError: The bundle is on the hub and cannot be fetched.
     """
     folder = find_bundle(folder)
-    manifest = read_manifest(folder)
+    manifest, version = read_versioned_manifest(folder)
     path = Path(folder, TENSORS_FILE)
     with bundle_errors(path):
-        content = _read_whole(path, manifest.tensors, "tensors_sha256", manifest.tensors_sha256)
+        content = read_whole(path, manifest.tensors, "tensors_sha256", manifest.tensors_sha256)
         tensors = _parse_tensors(content, manifest.tensors)
-    return Bundle(manifest, tensors, origin_of(folder))
+    return Bundle(manifest, tensors, origin_of(folder), version)
 
 
 def read_routing(folder: str | Path) -> RoutingFacts | None:
@@ -175,7 +175,7 @@ def read_routing(folder: str | Path) -> RoutingFacts | None:
         return None
     with bundle_errors(path):
         check_shapes({name: (info.shape, info.dtype) for name, info in entry.tensors.items()})
-        tensors = _parse_tensors(_read_whole(path, entry.tensors, "routing.sha256", entry.sha256), entry.tensors)
+        tensors = _parse_tensors(read_whole(path, entry.tensors, "routing.sha256", entry.sha256), entry.tensors)
         return RoutingFacts.from_arrays({name: one.numpy() for name, one in tensors.items()}, entry.num_inputs)
 
 
@@ -231,32 +231,6 @@ def _routing_entry(routing: RoutingFacts, file: bytes) -> RoutingEntry:
 def _info(tensor: Tensor) -> TensorInfo:
     # A dtype outside the list is refused when the manifest is checked, by name.
     return TensorInfo(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))  # type: ignore[arg-type]
-
-
-def _read_whole(path: Path, infos: Mapping[str, TensorInfo], key: str, sha256: str) -> bytes:
-    """Read the file once, so that the bytes that are hashed are the bytes that are parsed."""
-    require_plain_file(path)
-    try:
-        with path.open("rb") as file:
-            _check_sizes(file, num_tensor_bytes(infos))
-            file.seek(0)
-            content = file.read()
-    except OSError as error:
-        raise DocumentError(f"cannot be read ({error.strerror})") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise DocumentError(f"has other content than its manifest's `{key}` says")
-    return content
-
-
-def _check_sizes(file: BinaryIO, num_bytes: int) -> None:
-    """Compare the file's size with the sizes in its header and manifest, before any memory is allocated for them."""
-    size = os.fstat(file.fileno()).st_size
-    header_bytes = int.from_bytes(file.read(8), "little")
-    if header_bytes > MAX_HEADER_BYTES:
-        raise DocumentError(f"claims a header of {header_bytes} bytes, more than {MAX_HEADER_BYTES}")
-    if size != 8 + header_bytes + num_bytes:
-        wanted = f"8 and a header of {header_bytes} and tensors of {num_bytes}"
-        raise DocumentError(f"has {size} bytes, not {wanted}: it is truncated, or not of this bundle")
 
 
 def _parse_tensors(content: bytes, infos: Mapping[str, TensorInfo]) -> dict[str, Tensor]:

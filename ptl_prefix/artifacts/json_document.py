@@ -79,6 +79,11 @@ def read_values(path: Path, *, max_bytes: int, follow_links: bool = True) -> dic
         DocumentError: The file is missing, longer than `max_bytes`, or not a strict JSON object.
         RunError: The file is a symbolic link that must not be followed.
     """
+    return parse_values(read_bounded(path, max_bytes=max_bytes, follow_links=follow_links))
+
+
+def read_bounded(path: Path, *, max_bytes: int, follow_links: bool = True) -> bytes:
+    """Read a file that must not be long; arguments and errors are those of `read_values`."""
     try:
         data = read_unlinked(Path(os.path.realpath(path)) if follow_links else path, max_bytes + 1)
     except FileNotFoundError as error:
@@ -87,7 +92,7 @@ def read_values(path: Path, *, max_bytes: int, follow_links: bool = True) -> dic
         raise DocumentError(f"cannot be read ({error.strerror})") from error
     if len(data) > max_bytes:
         raise DocumentError(f"is longer than {max_bytes} bytes")
-    return parse_values(data)
+    return data
 
 
 def parse_values(data: bytes) -> dict[str, Any]:

@@ -19,7 +19,15 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import ConfigDict
 
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.json_document import STRICT, DocumentError, from_values, read_values, to_text, to_values
+from ptl_prefix.artifacts.json_document import (
+    STRICT,
+    DocumentError,
+    from_values,
+    parse_values,
+    read_bounded,
+    to_text,
+    to_values,
+)
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.errors import BundleError
 
@@ -231,15 +239,24 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises:
         BundleError: The manifest is missing, damaged or of another version.
     """
+    return read_versioned_manifest(folder)[0]
+
+
+def read_versioned_manifest(folder: str | Path) -> tuple[Manifest, str]:
+    """Read and check a manifest as `read_manifest`, with the version of its bundle.
+
+    The file is read once: a bundle that is replaced meanwhile cannot get the version of another one.
+    """
     path = Path(folder, MANIFEST_FILE)
     with bundle_errors(path):
         require_plain_file(path)
-        values = read_values(path, max_bytes=MAX_MANIFEST_BYTES)
+        data = read_bounded(path, max_bytes=MAX_MANIFEST_BYTES)
+        values = parse_values(data)
         seal = values.pop(_SEAL, None)
         manifest = from_values(values, Manifest, version=BUNDLE_VERSION)
         if seal != _hash_of(values):
             raise DocumentError(f"does not agree with its own `{_SEAL}`")
-    return manifest
+    return manifest, hashlib.sha256(data).hexdigest()[:16]
 
 
 def require_plain_file(path: Path) -> None:

@@ -79,6 +79,12 @@ def total_ngrams(texts: Iterable[str]) -> tuple[Integers, int]:
     return totals, num_texts
 
 
+def one_row(totals: Integers) -> NgramCounts:
+    """The counts of all columns as one sparse row."""
+    columns = np.flatnonzero(totals)
+    return NgramCounts(np.array([0, len(columns)]), columns, totals[columns])
+
+
 def routed_text(source: str) -> str:
     """The part of a source that routing reads: of a chat its last user message, else all of it.
 

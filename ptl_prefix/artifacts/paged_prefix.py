@@ -6,16 +6,14 @@ each position of the prefix, and the prefix's rows are put where theirs would be
 is. The gateway writes what the connector inside vLLM reads; both have it from here.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ptl_prefix.artifacts.bundle import Bundle
-from ptl_prefix.artifacts.manifest import MANIFEST_FILE, Manifest, Site
+from ptl_prefix.artifacts.manifest import Manifest, Site
 
 SITE: Site = "decoder_self"
 PLACEHOLDER_ID = 0
@@ -41,17 +39,12 @@ def vllm_version_problem(version: str) -> str | None:
     )
 
 
-def bundle_version(folder: Path) -> str:
-    """The version of a bundle, 16 hexadecimal digits: the hash of its manifest, which holds that of its tensors."""
-    return hashlib.sha256(Path(folder, MANIFEST_FILE).read_bytes()).hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class PrefixLabel:
     """How a request names its prefix.
 
     Args:
-        version: Version of the bundle, as `bundle_version`.
+        version: Version of the bundle, as `Bundle.version`.
     """
 
     version: str

@@ -65,22 +65,28 @@ class RoutingFacts:
 
     Args:
         num_inputs: Number of training inputs that were counted.
-        totals: Their n-grams, counted together; one number for each of `NUM_COLUMNS` columns.
+        trained: Their n-grams, counted together: one row.
         validation: Counts of validation inputs, at most `MAX_VALIDATION`.
         states: Hidden states; `None` if the bundle was exported without.
     """
 
     num_inputs: int
-    totals: Integers
+    trained: NgramCounts
     validation: NgramCounts
     states: StateFacts | None = None
 
+    @property
+    def totals(self) -> Integers:
+        """The n-grams of the training inputs; one number for each of `NUM_COLUMNS` columns."""
+        totals = np.zeros(NUM_COLUMNS, dtype=np.int64)
+        totals[self.trained.columns] = self.trained.counts
+        return totals
+
     def to_arrays(self) -> dict[str, Array]:
         """The arrays of the file, by name."""
-        columns = np.flatnonzero(self.totals)
         arrays: dict[str, Array] = {
-            "ngrams.columns": columns.astype(np.int16),
-            "ngrams.counts": np.minimum(self.totals[columns], 2**31 - 1).astype(np.int32),
+            "ngrams.columns": self.trained.columns.astype(np.int16),
+            "ngrams.counts": np.minimum(self.trained.counts, 2**31 - 1).astype(np.int32),
             "validation.starts": self.validation.starts.astype(np.int32),
             "validation.columns": self.validation.columns.astype(np.int16),
             "validation.counts": np.minimum(self.validation.counts, _LARGEST_COUNT).astype(np.int16),
@@ -101,14 +107,14 @@ class RoutingFacts:
             DocumentError: They are not what `to_arrays` writes; the message is the end of a sentence.
         """
         check_shapes({name: (array.shape, str(array.dtype)) for name, array in arrays.items()})
-        wide = {name: arrays[name].astype(np.int64) for name in _NGRAMS}
-        totals = np.zeros(NUM_COLUMNS, dtype=np.int64)
-        trained = NgramCounts(np.array([0, len(wide["ngrams.columns"])]), wide["ngrams.columns"], wide["ngrams.counts"])
+        # Of thousands of bundles, columns and counts stay as narrow as in the file.
+        narrow: dict[str, Any] = {name: arrays[name] for name in _NGRAMS}
+        columns, starts = narrow["ngrams.columns"], narrow["validation.starts"].astype(np.int64)
+        trained = NgramCounts(np.array([0, len(columns)]), columns, narrow["ngrams.counts"])
         _check_rows("ngrams", trained)
-        totals[trained.columns] = trained.counts
-        validation = NgramCounts(*(wide[f"validation.{part}"] for part in ("starts", "columns", "counts")))
+        validation = NgramCounts(starts, narrow["validation.columns"], narrow["validation.counts"])
         _check_rows("validation", validation)
-        return cls(num_inputs=num_inputs, totals=totals, validation=validation, states=_states(arrays))
+        return cls(num_inputs=num_inputs, trained=trained, validation=validation, states=_states(arrays))
 
 
 def check_shapes(found: Mapping[str, tuple[tuple[int, ...], str]]) -> None:

@@ -6,7 +6,7 @@ counted. Long tasks are sampled, evenly spread over the split.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ptl_prefix.artifacts.ngram_counts import count_ngrams, routed_text, total_ngrams
+from ptl_prefix.artifacts.ngram_counts import count_ngrams, one_row, routed_text, total_ngrams
 from ptl_prefix.artifacts.routing_facts import MAX_VALIDATION, RoutingFacts, StateFacts, Vectors
 from ptl_prefix.data.task import Split, Task
 
@@ -39,7 +39,7 @@ def routing_facts(
     if not totals.any():
         return None
     validation = count_ngrams(_validation(task, known))
-    return RoutingFacts(num_inputs=num_inputs, totals=totals, validation=validation, states=states)
+    return RoutingFacts(num_inputs=num_inputs, trained=one_row(totals), validation=validation, states=states)
 
 
 def state_facts(task: Task, states_of: StatesOf, *, num_examples: Mapping[Split, int] | None = None) -> StateFacts:

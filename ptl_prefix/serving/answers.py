@@ -1,7 +1,8 @@
 """The answers in OpenAI's format: whole, or as chunks of a stream.
 
 In: the events of a body's texts. Out: the JSON object of a completion or chat completion, or of each of its chunks.
-`usage` counts the prefix's rows as prompt tokens that were cached, since no forward pass computed them.
+`usage` counts the tokens of the text as prompt tokens, and the prefix's rows as `cached_tokens` beside them: no client
+sent them, and no forward pass computed them. Behind vLLM their placeholders are in no count.
 """
 
 import time
@@ -89,16 +90,15 @@ class Answer:
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage()}
 
     def usage(self) -> dict[str, Any]:
-        """The number of tokens."""
-        num_rows = self._target.num_rows
-        num_prompt = sum(len(prompt.ids) + num_rows for prompt in self._plan.prompts)
+        """The number of tokens, the same whichever engine generates."""
+        num_prompt = sum(len(prompt.ids) for prompt in self._plan.prompts)
         num_new = sum(choice.num_new_tokens for choice in self._choices)
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_new,
             "total_tokens": num_prompt + num_new,
             "prompt_tokens_details": {
-                "cached_tokens": num_rows * len(self._plan.prompts),
+                "cached_tokens": self._target.num_rows * len(self._plan.prompts),
                 "truncated_tokens": sum(prompt.num_cut for prompt in self._plan.prompts),
             },
         }

@@ -77,10 +77,11 @@ class _GaussianScorer:
 
     def scores(self, features: Vectors) -> Scores:
         """The mean log-odds over the dimensions of each text for each task, (texts, tasks)."""
+        return np.stack([self.own_scores(features, task) for task in range(len(self._means))], axis=1)
+
+    def own_scores(self, features: Vectors, task: int) -> Scores:
+        """The column of `scores` of one task."""
+        mean, variance = self._means[task], self._variances[task]
         background = (features - self._centre) ** 2 / self._background + np.log(self._background)
-        log_odds = [
-            (background - (features - mean) ** 2 / variance - np.log(variance)).mean(axis=1) / 2
-            for mean, variance in zip(self._means, self._variances, strict=True)
-        ]
-        is_text = np.any(features != 0, axis=1)[:, None]
-        return np.where(is_text, np.stack(log_odds, axis=1), -np.inf)
+        log_odds = (background - (features - mean) ** 2 / variance - np.log(variance)).mean(axis=1) / 2
+        return np.where(np.any(features != 0, axis=1), log_odds, -np.inf)

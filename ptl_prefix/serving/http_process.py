@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from ptl_prefix.errors import ConfigError
+from ptl_prefix.serving.http_connection import WatchedConnection
 from ptl_prefix.serving.service import Service
 
 ENGINE_FAILED = 4
@@ -98,7 +99,7 @@ class HttpProcess(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=WatchedConnection,
                 ws="none",
                 lifespan="off",
                 loop="asyncio",

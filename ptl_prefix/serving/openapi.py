@@ -19,6 +19,7 @@ _REFUSALS = {
     "415": "The body is not declared as JSON.",
     "429": "Too many requests; `Retry-After` says when to try again.",
     "500": "The server failed at this request.",
+    "502": "The vLLM server behind this one failed, or is down.",
     "503": "The server is stopping, or its engine does not work.",
     "504": "The text was not finished by the request's deadline.",
 }

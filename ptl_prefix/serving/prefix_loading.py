@@ -6,6 +6,7 @@ again: what it filled the slots with is the prefix.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class LoadedPrefix:
     prompt_rows: Tensor | None
     is_infix: bool
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Memory of the keys, values and rows."""
         tensors = [] if self.prompt_rows is None else [self.prompt_rows]

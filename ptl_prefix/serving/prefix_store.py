@@ -2,20 +2,28 @@
 
 In: a folder of bundles, each under the name of its task. Out: `ServedBundle`s by name. What a folder holds is read
 anew by `rescan`: a new, changed or missing bundle changes what is offered, not what a request holds.
+
+Thousands of bundles are cheap: the first scan reads manifests, and of the tensors the size of their file. A bundle
+whose files have the same inode, size and times as at the last scan is not read again, whether it is offered or refused;
+if they have others, the tensors' hash is compared, too. The folder is read while requests go on.
 """
 
-from collections.abc import Callable
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ptl_prefix.artifacts.bundle import check_backbone
 from ptl_prefix.artifacts.bundle_folder import find_bundle
-from ptl_prefix.artifacts.manifest import MANIFEST_FILE, Manifest, read_manifest
-from ptl_prefix.artifacts.paged_prefix import bundle_version
+from ptl_prefix.artifacts.manifest import Manifest, read_versioned_manifest
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.artifacts.tensors_file import check_tensors_file
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import BundleError, PtlPrefixError, RequestError
 from ptl_prefix.methods.restore import method_class
+from ptl_prefix.serving.bundle_scan import ScannedBundle, Stamp, may_pass, stamp_of
 from ptl_prefix.serving.served_bundle import NAME_PATTERN, ServedBundle
 from ptl_prefix.serving.version_store import VersionStore
 
@@ -40,9 +48,12 @@ class PrefixStore(VersionStore):
         self.on_change: Callable[[], None] = lambda: None
         """Called after the offered bundles have changed."""
         self._names: dict[str, ServedBundle] = {}
+        self._num_names: Counter[str] = Counter()
         self._hidden: set[str] = set()
-        self._stamps: dict[str, tuple[int, ...]] = {}
+        self._folders: dict[str, Path] = {}
+        self._stamps: dict[str, Stamp] = {}
         self._prompters: dict[PromptFormat, Prompter] = {}
+        self._scanning = threading.Lock()
 
     def rescan(self) -> bool:
         """Read the folder again; return whether the offered bundles have changed.
@@ -50,24 +61,49 @@ class PrefixStore(VersionStore):
         Raises:
             BundleError: When the folder cannot be read.
         """
+        with self._scanning:
+            changed = self._apply(*self._scan())
+        if changed:
+            self.on_change()
+        return changed
+
+    def _scan(self) -> tuple[set[str], dict[str, ScannedBundle]]:
+        """The names of all subfolders, and what is in those that have changed."""
         try:
-            found = sorted(path for path in self.folder.iterdir() if path.is_dir())
+            with os.scandir(self.folder) as entries:
+                names = {entry.name for entry in entries if entry.is_dir()}
         except OSError as error:
             raise BundleError(
                 f"`bundles` must be a readable folder of bundles, but '{self.folder}' is not ({error.strerror})."
             ) from error
         with self._lock:
+            known, hidden = dict(self._stamps), set(self._hidden)
+        scanned = {name: self._read(name, known.get(name)) for name in sorted(names - hidden)}
+        return names, {name: found for name, found in scanned.items() if found is not None}
+
+    def _apply(self, names: set[str], scanned: Mapping[str, ScannedBundle]) -> bool:
+        """Offer what a scan found; return whether the offered bundles have changed."""
+        with self._lock:
             before = {name: bundle.version for name, bundle in self._names.items()}
-            for gone in self._names.keys() - {path.name for path in found}:
+            for gone in (self._names.keys() | self.problems.keys() | self._stamps.keys()) - names:
                 self._withdraw_name(gone)
-            self.problems = {name: why for name, why in self.problems.items() if (self.folder / name).is_dir()}
-            for path in found:
-                if path.name not in self._hidden:
-                    self._offer_safely(path)
-            changed = before != {name: bundle.version for name, bundle in self._names.items()}
-        if changed:
-            self.on_change()
-        return changed
+            for name, found in scanned.items():
+                if name not in self._hidden:
+                    self._take(name, found)
+            return before != {name: bundle.version for name, bundle in self._names.items()}
+
+    def _take(self, name: str, found: ScannedBundle) -> None:
+        old, new = self._names.get(name), found.bundle
+        if old is None or new is None or old.version != new.version:
+            self._withdraw_name(name)
+            if new is None:
+                self.problems[name] = found.problem
+            else:
+                self.offer(new, found.folder)
+                self._names[name], self._folders[name] = new, found.folder
+                self._num_names[new.version] += 1
+        if found.stamp is not None:
+            self._stamps[name] = found.stamp
 
     def load(self, name: str) -> ServedBundle:
         """Offer a bundle of the folder, also one that was unloaded.
@@ -120,35 +156,21 @@ class PrefixStore(VersionStore):
                 raise self._unknown(model)
             return bundle
 
-    def _offer_safely(self, path: Path) -> None:
-        """Offer the newest version of a subfolder, or note why it cannot be."""
+    def _read(self, name: str, known: Stamp | None) -> ScannedBundle | None:
+        """What is in a subfolder; `None` if its files are those that `known` was made of."""
+        stamp = None
         try:
-            self._offer(path)
-            self.problems.pop(path.name, None)
+            if not NAME_PATTERN.match(name):
+                raise BundleError(f"The name of a bundle's folder must match {NAME_PATTERN.pattern}; rename it.")
+            folder = find_bundle(self.folder / name)
+            stamp = stamp_of(folder)
+            if stamp == known:
+                return None
+            manifest, version = read_versioned_manifest(folder)
+            check_tensors_file(folder, manifest, reads_content=known is not None)
+            return ScannedBundle(stamp, self._served(name, version, manifest), folder)
         except (PtlPrefixError, OSError) as error:
-            self.problems[path.name] = str(error)
-            self._stamps.pop(path.name, None)
-            self._withdraw_name(path.name)
-
-    def _offer(self, path: Path) -> None:
-        if not NAME_PATTERN.match(path.name):
-            raise BundleError(f"The name of a bundle's folder must match {NAME_PATTERN.pattern}; rename it.")
-        folder = find_bundle(path)
-        file = folder / MANIFEST_FILE
-        found = file.lstat()
-        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
-        if path.name in self._names and self._stamps.get(path.name) == stamp:
-            return
-        manifest = read_manifest(folder)
-        version = bundle_version(folder)
-        if path.name in self._names and self._names[path.name].version == version:
-            self._stamps[path.name] = stamp
-            return
-        bundle = self._served(path.name, version, manifest)
-        self._withdraw_name(path.name)
-        self.offer(bundle, folder)
-        self._names[path.name] = bundle
-        self._stamps[path.name] = stamp
+            return ScannedBundle(None if may_pass(error) else stamp, problem=str(error))
 
     def _served(self, name: str, version: str, manifest: Manifest) -> ServedBundle:
         check_backbone(manifest, self.backbone.identity_like(manifest.backbone))
@@ -185,9 +207,17 @@ class PrefixStore(VersionStore):
         """Stop offering a name; forget its version if nothing holds it and no other name has it."""
         bundle = self._names.pop(name, None)
         self._stamps.pop(name, None)
-        if bundle is None or any(other.version == bundle.version for other in self._names.values()):
+        self.problems.pop(name, None)
+        self._folders.pop(name, None)
+        if bundle is None:
             return
-        self.withdraw(bundle.version)
+        self._num_names[bundle.version] -= 1
+        if not self._num_names[bundle.version]:
+            del self._num_names[bundle.version]
+            self.withdraw(bundle.version)
+        else:  # it may have been offered from the folder that is gone
+            other = next(name for name, one in self._names.items() if one.version == bundle.version)
+            self.offer(bundle, self._folders[other])
 
     def _unknown(self, model: str) -> RequestError:
         names = ", ".join(sorted(self._names)) or "none"

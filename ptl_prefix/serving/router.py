@@ -70,6 +70,9 @@ class Scorer(Protocol[Scored]):
     def scores(self, features: Scored) -> Scores:
         """The log-odds of each text for each task, (texts, tasks); minus infinity for a text without features."""
 
+    def own_scores(self, features: Scored, task: int) -> Scores:
+        """The log-odds of each text for one task, by its index: a column of `scores`."""
+
 
 @dataclass(frozen=True)
 class _Snapshot(Generic[Features]):
@@ -169,7 +172,7 @@ class Router(ABC, Generic[Features]):
         if not facts:
             return None
         scorer = self._scorer(list(facts.values()))
-        own = [np.sort(scorer.scores(self._validation(one))[:, index]) for index, one in enumerate(facts.values())]
+        own = [np.sort(scorer.own_scores(self._validation(one), index)) for index, one in enumerate(facts.values())]
         return _Snapshot(tuple(facts), scorer, tuple(own))
 
     def _reason_against(self, facts: RoutingFacts | None, others: Sequence[RoutingFacts]) -> str | None:

@@ -2,9 +2,11 @@
 
 In: bundles that are offered, and requests that hold them. Out: `LoadedPrefix`es by version.
 
-A version is the hash of a bundle's manifest, which holds the hash of its tensors. A request holds a version from the
-moment it is submitted until it ends: a bundle that is replaced or unloaded meanwhile does not change it. Prefixes stay
-in memory until the memory is needed for others, the least recently used first.
+A version is the hash of a bundle's manifest, which holds the hash of its tensors. The tensors are read when a request
+first holds the version, in one piece and together with the manifest, and both hashes are compared: a bundle that was
+replaced or damaged since it was offered is refused, and never served under the old version. A request holds a version
+from the moment it is submitted until it ends: a bundle that is replaced or unloaded meanwhile does not change it.
+Prefixes stay in memory until the memory is needed for others, the least recently used first.
 """
 
 import threading
@@ -64,6 +66,7 @@ class VersionStore:
         self._lock = threading.RLock()
         self._versions: dict[str, _Version] = {}
         self._loaded: OrderedDict[str, LoadedPrefix] = OrderedDict()
+        self._loaded_bytes = 0
         self._num_loads = self._num_evictions = 0
 
     def offer(self, bundle: ServedBundle, folder: Path) -> None:
@@ -101,7 +104,7 @@ class VersionStore:
         try:
             if not is_ready:
                 content = read_bundle(held.folder)
-                if content.manifest != held.bundle.manifest:
+                if content.version != version:
                     raise BundleError(f"The bundle {held.bundle.model_id} was replaced; ask for it by its name again.")
                 held.content = content
         except BaseException:
@@ -131,6 +134,7 @@ class VersionStore:
             prefix = load_prefix(self.backbone, self.content(version))
             with self._lock:
                 self._loaded[version] = prefix
+                self._loaded_bytes += prefix.num_bytes
                 self._num_loads += 1
         with self._lock:
             self._loaded.move_to_end(version)
@@ -156,23 +160,28 @@ class VersionStore:
             return StoreStatus(
                 num_bundles=sum(entry.is_offered for entry in self._versions.values()),
                 num_loaded=len(self._loaded),
-                prefix_bytes=sum(prefix.num_bytes for prefix in self._loaded.values()),
+                prefix_bytes=self._loaded_bytes,
                 num_loads=self._num_loads,
                 num_evictions=self._num_evictions,
             )
 
     def _evict(self) -> None:
         """Drop the least recently used prefixes until the rest fit; the scheduler bounds those in use."""
-        total = sum(prefix.num_bytes for prefix in self._loaded.values())
+        if self._loaded_bytes <= self.max_bytes:
+            return
         for version in list(self._loaded):
-            if total <= self.max_bytes:
+            if self._loaded_bytes <= self.max_bytes:
                 return
             entry = self._versions[version]
             # A request that waits can load it again from the tensors that it holds, if it holds any.
             if not entry.num_users and (entry.content is not None or not entry.num_holders):
-                total -= self._loaded.pop(version).num_bytes
+                self._unload(version)
                 self._num_evictions += 1
 
     def _forget(self, version: str) -> None:
         self._versions.pop(version, None)
-        self._loaded.pop(version, None)
+        self._unload(version)
+
+    def _unload(self, version: str) -> None:
+        if (prefix := self._loaded.pop(version, None)) is not None:
+            self._loaded_bytes -= prefix.num_bytes

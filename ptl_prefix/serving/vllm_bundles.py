@@ -17,8 +17,8 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.fingerprint import fingerprint_tensors
 from ptl_prefix.artifacts.json_document import parse_json
-from ptl_prefix.artifacts.manifest import Manifest, read_manifest
-from ptl_prefix.artifacts.paged_prefix import SITE, bundle_version, paged_problem
+from ptl_prefix.artifacts.manifest import Manifest, read_versioned_manifest
+from ptl_prefix.artifacts.paged_prefix import SITE, paged_problem
 
 _LOG = logging.getLogger("vllm.ptl_prefix")
 
@@ -65,7 +65,8 @@ class VllmBundles:
         for path in sorted(one for one in self._folder.iterdir() if one.is_dir()):
             try:
                 folder = find_bundle(path)
-                yield bundle_version(folder), (folder, read_manifest(folder))
+                manifest, version = read_versioned_manifest(folder)
+                yield version, (folder, manifest)
             except Exception as error:
                 _LOG.warning("'%s' is no bundle that can be served: %s", path, error)
 

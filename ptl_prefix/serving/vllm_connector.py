@@ -29,7 +29,6 @@ from ptl_prefix.artifacts.paged_prefix import (
     PLACEHOLDER_ID,
     PagedPrefix,
     PrefixLabel,
-    bundle_version,
     paged_prefix,
     vllm_version_problem,
 )
@@ -260,7 +259,7 @@ class TrainedPrefixConnector(KVConnectorBase_V1):  # type: ignore[misc]
         if load.version not in self._kept:
             folder = Path(load.folder)
             bundle = read_bundle(folder)
-            if bundle_version(folder) != load.version:
+            if bundle.version != load.version:
                 raise ValueError(f"The bundle in '{folder}' must still be of version {load.version}, but was replaced.")
             local = paged_prefix(bundle).head_slice(
                 rank=get_tensor_model_parallel_rank(), num_ranks=get_tensor_model_parallel_world_size()

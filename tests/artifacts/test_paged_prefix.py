@@ -10,7 +10,6 @@ import torch
 from ptl_prefix.artifacts.bundle import Bundle, BundleContents, read_bundle, write_bundle
 from ptl_prefix.artifacts.paged_prefix import (
     PrefixLabel,
-    bundle_version,
     paged_prefix,
     paged_problem,
     vllm_version_problem,
@@ -71,14 +70,14 @@ def test_tensors_of_another_shape_are_refused(bundle: Bundle) -> None:
 
 
 def test_a_version_changes_with_the_content(bundle: Bundle, tmp_path: Path) -> None:
-    version = bundle_version(tmp_path / "bundle")
+    version = read_bundle(tmp_path / "bundle").version
     assert PrefixLabel.of(PrefixLabel(version).kv_transfer_params, PrefixLabel(version).cache_salt) is not None
 
     manifest = (tmp_path / "bundle/manifest.json").read_text()
     (tmp_path / "bundle/manifest.json").write_text(manifest.replace("\n", "\n ", 1))
 
     assert read_bundle(tmp_path / "bundle").manifest == bundle.manifest
-    assert bundle_version(tmp_path / "bundle") != version
+    assert read_bundle(tmp_path / "bundle").version != version
 
 
 def test_a_label_is_read_back_and_a_request_without_one_is_for_the_base() -> None:

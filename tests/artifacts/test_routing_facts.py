@@ -17,7 +17,7 @@ from support.made_up_routing import FRUIT, facts_of, made_up_facts, made_up_stat
 
 from ptl_prefix.artifacts.bundle import BundleContents, read_bundle, read_routing, write_bundle
 from ptl_prefix.artifacts.manifest import RoutingEntry, TensorInfo, sealed_text
-from ptl_prefix.artifacts.ngram_counts import NUM_COLUMNS, NgramCounts
+from ptl_prefix.artifacts.ngram_counts import NUM_COLUMNS, NgramCounts, one_row
 from ptl_prefix.artifacts.routing_facts import MAX_VALIDATION, RoutingFacts
 from ptl_prefix.errors import BundleError
 
@@ -63,7 +63,7 @@ def test_any_facts_come_back(validation: NgramCounts, totals: dict[int, int], wi
     dense = np.zeros(NUM_COLUMNS, dtype=np.int64)
     dense[list(totals)] = list(totals.values())
     states = made_up_states(3, width=width, num_validation=4) if width else None
-    facts = RoutingFacts(num_inputs=7, totals=dense, validation=validation, states=states)
+    facts = RoutingFacts(num_inputs=7, trained=one_row(dense), validation=validation, states=states)
 
     assert_same(RoutingFacts.from_arrays(facts.to_arrays(), 7), facts)
 
@@ -224,7 +224,7 @@ def test_a_file_that_is_cut_changed_or_gone_is_refused(folder: Path) -> None:
 
 def test_counts_that_are_too_large_for_the_file_are_lowered(tmp_path: Path, stated: dict[str, Any]) -> None:
     many = NgramCounts(np.array([0, 1]), np.array([4]), np.array([10**6]))
-    facts = RoutingFacts(num_inputs=1, totals=np.full(NUM_COLUMNS, 2**40), validation=many)
+    facts = RoutingFacts(num_inputs=1, trained=one_row(np.full(NUM_COLUMNS, 2**40)), validation=many)
 
     read = read_facts(written(tmp_path / "bundle", stated, facts))
 

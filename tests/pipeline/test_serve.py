@@ -7,16 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from support.scripted_vllm import TOKENS, scripted_vllm
+from support.served_process import COMMAND, serving
 
 pytestmark = pytest.mark.slow
-COMMAND = [sys.executable, "-m", "ptl_prefix"]
 BRIEF = [
     "trainer.max_steps=2",
     "trainer.limit_val_batches=1",
@@ -39,33 +37,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     subprocess.run([*COMMAND, *words], check=True, capture_output=True, timeout=600, cwd=folder.parent)
     return folder
-
-
-@contextmanager
-def serving(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """The process of a server, its address, and what it printed until it served."""
-    process = subprocess.Popen(
-        [*COMMAND, "serve", "port=0", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    printed: list[str] = []
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            printed.append(line)
-            if line.startswith("key:"):
-                break
-        address = re.search(r"http://[0-9.:]+", "".join(printed))
-        assert address is not None, printed
-        yield process, address[0], printed
-    finally:
-        process.kill()
-        process.wait(60)
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def refused(*words: str, **environment: str) -> str:

@@ -1,15 +1,21 @@
 """The store: what is offered, what is held, and what is in memory."""
 
+import errno
+import os
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.served_requests import make_bundle
 from support.tiny_backbones import save_tiny_backbone
 
+from ptl_prefix.artifacts.manifest import read_versioned_manifest
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BundleError, RequestError
+from ptl_prefix.serving import prefix_store
 from ptl_prefix.serving.prefix_store import PrefixStore
 
 
@@ -66,6 +72,7 @@ def test_what_cannot_be_served_is_named_with_its_reason(base: Backbone, tmp_path
     (folder / "damaged" / "manifest.json").write_text("{}")
     make_bundle(base, folder / "a name")
     (folder / "empty").mkdir()
+    os.truncate(make_bundle(base, folder / "short") / "tensors.safetensors", 200)
 
     store = opened(folder, base)
 
@@ -73,7 +80,102 @@ def test_what_cannot_be_served_is_named_with_its_reason(base: Backbone, tmp_path
     assert "weights" in store.problems["foreign"]
     assert "manifest.json" in store.problems["damaged"]
     assert "must match" in store.problems["a name"]
-    assert set(store.problems) == {"foreign", "damaged", "a name", "empty"}
+    assert "must hold manifest.json" in store.problems["empty"]
+    assert "truncated" in store.problems["short"]
+    assert set(store.problems) == {"foreign", "damaged", "a name", "empty", "short"}
+
+
+def test_of_unchanged_files_nothing_is_read_again(
+    base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(base, tmp_path / "summary")
+    (make_bundle(base, tmp_path / "damaged") / "manifest.json").write_text("{}")
+    store = opened(tmp_path, base)
+    problems = dict(store.problems)
+    read: list[str] = []
+
+    def note(folder: Path) -> Any:
+        read.append(folder.name)
+        return read_versioned_manifest(folder)
+
+    monkeypatch.setattr(prefix_store, "read_versioned_manifest", note)
+
+    assert not store.rescan()
+
+    assert (read, [bundle.name for bundle in store.bundles()]) == ([], ["summary"])
+    assert store.problems == problems
+    (tmp_path / "damaged/manifest.json").write_text("{} ")
+    store.rescan()
+    assert read == ["damaged"]
+
+
+def test_other_tensors_under_the_same_size_and_time_are_refused(base: Backbone, tmp_path: Path) -> None:
+    for seed, name in enumerate(["summary", "tickets"]):
+        make_bundle(base, tmp_path / name, seed=seed)
+    store = opened(tmp_path, base)
+    old, file = store.find("summary"), tmp_path / "summary/tensors.safetensors"
+    times, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    with pytest.raises(BundleError, match="other content than its manifest's"):
+        store.hold(old.version)  # before the folder is read again
+    assert store.rescan()
+
+    assert "other content than its manifest's" in store.problems["summary"]
+    assert [bundle.name for bundle in store.bundles()] == ["tickets"]
+
+
+def test_the_folder_is_read_while_requests_go_on(
+    base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(base, tmp_path / "summary")
+    store = opened(tmp_path, base)
+    make_bundle(base, tmp_path / "tickets", seed=1)
+    found: list[str] = []
+
+    def read(folder: Path) -> Any:
+        request = threading.Thread(target=lambda: found.append(store.find("summary").name))
+        request.start()
+        request.join(10)
+        return read_versioned_manifest(folder)
+
+    monkeypatch.setattr(prefix_store, "read_versioned_manifest", read)
+    assert store.rescan()
+    assert found == ["summary"]
+
+
+def test_a_problem_of_the_machine_is_forgotten_at_the_next_scan(
+    base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(base, tmp_path / "summary")
+    with monkeypatch.context() as full:
+        full.setattr(prefix_store, "check_tensors_file", lambda *_, **__: raise_(OSError(errno.EMFILE, "too many")))
+        store = opened(tmp_path, base)
+        assert "too many" in store.problems["summary"]
+
+    assert store.rescan()
+    assert store.find("summary")
+    assert not store.problems
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_the_same_content_under_two_names_outlives_one_of_them(base: Backbone, tmp_path: Path) -> None:
+    make_bundle(base, tmp_path / "summary")
+    shutil.copytree(tmp_path / "summary", tmp_path / "tickets")
+    store = opened(tmp_path, base)
+    version = store.find("summary").version
+    assert store.find("tickets").version == version
+
+    shutil.rmtree(tmp_path / "tickets")
+    store.rescan()
+
+    use_once(store, store.find("summary").version)
+    assert store.status().num_bundles == 1
 
 
 def test_another_dtype_is_refused(base: Backbone, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -158,6 +260,7 @@ def test_the_least_recently_used_prefixes_make_room(base: Backbone, tmp_path: Pa
 
     assert list(store._loaded) == [versions[0], versions[2]]
     assert (store.status().num_loads, store.status().num_evictions) == (3, 1)
+    assert store.status().prefix_bytes == sum(prefix.num_bytes for prefix in store._loaded.values()) == 10 * 768
 
 
 def test_a_prefix_in_use_is_not_evicted(base: Backbone, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.made_up_routing import FRUIT, STARS, TOOLS, facts_of, made_up_facts, made_up_states, texts
 
+from ptl_prefix.artifacts.ngram_counts import NUM_COLUMNS, count_ngrams
 from ptl_prefix.artifacts.routing_facts import RoutingFacts
 from ptl_prefix.serving.hidden_state_router import HiddenStateRouter
 from ptl_prefix.serving.ngram_router import NgramRouter
@@ -48,6 +49,24 @@ def test_a_foreign_text_is_refused_with_the_nearest_tasks(router: NgramRouter) -
     assert decision.refusal.startswith("With `model` auto, a text must be like the inputs of a task of this server")
     nearest = decision.scores[0]
     assert f"{nearest.name} ({nearest.coverage:.3f})" in decision.refusal
+
+
+def test_the_sparse_scores_are_the_log_odds_of_the_whole_table(facts: dict[str, RoutingFacts]) -> None:
+    scorer = NgramRouter(wrong_refusals=0.05)._scorer(list(facts.values()))
+    counted = count_ngrams([*texts(FRUIT, 5), *texts(STARS, 5), FOREIGN, "apple apple hammer", ""])
+
+    shares = np.stack([one.totals / one.totals.sum() for one in facts.values()], axis=1)
+    background = 0.5 * shares.mean(axis=1, keepdims=True) + 0.5 / NUM_COLUMNS
+    table = np.log(0.7 * shares / background + 0.3)
+    dense = np.zeros((len(counted), NUM_COLUMNS))
+    dense[counted.rows, counted.columns] = counted.counts
+    wanted = dense[:-1] @ table / counted.lengths[:-1, None]
+
+    found = scorer.scores(counted)
+    assert np.allclose(found[:-1], wanted, atol=1e-6)
+    assert (found[-1] == -np.inf).all()
+    for task in range(len(facts)):
+        assert (scorer.own_scores(counted, task) == found[:, task]).all()
 
 
 def test_of_a_mixed_text_the_larger_part_decides(router: NgramRouter) -> None:

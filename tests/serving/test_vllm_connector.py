@@ -15,7 +15,8 @@ from support.scripted_vllm import FullAttentionSpec, fake_modules
 
 from ptl_prefix.artifacts.bundle import BackboneIdentity, BundleContents, write_bundle
 from ptl_prefix.artifacts.fingerprint import fingerprint_tensors
-from ptl_prefix.artifacts.paged_prefix import PrefixLabel, bundle_version
+from ptl_prefix.artifacts.manifest import read_versioned_manifest
+from ptl_prefix.artifacts.paged_prefix import PrefixLabel
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 
 PAGE, LENGTH = 4, 10
@@ -70,8 +71,11 @@ def write(path: Path, **changes: Any) -> str:
         "backbone": identity,
     }
     path.parent.mkdir(exist_ok=True)
-    write_bundle(path, BundleContents(**stated | changes))
-    return bundle_version(path)
+    return write_bundle(path, BundleContents(**stated | changes)).version
+
+
+def version_of(folder: Path) -> str:
+    return read_versioned_manifest(folder)[1]
 
 
 def config(folder: Path, **changes: Any) -> SimpleNamespace:
@@ -155,7 +159,7 @@ def test_the_rows_that_no_cached_page_holds_are_put_into_the_pages(
     connector_module: Any, folder: Path, cached: int
 ) -> None:
     connector = new_connector(connector_module, folder)
-    asked = request(bundle_version(folder / "bundles/towns"))
+    asked = request(version_of(folder / "bundles/towns"))
     connector.on_new_request(asked)
 
     assert scheduled(connector, asked, [6, 2, 4, 1], cached=cached) == LENGTH - cached
@@ -174,7 +178,7 @@ def test_the_rows_that_no_cached_page_holds_are_put_into_the_pages(
 
 def test_a_preempted_request_is_loaded_again_and_a_cached_one_is_not(connector_module: Any, folder: Path) -> None:
     connector = new_connector(connector_module, folder)
-    asked = request(bundle_version(folder / "bundles/towns"))
+    asked = request(version_of(folder / "bundles/towns"))
     connector.on_new_request(asked)
     scheduled(connector, asked, [0, 1, 2, 3])
     connector.build_connector_meta(None)
@@ -219,7 +223,7 @@ def test_a_request_that_would_be_wrong_fails_alone(
 ) -> None:
     connector = new_connector(connector_module, folder)
     changes = dict(changes)
-    version = changes.pop("version", bundle_version(folder / "bundles/towns"))
+    version = changes.pop("version", version_of(folder / "bundles/towns"))
     if changes.get("prompt_token_ids", 0) is None:
         changes |= {"prompt_token_ids": []}
         changes.pop("num_tokens")
@@ -238,7 +242,7 @@ def test_a_request_that_would_be_wrong_fails_alone(
 
 def test_a_bundle_that_was_replaced_or_damaged_fails_its_requests(connector_module: Any, folder: Path) -> None:
     connector = new_connector(connector_module, folder)
-    asked = request(bundle_version(folder / "bundles/towns"))
+    asked = request(version_of(folder / "bundles/towns"))
     connector.on_new_request(asked)
     scheduled(connector, asked, [6, 2, 4, 1])
     meta = connector.build_connector_meta(None)
@@ -265,7 +269,7 @@ def test_a_bundle_of_another_model_is_refused(connector_module: Any, folder: Pat
         connector._bundles.find(half)
     save_file({"a": torch.zeros(2)}, folder / "model/model.safetensors")
     with pytest.raises(ValueError, match="weights must be those"):
-        new_connector(connector_module, folder)._bundles.find(bundle_version(folder / "bundles/towns"))
+        new_connector(connector_module, folder)._bundles.find(version_of(folder / "bundles/towns"))
     (folder / "model/model.safetensors").unlink()
     with pytest.raises(ValueError, match="check_weights"):
         new_connector(connector_module, folder)

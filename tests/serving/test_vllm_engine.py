@@ -1,5 +1,7 @@
 """The gateway's engine, against vLLM's HTTP interface on loopback."""
 
+import asyncio
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -8,15 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.scripted_engine import made_up_bundle
+from support.live_server import made_service
+from support.scripted_engine import ListedStore, ScriptedEngine, made_up_bundle
 from support.scripted_vllm import TOKENS, ScriptedVllm, scripted_vllm
 from support.served_requests import Answer, ask
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.errors import ConfigError, RequestError
+from ptl_prefix.serving.api import CompletionBody
 from ptl_prefix.serving.api_error import ApiError
-from ptl_prefix.serving.request import GenerationRequest, Sampling
+from ptl_prefix.serving.request import EngineLike, GenerationRequest, Sampling
 from ptl_prefix.serving.served_bundle import ServedBundle
 from ptl_prefix.serving.vllm_engine import VllmEngine
 
@@ -78,6 +82,38 @@ def test_tokens_become_text_and_the_prefix_is_asked_for_once(shape: Backbone) ->
     assert [body["stream"] for body in vllm.bodies] == [False, True, True]
     assert all(body["prompt"] == [0, 0, 0, 0, 0, 7, 8] for body in vllm.bodies)
     assert {headers["authorization"] for headers in vllm.headers} == {"Bearer key"}
+
+
+@pytest.mark.parametrize("model", ["towns", "tiny"])
+def test_usage_is_that_of_our_own_engine_and_counts_no_placeholder(shape: Backbone, model: str) -> None:
+    store = ListedStore([made_up_bundle("towns", shape.tokenizer)])  # type: ignore[arg-type]
+    with scripted_vllm() as vllm:
+        engine = VllmEngine(vllm.url, store, shape)
+        engine.start()
+        whole, streamed = usages(engine, store, model)
+        engine.stop()
+
+    own, _ = usages(ScriptedEngine(words=("a",) * len(TOKENS)), store, model)
+    assert whole == streamed == own
+    num_sent = len(vllm.bodies[-1]["prompt"])
+    num_rows = 5 if model == "towns" else 0
+    assert whole["prompt_tokens"] == num_sent - num_rows > 0
+    assert whole["total_tokens"] == whole["prompt_tokens"] + len(TOKENS)
+    assert whole["prompt_tokens_details"] == {"cached_tokens": num_rows, "truncated_tokens": 0}
+
+
+def usages(engine: EngineLike, store: ListedStore, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The `usage` of a whole answer and of a stream."""
+    service = made_service(engine, store)
+
+    async def ask(**changes: Any) -> Any:
+        values = {"model": model, "prompt": "name : x", "stream_options": {"include_usage": True}, **changes}
+        async with service.job(CompletionBody.model_validate(values), "one") as job:
+            if not changes:
+                return (await job.whole())["usage"]
+            return json.loads([line async for line in job.lines()][-2])["usage"]
+
+    return asyncio.run(ask()), asyncio.run(ask(stream=True))
 
 
 def test_the_base_a_stop_text_and_the_last_token(shape: Backbone) -> None:

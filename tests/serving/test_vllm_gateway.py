@@ -50,8 +50,9 @@ def test_the_base_gets_its_prompt_alone() -> None:
 def test_nothing_is_left_to_the_defaults_of_a_file_beside_the_model() -> None:
     body = gateway.upstream_body(request(), None, model="base")
 
-    defaults = {"repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_p", "top_k", "min_p"}
-    assert defaults | {"max_tokens"} <= body.keys()
+    neutral = {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0, "top_k": 0, "min_p": 0}
+    assert body.items() >= neutral.items()
+    assert {"temperature", "top_p", "max_tokens"} <= body.keys()
 
 
 def test_a_bundle_that_vllm_would_serve_wrongly_is_refused_with_the_reason(bundle: ServedBundle) -> None:
@@ -101,6 +102,7 @@ def test_an_error_about_the_request_is_passed_on_and_others_are_a_bad_gateway(st
     assert error.status == expected
     assert "too long" in error.body["error"]["message"]
     assert error.param == ("prompt" if expected != 502 else None)
+    assert error.headers.get("retry-after") == ("1" if status == 429 else None)
     assert gateway.upstream_error(500, None).status == gateway.upstream_error(503, ["?"]).status == 502
 
 

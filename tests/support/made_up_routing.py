@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ptl_prefix.artifacts.ngram_counts import count_ngrams, total_ngrams
+from ptl_prefix.artifacts.ngram_counts import count_ngrams, one_row, total_ngrams
 from ptl_prefix.artifacts.routing_facts import RoutingFacts, StateFacts
 
 FRUIT = "apple pear plum cherry grape melon lemon orange the of and in"
@@ -22,7 +22,9 @@ def texts(vocabulary: str, count: int, *, seed: int = 0, words: int = 8) -> list
 def facts_of(training: Sequence[str], validation: Sequence[str], states: StateFacts | None = None) -> RoutingFacts:
     """The facts of a task with these inputs."""
     totals, num_inputs = total_ngrams(training)
-    return RoutingFacts(num_inputs=num_inputs, totals=totals, validation=count_ngrams(validation), states=states)
+    return RoutingFacts(
+        num_inputs=num_inputs, trained=one_row(totals), validation=count_ngrams(validation), states=states
+    )
 
 
 def made_up_facts(vocabulary: str, *, num_validation: int = 40) -> RoutingFacts:

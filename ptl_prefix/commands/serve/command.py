@@ -39,6 +39,9 @@ from ptl_prefix.serving.vllm_engine import VllmEngine
 from ptl_prefix.serving.vllm_gateway import UPSTREAM_KEY_VARIABLE, upstream_problems
 from ptl_prefix.training.console import EscapingConsole
 
+_NUM_SHOWN = 50
+"""Lines of each kind that are printed at the start."""
+
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
     """Serve until a signal.
@@ -174,7 +177,7 @@ def _announce(
     address = address_of(bound)
     place = "on vLLM" if backbone.is_shape_only else str(backbone.device)
     lines = [f"{backbone.name} ({backbone.precision}, {place}) serves {len(store.bundles())} task(s):"]
-    for bundle in store.bundles():
+    for bundle in store.bundles()[:_NUM_SHOWN]:
         unfollowed = decoding_not_followed(bundle.manifest.decoding)
         note = f"; does not follow its {', '.join(unfollowed)}" if unfollowed else ""
         if backbone.is_shape_only and (problem := paged_problem(bundle.manifest)) is not None:
@@ -183,9 +186,13 @@ def _announce(
             f"  {bundle.model_id}  {bundle.manifest.method}, {bundle.num_rows} rows, "
             f"{bundle.num_bytes / 1e3:,.1f} kB{note}"
         )
-    if routes is not None:
-        lines += [f"  not chosen by auto: {name}, which {why}" for name, why in sorted(routes.reasons.items())]
-    lines += [f"  not served: {name}: {escape_controls(why)}" for name, why in sorted(store.problems.items())]
+    lines += _rest(len(store.bundles()), "tasks, which /v1/models lists")
+    reasons = {} if routes is None else routes.reasons
+    lines += [f"  not chosen by auto: {name}, which {why}" for name, why in sorted(reasons.items())[:_NUM_SHOWN]]
+    lines += _rest(len(reasons), "tasks are not chosen by auto")
+    problems = sorted(store.problems.items())
+    lines += [f"  not served: {escape_controls(name)}: {escape_controls(why)}" for name, why in problems[:_NUM_SHOWN]]
+    lines += _rest(len(problems), "folders are not served")
     if key is None:
         lines += [f"API:  {address}/v1", f"page: {address}/", "key:  one of `api_keys_file` or the environment"]
     else:
@@ -197,3 +204,8 @@ def _announce(
         ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rest(num: int, what: str) -> list[str]:
+    """A line about what is not listed of a folder of thousands."""
+    return [f"  and {num - _NUM_SHOWN:,} more {what}"] if num > _NUM_SHOWN else []
