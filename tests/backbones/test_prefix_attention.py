@@ -143,6 +143,7 @@ class Site(nn.Module):
     def __init__(self, slot: LayerStates | None) -> None:
         super().__init__()
         self.prefix_slot = slot
+        self.addition_slot = None
 
 
 def _attention_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, LayerStates, Tensor]:
