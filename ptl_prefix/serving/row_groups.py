@@ -1,8 +1,8 @@
-"""The rows of all running requests, in one batch, or in one batch per bundle that changes the weights.
+"""The rows of all running requests: in one batch, or in one for each bundle that does more than put rows before a text.
 
 In: requests that join, read, step and leave. Out: logits. Prefixes of any number of bundles share one batch. A bundle
-whose method changes the backbone while it is attached (LoRA, IA3, adapters) has a batch of its own, and is attached
-while that batch runs.
+whose method does more (LoRA, IA3, adapters, prefixes outside the softmax) has a batch of its own, and is attached while
+that batch runs.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,8 @@ class RowGroups:
         self._store = store
         self._batches: dict[str | None, RowBatch] = {}
         self._attached: tuple[str, Adaptation] | None = None
+        self._group_prefixes: dict[str, LoadedPrefix] = {}
+        """What the bundle of a group puts into the slots, as long as the group has rows."""
         self._padding = backbone.padding(backbone.prompter(PromptFormat()))
 
     @property
@@ -56,7 +58,7 @@ class RowGroups:
         self._attach(generation.group)
         prefix = self._prefix_of(generation)
         batch = self._batches.get(generation.group) or self._batches.setdefault(
-            generation.group, RowBatch(self._backbone)
+            generation.group, RowBatch(self._backbone, activate=self._activate)
         )
         start = generation.start_ids
         num_columns = min(len(start) + generation.request.sampling.max_new_tokens, len(start) + _EXPECTED_COLUMNS)
@@ -84,6 +86,7 @@ class RowGroups:
         if generation.group is not None and not batch.num_rows:
             batch.close()
             del self._batches[generation.group]
+            self._group_prefixes.pop(generation.group, None)
             if self._attached is not None and self._attached[0] == generation.group:
                 self._attach(None)
 
@@ -129,6 +132,7 @@ class RowGroups:
         for batch in self._batches.values():
             batch.close()
         self._batches.clear()
+        self._group_prefixes.clear()
         self._attach(None)
 
     def _prefix_of(self, generation: Generation) -> LoadedPrefix | None:
@@ -139,7 +143,15 @@ class RowGroups:
             prefix = self._store.use(version)
             generation.uses_prefix = True
             return prefix
-        return conditioned_prefix(self._attached[1])
+        if version not in self._group_prefixes:
+            self._group_prefixes[version] = conditioned_prefix(self._attached[1])
+        return self._group_prefixes[version]
+
+    def _activate(self) -> None:
+        """Let the attached method act in the next forward pass: an adapter's hooks are idle until it conditions one."""
+        if self._attached is not None:
+            made_up = prompt_batch([[self._backbone.pad_id]], self._padding)
+            self._attached[1].method.condition(made_up.to(self._backbone.device))
 
     def _attach(self, group: str | None) -> None:
         """Attach the bundle of a group, and detach that of another one."""
