@@ -59,7 +59,9 @@ def llama(config: Any, w: Mapping[str, Tensor], ids: Tensor, *, adapt: Adapt = u
     """LLaMA, with grouped-query attention."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + config.rms_norm_eps).rsqrt() * w[f"{name}.weight"]
+        single = x.float()  # also for weights in float64, as transformers does
+        normed = single * torch.rsqrt(single.square().mean(-1, keepdim=True) + config.rms_norm_eps)
+        return normed.to(x.dtype) * w[f"{name}.weight"]
 
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ w[f"{name}.weight"].T
