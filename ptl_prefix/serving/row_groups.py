@@ -39,6 +39,7 @@ class RowGroups:
         self._group_prefixes: dict[str, LoadedPrefix] = {}
         """What the bundle of a group puts into the slots, as long as the group has rows."""
         self._padding = backbone.padding(backbone.prompter(PromptFormat()))
+        self._made_up = prompt_batch([[backbone.pad_id]], self._padding).to(backbone.device)
 
     @property
     def num_bytes(self) -> int:
@@ -150,8 +151,7 @@ class RowGroups:
     def _activate(self) -> None:
         """Let the attached method act in the next forward pass: an adapter's hooks are idle until it conditions one."""
         if self._attached is not None:
-            made_up = prompt_batch([[self._backbone.pad_id]], self._padding)
-            self._attached[1].method.condition(made_up.to(self._backbone.device))
+            self._attached[1].method.condition(self._made_up)
 
     def _attach(self, group: str | None) -> None:
         """Attach the bundle of a group, and detach that of another one."""

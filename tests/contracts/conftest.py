@@ -79,7 +79,7 @@ def _is_wanted(test: str, callspec: Any) -> bool:
         return True
     if family in _ENCODER_DECODERS:
         return not any(settings.items() <= variant.items() for settings in _CAUSAL_SETTINGS)
-    # They meet a family as `lora` does; that each family's names mean what they say is tested in `backbones`.
-    if name in _KIN:
+    # They meet a family as `lora` or `gated_prefix` does; each family's names and slots are tested in `backbones`.
+    if name in _KIN or name == "prefix_plus":
         return False
     return variant.get("reparam", "mlp") == "mlp" and not {"init_text", "placement", "layers"} & variant.keys()
