@@ -31,7 +31,7 @@ from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
-from ptl_prefix.backbones.prefix_attention import PrefixSlots
+from ptl_prefix.backbones.prefix_slots import PrefixSlots
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.prefix_tuning import PrefixTuning

@@ -157,6 +157,11 @@ def geometry_of(config: Any) -> dict[str, SiteGeometry]:
     return {site: _site_geometry(config, layout) for site, layout in family_of(config).sites.items()}
 
 
+def num_query_heads(config: Any) -> dict[str, int]:
+    """Number of query heads of every site, from the config alone; a multiple of its key and value heads."""
+    return {site: getattr(config, layout.num_heads) for site, layout in family_of(config).sites.items()}
+
+
 def select_layers(
     geometry: Geometry, *, sites: Sequence[str] | None, layers: Sequence[int] | None
 ) -> dict[str, list[int]]:

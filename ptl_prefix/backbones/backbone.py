@@ -22,7 +22,7 @@ from ptl_prefix.backbones.checkpointing import Checkpointing
 from ptl_prefix.backbones.choose_prompter import choose_prompter
 from ptl_prefix.backbones.fingerprints import Fingerprints
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
-from ptl_prefix.backbones.prefix_attention import PrefixSlots
+from ptl_prefix.backbones.prefix_slots import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.quantization import sizes
 from ptl_prefix.backbones.sharding import RankMemory, Sharding, local_bytes, memory_per_rank

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ptl_prefix.backbones.attention_additions import AttentionAddition
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
 
@@ -38,6 +39,11 @@ class Row:
         return max((layer.length for layer in layers if layer is not None), default=0)
 
     @property
+    def additions(self) -> Mapping[str, tuple[AttentionAddition | None, ...]]:
+        """The additions to the output of attention, by site; empty if there is none."""
+        return {} if self.states is None else self.states.additions
+
+    @property
     def offset(self) -> int:
         """Shift of the positions of the next text column."""
         if self.states is None or self.length < self.prefix_from:
@@ -46,7 +52,10 @@ class Row:
 
 
 def visible_prefixes(rows: Sequence[Row], lengths: Mapping[str, int], backbone: Backbone) -> PrefixStates:
-    """States that say which prefix positions exist for each row; the keys and values are in the caches."""
+    """States that say which prefix positions exist for each row; the keys and values are in the caches.
+
+    Additions are those of the first row: the batch has one bundle's rows only if there are any.
+    """
     sites: dict[str, tuple[LayerStates | None, ...]] = {}
     for site, geometry in backbone.geometry.items():
         length = lengths.get(site, 0)
@@ -66,7 +75,7 @@ def visible_prefixes(rows: Sequence[Row], lengths: Mapping[str, int], backbone: 
                 masks[visible] = LayerStates(numbers, numbers, mask)
             layers.append(masks[visible])
         sites[site] = tuple(layers)
-    return PrefixStates(sites, torch.zeros(len(rows), dtype=torch.long))
+    return PrefixStates(sites, torch.zeros(len(rows), dtype=torch.long), rows[0].additions)
 
 
 def _visible_length(row: Row, site: str, layer: int) -> int:

@@ -1,7 +1,8 @@
 """Prefix states: keys and values that attention modules attend to before the text, and the queries that see them.
 
 In: tables of keys and values. Out: `PrefixStates`, which fill the slots of a backbone: one row that a whole batch
-shares, as in training, or one row per request, of unequal lengths, as in serving.
+shares, as in training, or one row per request, of unequal lengths, as in serving. They also carry the additions of
+prefixes that are outside the softmax.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from ptl_prefix.backbones.attention_additions import AttentionAddition
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,12 @@ class PrefixStates:
         sites: For each site one entry per layer; `None` for a layer without a prefix.
         position_offset: Shift of the text positions, one entry per row: the prefix length, or 0 if the position law is
             `unshifted`. See also `seen_from`.
+        additions: For sites with additions one entry per layer; `None` for a layer without. They serve all rows.
     """
 
     sites: Mapping[str, tuple[LayerStates | None, ...]]
     position_offset: Int[Tensor, " rows"]
+    additions: Mapping[str, tuple[AttentionAddition | None, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -111,7 +116,8 @@ class PrefixStates:
 
     def invisible(self) -> PrefixStates:
         """The same states, invisible to every query: the backbone computes as without it, at shifted positions."""
-        return self._map(lambda layer: dataclasses.replace(layer, mask=torch.zeros_like(layer.mask)))
+        hidden = self._map(lambda layer: dataclasses.replace(layer, mask=torch.zeros_like(layer.mask)))
+        return dataclasses.replace(hidden, additions={})
 
     def seen_from(self, columns: Int[Tensor, " batch"]) -> PrefixStates:
         """The same states, visible only to queries at a column or after it, one column per row of the batch.
@@ -136,21 +142,30 @@ class PrefixStates:
                 layer, key=layer.key.to(device, dtype), value=layer.value.to(device, dtype), mask=layer.mask.to(device)
             )
         )
-        return PrefixStates(moved.sites, self.position_offset.to(device))
+        additions = {
+            site: tuple(None if layer is None else layer.to(device=device, dtype=dtype) for layer in layers)
+            for site, layers in self.additions.items()
+        }
+        return PrefixStates(moved.sites, self.position_offset.to(device), additions)
 
     def _map(self, change: Callable[[LayerStates], LayerStates]) -> PrefixStates:
         sites = {
             site: tuple(None if layer is None else change(layer) for layer in layers)
             for site, layers in self.sites.items()
         }
-        return PrefixStates(sites, self.position_offset)
+        return dataclasses.replace(self, sites=sites)
 
     @staticmethod
     def stack(rows: Sequence[PrefixStates]) -> PrefixStates:
         """Several prefixes as the rows of one batch, in order.
 
         Shorter prefixes, and layers without a prefix, are padded with invisible positions.
+
+        Raises:
+            ValueError: When one has additions, which would serve all rows.
         """
+        if any(row.additions for row in rows):
+            raise ValueError("Rows of several prefixes must have no additions to attention, but some have.")
         first = rows[0]
         sites = {
             site: tuple(_stack_layer([row.sites[site][index] for row in rows], rows) for index in range(len(layers)))

@@ -7,7 +7,7 @@ A row's prompt is read in chunks, and the chunk that ends it has the logits of t
 steps: each step takes one token of every row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,10 +33,12 @@ class RowBatch:
 
     Args:
         backbone: The backbone; it belongs to this batch's thread while a forward pass runs.
+        activate: Called before each forward pass, for a method that acts through more than its states.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, *, activate: Callable[[], None] = lambda: None) -> None:
         self._backbone = backbone
+        self._activate = activate
         self._rows: list[Row] = []
         self._caches = {
             site: RowCache(geometry, device=backbone.device, dtype=backbone.dtype)
@@ -91,8 +93,14 @@ class RowBatch:
             states: Its prefix, one row of states in the backbone's dtype and on its device.
             prefix_from: See `Row`.
             num_columns: Number of text columns that the row is expected to need; more are allocated when they are.
+
+        Raises:
+            ValueError: When the additions of `states` are not those of the other rows.
         """
         row = Row(len(self._rows), states, prefix_from)
+        other = self._rows[0] if self._rows else row
+        if (row.additions or other.additions) and row.additions is not other.additions:
+            raise ValueError("Rows with additions to attention must be of one bundle, but these are of several.")
         for site, cache in self._caches.items():
             columns = num_columns if site == _SELF else 0
             cache.reserve(rows=row.index + 1, region=row.prefix_length(site), columns=columns)
@@ -238,6 +246,7 @@ class RowBatch:
             backbone.model.eval()
         try:
             with backbone.slots.exclusive():
+                self._activate()
                 yield
         finally:
             backbone.slots.clear()

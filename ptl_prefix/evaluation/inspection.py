@@ -76,8 +76,8 @@ def require_prefix(kind: str) -> None:
     """
     if not issubclass(method_class(kind), PrefixTuning):
         raise BundleError(
-            f"`inspect` needs a bundle with a prefix, but this bundle's method is '{kind}', which has none; "
-            "give a bundle of prefix_tuning."
+            f"`inspect` needs a bundle with a prefix, but this bundle's method is '{kind}', which has none in the "
+            "softmax over the text; give a bundle of prefix_tuning."
         )
 
 

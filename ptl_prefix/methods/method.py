@@ -40,6 +40,9 @@ class Method(nn.Module, ABC):
     is_exclusive: ClassVar[bool] = False
     """Whether the method acts in every forward pass while attached, conditioned or not, so that no other bundle can
     share its backbone."""
+    mixes_rows: ClassVar[bool] = False
+    """Whether all that the method does is keys and values before the text, or rows at an encoder's input: the rows of a
+    forward pass can then belong to different bundles."""
     base_mode: Literal["eval", "train"] = "eval"
     """Mode of the backbone while the method is trained, if a run sets none: `train` if the method's paper trains with
     the backbone's dropout."""

@@ -73,7 +73,8 @@ def to_peft(method: Method) -> PeftAdapter:
     writer = _WRITERS.get(type(method))
     if writer is None:
         raise ValueError(
-            f"PEFT must have a counterpart of a method to export it, but has none of '{method.kind}'; export a bundle."
+            f"PEFT must have a counterpart of a method to export it, but has none of '{method.kind}'"
+            f"{_NEARLY.get(method.kind, '')}; export a bundle."
         )
     config, tensors = writer(method, backbone)
     config.base_model_name_or_path = backbone.identity.path
@@ -321,6 +322,10 @@ _WRITERS: Mapping[type[Method], _Writer] = {
     LoRA: _written_lora,
     IA3: _written_ia3,
 }
+_NEARLY = {
+    "gated_prefix": " (its ADAPTION_PROMPT has one gate for all heads, without the tanh, and projects embeddings)"
+}
+"""What comes close to a method in PEFT and computes something else, by the method's kind."""
 _PROMPT = frozenset(
     {"num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim", "num_transformer_submodules"}
 )

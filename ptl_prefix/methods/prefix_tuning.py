@@ -59,6 +59,7 @@ class PrefixTuning(Method):
     """
 
     kind = "prefix_tuning"
+    mixes_rows = True
 
     @settings_from("method/prefix_tuning")
     def __init__(

@@ -52,6 +52,7 @@ class PromptTuning(Method):
     """
 
     kind = "prompt_tuning"
+    mixes_rows = True
 
     @settings_from("method/prompt_tuning")
     def __init__(

@@ -23,7 +23,7 @@ class LoadedPrefix:
     """A prefix in memory.
 
     Args:
-        states: Keys and values at the attention sites, one row; `None` if the method fills no slots.
+        states: Keys and values at the attention sites, one row, and additions; `None` if the method fills no slots.
         prompt_rows: Rows that an encoder reads before the text; `None` for none.
         is_infix: Whether the prefix is visible from the last token of the prompt only.
     """
@@ -62,16 +62,16 @@ def conditioned_prefix(adaptation: Adaptation) -> LoadedPrefix:
     inputs = prompt_batch([[backbone.pad_id]], backbone.padding(backbone.prompter(manifest.prompt)))
     try:
         rows = adaptation.method.condition(inputs.to(backbone.device)).prompt_rows
-        filled = backbone.slots.filled()
+        filled, additions = backbone.slots.filled(), backbone.slots.filled_additions()
     finally:
         backbone.slots.clear()
-    has_states = any(layer is not None for layers in filled.values() for layer in layers)
+    has_states = bool(additions) or any(layer is not None for layers in filled.values() for layer in layers)
     sites = {
         site: tuple(None if layer is None else _kept(layer) for layer in layers) for site, layers in filled.items()
     }
     offset = torch.tensor([0 if manifest.position_law == "unshifted" else adaptation.method.position_offset])
     return LoadedPrefix(
-        states=PrefixStates(sites, offset) if has_states else None,
+        states=PrefixStates(sites, offset, additions) if has_states else None,
         prompt_rows=None if rows is None else rows.detach().to(backbone.dtype).clone(),
         is_infix=manifest.position_law == "infix",
     )

@@ -180,7 +180,8 @@ class PrefixStore(VersionStore):
                 f"{manifest.dtype}; serve it with dtype={manifest.dtype}."
             )
         kind = method_class(manifest.method)
-        num_rows = next((manifest.settings[key] for key in _LENGTHS if key in manifest.settings), 0)
+        lengths = [manifest.settings[key] for key in _LENGTHS if key in manifest.settings]
+        num_rows = lengths[0] if kind.mixes_rows and lengths else 0
         column_bytes = sum(2 * site.num_layers * site.kv_width for site in self.backbone.geometry.values())
         return ServedBundle(
             name=name,
@@ -190,7 +191,7 @@ class PrefixStore(VersionStore):
             num_positions=0 if manifest.position_law == "unshifted" else num_rows,
             num_rows=num_rows,
             num_bytes=num_rows * column_bytes * self.backbone.dtype.itemsize,
-            is_exclusive=kind.is_exclusive,
+            is_exclusive=not kind.mixes_rows,
         )
 
     def _prompter(self, prompt: PromptFormat) -> Prompter:

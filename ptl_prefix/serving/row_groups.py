@@ -1,8 +1,8 @@
-"""The rows of all running requests, in one batch, or in one batch per bundle that changes the weights.
+"""The rows of all running requests: in one batch, or in one for each bundle that does more than put rows before a text.
 
 In: requests that join, read, step and leave. Out: logits. Prefixes of any number of bundles share one batch. A bundle
-whose method changes the backbone while it is attached (LoRA, IA3, adapters) has a batch of its own, and is attached
-while that batch runs.
+whose method does more (LoRA, IA3, adapters, prefixes outside the softmax) has a batch of its own, and is attached while
+that batch runs.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,10 @@ class RowGroups:
         self._store = store
         self._batches: dict[str | None, RowBatch] = {}
         self._attached: tuple[str, Adaptation] | None = None
+        self._group_prefixes: dict[str, LoadedPrefix] = {}
+        """What the bundle of a group puts into the slots, as long as the group has rows."""
         self._padding = backbone.padding(backbone.prompter(PromptFormat()))
+        self._made_up = prompt_batch([[backbone.pad_id]], self._padding).to(backbone.device)
 
     @property
     def num_bytes(self) -> int:
@@ -95,6 +98,7 @@ class RowGroups:
         if generation.group is not None and not batch.num_rows:
             batch.close()
             del self._batches[generation.group]
+            self._group_prefixes.pop(generation.group, None)
             if self._attached is not None and self._attached[0] == generation.group:
                 self._attach(None)
 
@@ -145,11 +149,12 @@ class RowGroups:
         for batch in self._batches.values():
             batch.close()
         self._batches.clear()
+        self._group_prefixes.clear()
         self._attach(None)
 
     def _batch(self, group: str | None) -> RowBatch:
         if group not in self._batches:
-            self._batches[group] = RowBatch(self._backbone)
+            self._batches[group] = RowBatch(self._backbone, activate=self._activate)
         return self._batches[group]
 
     def _prefix_of(self, generation: Generation) -> LoadedPrefix | None:
@@ -160,7 +165,14 @@ class RowGroups:
             prefix = self._store.use(version)
             generation.uses_prefix = True
             return prefix
-        return conditioned_prefix(self._attached[1])
+        if version not in self._group_prefixes:
+            self._group_prefixes[version] = conditioned_prefix(self._attached[1])
+        return self._group_prefixes[version]
+
+    def _activate(self) -> None:
+        """Let the attached method act in the next forward pass: an adapter's hooks are idle until it conditions one."""
+        if self._attached is not None:
+            self._attached[1].method.condition(self._made_up)
 
     def _attach(self, group: str | None) -> None:
         """Attach the bundle of a group, and detach that of another one."""

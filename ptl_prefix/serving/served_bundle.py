@@ -25,8 +25,8 @@ class ServedBundle:
         num_positions: Positions that the prefix occupies in the context window.
         num_rows: Rows of keys and values that each attention layer attends to before the text.
         num_bytes: Memory of the prefix while it is loaded.
-        is_exclusive: Whether the method changes the backbone's weights or layers while it is attached (LoRA, IA3,
-            adapters), so that its rows cannot share a forward pass with others.
+        is_exclusive: Whether the method does more than put rows before the text (LoRA, IA3, adapters, prefixes outside
+            the softmax), so that its requests cannot share a forward pass with those of other bundles.
     """
 
     name: str

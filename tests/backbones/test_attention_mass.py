@@ -17,7 +17,7 @@ from ptl_prefix.backbones import attention_mass, observation
 from ptl_prefix.backbones.attention_mass import LayerMass, prefix_mass
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
-from ptl_prefix.backbones.prefix_attention import PrefixSlots
+from ptl_prefix.backbones.prefix_slots import PrefixSlots
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
 
 

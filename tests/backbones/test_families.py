@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.tiny_backbones import PAD, TINY_CONFIGS, tiny_config
 from support.toy_batches import EQUAL, padded, random_ids, text_logits, texts, unpadded
-from support.toy_prefixes import logits_through_a_cache, logits_with, random_states
+from support.toy_prefixes import logits_through_a_cache, logits_with, random_additions, random_states
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -16,6 +16,7 @@ from transformers.masking_utils import eager_mask
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.backbones.attention_additions import GatedStates, QueryMap
 from ptl_prefix.backbones.attention_sites import FAMILIES, attention_modules
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
@@ -51,7 +52,20 @@ def _written_out(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: T
             if given.get("softcap") is not None:
                 scores = given["softcap"] * torch.tanh(scores / given["softcap"])
             outputs[row, head] = (scores + bias).softmax(dim=-1) @ values
+            outputs[row, head] += _added(module.reference_addition, query[row, head], head, groups, given)
     return outputs.transpose(1, 2), None
+
+
+def _added(addition: Any, query: Tensor, head: int, groups: int, given: Any) -> Tensor | float:
+    """gate * softmax(Q P_K^T * scale) P_V, or elu(Q) M, of one head."""
+    if isinstance(addition, GatedStates):
+        scores = query @ addition.key[head // groups].T * given["scaling"]
+        if given.get("softcap") is not None:
+            scores = given["softcap"] * torch.tanh(scores / given["softcap"])
+        return addition.gate[head] * (scores.softmax(dim=-1) @ addition.value[head // groups])
+    if isinstance(addition, QueryMap):
+        return torch.where(query > 0, query, query.exp() - 1) @ addition.matrix[head // groups]
+    return 0.0
 
 
 AttentionInterface.register("written_out", _written_out)
@@ -64,8 +78,10 @@ AttentionMaskInterface.register(
 def _reference(backbone: Backbone, states: PrefixStates) -> Iterator[None]:
     usual = backbone.config._attn_implementation
     for site, modules in attention_modules(backbone.model, backbone.config).items():
-        for module, layer in zip(modules, states.sites[site], strict=True):
+        additions = states.additions.get(site, (None,) * len(modules))
+        for module, layer, addition in zip(modules, states.sites[site], additions, strict=True):
             module.reference_prefix = layer  # type: ignore[assignment]
+            module.reference_addition = addition  # type: ignore[assignment]
     backbone.model.set_attn_implementation("written_out")
     try:
         yield
@@ -96,6 +112,25 @@ def test_a_prefix_at_a_site_is_attention_written_out(
         expected = text_logits(any_backbone, inputs.with_positions(states.position_offset))
     assert_close(logits, expected, **EQUAL)
     bare = text_logits(any_backbone, inputs.with_positions(states.position_offset))
+    assert all((row - bare_row).abs().max() > 1e-2 for row, bare_row in zip(logits, bare, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["gated", "map"])
+@pytest.mark.parametrize(
+    "any_backbone",
+    ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(FAMILIES) if name != "gemma2")],
+    indirect=True,
+)
+def test_an_addition_is_attention_written_out(any_backbone: Backbone, kind: str) -> None:
+    states = random_additions(any_backbone, kind)
+    inputs = padded(texts(), "right", any_backbone).with_positions()
+
+    logits = logits_with(any_backbone, states, inputs)
+
+    with _reference(any_backbone, states):
+        expected = text_logits(any_backbone, inputs)
+    assert_close(logits, expected, **EQUAL)
+    bare = text_logits(any_backbone, inputs)
     assert all((row - bare_row).abs().max() > 1e-2 for row, bare_row in zip(logits, bare, strict=True))
 
 

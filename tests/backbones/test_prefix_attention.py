@@ -1,12 +1,13 @@
 """A prefix in the attention function, compared with a cache, with plain arithmetic, and with itself."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.tiny_backbones import PAD
 from support.toy_batches import EQUAL, Side, padded, random_ids, text_logits, texts, unpadded
-from support.toy_prefixes import logits_through_a_cache, logits_with, naive_attention, random_states
+from support.toy_prefixes import logits_through_a_cache, logits_with, naive_attention, random_additions, random_states
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -14,6 +15,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs, left_padded
 from ptl_prefix.backbones.prefix_attention import prefix_attention
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
+from ptl_prefix.backbones.spec import load_backbone
 
 BATCHES = {"unpadded": unpadded(), "left": padded(texts(), "left"), "right": padded(texts(), "right")}
 
@@ -110,6 +112,18 @@ def test_beams_of_a_row_share_that_row_s_prefix(backbone: Backbone) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", ["gated", "map"])
+def test_beams_with_an_addition_have_the_scores_that_they_have_alone(tiny_folders: dict[str, Path], kind: str) -> None:
+    backbone = load_backbone(str(tiny_folders["llama"]), dtype="float32")
+    states = random_additions(backbone, kind)
+
+    together = _beam_scores(backbone, states, texts())
+
+    alone = torch.cat([_beam_scores(backbone, states, [text]) for text in texts()])
+    assert_close(together, alone, **EQUAL)
+    assert (together - _beam_scores(backbone, states.invisible(), texts())).abs().max() > 1e-2
+
+
 def _beam_scores(backbone: Backbone, states: PrefixStates, prompts: list[list[int]]) -> Tensor:
     """The log-probability of each of three beams a prompt."""
     inputs = left_padded(prompts, PAD).with_positions(states.position_offset)
@@ -143,6 +157,7 @@ class Site(nn.Module):
     def __init__(self, slot: LayerStates | None) -> None:
         super().__init__()
         self.prefix_slot = slot
+        self.addition_slot = None
 
 
 def _attention_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, LayerStates, Tensor]:

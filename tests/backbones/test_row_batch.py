@@ -1,5 +1,6 @@
 """Rows that join, are read, step, swap places and leave: each one's logits are those of the row alone."""
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.backbones.attention_additions import QueryMap
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.batch_row import Row
 from ptl_prefix.backbones.model_inputs import ModelInputs, prompt_batch
@@ -209,3 +211,23 @@ def test_in_bfloat16_a_row_is_within_2_percent_of_itself_alone() -> None:
     for expected, found in zip(alone, torch.stack(steps, dim=1), strict=True):
         largest = float(expected.abs().max())
         assert float((found.float() - expected.float()).abs().max()) <= 0.02 * largest
+
+
+def test_additions_serve_all_rows_of_a_batch_so_rows_of_another_bundle_are_refused() -> None:
+    backbone = load_backbone("tiny_gpt2", dtype="float32")
+    size = backbone.geometry["decoder_self"]
+    added = QueryMap(torch.zeros(size.num_kv_heads, size.head_dim, size.head_dim), "elu")
+    bare = random_states(backbone, 1, layers=[])
+    one, other = (dataclasses.replace(bare, additions={"decoder_self": (added,) * size.num_layers}) for _ in range(2))
+    batch = RowBatch(backbone)
+    batch.join(one)
+
+    for states in (other, None, random_states(backbone, 2)):
+        with pytest.raises(ValueError, match="must be of one bundle"):
+            batch.join(states)
+
+    batch.join(one)
+    assert batch.num_rows == 2
+    batch.close()
+    with pytest.raises(ValueError, match="must have no additions"):
+        PrefixStates.stack([one, bare])

@@ -27,6 +27,8 @@ _OF_THE_METHOD_ALONE = (
 )
 _KIN = ("dora", "ia3", "rslora", "top_layers")
 """Methods that replace modules as `lora` does, or train weights as `full_finetuning` does."""
+_OUTSIDE_THE_SOFTMAX = ("gated_prefix", "prefix_plus")
+"""Methods whose one way stands for both in the fast tests, on GPT-2; their equations are tested in `parity`."""
 _PLAIN_PREFIX = {"prefix_length", "reparam", "reparam_hidden_size"}
 _CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"})
 
@@ -60,6 +62,8 @@ def _is_slow(test: str, callspec: Any) -> bool:
         return True
     if name == "prefix_tuning":
         return family not in ("gpt2", "bart") and not variant.keys() <= _PLAIN_PREFIX
+    if name in _OUTSIDE_THE_SOFTMAX:
+        return family != "gpt2" or "layers" in variant
     return family != "gpt2" if name in _KIN else family not in ("gpt2", "bart")
 
 
@@ -75,7 +79,7 @@ def _is_wanted(test: str, callspec: Any) -> bool:
         return True
     if family in _ENCODER_DECODERS:
         return not any(settings.items() <= variant.items() for settings in _CAUSAL_SETTINGS)
-    # They meet a family as `lora` does; that each family's names mean what they say is tested in `backbones`.
-    if name in _KIN:
+    # They meet a family as `lora` or `gated_prefix` does; each family's names and slots are tested in `backbones`.
+    if name in _KIN or name == "prefix_plus":
         return False
-    return variant.get("reparam", "mlp") == "mlp" and "init_text" not in variant and "placement" not in variant
+    return variant.get("reparam", "mlp") == "mlp" and not {"init_text", "placement", "layers"} & variant.keys()

@@ -33,6 +33,10 @@ from ptl_prefix.settings import conf_dir
 
 VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "adapter": [{"bottleneck_size": 6}, {"bottleneck_size": 6, "placement": "pfeiffer", "activation": "relu"}],
+    "gated_prefix": [
+        {"prefix_length": 4},
+        {"prefix_length": 3, "layers": [0, 2], "init": "text", "init_text": "the cat"},
+    ],
     "prefix_lora": [{"parts": {"first": {"prefix_length": 4, "reparam_hidden_size": 16}}}],
     "prefix_tuning": [
         {"prefix_length": 4, "reparam": "none"},
@@ -43,6 +47,7 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
         {"prefix_length": 4, "reparam": "embedding"},
         {"prefix_length": 4, "reparam_hidden_size": 16, "init": "text", "init_text": "the cat", "frozen_sink": True},
     ],
+    "prefix_plus": [{"feature_map": "elu"}, {"feature_map": "gelu", "layers": [1]}],
     "prompt_tuning": [
         {"prompt_length": 4, "init": "vocabulary"},
         {"prompt_length": 4, "init": "text", "init_text": "the cat"},
@@ -153,9 +158,7 @@ def _prefix_tuning_counts(settings: Mapping[str, Any], backbone: Backbone) -> tu
     p, h = settings["prefix_length"], settings["reparam_hidden_size"]
     e = settings["reparam_embedding_size"] or backbone.hidden_size
     for site in backbone.geometry.values():
-        n = site.num_layers
-        if settings["layers"] is not None:
-            n = sum(layer < site.num_layers for layer in settings["layers"])
+        n = _selected(settings, site.num_layers)
         w = site.num_kv_heads * site.head_dim
         stored += 2 * n * p * w
         q = p - settings["frozen_sink"]
@@ -166,6 +169,26 @@ def _prefix_tuning_counts(settings: Mapping[str, Any], backbone: Backbone) -> tu
             "embedding": q * backbone.hidden_size,
         }[settings["reparam"]]
     return trained, stored
+
+
+def _gated_prefix_counts(settings: Mapping[str, Any], backbone: Backbone) -> tuple[int, int]:
+    count = 0
+    for name, site in backbone.geometry.items():
+        layers = _selected(settings, site.num_layers)
+        count += layers * 2 * settings["prefix_length"] * site.kv_width
+        count += layers * getattr(backbone.config, _NUM_HEADS.get((backbone.family, name), "num_attention_heads"))
+    return count, count
+
+
+def _prefix_plus_counts(settings: Mapping[str, Any], backbone: Backbone) -> tuple[int, int]:
+    sites = backbone.geometry.values()
+    count = sum(_selected(settings, site.num_layers) * site.kv_width * site.head_dim for site in sites)
+    return count, count
+
+
+def _selected(settings: Mapping[str, Any], num_layers: int) -> int:
+    layers = settings["layers"]
+    return num_layers if layers is None else sum(layer < num_layers for layer in layers)
 
 
 def _prompt_tuning_counts(settings: Mapping[str, Any], backbone: Backbone) -> tuple[int, int]:
@@ -251,8 +274,10 @@ FORMULAS: Mapping[str, Callable[[Mapping[str, Any], Backbone], tuple[int, int]]]
     "adapter": _adapter_counts,
     "combination": _combination_counts,
     "full_finetuning": _full_finetuning_counts,
+    "gated_prefix": _gated_prefix_counts,
     "ia3": _ia3_counts,
     "lora": _lora_counts,
+    "prefix_plus": _prefix_plus_counts,
     "prefix_tuning": _prefix_tuning_counts,
     "prompt_tuning": _prompt_tuning_counts,
 }

@@ -27,6 +27,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.errors import BundleError
 from ptl_prefix.methods.adapter import Adapter
+from ptl_prefix.methods.gated_prefix import GatedPrefix
 from ptl_prefix.methods.ia3 import IA3
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method
@@ -137,7 +138,8 @@ def test_what_peft_trained_computes_the_same_here(kind: str, backbone: Backbone,
         ),
         (lambda: PrefixTuning(prefix_length=2, reparam="none", position_law="infix"), "is infix"),
         (lambda: PrefixTuning(prefix_length=2, reparam="none", position_law="unshifted"), "is unshifted"),
-        (lambda: Adapter(bottleneck_size=2), "has none of 'adapter'"),
+        (lambda: Adapter(bottleneck_size=2), "has none of 'adapter';"),
+        (lambda: GatedPrefix(prefix_length=2), "has none of 'gated_prefix' (its ADAPTION_PROMPT has one gate"),
     ],
 )
 def test_what_peft_cannot_express_is_refused_with_the_reason(

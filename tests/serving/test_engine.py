@@ -24,6 +24,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompt": {"method": "prompt_tuning", "prompt_length": 3},
     "lora": {"method": "lora"},
     "ia3": {"method": "ia3"},
+    "adapter": {"method": "adapter", "bottleneck_size": 6},
+    "gated": {"method": "gated_prefix", "prefix_length": 3},
+    "plus": {"method": "prefix_plus"},
 }
 
 

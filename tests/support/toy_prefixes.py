@@ -1,5 +1,6 @@
 """Prefixes of random numbers, and the two references that a prefix in attention is compared with."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,8 @@ from support.toy_batches import written_mask
 from torch import Tensor
 from transformers import DynamicCache
 
+from ptl_prefix.backbones.attention_additions import AttentionAddition, GatedStates, QueryMap
+from ptl_prefix.backbones.attention_sites import SiteGeometry, num_query_heads
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates
@@ -35,6 +38,24 @@ def random_states(
             for index, (key, value) in enumerate(drawn)
         )
     return PrefixStates(drawn_sites, torch.tensor([length if shifted else 0]))
+
+
+def random_additions(backbone: Backbone, kind: str, *, length: int = 3, seed: int = 0) -> PrefixStates:
+    """Gated states (`gated`) or maps of the query (`map`) of random numbers, at all layers and sites; no columns."""
+    generator = torch.Generator().manual_seed(seed)
+    num_heads = num_query_heads(backbone.config)
+
+    def drawn(site: str, shape: SiteGeometry) -> AttentionAddition:
+        if kind == "map":
+            size = (shape.num_kv_heads, shape.head_dim, shape.head_dim)
+            return QueryMap(torch.randn(size, generator=generator) / 4, "elu")
+        key, value = torch.randn(2, shape.num_kv_heads, length, shape.head_dim, generator=generator)
+        return GatedStates(key, value, torch.randn(num_heads[site], generator=generator))
+
+    additions = {
+        site: tuple(drawn(site, shape) for _ in range(shape.num_layers)) for site, shape in backbone.geometry.items()
+    }
+    return dataclasses.replace(random_states(backbone, 1, layers=[], shifted=False), additions=additions)
 
 
 @torch.no_grad()
