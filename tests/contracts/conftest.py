@@ -28,7 +28,7 @@ _OF_THE_METHOD_ALONE = (
 _KIN = ("dora", "ia3", "rslora", "top_layers")
 """Methods that replace modules as `lora` does, or train weights as `full_finetuning` does."""
 _PLAIN_PREFIX = {"prefix_length", "reparam", "reparam_hidden_size"}
-_CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"})
+_CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"}, {"init": "attention_matching"})
 
 
 @pytest.fixture
@@ -78,4 +78,4 @@ def _is_wanted(test: str, callspec: Any) -> bool:
     # They meet a family as `lora` does; that each family's names mean what they say is tested in `backbones`.
     if name in _KIN:
         return False
-    return variant.get("reparam", "mlp") == "mlp" and "init_text" not in variant and "placement" not in variant
+    return variant.get("reparam", "mlp") == "mlp" and "init" not in variant and "placement" not in variant
