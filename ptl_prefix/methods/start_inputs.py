@@ -6,11 +6,12 @@ method knows no task and reads no data by itself.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 _READ_ROWS = 64
 
 
+@runtime_checkable
 class TrainingRows(Protocol):
     """Encoded training rows, one per (source, target) pair, those of one example next to each other."""
 
