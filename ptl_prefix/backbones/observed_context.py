@@ -60,7 +60,8 @@ def observed_context(
     """How each layer attends to a context, in float32 on the CPU.
 
     With rotary embeddings the context ends right before the texts, at negative positions if it is longer than
-    `text_start`: only distances count. Learned positions begin at 0, so there the context does as well.
+    `text_start`: only distances count. Learned positions begin at 0: there a longer context shares the positions before
+    `text_start`, several tokens each; if there are none, it has its own positions from 0.
 
     Args:
         backbone: A decoder-only backbone; a prefix in its slots has no effect.
@@ -80,10 +81,17 @@ def observed_context(
 
 
 def _inputs(backbone: Backbone, context: Sequence[int], text: Sequence[int], text_start: int) -> ModelInputs:
-    first = 0 if backbone.has_hard_position_limit else text_start - len(context)
-    positions = [*range(first, first + len(context)), *range(text_start, text_start + len(text))]
+    before = _positions(len(context), text_start, is_learned=backbone.has_hard_position_limit)
+    positions = [*before, *range(text_start, text_start + len(text))]
     ids = torch.tensor([[*context, *text]])
     return ModelInputs(ids, torch.ones_like(ids), position_ids=torch.tensor([positions])).to(backbone.device)
+
+
+def _positions(number: int, end: int, *, is_learned: bool) -> list[int]:
+    """Positions of a context that is read right before `end`."""
+    if not is_learned:
+        return list(range(end - number, end))
+    return [index * end // number for index in range(number)] if 0 < end < number else list(range(number))
 
 
 def _of_text(layer: tuple[Tensor, Tensor, Tensor, float], num_context: int, num_queries: int) -> ContextAttention:

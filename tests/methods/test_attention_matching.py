@@ -16,7 +16,7 @@ from ptl_prefix.methods.attention_matching import match_attention, nonnegative_l
 LENGTH = 4
 
 
-def drawn_context(offset: float = 2.0) -> ContextAttention:
+def drawn_context(offset: float = 6.0) -> ContextAttention:
     """Attention to 24 tokens of two heads, by queries that have a direction in common."""
     generator = torch.Generator().manual_seed(0)
 
@@ -58,7 +58,7 @@ def test_few_positions_have_the_attention_of_all_as_nearly_as_they_can() -> None
     assert error == pytest.approx(matched.output_error, rel=1e-3)
     assert error < 0.5 * first_error
     assert gap < 0.5 * first_gap
-    assert matched.mass == pytest.approx(1.0, abs=0.2)
+    assert matched.mass == pytest.approx(1.0, abs=0.1)
 
 
 def test_queries_without_a_common_direction_leave_keys_where_they_are() -> None:
@@ -88,16 +88,18 @@ def test_a_context_is_observed_as_it_is_read(backbone: Backbone, text_start: int
     layers = observed_context(backbone, context, texts, text_start=text_start, num_queries=4)
 
     (read,) = observed_text(backbone, context).values()  # at positions from 0
+    is_learned = backbone.has_hard_position_limit
+    # Between 0 and the context's length, learned positions are shared by several tokens.
+    same_keys = text_start == 12 or (is_learned and text_start == 0)
     for layer, (keys, values) in zip(layers, read, strict=True):
-        assert_close(layer.values, values, rtol=1e-4, atol=1e-4)
-        at_the_same_place = backbone.has_hard_position_limit or text_start == 12
-        assert torch.allclose(layer.keys, keys, rtol=1e-4, atol=1e-4) == at_the_same_place
+        assert torch.allclose(layer.values, values, rtol=1e-4, atol=1e-4) == (same_keys or not is_learned)
+        assert torch.allclose(layer.keys, keys, rtol=1e-4, atol=1e-4) == same_keys
         assert layer.queries.shape == (
             keys.shape[0],
             12 * backbone.config.num_attention_heads // keys.shape[0],
             keys.shape[2],
         )
-    if not backbone.has_hard_position_limit:
+    if not is_learned:
         # Only the distance between context and text counts.
         later = observed_context(backbone, context, texts, text_start=text_start + 5, num_queries=4)
         for one, other in zip(layers, later, strict=True):

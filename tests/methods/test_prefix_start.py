@@ -236,7 +236,7 @@ OF_TRAINING_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"init": "training_inputs"}, "starts from 4 tokens of the first training inputs (sha256 "),
     ({"init": "demonstrations"}, "starts from 4 tokens of the first training pairs (sha256 "),
     ({"init": "sampled_chunks", "init_num_chunks": 2}, "starts from 4 tokens of 2 chunks of training pairs (sha256 "),
-    ({"init": "attention_matching"}, "starts from 64 tokens of the first training pairs (sha256 "),
+    ({"init": "attention_matching"}, "starts from 32 tokens of the first training pairs (sha256 "),
 ]
 
 
