@@ -159,6 +159,7 @@ class Method(nn.Module, ABC):
     def _num_stored_at(self, size: int, backbone: Backbone) -> int:
         trial = copy.deepcopy(self)
         setattr(trial, str(self.size_setting), size)
+        trial.skip_start()
         with torch.random.fork_rng():  # the initialisation of the method itself must not depend on this
             trial._attach(backbone)
         trial._backbone = backbone

@@ -1,6 +1,7 @@
 """A context in fewer positions: what is matched, and how closely."""
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from support.toy_batches import EQUAL, ToyRows, random_ids
 from torch import Tensor
 from torch.testing import assert_close
 
+from ptl_prefix.backbones.attention_sites import FAMILIES
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.observation import observed_text
 from ptl_prefix.backbones.observed_context import ContextAttention, observed_context
+from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.methods.attention_matching import match_attention, nonnegative_least_squares
 
 LENGTH = 4
@@ -104,3 +107,17 @@ def test_a_context_is_observed_as_it_is_read(backbone: Backbone, text_start: int
         later = observed_context(backbone, context, texts, text_start=text_start + 5, num_queries=4)
         for one, other in zip(layers, later, strict=True):
             assert_close(one.queries @ one.keys.mT, other.queries @ other.keys.mT, **EQUAL)
+
+
+@pytest.mark.parametrize("family", [name for name, family in sorted(FAMILIES.items()) if len(family.sites) == 1])
+def test_every_decoder_only_family_shows_its_attention(family: str, tiny_folders: dict[str, Path]) -> None:
+    backbone = load_backbone(str(tiny_folders[family]), dtype="float32")
+    context, text = random_ids(6, seed=1), random_ids(5, seed=2)
+
+    layers = observed_context(backbone, context, [text], text_start=6, num_queries=5)
+
+    (read,) = observed_text(backbone, context).values()
+    for layer, table in zip(layers, read, strict=True):
+        matched = match_attention(layer, 6)
+        assert_close(matched.table, table, rtol=1e-2, atol=1e-2)
+        assert matched.mass == pytest.approx(1.0, abs=1e-2)
