@@ -44,10 +44,6 @@ Init = Literal[
     "attention_matching",
     "bundle",
 ]
-READS_TRAINING_ROWS: frozenset[Init] = frozenset(
-    {"training_inputs", "demonstrations", "sampled_chunks", "attention_matching"}
-)
-"""The initialisations that need the task's encoded training rows."""
 
 _NUM_CHUNKS = 4
 _CONTEXT_PER_POSITION = 16

@@ -46,11 +46,9 @@ class PrefixTuning(Method):
         reparam_embedding_size: Width of the MLP's input, or of P' in `linear`; `None` is the backbone's width.
         init: Initial keys and values. `random`: normal, with the standard deviations of the backbone's own in each
             layer (a plain table: of at least 1). `zero_values`: such keys, and values of zero, close to the bare
-            backbone. `text`: those of words. `training_inputs`: those of the first training prompts.
-            `demonstrations`: those of the first training prompts with their targets. `sampled_chunks`: those of
-            random chunks of training rows. `attention_matching`: of the keys of demonstrations those with the highest
-            attention, with values fitted so that training rows attend to them as to all. `bundle`: those of an
-            exported prefix.
+            backbone. `text`: those of words. `training_inputs`: of the first training prompts. `demonstrations`: of
+            the first training prompts with their targets. `sampled_chunks`: of random chunks of training rows.
+            `attention_matching`: demonstrations, compressed. `bundle`: those of an exported prefix.
         init_text: Words for `init=text`, repeated if they have fewer tokens than the prefix has positions; `None` is
             the task's instruction.
         init_num_chunks: Number of chunks for `init=sampled_chunks`; `None` is 4, or the prefix's length if it is less.
@@ -284,14 +282,8 @@ class PrefixTuning(Method):
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
         """Build the prefix of a bundle, as plain tables, and attach it to `backbone`."""
-        method = cls(
-            name=bundle.manifest.method,
-            reparam="none",
-            init="random",
-            train_keys=True,
-            prefix_dropout=0.0,
-            **bundle.manifest.settings,
-        )
+        plain = {"reparam": "none", "init": "random", "train_keys": True, "prefix_dropout": 0.0}
+        method = cls(name=bundle.manifest.method, **plain, **bundle.manifest.settings)
         method.tables = method._new_tables(backbone, "none")
         for site, table in method._tables().items():
             pair = torch.stack([bundle.tensors[f"{site}.keys"], bundle.tensors[f"{site}.values"]], dim=1)
