@@ -59,6 +59,9 @@ def test_few_positions_have_the_attention_of_all_as_nearly_as_they_can() -> None
     error, gap = gaps(*matched.table)
     first_error, first_gap = gaps(context.keys[:, :LENGTH], context.values[:, :LENGTH])
     assert error == pytest.approx(matched.output_error, rel=1e-3)
+    weights = (context.scaling * context.queries @ matched.table[0].mT).softmax(-1)
+    best, _ = gaps(matched.table[0], torch.linalg.lstsq(weights, output).solution)
+    assert error == pytest.approx(best, rel=0.02)
     assert error < 0.5 * first_error
     assert gap < 0.5 * first_gap
     assert matched.mass == pytest.approx(1.0, abs=0.1)
