@@ -79,12 +79,12 @@ def test_queries_without_a_common_direction_leave_keys_where_they_are() -> None:
 
 
 def test_factors_are_those_of_nonnegative_least_squares() -> None:
-    share = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]]]).double()
+    share = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [2.0, 3.0], [0.0, 0.0]]]).double()
 
     factors = nonnegative_least_squares(share)
 
-    # Of the second, the free solution is (1, 0); of the first, 1 and 1/2 are exact.
-    assert_close(factors, torch.tensor([[1.0, 0.5], [1.0, 0.0]]).double(), rtol=0, atol=1e-4)
+    # Of the first, 1 and 1/2 are exact; the free solution of the second is (2, -1).
+    assert_close(factors, torch.tensor([[1.0, 0.5], [0.6, 0.0]]).double(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("text_start", [0, 4, 12])
