@@ -66,12 +66,15 @@ def rebuild_record(folder: RunFolder) -> RunRecord:
 
 
 def read_losses(events: Sequence[Event]) -> dict[str, float]:
-    """The validation loss of the bare backbone and that of the run's best checkpoint, if they were measured."""
-    before = [event["val/loss_before"] for event in events if "val/loss_before" in event]
+    """The validation losses of the bare backbone, of the start, and of the best checkpoint, if they were measured."""
+    before = {
+        name: [event[name] for event in events if event["kind"] == kind and name in event]
+        for name, kind in (("val/loss_before", "bare"), ("val/loss_start", "start"))
+    }
     chosen = [event["step"] for event in events if event["kind"] == "selection" and event["is_best"]]
     after = [loss for step, loss in validation_losses(events) if not chosen or step == chosen[-1]]
     return {
-        **({"val/loss_before": before[0]} if before else {}),
+        **{name: losses[0] for name, losses in before.items() if losses},
         **({"val/loss": min(after)} if after else {}),
     }
 

@@ -29,6 +29,7 @@ class CorpusTask(Task):
     Args:
         name: Name of the task in run folders and records.
         between: Text between a source and its target.
+        instruction: Sentence that says what the task is, from which a method can start; it is not part of any input.
         max_source_tokens: Longest source in tokens; `None`: limited by the backbone's positions only.
         truncation: End at which an over-long source is cut, `right` or `left`; `none` refuses such a source.
         num_train_examples: Number of training examples that are used, each with all its targets; `None` is all.
@@ -41,12 +42,13 @@ class CorpusTask(Task):
         *,
         name: str,
         between: str,
+        instruction: str | None,
         max_source_tokens: Annotated[int, Ge(1)] | None,
         truncation: Literal["right", "left", "none"],
         num_train_examples: Annotated[int, Ge(1)] | None,
         subset_seed: Annotated[int, Ge(0)],
     ) -> None:
-        self.name = name
+        self.name, self.instruction = name, instruction
         self.prompt = PromptFormat(between=between, max_source_tokens=max_source_tokens, truncation=truncation)
         self._num_train_examples, self._subset_seed = num_train_examples, subset_seed
         self._notes: dict[str, None] = {}

@@ -31,6 +31,8 @@ class Task(ABC):
     """Names of the metrics that the task is scored with."""
     prompt: PromptFormat
     """Format of the prompts."""
+    instruction: str | None = None
+    """Sentence that says what the task is, from which a method can start; it is not part of any input."""
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -46,12 +46,14 @@ class EvaluationSettings:
     Args:
         num_examples: Number of test inputs that are decoded, evenly spread over the split; `None` is all.
         compare_bare: Whether the bare backbone decodes them too.
+        measure_start: Whether the validation loss is measured before the first step, too, as `val/loss_start`.
     """
 
     @settings_from("evaluation/default")
-    def __init__(self, *, num_examples: Annotated[int, Ge(1)] | None, compare_bare: bool) -> None:
+    def __init__(self, *, num_examples: Annotated[int, Ge(1)] | None, compare_bare: bool, measure_start: bool) -> None:
         self.num_examples = num_examples
         self.compare_bare = compare_bare
+        self.measure_start = measure_start
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Difference from He et al.: their "MAM adapter" is parallel to a sublayer; the ad
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any, Self, TypeVar
 
@@ -21,6 +21,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.methods.method import Method, Resource
 from ptl_prefix.methods.restore import method_class
+from ptl_prefix.methods.start_inputs import StartInputs
 from ptl_prefix.settings import settings_from
 
 _T = TypeVar("_T")
@@ -57,10 +58,15 @@ class Combination(Method):
         parts: dict[str, Method] = dict(self.parts.items())  # type: ignore[arg-type]
         return parts
 
-    def provide_labels(self, read_labels: Callable[[], Sequence[str] | None]) -> None:
-        """Give every part the function."""
+    def provide_start_inputs(self, inputs: StartInputs) -> None:
+        """Give every part the same."""
         for part in self._parts().values():
-            part.provide_labels(read_labels)
+            part.provide_start_inputs(inputs)
+
+    def skip_start(self) -> None:
+        """Leave out the initialisation of every part."""
+        for part in self._parts().values():
+            part.skip_start()
 
     def exclusive_resources(self, backbone: Backbone) -> frozenset[Resource]:
         """The exclusive resources of all parts."""
@@ -144,6 +150,10 @@ class Combination(Method):
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """The trainable parameters of every part, as `<part>/<name>`."""
         return dict(_joined({name: part.trainable_parameters() for name, part in self._parts().items()}))
+
+    def checkpoint_tensors(self) -> Mapping[str, Tensor]:
+        """The tensors of every part, as `<part>/<name>`."""
+        return dict(_joined({name: part.checkpoint_tensors() for name, part in self._parts().items()}))
 
     def lr_groups(self) -> Iterable[tuple[float, Iterable[nn.Parameter]]]:
         """The groups of every part."""

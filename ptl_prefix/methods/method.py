@@ -7,7 +7,7 @@ parameters. A method acts on the backbone in these two functions only. A new met
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -18,6 +18,7 @@ from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import BackboneError, RunError
+from ptl_prefix.methods.start_inputs import StartInputs
 
 Resource = Literal["attention slots", "encoder input", "weights", "sublayer outputs"]
 """A part of a backbone that only one method at a time can use."""
@@ -71,14 +72,14 @@ class Method(nn.Module, ABC):
         """Whether the method is attached to a backbone."""
         return self._backbone is not None
 
-    def provide_labels(self, read_labels: Callable[[], Sequence[str] | None]) -> None:
-        """Give the method a function that reads the task's labels, for its initialisation.
+    def provide_start_inputs(self, inputs: StartInputs) -> None:
+        """Give the method what it may need of the task for its initialisation.
 
-        It is called before `incompatibilities`.
-
-        Args:
-            read_labels: Returns the closed set of the task's targets; `None` if targets are free text.
+        It is called before `incompatibilities`, and again with training rows before `attach`.
         """
+
+    def skip_start(self) -> None:
+        """Leave out an initialisation that would be overwritten: a checkpoint is loaded right after `attach`."""
 
     def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Settings that this backbone does not support, one sentence each; its shape alone is read."""
@@ -161,6 +162,7 @@ class Method(nn.Module, ABC):
     def _num_stored_at(self, size: int, backbone: Backbone) -> int:
         trial = copy.deepcopy(self)
         setattr(trial, str(self.size_setting), size)
+        trial.skip_start()
         with torch.random.fork_rng():  # the initialisation of the method itself must not depend on this
             trial._attach(backbone)
         trial._backbone = backbone
@@ -258,24 +260,28 @@ class Method(nn.Module, ABC):
         """Groups of trainable parameters, each with its learning rate for a run that sets none."""
         return [(self.default_lr, self.trainable_parameters().values())]
 
+    def checkpoint_tensors(self) -> Mapping[str, Tensor]:
+        """What a checkpoint holds of the method: the trainable parameters, and what its start has fixed for good."""
+        return self.trainable_parameters()
+
     def load_trainable_parameters(self, state: Mapping[str, Tensor]) -> None:
-        """Set the values of the trainable parameters.
+        """Set the values of the trainable parameters, and of whatever else `checkpoint_tensors` has.
 
         Args:
-            state: Tensors by the parameters' names.
+            state: Tensors by their names.
 
         Raises:
             RunError: When names or shapes differ from those of this method as configured.
         """
-        own = self.trainable_parameters()
-        if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in state.items()}:
+        own = self.checkpoint_tensors()
+        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in state.items()}:
             raise RunError(
                 f"A checkpoint must have the trainable parameters of '{self.name}' as configured, but their names or "
                 "shapes differ; use the run's own config."
             )
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state[name])
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
 
     @property
     def num_trainable(self) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.errors import BundleError, HubError
-from ptl_prefix.methods.prefix_start import bundle_problems
+from ptl_prefix.methods.prefix_start import PrefixStart, bundle_problems
+from ptl_prefix.methods.start_texts import missing_text_problem
 
 
 def site_problems(sites: Sequence[str] | None, backbone: Backbone) -> list[str]:
@@ -74,18 +75,57 @@ def frozen_sink_problems(frozen_sink: bool, prefix_length: int) -> list[str]:
     return [f"`method.prefix_length` must be > 1 with `method.frozen_sink=true`, but is {prefix_length}."]
 
 
-def init_problems(*, init: str, init_text: str | None, init_bundle: str | None, reparam: str) -> list[str]:
-    """An initialisation that its reparametrisation does not support, or that lacks its text or bundle."""
-    problems = []
-    if reparam == "embedding" and init in ("zero_values", "bundle"):
-        problems.append(f"`method.init` must be random or text with `method.reparam=embedding`, but is {init}.")
-    for key, value, needed_by in (("init_text", init_text, "text"), ("init_bundle", init_bundle, "bundle")):
-        if (value is not None) != (init == needed_by):
+def train_keys_problems(train_keys: bool, reparam: str) -> list[str]:
+    """Keys that cannot keep their initial values, as they are computed together with the values."""
+    if train_keys or reparam != "embedding":
+        return []
+    return [
+        "`method.train_keys` must be true with `method.reparam=embedding`, whose layers compute keys and values from "
+        "the same embeddings, but is false; choose none, mlp or linear."
+    ]
+
+
+def init_problems(start: PrefixStart, reparam: str, backbone: Backbone) -> list[str]:
+    """An initialisation that reparametrisation or backbone do not support, or that lacks its text or bundle."""
+    init, problems = start.init, []
+    if reparam == "embedding" and init in ("zero_values", "attention_matching", "bundle"):
+        problems.append(
+            f"`method.init` must be random or a text with `method.reparam=embedding`, whose layers compute keys and "
+            f"values, but is {init}; choose random, text, training_inputs, demonstrations or sampled_chunks."
+        )
+    for key, needed_by in (
+        ("init_text", "text"),
+        ("init_num_chunks", "sampled_chunks"),
+        ("init_num_tokens", "attention_matching"),
+        ("init_bundle", "bundle"),
+    ):
+        if (value := getattr(start, key)) is not None and init != needed_by:
             problems.append(
-                f"`method.{key}` must be given with `method.init={needed_by}` and only then, but init is {init} "
-                f"and {key} is {value!r}."
+                f"`method.{key}` must be given with `method.init={needed_by}` only, but init is {init} and {key} is "
+                f"{value!r}; set it to null, or choose that init."
             )
-    return problems
+    if init == "text":
+        problems += missing_text_problem(start.init_text, start.inputs)
+    if init == "bundle" and start.init_bundle is None:
+        problems.append("`method.init_bundle` must be a bundle's folder for `method.init=bundle`, but is null.")
+    return problems + (_matching_problems(start, backbone) if init == "attention_matching" else [])
+
+
+def _matching_problems(start: PrefixStart, backbone: Backbone) -> list[str]:
+    """A backbone or a number of tokens for which attention cannot be matched."""
+    if backbone.is_encoder_decoder:
+        return [
+            f"`method.init=attention_matching` needs a decoder-only backbone, but {backbone.name} is an "
+            "encoder-decoder; choose demonstrations."
+        ]
+    number, limit = start.init_num_tokens, backbone.max_positions
+    if number is None or start.prefix_length <= number <= (number if limit is None else limit // 2):
+        return []
+    most = "" if limit is None else f" and at most {limit // 2}, half of the positions of {backbone.name}"
+    return [
+        f"`method.init_num_tokens` must be at least the prefix's length of {start.prefix_length}{most}, but is "
+        f"{number}."
+    ]
 
 
 def init_bundle_problems(

@@ -1,11 +1,12 @@
-"""Initialises a prefix: at random, from the backbone's own activations, from words, or from an exported prefix.
+"""Initialises a prefix: at random, from the backbone's own activations of a text, or from an exported prefix.
 
-In: new tables, a backbone, and the settings of `init`. Out: initialised tables. Initialisation decides much of the
-result of a short training (Li & Liang, 2021, section 7.4).
+In: new tables, a backbone, the settings of `init`, and what the task gives. Out: initialised tables. Initialisation
+decides much of the result of a short training (Li & Liang, 2021, section 7.4).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,35 @@ from ptl_prefix.artifacts.manifest import Manifest, read_manifest
 from ptl_prefix.backbones.attention_sites import Geometry
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.observation import observed_stds, observed_text
+from ptl_prefix.backbones.observed_context import observed_context
+from ptl_prefix.methods.attention_matching import match_attention
 from ptl_prefix.methods.prefix_table import EmbeddingTable, KeyValueTable, PrefixTable
+from ptl_prefix.methods.start_inputs import StartInputs, TrainingRows
+from ptl_prefix.methods.start_texts import (
+    demonstration_ids,
+    digest,
+    pairs_after_demonstrations,
+    sampled_chunk_ids,
+    start_token_id,
+    training_input_ids,
+    word_ids,
+    words_note,
+)
 
-Init = Literal["random", "zero_values", "text", "bundle"]
+Init = Literal[
+    "random",
+    "zero_values",
+    "text",
+    "training_inputs",
+    "demonstrations",
+    "sampled_chunks",
+    "attention_matching",
+    "bundle",
+]
+
+_NUM_CHUNKS = 4
+_CONTEXT_PER_POSITION = 16
+_NUM_QUERY_TEXTS, _QUERIES_PER_TEXT = 16, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +55,26 @@ class PrefixStart:
     """The initialisation of a prefix.
 
     Args:
-        init: Kind of initial values; see `PrefixTuning`.
-        text: Words for `init=text`.
-        bundle: Folder of the bundle for `init=bundle`.
+        init: Kind of initial values; see `PrefixTuning`, as for the next four.
+        init_text: Words for `init=text`.
+        init_num_chunks: Number of chunks for `init=sampled_chunks`.
+        init_num_tokens: Number of tokens that `init=attention_matching` compresses.
+        init_bundle: Folder of the bundle for `init=bundle`.
+        inputs: What the task gives.
         prefix_length: Number of prefix positions, the frozen one included.
         num_frozen: Number of frozen positions at the start of the prefix, 0 or 1.
+        text_start: Position of the first token of a text.
     """
 
     init: Init
-    text: str | None
-    bundle: str | None
+    init_text: str | None
+    init_num_chunks: int | None
+    init_num_tokens: int | None
+    init_bundle: str | None
+    inputs: StartInputs
     prefix_length: int
     num_frozen: int
+    text_start: int
 
     def initialise(
         self, tables: Mapping[str, PrefixTable], backbone: Backbone, layers: Mapping[str, Sequence[int]]
@@ -53,30 +88,83 @@ class PrefixStart:
 
         Returns:
             A remark for the user; `None` if there is none.
+
+        Raises:
+            ValueError: When training rows are needed, and there are none.
         """
         if self.init in ("random", "zero_values"):
             _match_stds(tables, backbone, layers, zero_values=self.init == "zero_values")
             return None
         if self.init == "bundle":
-            assert self.bundle is not None
-            targets, note = bundle_tables(self.bundle, self.prefix_length)
-            return note + self._fit(tables, targets)
-        assert self.text is not None
-        ids = word_ids(backbone, self.text, self.prefix_length - self.num_frozen)
-        note = f"starts from the words {backbone.tokenizer.decode(ids)!r}"
+            assert self.init_bundle is not None
+            targets, note = bundle_tables(self.init_bundle, self.prefix_length)
+            return note + self._fit(tables, {site: table[..., self.num_frozen :, :] for site, table in targets.items()})
+        if self.init == "attention_matching":
+            target, note = self._matched(backbone)
+            return note + self._fit(tables, {site: target[list(layers[site])] for site in tables})
+        ids, note = self._text(backbone)
         for table in tables.values():
             if isinstance(table, EmbeddingTable):
                 table.start_from(ids)
                 return note
         observed = observed_text(backbone, [start_token_id(backbone)] * self.num_frozen + ids)
-        return note + self._fit(tables, {site: observed[site][list(layers[site])] for site in tables})
+        return note + self._fit(
+            tables, {site: observed[site][list(layers[site])][..., self.num_frozen :, :] for site in tables}
+        )
+
+    def _text(self, backbone: Backbone) -> tuple[list[int], str]:
+        """The token ids whose keys and values are the prefix, and a remark for the user."""
+        length = self.prefix_length - self.num_frozen
+        if self.init == "text":
+            ids = word_ids(backbone, self.inputs.words(self.init_text), length)
+            return ids, words_note(backbone, ids, self.init_text)
+        if self.init == "training_inputs":
+            ids, whose = training_input_ids(self._rows, length), "the first training inputs"
+        elif self.init == "demonstrations":
+            ids, whose = demonstration_ids(self._rows, length), "the first training pairs"
+        else:
+            num_chunks = min(self.init_num_chunks or _NUM_CHUNKS, length)
+            ids, whose = sampled_chunk_ids(self._rows, length, num_chunks), f"{num_chunks} chunks of training pairs"
+        return ids, f"starts from {length} tokens of {whose} (sha256 {digest(ids)})"
+
+    def _matched(self, backbone: Backbone) -> tuple[KeyValueTable, str]:
+        """Keys and values to which training rows attend as to a longer text, and a remark for the user."""
+        length = self.prefix_length - self.num_frozen
+        ids = demonstration_ids(self._rows, max(length, self.init_num_tokens or self._context_length(backbone)))
+        unused = pairs_after_demonstrations(self._rows, len(ids))
+        texts = [pair.prompt + pair.target for pair in islice(unused, _NUM_QUERY_TEXTS)]
+        context = [start_token_id(backbone)] * self.num_frozen + ids
+        observed = observed_context(backbone, context, texts, text_start=self.text_start, num_queries=_QUERIES_PER_TEXT)
+        matched = [match_attention(layer.without_first(self.num_frozen), length) for layer in observed]
+        error = sum(layer.output_error for layer in matched) / len(matched)
+        mass = sum(layer.mass for layer in matched) / len(matched)
+        note = (
+            f"starts from {len(ids)} tokens of the first training pairs (sha256 {digest(ids)}), compressed into "
+            f"{length} positions: over {len(texts)} more training pairs and all layers, their attention mass is "
+            f"{mass:.0%} of the tokens', and their attention output differs by {error:.0%}"
+        )
+        return torch.stack([layer.table for layer in matched]), note
+
+    def _context_length(self, backbone: Backbone) -> int:
+        """Number of tokens to compress where none is configured."""
+        wanted = _CONTEXT_PER_POSITION * self.prefix_length
+        return wanted if backbone.max_positions is None else min(wanted, backbone.max_positions // 2)
+
+    @property
+    def _rows(self) -> TrainingRows:
+        if self.inputs.training_rows is None:
+            raise ValueError(
+                f"`method.init={self.init}` needs the training rows of a task, but the method was given none; train "
+                "with `ptl-prefix train` or `ptl_prefix.train`, or choose another `method.init`."
+            )
+        return self.inputs.training_rows
 
     def _fit(self, tables: Mapping[str, PrefixTable], targets: Mapping[str, KeyValueTable]) -> str:
-        """Fit every table to the trained positions of its target."""
+        """Fit every table to its target."""
         errors = {}
         for site, target in targets.items():
             device = next(tables[site].parameters()).device
-            errors[site] = tables[site].fit(target[:, :, :, self.num_frozen :].to(device))
+            errors[site] = tables[site].fit(target.to(device))
         return format_shortfall(errors)
 
 
@@ -95,26 +183,6 @@ def sink_tables(backbone: Backbone, layers: Mapping[str, Sequence[int]]) -> dict
     """The backbone's own keys and values of a text's first token, by site: one position, an attention sink."""
     sinks = observed_text(backbone, [start_token_id(backbone)])
     return {site: sinks[site][list(indices)] for site, indices in layers.items()}
-
-
-def word_ids(backbone: Backbone, text: str, length: int) -> list[int]:
-    """The first `length` token ids of a text, which is repeated if it is too short.
-
-    Raises:
-        ValueError: When the text has no words.
-    """
-    if not text.strip():
-        raise ValueError(f"`method.init_text` must have words for `method.init=text`, but is {text!r}.")
-    # Every word is at least one token.
-    repeated = " ".join([text.strip()] * -(-length // len(text.split())))
-    ids: list[int] = backbone.tokenizer(repeated, add_special_tokens=False, verbose=False).input_ids
-    return ids[:length]
-
-
-def start_token_id(backbone: Backbone) -> int:
-    """The id of the tokenizer's bos token, or of eos if it has none."""
-    tokenizer = backbone.tokenizer
-    return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
 
 def bundle_problems(folder: str, geometry: Geometry, sites: Sequence[str], layers: Sequence[int] | None) -> list[str]:

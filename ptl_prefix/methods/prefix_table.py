@@ -25,12 +25,14 @@ class PrefixTable(nn.Module, ABC):
     Args:
         geometry: Shape of the site; `num_layers` counts only the layers that get a prefix.
         prefix_length: Number of prefix positions per layer.
+        num_parts: 2 for keys and values, 1 for a table that computes only one of them.
     """
 
-    def __init__(self, geometry: SiteGeometry, prefix_length: int) -> None:
+    def __init__(self, geometry: SiteGeometry, prefix_length: int, num_parts: int = 2) -> None:
         super().__init__()
         self.geometry = geometry
         self.prefix_length = prefix_length
+        self.num_parts = num_parts
 
     @abstractmethod
     def forward(self) -> KeyValueTable:
@@ -58,16 +60,21 @@ class PrefixTable(nn.Module, ABC):
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """(layers, 2, kv_heads, prefix, head_dim)."""
+        """(layers, num_parts, kv_heads, prefix, head_dim)."""
         g = self.geometry
-        return g.num_layers, 2, g.num_kv_heads, self.prefix_length, g.head_dim
+        return g.num_layers, self.num_parts, g.num_kv_heads, self.prefix_length, g.head_dim
+
+
+def widened(scale: Tensor) -> Tensor:
+    """Standard deviations of which none is less than 1, except those that are 0."""
+    return torch.where(scale > 0, scale.clamp(min=1.0), scale)
 
 
 class PlainTable(PrefixTable):
     """`reparam: none`. The table is the parameter."""
 
-    def __init__(self, geometry: SiteGeometry, prefix_length: int) -> None:
-        super().__init__(geometry, prefix_length)
+    def __init__(self, geometry: SiteGeometry, prefix_length: int, num_parts: int = 2) -> None:
+        super().__init__(geometry, prefix_length, num_parts)
         self.table = nn.Parameter(torch.randn(self.shape))
 
     def forward(self) -> KeyValueTable:
@@ -81,7 +88,7 @@ class PlainTable(PrefixTable):
         Below 1 the table stays as drawn from N(0, 1): Adam changes every number by about the learning rate per step,
         however small it is, so rows that start close to each other would stay similar for long.
         """
-        self.table.mul_(torch.where(scale > 0, scale.clamp(min=1.0), scale))
+        self.table.mul_(widened(scale))
 
     @torch.no_grad()
     def fit(self, target: KeyValueTable) -> float:
@@ -102,13 +109,16 @@ class MlpTable(PrefixTable):
         prefix_length: As in `PrefixTable`.
         embedding_size: Width of the rows P'.
         hidden_size: Width of the hidden layer.
+        num_parts: As in `PrefixTable`.
     """
 
-    def __init__(self, geometry: SiteGeometry, prefix_length: int, embedding_size: int, hidden_size: int) -> None:
-        super().__init__(geometry, prefix_length)
+    def __init__(
+        self, geometry: SiteGeometry, prefix_length: int, embedding_size: int, hidden_size: int, num_parts: int = 2
+    ) -> None:
+        super().__init__(geometry, prefix_length, num_parts)
         self.rows = nn.Parameter(torch.randn(prefix_length, embedding_size))
         self.hidden = nn.Linear(embedding_size, hidden_size)
-        self.output = nn.Linear(hidden_size, 2 * geometry.num_layers * geometry.kv_width)
+        self.output = nn.Linear(hidden_size, num_parts * geometry.num_layers * geometry.kv_width)
 
     def forward(self) -> KeyValueTable:
         """The MLP of all rows."""
@@ -153,14 +163,17 @@ class LinearTable(PrefixTable):
         geometry: As in `PrefixTable`.
         prefix_length: As in `PrefixTable`.
         embedding_size: e, the width of P'.
+        num_parts: As in `PrefixTable`.
     """
 
-    def __init__(self, geometry: SiteGeometry, prefix_length: int, embedding_size: int) -> None:
-        super().__init__(geometry, prefix_length)
+    def __init__(self, geometry: SiteGeometry, prefix_length: int, embedding_size: int, num_parts: int = 2) -> None:
+        super().__init__(geometry, prefix_length, num_parts)
         self.rows = nn.Parameter(torch.randn(geometry.num_layers, prefix_length, embedding_size))
         # The products have unit variance, so that `match` can scale them like a plain table.
         scale = embedding_size**-0.5
-        self.columns = nn.Parameter(torch.randn(geometry.num_layers, 2, embedding_size, geometry.kv_width) * scale)
+        self.columns = nn.Parameter(
+            torch.randn(geometry.num_layers, num_parts, embedding_size, geometry.kv_width) * scale
+        )
 
     def forward(self) -> KeyValueTable:
         """P' W of every layer."""
@@ -233,25 +246,5 @@ class EmbeddingTable(PrefixTable):
             ValueError: Always.
         """
         raise ValueError(
-            "`method.init` must be random or text with `method.reparam=embedding`, but keys and values were given."
+            "`method.init` must be random or a text with `method.reparam=embedding`, but keys and values were given."
         )
-
-
-def make_table(
-    reparam: str,
-    geometry: SiteGeometry,
-    backbone: Backbone,
-    *,
-    prefix_length: int,
-    embedding_size: int | None,
-    hidden_size: int,
-) -> PrefixTable:
-    """A new table for `reparam`: `none`, `mlp`, `linear` or `embedding`."""
-    if reparam == "none":
-        return PlainTable(geometry, prefix_length)
-    if reparam == "mlp":
-        return MlpTable(geometry, prefix_length, embedding_size or backbone.hidden_size, hidden_size)
-    if reparam == "linear":
-        return LinearTable(geometry, prefix_length, embedding_size or backbone.hidden_size)
-    assert reparam == "embedding", reparam
-    return EmbeddingTable(geometry, prefix_length, backbone)

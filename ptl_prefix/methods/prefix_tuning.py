@@ -8,8 +8,7 @@ row of a batch; keys and values enter in the attention function instead of throu
 can be matched to the backbone; in rotary models the trained keys are those after the rotation.
 """
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -23,8 +22,10 @@ from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates, layers_of_table
 from ptl_prefix.methods import prefix_checks
 from ptl_prefix.methods.method import Method, Resource
+from ptl_prefix.methods.new_tables import new_tables
 from ptl_prefix.methods.prefix_start import Init, PrefixStart, sink_tables
-from ptl_prefix.methods.prefix_table import EmbeddingTable, KeyValueTable, PrefixTable, make_table
+from ptl_prefix.methods.prefix_table import EmbeddingTable, KeyValueTable, PrefixTable
+from ptl_prefix.methods.start_inputs import StartInputs
 from ptl_prefix.settings import settings_from
 
 Length = Annotated[int, Ge(1)]
@@ -45,9 +46,16 @@ class PrefixTuning(Method):
         reparam_embedding_size: Width of the MLP's input, or of P' in `linear`; `None` is the backbone's width.
         init: Initial keys and values. `random`: normal, with the standard deviations of the backbone's own in each
             layer (a plain table: of at least 1). `zero_values`: such keys, and values of zero, close to the bare
-            backbone. `text`: those of words. `bundle`: those of an exported prefix.
-        init_text: Words for `init=text`, repeated if they have fewer tokens than the prefix has positions.
+            backbone. `text`: those of words. `training_inputs`: of the first training prompts. `demonstrations`: of
+            the first training prompts with their targets. `sampled_chunks`: of random chunks of training rows.
+            `attention_matching`: demonstrations, compressed. `bundle`: those of an exported prefix.
+        init_text: Words for `init=text`, repeated if they have fewer tokens than the prefix has positions; `None` is
+            the task's instruction.
+        init_num_chunks: Number of chunks for `init=sampled_chunks`; `None` is 4, or the prefix's length if it is less.
+        init_num_tokens: Number of tokens that `init=attention_matching` compresses; `None` is 16 times the prefix's
+            length, or half of the context window if it is less.
         init_bundle: Folder of a bundle of the same geometry for `init=bundle`, truncated or repeated to the length.
+        train_keys: Whether keys are trained; if not, they keep their initial values, and only values are trained.
         frozen_sink: Whether the first position is frozen, with the backbone's keys and values of its start token.
         prefix_dropout: Dropout probability on the keys and values during training.
         layers: Indices of the layers that get a prefix; `None` is every layer.
@@ -74,7 +82,10 @@ class PrefixTuning(Method):
         reparam_embedding_size: Length | None,
         init: Init,
         init_text: str | None,
+        init_num_chunks: Length | None,
+        init_num_tokens: Length | None,
         init_bundle: str | None,
+        train_keys: bool,
         frozen_sink: bool,
         prefix_dropout: Annotated[float, Ge(0), Lt(1)],
         layers: Sequence[int] | None,
@@ -88,7 +99,10 @@ class PrefixTuning(Method):
         self.reparam_embedding_size = reparam_embedding_size
         self.init = init
         self.init_text = init_text
+        self.init_num_chunks = init_num_chunks
+        self.init_num_tokens = init_num_tokens
         self.init_bundle = init_bundle
+        self.train_keys = train_keys
         self.frozen_sink = frozen_sink
         self.prefix_dropout = prefix_dropout
         self.layers = layers
@@ -96,7 +110,17 @@ class PrefixTuning(Method):
         self._position_law = position_law
         self.tables = nn.ModuleDict()
         self._sinks: dict[str, KeyValueTable] = {}
+        self._start_inputs = StartInputs()
+        self._skips_start = False
         self._visible = True
+
+    def provide_start_inputs(self, inputs: StartInputs) -> None:
+        """Keep the task's instruction and training rows for the initialisations that use them."""
+        self._start_inputs = inputs
+
+    def skip_start(self) -> None:
+        """Leave the tables as drawn; a frozen sink is computed all the same, as no checkpoint holds it."""
+        self._skips_start = True
 
     def condition(self, inputs: ModelInputs) -> ModelInputs:
         """Fill the slots, and set the text's positions by the position law."""
@@ -170,9 +194,8 @@ class PrefixTuning(Method):
         has_places = not problems
         problems += prefix_checks.causality_problems(self._position_law, self.reparam, backbone)
         problems += prefix_checks.frozen_sink_problems(self.frozen_sink, self.prefix_length)
-        problems += prefix_checks.init_problems(
-            init=self.init, init_text=self.init_text, init_bundle=self.init_bundle, reparam=self.reparam
-        )
+        problems += prefix_checks.train_keys_problems(self.train_keys, self.reparam)
+        problems += prefix_checks.init_problems(self._start(backbone), self.reparam, backbone)
         if self.init == "bundle" and self.init_bundle is not None and has_places:
             sites = list(self._selected_layers(backbone))
             problems += prefix_checks.init_bundle_problems(self.init_bundle, backbone, sites, self.layers)
@@ -196,38 +219,44 @@ class PrefixTuning(Method):
         layers = self._selected_layers(backbone)
         if self.frozen_sink:
             self._sinks = sink_tables(backbone, layers)
-        start = PrefixStart(
+        if not self._skips_start and (note := self._start(backbone).initialise(self._tables(), backbone, layers)):
+            self.notes.append(note)
+
+    def _start(self, backbone: Backbone) -> PrefixStart:
+        return PrefixStart(
             init=self.init,
-            text=self.init_text,
-            bundle=self.init_bundle,
+            init_text=self.init_text,
+            init_num_chunks=self.init_num_chunks,
+            init_num_tokens=self.init_num_tokens,
+            init_bundle=self.init_bundle,
+            inputs=self._start_inputs,
             prefix_length=self.prefix_length,
             num_frozen=int(self.frozen_sink),
+            text_start=self.reserved_positions(backbone),
         )
-        if note := start.initialise(self._tables(), backbone, layers):
-            self.notes.append(note)
 
     def _selected_layers(self, backbone: Backbone) -> dict[str, list[int]]:
         return select_layers(backbone.geometry, sites=self.sites, layers=self.layers)
 
     def _new_tables(self, backbone: Backbone, reparam: str) -> nn.ModuleDict:
         """One new table per selected site, for the layers that get a prefix and the positions that are trained."""
-        return nn.ModuleDict(
-            {
-                site: make_table(
-                    reparam,
-                    dataclasses.replace(backbone.geometry[site], num_layers=len(layers)),
-                    backbone,
-                    prefix_length=self.prefix_length - int(self.frozen_sink),
-                    embedding_size=self.reparam_embedding_size,
-                    hidden_size=self.reparam_hidden_size,
-                )
-                for site, layers in self._selected_layers(backbone).items()
-            }
+        return new_tables(
+            reparam,
+            backbone,
+            self._selected_layers(backbone),
+            prefix_length=self.prefix_length - int(self.frozen_sink),
+            embedding_size=self.reparam_embedding_size,
+            hidden_size=self.reparam_hidden_size,
+            train_keys=self.train_keys,
         )
 
     def _tables(self) -> dict[str, PrefixTable]:
         tables: dict[str, PrefixTable] = dict(self.tables.items())  # type: ignore[arg-type]
         return tables
+
+    def checkpoint_tensors(self) -> Mapping[str, Tensor]:
+        """The trainable parameters, and keys that are not trained: computed again, they could differ by rounding."""
+        return {**super().checkpoint_tensors(), **dict(self.named_buffers())}
 
     @property
     def num_stored(self) -> int:
@@ -254,9 +283,8 @@ class PrefixTuning(Method):
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
         """Build the prefix of a bundle, as plain tables, and attach it to `backbone`."""
-        method = cls(
-            name=bundle.manifest.method, reparam="none", init="random", prefix_dropout=0.0, **bundle.manifest.settings
-        )
+        plain = {"reparam": "none", "init": "random", "train_keys": True, "prefix_dropout": 0.0}
+        method = cls(name=bundle.manifest.method, **plain, **bundle.manifest.settings)
         method.tables = method._new_tables(backbone, "none")
         for site, table in method._tables().items():
             pair = torch.stack([bundle.tensors[f"{site}.keys"], bundle.tensors[f"{site}.values"]], dim=1)

@@ -16,7 +16,7 @@ language modelling first (LM adaptation); the optimizer is AdamW rather than Ada
 with sliding-window attention, a prompt stays visible in a causal backbone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -30,8 +30,9 @@ from ptl_prefix.backbones.observation import keys_values_of_embeddings
 from ptl_prefix.backbones.prefix_states import PrefixStates, layers_of_table
 from ptl_prefix.errors import DataError
 from ptl_prefix.methods.method import Method, Resource
-from ptl_prefix.methods.prefix_start import word_ids
 from ptl_prefix.methods.prompt_start import label_embeddings, sampled_embeddings
+from ptl_prefix.methods.start_inputs import StartInputs
+from ptl_prefix.methods.start_texts import missing_text_problem, word_ids, words_note
 from ptl_prefix.settings import settings_from
 
 
@@ -47,7 +48,8 @@ class PromptTuning(Method):
         init: Initial values: `vocabulary` samples embeddings of the most common tokens; `random` is uniform in
             [-0.5, 0.5]; `text` takes the embeddings of words; `labels` those of the task's labels, and samples as
             `vocabulary` if there are fewer labels than rows.
-        init_text: Words for `init=text`, repeated if they have fewer tokens than there are rows.
+        init_text: Words for `init=text`, repeated if they have fewer tokens than there are rows; `None` is the task's
+            instruction.
         init_labels: Labels for `init=labels`; `None` is the task's labels.
     """
 
@@ -73,12 +75,12 @@ class PromptTuning(Method):
         self.init_labels = init_labels
         self.rows: nn.Parameter | None
         self.register_parameter("rows", None)
-        self._read_task_labels: Callable[[], Sequence[str] | None] = lambda: None
+        self._start_inputs = StartInputs()
         self._visible = True
 
-    def provide_labels(self, read_labels: Callable[[], Sequence[str] | None]) -> None:
-        """Keep the function for `init=labels`: a task may have to read its data for them."""
-        self._read_task_labels = read_labels
+    def provide_start_inputs(self, inputs: StartInputs) -> None:
+        """Keep the instruction for `init=text`, and the function that reads the labels for `init=labels`."""
+        self._start_inputs = inputs
 
     @property
     def size_setting(self) -> str:
@@ -106,8 +108,8 @@ class PromptTuning(Method):
             for init, value in (("text", self.init_text), ("labels", self.init_labels))
             if value is not None and self.init != init
         ]
-        if self.init == "text" and not (self.init_text or "").strip():
-            problems.append(f"`method.init_text` must have words for `method.init=text`, but is {self.init_text!r}.")
+        if self.init == "text":
+            problems += missing_text_problem(self.init_text, self._start_inputs)
         return problems + (self._label_problems() if self.init == "labels" else [])
 
     def _label_problems(self) -> list[str]:
@@ -125,7 +127,7 @@ class PromptTuning(Method):
         return []
 
     def _labels(self) -> Sequence[str]:
-        return self.init_labels or self._read_task_labels() or ()
+        return self.init_labels or self._start_inputs.read_labels() or ()
 
     def _attach(self, backbone: Backbone) -> None:
         if self.rows is None:
@@ -143,9 +145,8 @@ class PromptTuning(Method):
         if self.init == "random":
             return torch.rand(self.prompt_length, backbone.embedding_size) - 0.5
         if self.init == "text":
-            assert self.init_text is not None
-            ids = word_ids(backbone, self.init_text, self.prompt_length)
-            self.notes.append(f"starts from the words {backbone.tokenizer.decode(ids)!r}")
+            ids = word_ids(backbone, self._start_inputs.words(self.init_text), self.prompt_length)
+            self.notes.append(words_note(backbone, ids, self.init_text))
             return backbone.embed(torch.tensor(ids))
         sampled = sampled_embeddings(backbone, self.prompt_length)
         if self.init == "vocabulary":

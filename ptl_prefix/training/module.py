@@ -140,8 +140,8 @@ class AdaptationModule(pl.LightningModule):
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The trainable parameters alone, so that a checkpoint is small whatever the backbone's size."""
-        return {name: parameter.detach() for name, parameter in self.method.trainable_parameters().items()}
+        """The method's own tensors alone, so that a checkpoint is small whatever the backbone's size."""
+        return {name: tensor.detach() for name, tensor in self.method.checkpoint_tensors().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trainable parameters.

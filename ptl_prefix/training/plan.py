@@ -22,7 +22,7 @@ from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.optimization import Optimization
-from ptl_prefix.training.plan_problems import plan_problems
+from ptl_prefix.training.plan_problems import plan_problems, start_inputs
 from ptl_prefix.training.settings import TrainingSettings
 
 
@@ -64,7 +64,7 @@ class Plan:
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        self.method.provide_labels(lambda: self.task.label_set)
+        self.method.provide_start_inputs(start_inputs(self.task))
 
     def problems(self) -> list[str]:
         """Every way in which the parts do not fit together, one sentence each; found before any weights load."""

@@ -16,6 +16,7 @@ from ptl_prefix.data.task import Task
 from ptl_prefix.errors import PtlPrefixError, StorageError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.start_inputs import StartInputs, TrainingRows
 from ptl_prefix.training.settings import TrainingSettings, selection_problems
 from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
@@ -55,7 +56,7 @@ def plan_problems(
     if needs_weights:
         problems += backbone.weight_problems()
     if task is not None:
-        method.provide_labels(lambda: task.label_set)
+        method.provide_start_inputs(start_inputs(task))
     try:
         shape = backbone.load_shape()
         method.choose_size(shape)
@@ -71,6 +72,11 @@ def plan_problems(
     except ValueError as error:
         problems.append(str(error))
     return problems
+
+
+def start_inputs(task: Task, training_rows: TrainingRows | None = None) -> StartInputs:
+    """What a task gives a method for its initialisation; training rows once they are encoded."""
+    return StartInputs(read_labels=lambda: task.label_set, instruction=task.instruction, training_rows=training_rows)
 
 
 def position_budget_problems(backbone: Backbone, method: Method, task: Task, decoding: Decoding) -> list[str]:

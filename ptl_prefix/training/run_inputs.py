@@ -35,6 +35,7 @@ class RunInputs:
         num_in_decoded_split: Number of inputs in that split.
         decoded_rows: Inputs that are decoded, as the task gives them.
         encoding: Report of each split's encoding.
+        training_rows: Encoded training rows in the order of the data, from which a method can start.
         selection_rows: Validation inputs that are decoded to choose the best checkpoint; none if its loss is.
     """
 
@@ -46,6 +47,7 @@ class RunInputs:
     num_in_decoded_split: int
     decoded_rows: Sequence[Mapping[str, Any]]
     encoding: Mapping[Split, EncodingReport]
+    training_rows: EncodedSplit
     selection_rows: Sequence[Mapping[str, Any]] = ()
 
 
@@ -114,6 +116,7 @@ def load_run_inputs(
         num_in_decoded_split=decoded.num_in_split,
         decoded_rows=decoded.rows,
         encoding={"train": train.report, "validation": validation.report},
+        training_rows=train,
         selection_rows=_selection_rows(plan, validation.report.num_examples),
     )
 

@@ -91,7 +91,7 @@ class RunRecorder:
             step=0,
             task_version=self._plan.task.version,
             decoding=asdict(self._plan.decoding),
-            metric_info=dict.fromkeys(("val/loss_before", "val/loss"), asdict(LOSS_INFO)),
+            metric_info=dict.fromkeys(("val/loss_before", "val/loss_start", "val/loss"), asdict(LOSS_INFO)),
             environment=environment(),
         )
 
@@ -104,6 +104,11 @@ class RunRecorder:
     def add_loss(self, name: str, nats: float) -> None:
         """Add a loss in nats per target token to the metrics."""
         self._add(name, nats, LOSS_INFO)
+
+    def add_logged_loss(self, name: str) -> None:
+        """Add a loss that was measured before the run was resumed, and is in its log."""
+        if (nats := read_losses(self._logged_events("stopped")).get(name)) is not None:
+            self.add_loss(name, nats)
 
     def add_selection(self, selection: Selection, info: MetricInfo) -> None:
         """Add the choice of the best checkpoint, and its value to the metrics."""

@@ -48,7 +48,7 @@ class TrainingLoop:
         plan, batches, backbone = self._plan, self._inputs.train, self._inputs.backbone
         num_steps = plan.num_steps(len(batches))
         interval = plan.val_check_interval(len(batches))
-        self._ranks.broadcast(plan.method.trainable_parameters().values())
+        self._ranks.broadcast(plan.method.checkpoint_tensors().values())
         module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=num_steps, ranks=self._ranks)
         checkpoints = Checkpoints(
             self._context.folder,

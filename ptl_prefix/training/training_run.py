@@ -30,6 +30,7 @@ from ptl_prefix.training.decoding import decode_rows
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
+from ptl_prefix.training.plan_problems import start_inputs
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.run_recorder import RunRecorder
@@ -87,9 +88,12 @@ class TrainingRun:
         if resumed_step is None:
             self._log_inputs()
         pl.seed_everything(self.plan.seed, verbose=False)
+        self._prepare_start(resumed_step)
         self.plan.method.attach(self.backbone)
         try:
             self._log_start(resumed_step)
+            if self.plan.evaluation.measure_start:
+                self._measure_start(resumed_step)
             loop = TrainingLoop(self.plan, self.inputs, self.context)
             adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None), states)
             if self.ranks.is_rank_zero:
@@ -98,13 +102,17 @@ class TrainingRun:
         finally:
             self.plan.method.detach()
 
+    def _prepare_start(self, resumed_step: int | None) -> None:
+        """Give the method what it starts from; a resumed run has its start in the checkpoint."""
+        self.plan.method.provide_start_inputs(start_inputs(self.plan.task, self.inputs.training_rows))
+        if resumed_step is not None:
+            self.plan.method.skip_start()
+
     def _evaluate_bare(self) -> list[Prediction]:
         """The backbone without the method: its loss, and predictions if they are compared."""
         self._notify(f"evaluating the bare {self.backbone.name} on {self.backbone.device}, {self.backbone.precision}")
         bare = NoAdaptation().attach(self.backbone)
-        validation = self.inputs.validation
-        with self._stage("measuring the bare backbone, batch", len(validation)) as advance:
-            loss = mean_loss(self.backbone, bare, tracked(validation, advance), add_up=self.ranks.sum)
+        loss = self._validation_loss(bare, "the bare backbone")
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"The loss of the bare {self.backbone.name} must be finite, but is {loss} on the validation split in "
@@ -118,6 +126,22 @@ class TrainingRun:
         if self.ranks.is_rank_zero:
             self._add_scores(predictions, suffix="_before")
         return predictions
+
+    def _measure_start(self, resumed_step: int | None) -> None:
+        """The validation loss before the first step; a resumed run has it in its log."""
+        if resumed_step is not None:
+            self.recorder.add_logged_loss("val/loss_start")
+            return
+        loss = self._validation_loss(self.plan.method, f"the start of {self.plan.method.name}")
+        self.recorder.add_loss("val/loss_start", loss)
+        if math.isfinite(loss):
+            self._notify(f"the {self.plan.method.name} starts at a validation loss of {loss:.3f}")
+            self.context.events.write("start", step=0, **{"val/loss_start": loss})
+
+    def _validation_loss(self, method: Method, what: str) -> float:
+        validation = self.inputs.validation
+        with self._stage(f"measuring {what}, batch", len(validation)) as advance:
+            return mean_loss(self.backbone, method, tracked(validation, advance), add_up=self.ranks.sum)
 
     def _state_facts(self) -> StateFacts | None:
         """Hidden states of the backbone for routing, while no method is attached; `None` unless they are asked for."""
@@ -179,7 +203,7 @@ class TrainingRun:
         self._notify(f"decoding with the best checkpoint, step {checkpoints.best_step}")
         if self.ranks.is_rank_zero:
             load_trained_state(plan.method, self.context.folder.best)
-        self.ranks.broadcast(plan.method.trainable_parameters().values())
+        self.ranks.broadcast(plan.method.checkpoint_tensors().values())
         plan.method.eval()
         self.recorder.add_loss("val/loss", checkpoints.best_loss)
         if checkpoints.metric is not None:

@@ -30,7 +30,7 @@ _KIN = ("dora", "ia3", "rslora", "top_layers")
 _OUTSIDE_THE_SOFTMAX = ("gated_prefix", "prefix_plus")
 """Methods whose one way stands for both in the fast tests, on GPT-2; their equations are tested in `parity`."""
 _PLAIN_PREFIX = {"prefix_length", "reparam", "reparam_hidden_size"}
-_CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"})
+_CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"}, {"init": "attention_matching"})
 
 
 @pytest.fixture
@@ -82,4 +82,4 @@ def _is_wanted(test: str, callspec: Any) -> bool:
     # They meet a family as `lora` or `gated_prefix` does; each family's names and slots are tested in `backbones`.
     if name in _KIN or name == "prefix_plus":
         return False
-    return variant.get("reparam", "mlp") == "mlp" and not {"init_text", "placement", "layers"} & variant.keys()
+    return variant.get("reparam", "mlp") == "mlp" and not {"init", "init_text", "placement", "layers"} & variant.keys()

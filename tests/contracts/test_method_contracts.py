@@ -46,6 +46,7 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
         {"prefix_length": 4, "reparam": "none", "position_law": "infix"},
         {"prefix_length": 4, "reparam": "embedding"},
         {"prefix_length": 4, "reparam_hidden_size": 16, "init": "text", "init_text": "the cat", "frozen_sink": True},
+        {"prefix_length": 4, "reparam_hidden_size": 16, "init": "attention_matching", "train_keys": False},
     ],
     "prefix_plus": [{"feature_map": "elu"}, {"feature_map": "gelu", "layers": [1]}],
     "prompt_tuning": [
@@ -161,11 +162,11 @@ def _prefix_tuning_counts(settings: Mapping[str, Any], backbone: Backbone) -> tu
         n = _selected(settings, site.num_layers)
         w = site.num_kv_heads * site.head_dim
         stored += 2 * n * p * w
-        q = p - settings["frozen_sink"]
+        q, parts = p - settings["frozen_sink"], 1 + settings["train_keys"]
         trained += {
-            "none": 2 * n * q * w,
-            "mlp": (q * e) + (e * h + h) + (h * 2 * n * w + 2 * n * w),  # rows, hidden layer, output layer
-            "linear": n * e * (q + 2 * w),
+            "none": parts * n * q * w,
+            "mlp": (q * e) + (e * h + h) + (h * parts * n * w + parts * n * w),  # rows, hidden layer, output layer
+            "linear": n * e * (q + parts * w),
             "embedding": q * backbone.hidden_size,
         }[settings["reparam"]]
     return trained, stored
@@ -433,7 +434,7 @@ def test_the_trained_state_survives_being_detached(trained: Method, backbone: Ba
 def test_a_trained_state_moves_to_a_method_of_the_same_settings_and_to_no_other(
     trained: Method, new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
 ) -> None:
-    state = {name: parameter.detach().clone() for name, parameter in trained.trainable_parameters().items()}
+    state = {name: tensor.detach().clone() for name, tensor in trained.checkpoint_tensors().items()}
     twin_backbone = load_backbone(str(tiny_folders[backbone.family]), dtype="float32")
     twin = new_method().attach(twin_backbone)
 

@@ -86,6 +86,16 @@ def test_a_task_says_what_it_is(task: Task) -> None:
     assert task.problems() == []
 
 
+def test_an_instruction_is_a_sentence_that_no_input_has(task: Task) -> None:
+    if task.name in ("chat", "text_pairs"):
+        assert task.instruction is None
+        return
+    assert task.instruction
+    assert task.instruction.endswith(".")
+    rows = [row for split in SPLITS for row in task.examples(split)]
+    assert not any(task.instruction in text for row in rows for text in (row["source"], *row["targets"]))
+
+
 def test_examples_have_the_columns_a_name_and_a_target(task: Task) -> None:
     for split in SPLITS:
         examples = task.examples(split)

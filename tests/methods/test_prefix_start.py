@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support.no_task import export_untasked
-from support.toy_batches import EQUAL, text_logits, train, unpadded
+from support.toy_batches import EQUAL, ToyRows, text_logits, toy_start_inputs, train, unpadded
 from torch.testing import assert_close
 
 from ptl_prefix import PrefixTuning
@@ -14,8 +14,8 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.observation import observed_text
 from ptl_prefix.backbones.spec import load_backbone
-from ptl_prefix.methods.prefix_start import word_ids
 from ptl_prefix.methods.prefix_table import MlpTable
+from ptl_prefix.methods.start_texts import demonstration_ids, training_input_ids, word_ids
 from ptl_prefix.settings import defaults_of
 
 REPARAMS = ("none", "mlp", "linear")
@@ -25,7 +25,9 @@ WORDS = "the cat sat on the mat"
 def attached(backbone: Backbone, **settings: Any) -> PrefixTuning:
     """A prefix of four positions with an MLP wide enough to reach any start."""
     torch.manual_seed(0)
-    return PrefixTuning(**{"prefix_length": 4, "reparam_hidden_size": 16, **settings}).attach(backbone)
+    method = PrefixTuning(**{"prefix_length": 4, "reparam_hidden_size": 16, **settings})
+    method.provide_start_inputs(toy_start_inputs())
+    return method.attach(backbone)
 
 
 @pytest.mark.parametrize("reparam", REPARAMS)
@@ -42,10 +44,11 @@ def test_words_start_as_the_keys_and_values_the_backbone_has_for_them(any_backbo
     assert method.notes == [f"starts from the words {any_backbone.tokenizer.decode(ids)!r}"]
 
 
-def test_words_before_a_text_are_as_if_they_had_been_read(backbone: Backbone) -> None:
+@pytest.mark.parametrize("settings", [{"init": "text", "init_text": WORDS}, {"init": "text"}], ids=["own", "task's"])
+def test_words_before_a_text_are_as_if_they_had_been_read(backbone: Backbone, settings: dict[str, Any]) -> None:
     # The definition of a prefix: [P; text] with P = the words' own activations is the words and the text.
     ids = word_ids(backbone, WORDS, 4)
-    method = attached(backbone, init="text", init_text=WORDS, reparam="none")
+    method = attached(backbone, **settings, reparam="none")
     inputs = unpadded()
     adapted = backbone.logits(method.condition(inputs)).detach()
     method.detach()
@@ -60,8 +63,6 @@ def test_too_few_words_are_repeated_and_too_many_are_cut(backbone: Backbone) -> 
 
     assert tokenizer.decode(word_ids(backbone, "the cat", 6)) == "the cat the cat"
     assert word_ids(backbone, WORDS, 2) == word_ids(backbone, WORDS, 6)[:2]
-    with pytest.raises(ValueError, match=r"`method\.init_text` must have words"):
-        word_ids(backbone, "  ", 3)
 
 
 def test_an_mlp_too_narrow_for_its_target_notes_the_relative_error(backbone: Backbone) -> None:
@@ -201,11 +202,18 @@ def test_a_frozen_sink_is_the_first_token_s_and_stays(backbone: Backbone, repara
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"frozen_sink": True, "prefix_length": 1}, "`method.prefix_length` must be > 1"),
-    ({"reparam": "embedding", "init": "zero_values"}, "`method.init` must be random or text with"),
-    ({"init": "text"}, "`method.init_text` must be given with `method.init=text` and only then"),
-    ({"init_text": "words"}, "`method.init_text` must be given with `method.init=text` and only then"),
-    ({"init": "bundle"}, "`method.init_bundle` must be given with `method.init=bundle` and only then"),
-    ({"init_bundle": "folder"}, "`method.init_bundle` must be given with `method.init=bundle` and only then"),
+    ({"reparam": "embedding", "init": "zero_values"}, "`method.init` must be random or a text with"),
+    ({"reparam": "embedding", "init": "attention_matching"}, "`method.init` must be random or a text with"),
+    ({"reparam": "embedding", "train_keys": False}, "`method.train_keys` must be true with `method.reparam=embedding`"),
+    ({"init": "text"}, "`method.init_text` must have words for `method.init=text`, but is null and the task has no"),
+    ({"init": "text", "init_text": " "}, "`method.init_text` must have words for `method.init=text`, but is ' '; wr"),
+    ({"init_text": "words"}, "`method.init_text` must be given with `method.init=text` only"),
+    ({"init_num_chunks": 2}, "`method.init_num_chunks` must be given with `method.init=sampled_chunks` only"),
+    ({"init_num_tokens": 20}, "`method.init_num_tokens` must be given with `method.init=attention_matching` only"),
+    ({"init": "attention_matching", "init_num_tokens": 9}, "`method.init_num_tokens` must be at least the prefix's"),
+    ({"init": "attention_matching", "init_num_tokens": 999}, "`method.init_num_tokens` must be at least the prefix's"),
+    ({"init": "bundle"}, "`method.init_bundle` must be a bundle's folder"),
+    ({"init_bundle": "folder"}, "`method.init_bundle` must be given with `method.init=bundle` only"),
 ]
 
 
@@ -216,6 +224,81 @@ def test_settings_that_contradict_each_other_are_named(
     (misfit,) = PrefixTuning(**settings).incompatibilities(backbone)
 
     assert misfit.startswith(sentence)
+
+
+def test_attention_is_matched_in_decoder_only_backbones(encoder_decoder: Backbone) -> None:
+    (misfit,) = PrefixTuning(init="attention_matching").incompatibilities(encoder_decoder)
+
+    assert misfit.startswith("`method.init=attention_matching` needs a decoder-only backbone, but")
+
+
+OF_TRAINING_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"init": "training_inputs"}, "starts from 4 tokens of the first training inputs (sha256 "),
+    ({"init": "demonstrations"}, "starts from 4 tokens of the first training pairs (sha256 "),
+    ({"init": "sampled_chunks", "init_num_chunks": 2}, "starts from 4 tokens of 2 chunks of training pairs (sha256 "),
+    ({"init": "attention_matching"}, "starts from 32 tokens of the first training pairs (sha256 "),
+]
+
+
+@pytest.mark.parametrize(("settings", "note"), OF_TRAINING_ROWS, ids=[case["init"] for case, _ in OF_TRAINING_ROWS])
+@pytest.mark.parametrize("reparam", ["none", "mlp"])
+def test_a_start_from_training_rows_is_the_same_for_a_seed_and_says_what_it_read(
+    backbone: Backbone, reparam: str, settings: dict[str, Any], note: str
+) -> None:
+    method = attached(backbone, reparam=reparam, **settings)
+    method.detach()
+    again = attached(backbone, reparam=reparam, **settings)
+
+    assert method.notes[0].startswith(note)
+    assert again.notes == method.notes
+    first, second = method.checkpoint_tensors(), again.checkpoint_tensors()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("init", ["training_inputs", "demonstrations"])
+def test_training_rows_start_as_the_keys_and_values_the_backbone_has_for_them(
+    any_backbone: Backbone, init: str
+) -> None:
+    read = training_input_ids if init == "training_inputs" else demonstration_ids
+    ids = read(ToyRows(), 4)
+    assert ids[:3] == ToyRows().rows([0])[0]["input_ids"][:3]
+
+    _, tensors = attached(any_backbone, init=init, reparam="none").export()
+
+    for site, table in observed_text(any_backbone, ids).items():
+        assert_close(tensors[f"{site}.keys"], table[:, 0], **EQUAL)
+        assert_close(tensors[f"{site}.values"], table[:, 1], **EQUAL)
+
+
+def test_a_start_that_a_checkpoint_replaces_reads_nothing(backbone: Backbone) -> None:
+    settings: dict[str, Any] = {"init": "demonstrations", "prefix_length": 4, "reparam": "none", "train_keys": False}
+    state = attached(backbone, **settings).checkpoint_tensors()
+    backbone.slots.release()
+    method = PrefixTuning(**settings)
+    with pytest.raises(ValueError, match="needs the training rows of a task, but the method was given none"):
+        method.attach(backbone)
+
+    method = PrefixTuning(**settings)
+    method.skip_start()
+    method.attach(backbone).load_trainable_parameters(state)
+
+    assert all(torch.equal(tensor, state[name]) for name, tensor in method.checkpoint_tensors().items())
+    assert state.keys() == {"tables.decoder_self.keys", "tables.decoder_self.values.table"}
+
+
+@pytest.mark.parametrize("init", ["random", "zero_values", "text"])
+@pytest.mark.parametrize("reparam", REPARAMS)
+def test_keys_that_are_not_trained_keep_their_start(backbone: Backbone, reparam: str, init: str) -> None:
+    method = attached(backbone, reparam=reparam, init=init, train_keys=False)
+    _, before = method.export()
+
+    losses = train(backbone, method, steps=20)
+
+    _, after = method.export()
+    assert losses[-1] < losses[0] - 0.2
+    assert torch.equal(after["decoder_self.keys"], before["decoder_self.keys"])
+    assert not torch.isclose(after["decoder_self.values"], before["decoder_self.values"]).any(dim=-1).all()
+    assert before["decoder_self.values"].any() == (init != "zero_values")
 
 
 def test_a_random_start_leaves_no_note(backbone: Backbone) -> None:

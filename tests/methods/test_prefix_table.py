@@ -13,7 +13,8 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import Padding
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import target_loss
-from ptl_prefix.methods.prefix_table import LinearTable, MlpTable, PlainTable, PrefixTable, make_table
+from ptl_prefix.methods.new_tables import new_table
+from ptl_prefix.methods.prefix_table import LinearTable, MlpTable, PlainTable, PrefixTable
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 GEOMETRY = SiteGeometry(num_layers=3, num_kv_heads=2, head_dim=12)
@@ -26,7 +27,8 @@ SCALES = torch.tensor([[1.0, 0.1], [5.0, 0.5], [0.02, 30.0]])[:, :, None, None, 
 def table(request: pytest.FixtureRequest, backbone: Backbone) -> PrefixTable:
     """A table of enough positions for statistics."""
     torch.manual_seed(0)
-    return make_table(request.param, GEOMETRY, backbone, prefix_length=40, embedding_size=24, hidden_size=48)
+    sizes: dict[str, Any] = {"prefix_length": 40, "embedding_size": 24, "hidden_size": 48}
+    return new_table(request.param, GEOMETRY, backbone, **sizes, train_keys=True)
 
 
 def _asked(table: PrefixTable) -> Tensor:

@@ -185,8 +185,8 @@ def test_unreadable_labels_are_a_problem_only_for_init_labels(tmp_path: Path) ->
 
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
-    ({"init": "text"}, "`method.init_text` must have words for `method.init=text`, but is None."),
-    ({"init": "text", "init_text": " "}, "`method.init_text` must have words for `method.init=text`, but is ' '."),
+    ({"init": "text"}, "`method.init_text` must have words for `method.init=text`, but is null and the task has no"),
+    ({"init": "text", "init_text": " "}, "`method.init_text` must have words for `method.init=text`, but is ' '; wr"),
     ({"init_text": "words"}, "`method.init_text` must be given with `method.init=text` only, but init is vocabulary."),
     ({"init": "labels"}, "`method.init=labels` needs labels"),
     ({"init": "labels", "init_labels": ["a", " "]}, "`method.init_labels` must each have words"),

@@ -201,7 +201,7 @@ def test_a_missing_study_is_refused_by_its_folder(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["init", "learning_rate", "methods", "prefix_length", "prefix_length_x_reparam", "reparam"]
+    "spec", ["init", "learning_rate", "methods", "prefix_length", "prefix_length_x_reparam", "prefix_start", "reparam"]
 )
 def test_every_predefined_study_is_valid(invoke: Invoke, spec: str) -> None:
     from ptl_prefix.commands.config.arguments import HydraFlags

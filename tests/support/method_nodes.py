@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from support.toy_batches import toy_start_inputs
 
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.resolvers import register_resolvers
@@ -30,6 +31,7 @@ def method_node(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def new_method(name: str, **changes: Any) -> Method:
-    """The method, not attached."""
+    """The method, not attached, with training rows to start from."""
     method: Method = build(method_node(name, **changes))
+    method.provide_start_inputs(toy_start_inputs())
     return method

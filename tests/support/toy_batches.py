@@ -13,11 +13,38 @@ from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, left_padded,
 from ptl_prefix.data.collation import EncodedRow, collate_training
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.start_inputs import StartInputs
 
 EQUAL: Mapping[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 """When two ways of computing the same logits in float32 agree."""
 
 Side = Literal["left", "right"]
+
+
+class ToyRows:
+    """Training rows to start from: six examples, of which the second has two targets."""
+
+    EXAMPLES = (0, 1, 1, 2, 3, 4, 5)
+
+    def __len__(self) -> int:
+        return len(self.EXAMPLES)
+
+    def rows(self, indices: Sequence[int]) -> list[EncodedRow]:
+        """Rows with a prompt of 3 to 8 ids, a target of 4, and its end."""
+        found = [(index, self.EXAMPLES[index]) for index in indices]
+        return [
+            EncodedRow(
+                input_ids=[*random_ids(3 + example, seed=example), *random_ids(4, seed=50 + index), EOS],
+                num_source_ids=3 + example,
+                example=example,
+            )
+            for index, example in found
+        ]
+
+
+def toy_start_inputs() -> StartInputs:
+    """What a task without labels would give a method."""
+    return StartInputs(instruction="the cat sat on the mat", training_rows=ToyRows())
 
 
 def random_ids(length: int, seed: int) -> list[int]:

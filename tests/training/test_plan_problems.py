@@ -4,6 +4,8 @@ import pytest
 from support.no_task import NoTask
 
 from ptl_prefix.backbones.spec import BackboneSpec
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.methods.prompt_tuning import PromptTuning
 from ptl_prefix.training.plan_problems import plan_problems
 
@@ -26,6 +28,18 @@ def test_a_start_from_labels_needs_a_task_with_labels(task: NoTask, is_refused: 
     found = problems(backbone=BackboneSpec(), method=PromptTuning(init="labels"), task=task)
 
     assert any("`method.init=labels`" in problem for problem in found) == is_refused
+
+
+class InstructedTask(NoTask):
+    instruction = "Describe the table."
+
+
+@pytest.mark.parametrize("method", [PrefixTuning(init="text"), PromptTuning(init="text")], ids=["prefix", "prompt"])
+@pytest.mark.parametrize(("task", "is_refused"), [(InstructedTask(), False), (NoTask(), True)])
+def test_a_start_from_text_takes_the_task_s_instruction(task: NoTask, is_refused: bool, method: Method) -> None:
+    found = problems(backbone=BackboneSpec(), method=method, task=task)
+
+    assert any("the task has no `task.instruction`" in problem for problem in found) == is_refused
 
 
 def test_problems_of_several_parts_are_reported_together() -> None:

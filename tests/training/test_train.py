@@ -407,3 +407,24 @@ def test_where_there_is_no_test_split_validation_is_decoded_and_named_so(
     record = train(replace(tiny_runs.plan(), task=task), folder).record
 
     assert record.metrics.keys() == {"val/loss", "val/loss_before", "val/exact_match", "val/exact_match_before"}
+
+
+def test_a_start_is_measured_once_and_kept_when_a_run_is_resumed(tiny_runs: TinyRuns, folder: RunFolder) -> None:
+    settings: dict[str, Any] = {
+        "evaluation__measure_start": True,
+        "evaluation__compare_bare": False,
+        "method__init": "demonstrations",
+        "method__train_keys": False,
+    }
+    first = train(tiny_runs.plan(**settings), folder)
+    keys = read_bundle(folder.bundle).tensors["decoder_self.keys"]
+
+    resumed = train(tiny_runs.plan(**settings, trainer__max_steps=8), folder, resume=True)
+
+    started = [event for event in read_events(folder.events) if event["kind"] == "start"]
+    assert [event["val/loss_start"] for event in started] == [first.record.metrics["val/loss_start"]]
+    assert resumed.record.metrics["val/loss_start"] == first.record.metrics["val/loss_start"]
+    assert first.record.metrics["val/loss_start"] != first.record.metrics["val/loss_before"]
+    assert torch.equal(read_bundle(folder.bundle).tensors["decoder_self.keys"], keys)
+    (note,) = [event["note"] for event in read_events(folder.events) if "starts from" in event.get("note", "")]
+    assert note.startswith("starts from 3 tokens of the first training pairs (sha256 ")

@@ -58,6 +58,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     out = Path(config["out"])
     backbone = plan.backbone.load()
     routing = _routing(config, plan, backbone)
+    plan.method.skip_start()
     method = plan.method.attach(backbone)
     method.load_trainable_parameters(state["state_dict"])
     method.eval()
