@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompt": {"method": "prompt_tuning", "prompt_length": 3},
     "lora": {"method": "lora"},
     "ia3": {"method": "ia3"},
+    "vera": {"method": "peft", "settings": {"r": 4}},
 }
 
 
