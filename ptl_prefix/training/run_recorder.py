@@ -105,6 +105,10 @@ class RunRecorder:
         """Add a loss in nats per target token to the metrics."""
         self._add(name, nats, LOSS_INFO)
 
+    def add_retention(self, name: str, nats: float, info: MetricInfo) -> None:
+        """Add the loss on text that is not the task's to the metrics."""
+        self._add(name, nats, info)
+
     def add_selection(self, selection: Selection, info: MetricInfo) -> None:
         """Add the choice of the best checkpoint, and its value to the metrics."""
         self._selection = selection
