@@ -180,6 +180,23 @@ def argument_problems(target: Callable[..., Any], values: Mapping[str, Any], whe
     return problems
 
 
+def field_problems(annotations: Mapping[str, Any], values: Mapping[str, Any], *, where: str, owner: str) -> list[str]:
+    """As `argument_problems`, for optional settings that are no arguments here but fields of another library's object.
+
+    Args:
+        annotations: Type of each field.
+        values: Fields to check.
+        where: Name of the node in the sentences.
+        owner: Name of the object in the sentences.
+    """
+    unknown = [key for key in values if key not in annotations]
+    problems = [f"`{where}.{key}` is not a setting of {owner}; {_nearest(key, list(annotations))}" for key in unknown]
+    known = [key for key in values if key in annotations]
+    return problems + [
+        f"`{where}.{key}` {fact}" for key in known for fact in _value_problems(annotations[key], values[key])
+    ]
+
+
 def _new_keys(target: Callable[..., Any]) -> Collection[str]:
     """The keys that a study's copy of a config may lack, as it may be of an earlier version."""
     config = getattr(getattr(target, "__init__", None), "config", None)

@@ -1,7 +1,8 @@
 """The linear modules of each model family, for methods that adapt weight matrices.
 
 In: a model. Out: its linear modules by path, and the family's names for those of attention and of the feed-forward
-layers. Only this module knows the classes of linear modules: GPT-2's `Conv1D` stores its matrix transposed.
+layers; its normalisation layers likewise. Only this module knows the classes of linear modules: GPT-2's `Conv1D` stores
+its matrix transposed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,16 @@ def linear_sites(backbone: Backbone) -> list[LinearSite]:
     """All linear modules of a backbone but the LM head, in the order of the forward pass."""
     head = backbone.model.get_output_embeddings()
     return [_site(path, module) for path, module in backbone.model.named_modules() if _is_linear(module, head)]
+
+
+def norm_sites(backbone: Backbone) -> list[LinearSite]:
+    """All normalisation layers with a trainable scale, in the order of the forward pass; their widths are equal."""
+    found = [
+        (path, module, module.weight)
+        for path, module in backbone.model.named_modules()
+        if type(module).__name__.endswith("Norm") and isinstance(getattr(module, "weight", None), nn.Parameter)
+    ]
+    return [LinearSite(path, module, len(scale), len(scale), is_transposed=False) for path, module, scale in found]
 
 
 def sites_named(backbone: Backbone, names: Sequence[str]) -> list[LinearSite]:

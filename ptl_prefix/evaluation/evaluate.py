@@ -5,6 +5,7 @@ that the outputs depend on, with `predictions.jsonl` and `metrics.json`. After a
 last complete batch.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,13 @@ from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.task import Split, Task
 from ptl_prefix.evaluation.decode import DecodingJob, Rows, decode
 from ptl_prefix.evaluation.likelihood import INFOS, measure_likelihood
+from ptl_prefix.evaluation.retention import (
+    RETENTION,
+    RetentionText,
+    RetentionUnmeasurableError,
+    measure_retention,
+    retention_problems,
+)
 from ptl_prefix.evaluation.scoring import Scores, score
 from ptl_prefix.methods.method import Method
 from ptl_prefix.settings import settings_from
@@ -47,13 +55,29 @@ class EvaluationSettings:
         num_examples: Number of test inputs that are decoded, evenly spread over the split; `None` is all.
         compare_bare: Whether the bare backbone decodes them too.
         measure_start: Whether the validation loss is measured before the first step, too, as `val/loss_start`.
+        retention: Whether the loss on text that is not the task's is measured, adapted and bare.
+        retention_file: File of that text; `None` is the text of this package.
     """
 
     @settings_from("evaluation/default")
-    def __init__(self, *, num_examples: Annotated[int, Ge(1)] | None, compare_bare: bool, measure_start: bool) -> None:
+    def __init__(
+        self,
+        *,
+        num_examples: Annotated[int, Ge(1)] | None,
+        compare_bare: bool,
+        measure_start: bool,
+        retention: bool,
+        retention_file: str | None,
+    ) -> None:
         self.num_examples = num_examples
         self.compare_bare = compare_bare
         self.measure_start = measure_start
+        self.retention = retention
+        self.retention_file = retention_file
+
+    def problems(self) -> list[str]:
+        """A file for retention that cannot be read, or is not used."""
+        return retention_problems(self.retention, self.retention_file, prefix="evaluation.")
 
 
 @dataclass(frozen=True)
@@ -146,6 +170,7 @@ class Measures:
         resamples: Number of bootstrap draws for the intervals; 0 computes none.
         seed: Seed of the bootstrap draws.
         likelihood: Whether the likelihood of the references is computed too.
+        retention: Text that is not the task's, whose loss is computed too; `None` computes none.
         settings: Constructor arguments of some metrics, by metric.
     """
 
@@ -153,6 +178,7 @@ class Measures:
     resamples: int = 0
     seed: int = 0
     likelihood: bool = True
+    retention: RetentionText | None = None
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
@@ -238,6 +264,7 @@ def evaluate(job: EvaluationJob, out: Path, *, on_progress: Progress = lambda do
         record = _record(
             key, _scores(job.measures, predictions, likelihoods), likelihoods, sampled.num_in_split, decode_s
         )
+        _add_retention(record, job)
         if is_hub_address(job.subject.origin):
             record.environment["bundle"] = job.subject.origin
         write_evaluation_record(folder / RECORD_FILE, record)
@@ -282,6 +309,20 @@ def _likelihoods(job: EvaluationJob, rows: Rows) -> dict[str, float]:
         batch_size=job.batch_size,
         reserved_positions=job.subject.method.position_offset,
     )
+
+
+def _add_retention(record: EvaluationRecord, job: EvaluationJob) -> None:
+    if (text := job.measures.retention) is None:
+        return
+    try:
+        loss = measure_retention(job.subject.backbone, job.subject.method, text, batch_size=job.batch_size)
+    except RetentionUnmeasurableError as error:
+        record.skipped[RETENTION] = str(error)
+        return
+    if math.isfinite(loss):
+        record.metrics[RETENTION], record.metric_info[RETENTION] = loss, text.info
+    else:
+        record.skipped[RETENTION] = f"it is {loss}"
 
 
 def _scores(measures: Measures, predictions: list[Prediction], likelihoods: Mapping[str, float]) -> Scores:

@@ -77,7 +77,10 @@ class IA3(InjectedLayers):
     def _default_names(self, names: LinearNames) -> list[str]:
         return [names.key, names.value, names.narrowing]
 
-    def _wrap(self, site: LinearSite) -> Linear:
+    def _wrap(self, backbone: Backbone, sites: Sequence[LinearSite]) -> Mapping[str, Linear]:
+        return {site.path: self._layer_around(site) for site in sites}
+
+    def _layer_around(self, site: LinearSite) -> Linear:
         multiplies_inputs = any(site.is_named(name) for name in self._feedforward)
         config = IA3Config(fan_in_fan_out=site.is_transposed)
         return Linear(site.module, ADAPTER, config, is_feedforward=multiplies_inputs)

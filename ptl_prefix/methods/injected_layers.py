@@ -1,8 +1,7 @@
-"""The base of methods that wrap linear modules of the backbone in PEFT's layers.
+"""The base of methods that wrap modules of the backbone, mostly linear ones, in PEFT's layers.
 
-In: a backbone, once, and the names of linear modules. Out: the same model, with a PEFT layer around each of these
-modules until the method is detached. PEFT's layers are used one by one, because its model classes would also change the
-model itself.
+In: a backbone, once, and the names of modules. Out: the same model, with a PEFT layer around each of these modules
+until the method is detached.
 """
 
 from abc import abstractmethod
@@ -22,7 +21,6 @@ from ptl_prefix.backbones.linear_sites import (
     LinearSite,
     linear_sites,
     replace_module,
-    sites_named,
 )
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import BackboneError, RunError
@@ -46,6 +44,8 @@ class InjectedLayers(Method):
 
     can_be_merged = True
     is_exclusive = True
+    _noun = "linear module"
+    """What the method wraps, in messages."""
 
     def __init__(
         self,
@@ -69,8 +69,17 @@ class InjectedLayers(Method):
         """The names that `target_modules: null` stands for in a family."""
 
     @abstractmethod
-    def _wrap(self, site: LinearSite) -> Any:
-        """A new PEFT layer around a linear module."""
+    def _wrap(self, backbone: Backbone, sites: Sequence[LinearSite]) -> Mapping[str, Any]:
+        """New PEFT layers around modules, by the modules' paths."""
+
+    def _sites(self, backbone: Backbone) -> list[LinearSite]:
+        """The modules that can be wrapped."""
+        return linear_sites(backbone)
+
+    def _named_sites(self, backbone: Backbone) -> list[LinearSite]:
+        """The modules that are wrapped."""
+        names = self.names_in(backbone)
+        return [site for site in self._sites(backbone) if any(site.is_named(name) for name in names)]
 
     @abstractmethod
     def _trainable_in(self, layer: Any) -> Mapping[str, nn.Parameter]:
@@ -81,23 +90,23 @@ class InjectedLayers(Method):
         """The settings that a bundle stores besides `target_modules`."""
 
     def names_in(self, backbone: Backbone) -> list[str]:
-        """The names of the linear modules that are wrapped in this backbone."""
+        """The names of the modules that are wrapped in this backbone."""
         if self.target_modules is not None:
             return list(self.target_modules)
         return list(dict.fromkeys(self._default_names(LINEAR_NAMES[backbone.family])))
 
     def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Names that match no linear module."""
-        sites = linear_sites(backbone)
+        sites = self._sites(backbone)
         known = ", ".join(sorted({site.path.rpartition(".")[2] for site in sites}))
         problems = [
-            f"`method.target_modules` must name linear modules of the backbone, but '{name}' is not one of "
+            f"`method.target_modules` must name {self._noun}s of the backbone, but '{name}' is not one of "
             f"{backbone.name}'s ({known})."
             for name in self.names_in(backbone)
             if not any(site.is_named(name) for site in sites)
         ]
         if not self.names_in(backbone):
-            problems.append(f"`method.target_modules` must name at least one linear module, but is empty ({known}).")
+            problems.append(f"`method.target_modules` must name at least one {self._noun}, but is empty ({known}).")
         return problems
 
     def attach(self, backbone: Backbone) -> Self:
@@ -110,11 +119,11 @@ class InjectedLayers(Method):
         return super().attach(backbone)
 
     def _attach(self, backbone: Backbone) -> None:
-        for site in sites_named(backbone, self.names_in(backbone)):
-            if site.path in self._layers:
-                self._layers[site.path].base_layer = site.module
-            else:
-                self._layers[site.path] = self._wrap(site)
+        sites = self._named_sites(backbone)
+        if not self._layers:
+            self._layers.update(self._wrap(backbone, sites))
+        for site in sites:
+            self._layers[site.path].base_layer = site.module
             replace_module(backbone.model, site.path, self._layers[site.path])
         for parameter in self.trainable_parameters().values():
             parameter.data = parameter.data.to(backbone.device, torch.float32)

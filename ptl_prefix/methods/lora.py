@@ -95,7 +95,10 @@ class LoRA(InjectedLayers):
     def _default_names(self, names: LinearNames) -> list[str]:
         return [names.query, names.value]
 
-    def _wrap(self, site: LinearSite) -> Linear:
+    def _wrap(self, backbone: Backbone, sites: Sequence[LinearSite]) -> Mapping[str, Linear]:
+        return {site.path: self._layer_around(site) for site in sites}
+
+    def _layer_around(self, site: LinearSite) -> Linear:
         alpha: Any = self.alpha  # annotated as an integer there, but only divided
         config = LoraConfig(
             r=self.rank,

@@ -7,6 +7,7 @@ it.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,17 @@ from ptl_prefix.methods.ia3 import IA3
 from ptl_prefix.methods.injected_layers import InjectedLayers
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.peft import PeftTuner
+from ptl_prefix.methods.peft_tuner_format import (
+    EXCHANGED,
+    check_projections,
+    defaults_of_tuner,
+    own_tensors,
+    path_in,
+    tuner_as_peft,
+    tuner_from_peft,
+)
+from ptl_prefix.methods.peft_tuners import offered_settings
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.methods.prompt_tuning import PromptTuning
 
@@ -53,6 +65,7 @@ _BOOKKEEPING = {
     "qalora_group_size",
     "revision",
     "runtime_config",
+    "save_projection",
     "task_type",
     "tokenizer_name_or_path",
     "tokenizer_kwargs",
@@ -186,6 +199,11 @@ def _written_prompt(method: Any, backbone: Backbone) -> tuple[PeftConfig, dict[s
     return config, {_ROWS: rows}
 
 
+def _written_tuner(method: Any, backbone: Backbone) -> tuple[PeftConfig, dict[str, Tensor]]:
+    config, tensors = tuner_as_peft(method, backbone)
+    return config, {f"{_ROOT}{name}": tensor for name, tensor in tensors.items()}
+
+
 _LORA_PARTS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 _IA3_PARTS = {"factors": "ia3_l"}
 
@@ -286,6 +304,23 @@ def _read_ia3(adapter: PeftAdapter, backbone: Backbone) -> Method:
     return _filled_layers(method, tensors, backbone)
 
 
+def _read_tuner(adapter: PeftAdapter, backbone: Backbone) -> Method:
+    kind = str(adapter.config["peft_type"]).lower()
+    tensors = own_tensors(adapter.tensors, _ROOT)
+    paths = list(dict.fromkeys(path_in(name, kind) for name in tensors))
+    names = adapter.config.get("target_modules")
+    method = tuner_from_peft(kind, adapter.config, sorted(names) if isinstance(names, list) else paths)
+    if problems := method.incompatibilities(backbone):
+        raise ValueError(" ".join(problems))
+    filled = _filled(method.attach(backbone), tensors)
+    try:
+        check_projections(method, adapter.tensors)
+    except ValueError:
+        method.detach()
+        raise
+    return filled
+
+
 def _target_modules(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> list[str]:
     """The names of the adapted modules: those of the config where they mean the same here, else their paths."""
     paths = list(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
@@ -321,6 +356,7 @@ _WRITERS: Mapping[type[Method], _Writer] = {
     PromptTuning: _written_prompt,
     LoRA: _written_lora,
     IA3: _written_ia3,
+    PeftTuner: _written_tuner,
 }
 _NEARLY = {
     "gated_prefix": " (its ADAPTION_PROMPT has one gate for all heads, without the tanh, and projects embeddings)"
@@ -336,4 +372,8 @@ _READERS: Mapping[str, tuple[Callable[[], PeftConfig], frozenset[str], _Reader]]
     "PROMPT_TUNING": (PromptTuningConfig, _PROMPT, _read_prompt),
     "LORA": (LoraConfig, _MODULES | {"r", "lora_alpha", "use_dora", "use_rslora"}, _read_lora),
     "IA3": (IA3Config, _MODULES | {"feedforward_modules"}, _read_ia3),
+    **{
+        kind.upper(): (partial(defaults_of_tuner, kind), _MODULES | offered_settings(kind), _read_tuner)
+        for kind in EXCHANGED
+    },
 }

@@ -110,6 +110,10 @@ class RunRecorder:
         if (nats := read_losses(self._logged_events("stopped")).get(name)) is not None:
             self.add_loss(name, nats)
 
+    def add_retention(self, name: str, nats: float, info: MetricInfo) -> None:
+        """Add the loss on text that is not the task's to the metrics."""
+        self._add(name, nats, info)
+
     def add_selection(self, selection: Selection, info: MetricInfo) -> None:
         """Add the choice of the best checkpoint, and its value to the metrics."""
         self._selection = selection

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from ptl_prefix.artifacts.bundle import Bundle
 from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.manifest import settings_fingerprint
+from ptl_prefix.artifacts.metric_key import bare_key
 from ptl_prefix.artifacts.predictions import Prediction, write_predictions
 from ptl_prefix.artifacts.routing_facts import RoutingFacts, StateFacts
 from ptl_prefix.artifacts.run_record import RunRecord
@@ -23,6 +24,12 @@ from ptl_prefix.data.task import Split
 from ptl_prefix.errors import DataError, NonFiniteLossError
 from ptl_prefix.evaluation.evaluate import Subject
 from ptl_prefix.evaluation.loss import mean_loss
+from ptl_prefix.evaluation.retention import (
+    RETENTION,
+    RetentionUnmeasurableError,
+    measure_retention,
+    read_retention_text,
+)
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
@@ -72,6 +79,8 @@ class TrainingRun:
         self.plan, self.inputs, self.recorder, self.context = plan, inputs, recorder, context
         self.backbone, self.ranks = inputs.backbone, context.ranks
         self.skipped_metrics: dict[str, str] = {}
+        settings = plan.evaluation
+        self.retention_text = read_retention_text(settings.retention_file) if settings.retention else None
 
     def run(self, resumed_step: int | None) -> Outcome:
         """Evaluate the bare backbone, train, then evaluate and export the best checkpoint.
@@ -120,6 +129,7 @@ class TrainingRun:
                 "check the weights."
             )
         self.recorder.add_loss("val/loss_before", loss)
+        self._measure_retention(bare, bare_key(RETENTION))
         if not self.plan.evaluation.compare_bare:
             return []
         predictions = self._decode(bare)
@@ -142,6 +152,17 @@ class TrainingRun:
         validation = self.inputs.validation
         with self._stage(f"measuring {what}, batch", len(validation)) as advance:
             return mean_loss(self.backbone, method, tracked(validation, advance), add_up=self.ranks.sum)
+
+    def _measure_retention(self, method: Method, key: str) -> None:
+        """The loss on text that is not the task's; every rank measures all of it, as there is little."""
+        if (text := self.retention_text) is None:
+            return
+        try:
+            nats = measure_retention(self.backbone, method, text, batch_size=self.plan.data.eval_batch_size)
+        except RetentionUnmeasurableError as error:
+            self._notify(f"{key} is skipped: {error}")
+        else:
+            self.recorder.add_retention(key, nats, text.info)
 
     def _state_facts(self) -> StateFacts | None:
         """Hidden states of the backbone for routing, while no method is attached; `None` unless they are asked for."""
@@ -211,6 +232,8 @@ class TrainingRun:
         adapted = self._decode(plan.method)
         if self.ranks.is_rank_zero:
             self._add_scores(adapted)
+        self._measure_retention(plan.method, RETENTION)
+        if self.ranks.is_rank_zero:
             self._export(adapted, states)
         return adapted
 

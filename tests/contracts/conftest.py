@@ -25,10 +25,12 @@ _OF_THE_METHOD_ALONE = (
     "test_the_same_seed_gives_the_same_start",
     "test_what_is_stored_is_what_is_exported",
 )
-_KIN = ("dora", "ia3", "rslora", "top_layers")
+_KIN = ("dora", "ia3", "layer_norm", "peft", "rslora", "top_layers")
 """Methods that replace modules as `lora` does, or train weights as `full_finetuning` does."""
 _OUTSIDE_THE_SOFTMAX = ("gated_prefix", "prefix_plus")
 """Methods whose one way stands for both in the fast tests, on GPT-2; their equations are tested in `parity`."""
+_FAST_TUNER = "vera"
+"""The tuner of `peft` that the fast tests run; the others differ from it in PEFT's code alone."""
 _PLAIN_PREFIX = {"prefix_length", "reparam", "reparam_hidden_size"}
 _CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"}, {"init": "attention_matching"})
 
@@ -64,6 +66,8 @@ def _is_slow(test: str, callspec: Any) -> bool:
         return family not in ("gpt2", "bart") and not variant.keys() <= _PLAIN_PREFIX
     if name in _OUTSIDE_THE_SOFTMAX:
         return family != "gpt2" or "layers" in variant
+    if name == "peft" and variant["peft_type"] != _FAST_TUNER:
+        return True
     return family != "gpt2" if name in _KIN else family not in ("gpt2", "bart")
 
 
@@ -73,6 +77,8 @@ def _is_wanted(test: str, callspec: Any) -> bool:
     family, (name, variant) = callspec.params["any_backbone"], callspec.params["new_method"]
     if test in _OF_THE_METHOD_ALONE and family not in ("gpt2", "bart"):
         return False
+    if name == "peft" and variant["peft_type"] != _FAST_TUNER:
+        return family in ("llama", "bart")
     if name == "bitfit":
         return family in ("gpt2", "bart")  # the others that are left have no biases
     if family in _DECODER_ONLY:

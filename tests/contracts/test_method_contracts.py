@@ -5,6 +5,8 @@ method with several inner ways lists them in `VARIANTS`; every kind of method wr
 `FORMULAS`.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,14 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
         {"prefix_length": 4},
         {"prefix_length": 3, "layers": [0, 2], "init": "text", "init_text": "the cat"},
     ],
+    "peft": [
+        {"peft_type": "vera", "settings": {"r": 4}},
+        {"peft_type": "lokr", "settings": {"r": 16}},
+        {"peft_type": "miss", "settings": {"r": 4}},
+        {"peft_type": "oft", "settings": {"oft_block_size": 8}},
+        {"peft_type": "randlora", "settings": {"r": 4}},
+        {"peft_type": "shira", "settings": {"r": 2}},
+    ],
     "prefix_lora": [{"parts": {"first": {"prefix_length": 4, "reparam_hidden_size": 16}}}],
     "prefix_tuning": [
         {"prefix_length": 4, "reparam": "none"},
@@ -64,7 +74,7 @@ def _cases() -> list[Any]:
 
 
 def _label(name: str, variant: dict[str, Any]) -> str:
-    return "-".join([name, *(str(value) for value in variant.values())]).replace(" ", "")
+    return re.sub("[ {}']", "", "-".join([name, *(str(value) for value in variant.values())]))
 
 
 @pytest.fixture(params=_cases())
@@ -271,6 +281,31 @@ def _combination_counts(settings: Mapping[str, Any], backbone: Backbone) -> tupl
     return sum(trained for trained, _ in of_parts), sum(stored for _, stored in of_parts)
 
 
+def _peft_counts(settings: Mapping[str, Any], backbone: Backbone) -> tuple[int, int]:
+    if settings["peft_type"] == "ln_tuning":
+        named = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
+        # Those of the backbone itself and their trained copies.
+        count = sum(numbers for name, numbers in named.items() if "norm" in name or ".ln_" in name) // 2
+        return count, count
+    own = settings["settings"]
+    of_matrix: Mapping[str, Callable[[int, int], int]] = {
+        "lokr": lambda i, o: (_divisor(i) * _divisor(o)) + (i // _divisor(i)) * (o // _divisor(o)),
+        "miss": lambda i, o: own["r"] * o,
+        "oft": lambda i, o: (i // own["oft_block_size"]) * own["oft_block_size"] * (own["oft_block_size"] - 1) // 2,
+        "randlora": lambda i, o: -(-min(i, o) // own["r"]) * (own["r"] + min(i, o)),
+        "shira": lambda i, o: own["r"] * (i + o),
+        "vera": lambda i, o: own["r"] + o,
+    }
+    widths = _matrix_widths(backbone, ("query", "value"))
+    count = sum(of_matrix[settings["peft_type"]](width_in, width_out) for width_in, width_out in widths)
+    return count, count
+
+
+def _divisor(number: int) -> int:
+    """The largest divisor that is at most the square root."""
+    return max(divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0)
+
+
 FORMULAS: Mapping[str, Callable[[Mapping[str, Any], Backbone], tuple[int, int]]] = {
     "adapter": _adapter_counts,
     "combination": _combination_counts,
@@ -279,6 +314,7 @@ FORMULAS: Mapping[str, Callable[[Mapping[str, Any], Backbone], tuple[int, int]]]
     "ia3": _ia3_counts,
     "lora": _lora_counts,
     "prefix_plus": _prefix_plus_counts,
+    "peft": _peft_counts,
     "prefix_tuning": _prefix_tuning_counts,
     "prompt_tuning": _prompt_tuning_counts,
 }

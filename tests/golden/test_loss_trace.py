@@ -29,6 +29,7 @@ WORDS = [
     "task.num_validation=8",
     "task.num_test=1",
     "evaluation.compare_bare=false",
+    "evaluation.retention=false",
     "generation.max_new_tokens=1",
 ]
 

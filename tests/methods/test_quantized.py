@@ -20,6 +20,7 @@ from ptl_prefix.methods.full_finetuning import FullFinetuning
 from ptl_prefix.methods.ia3 import IA3
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.peft import PeftTuner
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.methods.prompt_tuning import PromptTuning
 from ptl_prefix.methods.restore import load_bundle
@@ -68,8 +69,9 @@ def test_it_learns_and_the_backbone_stays(
         FullFinetuning(trained="biases"),
         FullFinetuning(trained="top_layers", num_top_layers=1),
         LoRA(use_dora=True),
+        PeftTuner(name="vera", peft_type="vera"),
     ],
-    ids=["full", "bitfit", "top_layers", "dora"],
+    ids=["full", "bitfit", "top_layers", "dora", "vera"],
 )
 def test_methods_that_use_the_weights_are_refused_before_weights_load(
     tiny_folders: dict[str, Path], method: Method

@@ -10,10 +10,12 @@ import torch
 from peft import (
     CartridgeConfig,
     IA3Config,
+    LNTuningConfig,
     LoraConfig,
     PeftModel,
     PrefixTuningConfig,
     PromptTuningConfig,
+    VeraConfig,
     get_peft_model,
 )
 from support.toy_batches import EQUAL, train, unpadded
@@ -31,11 +33,22 @@ from ptl_prefix.methods.gated_prefix import GatedPrefix
 from ptl_prefix.methods.ia3 import IA3
 from ptl_prefix.methods.lora import LoRA
 from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.peft import PeftTuner
 from ptl_prefix.methods.peft_format import from_peft, to_peft
 from ptl_prefix.methods.prompt_tuning import PromptTuning
 
 # PEFT 0.21 asks transformers by a name that is on its way out.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+# It also warns of layers that it does not merge, and of projections that are made again from their seed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Specified to not (save|load) vera_A:UserWarning"),
+]
+
+
+def tuner(kind: str, **settings: Any) -> PeftTuner:
+    return PeftTuner(name=kind, peft_type=kind, settings=settings)
+
 
 OURS: dict[str, Callable[[], Method]] = {
     "prefix": lambda: PrefixTuning(prefix_length=4, reparam="mlp", reparam_hidden_size=8),
@@ -45,6 +58,8 @@ OURS: dict[str, Callable[[], Method]] = {
     "dora": lambda: LoRA(rank=2, use_dora=True),
     "rslora": lambda: LoRA(rank=2, use_rslora=True),
     "ia3": IA3,
+    "ln_tuning": lambda: tuner("ln_tuning"),
+    "vera": lambda: tuner("vera", r=4),
 }
 THEIRS: dict[str, Callable[[], Any]] = {
     "prefix": lambda: PrefixTuningConfig(
@@ -56,6 +71,8 @@ THEIRS: dict[str, Callable[[], Any]] = {
     "dora": lambda: LoraConfig(task_type="CAUSAL_LM", r=2, use_dora=True),
     "rslora": lambda: LoraConfig(task_type="CAUSAL_LM", r=2, use_rslora=True, init_lora_weights="gaussian"),
     "ia3": lambda: IA3Config(task_type="CAUSAL_LM"),
+    "ln_tuning": lambda: LNTuningConfig(task_type="CAUSAL_LM"),
+    "vera": lambda: VeraConfig(task_type="CAUSAL_LM", r=4, d_initial=0.5),
 }
 VIRTUAL = {"prompt"}
 """Kinds whose rows PEFT returns logits for."""
@@ -173,7 +190,7 @@ def test_a_prefix_of_three_sites_is_refused(encoder_decoder: Backbone) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "fact"),
     [
-        ("lora", {"peft_type": "LOHA"}, "`peft_type` in its adapter_config.json is 'LOHA'"),
+        ("lora", {"peft_type": "ADALORA"}, "`peft_type` in its adapter_config.json is 'ADALORA'"),
         ("lora", {"init_lora_weights": "pissa"}, "`init_lora_weights`"),
         ("lora", {"rank_pattern": {"c_attn": 4}}, "`rank_pattern`"),
         ("lora", {"bias": "all"}, "`bias`"),
@@ -211,3 +228,38 @@ def test_a_folder_that_is_no_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.bin").write_bytes(b"pickled")
     with pytest.raises(BundleError, match="save it with PEFT's save_pretrained"):
         read_peft(tmp_path)
+
+
+def test_a_tuner_that_peft_cannot_open_is_refused(backbone: Backbone) -> None:
+    shira = tuner("shira", r=1).attach(backbone)
+    with pytest.raises(ValueError, match="PEFT stores the indices of a shira"):
+        to_peft(shira)
+    shira.detach()
+
+    miss = tuner("miss", r=4).attach(backbone)
+
+    if backbone.family == "gpt2":
+        with pytest.raises(ValueError, match="PEFT's miss takes torch's linear modules alone"):
+            to_peft(miss)
+    else:
+        assert from_peft_of(miss, backbone).peft_type == "miss"
+
+
+def from_peft_of(method: PeftTuner, backbone: Backbone) -> PeftTuner:
+    adapter = to_peft(method)
+    method.detach()
+    again = from_peft(adapter, backbone)
+    assert isinstance(again, PeftTuner)
+    return again
+
+
+def test_projections_of_another_seed_are_refused(backbone: Backbone) -> None:
+    method = tuner("vera", r=4).attach(backbone)
+    adapter = to_peft(method)
+    method.detach()
+    foreign = torch.randn(4, 32)
+
+    with pytest.raises(BundleError, match="are not those of its seed"):
+        from_peft(PeftAdapter(adapter.config, {**adapter.tensors, "base_model.vera_A": foreign}), backbone)
+
+    assert not any("vera" in name for name in backbone.model.state_dict())

@@ -75,8 +75,11 @@ def small(command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def as_values(settings: dict[str, Any]) -> dict[str, Any]:
-    """Words of a command line as the numbers that a script would write."""
-    return {key: int(value) if str(value).isdigit() else value for key, value in settings.items()}
+    """Words of a command line as the numbers and booleans that a script would write."""
+    booleans = {"true": True, "false": False}
+    return {
+        key: int(value) if str(value).isdigit() else booleans.get(str(value), value) for key, value in settings.items()
+    }
 
 
 def test_a_script_trains_evaluates_compares_and_loads(
@@ -89,7 +92,9 @@ def test_a_script_trains_evaluates_compares_and_loads(
     assert run.record.config["method"]["reparam"] == "none"
     assert run.bundle == run.path / "bundle"
     assert ptl_prefix.load_run(str(run.path)) == run
-    evaluation = ptl_prefix.evaluate(run=run, num_examples=2, metrics=["bleu"], likelihood=False, quiet=True)
+    evaluation = ptl_prefix.evaluate(
+        run=run, num_examples=2, metrics=["bleu"], likelihood=False, retention=False, quiet=True
+    )
     assert set(evaluation.record.metrics) == {"test/bleu"} and len(evaluation.predictions) == 2
     assert capfd.readouterr() == ("", ""), "quiet"
     comparison = ptl_prefix.compare(run, small_run.path, out="compared")

@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "adapter": {"method": "adapter", "bottleneck_size": 6},
     "gated": {"method": "gated_prefix", "prefix_length": 3},
     "plus": {"method": "prefix_plus"},
+    "vera": {"method": "peft", "settings": {"r": 4}},
 }
 
 

@@ -30,6 +30,7 @@ class CommandLine:
             "trainer.max_steps=6",
             "trainer.val_check_interval=4",
             "trainer.log_every_n_steps=1",
+            "evaluation.retention=false",
             f"data.cache_dir={self.tiny.cache}",
         ]
 

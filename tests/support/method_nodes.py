@@ -26,7 +26,7 @@ def _yaml(name: str) -> str:
 def method_node(name: str, **changes: Any) -> dict[str, Any]:
     """The node, with some settings changed; those of a part are a dict of their own."""
     node: Any = OmegaConf.create(_yaml(name))
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(node, changes))
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(node, changes), resolve=True)
     return dict(merged)
 
 

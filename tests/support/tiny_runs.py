@@ -60,6 +60,7 @@ _SMALL = {
     "trainer__val_check_interval": 3,
     "trainer__log_every_n_steps": 1,
     "generation__max_new_tokens": 4,
+    "evaluation__retention": False,
 }
 
 

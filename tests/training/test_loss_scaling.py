@@ -136,6 +136,8 @@ def test_where_the_gradients_of_one_rank_overflow_all_skip_the_step(
 def test_every_method_trains_float32_numbers(tmp_path: Path, family: Family, method: str, dtype: str) -> None:
     if method == "bitfit" and family in ("llama", "t5"):
         pytest.skip("refused: it has no biases")
+    if method in ("layer_norm", "peft") and family != "gpt2":
+        pytest.skip("as on GPT-2; the contracts have the other families, in bfloat16")
     node = method_node(method, **SETTINGS.get(method, {}))
     changes = {**HALF, "backbone__dtype": dtype, "optimizer__lr": 0.001, "method": node}
     plan = TinyRuns(tmp_path / "tiny", family).plan(**changes)

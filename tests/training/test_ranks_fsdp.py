@@ -42,7 +42,7 @@ METHODS: dict[str, Changes] = {
     "prompt_tuning": {"prompt_length": 4},
     "rslora": {"dropout": 0.0},
 }
-REFUSED = ("bitfit", "dora", "full_finetuning", "top_layers")
+REFUSED = ("bitfit", "dora", "full_finetuning", "layer_norm", "peft", "top_layers")
 
 
 @pytest.fixture
@@ -133,6 +133,7 @@ def test_after_a_failure_of_one_rank_the_other_exits_and_the_run_can_be_resumed(
         ("top_layers", "'top_layers' trains copies of the weights"),
         ("bitfit", "'bitfit' trains copies of the weights"),
         ("dora", "'dora' reads the norms of the weights' rows"),
+        ("layer_norm", "'layer_norm' is a tuner of PEFT, which may read the weights of single modules"),
         ("prompt_tuning", "'prompt_tuning' reads keys and values inside the layers"),
     ],
 )

@@ -116,6 +116,8 @@ def test_two_ranks_train_the_same_as_one_with_every_method(
 ) -> None:
     if (method, family) == ("bitfit", "t5"):
         pytest.skip("T5 has no biases")
+    if method in ("layer_norm", "peft") and family != "gpt2":
+        pytest.skip("as for `lora`: ranks know of a method's trainable parameters alone")
     tiny = TinyRuns(tmp_path / "tiny", family)
     changes = SIZES.get(method, {"dropout": 0.0} if method in WITHOUT_DROPOUT else {})
     node = method_node(method, **changes)

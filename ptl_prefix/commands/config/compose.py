@@ -180,8 +180,7 @@ def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | Non
         key = _key(override)
         config, error = _attempt(config_name, (*kept, override))
         accepted = override
-        if config is None and before is not None and _is_argument_of_target(before, key):
-            # The trainer's YAML has a few of Lightning's many arguments; all of them may be given.
+        if config is None and before is not None and _may_be_added(before, key):
             accepted = f"++{override}"
             config, error = _attempt(config_name, (*kept, accepted))
             added_keys |= {key}
@@ -218,10 +217,27 @@ def _attempt(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig |
         return None, error
 
 
-def _is_argument_of_target(config: DictConfig, key: str) -> bool:
-    """Whether the key is an argument of its node's constructor, though no YAML has it."""
+def _may_be_added(config: DictConfig, key: str) -> bool:
+    """Whether a key that no YAML has is an argument of its node's constructor, or in a mapping that one is.
+
+    The trainer's YAML has a few of Lightning's many arguments; those of a tuner of PEFT are checked by its method.
+    """
     group, _, name = key.rpartition(".")
-    return name in arguments_of_target(config, group)
+    return name in arguments_of_target(config, group) or _is_open_mapping(config, group)
+
+
+def _is_open_mapping(config: DictConfig, key: str) -> bool:
+    """Whether a key is an argument of its node's constructor and a mapping of plain values, such as `method.settings`.
+
+    A mapping of nodes, such as the parts of a combination, has the keys of its YAML.
+    """
+    group, _, name = key.rpartition(".")
+    if name not in arguments_of_target(config, group) or not has_key(config, key):
+        return False
+    value: Any = OmegaConf.to_container(config, resolve=False)
+    for part in key.split("."):
+        value = value[part]
+    return isinstance(value, dict) and not any(is_node(part) for part in value.values())
 
 
 def _skipped_groups(composed: _Composed, values: Mapping[str, Any], overrides: Sequence[str]) -> Collection[str]:

@@ -70,7 +70,8 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
     wanted = _own_leaves(config)
     choices += _choices_of_parts(config, _composed(choices))
     base = _composed(choices)
-    wanted = {**_newer_settings(base, config), **wanted}
+    newer = {key: value for key, value in _newer_settings(base, config).items() if key not in _filled(wanted)}
+    wanted = {**newer, **wanted}
     overrides = [*choices, *_changes(base, wanted)]
     if repr(sorted(_composed(overrides).items())) != repr(sorted(wanted.items())):
         raise ValueError("A run's config must be one that this version of ptl-prefix can compose, but it is not.")
@@ -108,7 +109,13 @@ def _changes(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Overrides that turn one composed config into another: changed values, added keys, removed keys."""
     added = [f"++{key}={_value(value)}" for key, value in wanted.items() if key not in base]
     changed = [f"{key}={_value(wanted[key])}" for key in base if key in wanted and not _same(wanted[key], base[key])]
-    return [*changed, *added, *(f"~{key}" for key in base if key not in wanted)]
+    removed = base.keys() - wanted.keys() - _filled(wanted)
+    return [*changed, *added, *(f"~{key}" for key in base if key in removed)]
+
+
+def _filled(settings: Mapping[str, Any]) -> set[str]:
+    """The mappings that hold some of the settings; an empty mapping is a setting itself."""
+    return {key.rpartition(".")[0] for key in settings}
 
 
 def _closest(group: str, node: Mapping[str, Any], default: str) -> str:

@@ -27,8 +27,8 @@ class ServeSettings:
         max_rows: Largest number of texts that are generated at once.
         text_megabytes: Memory for the keys and values of texts, in units of 10^6 bytes.
         prefix_megabytes: Memory for prefixes, in units of 10^6 bytes.
-        chunk_tokens: Largest number of prompt tokens that are read between two steps of the running texts; four times as
-            many when no text runs.
+        chunk_tokens: Largest number of prompt tokens that are read between two steps of the running texts; four times
+            as many when none runs.
         router: What chooses the task of `model: "auto"`: hashed n-grams, or the backbone's hidden states.
         wrong_refusals: Rate at which texts of a task may be refused by `auto`.
         base_max_new_tokens: Most tokens that the backbone generates without a bundle, if a request does not say.

@@ -160,6 +160,8 @@ class EvaluateSettings(DecodingChanges):
         resamples: Bootstrap resamples for 95% intervals, such as 1000; 0 computes no intervals.
         resample_seed: Seed of the bootstrap resamples.
         likelihood: Whether to also compute the references' loss, perplexity and bits per character.
+        retention: Whether to also compute the loss on text that is not the task's.
+        retention_file: File of that text, with paragraphs or one document on each line; `None` is the package's text.
         out: Output folder; `None` is `evaluation` in the run folder, beside the bundle, or in `outputs/`.
         batch_size: Number of sources decoded at once.
         dtype: Dtype of the backbone; `None` is that of the bundle's training, or that of the backbone's config.
@@ -175,6 +177,8 @@ class EvaluateSettings(DecodingChanges):
     resamples: Annotated[int, Ge(0)]
     resample_seed: Annotated[int, Ge(0)]
     likelihood: bool
+    retention: bool
+    retention_file: str | None
     out: str | None
     batch_size: Annotated[int, Ge(1)]
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None

@@ -26,6 +26,7 @@ from ptl_prefix.data.task import Task
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.evaluation.evaluate import Evaluation, EvaluationJob, Measures, Subject, evaluate
 from ptl_prefix.evaluation.metric import metric_name_mistakes
+from ptl_prefix.evaluation.retention import read_retention_text, retention_problems
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.methods.restore import restore
 from ptl_prefix.settings import defaults_of
@@ -74,6 +75,7 @@ def evaluate_config(config: dict[str, Any], console: Console) -> Evaluation:
                 resamples=config["resamples"],
                 seed=config["resample_seed"],
                 likelihood=config["likelihood"],
+                retention=read_retention_text(config["retention_file"]) if config["retention"] else None,
                 settings={"bertscore": {"model": config["bertscore_model"]}},
             ),
             num_examples=config["num_examples"],
@@ -103,6 +105,7 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
         mistakes.append("`task` must be set if no run defines it, but is not; add task=<name>.")
     if "backbone" in given and "backbone" in built:
         mistakes += built["backbone"].weight_problems()
+    mistakes += retention_problems(bool(config.get("retention")), config.get("retention_file"))
     return mistakes + metric_name_mistakes(config.get("metrics") or (), "metrics")
 
 
