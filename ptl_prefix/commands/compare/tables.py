@@ -19,16 +19,19 @@ _BORDER = 3
 
 def show_table(table: Table, console: Console) -> None:
     """Print a table of a comparison."""
-    title = escape_controls(f"{table.task} on {table.backbone}")
-    for part in _parts(quality_grid(table), console.width):
-        console.print(_rich(part, title, console.width))
-        title = ""
+    show_grid(quality_grid(table), console, title=escape_controls(f"{table.task} on {table.backbone}"))
     console.print(Text(escape_controls(f"{LEGEND}{bare_sentence(table)}")))
     # The tables above show the method of each row number.
-    for part in _parts(_only(cost_grid(table), lambda column: column.heading != "method"), console.width):
-        console.print(_rich(part, "", console.width))
+    show_grid(_only(cost_grid(table), lambda column: column.heading != "method"), console)
     for sentence in table.caveats:
         console.print(Text(escape_controls(f"- {sentence}")))
+
+
+def show_grid(grid: Grid, console: Console, *, title: str = "") -> None:
+    """Print a grid as one table, or as several where the terminal is too narrow."""
+    for part in _parts(grid, console.width):
+        console.print(_rich(part, title, console.width))
+        title = ""
 
 
 def _parts(grid: Grid, width: int) -> Iterator[Grid]:
