@@ -103,7 +103,7 @@ def _cheapest(best: RowRecord, tests: Sequence[PairedTest]) -> Iterator[Finding]
         return
     rows = [best, *(test.row for test in alike)]
     cheapest = min(rows, key=_size)
-    count = f"Of these {len(rows)} rows, #{cheapest.number} is the cheapest"
+    count = f"Of {listed([f'#{row.number}' for row in rows])}, #{cheapest.number} is the cheapest"
     if cheapest is best:
         text = f"{count}: it stores {best.cost.num_stored:,} parameters."
         yield Finding(kind="fact", text=text, rows=tuple(rows))

@@ -25,16 +25,12 @@ _METHOD = (
 
 def render_advice(advice: Advice) -> str:
     """Render advice as Markdown."""
-    parts = [
-        part
-        for one in advice.tables
-        for part in (
-            render_title(one, advice.budget),
-            markdown_grid(rows_grid(one, advice.budget)),
-            render_findings(one),
-        )
-    ]
+    parts = [part for one in advice.tables for part in _parts(one, advice.budget)]
     return "\n\n".join(parts) + "\n"
+
+
+def _parts(advice: TableAdvice, budget: Budget) -> tuple[str, str, str]:
+    return render_title(advice, budget), markdown_grid(rows_grid(advice, budget)), render_findings(advice)
 
 
 def render_title(advice: TableAdvice, budget: Budget) -> str:

@@ -86,7 +86,9 @@ class PairedTest:
         return f"{self._signed(self.difference.mean or 0.0)} in every seed, so there is no spread to test against"
 
     def _signed(self, value: float) -> str:
-        return f"{value:+,.0f}" if self.info is TOKENS_PER_S else format_difference(value, self.info)
+        if self.info is TOKENS_PER_S:
+            return f"{value:+,.0f}".replace("-", "−")
+        return format_difference(value, self.info)
 
 
 def paired_test(row: RowRecord, other: RowRecord, metric: str, info: MetricInfo) -> PairedTest:
