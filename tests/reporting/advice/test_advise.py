@@ -45,7 +45,7 @@ def test_the_best_affordable_row_is_recommended_and_the_others_are_told_apart() 
     text = texts(found.choice)
     assert "recommended: Recommended: #1 (prefix_tuning prefix_length=20) has the best mean of the 4 rows" in text
     assert "61.17 ±3.13 over 3 seeds; it is better than the bare backbone's 5.00 (+56.17, 95% interval +53.04" in text
-    assert "difference: Significantly worse than #1: #3 (lora rank=4) (−9.97, 95% interval −10.25 to −9.69;" in text
+    assert "difference: Significantly worse than #1: #3 (lora rank=4) (−9.97, 95% interval −10.35 to −9.59;" in text
     assert "no_evidence: Not significantly different from #1, which does not mean equal: #2" in text
     assert "untested: Not tested against #1: #4 (ia3 prefix_length=10) (1 shared seed, 3 are needed)." in text
     assert "Of #1 and #2, #2 is the cheapest: it stores 100 parameters, #1 300. The interval allows it to be" in text
