@@ -9,7 +9,7 @@ from rich.markdown import Markdown
 from rich.text import Text
 
 from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.commands.compare.tables import show_grid
+from ptl_prefix.commands.grid_table import show_grid
 from ptl_prefix.errors import DataError
 from ptl_prefix.reporting.advice.advise import Advice, advise
 from ptl_prefix.reporting.advice.budget import Budget
