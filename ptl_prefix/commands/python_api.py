@@ -1,7 +1,7 @@
-"""`ptl_prefix.train`, `evaluate`, `compare` and `load_run`: the command line, called from Python.
+"""`ptl_prefix.train`, `evaluate`, `compare`, `advise` and `load_run`: the command line, called from Python.
 
-In: settings by the names of the command line, or objects. Out: a `Run`, an evaluation or a comparison. Every mistake in
-the settings is in one `ConfigError`, before any weights load.
+In: settings by the names of the command line, or objects. Out: a `Run`, an evaluation, a comparison or advice.
+Every mistake in the settings is in one `ConfigError`, before any weights load.
 """
 
 import signal
@@ -15,6 +15,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import BackboneSpec
+from ptl_prefix.commands.advise.command import advise_config
 from ptl_prefix.commands.compare.command import compare_config
 from ptl_prefix.commands.config.arguments import CommandLine, HydraFlags
 from ptl_prefix.commands.config.compose import CheckedConfig, compose_and_check
@@ -29,6 +30,7 @@ from ptl_prefix.errors import ConfigError
 from ptl_prefix.evaluation.evaluate import Evaluation
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.restore import Adaptation, load_bundle
+from ptl_prefix.reporting.advice.advise import Advice
 from ptl_prefix.reporting.comparison import Comparison
 from ptl_prefix.training.console import EscapingConsole
 
@@ -205,6 +207,25 @@ def compare(*runs: "str | Path | Run", **settings: Any) -> Comparison:
     paths = [str(run.path if isinstance(run, Run) else run) for run in runs]
     comparison, _ = compare_config(_checked("compare", settings, None).config, paths)
     return comparison
+
+
+def advise(*comparisons: str | Path, **settings: Any) -> Advice:
+    """Say what comparisons support, as `ptl-prefix advise` does: write a page, and return the advice.
+
+    Example:
+        >>> advice = ptl_prefix.advise("comparison", max_stored_parameters=100_000)
+        >>> print(advice.tables[0].recommended)
+
+    Args:
+        comparisons: Folders that `compare` has written, or their `comparison.json`; none is the shipped comparison.
+        settings: Settings of `ptl-prefix advise`, such as `metric` and the limits of the budget.
+
+    Raises:
+        ConfigError: With every mistake in the settings.
+        ComparisonError: When a comparison cannot be read, or none is shipped.
+    """
+    advice, _ = advise_config(_checked("advise", settings, None).config, list(map(str, comparisons)))
+    return advice
 
 
 def _number(value: float | None) -> str:

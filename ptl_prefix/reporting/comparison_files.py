@@ -1,7 +1,7 @@
-"""The files of a comparison: CSV for programs; Markdown, LaTeX and an HTML page for people.
+"""The files of a comparison: CSV and JSON for programs; Markdown, LaTeX and an HTML page for people.
 
-In: paths of runs, and the function that reproduces a training command from run records. Out: `comparison.csv`, `.md`,
-`.tex` and `.html` in one folder, and the `Comparison` that they show.
+In: paths of runs, and the function that reproduces a training command from run records. Out: `comparison.csv`, `.json`,
+`.md`, `.tex` and `.html` in one folder, and the `Comparison` that they show.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,9 @@ from ptl_prefix.artifacts.run_record import RunRecord
 from ptl_prefix.errors import DataError
 from ptl_prefix.reporting.compared_run import read_runs
 from ptl_prefix.reporting.comparison import Comparison, compare
+from ptl_prefix.reporting.comparison_record import COMPARISON_FILE, ComparisonRecord, write_comparison_record
 from ptl_prefix.reporting.page import render_page
+from ptl_prefix.reporting.recorded_comparison import record_comparison
 from ptl_prefix.reporting.run_search import find_runs
 from ptl_prefix.reporting.table import Row
 from ptl_prefix.reporting.text_tables import Commands, as_csv, as_latex, as_markdown
@@ -32,7 +34,7 @@ def write_comparison(
     num_examples: int,
     command_for: CommandFor,
 ) -> tuple[Comparison, list[Path]]:
-    """Compare runs and write the four files.
+    """Compare runs and write the five files.
 
     Args:
         paths: Run folders, folders above them, or glob patterns.
@@ -62,7 +64,7 @@ def write_comparison(
         "tex": as_latex(comparison),
         "html": render_page(comparison, commands, num_examples=num_examples),
     }
-    return comparison, _write(texts, out)
+    return comparison, _write(texts, record_comparison(comparison, commands), out)
 
 
 def _command(row: Row, command_for: CommandFor) -> str:
@@ -73,11 +75,12 @@ def _command(row: Row, command_for: CommandFor) -> str:
         return f"# {error} The config is {row.runs[0].folder.config}"
 
 
-def _write(texts: dict[str, str], out: Path) -> list[Path]:
+def _write(texts: dict[str, str], record: ComparisonRecord, out: Path) -> list[Path]:
     paths = {suffix: out / f"{_NAME}.{suffix}" for suffix in texts}
     try:
         for suffix, text in texts.items():
             write_atomically(paths[suffix], text)
+        write_comparison_record(out / COMPARISON_FILE, record)
     except OSError as error:
         raise DataError(f"`out` must be a writable folder, but '{out}' is not ({error.strerror}).") from error
-    return list(paths.values())
+    return [*paths.values(), out / COMPARISON_FILE]

@@ -51,6 +51,11 @@ def differing_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     ]
 
 
+def influential_settings(record: RunRecord) -> dict[str, Any]:
+    """The settings that may influence a run's result, by dotted key; seeds are not among them."""
+    return {key: value for key, value in leaves(record.config) if _may_differ(key)}
+
+
 def format_setting(value: Any) -> str:
     """Format a value as YAML writes it; floats are shortened."""
     if value is None or isinstance(value, bool):

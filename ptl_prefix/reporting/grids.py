@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ptl_prefix.artifacts.run_record import MetricInfo
+from ptl_prefix.reporting.comparison_record import AnyRow, AnyTable
 from ptl_prefix.reporting.statistics import Standing
-from ptl_prefix.reporting.table import Row, Table
 
 LEGEND = (
     "±: 95% confidence interval of the mean over seeds (Student's t). ≈: not significantly different from the best "
@@ -56,7 +56,7 @@ class Grid:
 _ROW_COLUMNS = (Column("#"), Column("method", "left"))
 
 
-def quality_grid(table: Table) -> Grid:
+def quality_grid(table: AnyTable) -> Grid:
     """Metrics over seeds. The best row is marked, together with rows that are not significantly different from it.
 
     The last row is the bare backbone, if it was measured; it is the best where no other row is better.
@@ -65,7 +65,7 @@ def quality_grid(table: Table) -> Grid:
     rows = [
         (
             *_row_cells(row),
-            Cell(str(len(row.runs))),
+            Cell(str(len(row.seeds))),
             *(_metric(row, name, info) for name, info in table.metrics.items()),
         )
         for row in table.rows
@@ -75,13 +75,13 @@ def quality_grid(table: Table) -> Grid:
     return Grid((*_ROW_COLUMNS, Column("seeds"), *map(Column, headings)), tuple(rows))
 
 
-def difference_grid(table: Table) -> Grid:
+def difference_grid(table: AnyTable) -> Grid:
     """The difference of each row from the best row in the main metric, with its interval and p-value."""
     columns = (*_ROW_COLUMNS, *map(Column, (f"difference in {table.main}", "95% interval", "p (Holm)", "test")))
     return Grid(columns, tuple((*_row_cells(row), *_difference(row, table)) for row in table.rows))
 
 
-def cost_grid(table: Table) -> Grid:
+def cost_grid(table: AnyTable) -> Grid:
     """Steps, tokens, parameters, bundle size, speed and memory."""
     headings = (
         "steps",
@@ -113,11 +113,11 @@ def format_bytes(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def _row_cells(row: Row) -> tuple[Cell, Cell]:
+def _row_cells(row: AnyRow) -> tuple[Cell, Cell]:
     return Cell(str(row.number)), Cell(row.label)
 
 
-def _metric(row: Row, name: str, info: MetricInfo) -> Cell:
+def _metric(row: AnyRow, name: str, info: MetricInfo) -> Cell:
     summary = row.summaries.get(name)
     if summary is None:
         return Cell("")
@@ -126,7 +126,7 @@ def _metric(row: Row, name: str, info: MetricInfo) -> Cell:
     return Cell(f"{format_metric(summary.mean, info)}{spread}", row.verdicts[name].standing)
 
 
-def _bare_metric(table: Table, name: str) -> Cell:
+def _bare_metric(table: AnyTable, name: str) -> Cell:
     value = table.bare.get(name)
     if value is None:
         return Cell("")
@@ -134,28 +134,31 @@ def _bare_metric(table: Table, name: str) -> Cell:
     return Cell(format_metric(value, table.metrics[name]), "best" if is_best else None)
 
 
-def _difference(row: Row, table: Table) -> list[Cell]:
+def _difference(row: AnyRow, table: AnyTable) -> list[Cell]:
     verdict, info = row.verdicts.get(table.main), table.metrics[table.main]
     if verdict is None or row.number == 1 or verdict.difference is None:
         return [
             Cell("best row" if verdict is not None and row.number == 1 else "not tested"),
             *[Cell("")] * 3,
         ]
-    low_to_high = "" if verdict.interval is None else " to ".join(f"{_signed(end, info)}" for end in verdict.interval)
+    low_to_high = (
+        "" if verdict.interval is None else " to ".join(f"{format_difference(end, info)}" for end in verdict.interval)
+    )
     p = "" if verdict.p is None else "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}"
     return [
-        Cell(_signed(verdict.difference, info)),
+        Cell(format_difference(verdict.difference, info)),
         Cell(low_to_high),
         Cell(p),
         Cell("paired t" if verdict.paired else "Welch"),
     ]
 
 
-def _signed(value: float, info: MetricInfo) -> str:
+def format_difference(value: float, info: MetricInfo) -> str:
+    """Format a difference of two values of a metric, with its sign."""
     return ("+" if value > 0 else "−" if value < 0 else "") + format_metric(abs(value), info)
 
 
-def _costs(row: Row) -> list[Cell]:
+def _costs(row: AnyRow) -> list[Cell]:
     cost = row.cost
     texts = [
         f"{cost.steps:,.0f}",

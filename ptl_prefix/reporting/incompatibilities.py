@@ -45,7 +45,7 @@ def find_incompatibilities(runs: Sequence[ComparedRun], by_run: Sequence[RunMetr
         ),
     ]
     if not any(reasons):  # most of the above imply different inputs, and are more specific
-        tests = [_test_set(of_run) for of_run in by_run]
+        tests = [hash_test_set(of_run) for of_run in by_run]
         reasons.append(
             _mixed(f"Runs of {table} must be tested on the same inputs and references", tests, runs, _REMEDY)
         )
@@ -90,7 +90,7 @@ def _decodings(by_run: Sequence[RunMetrics]) -> list[str]:
     return [", ".join(f"{key}={one[key]}" for key in differing) for one in settings]
 
 
-def _test_set(of_run: RunMetrics) -> str | None:
+def hash_test_set(of_run: RunMetrics) -> str | None:
     """A short hash of the test inputs and references; `None` if the predictions are not readable."""
     items = [[one.id, *one.references] for one in of_run.predictions()]
     return f"set {hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()[:8]}" if items else None

@@ -63,6 +63,33 @@ class Verdict:
     paired: bool = False
 
 
+@dataclass(frozen=True)
+class PairedDifference:
+    """The difference of two rows over the seeds that they share, before any correction for multiple tests.
+
+    Args:
+        num_seeds: Number of shared seeds.
+        mean: Mean of the first minus the second; `None` without a shared seed.
+        interval: 95% confidence interval of that mean; `None` below two seeds, or if all differences are equal.
+        p: P-value of the paired t-test; `None` as for `interval`, but 1 if the rows are equal in every seed.
+    """
+
+    num_seeds: int
+    mean: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+
+
+def paired_difference(values: Mapping[SeedKey, float], others: Mapping[SeedKey, float]) -> PairedDifference:
+    """Compare two rows by a paired t-test over the seeds that they share."""
+    shared = [seed for seed in values if seed in others]
+    if len(shared) < 2:
+        mean = values[shared[0]] - others[shared[0]] if shared else None
+        return PairedDifference(len(shared), mean)
+    found = _compared({seed: values[seed] for seed in shared}, {seed: others[seed] for seed in shared})
+    return PairedDifference(len(shared), found.difference, found.interval, found.p)
+
+
 def summarize(values: Sequence[float]) -> Summary:
     """Compute the mean of at least one value, and its confidence interval."""
     mean = float(np.mean(values))

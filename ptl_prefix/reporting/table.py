@@ -11,8 +11,25 @@ from ptl_prefix.reporting.run_metrics import RunMetrics
 from ptl_prefix.reporting.statistics import Summary, Verdict
 
 
+class RowText:
+    """What a row is called: its method and its settings."""
+
+    method: str
+    settings: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The method and its settings as text."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.formatted_settings.items())])
+
+    @property
+    def formatted_settings(self) -> dict[str, str]:
+        """The settings as text; the method's own settings without the prefix `method.`."""
+        return {key.removeprefix("method."): format_setting(value) for key, value in self.settings.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(RowText):
     """A method with its settings, over its seeds.
 
     Args:
@@ -34,19 +51,14 @@ class Row:
     verdicts: Mapping[str, Verdict]
 
     @property
-    def label(self) -> str:
-        """The method and its settings as text."""
-        return " ".join([self.method, *(f"{key}={value}" for key, value in self.formatted_settings.items())])
-
-    @property
-    def formatted_settings(self) -> dict[str, str]:
-        """The settings as text; the method's own settings without the prefix `method.`."""
-        return {key.removeprefix("method."): format_setting(value) for key, value in self.settings.items()}
-
-    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the runs."""
         return tuple(run.record.seed for run in self.runs)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders of the runs."""
+        return tuple(str(run.folder.path) for run in self.runs)
 
     @property
     def cost(self) -> "RowCost":

@@ -1,7 +1,7 @@
 """A comparison as CSV, Markdown and LaTeX.
 
-In: a `Comparison`, and the command that reproduces each row. Out: the text of a file. CSV has one line per row and
-metric, for programs; Markdown and LaTeX have tables per task and backbone, for people.
+In: a `Comparison` or its record, and the command that reproduces each row. Out: the text of a file. CSV has one line
+per row and metric, for programs; Markdown and LaTeX have tables per task and backbone, for people.
 """
 
 import csv
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.reporting.comparison import Comparison
+from ptl_prefix.reporting.comparison_record import AnyRow, AnyTable, ComparisonRecord
 from ptl_prefix.reporting.grids import BEST_IS_BOLD, LEGEND, MARKS, Cell, Grid, cost_grid, format_metric, quality_grid
-from ptl_prefix.reporting.table import Row, Table
 
 Commands = Mapping[tuple[str, str, int], str]
 """The command that reproduces a row, by task, backbone and row number."""
@@ -24,7 +24,7 @@ CSV_COLUMNS = (
 ).split(",")
 
 
-def as_csv(comparison: Comparison) -> str:
+def as_csv(comparison: Comparison | ComparisonRecord) -> str:
     """Format as CSV: one line per row and metric; unknown values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
@@ -35,7 +35,7 @@ def as_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def _csv_lines(table: Table, row: Row) -> Iterator[dict[str, object]]:
+def _csv_lines(table: AnyTable, row: AnyRow) -> Iterator[dict[str, object]]:
     for metric, summary in row.summaries.items():
         info, verdict = table.metrics[metric], row.verdicts[metric]
         low, high = summary.interval or (None, None)
@@ -61,41 +61,43 @@ def _csv_lines(table: Table, row: Row) -> Iterator[dict[str, object]]:
             "direction": info.direction,
             "version": info.version,
             **_csv_cost(row),
-            "runs": " ".join(str(run.folder.path) for run in row.runs),
+            "runs": " ".join(row.paths),
         }
 
 
-def _csv_cost(row: Row) -> dict[str, object]:
+def _csv_cost(row: AnyRow) -> dict[str, object]:
     """The cost columns. Readers of earlier files know the numbers of parameters as `trained` and `stored`."""
     cost = vars(row.cost)
     return {{"num_trainable": "trained", "num_stored": "stored"}.get(name, name): cost[name] for name in cost}
 
 
-def as_markdown(comparison: Comparison, commands: Commands) -> str:
+def as_markdown(comparison: Comparison | ComparisonRecord, commands: Commands) -> str:
     """Format as Markdown: a section per table with metrics, cost, caveats, and the command that reproduces each row."""
     sections = [part for table in comparison.tables for part in _markdown_section(table, commands)]
     if comparison.excluded:
         sections.append("## Excluded runs")
-        sections.append("\n".join(f"- {_md(str(run.path))} {_md(run.reason)}" for run in comparison.excluded))
+        excluded = [(escape_markdown(str(run.path)), escape_markdown(run.reason)) for run in comparison.excluded]
+        sections.append("\n".join(f"- {path} {reason}" for path, reason in excluded))
     return "\n\n".join(sections) + "\n"
 
 
-def _markdown_section(table: Table, commands: Commands) -> list[str]:
-    rows = [f"{row.number}. {_md(row.label)}\n\n{_code(commands[_key(table, row)])}" for row in table.rows]
+def _markdown_section(table: AnyTable, commands: Commands) -> list[str]:
+    rows = [f"{row.number}. {escape_markdown(row.label)}\n\n{_code(commands[_key(table, row)])}" for row in table.rows]
     return [
-        f"## {_md(table.task)} on {_md(table.backbone)}",
-        _markdown_grid(quality_grid(table)),
+        f"## {escape_markdown(table.task)} on {escape_markdown(table.backbone)}",
+        markdown_grid(quality_grid(table)),
         f"{LEGEND} {BEST_IS_BOLD}{bare_sentence(table)}",
-        _markdown_grid(cost_grid(table)),
-        "\n".join(f"- {_md(sentence)}" for sentence in table.caveats),
+        markdown_grid(cost_grid(table)),
+        "\n".join(f"- {escape_markdown(sentence)}" for sentence in table.caveats),
         "### Commands that reproduce each row",
         *rows,
     ]
 
 
-def _markdown_grid(grid: Grid) -> str:
+def markdown_grid(grid: Grid) -> str:
+    """Format a grid as a table of Markdown."""
     lines = [
-        [_md(column.heading) for column in grid.columns],
+        [escape_markdown(column.heading) for column in grid.columns],
         ["---" if column.align == "left" else "---:" for column in grid.columns],
         *([_markdown_cell(cell) for cell in row] for row in grid.rows),
     ]
@@ -103,14 +105,14 @@ def _markdown_grid(grid: Grid) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = _md(cell.text)
+    text = escape_markdown(cell.text)
     if cell.standing == "best":
         mean, *spread = text.split(" ")
         return " ".join([f"**{mean}**", *spread])
     return text if cell.standing is None else text + MARKS[cell.standing]
 
 
-def _md(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escape text, so that Markdown shows it verbatim and within its cell."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", _one_line(text))
 
@@ -119,7 +121,7 @@ def _code(text: str) -> str:
     return "\n".join(f"    {line}" for line in escape_controls(text).split("\n"))
 
 
-def bare_sentence(table: Table) -> str:
+def bare_sentence(table: AnyTable) -> str:
     """A sentence with the metrics of the bare backbone; empty if they were not measured."""
     named = [
         f"{key} {format_metric(value, table.metrics[key])}" for key, value in table.bare.items() if key in table.metrics
@@ -127,7 +129,7 @@ def bare_sentence(table: Table) -> str:
     return f" The bare backbone: {', '.join(named)}." if named else ""
 
 
-def as_latex(comparison: Comparison) -> str:
+def as_latex(comparison: Comparison | ComparisonRecord) -> str:
     r"""Format as LaTeX: two `tabular`s per table, to be `\input` into a document that loads booktabs."""
     parts = ["% Needs \\usepackage{booktabs}."]
     for table in comparison.tables:
@@ -182,5 +184,5 @@ def _one_line(text: str) -> str:
     return " ".join(escape_controls(text).split())
 
 
-def _key(table: Table, row: Row) -> tuple[str, str, int]:
+def _key(table: AnyTable, row: AnyRow) -> tuple[str, str, int]:
     return table.task, table.backbone, row.number

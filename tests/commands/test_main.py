@@ -174,7 +174,7 @@ def test_cfg_job_shows_the_config_of_train(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "sweep", "generate", "export", "compare", "runs"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "sweep", "generate", "export", "compare", "advise", "runs"])
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_verb_says_what_to_do_next_and_has_the_exit_code_of_the_signal(
     launched: Launched, monkeypatch: pytest.MonkeyPatch, verb: str, number: signal.Signals, exit_code: int

@@ -27,20 +27,21 @@ def outputs(tmp_path: Path) -> Path:
     return tmp_path / "outputs"
 
 
-def test_it_prints_tables_and_the_paths_of_four_files(outputs: Path, tmp_path: Path) -> None:
+def test_it_prints_tables_and_the_paths_of_five_files(outputs: Path, tmp_path: Path) -> None:
     done = run("compare", "outputs", "out=mine", cwd=tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "towns on tiny" in done.stdout
     assert "excluded: outputs/towns/tiny/lora/2 was stopped" in done.stdout
-    assert done.stdout.splitlines()[-4:] == [
+    assert done.stdout.splitlines()[-5:] == [
         " csv: mine/comparison.csv",
         "  md: mine/comparison.md",
         " tex: mine/comparison.tex",
         "html: mine/comparison.html",
+        "json: mine/comparison.json",
     ]
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
-        f"comparison.{suffix}" for suffix in ("csv", "html", "md", "tex")
+        f"comparison.{suffix}" for suffix in ("csv", "html", "json", "md", "tex")
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "outputs"]
 
@@ -120,6 +121,7 @@ def test_it_imports_no_torch(outputs: Path, tmp_path: Path) -> None:
         "import sys\n"
         "from ptl_prefix.commands.main import cli\n"
         "cli(['compare', 'outputs', 'out=mine'], standalone_mode=False)\n"
+        "cli(['advise', 'mine'], standalone_mode=False)\n"
         "cli(['runs'], standalone_mode=False)\n"
         "assert not {'torch', 'transformers', 'pytorch_lightning', 'datasets', 'matplotlib'} & set(sys.modules)\n"
     )

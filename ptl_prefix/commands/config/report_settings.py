@@ -1,4 +1,4 @@
-"""The settings at the root of the YAML of `compare`, `runs` and `sweep`, with types and ranges."""
+"""The settings at the root of the YAML of `advise`, `compare`, `runs` and `sweep`, with types and ranges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +22,31 @@ class CompareSettings:
     metric: str | None
     include: Sequence[Literal["stopped", "failed", "pruned", "died"]]
     examples: Annotated[int, Ge(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseSettings:
+    """The keys at the root of `conf/advise.yaml`.
+
+    Args:
+        out: File for the page, of Markdown; `None` is `advice.md` beside the first comparison.
+        metric: Metric that rows are judged by, such as `test/bleu`; `None` is the one that each table is sorted by.
+        max_trainable_parameters: Largest number of trainable parameters of a method; `None` is no limit.
+        max_stored_parameters: Largest number of parameters that a bundle stores; `None` is no limit.
+        max_bundle_bytes: Largest size of a bundle in bytes; `None` is no limit.
+        max_steps: Largest number of optimizer steps; `None` is no limit.
+        max_tokens: Largest number of tokens to train on; `None` is no limit.
+        max_peak_memory_bytes: Largest peak memory of training in bytes; `None` is no limit.
+    """
+
+    out: str | None
+    metric: str | None
+    max_trainable_parameters: Annotated[int, Ge(0)] | None
+    max_stored_parameters: Annotated[int, Ge(0)] | None
+    max_bundle_bytes: Annotated[int, Ge(0)] | None
+    max_steps: Annotated[int, Ge(0)] | None
+    max_tokens: Annotated[int, Ge(0)] | None
+    max_peak_memory_bytes: Annotated[int, Ge(0)] | None
 
 
 @dataclass(frozen=True, kw_only=True)

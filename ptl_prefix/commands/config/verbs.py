@@ -7,7 +7,12 @@ of the verb, described by a dataclass. This file imports nothing heavy.
 
 from ptl_prefix.commands.config.bundle_settings import ExportSettings, ImportSettings, PushSettings
 from ptl_prefix.commands.config.join_settings import JoinSettings
-from ptl_prefix.commands.config.report_settings import CompareSettings, RunsSettings, SweepActionSettings
+from ptl_prefix.commands.config.report_settings import (
+    AdviseSettings,
+    CompareSettings,
+    RunsSettings,
+    SweepActionSettings,
+)
 from ptl_prefix.commands.config.route_settings import RouteSettings
 from ptl_prefix.commands.config.serve_settings import ServeSettings
 from ptl_prefix.commands.config.verb import Verb
@@ -229,6 +234,20 @@ VERBS = {
                     "compare two methods",
                 ),
                 ("ptl-prefix compare outputs metric=test/bleu out=comparisons/e2e", "order by BLEU, write to a folder"),
+            ),
+        ),
+        Verb(
+            name="advise",
+            summary="Say what a comparison supports: which method, and when not a prefix.",
+            settings=AdviseSettings,
+            arguments="[COMPARISON]...",
+            examples=(
+                ("ptl-prefix advise outputs/comparisons/e2e", "write advice.md beside a comparison"),
+                (
+                    "ptl-prefix advise outputs/comparisons/e2e max_stored_parameters=100_000 metric=test/bleu",
+                    "consider only what stores at most 100,000 parameters",
+                ),
+                ("ptl-prefix advise comparisons/small comparisons/large", "with a larger backbone's comparison"),
             ),
         ),
         Verb(
