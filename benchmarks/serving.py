@@ -255,7 +255,7 @@ def draw(found: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
     figure = Figure(figsize=(8, 0.9 + 0.3 * len(found)), layout="constrained")
     figure.suptitle(title, fontsize=9)
     axes = figure.subplots()
-    names = list(reversed(found))
+    names = list(found)[::-1]
     medians = [statistics.median(found[name]) for name in names]
     spans = [
         [abs(median - end(found[name])) for name, median in zip(names, medians, strict=True)] for end in (min, max)

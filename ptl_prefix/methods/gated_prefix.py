@@ -30,6 +30,7 @@ from ptl_prefix.methods import prefix_checks
 from ptl_prefix.methods.added_prefix import AddedPrefix
 from ptl_prefix.methods.prefix_start import PrefixStart
 from ptl_prefix.methods.prefix_table import PlainTable
+from ptl_prefix.methods.start_inputs import StartInputs
 from ptl_prefix.settings import settings_from
 
 
@@ -44,7 +45,8 @@ class GatedPrefix(AddedPrefix):
         prefix_length: Number of prefix positions per attention layer.
         init: Initial keys and values. `random`: normal, with the standard deviations of the backbone's own in each
             layer, or 1 if that is more. `text`: those of words.
-        init_text: Words for `init=text`, repeated if they have fewer tokens than the prefix has positions.
+        init_text: Words for `init=text`, repeated if they have fewer tokens than the prefix has positions; `None` takes
+            the task's instruction.
         layers: Indices of the layers that get a prefix; `None` is every layer.
         sites: Names of the attention sites that get a prefix; `None` is every site of the backbone.
     """
@@ -68,10 +70,20 @@ class GatedPrefix(AddedPrefix):
             name=name, default_lr=default_lr, layers=layers, sites=sites, match_parameters=match_parameters
         )
         self.prefix_length = prefix_length
-        self.init = init
+        self.init: Literal["random", "text"] = init
         self.init_text = init_text
+        self._start_inputs = StartInputs()
+        self._skips_start = False
         self.tables = nn.ModuleDict()
         self.gates = nn.ParameterDict()
+
+    def provide_start_inputs(self, inputs: StartInputs) -> None:
+        """Keep the task's instruction for `init=text`."""
+        self._start_inputs = inputs
+
+    def skip_start(self) -> None:
+        """Leave the tables as drawn."""
+        self._skips_start = True
 
     @property
     def size_setting(self) -> str:
@@ -80,9 +92,7 @@ class GatedPrefix(AddedPrefix):
 
     def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Also an initialisation without its text."""
-        return super().incompatibilities(backbone) + prefix_checks.init_problems(
-            init=self.init, init_text=self.init_text, init_bundle=None, reparam="none"
-        )
+        return super().incompatibilities(backbone) + prefix_checks.init_problems(self._start(), "none", backbone)
 
     def _additions(self, site: str) -> list[GatedStates]:
         table = self.tables[site]()  # (layers, 2, kv_heads, prefix, head_dim)
@@ -93,12 +103,23 @@ class GatedPrefix(AddedPrefix):
         if self.tables:
             return
         self._set_parameters(backbone)
-        if not backbone.is_shape_only:
-            start = PrefixStart(
-                init=self.init, text=self.init_text, bundle=None, prefix_length=self.prefix_length, num_frozen=0
-            )
-            if note := start.initialise(self._tables(), backbone, self._selected_layers(backbone)):
-                self.notes.append(note)
+        if backbone.is_shape_only or self._skips_start:
+            return
+        if note := self._start().initialise(self._tables(), backbone, self._selected_layers(backbone)):
+            self.notes.append(note)
+
+    def _start(self) -> PrefixStart:
+        return PrefixStart(
+            init=self.init,
+            init_text=self.init_text,
+            init_num_chunks=None,
+            init_num_tokens=None,
+            init_bundle=None,
+            inputs=self._start_inputs,
+            prefix_length=self.prefix_length,
+            num_frozen=0,
+            text_start=0,
+        )
 
     def _set_parameters(self, backbone: Backbone) -> None:
         """New tables of random numbers, and gates of 0."""
