@@ -221,7 +221,8 @@ class Engine:
 
     def _step(self, group: str | None, stepping: list[Generation]) -> None:
         logits = self._groups.step(group, stepping)
-        tokens = choose_tokens(logits, [generation.sampler for generation in stepping])
+        samplers = [generation.sampler for generation in stepping]
+        tokens = choose_tokens(logits, samplers, [generation.allowed_ids for generation in stepping])
         self._num_new_tokens += len(tokens)
         for generation, token, row in zip(stepping, tokens, logits, strict=True):
             text, logprobs = generation.add(token, row)

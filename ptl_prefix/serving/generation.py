@@ -3,6 +3,8 @@
 In: a request, and one token at a time. Out: the text to send, and the reason to end.
 """
 
+from collections.abc import Collection
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -66,6 +68,12 @@ class Generation:
     def text_ids(self) -> list[int]:
         """The ids of its text so far: the prompt or the decoder's start, and the generated ones."""
         return [*self.start_ids, *self.new_ids]
+
+    @property
+    def allowed_ids(self) -> Collection[int] | None:
+        """The ids that its next token may be; `None` for all."""
+        labels = self.request.labels
+        return None if labels is None else labels.next_ids(self.new_ids)
 
     def job(self, *, arrived_s: float) -> Job:
         """What the scheduler knows of it."""
