@@ -107,7 +107,7 @@ class Engine:
         self._post(lambda: self._end(request_id, "cancelled"))
 
     def compute(self, task: Callable[[], Result], *, timeout_s: float = 60.0) -> Result:
-        """Run something that needs the backbone between two rounds, and wait for its result.
+        """Run something that needs the bare backbone between two rounds, and wait for its result.
 
         Raises:
             RequestError: When the engine has stopped, or the result does not come in time.
@@ -116,6 +116,7 @@ class Engine:
 
         def run() -> None:
             try:
+                self._groups.detach()
                 found.set_result(task())
             except BaseException as error:  # it is the caller's, not the engine's
                 found.set_exception(error)

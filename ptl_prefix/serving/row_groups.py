@@ -124,6 +124,10 @@ class RowGroups:
         finally:
             self._store.stop_using(version)
 
+    def detach(self) -> None:
+        """Give the backbone back as it is without a bundle; the next round of a group attaches its bundle again."""
+        self._attach(None)
+
     def close(self) -> None:
         """Free everything, and give the backbone back."""
         for batch in self._batches.values():
@@ -150,3 +154,5 @@ class RowGroups:
             self._attached = None
         if group is not None:
             self._attached = (group, restore(self._backbone, self._store.content(group)))
+            # Full fine-tuning and BitFit override weights when they condition a batch, not when they are attached.
+            conditioned_prefix(self._attached[1])
