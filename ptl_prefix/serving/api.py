@@ -81,6 +81,9 @@ class GenerationBody(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(default=None, description="Seed of sampling.")
     stream: bool | None = Field(default=None, description="Whether the text comes as server-sent events.")
     stream_options: StreamOptions | None = None
+    labels_only: bool | None = Field(
+        default=None, description="Whether a classification task answers with one of its labels; false: any text."
+    )
     timeout_s: Annotated[float, Field(gt=0, le=86400)] | None = Field(
         default=None, description="Seconds after which the request is given up, at most those of the server."
     )

@@ -111,7 +111,7 @@ class Engine:
         self._post(lambda: self._end(request_id, "cancelled"))
 
     def compute(self, task: Callable[[], Result], *, timeout_s: float = 60.0) -> Result:
-        """Run something that needs the backbone between two rounds, and wait for its result.
+        """Run something that needs the bare backbone between two rounds, and wait for its result.
 
         Raises:
             RequestError: When the engine has stopped, or the result does not come in time.
@@ -120,6 +120,7 @@ class Engine:
 
         def run() -> None:
             try:
+                self._groups.detach()
                 found.set_result(task())
             except BaseException as error:  # it is the caller's, not the engine's
                 found.set_exception(error)
@@ -226,7 +227,8 @@ class Engine:
 
     def _generate(self, generations: list[Generation], logits: Float[Tensor, "requests vocabulary"]) -> None:
         """Choose the next token of some requests, and send its text."""
-        tokens = choose_tokens(logits, [generation.sampler for generation in generations])
+        samplers = [generation.sampler for generation in generations]
+        tokens = choose_tokens(logits, samplers, [generation.allowed_ids for generation in generations])
         self._num_new_tokens += len(tokens)
         ended = []
         for generation, token, row in zip(generations, tokens, logits.unbind(), strict=True):

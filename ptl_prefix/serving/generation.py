@@ -3,6 +3,8 @@
 In: a request, and one token at a time. Out: the text to send, and the reason to end.
 """
 
+from collections.abc import Collection
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -81,6 +83,12 @@ class Generation:
     def num_prefix(self) -> int:
         """Prefix columns that its row needs."""
         return 0 if self.bundle is None else self.bundle.num_rows
+
+    @property
+    def allowed_ids(self) -> Collection[int] | None:
+        """The ids that its next token may be; `None` for all."""
+        labels = self.request.labels
+        return None if labels is None else labels.next_ids(self.new_ids)
 
     def job(self, *, arrived_s: float) -> Job:
         """What the scheduler knows of it."""

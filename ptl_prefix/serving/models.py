@@ -224,6 +224,7 @@ class Models:
             "prefix_bytes": bundle.num_bytes,
             "hash": bundle.version,
             "metrics": manifest.metrics,
+            "num_labels": None if manifest.label_set is None else len(manifest.label_set),
             "decoding_not_followed": decoding_not_followed(manifest.decoding),
         }
 

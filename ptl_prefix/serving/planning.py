@@ -16,6 +16,7 @@ from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.api import ChatBody, CompletionBody, GenerationBody
 from ptl_prefix.serving.api_error import invalid
+from ptl_prefix.serving.label_trie import LabelTrie
 from ptl_prefix.serving.models import Target
 from ptl_prefix.serving.request import GenerationRequest, Sampling
 
@@ -68,7 +69,10 @@ def make_plan(
         ApiError: When a prompt has no tokens, does not fit the context window, or is a conversation that the target
             cannot read.
     """
-    max_new_tokens = body.max_new_tokens or target.decoding.max_new_tokens
+    labels = _labels(body, target)
+    # As in evaluation: the prompt leaves room for the longest label.
+    usual = target.decoding.max_new_tokens if labels is None else labels.longest
+    max_new_tokens = body.max_new_tokens or usual
     param = "prompt" if isinstance(body, CompletionBody) else "messages"
     try:
         prompts = tuple(_prompts(body, target, max_new_tokens))
@@ -89,6 +93,7 @@ def make_plan(
             sampling=_sampling(body, target.decoding, max_new_tokens, (seed + choice) % 2**63),
             client=client,
             deadline_s=deadline_s,
+            labels=labels,
         )
         for index, prompt in enumerate(prompts)
         for choice in range(body.num_choices)
@@ -108,6 +113,14 @@ def prompt_of_source(text: str, target: Target) -> tuple[int, ...]:
     except (PtlPrefixError, ValueError) as error:
         raise invalid(str(error), param="prompt", code="invalid_prompt") from error
     return prompt.ids
+
+
+def _labels(body: CompletionBody | ChatBody, target: Target) -> LabelTrie | None:
+    """The labels of which an answer must be one, unless the client wants free text or writes the prompt itself."""
+    is_raw = isinstance(body, CompletionBody) and bool(body.raw)
+    if target.bundle is None or is_raw or body.labels_only is False:
+        return None
+    return target.bundle.labels
 
 
 def _sampling(body: GenerationBody, own: Decoding, max_new_tokens: int, seed: int) -> Sampling:

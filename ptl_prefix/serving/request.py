@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ptl_prefix.serving.label_trie import LabelTrie
+
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 """Why a request ended: a stop id or stop text, `max_new_tokens`, its client, its deadline, or a failure."""
 
@@ -51,6 +53,7 @@ class GenerationRequest:
         is_stripped: Whether whitespace around the generated text is left out, as in evaluation.
         client: Whom the request counts for when the engine shares its time fairly.
         deadline_s: `time.monotonic()` at which the request is given up; `None` for no limit.
+        labels: Labels of which the text must be one; `None` for any text.
     """
 
     request_id: str
@@ -61,6 +64,7 @@ class GenerationRequest:
     is_stripped: bool = False
     client: str = ""
     deadline_s: float | None = None
+    labels: LabelTrie | None = None
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,10 @@ class RowGroups:
         finally:
             self._store.stop_using(version)
 
+    def detach(self) -> None:
+        """Give the backbone back as it is without a bundle; the next round of a group attaches its bundle again."""
+        self._attach(None)
+
     def close(self) -> None:
         """Free everything, and give the backbone back."""
         for batch in self._batches.values():

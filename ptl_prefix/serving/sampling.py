@@ -4,7 +4,7 @@ In: one row of logits per request. Out: a token per request, with log-probabilit
 request has its own random generator, so its tokens do not depend on the requests beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Float
@@ -43,10 +43,29 @@ class TokenSampler:
         return TokenLogprobs(token, float(found[token]), tuple(pairs))
 
 
-def choose_tokens(logits: Float[Tensor, "rows vocabulary"], samplers: Sequence[TokenSampler]) -> list[int]:
-    """The next token of each row."""
+def choose_tokens(
+    logits: Float[Tensor, "rows vocabulary"],
+    samplers: Sequence[TokenSampler],
+    allowed: Sequence[Collection[int] | None] | None = None,
+) -> list[int]:
+    """The next token of each row.
+
+    Args:
+        logits: Logits of each row; they are not changed.
+        samplers: The choice of each row.
+        allowed: Ids that may come next in each row; `None` for all, in one row or in every one.
+    """
     tokens: list[int] = logits.argmax(dim=-1).tolist()
-    for index, sampler in enumerate(samplers):
+    for index, (sampler, ids) in enumerate(zip(samplers, allowed or [None] * len(samplers), strict=True)):
+        row = logits[index] if ids is None else _only(logits[index], ids)
         if sampler.sampling.temperature > 0:
-            tokens[index] = sampler.sample(logits[index])
+            tokens[index] = sampler.sample(row)
+        elif ids is not None:
+            tokens[index] = int(row.argmax())
     return tokens
+
+
+def _only(logits: Float[Tensor, " vocabulary"], ids: Collection[int]) -> Float[Tensor, " vocabulary"]:
+    """Logits of which only some tokens can be chosen."""
+    places = torch.tensor(sorted(ids), device=logits.device)
+    return torch.full_like(logits, -torch.inf).index_copy(0, places, logits[places])

@@ -5,9 +5,11 @@ In: a bundle's manifest and the backbone's prompter. Out: `ServedBundle`, which 
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.backbones.prompting import Prompter
+from ptl_prefix.serving.label_trie import LabelTrie, label_ids
 
 NAME_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 """A name that cannot be a path: it is looked up, never opened."""
@@ -42,3 +44,12 @@ class ServedBundle:
     def model_id(self) -> str:
         """The name that always means this version."""
         return f"{self.name}@{self.version}"
+
+    @cached_property
+    def labels(self) -> LabelTrie | None:
+        """The labels of a classification task; `None` for a task of free text. Made when they are first asked for."""
+        labels = self.manifest.label_set
+        if not labels:
+            return None
+        targets = ([*ids, *self.prompter.after_ids] for ids in self.prompter.tokenize_targets(labels))
+        return LabelTrie(label_ids(target, self.prompter.stop_ids) for target in targets)

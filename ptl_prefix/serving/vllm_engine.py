@@ -232,6 +232,7 @@ class VllmEngine:
         if reason is not None:
             return reason
         if said not in ("stop", "length"):
+            self._probes.clear()
             raise gateway.unreachable(EOFError(said))
         text.end()
         return "stop" if said == "stop" else "length"

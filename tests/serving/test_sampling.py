@@ -62,3 +62,16 @@ def test_logprobs_are_those_of_the_model() -> None:
     assert [token for token, _ in found.top] == [0, 1]
     assert [value for _, value in found.top] == pytest.approx(LOGITS[:2].tolist())
     assert sampler().logprobs(LOGITS, 3) is None
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_only_allowed_tokens_are_chosen_and_the_logits_stay(temperature: float) -> None:
+    logits = torch.stack([LOGITS, LOGITS])
+    rows = [sampler(temperature=temperature, top_p=0.9), sampler(temperature=0.0)]
+
+    found = [choose_tokens(logits, rows, [{2, 3}, None]) for _ in range(40)]
+
+    assert {first for first, _ in found} <= {2, 3}
+    assert temperature or {first for first, _ in found} == {2}
+    assert {second for _, second in found} == {0}
+    assert torch.equal(logits, torch.stack([LOGITS, LOGITS]))

@@ -176,6 +176,17 @@ def test_the_rows_that_no_cached_page_holds_are_put_into_the_pages(
     assert connector.build_connector_meta(None).loads == []
 
 
+def test_a_request_that_ends_before_the_next_pass_is_not_loaded(connector_module: Any, folder: Path) -> None:
+    connector = new_connector(connector_module, folder)
+    asked = request(version_of(folder / "bundles/towns"))
+    connector.on_new_request(asked)
+    scheduled(connector, asked, [0, 1, 2, 3])
+
+    connector.request_finished(asked, [0, 1, 2, 3])
+
+    assert connector.build_connector_meta(None).loads == []
+
+
 def test_a_preempted_request_is_loaded_again_and_a_cached_one_is_not(connector_module: Any, folder: Path) -> None:
     connector = new_connector(connector_module, folder)
     asked = request(version_of(folder / "bundles/towns"))

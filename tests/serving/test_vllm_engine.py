@@ -145,6 +145,15 @@ def test_what_goes_wrong_at_vllm_is_an_error_of_that_request(
         assert ended(ask(engine, request())) == ("stop",)
 
 
+def test_after_vllm_broke_off_its_connector_is_looked_for_again(shape: Backbone) -> None:
+    with scripted_vllm() as vllm, gateway(shape, vllm.url) as engine:
+        assert ended(ask(engine, request())) == ("stop",)
+        vllm.breaks_off = True
+        assert ended(ask(engine, request())) == ("error", 502, "upstream_unreachable")
+        vllm.breaks_off = vllm.has_connector = False
+        assert ended(ask(engine, request())) == ("error", 502, "upstream_without_connector")
+
+
 def test_vllm_that_is_down_is_a_bad_gateway_within_seconds(shape: Backbone) -> None:
     with scripted_vllm() as vllm:
         engine = VllmEngine(vllm.url, Store(shape), shape)  # type: ignore[arg-type]
