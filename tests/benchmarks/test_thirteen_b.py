@@ -85,8 +85,8 @@ def test_three_prefixes_are_trained_and_served_in_one_batch(tmp_path: Path, monk
     assert names == ["build", "hash", *(f"train, prefix of {n}" for n in (2, 3, 5)), "serve 3 in one batch"]
     for phase in report["phases"]:
         assert 0 < phase["estimated_bytes"] < 2**25
-        # A process that ran other tests may hold enough memory already.
-        assert 0 <= phase["measured_bytes"] < phase["process_bytes"]
+        # A process that ran other tests may hold enough memory already, and may give some of it back meanwhile.
+        assert phase["measured_bytes"] < phase["process_bytes"]
         assert len(phase["step_s"]) == (2 if "train" in phase["name"] else 0)
     for bundle in report["bundles"]:
         assert bundle["num_stored"] == 2 * 2 * 128 * bundle["prefix_length"]

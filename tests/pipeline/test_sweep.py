@@ -168,7 +168,7 @@ def test_the_same_exception_in_the_first_trials_stops_a_sweep(command_line: Comm
 @pytest.mark.parametrize(
     ("words", "law"),
     [
-        (["plan"], "`sweep plan` needs one predefined study of init, learning_rate, methods"),
+        (["plan"], "init, learning_rate, methods, prefix_length, prefix_length_x_reparam"),
         (["fly", "x"], "`sweep` needs one of plan, run, status, resume, stop, export, worker, but got 'fly'"),
         (["status"], "`sweep status` needs one study, but got nothing"),
         (["run", "nothing"], "`sweeps` must be one of"),

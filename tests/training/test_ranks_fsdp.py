@@ -35,9 +35,11 @@ ONE: Changes = {**SHORT, "data__batch_size": 8}
 TWO: Changes = {**SHORT, "data__batch_size": 4, "trainer__devices": 2, "trainer__strategy": "fsdp"}
 METHODS: dict[str, Changes] = {
     "adapter": {"bottleneck_size": 5},
+    "gated_prefix": {"prefix_length": 3},
     "ia3": {},
     "lora": {"dropout": 0.0},
     "prefix_lora": {"parts": {"first": {"prefix_length": 3, "reparam_hidden_size": 16}, "second": {"dropout": 0.0}}},
+    "prefix_plus": {},
     "prefix_tuning": {"prefix_length": 3, "reparam_hidden_size": 16},
     "prompt_tuning": {"prompt_length": 4},
     "rslora": {"dropout": 0.0},

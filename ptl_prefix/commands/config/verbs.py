@@ -238,7 +238,7 @@ VERBS = {
         ),
         Verb(
             name="advise",
-            summary="Say what a comparison supports: which method, and when not a prefix.",
+            summary="Say which method a comparison supports, and when not a prefix.",
             settings=AdviseSettings,
             arguments="[COMPARISON]...",
             examples=(
