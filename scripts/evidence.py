@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,109 +25,12 @@ from rich.table import Table
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.evaluation_record import RECORD_FILE, read_evaluation_record
-from ptl_prefix.artifacts.run_folder import CONFIRM, RunFolder
+from ptl_prefix.artifacts.run_folder import RunFolder
+from scripts.evidence_page import write_page
+from scripts.evidence_parts import PTL_PREFIX, Part, parts_for
 
-_COMMAND = [sys.executable, "-m", "ptl_prefix"]
-_SWEEPS = Path("outputs/sweeps")
 _STOP_S = 120.0
 """Seconds that a part gets to write its checkpoints when the time is over; then it is killed, and loses one trial."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One study.
-
-    Args:
-        name: Name of the part.
-        question: What it asks.
-        study: Name of the predefined study.
-        words: Other words of its command.
-        decoding: Words of `ptl-prefix evaluate` for the runs that are compared; empty if training has decoded enough.
-        minutes: Its time on two cores.
-    """
-
-    name: str
-    question: str
-    study: str
-    words: tuple[str, ...]
-    decoding: tuple[str, ...] = ()
-    minutes: int = 0
-
-    @property
-    def folder(self) -> Path:
-        """The folder of its study."""
-        return _SWEEPS / f"evidence_{self.name}"
-
-    @property
-    def marker(self) -> Path:
-        """The file that says when it was finished, and how long it took."""
-        return self.folder / "evidence.json"
-
-    @property
-    def state(self) -> str:
-        """`finished`, `begun` or `not begun`."""
-        return "finished" if self.marker.is_file() else "begun" if self.folder.is_dir() else "not begun"
-
-    def command(self) -> list[str]:
-        """The command that begins its study, or goes on with it."""
-        return [*_COMMAND, "sweep", "run", self.study, f"hydra.sweeper.study_name={self.folder.name}", *self.words]
-
-    def runs(self) -> list[Path]:
-        """The runs that are compared: those that confirm the best settings, or all if there is no confirmation."""
-        found = [path.parent for path in sorted(self.folder.rglob("record.json")) if "evaluation" not in path.parts]
-        confirming = [run for run in found if CONFIRM in run.relative_to(self.folder).parts]
-        return confirming or found
-
-
-def parts_for(data: Path) -> list[Part]:
-    """The parts, the quick ones first.
-
-    Args:
-        data: The folder of real data.
-    """
-    words = {
-        "e2e": ("task=e2e_nlg", f"task.data_dir={data / 'data/e2e'}"),
-        "webnlg": ("task=webnlg", f"task.data_dir={data / 'data/webnlg'}"),
-        "dialogsum": ("task=dialogsum", f"task.data_dir={data / 'data/dialogsum'}"),
-        "banking77": ("task=banking77", f"task.data_dir={data / 'data/banking77'}"),
-    }
-    curve = (*words["e2e"], *_SMALL)
-    parts = [
-        Part("length", "How long should a prefix be?", "evidence_length", curve),
-        Part("reparam", "Does the MLP help, and how wide?", "evidence_reparam", curve),
-        Part("place", "Embeddings, infix, prefix, and which layers?", "evidence_place", curve),
-        Part("start", "Which start, with how many examples?", "evidence_start", curve),
-        Part("one_rate", "What is lost with one learning rate for all?", "evidence_one_rate", curve),
-    ]
-    for name, of_task in words.items():
-        question = f"Which method on {name}, on the embedded backbone?"
-        parts.append(Part(f"small_{name}", question, "evidence_methods", (*of_task, *_SMALL), decoding=_WHOLE))
-    for name, of_task in words.items():
-        question = f"Which method on {name}, on a pretrained model of 135M?"
-        parts.append(Part(f"smollm2_{name}", question, "evidence_methods", (*of_task, *_SMOLLM2)))
-    return parts
-
-
-_SMALL = ("trainer=cpu", "trainer.max_steps=300", "trainer.val_check_interval=100", "trainer.limit_val_batches=4")
-"""The embedded backbone: 5.4M parameters."""
-
-_SMOLLM2 = (
-    "backbone=smollm2",
-    "backbone.dtype=float32",
-    "trainer=cpu",
-    "trainer.max_steps=100",
-    "trainer.val_check_interval=100",
-    "trainer.limit_val_batches=4",
-    "data.batch_size=8",
-    "data.eval_batch_size=16",
-    "evaluation.num_examples=32",
-    "hydra.sweeper.n_trials=4",
-    "hydra.sweeper.confirm_seeds=[1,2,3]",
-)
-"""A released model of 135M parameters: fewer steps, trials and decoded inputs."""
-
-_WHOLE = ("num_examples=null", "generation=beam")
-"""Official metrics: every test input, by beam search."""
 
 
 class OutOfTimeError(Exception):
@@ -192,7 +94,7 @@ def carry_out(part: Part, deadline: Deadline) -> None:
     if part.decoding:
         for run in part.runs():
             if not _is_decoded(RunFolder(run)):
-                deadline.run([*_COMMAND, "evaluate", f"run={run}", *part.decoding], log=log)
+                deadline.run([*PTL_PREFIX, "evaluate", f"run={run}", *part.decoding], log=log)
     seconds = time.monotonic() - began
     write_atomically(part.marker, json.dumps({"question": part.question, "seconds_of_last_call": round(seconds)}))
 
@@ -203,10 +105,11 @@ def _is_decoded(run: RunFolder) -> bool:
     return any(record.key.num_examples == record.num_in_split for record in records)
 
 
-def report(part: Part, docs: Path) -> None:
-    """Compare the runs of a finished part; the tables, the records behind them and the page go to the documentation."""
-    command = [*_COMMAND, "compare", *map(str, part.runs()), f"out={docs / part.name}"]
+def report(part: Part, parts: Sequence[Part], folder: Path) -> None:
+    """Compare the runs of a finished part; the tables and the page of all parts go to the documentation."""
+    command = [*PTL_PREFIX, "compare", *map(str, part.runs()), f"out={folder / part.name}"]
     subprocess.run(command, check=True)
+    write_page(parts, folder)
 
 
 def show(parts: Sequence[Part], console: Console) -> None:
@@ -238,10 +141,10 @@ def main(words: Sequence[str] | None = None) -> None:
     data = os.environ.get("PTL_PREFIX_DATA")
     if data is None:
         raise SystemExit("The studies need real data: set PTL_PREFIX_DATA to the folder that has data/e2e and others.")
-    parts = parts_for(Path(data))
-    if unknown := set(arguments.only or ()) - {part.name for part in parts}:
+    all_parts = parts_for(Path(data))
+    if unknown := set(arguments.only or ()) - {part.name for part in all_parts}:
         raise SystemExit(f"--only must name parts, but there is no {', '.join(sorted(unknown))}; see --list.")
-    parts = [part for part in parts if not arguments.only or part.name in arguments.only]
+    parts = [part for part in all_parts if not arguments.only or part.name in arguments.only]
     if not arguments.list:
         limit = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
         try:
@@ -249,7 +152,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 if part.state != "finished":
                     console.rule(part.name)
                     carry_out(part, Deadline(limit))
-                    report(part, arguments.docs)
+                    report(part, all_parts, arguments.docs)
         except OutOfTimeError:
             console.print("The time is over; the same command goes on.")
     show(parts, console)

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from ptl_prefix.settings import sweeps_dir
 from scripts import evidence
-from scripts.evidence import Deadline, OutOfTimeError, Part, parts_for
+from scripts.evidence import Deadline, OutOfTimeError
+from scripts.evidence_parts import Part, parts_for
 
 STUDY = """
 import pathlib, signal, sys, time

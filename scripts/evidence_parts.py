@@ -1,0 +1,111 @@
+"""The parts of the study behind the project's comparison of methods.
+
+In: the folder of real data. Out: `Part`s: what each asks, the study that answers it, and where that stands.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptl_prefix.artifacts.run_folder import CONFIRM
+
+PTL_PREFIX = (sys.executable, "-m", "ptl_prefix")
+"""The start of every command."""
+_SWEEPS = Path("outputs/sweeps")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One study.
+
+    Args:
+        name: Name of the part.
+        question: What it asks.
+        study: Name of the predefined study.
+        words: Other words of its command.
+        decoding: Words of `ptl-prefix evaluate` for the runs that are compared; empty if training has decoded enough.
+        minutes: Its time on two cores.
+    """
+
+    name: str
+    question: str
+    study: str
+    words: tuple[str, ...]
+    decoding: tuple[str, ...] = ()
+    minutes: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its study."""
+        return _SWEEPS / f"evidence_{self.name}"
+
+    @property
+    def marker(self) -> Path:
+        """The file that says when it was finished, and how long it took."""
+        return self.folder / "evidence.json"
+
+    @property
+    def state(self) -> str:
+        """`finished`, `begun` or `not begun`."""
+        return "finished" if self.marker.is_file() else "begun" if self.folder.is_dir() else "not begun"
+
+    def command(self) -> list[str]:
+        """The command that begins its study, or goes on with it."""
+        return [*PTL_PREFIX, "sweep", "run", self.study, f"hydra.sweeper.study_name={self.folder.name}", *self.words]
+
+    def runs(self) -> list[Path]:
+        """The runs that are compared: those that confirm the best settings, or all if there is no confirmation."""
+        found = [path.parent for path in sorted(self.folder.rglob("record.json")) if "evaluation" not in path.parts]
+        confirming = [run for run in found if CONFIRM in run.relative_to(self.folder).parts]
+        return confirming or found
+
+
+def parts_for(data: Path) -> list[Part]:
+    """The parts, the quick ones first.
+
+    Args:
+        data: The folder of real data.
+    """
+    words = {
+        "e2e": ("task=e2e_nlg", f"task.data_dir={data / 'data/e2e'}"),
+        "webnlg": ("task=webnlg", f"task.data_dir={data / 'data/webnlg'}"),
+        "dialogsum": ("task=dialogsum", f"task.data_dir={data / 'data/dialogsum'}"),
+        "banking77": ("task=banking77", f"task.data_dir={data / 'data/banking77'}"),
+    }
+    curve = (*words["e2e"], *_SMALL)
+    parts = [
+        Part("length", "How long should a prefix be?", "evidence_length", curve),
+        Part("reparam", "Does the MLP help, and how wide?", "evidence_reparam", curve),
+        Part("place", "Embeddings, infix, prefix, and which layers?", "evidence_place", curve),
+        Part("start", "Which start, with how many examples?", "evidence_start", curve),
+        Part("one_rate", "What is lost with one learning rate for all?", "evidence_one_rate", curve),
+    ]
+    for name, of_task in words.items():
+        question = f"Which method on {name}, on the embedded backbone?"
+        parts.append(Part(f"small_{name}", question, "evidence_methods", (*of_task, *_SMALL), decoding=_WHOLE))
+    for name, of_task in words.items():
+        question = f"Which method on {name}, on a pretrained model of 135M?"
+        parts.append(Part(f"smollm2_{name}", question, "evidence_methods", (*of_task, *_SMOLLM2)))
+    return parts
+
+
+_SMALL = ("trainer=cpu", "trainer.max_steps=300", "trainer.val_check_interval=100", "trainer.limit_val_batches=4")
+"""The embedded backbone: 5.4M parameters."""
+
+_SMOLLM2 = (
+    "backbone=smollm2",
+    "backbone.dtype=float32",
+    "trainer=cpu",
+    "trainer.max_steps=100",
+    "trainer.val_check_interval=100",
+    "trainer.limit_val_batches=4",
+    "data.batch_size=8",
+    "data.eval_batch_size=16",
+    "evaluation.num_examples=32",
+    "hydra.sweeper.n_trials=4",
+    "hydra.sweeper.confirm_seeds=[1,2,3]",
+)
+"""A released model of 135M parameters: fewer steps, trials and decoded inputs."""
+
+_WHOLE = ("num_examples=null", "generation=beam")
+"""Official metrics: every test input, by beam search."""
