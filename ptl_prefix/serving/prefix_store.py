@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ptl_prefix.artifacts.bundle import check_backbone
 from ptl_prefix.artifacts.bundle_folder import find_bundle
@@ -180,8 +181,7 @@ class PrefixStore(VersionStore):
                 f"{manifest.dtype}; serve it with dtype={manifest.dtype}."
             )
         kind = method_class(manifest.method)
-        lengths = [manifest.settings[key] for key in _LENGTHS if key in manifest.settings]
-        num_rows = lengths[0] if kind.mixes_rows and lengths else 0
+        num_rows = _num_rows(manifest.method, manifest.settings)
         column_bytes = sum(2 * site.num_layers * site.kv_width for site in self.backbone.geometry.values())
         return ServedBundle(
             name=name,
@@ -225,3 +225,12 @@ class PrefixStore(VersionStore):
         return RequestError(
             f"A model must be one that the server offers, but {model!r:.100} is not; it offers: {names}."
         )
+
+
+def _num_rows(method: str, settings: Mapping[str, Any]) -> int:
+    """Rows of keys and values that attention reads before the text; of a combination, those of its parts."""
+    parts = settings.get("parts", {}).values()
+    if parts:
+        return sum(_num_rows(part["kind"], part["settings"]) for part in parts)
+    lengths = [settings[key] for key in _LENGTHS if key in settings]
+    return lengths[0] if method_class(method).mixes_rows and lengths else 0

@@ -27,6 +27,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "adapter": {"method": "adapter", "bottleneck_size": 6},
     "gated": {"method": "gated_prefix", "prefix_length": 3},
     "plus": {"method": "prefix_plus"},
+    "both": {
+        "method": "prefix_lora",
+        "parts": {"first": {"prefix_length": 3, "reparam_hidden_size": 16}, "second": {"rank": 2}},
+    },
     "vera": {"method": "peft", "settings": {"r": 4}},
 }
 

@@ -178,6 +178,17 @@ def test_the_same_content_under_two_names_outlives_one_of_them(base: Backbone, t
     assert store.status().num_bundles == 1
 
 
+def test_a_combination_takes_the_positions_of_its_prefix(base: Backbone, tmp_path: Path) -> None:
+    parts = {"first": {"prefix_length": 4, "reparam_hidden_size": 16}, "second": {"rank": 2}}
+    make_bundle(base, tmp_path / "both", "prefix_lora", parts=parts)
+    make_bundle(base, tmp_path / "lora", "lora")
+
+    store = opened(tmp_path, base)
+
+    assert [(one.num_rows, one.num_positions) for one in map(store.find, ["both", "lora"])] == [(4, 4), (0, 0)]
+    assert store.find("both").is_exclusive
+
+
 def test_another_dtype_is_refused(base: Backbone, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     make_bundle(base, tmp_path / "summary")
     coarse = load_backbone(str(tiny_folders["gpt2"]), name="gpt2", dtype="bfloat16")
