@@ -159,19 +159,23 @@ async def flood(server: Server, questions: Questions) -> list[int]:
 def test_500_clients_get_what_they_get_alone_or_a_refusal_and_leave_nothing_behind(server: Server) -> None:
     questions = asyncio.run(alone(server))
     num_files = server.num_files
-    first = asyncio.run(flood(server, questions))
+    statuses = asyncio.run(flood(server, questions))
     server.wait_for_rest(num_files)
-    megabytes = server.megabytes  # libraries and allocators have grown to their size
     held = {name: server.gauge(name) for name in ("prefix_bytes", "text_bytes", "prefixes_loaded")}
 
-    statuses = first + asyncio.run(flood(server, questions))
+    # Libraries and allocators grow to their size in the first flood, and once more at times; a leak grows in each.
+    for _ in range(3):
+        megabytes = server.megabytes
+        statuses += asyncio.run(flood(server, questions))
+        server.wait_for_rest(num_files)
+        if (growth := server.megabytes - megabytes) < 24:
+            break
 
+    assert growth < 24
     assert {status for status in statuses if not 400 <= status < 500} == {200}
     assert statuses.count(200) >= 64
     assert 429 in statuses
-    server.wait_for_rest(num_files)
     assert {name: server.gauge(name) for name in held} == held
-    assert server.megabytes - megabytes < 24
     assert asyncio.run(alone(server)).keys() == questions.keys()
 
     assert set(asyncio.run(stopping(server, questions))) <= {200, 429, 503}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.browser import Browser, chromium
-from support.live_server import KEY, LiveServer, live_server
+from support.live_server import KEY, LiveServer, live_server, wait_until
 from support.scripted_engine import ScriptedEngine
 
 pytestmark = pytest.mark.slow
@@ -84,8 +84,7 @@ def test_a_text_that_is_stopped_is_cancelled_in_the_engine(browser: Browser, ser
     browser.evaluate("byId('stop').click()")
 
     browser.wait_for("document.querySelector('.facts').textContent === 'Stopped.'")
-    browser.wait_for("true")
-    assert len(server.engine.cancelled) == 2
+    wait_until(lambda: len(server.engine.cancelled) == 2)
 
 
 def test_what_the_engine_writes_is_shown_as_text(browser: Browser, server: LiveServer) -> None:
