@@ -119,8 +119,8 @@ def test_chunks_cached_pages_and_preemption_change_nothing(
         running_vllm(vllm_python, model, folder, tmp_path / "log", *tight) as server,
         gateway("tiny_gpt2", folder, server.url) as vllm,
     ):
+        broken = requests(backbone, folder, ["x"], 4)[0]  # its version is known before the file is damaged
         (folder / "broken/tensors.safetensors").write_bytes(b"no tensors")
-        broken = requests(backbone, folder, ["x"], 4)[0]
         failed = ask(vllm, broken).wait(WAIT_S)
         (folder / "broken").rename(tmp_path / "broken")
         make_bundle(backbone, folder / "late", seed=8, prefix_length=48)
