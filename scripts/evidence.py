@@ -1,6 +1,6 @@
 """Runs the studies behind the project's comparison of methods, a part at a time: `make evidence`.
 
-    python -m scripts.evidence                   # everything that is not finished, some six hours on two cores
+    python -m scripts.evidence                   # everything that is not finished: hours on two cores
     python -m scripts.evidence --minutes 60      # stops after an hour; the same command goes on
     python -m scripts.evidence --list            # the parts, their state and their time
     python -m scripts.evidence --only length     # one part
@@ -118,10 +118,12 @@ def show(parts: Sequence[Part], console: Console) -> None:
     for heading in ("part", "question", "state", "minutes"):
         table.add_column(heading, justify="right" if heading == "minutes" else "left")
     for part in parts:
-        table.add_row(part.name, part.question, part.state, str(part.minutes))
+        table.add_row(part.name, part.question, part.state, "?" if part.minutes is None else str(part.minutes))
     console.print(table)
-    left = sum(part.minutes for part in parts if part.state != "finished")
-    console.print(f"At most {left // 60} h {left % 60} min are left on two cores.")
+    left = [part.minutes for part in parts if part.state != "finished"]
+    minutes, num_unknown = sum(one or 0 for one in left), left.count(None)
+    unknown = f", and parts whose time was never measured: {num_unknown}" if num_unknown else ""
+    console.print(f"At most {minutes // 60} h {minutes % 60} min are left on two cores{unknown}.")
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:

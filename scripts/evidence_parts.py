@@ -24,7 +24,7 @@ class Part:
         study: Name of the predefined study.
         words: Other words of its command.
         decoding: Words of `ptl-prefix evaluate` for the runs that are compared; empty if training has decoded enough.
-        minutes: Its time on two cores.
+        minutes: Its time on two cores; `None` if it has not been measured.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Part:
     study: str
     words: tuple[str, ...]
     decoding: tuple[str, ...] = ()
-    minutes: int = 0
+    minutes: int | None = None
 
     @property
     def folder(self) -> Path:

@@ -87,8 +87,11 @@ def test_the_list_says_what_is_left(
     done.marker.touch()
 
     evidence.show([done, left], Console(width=100))
+    evidence.show([done, left, Part("new", "?", "study", ())], Console(width=100))
 
-    assert "1 h 10 min" in capsys.readouterr().out
+    first, second = [line for line in capsys.readouterr().out.splitlines() if line.startswith("At most")]
+    assert first == "At most 1 h 10 min are left on two cores."
+    assert second == "At most 1 h 10 min are left on two cores, and parts whose time was never measured: 1."
 
 
 def test_without_data_it_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
