@@ -93,7 +93,7 @@ train: $(READY)  ## Train a prefix on the embedded backbone and the built-in tas
 demo: $(READY)  ## Train three prefixes, serve them from one backbone, and ask them (five minutes on two cores)
 	$(BIN)/python -m scripts.demo $(ARGS)
 
-evidence: $(READY)  ## The studies behind the comparison of methods, on real data: hours; ARGS="--minutes 60" stops, the next call goes on
+evidence: $(READY)  ## The studies behind the comparison of methods, on real data: hours; ARGS="--minutes 60" stops, the next call resumes
 	$(BIN)/python -m scripts.evidence $(ARGS)
 
 bench: $(READY)  ## Beside PEFT: validation loss and time of a step, small settings; --help says what else

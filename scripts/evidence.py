@@ -1,13 +1,13 @@
 """Runs the studies behind the project's comparison of methods, a part at a time: `make evidence`.
 
     python -m scripts.evidence                   # everything that is not finished: hours on two cores
-    python -m scripts.evidence --minutes 60      # stops after an hour; the same command goes on
+    python -m scripts.evidence --minutes 60      # stops after an hour; the same command resumes
     python -m scripts.evidence --list            # the parts, their state and their time
     python -m scripts.evidence --only length     # one part
 
 In: $PTL_PREFIX_DATA, the folder of real data. Out: a study for each part in `outputs/sweeps/evidence_<part>`, official
 metrics of the confirmed runs on whole test splits, and a comparison of each finished part in `docs/evidence/<part>`.
-Whatever ends a part, the next call goes on with it: studies resume, finished trials are not trained again.
+A part that was interrupted or killed is resumed by the next call; finished trials are not trained again.
 """
 
 import argparse
@@ -156,7 +156,7 @@ def main(words: Sequence[str] | None = None) -> None:
                     carry_out(part, Deadline(limit))
                     report(part, all_parts, arguments.docs)
         except OutOfTimeError:
-            console.print("The time is over; the same command goes on.")
+            console.print("The time limit is reached; the same command resumes.")
     show(parts, console)
 
 

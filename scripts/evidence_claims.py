@@ -80,22 +80,13 @@ class Verdict:
 
 def verdicts(claims: Sequence[Claim], table: TableRecord) -> list[Verdict]:
     """Judge the claims about one table."""
-    pairs = [(claim.better.best(table, claim.metric), claim.than.best(table, claim.metric), claim) for claim in claims]
-    tests = correct(
-        [
-            paired_test(mine, other, claim.metric, table.metrics[claim.metric])
-            for mine, other, claim in pairs
-            if mine is not None and other is not None
-        ]
-    )
-    by_claim = {id(claim): test for (mine, other, claim), test in zip(_complete(pairs), tests, strict=True)}
-    return [_verdict(claim, by_claim.get(id(claim))) for claim in claims]
-
-
-def _complete(
-    pairs: Sequence[tuple[RowRecord | None, RowRecord | None, Claim]],
-) -> list[tuple[RowRecord | None, RowRecord | None, Claim]]:
-    return [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
+    tests: dict[int, PairedTest] = {}
+    for index, claim in enumerate(claims):
+        mine, other = claim.better.best(table, claim.metric), claim.than.best(table, claim.metric)
+        if mine is not None and other is not None:
+            tests[index] = paired_test(mine, other, claim.metric, table.metrics[claim.metric])
+    corrected = dict(zip(tests, correct(list(tests.values())), strict=True))
+    return [_verdict(claim, corrected.get(index)) for index, claim in enumerate(claims)]
 
 
 def _verdict(claim: Claim, test: PairedTest | None) -> Verdict:

@@ -33,7 +33,7 @@ Where does a prefix stand, when every method gets the same chance? This page has
 backbones: each method was searched with the same number of trials, its learning rate always among what is searched,
 and the best setting of each was trained again on seeds that the search has not used. Decoding is the same for all.
 
-`make evidence` runs the study, goes on where it was stopped, and writes this page again; the tables are made from the
+`make evidence` runs the study, or resumes it, and writes this page again; the tables are made from the
 `comparison.json` of each part in `docs/evidence/`, which also names the command behind each row and the commit.
 """
 

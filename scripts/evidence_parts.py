@@ -50,7 +50,7 @@ class Part:
         return "finished" if self.marker.is_file() else "begun" if self.folder.is_dir() else "not begun"
 
     def command(self) -> list[str]:
-        """The command that begins its study, or goes on with it."""
+        """The command that starts its study, or resumes it."""
         return [*PTL_PREFIX, "sweep", "run", self.study, f"hydra.sweeper.study_name={self.folder.name}", *self.words]
 
     def runs(self) -> list[Path]:

@@ -15,27 +15,9 @@ from torch import Tensor
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.linear_sites import linear_sites
 from ptl_prefix.methods.peft import PeftTuner
-from ptl_prefix.methods.peft_tuners import has_setting, offered_settings, tuner_config
+from ptl_prefix.methods.peft_tuners import TUNERS, has_setting, offered_settings, tuner_config
 
-EXCHANGED = (
-    "beft",
-    "boft",
-    "c3a",
-    "fourierft",
-    "gralora",
-    "hira",
-    "hra",
-    "ln_tuning",
-    "loha",
-    "lokr",
-    "miss",
-    "oft",
-    "peanut",
-    "randlora",
-    "road",
-    "vera",
-    "waveft",
-)
+EXCHANGED = tuple(tuner for tuner in TUNERS if tuner != "shira")
 """Tuners that PEFT opens: all but SHiRA, whose adapter holds a tensor of indices that no seed of PEFT's makes again."""
 
 _FOR_TRANSPOSED = ("fourierft", "gralora", "hira", "ln_tuning", "randlora", "vera", "waveft")
@@ -107,5 +89,5 @@ def check_projections(method: PeftTuner, tensors: Mapping[str, Tensor]) -> None:
 
 
 def path_in(name: str, kind: str) -> str:
-    """The path of a module in the name of one of its tensors, which goes on with PEFT's prefix of the tuner."""
+    """The path of a module, from the name of one of its tensors: what stands before PEFT's prefix of the tuner."""
     return name.partition(f".{PEFT_TYPE_TO_PREFIX_MAPPING[PeftType(kind.upper())]}")[0]
