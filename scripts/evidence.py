@@ -54,12 +54,12 @@ class Deadline:
             OutOfTimeError: When it was interrupted.
             subprocess.CalledProcessError: When it failed.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(" ".join(command) + "\n")
         left = None if self.at_s is None else max(0.0, self.at_s - time.monotonic())
         if left == 0.0:
             raise OutOfTimeError
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(" ".join(command) + "\n")
         process = subprocess.Popen(list(command), start_new_session=True)
         try:
             code = process.wait(left)

@@ -44,6 +44,7 @@ def test_a_part_that_runs_out_of_time_is_interrupted_and_not_finished(
     assert part.state == "not begun"
     with pytest.raises(OutOfTimeError):
         Deadline(time.monotonic() - 1).run([sys.executable, "-c", "raise SystemExit(1)"], log=tmp_path / "log")
+    assert not (tmp_path / "log").exists()  # the log names only commands that were run
 
 
 def test_a_finished_part_is_marked_and_a_failed_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
