@@ -6,7 +6,7 @@
     python -m scripts.evidence --only length     # one part
 
 In: $PTL_PREFIX_DATA, the folder of real data. Out: a study for each part in `outputs/sweeps/evidence_<part>`, official
-metrics of the confirmed runs on whole test splits, and a comparison of each finished part in `docs/evidence/<part>`.
+metrics of the confirmed runs on whole test splits, and the comparison of each finished part in `docs/evidence/<part>`.
 A part that was interrupted or killed is resumed by the next call; finished trials are not trained again.
 """
 
@@ -105,11 +105,19 @@ def _is_decoded(run: RunFolder) -> bool:
     return any(record.key.num_examples == record.num_in_split for record in records)
 
 
-def report(part: Part, parts: Sequence[Part], folder: Path) -> None:
-    """Compare the runs of a finished part; the tables and the page of all parts go to the documentation."""
-    command = [*PTL_PREFIX, "compare", *map(str, part.runs()), f"out={folder / part.name}"]
-    subprocess.run(command, check=True)
-    write_page(parts, folder)
+def report(part: Part, folder: Path, data: Path) -> None:
+    """Compare the runs of a finished part; its record and table, and the page of all parts, go to the documentation."""
+    out = Path("outputs/comparisons", part.folder.name)
+    subprocess.run([*PTL_PREFIX, "compare", *map(str, part.runs()), f"out={out}"], check=True)
+    for suffix in ("json", "csv"):
+        text = (out / f"comparison.{suffix}").read_text(encoding="utf-8")
+        write_atomically(folder / part.name / f"comparison.{suffix}", portable(text, data))
+    write_page(folder)
+
+
+def portable(text: str, data: Path) -> str:
+    """A text without the paths of this machine: the data folder is `$PTL_PREFIX_DATA`, others are relative."""
+    return text.replace(str(data), "$PTL_PREFIX_DATA").replace(f"{Path.cwd()}{os.sep}", "")
 
 
 def show(parts: Sequence[Part], console: Console) -> None:
@@ -154,7 +162,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 if part.state != "finished":
                     console.rule(part.name)
                     carry_out(part, Deadline(limit))
-                    report(part, all_parts, arguments.docs)
+                    report(part, arguments.docs, Path(data))
         except OutOfTimeError:
             console.print("The time limit is reached; the same command resumes.")
     show(parts, console)

@@ -126,6 +126,12 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("LoRA is better than a prefix, each at the best of its own rates.", "PEFT-Bench, asked again", "one_rate",
           _LOSS, Rows("lora"), _PREFIX),
     *(
+        Claim("A table that starts from an instruction is better than a random MLP.", "an earlier trial of ours", part,
+              _LOSS, Rows("prefix_tuning", {"method.init": "text", "method.reparam": "none"}),
+              Rows("prefix_tuning", {"method.init": "random", "method.reparam": "mlp"}))
+        for part in ("start_e2e", "start_webnlg", "start_banking77")
+    ),
+    *(
         claim
         for part in ("small_e2e", "smollm2_e2e")
         for claim in (
@@ -140,3 +146,23 @@ CLAIMS: tuple[Claim, ...] = (
     ),
 )  # fmt: skip
 """The sentences that the study asks about."""
+
+NOT_TESTABLE = (
+    (
+        "Prompt tuning equals full fine-tuning.",
+        "Lester et al. (2021)",
+        "near 11B parameters; the larger backbone has 135M",
+    ),
+    (
+        "200 positions are best for summarisation.",
+        "Li & Liang (2021), section 7.2",
+        "30 epochs of XSum with BART-large",
+    ),
+    ("LoRA reaches 70.4 BLEU on E2E, a prefix 69.7.", "Hu et al. (2022), table 3", "GPT-2 medium, five epochs"),
+    (
+        "A prefix trails LoRA by 34 points.",
+        "PEFT-Bench (arXiv 2511.21285)",
+        "27 data sets on Llama-3-8B; `one_rate` asks why",
+    ),
+)
+"""Sentences that these backbones and sizes say nothing about: sentence, source, what it would take."""

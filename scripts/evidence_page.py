@@ -16,12 +16,13 @@ from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.reporting.comparison_record import (
     COMPARISON_FILE,
     ComparisonRecord,
+    RowRecord,
     TableRecord,
     read_comparison_record,
 )
 from ptl_prefix.reporting.grids import LEGEND, Cell, Column, Grid, arrow, cost_grid, quality_grid
 from ptl_prefix.reporting.text_tables import bare_sentence, escape_markdown, markdown_grid
-from scripts.evidence_claims import CLAIMS, Verdict, verdicts
+from scripts.evidence_claims import CLAIMS, NOT_TESTABLE, Verdict, verdicts
 from scripts.evidence_parts import Part, parts_for
 
 PAGE = Path("docs/explanation/evidence.md")
@@ -35,24 +36,30 @@ and the best setting of each was trained again on seeds that the search has not 
 
 `make evidence` runs the study, or resumes it, and writes this page again; the tables are made from the
 `comparison.json` of each part in `docs/evidence/`, which also names the command behind each row and the commit.
+
+What the sizes cannot tell: trainings are short (60 to 200 steps), so that a method which learns slowly is behind one
+that ends no better; the larger backbone has 135M parameters; a search has four trials. Two trials ran at once, each on
+one core, beside other work: seconds compare methods roughly, and `benchmarks/` has the paired timings.
 """
 
+_PARTS = tuple(parts_for(Path("$PTL_PREFIX_DATA")))
+"""The parts, with commands that hold on any machine."""
 
-def render(parts: Sequence[Part], evidence: Path) -> str:
+
+def render(evidence: Path) -> str:
     """The page.
 
     Args:
-        parts: The parts of the study, in their order.
         evidence: Folder with a folder for each finished part.
     """
     found = [
         (part, read_comparison_record(evidence / part.name / COMPARISON_FILE))
-        for part in parts
+        for part in _PARTS
         if _is_there(part, evidence)
     ]
     judged = [verdict for part, record in found for verdict in _judged(part, record)]
     sections = [_section(part, record) for part, record in found]
-    missing = [part.name for part in parts if not _is_there(part, evidence)]
+    missing = [part.name for part in _PARTS if not _is_there(part, evidence)]
     note = [f"Not run yet: {', '.join(f'`{name}`' for name in missing)}."] if missing else []
     return "\n\n".join([_INTRODUCTION.strip(), _claims(judged), *sections, *note]) + "\n"
 
@@ -83,7 +90,9 @@ def _claims(judged: Sequence[Verdict]) -> str:
         )
         for verdict in judged
     )
-    return "## What papers claim\n\n" + (markdown_grid(Grid(columns, rows)) if rows else "No part has finished yet.")
+    table = markdown_grid(Grid(columns, rows)) if rows else "No part has finished yet."
+    beyond = "\n".join(f"- {sentence} ({source}): {reason}" for sentence, source, reason in NOT_TESTABLE)
+    return f"## What papers claim\n\n{table}\n\nNot testable at this size:\n\n{beyond}"
 
 
 def _numbers(verdict: Verdict) -> str:
@@ -98,6 +107,7 @@ def _section(part: Part, record: ComparisonRecord) -> str:
         f"## {part.question}",
         f"{table.task} on {table.backbone}, part `{part.name}`: `{' '.join(part.command()[3:])}`.",
         f"![{escape_markdown(part.question)}](../evidence/{part.name}/quality.svg)",
+        f"![The same, as a curve](../evidence/{part.name}/curve.svg)" if part.curve else "",
         markdown_grid(quality_grid(table)),
         f"{LEGEND}{bare_sentence(table)}",
         markdown_grid(cost_grid(table)),
@@ -132,13 +142,41 @@ def draw(table: TableRecord, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def write_page(parts: Sequence[Part], evidence: Path, page: Path = PAGE) -> None:
-    """Write the page, and the plot of each finished part beside its record."""
-    for part in parts:
+def draw_curve(table: TableRecord, setting: str, path: Path) -> None:
+    """Draw the main metric against a setting, a line for each combination of the others."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, list[RowRecord]] = {}
+    for row in table.rows:
+        if setting in row.settings and table.main in row.summaries:
+            others = [f"{key.rpartition('.')[2]} {value}" for key, value in row.settings.items() if key != setting]
+            lines.setdefault(", ".join(others) or row.method, []).append(row)
+    for label, rows in sorted(lines.items()):
+        rows.sort(key=lambda row: float(row.settings[setting]))
+        summaries = [row.summaries[table.main] for row in rows]
+        axes.errorbar(
+            [row.settings[setting] for row in rows],
+            [summary.mean for summary in summaries],
+            yerr=[summary.half_width or 0.0 for summary in summaries],
+            marker="o",
+            capsize=2,
+            label=label,
+        )
+    axes.set(xlabel=setting, ylabel=f"{table.main} {arrow(table.metrics[table.main])}", xscale="log")
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def write_page(evidence: Path, page: Path = PAGE) -> None:
+    """Write the page, and the plots of each finished part beside its record."""
+    for part in _PARTS:
         if _is_there(part, evidence):
-            record = read_comparison_record(evidence / part.name / COMPARISON_FILE)
-            draw(record.tables[0], evidence / part.name / "quality.svg")
-    write_atomically(page, render(parts, evidence))
+            table = read_comparison_record(evidence / part.name / COMPARISON_FILE).tables[0]
+            draw(table, evidence / part.name / "quality.svg")
+            if part.curve:
+                draw_curve(table, part.curve, evidence / part.name / "curve.svg")
+    write_atomically(page, render(evidence))
     print(f"written to {page}")
 
 
@@ -148,7 +186,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--evidence", type=Path, default=Path("docs/evidence"))
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args(words)
-    write_page(parts_for(Path("data")), arguments.evidence, arguments.page)
+    write_page(arguments.evidence, arguments.page)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Part:
         words: Other words of its command.
         decoding: Words of `ptl-prefix evaluate` for the runs that are compared; empty if training has decoded enough.
         minutes: Its time on two cores; `None` if it has not been measured.
+        curve: Setting that is plotted against the main metric; empty for none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Part:
     words: tuple[str, ...]
     decoding: tuple[str, ...] = ()
     minutes: int | None = None
+    curve: str = ""
 
     @property
     def folder(self) -> Path:
@@ -74,10 +76,10 @@ def parts_for(data: Path) -> list[Part]:
     }
     curve = (*words["e2e"], *_SMALL)
     parts = [
-        Part("length", "How long should a prefix be?", "evidence_length", curve),
+        Part("length", "How long should a prefix be?", "evidence_length", curve, curve="method.prefix_length"),
         Part("reparam", "Does the MLP help, and how wide?", "evidence_reparam", curve),
         Part("place", "Embeddings, infix, prefix, and which layers?", "evidence_place", curve),
-        Part("start", "Which start, with how many examples?", "evidence_start", curve),
+        Part("start", "Which start, with how many examples?", "evidence_start", curve, curve="task.num_train_examples"),
         Part("one_rate", "What is lost with one learning rate for all?", "evidence_one_rate", curve),
     ]
     for name in ("e2e", "webnlg", "banking77"):
@@ -90,6 +92,9 @@ def parts_for(data: Path) -> list[Part]:
         question = f"Which method on {name}, on a pretrained model of 135M?"
         long = _LONG if name == "dialogsum" else ()
         parts.append(Part(f"smollm2_{name}", question, "evidence_methods", (*of_task, *_SMOLLM2, *long)))
+    epoch = (*words["e2e"], *_EVERY, "backbone=smollm2", "backbone.dtype=bfloat16")
+    question = "How near does a model of 135M come to GPT-2 medium after one epoch of E2E?"
+    parts.append(Part("epoch", question, "evidence_epoch", epoch, decoding=_WHOLE))
     return parts
 
 

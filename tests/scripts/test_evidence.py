@@ -100,3 +100,10 @@ def test_without_data_it_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(SystemExit, match="PTL_PREFIX_DATA"):
         evidence.main(["--list"])
+
+
+def test_what_is_published_names_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = f'"task.data_dir=/some/data/e2e", "{tmp_path}/outputs/sweeps/one/1"'
+
+    assert evidence.portable(text, Path("/some")) == '"task.data_dir=$PTL_PREFIX_DATA/data/e2e", "outputs/sweeps/one/1"'
