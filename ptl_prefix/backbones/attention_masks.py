@@ -23,13 +23,28 @@ def text_masks(columns: Int[Tensor, "rows new"], width: int, config: Any) -> Mas
     Returns:
         One mask, or, for families whose layers differ, one for each type of layer.
     """
-    keys = torch.arange(width, device=columns.device)
-    causal = keys <= columns[..., None]  # (rows, new, keys)
+    distance = columns[..., None] - torch.arange(width, device=columns.device)  # (rows, new, keys)
+    return masks_by_layer_type(distance >= 0, distance, config)
+
+
+def masks_by_layer_type(
+    visible: Bool[Tensor, "rows new keys"], distance: Int[Tensor, "rows new keys"], config: Any
+) -> Masks:
+    """Masks in the form that the family's forward expects.
+
+    Args:
+        visible: Where a token sees a key in a layer without a window.
+        distance: Position of the token less that of the key; in a layer with a window it is less than the window.
+        config: The model's transformers config.
+
+    Returns:
+        One mask, or, for families whose layers differ, one for each type of layer.
+    """
     window: int | None = getattr(config, "sliding_window", None)
     types = set(getattr(config, "layer_types", None) or ())
     if window is None or types == {"full_attention"}:
-        return causal[:, None]
-    near = causal & (keys > columns[..., None] - window)
+        return visible[:, None]
+    near = visible & (distance < window)
     if not types:  # every layer has the window
         return near[:, None]
-    return {name: (near if name == "sliding_attention" else causal)[:, None] for name in types}
+    return {name: (near if name == "sliding_attention" else visible)[:, None] for name in types}

@@ -255,8 +255,10 @@ class Backbone:
             embeddings: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embeddings
 
-    def input_arguments(self, inputs: ModelInputs) -> dict[str, Tensor]:
+    def input_arguments(self, inputs: ModelInputs) -> dict[str, Any]:
         """The text and its mask as arguments of the model's forward: ids, or embeddings if there are prompt rows."""
+        if inputs.layout is not None:
+            return {"input_ids": inputs.input_ids, "attention_mask": inputs.layout.masks(self.config)}
         if inputs.prompt_rows is None:
             return {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         text = self.embed(inputs.input_ids)

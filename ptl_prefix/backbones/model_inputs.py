@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ptl_prefix.backbones.text_layout import TextLayout
+
 IGNORED_LABEL = -100
 """The label of a position that is not trained on; cross-entropy skips it."""
 
@@ -48,6 +50,7 @@ class ModelInputs:
         decoder_input_ids: Token ids of an encoder-decoder's target, start token included, padded on the right.
         decoder_attention_mask: 1 for text, 0 for padding of `decoder_input_ids`.
         prompt_rows: Embeddings that an encoder reads before every row of the text; `None` for none.
+        layout: Parts of the rows of a decoder-only backbone, if a row holds more than one text; else `None`.
     """
 
     input_ids: Int[Tensor, "batch text"]
@@ -57,6 +60,7 @@ class ModelInputs:
     decoder_input_ids: Int[Tensor, "batch written"] | None = None
     decoder_attention_mask: Int[Tensor, "batch written"] | None = None
     prompt_rows: Float[Tensor, "prompt width"] | None = None
+    layout: TextLayout | None = None
 
     @property
     def num_rows(self) -> int:
@@ -83,6 +87,8 @@ class ModelInputs:
     @property
     def first_written(self) -> Int[Tensor, " batch"]:
         """For each row, the column whose logits predict the first target token: the last column of the prompt."""
+        if self.layout is not None:
+            raise ValueError("A row of several texts has no single column after which its target begins.")
         columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         if self.labels is None:
             return torch.where(self.attention_mask.bool(), columns, 0).amax(dim=1)
@@ -110,7 +116,8 @@ class ModelInputs:
             return self
         if isinstance(offset, Tensor):
             offset = offset.to(self.input_ids.device).view(offset.shape[0], -1)
-        positions = (self.attention_mask.cumsum(-1) - 1).clamp(min=0) + offset
+        counted = self.attention_mask.cumsum(-1) - 1 if self.layout is None else self.layout.positions
+        positions = counted.clamp(min=0) + offset
         return self.replace(position_ids=positions)
 
 

@@ -14,11 +14,36 @@ import numpy as np
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
 from ptl_prefix.data.collation import EncodedRow, batch_width, collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
+from ptl_prefix.data.packing import collate_packed, shared_length
 from ptl_prefix.data.rank_share import ALONE, Indices, RankShare
 
 _POOL_BATCHES = 50
 """Number of batches whose rows are sorted by length together: enough for little padding, few enough that an epoch
 stays shuffled."""
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """What shares a row of a batch; only decoder-only backbones have other layouts than the default.
+
+    Args:
+        packing: Whether several examples do.
+        share_sources: Whether the targets of an example do, with its prompt, which is then computed once. Such
+            examples are packed, too.
+    """
+
+    packing: bool = False
+    share_sources: bool = False
+
+    def collate(self, rows: Sequence[EncodedRow], padding: Padding) -> ModelInputs:
+        """Make a batch of pairs; those of one example are neighbours."""
+        if not rows or not (self.packing or self.share_sources):
+            return collate_training(rows, padding)
+        return collate_packed(rows, pad_id=padding.pad_id, shares_sources=self.share_sources)
+
+
+PLAIN = RowLayout()
+"""One pair in each row."""
 
 
 class TrainBatches:
@@ -31,6 +56,10 @@ class TrainBatches:
     So two ranks with batches of B, one rank with batches of 2B, and one rank that accumulates two batches of B train on
     the same rows at every step. The last batches of an epoch can be without rows.
 
+    With `share_sources`, examples are drawn in place of rows, each with all of its targets. A batch has as many
+    examples as `batch_size` rows have on average, so that its number of rows varies. Packing changes no step: the same
+    rows are in the same batches.
+
     Args:
         encoded: Encoded training split.
         batch_size: Rows of a batch, of all ranks together.
@@ -39,6 +68,7 @@ class TrainBatches:
         accumulation: Batches of an optimizer step.
         rank_share: Share of the rows of every batch that this process takes.
         accepts_other_rows: Whether a position among another number of rows is accepted: it starts the next epoch.
+        layout: What shares a row of a batch.
 
     Raises:
         ValueError: There are no rows.
@@ -54,17 +84,21 @@ class TrainBatches:
         accumulation: int = 1,
         rank_share: RankShare = ALONE,
         accepts_other_rows: bool = False,
+        layout: RowLayout = PLAIN,
     ) -> None:
         if not len(encoded):
             raise ValueError("There must be rows to train on, but there are none; check the training split.")
         self._encoded, self._padding, self._seed = encoded, padding, seed
-        self._batch_size, self._accumulation, self._rank_share = batch_size, accumulation, rank_share
+        self._examples = _Examples(encoded) if layout.share_sources else None
+        self._lengths = encoded.lengths if self._examples is None else self._examples.lengths
+        self._batch_size = batch_size if self._examples is None else self._examples.batch_size(batch_size)
+        self._accumulation, self._rank_share, self._layout = accumulation, rank_share, layout
         self._accepts_other_rows = accepts_other_rows
         self._epoch, self._num_handed_out = 0, 0
 
     def __len__(self) -> int:
         """Batches of one epoch, the same for each rank."""
-        return num_batches(len(self._encoded), batch_size=self._batch_size, accumulation=self._accumulation)
+        return num_batches(len(self._lengths), batch_size=self._batch_size, accumulation=self._accumulation)
 
     def __iter__(self) -> Iterator[ModelInputs]:
         if self._num_handed_out >= len(self):
@@ -74,21 +108,22 @@ class TrainBatches:
             indices = order[self._num_handed_out]
             # Counted before it is yielded: a state that is saved while a batch is in use has this batch behind it.
             self._num_handed_out += 1
-            yield collate_training(self._encoded.rows(indices), self._padding)
+            rows = indices if self._examples is None else self._examples.rows(indices)
+            yield self._layout.collate(self._encoded.rows(rows), self._padding)
 
     def order(self, epoch: int) -> "EpochOrder":
-        """The row indices of each of this rank's batches: a pure function of the seed and the epoch."""
+        """The indices of the rows, or examples, of each of this rank's batches: a function of seed and epoch alone."""
         per_step = self._batch_size * self._accumulation
         generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-        rows = generator.permutation(len(self._encoded))
+        rows = generator.permutation(len(self._lengths))
         for start in range(0, len(rows), per_step * _POOL_BATCHES):
             pool = rows[start : start + per_step * _POOL_BATCHES]
-            pool[:] = pool[np.argsort(self._encoded.lengths[pool], kind="stable")]
+            pool[:] = pool[np.argsort(self._lengths[pool], kind="stable")]
         steps = generator.permutation(-(-len(rows) // per_step))
         return EpochOrder(rows, steps, self._batch_size, self._accumulation, self._rank_share)
 
     def padding_share(self) -> float:
-        """The fraction of padding among all positions of this rank's current epoch."""
+        """The fraction of padding among all positions of this rank's current epoch, in rows of one pair."""
         return _padding_share(_text_lengths(self._encoded, self._padding), self.order(self._epoch))
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,12 +150,40 @@ class TrainBatches:
         self._epoch, self._num_handed_out = state["epoch"], state["num_handed_out"]
 
     def _identity(self) -> dict[str, int]:
+        # Named only if examples are drawn, so that positions saved by earlier versions are accepted.
+        examples = {} if self._examples is None else {"num_examples": len(self._lengths)}
         return {
             "num_rows": len(self._encoded),
             "batch_size": self._batch_size,
             "accumulation": self._accumulation,
             "seed": self._seed,
+            **examples,
         }
+
+
+class _Examples:
+    """The rows of a split by example; those of one example are neighbours.
+
+    Args:
+        encoded: Encoded split.
+    """
+
+    def __init__(self, encoded: EncodedSplit) -> None:
+        examples = encoded.examples
+        self._starts = np.flatnonzero(np.diff(examples, prepend=-1))
+        self._ends = np.append(self._starts[1:], len(examples))
+        # As if each prompt were computed once; one that was cut to several lengths is computed more often.
+        shared = (self._ends - self._starts - 1) * np.maximum(encoded.num_source_ids[self._starts] - 1, 0)
+        self.lengths: Indices = np.add.reduceat(encoded.lengths, self._starts) - shared
+
+    def batch_size(self, num_rows: int) -> int:
+        """The number of examples that have `num_rows` rows on average, at least one."""
+        return max(1, round(num_rows * len(self._starts) / int(self._ends[-1])))
+
+    def rows(self, indices: Indices) -> Indices:
+        """The rows of some examples."""
+        empty = np.zeros(0, dtype=np.int64)
+        return np.concatenate([empty, *(np.arange(self._starts[one], self._ends[one]) for one in indices)])
 
 
 @dataclass(frozen=True)
@@ -161,6 +224,14 @@ class EpochOrder(Sequence[Indices]):
         return self.rank_share.of_rows(in_step[batch * self.batch_size :][: self.batch_size])
 
 
+def batches_per_epoch(encoded: EncodedSplit, *, batch_size: int, accumulation: int, layout: RowLayout = PLAIN) -> int:
+    """The number of batches of one epoch of `TrainBatches`."""
+    if not layout.share_sources:
+        return num_batches(len(encoded), batch_size=batch_size, accumulation=accumulation)
+    examples = _Examples(encoded)
+    return num_batches(len(examples.lengths), batch_size=examples.batch_size(batch_size), accumulation=accumulation)
+
+
 def num_batches(num_rows: int, *, batch_size: int, accumulation: int) -> int:
     """The number of batches of one epoch of `TrainBatches`: whole steps, the last of which may have fewer rows."""
     return -(-num_rows // (batch_size * accumulation)) * accumulation
@@ -175,6 +246,7 @@ class EvalBatches:
         padding: Pad id and decoder start ids, as in `collate_training`.
         num_rows: Number of rows, evenly spread over the split; `None` means all.
         rank_share: Share of the batches that this process takes.
+        layout: What shares a row of a batch. The loss is the same for each, up to rounding.
     """
 
     def __init__(
@@ -185,11 +257,15 @@ class EvalBatches:
         padding: Padding,
         num_rows: int | None = None,
         rank_share: RankShare = ALONE,
+        layout: RowLayout = PLAIN,
     ) -> None:
-        self._encoded, self._padding = encoded, padding
+        self._encoded, self._padding, self._layout = encoded, padding, layout
         kept = len(encoded) if num_rows is None else min(num_rows, len(encoded))
         rows = np.arange(kept, dtype=np.int64) * len(encoded) // kept
-        batches = [rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)]
+        if layout.share_sources:
+            batches = _whole_examples(encoded, rows, batch_size)
+        else:
+            batches = [rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)]
         self._order = rank_share.of_batches(batches)
 
     def __len__(self) -> int:
@@ -197,11 +273,32 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[ModelInputs]:
         for indices in self._order:
-            yield collate_training(self._encoded.rows(indices), self._padding)
+            yield self._layout.collate(self._encoded.rows(indices), self._padding)
 
     def padding_share(self) -> float:
-        """The fraction of padding among all positions."""
+        """The fraction of padding among all positions, in rows of one pair."""
         return _padding_share(_text_lengths(self._encoded, self._padding), self._order)
+
+
+def _whole_examples(encoded: EncodedSplit, rows: Indices, batch_size: int) -> list[Indices]:
+    """Batches of at most `batch_size` rows, the largest examples first; an example is divided only if it is larger."""
+    starts = np.flatnonzero(np.diff(encoded.examples[rows], prepend=-1))
+    pieces = [
+        example[start : start + batch_size]
+        for example in np.split(rows, starts[1:])
+        for start in range(0, len(example), batch_size)
+    ]
+    lengths, sources = encoded.lengths, encoded.num_source_ids
+    pieces.sort(key=lambda piece: -shared_length(lengths[piece].tolist(), int(sources[piece[0]])))
+    batches: list[list[Indices]] = []
+    num_rows = batch_size
+    for piece in pieces:
+        if num_rows + len(piece) > batch_size:
+            batches.append([])
+            num_rows = 0
+        batches[-1].append(piece)
+        num_rows += len(piece)
+    return [np.concatenate(batch) for batch in batches]
 
 
 def pair_batches(rows: Sequence[EncodedRow], *, batch_size: int, padding: Padding) -> Iterator[ModelInputs]:

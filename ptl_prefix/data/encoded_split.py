@@ -78,6 +78,12 @@ class EncodedSplit:
         column: npt.NDArray[np.int64] = self.dataset.data.column("num_source_ids").to_numpy().astype(np.int64)
         return column
 
+    @property
+    def examples(self) -> npt.NDArray[np.int64]:
+        """The index of each row's example; the rows of one example are neighbours."""
+        column: npt.NDArray[np.int64] = self.dataset.data.column("example").to_numpy().astype(np.int64)
+        return column
+
     def rows(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> list[EncodedRow]:
         """The rows at `indices`, in that order."""
         columns = self.dataset[[int(index) for index in indices]]

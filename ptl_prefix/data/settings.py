@@ -16,6 +16,11 @@ class DataSettings:
         max_target_tokens: Longest target in tokens, its end included; `None`: limited by the backbone's positions only.
         overlong: Handling of pairs that are too long: `truncate` cuts the source, then the target; `drop` leaves the
             pair out. Both are counted.
+        packing: Whether several examples share a row of a training batch, instead of padding; decoder-only backbones. A
+            step has the same pairs, and the same loss up to rounding.
+        share_sources: Whether a training step takes whole examples, each with all of its targets, whose prompt is
+            computed once; decoder-only backbones. `batch_size` is then the average number of pairs of a batch. In
+            validation the prompt is always computed once.
         cache_dir: Folder of the cache of encoded splits; `None`: `ptl_prefix` in the user's cache folder.
     """
 
@@ -27,10 +32,14 @@ class DataSettings:
         eval_batch_size: Annotated[int, Ge(1)],
         max_target_tokens: Annotated[int, Ge(2)] | None,
         overlong: Literal["truncate", "drop"],
+        packing: bool,
+        share_sources: bool,
         cache_dir: str | None,
     ) -> None:
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.max_target_tokens = max_target_tokens
         self.overlong = overlong
+        self.packing = packing
+        self.share_sources = share_sources
         self.cache_dir = cache_dir

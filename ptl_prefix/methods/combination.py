@@ -137,6 +137,11 @@ class Combination(Method):
         return sum(part.reserved_positions(backbone) for part in self._parts().values())
 
     @property
+    def needs_one_text_per_row(self) -> bool:
+        """Whether one of the parts needs it."""
+        return any(part.needs_one_text_per_row for part in self._parts().values())
+
+    @property
     def position_law(self) -> str:
         """The law of the part that fills the slots."""
         laws = {part.position_law for part in self._parts().values()} - {"unshifted"}

@@ -212,6 +212,11 @@ class Method(nn.Module, ABC):
         return 0
 
     @property
+    def needs_one_text_per_row(self) -> bool:
+        """Whether the method acts at a column of each row, so that a row holds one text; known before `attach`."""
+        return False
+
+    @property
     def position_offset(self) -> int:
         """Number of positions that the method occupies in the backbone it is attached to."""
         return self.reserved_positions(self.backbone)

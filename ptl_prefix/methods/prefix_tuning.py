@@ -161,6 +161,11 @@ class PrefixTuning(Method):
         return 0 if law == "unshifted" else self.prefix_length
 
     @property
+    def needs_one_text_per_row(self) -> bool:
+        """Whether the prefix is an infix, which begins behind the prompt of each row."""
+        return self._position_law == "infix"
+
+    @property
     def position_law(self) -> str:
         """The configured position law, or the default for the backbone."""
         return self._position_law or super().position_law

@@ -101,7 +101,7 @@ def estimate(plan: Plan) -> Estimate:
     backbone = plan.backbone.load_shape(gradient_checkpointing=True)
     prompter = backbone.prompter(plan.task.prompt)
     encoded = plan.encoded("train", backbone, prompter)
-    batches_per_epoch = plan.batches_per_epoch(len(encoded))
+    batches_per_epoch = plan.batches_per_epoch(encoded)
     steps = plan.num_steps(batches_per_epoch)
     method = plan.method.attach(backbone)
     gradient_bytes = method.num_trainable * _GRADIENT_BYTES

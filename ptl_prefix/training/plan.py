@@ -13,7 +13,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.backbones.spec import BackboneSpec
-from ptl_prefix.data.batches import num_batches
+from ptl_prefix.data.batches import PLAIN, RowLayout, batches_per_epoch
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.encoding import OnProgress, encode_split
 from ptl_prefix.data.settings import DataSettings
@@ -22,7 +22,7 @@ from ptl_prefix.evaluation.evaluate import EvaluationSettings
 from ptl_prefix.methods.method import Method
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.optimization import Optimization
-from ptl_prefix.training.plan_problems import plan_problems, start_inputs
+from ptl_prefix.training.plan_problems import packing_refusals, plan_problems, start_inputs
 from ptl_prefix.training.settings import TrainingSettings
 
 
@@ -73,6 +73,7 @@ class Plan:
             backbone=self.backbone,
             method=self.method,
             task=self.task,
+            data=self.data,
             decoding=self.decoding,
             routing=self.routing,
             training=self.training,
@@ -126,9 +127,20 @@ class Plan:
         """Rows of a batch over all devices; a run that is resumed on fewer or more devices keeps this number."""
         return self.data.batch_size * self.num_ranks
 
-    def batches_per_epoch(self, num_rows: int) -> int:
-        """Number of batches in one epoch."""
-        return num_batches(num_rows, batch_size=self.rows_per_batch, accumulation=self.accumulation)
+    @property
+    def row_layout(self) -> RowLayout:
+        """What shares a row of a training batch."""
+        return RowLayout(packing=self.data.packing, share_sources=self.data.share_sources)
+
+    def validation_layout(self, backbone: Backbone) -> RowLayout:
+        """What shares a row in validation: the targets of an example, wherever a row can hold several texts."""
+        return PLAIN if packing_refusals(backbone, self.method) else RowLayout(share_sources=True)
+
+    def batches_per_epoch(self, encoded: EncodedSplit) -> int:
+        """Number of batches in one epoch of the training split."""
+        return batches_per_epoch(
+            encoded, batch_size=self.rows_per_batch, accumulation=self.accumulation, layout=self.row_layout
+        )
 
     def num_steps(self, batches_per_epoch: int) -> int:
         """Optimizer steps of the run, from `max_steps` or `max_epochs`, whichever ends first."""

@@ -12,6 +12,7 @@ import torch
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import BackboneSpec
+from ptl_prefix.data.settings import DataSettings
 from ptl_prefix.data.task import Task
 from ptl_prefix.errors import PtlPrefixError, StorageError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
@@ -28,6 +29,7 @@ def plan_problems(
     method: Method | None,
     task: Task | None,
     decoding: Decoding | None,
+    data: DataSettings | None = None,
     training: TrainingSettings | None = None,
     needs_weights: bool = True,
     routing: str = "none",
@@ -41,6 +43,7 @@ def plan_problems(
         method: Method, not attached.
         task: Task.
         decoding: Settings of text generation.
+        data: Settings of encoding and batches.
         training: Choice of the best checkpoint.
         needs_weights: Whether the backbone's weights will be loaded; a dry run needs none.
         routing: What the bundle says of the task's texts.
@@ -64,7 +67,7 @@ def plan_problems(
         of_method = method.incompatibilities(shape)
         if not of_method and task is not None and decoding is not None:
             of_method = position_budget_problems(shape, method, task, decoding)
-        problems += of_method
+        problems += of_method + packing_problems(data, shape, method)
     except StorageError:
         raise  # the cache's disk, not the config
     except PtlPrefixError as error:
@@ -106,6 +109,28 @@ def position_budget_problems(backbone: Backbone, method: Method, task: Task, dec
         for what, tokens, left in needed
         if tokens > left
     ]
+
+
+def packing_problems(data: DataSettings | None, backbone: Backbone, method: Method) -> list[str]:
+    """Settings that put several texts into one row, where a row can hold only one."""
+    if data is None:
+        return []
+    return [
+        f"`data.{name}` must be false {refusal}; set data.{name}=false."
+        for name in ("packing", "share_sources")
+        if getattr(data, name)
+        for refusal in packing_refusals(backbone, method)
+    ]
+
+
+def packing_refusals(backbone: Backbone, method: Method) -> list[str]:
+    """Why a row of a batch cannot hold several texts, each as the part of a sentence after "must be false"."""
+    refusals = []
+    if backbone.is_encoder_decoder:
+        refusals.append(f"for an encoder-decoder, but {backbone.name} is one")
+    if method.needs_one_text_per_row:
+        refusals.append(f"with '{method.name}', which acts behind the prompt of each row (an infix)")
+    return refusals
 
 
 def split_problems(task: Task) -> list[str]:

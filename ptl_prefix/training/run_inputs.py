@@ -104,6 +104,7 @@ def load_run_inputs(
             rank_share=ranks.share,
             padding=padding,
             accepts_other_rows=accepts_other_rows,
+            layout=plan.row_layout,
         ),
         validation=EvalBatches(
             validation,
@@ -111,6 +112,7 @@ def load_run_inputs(
             num_rows=plan.num_validation_rows(len(validation)),
             rank_share=ranks.share,
             padding=padding,
+            layout=plan.validation_layout(backbone),
         ),
         decoded_split=decoded_split,
         num_in_decoded_split=decoded.num_in_split,

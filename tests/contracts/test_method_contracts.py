@@ -16,7 +16,17 @@ import torch
 from support import method_nodes
 from support.no_task import export_untasked
 from support.tiny_backbones import PAD
-from support.toy_batches import EQUAL, Side, padded, text_logits, texts, train, training_batch, unpadded
+from support.toy_batches import (
+    EQUAL,
+    Side,
+    packable_pairs,
+    padded,
+    text_logits,
+    texts,
+    train,
+    training_batch,
+    unpadded,
+)
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import DynamicCache, EncoderDecoderCache
@@ -26,6 +36,8 @@ from ptl_prefix.backbones.attention_sites import FAMILIES
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
 from ptl_prefix.backbones.spec import load_backbone
+from ptl_prefix.data.collation import collate_training
+from ptl_prefix.data.packing import collate_packed
 from ptl_prefix.errors import BackboneError, RunError
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.combination import Combination
@@ -146,6 +158,28 @@ def test_gradients_reach_the_trainable_parameters_and_nothing_else(method: Metho
     assert all(tensor.grad is None for tensor in _frozen(backbone, method).values())
     train(backbone, method, steps=1)
     assert not any(torch.equal(trained[name], before[name]) for name in before)
+
+
+def test_examples_in_one_row_and_targets_of_one_prompt_are_trained_on_as_if_each_were_alone(
+    trained: Method, backbone: Backbone
+) -> None:
+    if backbone.is_encoder_decoder or trained.needs_one_text_per_row:
+        pytest.skip("A row of it cannot hold several texts.")
+    pairs = packable_pairs()
+    plain = target_loss(backbone, trained, collate_training(pairs, Padding(PAD)))
+    plain.nats.backward()
+    wanted = {name: parameter.grad for name, parameter in trained.trainable_parameters().items()}
+    trained.zero_grad()
+    batch = collate_packed(pairs, pad_id=PAD, shares_sources=True)
+
+    packed = target_loss(backbone, trained, batch)
+    packed.nats.backward()
+
+    assert packed.num_tokens == plain.num_tokens
+    assert_close(packed.nats, plain.nats, rtol=1e-5, atol=1e-4)
+    for name, parameter in trained.trainable_parameters().items():
+        assert parameter.grad is not None
+        assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-4)
 
 
 def test_the_neutral_point_is_the_bare_backbone_at_the_same_positions(

@@ -1,5 +1,6 @@
 """The order of batches: every row once an epoch, for any number of ranks, from any point on."""
 
+import itertools
 import random
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
-from ptl_prefix.data.batches import EvalBatches, PromptBatches, TrainBatches
+from ptl_prefix.data.batches import EvalBatches, PromptBatches, RowLayout, TrainBatches, batches_per_epoch
 from ptl_prefix.data.collation import EncodedRow
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, write_encoded
 from ptl_prefix.data.rank_share import RankShare
@@ -303,3 +304,88 @@ def test_settings_come_from_the_config_and_are_checked() -> None:
     assert DataSettings().batch_size == 16
     with pytest.raises(ValueError, match=r"`data.batch_size` must be >= 1, but is 0\."):
         DataSettings(batch_size=0)
+
+
+SHARED = RowLayout(share_sources=True)
+
+
+def of_examples(folder: Path, nums: list[int]) -> EncodedSplit:
+    """A split whose examples have these numbers of targets, after a prompt of two ids."""
+    owners = [example for example, num in enumerate(nums) for _ in range(num)]
+    rows: list[EncodedRow] = [
+        {"input_ids": [9, 500 + example, 100 + row, *[7] * (row % 5)], "num_source_ids": 2, "example": example}
+        for row, example in enumerate(owners)
+    ]
+    return write_encoded(folder, [(rows, EncodingReport(num_examples=len(nums), num_pairs=len(rows)))])
+
+
+def targets_of(batch: ModelInputs) -> list[int]:
+    """The rows of a split from `of_examples` that are trained on in a batch."""
+    assert batch.labels is not None
+    return sorted(label - 100 for label in batch.labels.flatten().tolist() if 100 <= label < 500)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_shared_sources_train_on_whole_examples_each_once_an_epoch(tmp_path: Path, num_ranks: int) -> None:
+    nums = [1 + example % 4 for example in range(41)]
+    encoded = of_examples(tmp_path / "split", nums)
+    ranks = [
+        TrainBatches(
+            encoded, batch_size=10, padding=PADDING, seed=1, rank_share=RankShare(rank, num_ranks), layout=SHARED
+        )
+        for rank in range(num_ranks)
+    ]
+
+    epochs = [list(batches) for batches in ranks]
+
+    assert {len(epoch) for epoch in epochs} == {len(ranks[0])}
+    # 101 targets of 41 examples: four examples have ten targets on average.
+    assert len(ranks[0]) == -(-41 // 4)
+    assert len(ranks[0]) == batches_per_epoch(encoded, batch_size=10, accumulation=1, layout=SHARED)
+    assert sorted(row for epoch in epochs for batch in epoch for row in targets_of(batch)) == list(range(sum(nums)))
+    owners = [example for example, num in enumerate(nums) for _ in range(num)]
+    for batch in epochs[0]:
+        found = {owners[row] for row in targets_of(batch)}
+        assert targets_of(batch) == [row for row, owner in enumerate(owners) if owner in found]
+        assert batch.input_ids.eq(9).sum() == sum(1 for example in found)  # each prompt is there once
+
+
+def test_an_epoch_of_shared_sources_is_resumed_and_not_taken_for_one_of_rows(tmp_path: Path) -> None:
+    encoded = of_examples(tmp_path / "split", [3] * 12)
+    arguments: dict[str, Any] = {"batch_size": 6, "padding": PADDING, "seed": 1}
+    whole = [targets_of(batch) for batch in TrainBatches(encoded, **arguments, layout=SHARED)]
+    stopped = TrainBatches(encoded, **arguments, layout=SHARED)
+    first = [targets_of(batch) for batch in itertools.islice(stopped, 2)]
+
+    resumed = TrainBatches(encoded, **arguments, layout=SHARED)
+    resumed.load_state_dict(stopped.state_dict())
+
+    assert first + [targets_of(batch) for batch in resumed] == whole
+    with pytest.raises(ValueError, match="num_examples"):
+        TrainBatches(encoded, **arguments).load_state_dict(stopped.state_dict())
+
+
+def test_packing_changes_no_step(tmp_path: Path) -> None:
+    encoded = of_examples(tmp_path / "split", [1, 2, 3] * 9)
+    arguments: dict[str, Any] = {"batch_size": 5, "padding": PADDING, "seed": 1}
+
+    packed = TrainBatches(encoded, **arguments, layout=RowLayout(packing=True))
+
+    plain = TrainBatches(encoded, **arguments)
+    assert [targets_of(batch) for batch in packed] == [targets_of(batch) for batch in plain]
+    assert packed.state_dict()["order_of"] == plain.state_dict()["order_of"]
+
+
+@pytest.mark.parametrize("num_rows", [None, 17, 1])
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_validation_with_shared_sources_has_the_same_rows(
+    tmp_path: Path, num_rows: int | None, batch_size: int
+) -> None:
+    encoded = of_examples(tmp_path / "split", [1, 7, 2, 3, 5, 1, 1])
+    arguments: dict[str, Any] = {"batch_size": batch_size, "padding": PADDING, "num_rows": num_rows}
+    plain = [row for batch in EvalBatches(encoded, **arguments) for row in targets_of(batch)]
+
+    batches = [targets_of(batch) for batch in EvalBatches(encoded, **arguments, layout=SHARED)]
+
+    assert sorted(row for batch in batches for row in batch) == sorted(plain)
+    assert max(map(len, batches)) <= batch_size

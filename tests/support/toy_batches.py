@@ -54,6 +54,20 @@ def random_ids(length: int, seed: int) -> list[int]:
     return ids
 
 
+def packable_pairs() -> list[EncodedRow]:
+    """Pairs of three examples: the first has three targets, the last two; their lengths make padding in any row."""
+    sizes = {0: (6, [3, 7, 2]), 1: (3, [5]), 2: (9, [4, 4])}
+    return [
+        EncodedRow(
+            input_ids=[*random_ids(num_source, seed=example), *random_ids(num, seed=10 * example + number), EOS],
+            num_source_ids=num_source,
+            example=example,
+        )
+        for example, (num_source, nums) in sizes.items()
+        for number, num in enumerate(nums)
+    ]
+
+
 def texts() -> list[list[int]]:
     """Three texts of unequal length."""
     return [random_ids(length, seed=length) for length in (9, 5, 2)]

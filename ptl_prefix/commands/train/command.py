@@ -106,6 +106,7 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
         backbone=_placed(config, built),
         method=built.get("method"),
         task=built.get("task"),
+        data=built.get("data"),
         decoding=built.get("generation"),
         training=built.get("training"),
         needs_weights=not config["dry_run"],
