@@ -12,6 +12,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.greedy import can_decode_greedily, decode_greedily
 from ptl_prefix.backbones.model_inputs import ModelInputs
 
 
@@ -47,6 +48,9 @@ def generate(backbone: Backbone, inputs: ModelInputs, decoding: Decoding, stop_i
             _without_generation_config(backbone.model),
             torch.random.fork_rng(enabled=decoding.do_sample),
         ):
+            if can_decode_greedily(backbone, inputs, decoding):
+                rows = decode_greedily(backbone, inputs, decoding, stop_ids)
+                return [_up_to_stop(ids, stop_ids) for ids in rows]
             if decoding.do_sample:
                 torch.manual_seed(decoding.seed)
             written = backbone.model.generate(  # type: ignore[operator]

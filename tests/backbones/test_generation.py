@@ -1,7 +1,9 @@
 """Decoding: where it ends, what it needs room for, and what it leaves as it was."""
 
 import itertools
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import left_padded
+from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.settings import defaults_of
 
 
@@ -192,3 +195,36 @@ def test_prefix_prompt_and_text_must_fit_the_learned_positions(
             generate(backbone, prompt, decoding(max_new_tokens=room + 1), stop_ids=[])
     else:
         assert len(generate(backbone, prompt, decoding(max_new_tokens=room + 1), stop_ids=[])[0]) == room + 1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text", "mistral", "opt"])
+@pytest.mark.parametrize("has_prefix", [True, False])
+def test_rows_that_have_ended_leave_the_batch_and_change_no_other(
+    family: str, has_prefix: bool, tiny_folders: dict[str, Path]
+) -> None:
+    backbone = load_backbone(str(tiny_folders[family]), name=family, dtype="float32")
+    backbone.model.double()
+    prompts = padded([random_ids(3 + row % 5, seed=row) for row in range(8)], "left")
+    backbone.slots.acquire()
+    if has_prefix:
+        states = random_states(backbone, 7, rows=1).to(device=backbone.device, dtype=torch.float64)
+        backbone.slots.fill(states)
+        prompts = prompts.with_positions(states.position_offset)
+    settings = decoding(max_new_tokens=12, min_new_tokens=2)
+    free = generate(backbone, prompts, decoding(max_new_tokens=12), stop_ids=[])
+    # Tokens that some rows write and others do not: the first rows end, the last ones do not.
+    stops = sorted({token for ids in free[:4] for token in ids[2:]} - {token for ids in free[6:] for token in ids})
+    assert stops
+    sizes: list[int] = []
+    hook = backbone.model.register_forward_pre_hook(
+        lambda model, arguments, named: sizes.append(len(named["input_ids"])), with_kwargs=True
+    )
+
+    written = generate(backbone, prompts, settings, stop_ids=stops)
+
+    hook.remove()
+    with patch("ptl_prefix.backbones.generation.can_decode_greedily", return_value=False):
+        assert written == generate(backbone, prompts, settings, stop_ids=stops)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 8
+    assert sizes[-1] <= 6
