@@ -31,7 +31,7 @@ from ptl_prefix.data.batches import PLAIN, EvalBatches, RowLayout, TrainBatches
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.encoding import encode_split
 from ptl_prefix.data.settings import DataSettings
-from ptl_prefix.data.task import Task
+from ptl_prefix.data.task import SPLITS, Split, Task
 from ptl_prefix.data.tasks.banking77 import Banking77
 from ptl_prefix.data.tasks.dialogsum import DialogSum
 from ptl_prefix.data.tasks.e2e_nlg import E2ENLG
@@ -49,6 +49,9 @@ LAYOUTS = {
     "packing": RowLayout(packing=True),
     "shared sources": RowLayout(share_sources=True),
 }
+
+
+_PREFIX_LENGTH = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ class Measurement:
 
 def measure(task: str, folder: str, backbone: Backbone, arguments: argparse.Namespace) -> list[Measurement]:
     """Measure all layouts on one task."""
-    train, validation = (_encoded(TASKS[task](folder), split, backbone) for split in ("train", "validation"))
+    train, validation = (_encoded(TASKS[task](folder), split, backbone) for split in SPLITS[:2])
     positions = {name: _positions(train, layout, backbone, arguments) for name, layout in LAYOUTS.items()}
     times = _times(train, validation, backbone, arguments)
     plain = positions["one pair"]
@@ -91,15 +94,15 @@ def measure(task: str, folder: str, backbone: Backbone, arguments: argparse.Name
     ]
 
 
-def _encoded(task: Task, split: str, backbone: Backbone) -> EncodedSplit:
+def _encoded(task: Task, split: Split, backbone: Backbone) -> EncodedSplit:
     prompter = backbone.prompter(task.prompt)
     return encode_split(
         task,
         split,
         prompter,
         max_tokens=backbone.max_positions,
-        reserved_positions=20,
-        settings=DataSettings(),  # type: ignore[arg-type]
+        reserved_positions=_PREFIX_LENGTH,
+        settings=DataSettings(),
     )
 
 
@@ -130,14 +133,14 @@ def _times(
     train: EncodedSplit, validation: EncodedSplit, backbone: Backbone, arguments: argparse.Namespace
 ) -> list[dict[str, tuple[float, float]]]:
     """For each round and layout: seconds per target token in training and in validation."""
-    method = PrefixTuning(prefix_length=10, reparam="none").attach(backbone)
+    method = PrefixTuning(prefix_length=_PREFIX_LENGTH, reparam="none").attach(backbone)
     optimizer = Optimization(lr=1e-3).optimizer(method.lr_groups())
 
     def training(layout: RowLayout) -> float:
         started, targets = time.perf_counter(), 0
         for batch in islice(_training(train, layout, backbone, arguments), arguments.steps):
             loss = target_loss(backbone, method, batch)
-            loss.nats.backward()
+            loss.nats.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
             targets += loss.num_tokens

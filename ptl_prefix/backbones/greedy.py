@@ -64,7 +64,7 @@ def decode_greedily(
         state = state.followed_by(ids)
         if num_left <= _ROWS_KEPT * len(rows):
             kept = (~ended).nonzero()[:, 0]
-            cache.reorder_cache(kept)
+            cache.reorder_cache(kept)  # type: ignore[arg-type]  # an index tensor of int64
             state, rows, ended = state.rows(kept), rows[kept], ended[kept]
     return [list(ids) for ids in written.tolist()]
 
