@@ -74,7 +74,7 @@ class TrainBatches:
             indices = order[self._num_handed_out]
             # Counted before it is yielded: a state that is saved while a batch is in use has this batch behind it.
             self._num_handed_out += 1
-            yield collate_training(self._encoded.rows(indices), self._padding)
+            yield collate_training(self._encoded.rows(indices), self._padding, self._encoded.teacher)
 
     def order(self, epoch: int) -> "EpochOrder":
         """The row indices of each of this rank's batches: a pure function of the seed and the epoch."""
@@ -197,7 +197,7 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[ModelInputs]:
         for indices in self._order:
-            yield collate_training(self._encoded.rows(indices), self._padding)
+            yield collate_training(self._encoded.rows(indices), self._padding, self._encoded.teacher)
 
     def padding_share(self) -> float:
         """The fraction of padding among all positions."""

@@ -1,4 +1,8 @@
-"""The loss: negative log-likelihood of the target tokens, in nats.
+"""The loss: negative log-likelihood of the target tokens, in nats; or, with a teacher, the cross-entropy to it.
+
+A teacher has kept its most likely tokens at each target token, with their log-probabilities. The cross-entropy is the
+sum over them of probability times the method's negative log-probability, as in Eyuboglu et al. (2025): what the teacher
+has not kept counts nothing, so the loss is a little less than that to its whole distribution.
 
 In: a backbone, a method and a batch. Out: the sum over target tokens and their number. Sums over an accumulation
 window, over ranks or over a split are divided once, by the number of all tokens: a mean of batch means would be another
@@ -13,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs, TeacherTargets
 from ptl_prefix.backbones.observation import text_for_every_site
 from ptl_prefix.methods.method import Method
 
@@ -41,12 +45,36 @@ def num_computed_positions(num_targets: int) -> int:
 
 
 def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label_smoothing: float = 0.0) -> TargetLoss:
-    """The loss of a batch. A batch without rows has a loss of 0, after a forward pass all the same."""
+    """The loss of a batch. A batch without rows has a loss of 0, after a forward pass all the same.
+
+    Raises:
+        ValueError: The batch has a teacher, and labels would be smoothed.
+    """
     batch = batch if batch.num_rows else _without_targets(backbone)
     targets = target_positions(batch)
     logits = backbone.target_logits(method.condition(batch), (targets.rows, targets.columns))  # (targets, vocabulary)
-    nats = nn.functional.cross_entropy(logits.float(), targets.labels, reduction="sum", label_smoothing=label_smoothing)
+    if batch.teacher is None:
+        nats = nn.functional.cross_entropy(
+            logits.float(), targets.labels, reduction="sum", label_smoothing=label_smoothing
+        )
+    elif label_smoothing:
+        raise ValueError(f"`label_smoothing` must be 0 with a teacher, but is {label_smoothing}.")
+    else:
+        nats = teacher_nats(logits.float(), batch.teacher, targets).sum()
     return TargetLoss(nats, targets.num_tokens)
+
+
+def teacher_nats(
+    logits: Float[Tensor, "targets vocabulary"], teacher: TeacherTargets, targets: "TargetPositions"
+) -> Float[Tensor, " targets"]:
+    """The cross-entropy to the teacher at each position; 0 at positions that only fill up."""
+    # A label is one column after the logits that predict it; the last column predicts none.
+    columns = (targets.columns + 1).clamp(max=teacher.ids.shape[1] - 1)
+    ids, log_probs = teacher.ids[targets.rows, columns], teacher.log_probs[targets.rows, columns]  # (targets, kept)
+    is_target = targets.labels != IGNORED_LABEL
+    weights = log_probs.exp() * is_target[:, None]
+    nats = logits.logsumexp(-1, keepdim=True) - logits.gather(-1, ids)  # (targets, kept)
+    return (weights * nats).sum(-1)
 
 
 @dataclass(frozen=True)

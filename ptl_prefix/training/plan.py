@@ -76,6 +76,7 @@ class Plan:
             decoding=self.decoding,
             routing=self.routing,
             training=self.training,
+            optimization=self.optimization,
         )
 
     def encoded(

@@ -17,6 +17,7 @@ from ptl_prefix.errors import PtlPrefixError, StorageError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.start_inputs import StartInputs, TrainingRows
+from ptl_prefix.training.optimization import Optimization
 from ptl_prefix.training.settings import TrainingSettings, selection_problems
 from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
@@ -29,6 +30,7 @@ def plan_problems(
     task: Task | None,
     decoding: Decoding | None,
     training: TrainingSettings | None = None,
+    optimization: Optimization | None = None,
     needs_weights: bool = True,
     routing: str = "none",
 ) -> list[str]:
@@ -42,6 +44,7 @@ def plan_problems(
         task: Task.
         decoding: Settings of text generation.
         training: Choice of the best checkpoint.
+        optimization: Optimizer and label smoothing.
         needs_weights: Whether the backbone's weights will be loaded; a dry run needs none.
         routing: What the bundle says of the task's texts.
     """
@@ -50,7 +53,7 @@ def plan_problems(
         problems += accelerator_problems(trainer, backbone) + precision_problems(trainer, backbone)
     if task is not None:
         problems += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
-    problems += selection_problems(training, task)
+    problems += selection_problems(training, task) + smoothing_problems(optimization, task)
     if backbone is None or method is None:
         return problems
     if needs_weights:
@@ -61,6 +64,7 @@ def plan_problems(
         shape = backbone.load_shape()
         method.choose_size(shape)
         problems += [] if trainer is None else sharding_problems(trainer, method, shape)
+        problems += [] if task is None else teacher_problems(task, shape)
         of_method = method.incompatibilities(shape)
         if not of_method and task is not None and decoding is not None:
             of_method = position_budget_problems(shape, method, task, decoding)
@@ -76,7 +80,12 @@ def plan_problems(
 
 def start_inputs(task: Task, training_rows: TrainingRows | None = None) -> StartInputs:
     """What a task gives a method for its initialisation; training rows once they are encoded."""
-    return StartInputs(read_labels=lambda: task.label_set, instruction=task.instruction, training_rows=training_rows)
+    return StartInputs(
+        read_labels=lambda: task.label_set,
+        instruction=task.instruction,
+        read_document=lambda: task.document,
+        training_rows=training_rows,
+    )
 
 
 def position_budget_problems(backbone: Backbone, method: Method, task: Task, decoding: Decoding) -> list[str]:
@@ -133,6 +142,26 @@ def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Back
             f"but '{method.name}' {access}; choose trainer=ddp, or another method."
         )
     return problems
+
+
+def smoothing_problems(optimization: Optimization | None, task: Task | None) -> list[str]:
+    """Label smoothing beside a teacher, which says itself how likely other tokens are."""
+    if optimization is None or task is None or not task.has_teacher or not optimization.label_smoothing:
+        return []
+    return [
+        "`optimizer.label_smoothing` must be 0 where a teacher is matched, which says how likely each token is, but is "
+        f"{optimization.label_smoothing}; set it to 0, or `task.loss` to next_token."
+    ]
+
+
+def teacher_problems(task: Task, backbone: Backbone) -> list[str]:
+    """A backbone that cannot learn from the task's teacher."""
+    if not task.has_teacher or not backbone.is_encoder_decoder:
+        return []
+    return [
+        f"`task` must be learned by a decoder-only backbone, as its teacher continues a text, but {backbone.name} is "
+        "an encoder-decoder; choose another `backbone`."
+    ]
 
 
 def routing_problems(trainer: Mapping[str, Any], routing: str) -> list[str]:

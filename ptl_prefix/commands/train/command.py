@@ -108,6 +108,7 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
         task=built.get("task"),
         decoding=built.get("generation"),
         training=built.get("training"),
+        optimization=built.get("optimizer"),
         needs_weights=not config["dry_run"],
         routing=config.get("routing", "none"),
     )
