@@ -5,12 +5,13 @@ answer is the rest: so a teacher that reads the document finds other words likel
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from ptl_prefix.artifacts.conversation import Message, with_context
+from ptl_prefix.artifacts.manifest import BackboneIdentity
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.artifacts.self_study import (
     SelfStudy,
@@ -64,18 +65,50 @@ def conversations(number: int, *, version: int = 0) -> Iterator[StudyConversatio
         )
 
 
+Teach = Callable[[StudyConversation], TeacherTokens]
+
+
 def write_study(folder: Path, backbone: Backbone, *, number: int = 4, version: int = 0, num_kept: int = 8) -> SelfStudy:
-    """A self-study of so many sentences, with the most likely tokens of the teacher."""
-    document, prompter = " ".join(sentences(number, version=version)), backbone.prompter(PROMPT)
+    """A self-study of so many sentences, with the most likely tokens of the backbone that has read all of them."""
+    prompter = backbone.prompter(PROMPT)
+    document = " ".join(sentences(number, version=version))
+
+    def teach(conversation: StudyConversation) -> TeacherTokens:
+        return _teacher(backbone, prompter, document, conversation, num_kept)
+
+    num_tokens = len(backbone.tokenizer(document).input_ids)
+    return _write(folder, teach, backbone.identity, number=number, version=version, num_tokens=num_tokens)
+
+
+def write_untaught_study(folder: Path, prompter: Prompter, *, number: int = 4, version: int = 0) -> SelfStudy:
+    """The same conversations; the teacher is sure of each token, and was no model."""
+
+    def teach(conversation: StudyConversation) -> TeacherTokens:
+        ids = torch.tensor(prompter.encode_target(conversation.answer), dtype=torch.int32)
+        return TeacherTokens(token_ids=ids, top_ids=ids[:, None].clone(), top_log_probs=torch.zeros(len(ids), 1))
+
+    return _write(folder, teach, NOBODY, number=number, version=version, num_tokens=100)
+
+
+NOBODY = BackboneIdentity(
+    name="nobody", path="nowhere", family="gpt2", weights_fingerprint="none", tokenizer_fingerprint="none"
+)
+"""The teacher of `write_untaught_study`."""
+
+
+def _write(
+    folder: Path, teach: Teach, identity: BackboneIdentity, *, number: int, version: int, num_tokens: int
+) -> SelfStudy:
+    document = " ".join(sentences(number, version=version))
     found = tuple(conversations(number, version=version))
-    teacher = {one.id: _teacher(backbone, prompter, document, one, num_kept) for one in found}
+    teacher = {one.id: teach(one) for one in found}
     facts = SelfStudyFacts(
         document_sha256=hashlib.sha256(document.encode()).hexdigest(),
-        document_tokens=len(backbone.tokenizer(document).input_ids),
-        backbone=backbone.identity,
+        document_tokens=num_tokens,
+        backbone=identity,
         precision="float32",
         prompt=PROMPT,
-        context_place=prompter.context_place,
+        context_place="text",
         settings={},
         counts=StudyCounts(
             asked=len(found),
