@@ -48,13 +48,15 @@ class StudyCounts:
     Args:
         asked: Number of questions, generated, given and built in; each new attempt counts.
         kept: Number of conversations in the folder.
-        dropped: Number of those that are not, by reason, such as `numbers`: a number that the chunk does not have.
+        dropped: Number of questions and answers that are not, by reason, such as `numbers`: one that the chunk lacks.
+        given_up: Number of conversations that were wanted and that no attempt gave.
         answer_tokens: Number of answer tokens with log-probabilities.
     """
 
     asked: Annotated[int, Ge(0)]
     kept: Annotated[int, Ge(0)]
     dropped: dict[str, int]
+    given_up: Annotated[int, Ge(0)]
     answer_tokens: Annotated[int, Ge(0)]
 
 
