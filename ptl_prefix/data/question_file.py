@@ -7,11 +7,13 @@ file are told at once, each with its line.
 Questions are asked, and never trained on: no training reads this file.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.json_document import DocumentError, parse_object, shortened
 from ptl_prefix.data.text_lines import TextFormat, numbered_lines
 from ptl_prefix.errors import DataError
@@ -85,6 +87,19 @@ def read_questions(path: str | Path) -> QuestionFile:
     if not reader.questions:
         raise DataError(f"A file of questions must hold one question per line, but {path} is empty; add some.")
     return QuestionFile(questions=tuple(reader.questions), articles=reader.articles)
+
+
+def write_questions(path: str | Path, questions: Sequence[Question]) -> None:
+    """Write a file of questions, in this project's layout, atomically."""
+    write_atomically(path, "".join(json.dumps(_values(one), ensure_ascii=False) + "\n" for one in questions))
+
+
+def _values(question: Question) -> dict[str, Any]:
+    """The keys of a question that hold something."""
+    values = {"id": question.id, "document": question.document, "kind": question.kind, "question": question.question}
+    values |= {"choices": list(question.choices), "correct": question.correct} if question.choices else {}
+    values |= {"answers": list(question.answers)}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _told(path: Path, mistakes: Sequence[str]) -> str:
@@ -174,9 +189,9 @@ def _quality_layout(values: dict[str, Any], document: str, place: str) -> Questi
         return mistakes
     if label is None:
         return ["a question must have a `gold_label`, but has none (is it of the test split, which has no labels?)."]
-    correct = label - 1 if isinstance(label, int) else label
-    if mistakes := _choice_mistakes(options, correct, names=("options", "gold_label")):
+    if mistakes := _choice_mistakes(options, label, names=("options", "gold_label"), first=1):
         return mistakes
+    correct = label - 1
     return Question(
         id=values.get("question_unique_id", place),
         question=values["question"],
@@ -188,16 +203,15 @@ def _quality_layout(values: dict[str, Any], document: str, place: str) -> Questi
 
 
 def _choice_mistakes(
-    choices: Sequence[str], correct: Any, *, names: tuple[str, str] = ("choices", "correct")
+    choices: Sequence[str], label: Any, *, names: tuple[str, str] = ("choices", "correct"), first: int = 0
 ) -> list[str]:
-    listed, label = names
+    """What is wrong with choices and the label of the right one; labels count from `first`."""
+    listed, name = names
     if not choices:
-        return [] if correct is None else [f"`{label}` must be left out without `{listed}`, but is {correct!r}."]
-    first = int(label == "gold_label")
-    if not isinstance(correct, int) or isinstance(correct, bool) or not 0 <= correct < len(choices):
-        found = correct + first if isinstance(correct, int) else correct
-        last = len(choices) - 1 + first
-        return [f"`{label}` must be the index of one of the `{listed}`, {first} to {last}, but is {shortened(found)}."]
+        return [] if label is None else [f"`{name}` must be left out without `{listed}`, but is {label!r}."]
+    last = len(choices) - 1 + first
+    if not isinstance(label, int) or isinstance(label, bool) or not first <= label <= last:
+        return [f"`{name}` must be the index of one of the `{listed}`, {first} to {last}, but is {shortened(label)}."]
     if not 2 <= len(choices) <= _MOST_CHOICES or len(set(choices)) < len(choices):
         return [f"`{listed}` must be 2 to {_MOST_CHOICES} different texts, but are {shortened(list(choices))}."]
     return []

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ptl_prefix.artifacts.conversation import Message, source_of
+from ptl_prefix.artifacts.conversation import Message, source_of, with_context
 from ptl_prefix.artifacts.document_report import ATTENTION_MATCHING, FIRST_TOKENS, NO_CONTEXT, WHOLE_DOCUMENT
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.context_states import context_states, reading_problem
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.errors import DataError
 from ptl_prefix.methods.given_prefix import GivenPrefix, matched_states
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
@@ -157,17 +156,11 @@ def encoded_prompts(prompter: Prompter, questions: Sequence[str], context: str |
 
 
 def _source(prompter: Prompter, question: str, context: str | None) -> str:
-    """A question behind its context: in a chat, which is the system's message if the template has one."""
-    if prompter.prompt_format.chat is None:
-        return question if context is None else f"{context}\n\n{question}"
-    if context is None:
-        return source_of([Message("user", question)])
-    source = source_of([Message("system", context), Message("user", question)])
-    try:
-        prompter.tokenize_sources([source])
-    except DataError:
-        return source_of([Message("user", f"{context}\n\n{question}")])
-    return source
+    """A question as the task's sources are, its context where the teacher of a self-study reads it."""
+    messages = [Message("user", question)]
+    if context is not None:
+        messages = with_context(messages, context, place=prompter.context_place)
+    return messages[0].content if prompter.prompt_format.chat is None else source_of(messages)
 
 
 def _shared(condition: Condition, backbone: Backbone, prompter: Prompter, prompts: list[list[int]]) -> list[int]:

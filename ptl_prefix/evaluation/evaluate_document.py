@@ -178,7 +178,7 @@ def _outcome(
     answers = answer_questions(
         backbone, prompter, questions, prompts, decoding=settings.decoding, batch_size=settings.batch_size
     )
-    num_rows, kv_bytes = _held(backbone, prompter, prompts)
+    num_rows, kv_bytes = _held(backbone, prompter, condition, prompts)
     return _Outcome(
         condition=condition,
         num_rows=num_rows,
@@ -189,14 +189,19 @@ def _outcome(
     )
 
 
-def _held(backbone: Backbone, prompter: Prompter, prompts: AskedPrompts) -> tuple[int, int]:
+def _held(backbone: Backbone, prompter: Prompter, condition: Condition, prompts: AskedPrompts) -> tuple[int, int]:
     """The rows in front of each question in the layer that has most, and the bytes of all of them."""
     inputs = prompt_batch(prompts.prompts[:1], backbone.padding(prompter)).to(backbone.device)
     prompts.method.condition(inputs)
     layers = [layer for layers in backbone.slots.filled().values() for layer in layers if layer is not None]
     backbone.slots.clear()
-    numbers = sum(tensor.numel() * tensor.element_size() for layer in layers for tensor in (layer.key, layer.value))
-    return max((layer.length for layer in layers), default=0), numbers
+    if not layers and condition.context is not None:
+        # Read with each question: a text attends to so many keys and values of the context, where it sees all of it.
+        site = backbone.geometry["decoder_cross" if backbone.is_encoder_decoder else "decoder_self"]
+        num_rows = len(document_ids(backbone, condition.context))
+        return num_rows, 2 * site.num_layers * site.kv_width * num_rows * backbone.dtype.itemsize
+    num_bytes = sum(tensor.numel() * tensor.element_size() for layer in layers for tensor in (layer.key, layer.value))
+    return max((layer.length for layer in layers), default=0), num_bytes
 
 
 def _retention(backbone: Backbone, prompts: AskedPrompts, settings: AskSettings) -> float | None:
