@@ -53,7 +53,8 @@ def plan_problems(
         problems += accelerator_problems(trainer, backbone) + precision_problems(trainer, backbone)
     if task is not None:
         problems += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
-    problems += selection_problems(training, task) + smoothing_problems(optimization, task)
+    problems += selection_problems(training, task)
+    problems += smoothing_problems(optimization, has_teacher=task is not None and task.has_teacher)
     if backbone is None or method is None:
         return problems
     if needs_weights:
@@ -144,9 +145,9 @@ def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Back
     return problems
 
 
-def smoothing_problems(optimization: Optimization | None, task: Task | None) -> list[str]:
+def smoothing_problems(optimization: Optimization | None, *, has_teacher: bool) -> list[str]:
     """Label smoothing beside a teacher, which says itself how likely other tokens are."""
-    if optimization is None or task is None or not task.has_teacher or not optimization.label_smoothing:
+    if optimization is None or not has_teacher or not optimization.label_smoothing:
         return []
     return [
         "`optimizer.label_smoothing` must be 0 where a teacher is matched, which says how likely each token is, but is "
