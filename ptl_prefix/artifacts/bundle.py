@@ -98,6 +98,7 @@ class BundleContents:
         dtype: Dtype of the backbone in training.
         backbone: Identity of the backbone.
         routing: What a server needs to recognise the task's texts; `None` leaves it out.
+        document_sha256: Hash of the document that the bundle was made of; `None` for a bundle of no document.
     """
 
     tensors: Mapping[str, Tensor]
@@ -115,6 +116,7 @@ class BundleContents:
     dtype: str
     backbone: BackboneIdentity
     routing: RoutingFacts | None = None
+    document_sha256: str | None = None
 
 
 def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
@@ -216,6 +218,7 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         package_version=package_version(),
         routing=None if contents.routing is None else _routing_entry(contents.routing, routing_file),
+        document_sha256=contents.document_sha256,
     )
 
 

@@ -2,6 +2,9 @@
 
 In: messages, or a source. Out: the source, or the messages. One message of a user is its own text, so that predictions
 and samples can be read; any other conversation is a JSON list of `{"role": ..., "content": ...}`.
+
+`with_context` puts a text before a conversation: the teacher of a self-study reads chunks of a document so, and an
+evaluation the whole document.
 """
 
 import json
@@ -12,6 +15,8 @@ from ptl_prefix.artifacts.json_document import DocumentError, parse_json
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+ContextPlace = Literal["system", "user", "text"]
+"""Where a text stands before a conversation: a message of the system, the user's first message, or plain text."""
 
 
 class Message(NamedTuple):
@@ -52,6 +57,24 @@ def messages_of(source: str) -> list[Message]:
             f"with the user's, but {fact or 'it ends with the reply'}: {source:.80}; correct it."
         )
     return messages
+
+
+def with_context(messages: Sequence[Message], text: str, *, place: ContextPlace = "system") -> list[Message]:
+    """A conversation whose prompt holds a text before it.
+
+    Args:
+        messages: The conversation.
+        text: The text, such as a chunk of a document.
+        place: Place of the text: `prompter.context_place` is the one that a backbone's chat template has.
+    """
+    if place == "text":
+        return [Message(messages[0].role, f"{text}\n\n{messages[0].content}"), *messages[1:]]
+    context = f"Answer with the help of this text:\n\n{text}"
+    if place == "user":
+        return [Message(messages[0].role, f"{context}\n\n{messages[0].content}"), *messages[1:]]
+    if messages[0].role == "system":
+        return [Message("system", f"{context}\n\n{messages[0].content}"), *messages[1:]]
+    return [Message("system", context), *messages]
 
 
 def order_problem(messages: Sequence[Message]) -> str | None:

@@ -181,14 +181,19 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def from_values(values: dict[str, Any], kind: type[Document], *, version: int) -> Document:
+def from_values(values: dict[str, Any], kind: type[Document], *, version: int | None) -> Document:
     """Turn a JSON object into the dataclass `kind`.
+
+    Args:
+        values: The object.
+        kind: The dataclass.
+        version: Schema version that can be read; `None`: the object has none, as a line of a file that states it.
 
     Raises:
         DocumentError: The schema version is not `version`, or a value does not fit; the message names the first one.
     """
     found = values.get("schema_version")
-    if found != version:
+    if version is not None and found != version:
         raise DocumentError(f"has the schema_version {found!r:.40}, and this ptl-prefix reads {version}")
     try:
         # Validated as JSON text: in strict mode, only there a list is accepted for a tuple.

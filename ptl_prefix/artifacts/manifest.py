@@ -139,6 +139,8 @@ class Manifest:
         created: Time of the export in UTC.
         package_version: Version of this package that exported the bundle.
         routing: Description of `routing.safetensors`; `None` for a bundle that a server offers by its name only.
+        document_sha256: Hash of the document that the bundle was made of, by which one of another version of the
+            document is recognised; `None` for a bundle of no document.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -162,6 +164,7 @@ class Manifest:
     created: Name
     package_version: Name
     routing: RoutingEntry | None = None
+    document_sha256: Name | None = None
 
 
 def num_tensor_bytes(tensors: Mapping[str, TensorInfo]) -> int:

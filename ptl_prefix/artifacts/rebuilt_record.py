@@ -57,6 +57,7 @@ def rebuild_record(folder: RunFolder) -> RunRecord:
             fingerprints=known_fingerprints(events) or {},
             accepted_changes=accepted_changes(events),
             selection=read_selection(events, config),
+            learning_rate=attached.get("learning_rate"),
         )
     except (KeyError, TypeError, ValidationError) as error:
         raise RunError(

@@ -124,6 +124,8 @@ class RunRecord:
         accepted_changes: What the user accepted to differ when the run was resumed: kinds of inputs as in
             `resume_anyway`, and `trainer.max_steps`.
         selection: Choice of the best checkpoint by a metric of generated texts; `None` if `val/loss` chose it.
+        learning_rate: Peak learning rate that followed from the target tokens of a step; `None` where the config or
+            the method's `default_lr` says it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -150,6 +152,7 @@ class RunRecord:
     fingerprints: dict[str, str] = field(default_factory=dict)
     accepted_changes: list[str] = field(default_factory=list)
     selection: Selection | None = None
+    learning_rate: Amount | None = None
 
 
 _FILE = DocumentFile(

@@ -280,6 +280,38 @@ class Backbone:
         with self.lm_head_at(positions):
             return self._forward(inputs)
 
+    @property
+    def has_plain_head(self) -> bool:
+        """Whether logits are the LM head's output, and nothing in it is trained or sharded.
+
+        Other families scale or bound the output, or add a bias to it.
+        """
+        changes = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        if self.is_encoder_decoder or self.is_sharded or any(getattr(self.config, name, None) for name in changes):
+            return False
+        return not any(parameter.requires_grad for parameter in self.head.parameters())
+
+    @property
+    def head(self) -> nn.Module:
+        """The LM head."""
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
+        return head
+
+    def target_states(self, inputs: ModelInputs, positions: Positions) -> Float[Tensor, "*targets width"]:
+        """The hidden states that the LM head reads at some positions; it computes next to nothing itself."""
+        found: list[Tensor] = []
+
+        def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found.append(arguments[0][positions])
+            return (found[0][:1].detach(), *arguments[1:])
+
+        hook = self.head.register_forward_pre_hook(keep)
+        try:
+            self._forward(inputs)
+        finally:
+            hook.remove()
+        return found[0]
+
     def _forward(self, inputs: ModelInputs) -> Tensor:
         if inputs.position_ids is None:
             inputs = inputs.with_positions()
@@ -295,8 +327,7 @@ class Backbone:
     @contextmanager
     def lm_head_at(self, positions: Positions) -> Iterator[None]:
         """Inside, the LM head receives only some positions; what a family computes around its head is unchanged."""
-        head: nn.Module = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, arguments: (arguments[0][positions], *arguments[1:]))
+        hook = self.head.register_forward_pre_hook(lambda _, arguments: (arguments[0][positions], *arguments[1:]))
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from ptl_prefix.artifacts.conversation import Message, messages_of
+from ptl_prefix.artifacts.conversation import ContextPlace, Message, messages_of
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.chat_rendering import render, resolve_template, special_values
 from ptl_prefix.backbones.prompting import Prompter
@@ -138,6 +138,11 @@ class ChatPrompter(Prompter):
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end a generated reply."""
         return (self._stop_id,)
+
+    @property
+    def context_place(self) -> ContextPlace:
+        """The system's message, or the user's first one, where the template refuses one of the system."""
+        return "user" if self._system_refusal else "system"
 
     @property
     def num_fixed_tokens(self) -> int:

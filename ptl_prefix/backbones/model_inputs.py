@@ -34,6 +34,23 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class TeacherTargets:
+    """The tokens that a teacher finds most likely at the positions of a batch's labels.
+
+    Args:
+        ids: Their ids, at the position of the label that they compete with; any id where there is none.
+        log_probs: Their log-probabilities, in nats; -inf where there is no token.
+    """
+
+    ids: Int[Tensor, "batch written kept"]
+    log_probs: Float[Tensor, "batch written kept"]
+
+    def to(self, device: torch.device | str) -> Self:
+        """A copy on another device."""
+        return dataclasses.replace(self, ids=self.ids.to(device), log_probs=self.log_probs.to(device))
+
+
+@dataclass(frozen=True)
 class ModelInputs:
     """A batch of token ids and what a method adds to it.
 
@@ -50,6 +67,7 @@ class ModelInputs:
         decoder_input_ids: Token ids of an encoder-decoder's target, start token included, padded on the right.
         decoder_attention_mask: 1 for text, 0 for padding of `decoder_input_ids`.
         prompt_rows: Embeddings that an encoder reads before every row of the text; `None` for none.
+        teacher: What a teacher expects in place of each label; `None` if the labels themselves are learned.
         layout: Parts of the rows of a decoder-only backbone, if a row holds more than one text; else `None`.
     """
 
@@ -60,6 +78,7 @@ class ModelInputs:
     decoder_input_ids: Int[Tensor, "batch written"] | None = None
     decoder_attention_mask: Int[Tensor, "batch written"] | None = None
     prompt_rows: Float[Tensor, "prompt width"] | None = None
+    teacher: TeacherTargets | None = None
     layout: TextLayout | None = None
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from ptl_prefix.artifacts.conversation import ContextPlace
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.errors import BackboneError
 
@@ -100,6 +101,11 @@ class Prompter:
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end a generated target."""
         return (self.after_ids[0],)
+
+    @property
+    def context_place(self) -> ContextPlace:
+        """The place of a text that a prompt holds before its source; see `with_context`."""
+        return "text"
 
     @property
     def unknown_id(self) -> int | None:

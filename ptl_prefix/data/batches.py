@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
-from ptl_prefix.data.collation import EncodedRow, batch_width, collate_training
+from ptl_prefix.data.collation import EncodedRow, Teacher, batch_width, collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.packing import collate_packed, shared_length
 from ptl_prefix.data.rank_share import ALONE, Indices, RankShare
@@ -35,10 +35,11 @@ class RowLayout:
     packing: bool = False
     share_sources: bool = False
 
-    def collate(self, rows: Sequence[EncodedRow], padding: Padding) -> ModelInputs:
-        """Make a batch of pairs; those of one example are neighbours."""
+    def collate(self, rows: Sequence[EncodedRow], padding: Padding, teacher: Teacher | None) -> ModelInputs:
+        """Make a batch of pairs; those of one example are neighbours. A teacher is matched in rows of one pair."""
         if not rows or not (self.packing or self.share_sources):
-            return collate_training(rows, padding)
+            return collate_training(rows, padding, teacher)
+        assert teacher is None, "it is refused before rows are collated"
         return collate_packed(rows, pad_id=padding.pad_id, shares_sources=self.share_sources)
 
 
@@ -109,7 +110,7 @@ class TrainBatches:
             # Counted before it is yielded: a state that is saved while a batch is in use has this batch behind it.
             self._num_handed_out += 1
             rows = indices if self._examples is None else self._examples.rows(indices)
-            yield self._layout.collate(self._encoded.rows(rows), self._padding)
+            yield self._layout.collate(self._encoded.rows(rows), self._padding, self._encoded.teacher)
 
     def order(self, epoch: int) -> "EpochOrder":
         """The indices of the rows, or examples, of each of this rank's batches: a function of seed and epoch alone."""
@@ -273,7 +274,7 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[ModelInputs]:
         for indices in self._order:
-            yield self._layout.collate(self._encoded.rows(indices), self._padding)
+            yield self._layout.collate(self._encoded.rows(indices), self._padding, self._encoded.teacher)
 
     def padding_share(self) -> float:
         """The fraction of padding among all positions, in rows of one pair."""

@@ -1,16 +1,18 @@
 """Collation of encoded rows into one training batch.
 
-In: encoded rows. Out: `ModelInputs`, padded on the right; `model_inputs.prompt_batch` makes the batches for generation.
-The padding of a batch never changes what its rows hold.
+In: encoded rows, and a teacher's log-probabilities where a teacher is matched. Out: `ModelInputs`, padded on the right;
+`model_inputs.prompt_batch` makes the batches for generation. The padding of a batch never changes what its rows hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs, Padding
+from ptl_prefix.artifacts.self_study import TeacherTokens
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs, Padding, TeacherTargets
+from ptl_prefix.errors import DataError
 
 _WIDTH_MULTIPLE = 8
 """The width of each batch is a multiple of this: fewer shapes, whose kernels are reused."""
@@ -30,14 +32,30 @@ class EncodedRow(TypedDict):
     example: int
 
 
-def collate_training(rows: Sequence[EncodedRow], padding: Padding) -> ModelInputs:
+Teacher = Callable[[int], TeacherTokens]
+"""Returns what a teacher expects at each token of an example's target, by the example's index in its split."""
+
+
+def collate_training(rows: Sequence[EncodedRow], padding: Padding, teacher: Teacher | None = None) -> ModelInputs:
     """Collate rows into a right-padded batch. Its labels are the targets and their ends, not prompts or padding.
 
     Args:
         rows: Prompts with their targets; without rows, the batch has no columns either.
         padding: Pad id and decoder start ids. With start ids the prompt is the encoder's text and the target the
             decoder's.
+        teacher: Teacher of the rows' examples, in a decoder-only backbone; `None` for none.
+
+    Raises:
+        DataError: The teacher has read other tokens than those of a row's target.
     """
+    batch = _collate(rows, padding)
+    if teacher is None or not rows:
+        return batch
+    assert padding.decoder_start_ids is None, "an encoder-decoder is refused before its rows are collated"
+    return batch.replace(teacher=_teacher_targets(rows, teacher, width=batch.input_ids.shape[1]))
+
+
+def _collate(rows: Sequence[EncodedRow], padding: Padding) -> ModelInputs:
     if padding.decoder_start_ids is not None:
         return _collate_encoder_decoder(rows, padding.pad_id, padding.decoder_start_ids)
     texts = [torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]
@@ -60,6 +78,25 @@ def _collate_encoder_decoder(rows: Sequence[EncodedRow], pad_id: int, decoder_st
         decoder_input_ids=_padded(written, pad_id),
         decoder_attention_mask=_padded([torch.ones_like(text) for text in written], 0),
     )
+
+
+def _teacher_targets(rows: Sequence[EncodedRow], teacher: Teacher, *, width: int) -> TeacherTargets:
+    """The teacher's tokens of each row, at the positions of its labels."""
+    tokens = [teacher(row["example"]) for row in rows]
+    num_kept = max(of_row.top_ids.shape[1] for of_row in tokens)
+    ids = torch.zeros(len(rows), width, num_kept, dtype=torch.long)
+    log_probs = torch.full((len(rows), width, num_kept), -torch.inf)
+    for index, (row, of_row) in enumerate(zip(rows, tokens, strict=True)):
+        start, end = row["num_source_ids"], len(row["input_ids"])
+        if row["input_ids"][start:end] != of_row.token_ids.tolist():
+            raise DataError(
+                "A teacher must have read the tokens of the answer that is learned, but those of example "
+                f"{row['example']} differ; make the self-study with the tokenizer of this backbone."
+            )
+        kept = slice(of_row.top_ids.shape[1])
+        ids[index, start:end, kept] = of_row.top_ids.clamp(min=0)  # some id where none is kept
+        log_probs[index, start:end, kept] = of_row.top_log_probs
+    return TeacherTargets(ids, log_probs)
 
 
 def _labels(texts: Sequence[Tensor], nums_given: Sequence[int]) -> Tensor:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ptl_prefix.data.collation import EncodedRow
+from ptl_prefix.data.collation import EncodedRow, Teacher
 
 _COLUMNS = datasets.Features(
     {
@@ -61,11 +61,13 @@ class EncodedSplit:
     Args:
         dataset: Rows with the columns of `EncodedRow`.
         report: Counts of the encoding.
+        teacher: Teacher whose log-probabilities are learned in place of the targets; `None` for none.
     """
 
-    def __init__(self, dataset: datasets.Dataset, report: EncodingReport) -> None:
+    def __init__(self, dataset: datasets.Dataset, report: EncodingReport, teacher: Teacher | None = None) -> None:
         self.dataset = dataset
         self.report = report
+        self.teacher = teacher
         column = dataset.data.column("input_ids")
         self.lengths: npt.NDArray[np.int64] = pc.list_value_length(column).to_numpy().astype(np.int64)
 
@@ -89,6 +91,10 @@ class EncodedSplit:
         columns = self.dataset[[int(index) for index in indices]]
         values = zip(columns["input_ids"], columns["num_source_ids"], columns["example"], strict=True)
         return [EncodedRow(input_ids=ids, num_source_ids=num, example=example) for ids, num, example in values]
+
+    def taught_by(self, teacher: Teacher | None) -> "EncodedSplit":
+        """The same rows with a teacher."""
+        return EncodedSplit(self.dataset, self.report, teacher)
 
     @property
     def num_target_ids(self) -> int:

@@ -11,7 +11,8 @@ together in a decoder-only backbone, for the prompt alone in an encoder-decoder,
 3. The target is cut only when nothing is left of the source. Its end is always kept.
 
 A conversation is cut by its messages, not by its ids; see `backbones/chat_prompting.py`. With `overlong: drop`, a pair
-that would be cut is left out instead. Cut and dropped pairs are counted.
+that would be cut is left out instead; so is a pair whose target would be cut, if the task's targets must
+stay whole. Cut and dropped pairs are counted.
 """
 
 import itertools
@@ -104,7 +105,7 @@ def encode_split(
             ) from error
     if not len(encoded):
         raise DataError(_nothing_left(task, split, encoded.report))
-    return encoded
+    return encoded.taught_by(task.teacher(split))
 
 
 def encode_pairs(
@@ -124,7 +125,7 @@ def encode_pairs(
     for index, row in enumerate(rows):
         for target in row["targets"]:
             columns = {"source": [row["source"]], "targets": [[target]], "example_id": [row["example_id"]]}
-            encoded, _ = _encode_chunk(columns, index, prompter, budget, settings, UnknownIds(prompter))
+            encoded, _ = _encode_chunk(columns, index, prompter, budget, settings, UnknownIds(prompter), False)
             pairs += [(pair, target) for pair in encoded]
     return pairs
 
@@ -175,7 +176,11 @@ def _nothing_left(task: Task, split: Split, report: EncodingReport) -> str:
     if report.num_dropped:
         return (
             f"The {split} split of {task.name} must have a pair that fits, but all {report.num_dropped} are over-long "
-            "and `data.overlong` is 'drop'; set it to 'truncate', or shorten the prefix."
+            + (
+                "and a teacher's answers are not cut; raise `data.max_target_tokens`, or shorten the prefix."
+                if task.keeps_targets_whole
+                else "and `data.overlong` is 'drop'; set it to 'truncate', or shorten the prefix."
+            )
         )
     return f"The {split} split of {task.name} must have examples, but has none; check its files."
 
@@ -192,7 +197,7 @@ def _chunks(
     rows, start, unknown = task.rows_of(split), 0, UnknownIds(prompter)
     while chunk := list(itertools.islice(rows, _CHUNK_EXAMPLES)):
         columns = {name: [row[name] for row in chunk] for name in ("source", "targets", "example_id")}
-        yield _encode_chunk(columns, start, prompter, budget, settings, unknown)
+        yield _encode_chunk(columns, start, prompter, budget, settings, unknown, task.keeps_targets_whole)
         start += len(chunk)
         on_progress(len(chunk), task.share_read)
     if (problem := unknown.problem(split, task.name)) is not None:
@@ -206,6 +211,7 @@ def _encode_chunk(
     budget: _PositionBudget | None,
     settings: DataSettings,
     unknown: UnknownIds,
+    keeps_targets_whole: bool,
 ) -> tuple[list[EncodedRow], EncodingReport]:
     sources = prompter.tokenize_sources(columns["source"])
     owners = [index for index, targets in enumerate(columns["targets"]) for _ in targets]
@@ -218,7 +224,7 @@ def _encode_chunk(
         num_whole = prompter.num_source_tokens(source)
         num_source, num_target = _kept_ids(num_whole, len(target), prompter, budget, settings)
         source_cut, target_cut = num_whole > num_source, len(target) > num_target
-        if (source_cut or target_cut) and settings.overlong == "drop":
+        if ((source_cut or target_cut) and settings.overlong == "drop") or (target_cut and keeps_targets_whole):
             report += EncodingReport(num_dropped=1)
             continue
         try:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import datasets
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.data.collation import Teacher
 
 Split = Literal["train", "validation", "test"]
 """The name of a split."""
@@ -31,6 +32,8 @@ class Task(ABC):
     """Names of the metrics that the task is scored with."""
     prompt: PromptFormat
     """Format of the prompts."""
+    keeps_targets_whole: bool = False
+    """Whether a pair is left out if its target would be cut, as a teacher has read the target whole."""
     instruction: str | None = None
     """Sentence that says what the task is, from which a method can start; it is not part of any input."""
 
@@ -38,6 +41,33 @@ class Task(ABC):
     def splits(self) -> tuple[Split, ...]:
         """The splits that the data set has; asking for another one is an error."""
         return SPLITS
+
+    @property
+    def document(self) -> str | None:
+        """The document that the task is about, from which a method can start; `None` if it is about none.
+
+        Raises:
+            DataError: A file is missing or malformed.
+        """
+        return None
+
+    @property
+    def document_sha256(self) -> str | None:
+        """Hash of that document, by which a bundle says what it was made of."""
+        return None
+
+    def teacher(self, split: Split) -> Teacher | None:
+        """The teacher whose log-probabilities are learned in place of a split's targets; `None` learns the targets.
+
+        Raises:
+            DataError: A file is missing or malformed.
+        """
+        return None
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there is a `teacher`; no file is read for this."""
+        return False
 
     @property
     def label_set(self) -> tuple[str, ...] | None:

@@ -1,8 +1,12 @@
-"""The loss: negative log-likelihood of the target tokens, in nats.
+"""The loss: negative log-likelihood of the target tokens, in nats; or, with a teacher, the cross-entropy to it.
+
+A teacher has kept its most likely tokens at each target token, with their log-probabilities. The cross-entropy is the
+sum over them of probability times the method's negative log-probability, as in Eyuboglu et al. (2025): what the teacher
+has not kept counts nothing, so the loss is a little less than that to its whole distribution.
 
 In: a backbone, a method and a batch. Out: the sum over target tokens and their number. Sums over an accumulation
 window, over ranks or over a split are divided once, by the number of all tokens: a mean of batch means would be another
-number. Logits are computed at target positions only.
+number. Logits are computed at target positions only, and no more of them at once than `_CHUNK_LOGITS`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,13 +17,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
+from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs, TeacherTargets
 from ptl_prefix.backbones.observation import text_for_every_site
+from ptl_prefix.evaluation.chunked_loss import nats_in_chunks
 from ptl_prefix.methods.method import Method
 
 _TARGETS_MULTIPLE = 32
 """Logits are computed at a multiple of this number of positions. A CPU caches a bfloat16 kernel for every shape:
 without the rounding, the kernels of some hundred steps took gigabytes."""
+
+
+_CHUNK_LOGITS = 2**25
+"""Logits that are in memory together: 128 MB in float32, and a few times as much in their loss and its gradient."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,57 @@ def num_computed_positions(num_targets: int) -> int:
     return num_targets + -num_targets % _TARGETS_MULTIPLE
 
 
+def num_positions_in_chunk(vocabulary_size: int) -> int:
+    """The number of positions whose logits are in memory together."""
+    return _TARGETS_MULTIPLE * max(1, _CHUNK_LOGITS // vocabulary_size // _TARGETS_MULTIPLE)
+
+
 def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label_smoothing: float = 0.0) -> TargetLoss:
-    """The loss of a batch. A batch without rows has a loss of 0, after a forward pass all the same."""
+    """The loss of a batch. A batch without rows has a loss of 0, after a forward pass all the same.
+
+    Raises:
+        ValueError: The batch has a teacher, and labels would be smoothed.
+    """
     batch = batch if batch.num_rows else _without_targets(backbone)
+    if batch.teacher is not None and label_smoothing:
+        raise ValueError(f"`label_smoothing` must be 0 with a teacher, but is {label_smoothing}.")
     targets = target_positions(batch)
-    logits = backbone.target_logits(method.condition(batch), (targets.rows, targets.columns))  # (targets, vocabulary)
-    nats = nn.functional.cross_entropy(logits.float(), targets.labels, reduction="sum", label_smoothing=label_smoothing)
+    positions = (targets.rows, targets.columns)
+    chunk = num_positions_in_chunk(backbone.config.vocab_size)
+
+    def nats_of(logits: Tensor, places: slice) -> Tensor:
+        return _summed_nats(logits.float(), batch.teacher, targets.at(places), label_smoothing)
+
+    if len(targets.rows) <= chunk or not backbone.has_plain_head:
+        logits = backbone.target_logits(method.condition(batch), positions)  # (targets, vocabulary)
+        return TargetLoss(nats_of(logits, slice(None)), targets.num_tokens)
+    states = backbone.target_states(method.condition(batch), positions)  # (targets, width)
+    nats = nats_in_chunks(states, chunk, lambda part, places: nats_of(backbone.head(part), places))
     return TargetLoss(nats, targets.num_tokens)
+
+
+def _summed_nats(
+    logits: Float[Tensor, "targets vocabulary"],
+    teacher: TeacherTargets | None,
+    targets: "TargetPositions",
+    label_smoothing: float,
+) -> Float[Tensor, ""]:
+    if teacher is not None:
+        return teacher_nats(logits, teacher, targets).sum()
+    return nn.functional.cross_entropy(logits, targets.labels, reduction="sum", label_smoothing=label_smoothing)
+
+
+def teacher_nats(
+    logits: Float[Tensor, "targets vocabulary"], teacher: TeacherTargets, targets: "TargetPositions"
+) -> Float[Tensor, " targets"]:
+    """The cross-entropy to the teacher at each position; 0 at positions that only fill up."""
+    # A label is one column after the logits that predict it; the last column predicts none.
+    columns = (targets.columns + 1).clamp(max=teacher.ids.shape[1] - 1)
+    ids, log_probs = teacher.ids[targets.rows, columns], teacher.log_probs[targets.rows, columns]  # (targets, kept)
+    is_target = targets.labels != IGNORED_LABEL
+    weights = log_probs.exp() * is_target[:, None]
+    nats = logits.logsumexp(-1, keepdim=True) - logits.gather(-1, ids)  # (targets, kept)
+    return (weights * nats).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +117,10 @@ class TargetPositions:
     columns: Int[Tensor, " targets"]
     labels: Int[Tensor, " targets"]
     num_tokens: int
+
+    def at(self, places: slice) -> "TargetPositions":
+        """Some of the positions; the number of target tokens stays that of all."""
+        return TargetPositions(self.rows[places], self.columns[places], self.labels[places], self.num_tokens)
 
 
 def target_positions(batch: ModelInputs) -> TargetPositions:

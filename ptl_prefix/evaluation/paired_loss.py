@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.data.collation import EncodedRow, collate_training
+from ptl_prefix.data.collation import EncodedRow, Teacher, collate_training
 from ptl_prefix.evaluation.bootstrap import bootstrap_interval
-from ptl_prefix.evaluation.loss import target_positions
+from ptl_prefix.evaluation.loss import target_positions, teacher_nats
 from ptl_prefix.evaluation.metric import Statistics
 from ptl_prefix.methods.method import Method
 
@@ -39,7 +39,13 @@ class LossDifference:
 
 @torch.no_grad()
 def example_losses(
-    backbone: Backbone, method: Method, pairs: Sequence[EncodedRow], prompter: Prompter, *, batch_size: int
+    backbone: Backbone,
+    method: Method,
+    pairs: Sequence[EncodedRow],
+    prompter: Prompter,
+    *,
+    batch_size: int,
+    teacher: Teacher | None = None,
 ) -> Statistics:
     """The loss of each example: a row of two numbers, the nats and the target tokens of all its pairs.
 
@@ -49,6 +55,7 @@ def example_losses(
         pairs: Encoded pairs, at least one.
         prompter: Encoder of the pairs.
         batch_size: Pairs of one forward pass.
+        teacher: Teacher of the pairs' examples, to which the loss is the cross-entropy; `None` is that to the targets.
     """
     was_training = method.training
     method.eval()
@@ -59,7 +66,7 @@ def example_losses(
     try:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            batch = collate_training([pairs[index] for index in chosen], backbone.padding(prompter))
+            batch = collate_training([pairs[index] for index in chosen], backbone.padding(prompter), teacher)
             np.add.at(rows, examples[chosen], _row_losses(backbone, method, batch.to(backbone.device)).numpy())
     finally:
         backbone.slots.clear()
@@ -72,7 +79,10 @@ def _row_losses(backbone: Backbone, method: Method, batch: ModelInputs) -> Tenso
     targets = target_positions(batch)
     logits = backbone.target_logits(method.condition(batch), (targets.rows, targets.columns))
     # Positions that only fill up have a loss of 0.
-    nats = nn.functional.cross_entropy(logits.float(), targets.labels, reduction="none").double()
+    if batch.teacher is None:
+        nats = nn.functional.cross_entropy(logits.float(), targets.labels, reduction="none").double()
+    else:
+        nats = teacher_nats(logits.float(), batch.teacher, targets).double()
     counts = (targets.labels != IGNORED_LABEL).double()
     losses = torch.zeros(batch.num_rows, 2, dtype=torch.float64, device=nats.device)
     return losses.index_add_(0, targets.rows, torch.stack([nats, counts], dim=1)).cpu()

@@ -44,6 +44,9 @@ class Method(nn.Module, ABC):
     mixes_rows: ClassVar[bool] = False
     """Whether all that the method does is keys and values before the text, or rows at an encoder's input: the rows of a
     forward pass can then belong to different bundles."""
+    trains_keys_and_values: bool = False
+    """Whether keys and values are trained directly, whose learning rate follows from the target tokens of a step where
+    a teacher is matched."""
     base_mode: Literal["eval", "train"] = "eval"
     """Mode of the backbone while the method is trained, if a run sets none: `train` if the method's paper trains with
     the backbone's dropout."""

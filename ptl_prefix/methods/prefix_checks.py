@@ -50,6 +50,23 @@ def length_problems(prefix_length: int, *, reserved: int, backbone: Backbone) ->
     ]
 
 
+def distractor_length_problems(prefix_length: int, *, reserved: int, backbone: Backbone) -> list[str]:
+    """Distractors that leave no positions for text beside the prefix.
+
+    Args:
+        prefix_length: Length of the prefix alone.
+        reserved: Number of positions that it occupies with the longest of them.
+        backbone: The backbone.
+    """
+    limit = backbone.max_positions
+    if limit is None or reserved < limit:
+        return []
+    return [
+        f"`method.distractors` and the prefix must be shorter than the {limit} positions of {backbone.name}, but have "
+        f"{prefix_length} and {reserved - prefix_length}; lower `method.max_distractors`, or leave out the longest."
+    ]
+
+
 def causality_problems(position_law: str | None, reparam: str, backbone: Backbone) -> list[str]:
     """Settings that need a causal backbone, for an encoder-decoder."""
     if not backbone.is_encoder_decoder:

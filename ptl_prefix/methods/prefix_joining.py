@@ -1,4 +1,4 @@
-"""Joins two exported prefixes into one that stands before the text as a whole.
+"""Joins prefixes into one that stands before the text as a whole.
 
 In: two bundles of one backbone. Out: what a bundle of `prefix_tuning` holds: settings and tensors, the second prefix's
 positions after those of the first. Joined without training, prefixes disturb each other: each was trained alone with
@@ -9,7 +9,7 @@ from it. In rotary backbones this means that the keys of the second are rotated 
 before them. Keys of learned positions hold their position for ever and stay as they are; T5 has no positions in keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,32 +87,97 @@ def join_prefixes(first: Bundle, second: Bundle, backbone: Backbone) -> JoinedPr
     """
     settings = first.manifest.settings
     selected = select_layers(backbone.geometry, sites=settings["sites"], layers=settings["layers"])
-    one, other = ({site: _table(bundle, site) for site in selected} for bundle in (first, second))
-    sinks = sink_tables(backbone, selected)
-    num_dropped = int(starts_with_sink(one, sinks) and starts_with_sink(other, sinks))
-    other = {site: table[:, :, :, num_dropped:] for site, table in other.items()}
-    num_first, num_second = (next(iter(tables.values())).shape[3] for tables in (one, other))
-    # Its keys were trained with the text right after its last position; the dropped one is no longer among them.
-    moved_by = num_first - num_dropped if settings["position_law"] == "shifted" and has_rotary_keys(backbone) else 0
+    one, other = (bundle_prefix(bundle, backbone, selected) for bundle in (first, second))
+    num_dropped = int(one.has_sink and other.has_sink)
+    num_first, num_second = one.length, other.length - num_dropped
+    is_shifted = settings["position_law"] == "shifted"
     length = num_first + num_second
-    if (
-        settings["position_law"] == "shifted"
-        and backbone.max_positions is not None
-        and length >= backbone.max_positions
-    ):
+    if is_shifted and backbone.max_positions is not None and length >= backbone.max_positions:
         raise BundleError(
             f"Two bundles to join must be shorter than the {backbone.max_positions} positions of {backbone.name}, but "
             f"have {length} together."
         )
-    tensors = {}
-    for site, indices in selected.items():
-        keys, values = other[site].unbind(1)
-        if moved_by and keys.numel():
-            keys = moved_keys(backbone, keys, layers=indices, by=moved_by).cpu()
-        own_keys, own_values = one[site].unbind(1)
-        tensors[f"{site}.keys"] = torch.cat([own_keys, keys], dim=2).contiguous()
-        tensors[f"{site}.values"] = torch.cat([own_values, values], dim=2).contiguous()
-    return JoinedPrefix({**settings, "prefix_length": length}, tensors, num_first, num_second, num_dropped, moved_by)
+    joined = stand_together([one, other], backbone, selected, is_shifted=is_shifted)
+    tensors: dict[str, Tensor] = {}
+    for site, table in joined.tables.items():
+        keys, values = table.unbind(1)
+        tensors |= {f"{site}.keys": keys.cpu().contiguous(), f"{site}.values": values.cpu().contiguous()}
+    return JoinedPrefix(
+        settings={**settings, "prefix_length": length},
+        tensors=tensors,
+        num_first=num_first,
+        num_second=num_second,
+        num_dropped=num_dropped,
+        moved_by=num_first - num_dropped if is_shifted and has_rotary_keys(backbone) else 0,
+    )
+
+
+@dataclass(frozen=True)
+class SitePrefix:
+    """A prefix as keys and values.
+
+    Args:
+        tables: Keys and values of the selected layers, by site.
+        has_sink: Whether the first position is the backbone's sink.
+    """
+
+    tables: Mapping[str, KeyValueTable]
+    has_sink: bool
+
+    @property
+    def length(self) -> int:
+        """Number of positions."""
+        return next(iter(self.tables.values())).shape[3]
+
+
+def bundle_prefix(bundle: Bundle, backbone: Backbone, layers: Mapping[str, Sequence[int]]) -> SitePrefix:
+    """The prefix of a bundle, float32 on the backbone's device.
+
+    Args:
+        bundle: Bundle of `prefix_tuning`.
+        backbone: Its backbone.
+        layers: Indices of the layers of each table, by site.
+    """
+    tables = {site: _table(bundle, site).to(backbone.device) for site in layers}
+    return SitePrefix(tables, starts_with_sink(tables, sink_tables(backbone, layers)))
+
+
+def stand_together(
+    prefixes: Sequence[SitePrefix], backbone: Backbone, layers: Mapping[str, Sequence[int]], *, is_shifted: bool
+) -> SitePrefix:
+    """Prefixes one after another, as one; gradients reach their tables.
+
+    Only the first sink is kept. Where text positions are shifted, each prefix but the first is moved from the positions
+    at which it was trained to those that it has now.
+
+    Args:
+        prefixes: Prefixes in their order.
+        backbone: Their backbone.
+        layers: Indices of the layers of each table, by site.
+        is_shifted: Whether text positions start after the prefix.
+
+    Raises:
+        BackboneError: When the backbone's keys cannot be moved.
+    """
+    together, *rest = prefixes
+    for prefix in rest:
+        num_dropped = int(together.has_sink and prefix.has_sink)
+        # Its keys were trained from position 0 on; the dropped one is no longer among them.
+        by = together.length - num_dropped if is_shifted and has_rotary_keys(backbone) else 0
+        tables = {
+            site: torch.cat([table, _moved(prefix.tables[site][:, :, :, num_dropped:], backbone, layers[site], by)], 3)
+            for site, table in together.tables.items()
+        }
+        together = SitePrefix(tables, together.has_sink)
+    return together
+
+
+def _moved(table: KeyValueTable, backbone: Backbone, layers: Sequence[int], by: int) -> KeyValueTable:
+    """A table with its keys moved by a number of positions."""
+    if not by or not table.numel():
+        return table
+    keys, values = table.unbind(1)
+    return torch.stack([moved_keys(backbone, keys, layers=layers, by=by), values], dim=1)
 
 
 def starts_with_sink(tables: Mapping[str, Tensor], sinks: Mapping[str, Tensor]) -> bool:

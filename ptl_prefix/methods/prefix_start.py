@@ -22,10 +22,13 @@ from ptl_prefix.backbones.observation import observed_stds, observed_text
 from ptl_prefix.backbones.observed_context import observed_context
 from ptl_prefix.methods.attention_matching import match_attention
 from ptl_prefix.methods.prefix_table import EmbeddingTable, KeyValueTable, PrefixTable
-from ptl_prefix.methods.start_inputs import StartInputs, TrainingRows
+from ptl_prefix.methods.start_inputs import StartInputs, TrainingRows, first_pairs
 from ptl_prefix.methods.start_texts import (
     demonstration_ids,
     digest,
+    document_chunk_ids,
+    document_ids,
+    joined,
     pairs_after_demonstrations,
     sampled_chunk_ids,
     start_token_id,
@@ -117,11 +120,15 @@ class PrefixStart:
         length = self.prefix_length - self.num_frozen
         if self.init == "text":
             ids = word_ids(backbone, self.inputs.words(self.init_text), length)
-            return ids, words_note(backbone, ids, self.init_text)
+            return ids, words_note(backbone, ids, self.inputs, self.init_text)
         if self.init == "training_inputs":
             ids, whose = training_input_ids(self._rows, length), "the first training inputs"
         elif self.init == "demonstrations":
             ids, whose = demonstration_ids(self._rows, length), "the first training pairs"
+        elif (document := self.inputs.read_document()) is not None:
+            num_chunks = min(self.init_num_chunks or _NUM_CHUNKS, length)
+            ids = document_chunk_ids(document_ids(backbone, document), length, num_chunks)
+            whose = f"{num_chunks} chunks of the document"
         else:
             num_chunks = min(self.init_num_chunks or _NUM_CHUNKS, length)
             ids, whose = sampled_chunk_ids(self._rows, length, num_chunks), f"{num_chunks} chunks of training pairs"
@@ -130,16 +137,21 @@ class PrefixStart:
     def _matched(self, backbone: Backbone) -> tuple[KeyValueTable, str]:
         """Keys and values to which training rows attend as to a longer text, and a remark for the user."""
         length = self.prefix_length - self.num_frozen
-        ids = demonstration_ids(self._rows, max(length, self.init_num_tokens or self._context_length(backbone)))
-        unused = pairs_after_demonstrations(self._rows, len(ids))
-        texts = [pair.prompt + pair.target for pair in islice(unused, _NUM_QUERY_TEXTS)]
+        context_length = max(length, self.init_num_tokens or self._context_length(backbone))
+        if (document := self.inputs.read_document()) is not None:
+            ids, whose = document_ids(backbone, document)[:context_length], "the document"
+            ids, pairs = joined([ids], max(length, len(ids))), first_pairs(self._rows)
+        else:
+            ids, whose = demonstration_ids(self._rows, context_length), "the first training pairs"
+            pairs = pairs_after_demonstrations(self._rows, len(ids))
+        texts = [pair.prompt + pair.target for pair in islice(pairs, _NUM_QUERY_TEXTS)]
         context = [start_token_id(backbone)] * self.num_frozen + ids
         observed = observed_context(backbone, context, texts, text_start=self.text_start, num_queries=_QUERIES_PER_TEXT)
         matched = [match_attention(layer.without_first(self.num_frozen), length) for layer in observed]
         error = sum(layer.output_error for layer in matched) / len(matched)
         mass = sum(layer.mass for layer in matched) / len(matched)
         note = (
-            f"starts from {len(ids)} tokens of the first training pairs (sha256 {digest(ids)}), compressed into "
+            f"starts from {len(ids)} tokens of {whose} (sha256 {digest(ids)}), compressed into "
             f"{length} positions: over {len(texts)} more training pairs and all layers, their attention mass is "
             f"{mass:.0%} of the tokens', and their attention output differs by {error:.0%}"
         )

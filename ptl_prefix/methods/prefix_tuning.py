@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from ptl_prefix.artifacts.bundle import Bundle
@@ -21,8 +21,10 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates, layers_of_table
 from ptl_prefix.methods import prefix_checks
+from ptl_prefix.methods.distractors import Distractors, DistractorSettings, distractor_problems
 from ptl_prefix.methods.method import Method, Resource
 from ptl_prefix.methods.new_tables import new_tables
+from ptl_prefix.methods.prefix_joining import SitePrefix
 from ptl_prefix.methods.prefix_start import Init, PrefixStart, sink_tables
 from ptl_prefix.methods.prefix_table import EmbeddingTable, KeyValueTable, PrefixTable
 from ptl_prefix.methods.start_inputs import StartInputs
@@ -47,10 +49,11 @@ class PrefixTuning(Method):
         init: Initial keys and values. `random`: normal, with the standard deviations of the backbone's own in each
             layer (a plain table: of at least 1). `zero_values`: such keys, and values of zero, close to the bare
             backbone. `text`: those of words. `training_inputs`: of the first training prompts. `demonstrations`: of
-            the first training prompts with their targets. `sampled_chunks`: of random chunks of training rows.
-            `attention_matching`: demonstrations, compressed. `bundle`: those of an exported prefix.
+            the first training prompts with their targets. `sampled_chunks`: of random chunks of training rows, or of
+            the document if the task has one. `attention_matching`: demonstrations, or the document, compressed.
+            `bundle`: those of an exported prefix.
         init_text: Words for `init=text`, repeated if they have fewer tokens than the prefix has positions; `None` is
-            the task's instruction.
+            the task's document, or its instruction if it has no document.
         init_num_chunks: Number of chunks for `init=sampled_chunks`; `None` is 4, or the prefix's length if it is less.
         init_num_tokens: Number of tokens that `init=attention_matching` compresses; `None` is 16 times the prefix's
             length, or half of the context window if it is less.
@@ -58,6 +61,10 @@ class PrefixTuning(Method):
         train_keys: Whether keys are trained; if not, they keep their initial values, and only values are trained.
         frozen_sink: Whether the first position is frozen, with the backbone's keys and values of its start token.
         prefix_dropout: Dropout probability on the keys and values during training.
+        distractors: Bundles of other prefixes that stand before or after this one in some forward passes of training,
+            so that it still works when it is joined with others; empty for none.
+        max_distractors: Most of them in one forward pass; their number, choice and order are drawn.
+        p_isolated: Probability that a forward pass of training has none of them.
         layers: Indices of the layers that get a prefix; `None` is every layer.
         sites: Names of the attention sites that get a prefix; `None` is every site of the backbone.
         position_law: Where text positions start. `shifted`: after the prefix, as in the paper's GPT-2. `unshifted`: at
@@ -88,6 +95,9 @@ class PrefixTuning(Method):
         train_keys: bool,
         frozen_sink: bool,
         prefix_dropout: Annotated[float, Ge(0), Lt(1)],
+        distractors: Sequence[str],
+        max_distractors: Length,
+        p_isolated: Annotated[float, Ge(0), Le(1)],
         layers: Sequence[int] | None,
         sites: Sequence[str] | None,
         position_law: Literal["shifted", "unshifted", "infix"] | None,
@@ -95,6 +105,7 @@ class PrefixTuning(Method):
         super().__init__(name=name, default_lr=default_lr, match_parameters=match_parameters)
         self.prefix_length = prefix_length
         self.reparam = reparam
+        self.trains_keys_and_values = reparam == "none"
         self.reparam_hidden_size = reparam_hidden_size
         self.reparam_embedding_size = reparam_embedding_size
         self.init = init
@@ -105,6 +116,10 @@ class PrefixTuning(Method):
         self.train_keys = train_keys
         self.frozen_sink = frozen_sink
         self.prefix_dropout = prefix_dropout
+        self._distractor_settings = DistractorSettings(
+            bundles=tuple(distractors), max_at_once=max_distractors, p_isolated=p_isolated
+        )
+        self._distractors: Distractors | None = None
         self.layers = layers
         self.sites = sites
         self._position_law = position_law
@@ -133,15 +148,22 @@ class PrefixTuning(Method):
     def states(self) -> PrefixStates:
         """The current prefix, one row for the whole batch, float32; gradients reach the trainable parameters."""
         selected = self._selected_layers(self.backbone)
+        tables: Mapping[str, Tensor] = {
+            site: nn.functional.dropout(self._table(site), self.prefix_dropout, self.training) for site in selected
+        }
+        offset = self.position_offset
+        if self._distractors is not None and self.training:
+            prefix = self._distractors.draw(SitePrefix(tables, self.frozen_sink))
+            # Positions are shifted by all that stands before the text, or by nothing.
+            tables, offset = prefix.tables, prefix.length if offset else 0
         sites = {}
         for site, geometry in self.backbone.geometry.items():
             layers: list[LayerStates | None] = [None] * geometry.num_layers
             if site in selected:
-                table = nn.functional.dropout(self._table(site), self.prefix_dropout, self.training)
-                for index, layer in zip(selected[site], layers_of_table(table), strict=True):
+                for index, layer in zip(selected[site], layers_of_table(tables[site]), strict=True):
                     layers[index] = layer
             sites[site] = tuple(layers)
-        states = PrefixStates(sites, torch.tensor([self.position_offset]))
+        states = PrefixStates(sites, torch.tensor([offset]))
         return states if self._visible else states.invisible()
 
     def _table(self, site: str) -> KeyValueTable:
@@ -156,9 +178,20 @@ class PrefixTuning(Method):
         self._visible = False
 
     def reserved_positions(self, backbone: Backbone) -> int:
-        """The prefix length if text positions are shifted by it, else 0."""
-        law = self._position_law or ("unshifted" if backbone.is_encoder_decoder else "shifted")
-        return 0 if law == "unshifted" else self.prefix_length
+        """The prefix length, and that of its distractors, if text positions are shifted by them; else 0."""
+        own = self._own_positions(backbone)
+        return own and own + self._distractor_settings.most_positions()
+
+    @property
+    def position_offset(self) -> int:
+        """The positions of the prefix alone: its distractors are there in training only."""
+        return self._own_positions(self.backbone)
+
+    def _own_positions(self, backbone: Backbone) -> int:
+        return 0 if self._law_on(backbone) == "unshifted" else self.prefix_length
+
+    def _law_on(self, backbone: Backbone) -> str:
+        return self._position_law or ("unshifted" if backbone.is_encoder_decoder else "shifted")
 
     @property
     def needs_one_text_per_row(self) -> bool:
@@ -190,7 +223,7 @@ class PrefixTuning(Method):
 
     def incompatibilities(self, backbone: Backbone) -> list[str]:
         """Sites, layers, lengths and initialisations that this backbone does not support; see `prefix_checks.py`."""
-        reserved = self.reserved_positions(backbone)
+        reserved = self._own_positions(backbone)
         problems = [
             *prefix_checks.site_problems(self.sites, backbone),
             *prefix_checks.layer_problems(self.layers, backbone),
@@ -204,7 +237,19 @@ class PrefixTuning(Method):
         if self.init == "bundle" and self.init_bundle is not None and has_places:
             sites = list(self._selected_layers(backbone))
             problems += prefix_checks.init_bundle_problems(self.init_bundle, backbone, sites, self.layers)
-        return problems
+        return problems + (self._distractor_problems(backbone) if has_places else [])
+
+    def _distractor_problems(self, backbone: Backbone) -> list[str]:
+        problems = distractor_problems(
+            self._distractor_settings,
+            backbone,
+            sites=list(self._selected_layers(backbone)),
+            layers=self.layers,
+            position_law=self._law_on(backbone),
+        )
+        return problems or prefix_checks.distractor_length_problems(
+            self.prefix_length, reserved=self.reserved_positions(backbone), backbone=backbone
+        )
 
     def _attach(self, backbone: Backbone) -> None:
         if not self.tables:
@@ -224,6 +269,10 @@ class PrefixTuning(Method):
         layers = self._selected_layers(backbone)
         if self.frozen_sink:
             self._sinks = sink_tables(backbone, layers)
+        if self._distractor_settings.bundles:
+            self._distractors = Distractors(
+                self._distractor_settings, backbone, layers, is_shifted=self._own_positions(backbone) > 0
+            )
         if not self._skips_start and (note := self._start(backbone).initialise(self._tables(), backbone, layers)):
             self.notes.append(note)
 
@@ -237,7 +286,7 @@ class PrefixTuning(Method):
             inputs=self._start_inputs,
             prefix_length=self.prefix_length,
             num_frozen=int(self.frozen_sink),
-            text_start=self.reserved_positions(backbone),
+            text_start=self._own_positions(backbone),
         )
 
     def _selected_layers(self, backbone: Backbone) -> dict[str, list[int]]:
@@ -288,7 +337,7 @@ class PrefixTuning(Method):
     @classmethod
     def restore(cls, bundle: Bundle, backbone: Backbone) -> Self:
         """Build the prefix of a bundle, as plain tables, and attach it to `backbone`."""
-        plain = {"reparam": "none", "init": "random", "train_keys": True, "prefix_dropout": 0.0}
+        plain = {"reparam": "none", "init": "random", "train_keys": True, "prefix_dropout": 0.0, "distractors": ()}
         method = cls(name=bundle.manifest.method, **plain, **bundle.manifest.settings)
         method.tables = method._new_tables(backbone, "none")
         for site, table in method._tables().items():

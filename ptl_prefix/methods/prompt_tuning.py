@@ -49,7 +49,7 @@ class PromptTuning(Method):
             [-0.5, 0.5]; `text` takes the embeddings of words; `labels` those of the task's labels, and samples as
             `vocabulary` if there are fewer labels than rows.
         init_text: Words for `init=text`, repeated if they have fewer tokens than there are rows; `None` is the task's
-            instruction.
+            document, or its instruction if it has no document.
         init_labels: Labels for `init=labels`; `None` is the task's labels.
     """
 
@@ -146,7 +146,7 @@ class PromptTuning(Method):
             return torch.rand(self.prompt_length, backbone.embedding_size) - 0.5
         if self.init == "text":
             ids = word_ids(backbone, self._start_inputs.words(self.init_text), self.prompt_length)
-            self.notes.append(words_note(backbone, ids, self.init_text))
+            self.notes.append(words_note(backbone, ids, self._start_inputs, self.init_text))
             return backbone.embed(torch.tensor(ids))
         sampled = sampled_embeddings(backbone, self.prompt_length)
         if self.init == "vocabulary":

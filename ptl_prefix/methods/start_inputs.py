@@ -1,4 +1,4 @@
-"""What a task gives a method for its initialisation: labels, an instruction, and training rows as token ids.
+"""What a task gives a method for its initialisation: labels, an instruction, a document, and training rows as ids.
 
 In: facts of the task, from the code that knows it. Out: `StartInputs`, which a method keeps until it is attached. A
 method knows no task and reads no data by itself.
@@ -42,16 +42,20 @@ class StartInputs:
         read_labels: Callable that returns the closed set of the task's targets, or `None` if targets are free text. It
             may have to read data.
         instruction: Sentence that says what the task is; `None` if the task has none.
+        read_document: Callable that returns the document that the task is about, or `None` if it is about none.
         training_rows: Encoded training rows; `None` before they are encoded.
     """
 
     read_labels: Callable[[], Sequence[str] | None] = lambda: None
     instruction: str | None = None
+    read_document: Callable[[], str | None] = lambda: None
     training_rows: TrainingRows | None = None
 
     def words(self, init_text: str | None) -> str:
-        """The words for `init=text`: the configured ones, or else the task's instruction; empty if there are none."""
-        return (self.instruction if init_text is None else init_text) or ""
+        """The words for `init=text`: the configured ones, else the task's document, else its instruction; or none."""
+        if init_text is not None:
+            return init_text
+        return self.read_document() or self.instruction or ""
 
 
 def first_pairs(rows: TrainingRows) -> Iterator[TrainingPair]:

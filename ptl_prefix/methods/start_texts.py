@@ -1,6 +1,7 @@
-"""Texts that a prefix or prompt starts from, as token ids: words, and training rows.
+"""Texts that a prefix or prompt starts from, as token ids: words, a document, and training rows.
 
-In: words or encoded training rows, and a number of tokens. Out: so many ids. A text that is too short is repeated.
+In: words, a document or encoded training rows, and a number of tokens. Out: so many ids. A text that is too short is
+repeated.
 """
 
 import hashlib
@@ -25,12 +26,16 @@ def missing_text_problem(init_text: str | None, inputs: StartInputs) -> list[str
     """A sentence if `init=text` has no words: neither configured nor from the task."""
     if inputs.words(init_text).strip():
         return []
-    found = "is null and the task has no `task.instruction`" if init_text is None else f"is {init_text!r}"
+    found = (
+        "is null and the task has no document and no `task.instruction`" if init_text is None else f"is {init_text!r}"
+    )
     return [f"`method.init_text` must have words for `method.init=text`, but {found}; write what the task is."]
 
 
-def words_note(backbone: Backbone, ids: Sequence[int], init_text: str | None) -> str:
-    """A remark for the user on the words that a method starts from."""
+def words_note(backbone: Backbone, ids: Sequence[int], inputs: StartInputs, init_text: str | None) -> str:
+    """A remark for the user on the words that a method starts from; a document's own words are not shown."""
+    if init_text is None and inputs.read_document():
+        return f"starts from the first {len(ids)} tokens of the document (sha256 {digest(ids)})"
     whose = "the words" if init_text is not None else "the task's instruction,"
     return f"starts from {whose} {backbone.tokenizer.decode(list(ids))!r}"
 
@@ -43,12 +48,12 @@ def start_token_id(backbone: Backbone) -> int:
 
 def training_input_ids(rows: TrainingRows, length: int) -> list[int]:
     """The first `length` ids of the training prompts, one after another, one for each example."""
-    return _joined((pair.prompt for pair in first_pairs(rows)), length)
+    return joined((pair.prompt for pair in first_pairs(rows)), length)
 
 
 def demonstration_ids(rows: TrainingRows, length: int) -> list[int]:
     """The first `length` ids of the training pairs, one after another, one for each example."""
-    return _joined(map(_whole, first_pairs(rows)), length)
+    return joined(map(_whole, first_pairs(rows)), length)
 
 
 def pairs_after_demonstrations(rows: TrainingRows, length: int) -> Iterator[TrainingPair]:
@@ -58,6 +63,22 @@ def pairs_after_demonstrations(rows: TrainingRows, length: int) -> Iterator[Trai
     unused = itertools.islice(first_pairs(rows), num_used, None)
     first = next(unused, None)
     return first_pairs(rows) if first is None else itertools.chain([first], unused)
+
+
+def document_ids(backbone: Backbone, document: str) -> list[int]:
+    """All token ids of a document."""
+    ids: list[int] = backbone.tokenizer(document, add_special_tokens=False, verbose=False).input_ids
+    return ids
+
+
+def document_chunk_ids(ids: Sequence[int], length: int, num_chunks: int) -> list[int]:
+    """`length` ids: chunks of equal length, each from a place of a document that torch's random state draws.
+
+    The chunks are in the order of the document. One that is shorter than a chunk is taken whole.
+    """
+    in_chunk = -(-length // num_chunks)
+    starts = torch.randint(max(1, len(ids) - in_chunk + 1), (num_chunks,)).sort().values.tolist()
+    return joined((list(ids[start : start + in_chunk]) for start in starts), length)
 
 
 def sampled_chunk_ids(rows: TrainingRows, length: int, num_chunks: int) -> list[int]:
@@ -74,7 +95,7 @@ def sampled_chunk_ids(rows: TrainingRows, length: int, num_chunks: int) -> list[
         start = int(torch.randint(max(1, len(ids) - in_chunk + 1), ()))
         return ids[start : start + in_chunk]
 
-    return _joined(iter(draw, []), length)
+    return joined(iter(draw, []), length)
 
 
 def digest(ids: Sequence[int]) -> str:
@@ -86,7 +107,7 @@ def _whole(pair: TrainingPair) -> list[int]:
     return pair.prompt + pair.target
 
 
-def _joined(texts: Iterable[list[int]], length: int) -> list[int]:
+def joined(texts: Iterable[list[int]], length: int) -> list[int]:
     """The first ids of texts, one after another; of all of them repeated, if they have fewer."""
     ids: list[int] = []
     for text in texts:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ptl_prefix.backbones.sampling import sample_token
 from ptl_prefix.serving.request import Sampling, TokenLogprobs
 
 
@@ -26,12 +27,8 @@ class TokenSampler:
 
     def sample(self, logits: Float[Tensor, " vocabulary"]) -> int:
         """A token drawn from the most likely ones that together have the probability `top_p`."""
-        weights = (logits.float().cpu() / self.sampling.temperature).softmax(dim=-1)
-        if self.sampling.top_p < 1:
-            ordered, places = weights.sort(descending=True)
-            before = ordered.cumsum(dim=-1) - ordered  # the most likely token always stays
-            weights = weights.scatter(0, places[before >= self.sampling.top_p], 0.0)
-        return int(torch.multinomial(weights, 1, generator=self._random))
+        temperature, top_p = self.sampling.temperature, self.sampling.top_p
+        return sample_token(logits, temperature=temperature, top_p=top_p, random=self._random)
 
     def logprobs(self, logits: Float[Tensor, " vocabulary"], token: int) -> TokenLogprobs | None:
         """The log-probabilities that the request asked for, of the model itself: temperature does not change them."""

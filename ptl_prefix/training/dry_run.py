@@ -17,6 +17,7 @@ from ptl_prefix.backbones.sharding import RankMemory
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.evaluation.loss import num_computed_positions
 from ptl_prefix.methods.method import Method
+from ptl_prefix.training.distillation_rate import rate_notes
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.step_memory import StepMemory, step_memory
@@ -128,7 +129,7 @@ def estimate(plan: Plan) -> Estimate:
             uses_checkpointing=plan.backbone.gradient_checkpointing,
             update_bytes=_update_bytes(plan, method) + max(0, plain.after_backward - gradient_bytes),
             selection=_selection(plan, batches_per_epoch),
-            plan_notes=tuple(plan_notes(plan, batches_per_epoch)),
+            plan_notes=(*plan_notes(plan, batches_per_epoch), *rate_notes(plan, encoded)),
             notes=tuple(method.notes),
             backbone_notes=plan.backbone.notes,
         )

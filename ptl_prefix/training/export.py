@@ -73,6 +73,7 @@ def export_bundle(
         dtype=str(backbone.dtype).removeprefix("torch."),
         backbone=backbone.identity,
         routing=routing,
+        document_sha256=None if task is None else task.document_sha256,
     )
     return write_bundle(folder, contents)
 

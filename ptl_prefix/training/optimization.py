@@ -1,8 +1,9 @@
 """Optimizer, learning-rate schedule, label smoothing and early stopping."""
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt, Lt
 from torch import nn
@@ -16,7 +17,8 @@ class Optimization:
     """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up, and a decay to zero or a constant rate after it.
 
     Args:
-        lr: Peak learning rate; `None` is the method's `default_lr`.
+        lr: Peak learning rate; `None` is the method's `default_lr`, or, where keys and values match a teacher, the rate
+            for the target tokens of a step.
         weight_decay: Decoupled weight decay.
         betas: Decay rates of Adam's two moments.
         warmup_steps: Optimizer steps over which the learning rate rises linearly from zero.
@@ -50,6 +52,12 @@ class Optimization:
         self.label_smoothing = label_smoothing
         self.early_stopping_patience = early_stopping_patience
         self.early_stopping_min_delta = early_stopping_min_delta
+
+    def with_lr(self, lr: float) -> Self:
+        """The same with a peak learning rate."""
+        changed = copy.copy(self)
+        changed.lr = lr
+        return changed
 
     def problems(self) -> list[str]:
         """Problems that the types of the settings do not show."""

@@ -77,6 +77,7 @@ class Plan:
             decoding=self.decoding,
             routing=self.routing,
             training=self.training,
+            optimization=self.optimization,
         )
 
     def encoded(
@@ -134,7 +135,7 @@ class Plan:
 
     def validation_layout(self, backbone: Backbone) -> RowLayout:
         """What shares a row in validation: the targets of an example, wherever a row can hold several texts."""
-        return PLAIN if packing_refusals(backbone, self.method) else RowLayout(share_sources=True)
+        return PLAIN if packing_refusals(backbone, self.method, self.task) else RowLayout(share_sources=True)
 
     def batches_per_epoch(self, encoded: EncodedSplit) -> int:
         """Number of batches in one epoch of the training split."""

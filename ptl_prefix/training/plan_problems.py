@@ -18,6 +18,7 @@ from ptl_prefix.errors import PtlPrefixError, StorageError
 from ptl_prefix.evaluation.metric import metric_name_mistakes
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.start_inputs import StartInputs, TrainingRows
+from ptl_prefix.training.optimization import Optimization
 from ptl_prefix.training.settings import TrainingSettings, selection_problems
 from ptl_prefix.training.trainer_settings import accelerator_problems, precision_problems, trainer_problems
 
@@ -31,6 +32,7 @@ def plan_problems(
     decoding: Decoding | None,
     data: DataSettings | None = None,
     training: TrainingSettings | None = None,
+    optimization: Optimization | None = None,
     needs_weights: bool = True,
     routing: str = "none",
 ) -> list[str]:
@@ -45,6 +47,7 @@ def plan_problems(
         decoding: Settings of text generation.
         data: Settings of encoding and batches.
         training: Choice of the best checkpoint.
+        optimization: Optimizer and label smoothing.
         needs_weights: Whether the backbone's weights will be loaded; a dry run needs none.
         routing: What the bundle says of the task's texts.
     """
@@ -54,6 +57,7 @@ def plan_problems(
     if task is not None:
         problems += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
     problems += selection_problems(training, task)
+    problems += smoothing_problems(optimization, has_teacher=task is not None and task.has_teacher)
     if backbone is None or method is None:
         return problems
     if needs_weights:
@@ -64,10 +68,11 @@ def plan_problems(
         shape = backbone.load_shape()
         method.choose_size(shape)
         problems += [] if trainer is None else sharding_problems(trainer, method, shape)
+        problems += [] if task is None else teacher_problems(task, shape)
         of_method = method.incompatibilities(shape)
         if not of_method and task is not None and decoding is not None:
             of_method = position_budget_problems(shape, method, task, decoding)
-        problems += of_method + packing_problems(data, shape, method)
+        problems += of_method + packing_problems(data, shape, method, task)
     except StorageError:
         raise  # the cache's disk, not the config
     except PtlPrefixError as error:
@@ -79,7 +84,12 @@ def plan_problems(
 
 def start_inputs(task: Task, training_rows: TrainingRows | None = None) -> StartInputs:
     """What a task gives a method for its initialisation; training rows once they are encoded."""
-    return StartInputs(read_labels=lambda: task.label_set, instruction=task.instruction, training_rows=training_rows)
+    return StartInputs(
+        read_labels=lambda: task.label_set,
+        instruction=task.instruction,
+        read_document=lambda: task.document,
+        training_rows=training_rows,
+    )
 
 
 def position_budget_problems(backbone: Backbone, method: Method, task: Task, decoding: Decoding) -> list[str]:
@@ -111,7 +121,7 @@ def position_budget_problems(backbone: Backbone, method: Method, task: Task, dec
     ]
 
 
-def packing_problems(data: DataSettings | None, backbone: Backbone, method: Method) -> list[str]:
+def packing_problems(data: DataSettings | None, backbone: Backbone, method: Method, task: Task | None) -> list[str]:
     """Settings that put several texts into one row, where a row can hold only one."""
     if data is None:
         return []
@@ -119,15 +129,17 @@ def packing_problems(data: DataSettings | None, backbone: Backbone, method: Meth
         f"`data.{name}` must be false {refusal}; set data.{name}=false."
         for name in ("packing", "share_sources")
         if getattr(data, name)
-        for refusal in packing_refusals(backbone, method)
+        for refusal in packing_refusals(backbone, method, task)
     ]
 
 
-def packing_refusals(backbone: Backbone, method: Method) -> list[str]:
+def packing_refusals(backbone: Backbone, method: Method, task: Task | None) -> list[str]:
     """Why a row of a batch cannot hold several texts, each as the part of a sentence after "must be false"."""
     refusals = []
     if backbone.is_encoder_decoder:
         refusals.append(f"for an encoder-decoder, but {backbone.name} is one")
+    if task is not None and task.has_teacher:
+        refusals.append(f"for {task.name}, whose teacher is matched in rows of one answer")
     if method.needs_one_text_per_row:
         refusals.append(f"with '{method.name}', which acts behind the prompt of each row (an infix)")
     return refusals
@@ -158,6 +170,26 @@ def sharding_problems(trainer: Mapping[str, Any], method: Method, backbone: Back
             f"but '{method.name}' {access}; choose trainer=ddp, or another method."
         )
     return problems
+
+
+def smoothing_problems(optimization: Optimization | None, *, has_teacher: bool) -> list[str]:
+    """Label smoothing beside a teacher, which says itself how likely other tokens are."""
+    if optimization is None or not has_teacher or not optimization.label_smoothing:
+        return []
+    return [
+        "`optimizer.label_smoothing` must be 0 where a teacher is matched, which says how likely each token is, but is "
+        f"{optimization.label_smoothing}; set it to 0, or `task.loss` to next_token."
+    ]
+
+
+def teacher_problems(task: Task, backbone: Backbone) -> list[str]:
+    """A backbone that cannot learn from the task's teacher."""
+    if not task.has_teacher or not backbone.is_encoder_decoder:
+        return []
+    return [
+        f"`task` must be learned by a decoder-only backbone, as its teacher continues a text, but {backbone.name} is "
+        "an encoder-decoder; choose another `backbone`."
+    ]
 
 
 def routing_problems(trainer: Mapping[str, Any], routing: str) -> list[str]:

@@ -6,7 +6,7 @@ In: losses, scores and counts while the run proceeds. Out: `record.json` and the
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ LOSS_INFO = MetricInfo(
     scale="nats per target token", direction="minimize", version="1", library=f"torch {torch.__version__}"
 )
 """Meaning of `val/loss`: the sum over the split's target tokens, end tokens included, divided by their number."""
+TEACHER_LOSS_INFO = replace(LOSS_INFO, scale="nats per target token, to the teacher")
+"""Its meaning where a teacher is matched: the cross-entropy to the teacher's most likely tokens."""
 
 
 _MAX_ERROR_CHARACTERS = 2000
@@ -63,6 +65,8 @@ class RunRecorder:
         self._selection: Selection | None = None
         self._parameters = Parameters(trained=0, stored=0, backbone=0)
         self._device = torch.device("cpu")
+        self.learning_rate: float | None = None
+        """The learning rate that followed from the target tokens of a step, if it did."""
         self.has_begun = False
         """Whether the run writes to its folder; before, an error leaves the folder as it was."""
 
@@ -91,7 +95,7 @@ class RunRecorder:
             step=0,
             task_version=self._plan.task.version,
             decoding=asdict(self._plan.decoding),
-            metric_info=dict.fromkeys(("val/loss_before", "val/loss_start", "val/loss"), asdict(LOSS_INFO)),
+            metric_info=dict.fromkeys(("val/loss_before", "val/loss_start", "val/loss"), asdict(self._loss_info)),
             environment=environment(),
         )
 
@@ -103,7 +107,11 @@ class RunRecorder:
 
     def add_loss(self, name: str, nats: float) -> None:
         """Add a loss in nats per target token to the metrics."""
-        self._add(name, nats, LOSS_INFO)
+        self._add(name, nats, self._loss_info)
+
+    @property
+    def _loss_info(self) -> MetricInfo:
+        return TEACHER_LOSS_INFO if self._plan.task.has_teacher else LOSS_INFO
 
     def add_logged_loss(self, name: str) -> None:
         """Add a loss that was measured before the run was resumed, and is in its log."""
@@ -240,6 +248,7 @@ class RunRecorder:
             fingerprints=input_fingerprints.known_fingerprints(events) or {},
             accepted_changes=input_fingerprints.accepted_changes(events),
             selection=self._selection,
+            learning_rate=self.learning_rate,
         )
 
 

@@ -12,6 +12,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
 from ptl_prefix.training.batch_stream import BatchStream
 from ptl_prefix.training.checkpoints import CheckpointFiles, Checkpoints, LastStepIsValidated, RandomState
+from ptl_prefix.training.distillation_rate import derived_lr
 from ptl_prefix.training.early_stopping import AnnouncedEarlyStopping
 from ptl_prefix.training.lightning_warnings import quiet_lightning
 from ptl_prefix.training.loss_scaling import LossScaling
@@ -49,7 +50,9 @@ class TrainingLoop:
         num_steps = plan.num_steps(len(batches))
         interval = plan.val_check_interval(len(batches))
         self._ranks.broadcast(plan.method.checkpoint_tensors().values())
-        module = AdaptationModule(backbone, plan.method, plan.optimization, total_steps=num_steps, ranks=self._ranks)
+        lr = derived_lr(plan, self._inputs.training_rows)
+        optimization = plan.optimization if lr is None else plan.optimization.with_lr(lr)
+        module = AdaptationModule(backbone, plan.method, optimization, total_steps=num_steps, ranks=self._ranks)
         checkpoints = Checkpoints(
             self._context.folder,
             val_check_interval=interval,

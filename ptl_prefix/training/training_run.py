@@ -34,6 +34,7 @@ from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.no_adaptation import NoAdaptation
 from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.decoding import decode_rows
+from ptl_prefix.training.distillation_rate import derived_lr, rate_notes
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
@@ -90,6 +91,7 @@ class TrainingRun:
         """
         if self.plan.training.metric is not None:
             require_measurable(self.plan.task, self.plan.training.metric, self.inputs.selection_rows)
+        self.recorder.learning_rate = derived_lr(self.plan, self.inputs.training_rows)
         for note in self._plan_notes():
             self._notify(note)
         bare = self._evaluate_bare()
@@ -183,10 +185,14 @@ class TrainingRun:
     def _log_start(self, resumed_step: int | None) -> None:
         """Log the numbers of parameters, steps and ranks, and the method's notes."""
         parameters = self.recorder.count_parameters(self.backbone)
-        counts = {f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()}
+        counts: dict[str, float] = {
+            f"parameters_{name}": number for name, number in dataclasses.asdict(parameters).items()
+        }
         counts["planned_steps"] = self.plan.num_steps(len(self.inputs.train))
         if self.inputs.selection_rows:
             counts["selection_examples"] = len(self.inputs.selection_rows)
+        if self.recorder.learning_rate is not None:
+            counts["learning_rate"] = self.recorder.learning_rate
         is_new = resumed_step is None
         self.context.events.write(
             "attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._rank_facts()
@@ -198,7 +204,7 @@ class TrainingRun:
                 self.context.events.write("note", step=0, note=note)
 
     def _plan_notes(self) -> list[str]:
-        return plan_notes(self.plan, len(self.inputs.train))
+        return [*plan_notes(self.plan, len(self.inputs.train)), *rate_notes(self.plan, self.inputs.training_rows)]
 
     def _rank_facts(self) -> dict[str, int]:
         """The number of ranks and the bytes that each sends per step, for the log; nothing for a single rank."""

@@ -47,6 +47,7 @@ from ptl_prefix.settings import conf_dir
 
 VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "adapter": [{"bottleneck_size": 6}, {"bottleneck_size": 6, "placement": "pfeiffer", "activation": "relu"}],
+    "document_prefix": [],  # prefix-tuning, with other defaults
     "gated_prefix": [
         {"prefix_length": 4},
         {"prefix_length": 3, "layers": [0, 2], "init": "text", "init_text": "the cat"},

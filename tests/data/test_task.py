@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_up_studies import PROMPT, write_untaught_study
+from support.tiny_runs import embedded_tokenizer
 
+from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.example import FEATURES
 from ptl_prefix.data.task import SPLITS, Task
 from ptl_prefix.data.tasks.banking77 import Banking77
 from ptl_prefix.data.tasks.chat import Chat
 from ptl_prefix.data.tasks.dart import DART
 from ptl_prefix.data.tasks.dialogsum import DialogSum
+from ptl_prefix.data.tasks.distillation import Distillation
 from ptl_prefix.data.tasks.e2e_nlg import E2ENLG
 from ptl_prefix.data.tasks.scitldr import SciTLDR
 from ptl_prefix.data.tasks.table_to_text import TableToText
@@ -49,6 +53,13 @@ def table_to_text(folder: Path, **changes: Any) -> Task:
     return TableToText(num_train=300, num_validation=100, num_test=100, **changes)
 
 
+def distillation(folder: Path, **changes: Any) -> Task:
+    write_untaught_study(folder / "study", Prompter(embedded_tokenizer(), PROMPT))
+    rows = [{"question": f"Who built tower {row}?", "answers": [f"Miner {row}.", "Nobody."]} for row in range(6)]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Distillation(self_study=str(folder / "study"), questions_file=str(folder / "questions.jsonl"), **changes)
+
+
 def released(task: Callable[..., Task], name: str, **settings: Any) -> Callable[..., Task]:
     """From a small folder in the form of the release."""
     return lambda folder, **changes: task(data_dir=str(RELEASED / name), **settings, **changes)
@@ -58,6 +69,7 @@ MAKERS: dict[str, Callable[..., Task]] = {
     "chat": chat,
     "banking77": released(Banking77, "banking77", validation_fraction=0.3),
     "dart": released(DART, "dart"),
+    "distillation": distillation,
     "dialogsum": released(DialogSum, "dialogsum"),
     "e2e_nlg": e2e_nlg,
     "scitldr": released(SciTLDR, "scitldr"),
@@ -80,14 +92,14 @@ def test_every_config_of_a_task_is_tested_here() -> None:
 def test_a_task_says_what_it_is(task: Task) -> None:
     assert task.name in MAKERS
     assert task.version
-    assert task.licence or task.name in ("chat", "text_pairs")
+    assert task.licence or task.name in ("chat", "distillation", "text_pairs")
     assert task.metrics
     assert task.splits == SPLITS
     assert task.problems() == []
 
 
 def test_an_instruction_is_a_sentence_that_no_input_has(task: Task) -> None:
-    if task.name in ("chat", "text_pairs"):
+    if task.name in ("chat", "distillation", "text_pairs"):
         assert task.instruction is None
         return
     assert task.instruction

@@ -4,12 +4,14 @@ In: what shall differ from a small config. Out: a `Plan` as `train` builds it. R
 everything that training does happens to them.
 """
 
+import functools
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from transformers import (
+    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     GPT2Config,
@@ -17,6 +19,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -73,6 +76,12 @@ def write_tiny_backbone(folder: Path, family: Family = "gpt2", *, dropout: float
         torch.manual_seed(7)
         _tiny_model(family, dropout).save_pretrained(folder)
     return folder
+
+
+@functools.cache
+def embedded_tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer of the embedded backbone, which the random models have, too."""
+    return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(EMBEDDED / "tiny_gpt2"))
 
 
 def _tiny_model(family: Family, dropout: float) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ptl_prefix.backbones.source import EMBEDDED
 
-_PATH_KEY = re.compile(r"(?:.*_)?(?:path|dir|file|files|folder|bundle)")
+_PATH_KEY = re.compile(r"(?:.*_)?(?:path|dir|file|files|folder|bundle)|self_study|replay|distractors|questions")
 """The settings that hold paths, by their names; `path` may also be an embedded backbone or a name on the hub."""
 
 

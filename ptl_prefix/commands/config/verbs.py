@@ -6,6 +6,7 @@ of the verb, described by a dataclass. This file imports nothing heavy.
 """
 
 from ptl_prefix.commands.config.bundle_settings import ExportSettings, ImportSettings, PushSettings
+from ptl_prefix.commands.config.distill_settings import DistillSettings
 from ptl_prefix.commands.config.join_settings import JoinSettings
 from ptl_prefix.commands.config.report_settings import (
     AdviseSettings,
@@ -48,6 +49,24 @@ VERBS = {
                 ("ptl-prefix train resume=<run folder>", "resume a run that was stopped or killed"),
                 ("ptl-prefix train trainer=ddp trainer.devices=4", "train on four GPUs; ddp_cpu: in four processes"),
                 ("ptl-prefix train --cfg job", "print the composed config and stop"),
+            ),
+        ),
+        Verb(
+            name="distill",
+            summary="Train a prefix of a document, which answers questions on it.",
+            settings=DistillSettings,
+            folder_key="resume",
+            examples=(
+                ("ptl-prefix distill document=manual.txt backbone=smollm2", "self-study, training and the bundle"),
+                (
+                    "ptl-prefix distill document=manual.txt questions=questions.jsonl method.prefix_length=64",
+                    "also ask questions, of the prefix and its controls",
+                ),
+                (
+                    "ptl-prefix distill document=manual_2.txt update=<run folder>",
+                    "a changed document: train the older prefix further",
+                ),
+                ("ptl-prefix distill resume=<run folder>", "resume a training that was stopped or killed"),
             ),
         ),
         Verb(

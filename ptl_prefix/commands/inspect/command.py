@@ -56,6 +56,8 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         raise ConfigError([str(error)]) from error  # the layer has no prefix
     console = EscapingConsole()
     show_inspection(inspection, console)
+    if bundle.manifest.document_sha256 is not None:
+        console.print(Text(f"document: sha256 {bundle.manifest.document_sha256}"), soft_wrap=True)
     for label, path in _write(inspection, _out_folder(config["out"], address)):
         console.print(Text(f"{label}: {path}"), soft_wrap=True)
 

@@ -109,6 +109,7 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
         data=built.get("data"),
         decoding=built.get("generation"),
         training=built.get("training"),
+        optimization=built.get("optimizer"),
         needs_weights=not config["dry_run"],
         routing=config.get("routing", "none"),
     )

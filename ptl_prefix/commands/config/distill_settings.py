@@ -1,0 +1,59 @@
+"""The settings at the root of `conf/distill.yaml`, with types and ranges."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from ptl_prefix.artifacts.run_folder import is_name
+from ptl_prefix.commands.config.verb_settings import Routing, run_problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+    """The keys at the root of `conf/distill.yaml`.
+
+    Args:
+        document: Text file in UTF-8; needed unless a run is resumed.
+        questions: File of questions that are asked at the end, of the prefix and its controls; `None` asks none.
+        loss: What the answers teach: `teacher` is the cross-entropy to the teacher's log-probabilities, `next_token`
+            that to the tokens of the answers.
+        update: Run folder of an older version of the document, whose prefix is trained further; `None` begins anew.
+        replay_share: With `update`, the share of the training conversations that are of the older version, as far as
+            it has so many.
+        name: Name of the document in folders and records.
+        seed: Seed of initialisation, batch order and dropout.
+        run_id: Name of the run and of its folder; by default the time and a random part.
+        resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other settings may be given
+            with it, as the run has its config.
+        routing: What the bundle says of the document's questions, so that a server recognises them: `ngrams`,
+            `hidden_states`, or `none`, for private texts.
+    """
+
+    document: str | None
+    questions: str | None
+    loss: Literal["teacher", "next_token"]
+    update: str | None
+    replay_share: Annotated[float, Gt(0), Lt(1)]
+    name: str
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)]
+    run_id: str
+    resume: str | None
+    routing: Routing
+
+    def problems(self) -> list[str]:
+        """Files and runs that are missing."""
+        if self.resume is not None:
+            return []
+        problems = [] if self.document is not None else ["`document` must be given: the path of a text file."]
+        problems += [
+            f"`{key}` must be a file, but '{path}' is not one."
+            for key, path in (("document", self.document), ("questions", self.questions))
+            if path is not None and not Path(path).is_file()
+        ]
+        if not is_name(self.name):
+            problems.append(
+                f"`name` must be a folder's name of the characters A-Z a-z 0-9 . _ -, but is {self.name!r}."
+            )
+        return problems + [problem.replace("`run`", "`update`") for problem in run_problems(self.update)]

@@ -1,0 +1,164 @@
+"""`ptl-prefix distill`: a document becomes a prefix that answers questions on it.
+
+In: a checked config. Out: the folder of a self-study in the cache, a run folder with the bundle, and, with a file of
+questions, a table of the prefix beside its controls. Each stage is resumed: the self-study by the same command, the
+others by `resume=`.
+"""
+
+import gc
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ptl_prefix.artifacts.bundle_folder import find_bundle
+from ptl_prefix.artifacts.manifest import read_manifest
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.artifacts.self_study import read_self_study
+from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
+from ptl_prefix.commands.config.instantiate import build
+from ptl_prefix.commands.distill.distill_file import DistillFile, read_distill_file, write_distill_file
+from ptl_prefix.commands.distill.problems import distill_problems
+from ptl_prefix.commands.distill.training_config import training_config
+from ptl_prefix.commands.train.command import run_frozen, train_config
+from ptl_prefix.data.encoding import cache_folder
+from ptl_prefix.distillation.self_study import make_self_study
+from ptl_prefix.errors import ConfigError
+from ptl_prefix.training.console import EscapingConsole
+from ptl_prefix.training.rank_environment import find_rank_environment
+from ptl_prefix.training.stage_progress import Advance, stage_progress
+
+_CACHE = "self_studies"
+
+
+def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) -> None:
+    """Make a self-study, train a prefix on it, and ask questions.
+
+    Args:
+        config: Checked config.
+        arguments: Arguments of the command line; must be empty.
+        run_folder: Folder of the run.
+    """
+    if arguments:
+        raise ConfigError(
+            [f"`distill` takes no arguments, but got {' '.join(arguments)!r}; settings are written key=value."]
+        )
+    distill_config(config, RunFolder(run_folder), EscapingConsole(stderr=True))
+
+
+def distill_config(config: Mapping[str, Any], folder: RunFolder, console: Console) -> None:
+    """Do all stages of a new run, or those that are left of an old one.
+
+    Args:
+        config: Checked config.
+        folder: Folder of a new run.
+        console: Console for progress.
+    """
+    if find_rank_environment() is not None:
+        raise ConfigError(
+            ["`distill` must be started without torchrun or srun: it starts the processes of a training."]
+        )
+    if config["resume"] is not None:
+        folder = RunFolder.open(config["resume"])
+        asked = read_distill_file(folder)
+        run_frozen(folder.path)
+    else:
+        study = _self_study(config, console)
+        asked = DistillFile(document=str(config["document"]), questions=config["questions"], self_study=str(study))
+        plan = training_config(config, study)
+        if problems := build_plan(plan).problems():
+            raise ConfigError(problems)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_distill_file(folder, asked)
+        train_config(plan, folder, console, given=())
+    if folder.record.exists() and read_record(folder.record).status == "finished":
+        _finish(asked, folder, console)
+
+
+def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """Problems that no node of a config shows by itself.
+
+    Args:
+        config: Config as plain values.
+        built: Objects of the nodes that have no problem of their own, by the nodes' keys.
+    """
+    return [] if config.get("resume") is not None else distill_problems(config, built)
+
+
+def _self_study(config: Mapping[str, Any], console: Console) -> Path:
+    """The folder of the self-study, made or found."""
+
+    def notify(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    backbone = build(backbone_node(config)).load()
+    with ExitStack() as opened:
+        advances: list[Advance] = []
+        before = [0]
+
+        def on_progress(done: int, total: int) -> None:
+            if not advances:
+                advances.append(
+                    opened.enter_context(
+                        stage_progress(console, "asking and answering, conversation", total, shown=not console.quiet)
+                    )
+                )
+            advances[0](done - before[0])
+            before[0] = done
+
+        folder = make_self_study(
+            config["document"],
+            backbone,
+            build(config["self_study"]),
+            cache=cache_folder(config["data"]["cache_dir"]) / _CACHE,
+            notify=notify,
+            on_progress=on_progress,
+        )
+    del backbone
+    gc.collect()  # the training loads it again, with its own settings
+    notify(f"self-study: {folder}")
+    if config["update"] is not None:
+        notify(update_note(config["update"], folder))
+    return folder
+
+
+def update_note(update: str, study: Path) -> str:
+    """Whether a bundle is of another version of the document than a self-study."""
+    made_of = read_manifest(find_bundle(update)).document_sha256
+    if made_of == read_self_study(study).facts.document_sha256:
+        return f"{update} was made from this very document; its prefix is trained further."
+    return f"{update} was made from another version of the document; its prefix is trained further on this one."
+
+
+def _finish(asked: DistillFile, folder: RunFolder, console: Console) -> None:
+    """Ask the questions, if there are any, and print the paths."""
+    if asked.questions is None:
+        console.print(
+            "No questions were asked; give a file of questions to see the prefix beside its controls: "
+            f"ptl-prefix examine {folder.path} document={asked.document} questions=<file>",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    else:
+        examine(asked, folder)
+    if not console.quiet:
+        EscapingConsole().print(Text(f"self-study: {asked.self_study}"), soft_wrap=True)
+
+
+def examine(asked: DistillFile, folder: RunFolder) -> None:
+    """Ask the questions of the bundle and its controls, as `ptl-prefix examine` does."""
+    from ptl_prefix.commands.examine import command
+    from ptl_prefix.settings import defaults_of
+
+    config = {
+        **defaults_of("examine"),
+        "backbone": None,
+        "document": asked.document,
+        "questions": asked.questions,
+    }
+    command.run(config, (str(folder.path),), folder.path)

@@ -1,0 +1,161 @@
+"""One block of a self-study: its slots are asked, answered and read by the teacher, in batches.
+
+In: slots, and the questions of earlier blocks. Out: a `StudyBlock`. It depends on nothing else, so a block that is
+generated again is the same.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ptl_prefix.artifacts.self_study_facts import StudyConversation
+from ptl_prefix.artifacts.teacher_file import TeacherTokens
+from ptl_prefix.artifacts.unfinished_self_study import StudyBlock
+from ptl_prefix.backbones.prompt_decoding import Prompt
+from ptl_prefix.distillation.asking import ask, passage_beginning, up_to_last_sentence
+from ptl_prefix.distillation.filters import answer_problem, normalized, question_problem
+from ptl_prefix.distillation.plan import Slot
+from ptl_prefix.distillation.study_inputs import StudyInputs
+from ptl_prefix.distillation.teacher import teacher_tokens
+
+Asked = tuple[Slot, str]
+"""A slot and one of its questions."""
+
+
+@dataclass(eq=False)
+class _Progress:
+    """What a block has so far."""
+
+    known: set[str]
+    kept: dict[Slot, list[tuple[str, str]]]
+    asked: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def missing(self, slot: Slot) -> int:
+        return slot.wanted - len(self.kept[slot])
+
+
+def make_block(inputs: StudyInputs, slots: Sequence[Slot], known: Collection[str]) -> StudyBlock:
+    """Generate the conversations of some slots.
+
+    Args:
+        inputs: Document, model and settings.
+        slots: The slots.
+        known: Questions of earlier blocks, normalized; none of them is asked again.
+    """
+    progress = _Progress(set(known), {slot: [] for slot in slots})
+    for attempt in range(inputs.settings.attempts):
+        open_slots = [slot for slot in slots if progress.missing(slot)]
+        questions = list(_questions(inputs, open_slots, attempt, progress))
+        for (slot, question), answer in zip(questions, _answers(inputs, questions, attempt, progress), strict=True):
+            if answer is not None:
+                progress.known.add(normalized(question))
+                progress.kept[slot].append((question, answer))
+    conversations = list(_conversations(inputs, progress))
+    return StudyBlock(
+        conversations=conversations,
+        teacher=[_teacher(inputs, conversation) for conversation in conversations],
+        asked=progress.asked,
+        dropped=dict(sorted(progress.dropped.items())),
+        given_up=sum(map(progress.missing, slots)),
+    )
+
+
+def _conversations(inputs: StudyInputs, progress: _Progress) -> Iterator[StudyConversation]:
+    for slot, found in progress.kept.items():
+        for index, (question, answer) in enumerate(found):
+            suffix = f"-{index}" if inputs.settings.questions_per_call > 1 else ""
+            yield StudyConversation(
+                id=f"{slot.kind}-{slot.number:05d}{suffix}",
+                kind=slot.kind,
+                split="train",
+                chunk=slot.chunk,
+                question=question,
+                answer=answer,
+            )
+
+
+def _teacher(inputs: StudyInputs, conversation: StudyConversation) -> TeacherTokens:
+    chunk = None if conversation.chunk is None else inputs.document.text_of(conversation.chunk)
+    prompt = inputs.prompt_ids(conversation.question, chunk)
+    answer = inputs.prompter.encode_target(conversation.answer)
+    settings = inputs.settings
+    return teacher_tokens(inputs.backbone, prompt, answer, top_k=settings.top_k, top_mass=settings.top_mass)
+
+
+def _questions(inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progress: _Progress) -> Iterator[Asked]:
+    """The questions of one attempt that are good enough, in the order of their slots."""
+    asked = _asked(inputs, [slot for slot in slots if slot.question is None], attempt, progress)
+    new = set[str]()
+    for slot in slots:
+        for question in [slot.question] if slot.question is not None else asked[slot]:
+            progress.asked += 1
+            problem = _question_problem(inputs, slot, question)
+            if normalized(question) in progress.known | new:
+                problem = "repeated"
+            if problem is not None:
+                progress.dropped[problem] += 1
+                continue
+            new.add(normalized(question))
+            yield slot, question
+
+
+def _question_problem(inputs: StudyInputs, slot: Slot, question: str) -> str | None:
+    if slot.question is not None:
+        return None
+    if not question:
+        return "unfinished_question"
+    return question_problem(question, inputs.chunk_text(slot), check_numbers=inputs.settings.check_numbers)
+
+
+def _asked(inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progress: _Progress) -> dict[Slot, list[str]]:
+    """What the model asks for each slot, whether it is good enough or not; an empty text for what is missing."""
+    draws = [slot.draw("question", attempt, inputs.settings.seed) for slot in slots]
+    chunks = [inputs.chunk_text(slot) or "" for slot in slots]
+    if not inputs.is_chat:
+        return {slot: [passage_beginning(chunk, draw)] for slot, chunk, draw in zip(slots, chunks, draws, strict=True)}
+    askings = [
+        ask(slot.kind, chunk, inputs.prompter, wanted=progress.missing(slot), draw=draw)
+        for slot, chunk, draw in zip(slots, chunks, draws, strict=True)
+    ]
+    prompts = [
+        Prompt(
+            ids=asking.prompt,
+            seed=draw,
+            max_new_tokens=inputs.settings.max_question_tokens * asking.wanted,
+            is_end=inputs.end_of(asking.ends_with),
+        )
+        for asking, draw in zip(askings, draws, strict=True)
+    ]
+    replies = inputs.replies(prompts, temperature=inputs.settings.temperature)
+    return {
+        slot: asking.questions(inputs.prompter.decode([*asking.beginning_ids, *ids]))
+        for slot, asking, ids in zip(slots, askings, replies, strict=True)
+    }
+
+
+def _answers(
+    inputs: StudyInputs, questions: Sequence[Asked], attempt: int, progress: _Progress
+) -> Iterator[str | None]:
+    """The answer to each question; `None` for one that is dropped."""
+    settings = inputs.settings
+    prompts = [
+        Prompt(
+            ids=inputs.prompt_ids(question, inputs.chunk_text(slot)),
+            seed=slot.draw(f"answer to {question}", attempt, settings.seed),
+            max_new_tokens=settings.max_answer_tokens,
+            is_end=inputs.is_stop,
+        )
+        for slot, question in questions
+    ]
+    replies = inputs.replies(prompts, temperature=settings.answer_temperature)
+    for (slot, question), ids in zip(questions, replies, strict=True):
+        answer = inputs.prompter.decode(ids)
+        is_finished = inputs.is_stop(ids[-1])
+        if not is_finished and not inputs.is_chat:  # a passage has no end of its own
+            answer, is_finished = up_to_last_sentence(answer), True
+        problem = answer_problem(answer, question, inputs.chunk_text(slot), check_numbers=settings.check_numbers)
+        problem = problem if is_finished else "unfinished_answer"
+        if problem is not None:
+            progress.dropped[problem] += 1
+        yield None if problem else answer

@@ -1,0 +1,129 @@
+"""A document in the tokens of a backbone, and the chunks of it that a teacher reads.
+
+In: a text file, and a backbone. Out: `StudyDocument`; chunks whose places are spread evenly over it and whose lengths
+are drawn, the long ones more often; and the chunk that a question is most likely about.
+"""
+
+import math
+import random
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.token_spans import token_spans
+from ptl_prefix.errors import DataError
+
+Chunk = tuple[int, int]
+"""First token and end of a part of a document."""
+
+_BOUNDARY = re.compile(r"(?:(?<=[.!?])[\"')\]]*\s+|\n+\s*)(?=\S)")
+"""What lies before a sentence, a line or a paragraph."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_MAX_BYTES = 64 * 2**20
+
+
+def read_document(path: str | Path) -> str:
+    """The text of a file in UTF-8; a byte order mark is left out, and lines end in LF.
+
+    Raises:
+        DataError: The file cannot be read, is no text, or is empty.
+    """
+    law = f"A document must be a text file in UTF-8, but {path}"
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{law} cannot be read ({error.strerror}); correct the path.") from error
+    if len(content) > _MAX_BYTES:
+        raise DataError(f"{law} has more than {_MAX_BYTES:,} bytes; divide it.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{law} has the byte {content[error.start]:#04x} at {error.start}; convert it.") from error
+    if "\0" in text:
+        raise DataError(f"{law} holds a zero byte, as files do that are no text; convert it to text.")
+    if not text.strip():
+        raise DataError(f"{law} is empty; choose another one.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class StudyDocument:
+    """A text and its tokens.
+
+    Args:
+        text: The text.
+        backbone: Backbone whose tokenizer divides it.
+
+    Raises:
+        DataError: It has no tokens.
+    """
+
+    def __init__(self, text: str, backbone: Backbone) -> None:
+        self.text = text
+        self._spans = token_spans(backbone.tokenizer, text)
+        if not self._spans:
+            raise DataError("A document must have at least one token, but has none; choose another one.")
+        ends = [end for _, end in self._spans]
+        starts = {bisect_right(ends, match.end()) for match in _BOUNDARY.finditer(text)}
+        self._boundaries = sorted({0, *starts, len(ends)})
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens."""
+        return len(self._spans)
+
+    def text_of(self, chunk: Chunk) -> str:
+        """The text of a chunk, without whitespace around it."""
+        first, end = chunk
+        return self.text[self._spans[first][0] : self._spans[end - 1][1]].strip()
+
+    def chunks(self, *, longest: int, shortest: int, seed: int) -> Iterator[Chunk]:
+        """Chunks without end; of one seed always the same.
+
+        Their middles follow the golden ratio, which leaves no part of the document out for long. A length is drawn with
+        a probability that grows in proportion to it. Both ends move to the beginning of a sentence or line, where one
+        is near.
+
+        Args:
+            longest: Largest number of tokens of a chunk.
+            shortest: Smallest number of tokens that is drawn; the document may be shorter.
+            seed: Seed of the lengths, and of the first place.
+        """
+        drawn = random.Random(f"chunks {seed}")
+        longest = min(longest, self.num_tokens)
+        shortest = min(shortest, longest)
+        place = drawn.random()
+        while True:
+            place = (place + _GOLDEN) % 1.0
+            length = round(math.sqrt(shortest**2 + drawn.random() * (longest**2 - shortest**2)))
+            # Middles beyond the first and last ones count for these, so that the ends are read as often as the rest.
+            first = round(min(max(place * self.num_tokens - length / 2, 0), self.num_tokens - length))
+            yield self._moved(first, length)
+
+    def _moved(self, first: int, length: int) -> Chunk:
+        """A chunk of at most this length near a place, from one boundary to another where they are near."""
+        near = max(length // 4, 1)
+        start = self._boundaries[bisect_right(self._boundaries, first) - 1]
+        start = start if first - start <= near else first
+        end = start + length
+        boundary = self._boundaries[bisect_right(self._boundaries, end) - 1]
+        return start, boundary if end - boundary <= near and boundary > start else end
+
+    def best_chunk(self, question: str, *, longest: int) -> Chunk:
+        """The chunk that has most of a question's words, the rare ones above all; the first one if none has any."""
+        step = max(longest // 4, 1)
+        last = max(self.num_tokens - longest, 0)
+        chunks = [self._moved(first, min(longest, self.num_tokens)) for first in (*range(0, last, step), last)]
+        words = [_word_stems(self.text_of(chunk)) for chunk in chunks]
+        wanted = _word_stems(question)
+        # A word that few chunks have says more about where to look.
+        weights = {stem: math.log(1 + len(words) / (1 + sum(stem in one for one in words))) for stem in sorted(wanted)}
+        scores = [math.fsum(weight for stem, weight in weights.items() if stem in one) for one in words]
+        return chunks[scores.index(max(scores))]
+
+
+def _word_stems(text: str) -> set[str]:
+    """The words of a text as their first five letters, so that "trains" and "training" agree."""
+    return {word[:5] for word in re.findall(r"\w+", text.casefold()) if len(word) > 2 or word.isdecimal()}

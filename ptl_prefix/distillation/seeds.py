@@ -1,0 +1,138 @@
+"""What asks the questions of a self-study: five seed prompts, and instructions that are not about the document.
+
+In: nothing. Out: `SEEDS`, whose prompts ask a model for a question about the text before them; and
+`GENERAL_INSTRUCTIONS`, which a teacher answers without a text, so that a student keeps what it could do.
+
+Each seed begins the model's reply itself, with one of several words: a small model that is asked for a question
+comments on the text instead, and one that has begun with "What" ends with a question.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ptl_prefix.artifacts.self_study_facts import Kind
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One way to ask for questions.
+
+    Args:
+        kind: Name of the seed.
+        one: What the model is asked for one question.
+        several: The same for several of them, with `{number}` in it.
+        beginnings: Words that a question begins with.
+        is_question: Whether a question mark must end it.
+    """
+
+    kind: Kind
+    one: str
+    several: str
+    beginnings: Sequence[str]
+    is_question: bool = False
+
+    def prompt(self, number: int) -> str:
+        """What the model is asked for a number of questions."""
+        return self.one if number == 1 else self.several.format(number=number)
+
+
+SEEDS: Sequence[Seed] = (
+    Seed(
+        "question",
+        "Write one question that the text answers. Name what it is about. Reply with the question alone.",
+        "Write {number} different questions that the text answers, as a numbered list. Name what each is about.",
+        ("What", "How", "Why", "When", "Which", "Who", "Where", "Does"),
+        is_question=True,
+    ),
+    Seed(
+        "summarising",
+        "Write one request to summarise or explain a part of the text. Name the part. Reply with the request alone.",
+        "Write {number} different requests to summarise or explain a part of the text, as a numbered list.",
+        ("Summarise", "Explain", "Describe", "Give an overview of"),
+    ),
+    Seed(
+        "structuring",
+        "Write one request to arrange facts of the text, as a list, table or JSON. Name the facts. "
+        "Reply with the request alone.",
+        "Write {number} different requests to arrange facts of the text, as a list, table or JSON; number them.",
+        ("List", "Make a table of", "Name all", "Write down, in order,"),
+    ),
+    Seed(
+        "use_case",
+        "Write one question of a person who wants to use what the text says. Reply with the question alone.",
+        "Write {number} different questions of people who want to use what the text says, as a numbered list.",
+        ("How can I", "What should I", "When should I", "Can I", "What happens if I"),
+        is_question=True,
+    ),
+    Seed(
+        "creative",
+        "Write one creative task about the subject of the text. Reply with the task alone.",
+        "Write {number} different creative tasks about the subject of the text, as a numbered list.",
+        ("Write a short story about", "Write a poem about", "Imagine", "Compare"),
+    ),
+)
+
+GENERAL_INSTRUCTIONS: Sequence[str] = (
+    "Explain why leaves change colour in autumn.",
+    "How do I boil an egg so that the yolk stays soft?",
+    "Write a short thank-you note to a neighbour who watered my plants.",
+    "What is the difference between weather and climate?",
+    "Name five animals that are active at night.",
+    "Give me three ideas for a rainy afternoon with children.",
+    "Translate into French: Where is the nearest bakery?",
+    "What does a thermostat do?",
+    "Rewrite this politely: Send me the file now.",
+    "How many days does a leap year have, and why?",
+    "Describe the taste of a ripe pear to someone who has never eaten one.",
+    "Write a Python function that returns the largest number of a list.",
+    "What should I pack for a weekend in the mountains?",
+    "Explain to a child how a rainbow comes about.",
+    "Suggest a name for a small bookshop by the sea.",
+    "What is a metaphor? Give an example.",
+    "Summarise the story of the hare and the tortoise in two sentences.",
+    "How can I fall asleep more easily?",
+    "Which is heavier, a kilogram of iron or a kilogram of feathers?",
+    "Write four lines of verse about a lighthouse.",
+    "Correct the grammar: She don't like going to school yesterday.",
+    "What do bees need a hive for?",
+    "Give two arguments for and two against working from home.",
+    "How do I remove a coffee stain from a shirt?",
+    "What is a prime number?",
+    "List the steps of planting a tomato.",
+    "Explain what a loan's interest is.",
+    "Write a message that moves a meeting from Monday to Thursday.",
+    "Why does ice float on water?",
+    "Name three instruments with strings.",
+    "What would you ask a baker about their work?",
+    "Turn these words into a sentence: window, morning, bird, bread.",
+    "How does a bicycle stay upright?",
+    "Give me a simple recipe with lentils.",
+    "What is the opposite of generous?",
+    "Write a riddle whose answer is a shadow.",
+    "How can two people divide a cake fairly?",
+    "Explain the word 'algorithm' without technical terms.",
+    "What is a good way to learn ten new words a day?",
+    "Write a short dialogue between a cat and a letter carrier.",
+    "Why do we have seasons?",
+    "Name a few signs that a plant gets too much water.",
+    "Sort these from small to large: planet, galaxy, moon, star.",
+    "How do I politely decline an invitation?",
+    "What is the purpose of a table of contents?",
+    "Write a product description of a wooden pencil.",
+    "Explain how to tie a simple knot.",
+    "What happens to bread when it is toasted?",
+    "Give three tips for a job interview.",
+    "Is a tomato a fruit or a vegetable? Explain.",
+    "Write a toast for a friend's fortieth birthday.",
+    "What is the difference between a simile and a comparison?",
+    "How does a vaccine protect a person?",
+    "Describe a busy railway station in three sentences.",
+    "Which questions should I ask before I rent a flat?",
+    "Convert 90 minutes into hours.",
+    "What is recycling good for?",
+    "Write a haiku about snow.",
+    "How do I start a conversation with a stranger on a train?",
+    "Explain what a budget is, with a small example.",
+    "Think of a title for a story about a lost umbrella.",
+    "What makes a good listener?",
+)
