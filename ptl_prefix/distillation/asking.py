@@ -18,6 +18,8 @@ _BY_KIND = {seed.kind: seed for seed in SEEDS}
 _ITEM = re.compile(r"^\s*\d{1,2}[.)]\s*(.+\n?)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.?!](?=\s|$)")
 _SENTENCE = re.compile(r"[^\s][^\n]*?(?:[.!?](?=\s)|(?=\n)|$)")
+_LEAST_WORDS = 3
+"""Words of a sentence: what ends before is an abbreviation."""
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w'-]+(?: (?:of )?[A-Z][\w'-]+){0,2}")
 _SMALL = "of|and|or|in|on|at|to|is|was|are|were|that|which|who|for|by|with|from|as|has|had|have|not|can|must|will"
 _NOUN = re.compile(
@@ -59,12 +61,12 @@ class Asking:
         return [self._whole(text) for text in [*found, *[""] * self.wanted][: self.wanted]]
 
     def _whole(self, text: str) -> str:
-        """The first line of a text up to its last whole sentence, without quotation marks around it."""
+        """The first sentence of a text, or its first line, without quotation marks around it."""
         line, end, _ = text.partition("\n")
         line = line.strip().strip('"“”`*').strip()
-        ends = [match.end() for match in _SENTENCE_END.finditer(line) if match[0] == "?" or not self.is_question]
-        if ends:
-            return line[: ends[-1]]
+        for match in _SENTENCE_END.finditer(line):
+            if match[0] == "?" or not (self.is_question or len(line[: match.end()].split()) < _LEAST_WORDS):
+                return line[: match.end()]
         # A request may end with its line, as the title of a list does.
         return line.rstrip(":") if end and not self.is_question else ""
 

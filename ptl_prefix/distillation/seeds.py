@@ -47,26 +47,26 @@ SEEDS: Sequence[Seed] = (
     ),
     Seed(
         "summarising",
-        "Ask someone to explain {subject}, in one sentence. Write the request alone.",
+        "Ask someone to explain {subject}. Write the request alone.",
         "Write {number} requests to explain or summarise something, as a numbered list: the first is about {subject}.",
         ("Explain {subject}", "Describe {subject}", "Summarise what is known about {subject}"),
     ),
     Seed(
         "structuring",
-        "Ask someone to list facts about {subject}, in one sentence. Write the request alone.",
+        "Ask someone to list facts about {subject}. Write the request alone.",
         "Write {number} requests for a list, table or JSON of facts, as a numbered list: the first is about {subject}.",
         ("List the facts about {subject}", "Make a table about {subject}", "Name, as a list,", "List"),
     ),
     Seed(
         "use_case",
-        "Ask one practical question about {subject}, as a person who needs help. Write the question alone.",
-        "Ask {number} practical questions, as people who need help, as a numbered list: the first is about {subject}.",
+        "Ask one practical question about {subject}. Write the question alone.",
+        "Ask {number} practical questions as a numbered list: the first is about {subject}.",
         ("How can I", "What should I know about {subject}", "When should", "What happens if", "Is it true that"),
         is_question=True,
     ),
     Seed(
         "creative",
-        "Ask someone to write something creative about {subject}, in one sentence. Write the request alone.",
+        "Ask someone to write something creative about {subject}. Write the request alone.",
         "Write {number} requests for something creative, as a numbered list: the first is about {subject}.",
         (
             "Write a short story about {subject}",
