@@ -50,9 +50,10 @@ def answer_problem(answer: str, question: str, chunk: str | None, *, check_numbe
         check_numbers: Whether its numbers must be in the chunk or the question.
 
     Returns:
-        `empty`; `echo`: it is the question; `repetitive`; `about_text`; `numbers`; or `None`.
+        `empty`: less than a third of it are letters or digits; `echo`: it is the question; `repetitive`; `about_text`;
+        `numbers`; or `None`.
     """
-    if not _WORD.search(answer):
+    if not answer or 3 * sum(map(str.isalnum, answer)) < len("".join(answer.split())):  # such as an empty table
         return "empty"
     if normalized(answer) == normalized(question):
         return "echo"

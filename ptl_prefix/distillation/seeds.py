@@ -61,7 +61,13 @@ SEEDS: Sequence[Seed] = (
         "use_case",
         "Ask one practical question about {subject}. Write the question alone.",
         "Ask {number} practical questions as a numbered list: the first is about {subject}.",
-        ("How can I", "What should I know about {subject}", "When should", "What happens if", "Is it true that"),
+        (
+            "What should I know about {subject}",
+            "How can I find out more about {subject}",
+            "What can I learn from {subject}",
+            "Who could tell me more about {subject}",
+            "How would I explain {subject}",
+        ),
         is_question=True,
     ),
     Seed(
