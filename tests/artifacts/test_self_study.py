@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch.testing import assert_close
 
@@ -171,8 +172,11 @@ def test_log_probabilities_that_cannot_be_are_refused(change: dict[str, torch.Te
     }
     assert len(parse_teacher(teacher_bytes([TeacherTokens(**whole)]))) == 1
 
+    changed = {**whole, **change}
     with pytest.raises(DocumentError):
-        parse_teacher(teacher_bytes([TeacherTokens(**{**whole, **change})]))
+        parse_teacher(safetensors.torch.save({"ends": torch.tensor([len(changed["token_ids"])]), **changed}))
+    with pytest.raises(DocumentError):
+        teacher_bytes([TeacherTokens(**changed)])
 
 
 @pytest.mark.parametrize(

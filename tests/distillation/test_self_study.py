@@ -15,12 +15,13 @@ import pytest
 import torch
 from support.scripted_study import MILL
 
-from ptl_prefix.artifacts.self_study import SelfStudy, read_self_study
+from ptl_prefix.artifacts.self_study import SelfStudy, StudyConversation, read_self_study
 from ptl_prefix.artifacts.unfinished_self_study import UnfinishedSelfStudy
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.distillation import self_study
 from ptl_prefix.distillation.block import make_block
+from ptl_prefix.distillation.filters import normalized
 from ptl_prefix.distillation.own_questions import read_questions
 from ptl_prefix.distillation.plan import plan_slots
 from ptl_prefix.distillation.seeds import GENERAL_INSTRUCTIONS, SEEDS
@@ -165,15 +166,35 @@ def test_a_resumed_generation_reads_the_blocks_that_are_there(make: Make, monkey
     with pytest.raises(KeyboardInterrupt):
         make(on_progress=stopped)
     numbers: list[int] = []
+    questions: set[str] = set()
 
     def counted(inputs: Any, slots: Any, known: Any) -> Any:
         numbers.extend(slot.number for slot in slots)
+        questions.update(known)
         return make_block(inputs, slots, known)
 
     monkeypatch.setattr(self_study, "make_block", counted)
-    make()
+    study = read_self_study(make())
 
     assert numbers == [4, 5]
+    earlier = [one for one in study.conversations if int(one.id.rpartition("-")[2]) < 4]
+    assert questions == {normalized(one.question) for one in earlier} != set()
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.1, 1), (0.5, 2)])
+def test_a_share_of_the_conversations_is_held_out(share: float, expected: int) -> None:
+    conversations = [
+        StudyConversation(id=str(number), kind="own", split="train", chunk=None, question="Q", answer="A")
+        for number in range(4)
+    ]
+
+    found = self_study._with_splits(conversations, SelfStudySettings(validation_share=share))
+
+    assert [one.split for one in found].count("validation") == expected
+    # What else is there moves none by itself: a hash of the id decides the order.
+    first = [one.id for one in found if one.split == "validation"]
+    again = self_study._with_splits(conversations[::-1], SelfStudySettings(validation_share=share))
+    assert {one.id for one in again if one.split == "validation"} == set(first)
 
 
 _KILLED = """

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.distillation.teacher import most_likely, teacher_tokens
+from ptl_prefix.errors import NonFiniteLossError
 
 PROMPT, ANSWER = [5, 70, 33, 9, 120, 44, 8, 63], [17, 30, 260, 1]
 
@@ -43,3 +45,10 @@ def test_a_vocabulary_may_be_smaller_than_the_ids_that_are_kept() -> None:
     ids, _ = most_likely(torch.tensor([[0.5, 0.5]]).log(), top_k=20, top_mass=0.99)
 
     assert ids.shape == (1, 2)
+
+
+def test_logits_that_are_not_finite_are_refused(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backbone, "target_logits", lambda *_: torch.full((1, 4, 8), math.nan))
+
+    with pytest.raises(NonFiniteLossError, match=r"set backbone\.dtype=float32"):
+        teacher_tokens(llama, PROMPT, ANSWER, top_k=2, top_mass=1.0)
