@@ -37,7 +37,11 @@ class TeacherTokens:
 
 
 def teacher_bytes(answers: Sequence[TeacherTokens]) -> bytes:
-    """The bytes of a file of these answers, which have one number of columns."""
+    """The bytes of a file of these answers, which have one number of columns.
+
+    Raises:
+        DocumentError: They cannot be read back, such as log-probabilities that are not finite.
+    """
     lengths = torch.tensor([len(answer.token_ids) for answer in answers], dtype=torch.int64)
     tensors = {
         "ends": lengths.cumsum(0),
@@ -45,6 +49,8 @@ def teacher_bytes(answers: Sequence[TeacherTokens]) -> bytes:
         "top_ids": torch.cat([answer.top_ids for answer in answers]),
         "top_log_probs": torch.cat([answer.top_log_probs for answer in answers]),
     }
+    if fact := _problem(tensors):
+        raise DocumentError(fact)
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from ptl_prefix.artifacts.decoding import LEAST_TEMPERATURE, SamplingSeed
-from ptl_prefix.artifacts.prompt_format import ChatFormat, ChatTemplateName
+from ptl_prefix.artifacts.prompt_format import ChatFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.settings import settings_from
 
@@ -70,7 +70,7 @@ class SelfStudySettings:
         batch_size: Annotated[int, Ge(1), Le(4096)],
         top_k: Annotated[int, Ge(1), Le(2**16)],
         top_mass: Annotated[float, Gt(0), Le(1)],
-        chat_template: ChatTemplateName | Literal["auto", "none"],
+        chat_template: Literal["auto", "backbone", "chatml", "llama3", "gemma", "none"],
         seed: SamplingSeed,
     ) -> None:
         self.chunk_tokens = chunk_tokens
@@ -127,7 +127,8 @@ def backbone_problems(settings: SelfStudySettings, backbone: Backbone) -> list[s
     if backbone.max_positions is None:
         return []
     around = PLAIN_TOKENS if settings.chat_of(backbone) is None else CHAT_TOKENS
-    around += settings.max_question_tokens + settings.max_answer_tokens
+    written = settings.max_question_tokens * settings.questions_per_call
+    around += max(written, settings.max_question_tokens + settings.max_answer_tokens)
     left = backbone.max_positions - around
     if settings.chunk_tokens <= left:
         return []

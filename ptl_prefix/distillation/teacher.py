@@ -13,6 +13,7 @@ from torch import Tensor
 from ptl_prefix.artifacts.teacher_file import NO_ID, TeacherTokens
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import left_padded
+from ptl_prefix.errors import NonFiniteLossError
 
 
 @torch.no_grad()
@@ -29,6 +30,9 @@ def teacher_tokens(
         answer: Ids of the answer, its end included.
         top_k: Largest number of ids that are kept at each token.
         top_mass: Probability mass; fewer ids are kept where they have it together.
+
+    Raises:
+        NonFiniteLossError: The backbone's logits are not finite.
     """
     inputs = left_padded([[*prompt, *answer[:-1]]], backbone.pad_id).to(backbone.device)
     columns = slice(len(prompt) - 1, None)  # the logits in a column predict the next one
@@ -39,6 +43,11 @@ def teacher_tokens(
             logits = backbone.target_logits(inputs, (slice(None), columns))[0]
     finally:
         backbone.model.train(mode)
+    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
+        raise NonFiniteLossError(
+            f"A teacher's logits must be finite, but those of {backbone.name} in {backbone.precision} are not; set "
+            "backbone.dtype=float32."
+        )
     ids, log_probs = most_likely(logits.float().log_softmax(dim=-1), top_k=top_k, top_mass=top_mass)
     return TeacherTokens(token_ids=torch.tensor(list(answer), dtype=torch.int32), top_ids=ids, top_log_probs=log_probs)
 
