@@ -56,7 +56,7 @@ def test_every_condition_is_asked_and_compared_with_the_prefix(backbone: Backbon
     assert list(report.skipped) == ["too long"]
     assert "choose a backbone with more positions" in report.skipped["too long"]
     assert report.document_sha256 == hashlib.sha256(DOCUMENT.text.encode()).hexdigest()
-    assert report.num_questions == {"needle": 1, "question, choices": 1}
+    assert report.num_questions == {"needle": 1, "question with choices": 1}
 
     prefix, *controls = report.results
     assert prefix.differences == {}
