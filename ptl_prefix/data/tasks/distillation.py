@@ -21,7 +21,8 @@ from ptl_prefix.artifacts.self_study import SelfStudy, StudyConversation, Teache
 from ptl_prefix.data.collation import Teacher
 from ptl_prefix.data.corpus_task import CorpusTask
 from ptl_prefix.data.example import Example
-from ptl_prefix.data.file_rows import fingerprint_file, read_rows
+from ptl_prefix.data.file_rows import fingerprint_file
+from ptl_prefix.data.question_file import read_questions
 from ptl_prefix.data.task import SPLITS, Split
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import settings_from, with_settings_of
@@ -167,9 +168,8 @@ class Distillation(CorpusTask):
     def _asked(self) -> Iterator[Example]:
         if self._questions is None:
             raise DataError(f"{self.name} has no test split; give a file of questions with `task.questions_file`.")
-        for row in read_rows(self._questions, on_read=self.begin_reading(self._questions)):
-            answers = row.texts("answers" if "answers" in row.cells else "answer")
-            yield Example(self._source(row.text("question")), targets=tuple(answers))
+        for one in read_questions(self._questions).questions:
+            yield Example(self._source(one.question), targets=one.answers)
 
     def _taught(self, split: Split) -> list[Taught]:
         """The conversations of a split; in training, with those of an older self-study."""
