@@ -62,6 +62,7 @@ _WITH_SETTINGS = (
     "evaluation",
     "training",
     "tracking",
+    "self_study",
 )
 
 

@@ -24,6 +24,7 @@ from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, 
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
 from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Selection
+from ptl_prefix.artifacts.self_study import SelfStudyFacts, StudyConversation, StudyCounts
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import import_target
@@ -58,6 +59,8 @@ DOCUMENTS: Mapping[str, Mapping[str, type[Any]]] = {
     },
     "evaluation": {"": EvaluationRecord, "question": EvaluationKey},
     "prediction": {"": Prediction},
+    "self-study": {"": SelfStudyFacts, "counts": StudyCounts},
+    "study-conversation": {"": StudyConversation},
     "inspection": {"": Inspection, "sites": SiteInspection, "nearest": NearestWords, "by_key": NearWord},
 }
 """Files that the package writes: the class of the whole, under an empty name, and of the parts that are objects."""
@@ -166,9 +169,10 @@ def choices(group: str) -> tuple[catalog.Choice, ...]:
 
 
 def groups() -> Iterator[Group]:
-    """Every group whose choices build something, in the order of `conf/train.yaml`, and those of Hydra's sweeper."""
+    """Every group whose choices build something: those of `conf/train.yaml` in its order, the others, and Hydra's."""
     chosen = {name: choice for name, choice in catalog.groups_of("train").items() if name not in _WITHOUT_TARGET}
-    for name in (*chosen, *HYDRA_GROUPS):
+    others = [name for name in catalog.group_names() if name not in {*chosen, *_WITHOUT_TARGET}]
+    for name in (*chosen, *others, *HYDRA_GROUPS):
         nodes = list(_nodes(name, chosen.get(name)))
         shared = _shared(nodes) if len(nodes) > 1 else ()
         yield Group(

@@ -40,7 +40,7 @@ LIBRARIES = {
     "starlette": {"serving.server"},
     "tensorboardX": {"tracking.tensorboard_sink"},
     "text_unidecode": {"evaluation.webnlg_text"},
-    "torch": {"artifacts", "backbones", "commands", "data", "evaluation", "methods", "serving", "training"},
+    "torch": {"artifacts", "backbones", "commands", "data", "distillation", "evaluation", "methods", "serving", "training"},
     "torchao": {"backbones"},
     "transformers": {"backbones"},
     "uvicorn": {"serving.http_connection", "serving.http_process"},

@@ -7,7 +7,7 @@ are drawn, the long ones more often; and the chunk that a question is most likel
 import math
 import random
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,12 +104,13 @@ class StudyDocument:
 
     def _moved(self, first: int, length: int) -> Chunk:
         """A chunk of at most this length near a place, from one boundary to another where they are near."""
-        near = max(length // 4, 1)
+        if first + length >= self.num_tokens:
+            start = self._boundaries[bisect_left(self._boundaries, first)]
+            return start if start - first <= length // 4 else first, self.num_tokens
         start = self._boundaries[bisect_right(self._boundaries, first) - 1]
-        start = start if first - start <= near else first
-        end = start + length
-        boundary = self._boundaries[bisect_right(self._boundaries, end) - 1]
-        return start, boundary if end - boundary <= near and boundary > start else end
+        start = start if first - start <= length // 2 else first
+        end = self._boundaries[bisect_right(self._boundaries, start + length) - 1]
+        return start, end if end > start and start + length - end <= length // 4 else start + length
 
     def best_chunk(self, question: str, *, longest: int) -> Chunk:
         """The chunk that has most of a question's words, the rare ones above all; the first one if none has any."""
@@ -121,7 +122,9 @@ class StudyDocument:
         # A word that few chunks have says more about where to look.
         weights = {stem: math.log(1 + len(words) / (1 + sum(stem in one for one in words))) for stem in sorted(wanted)}
         scores = [math.fsum(weight for stem, weight in weights.items() if stem in one) for one in words]
-        return chunks[scores.index(max(scores))]
+        best = [chunk for chunk, score in zip(chunks, scores, strict=True) if score == max(scores)]
+        # Neighbours overlap, and the middle one has what they share in its middle.
+        return best[len(best) // 2] if max(scores) > 0 else chunks[0]
 
 
 def _word_stems(text: str) -> set[str]:

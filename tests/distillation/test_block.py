@@ -1,0 +1,117 @@
+"""One block: what is asked, what is kept, and what is dropped and tried anew."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from support.scripted_study import MILL, STOP, ScriptedInputs, scripted_inputs
+
+from ptl_prefix.artifacts.unfinished_self_study import StudyBlock
+from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.distillation.block import make_block
+from ptl_prefix.distillation.plan import Slot
+
+ASKED = "question alone"
+"""In each prompt that asks for one question."""
+SLOTS = [Slot(kind="question", chunk=(0, 20), number=number) for number in range(2)]
+WHEEL, RYE = " of the wheel's oak?", " of the rye?"
+
+
+def block_of(
+    backbone: Backbone, script: Mapping[str, Sequence[str]], slots: Sequence[Slot] = SLOTS[:1], **settings: Any
+) -> tuple[StudyBlock, ScriptedInputs]:
+    inputs = scripted_inputs(backbone, script, **settings)
+    return make_block(inputs, slots, known=()), inputs
+
+
+def test_a_conversation_is_asked_answered_and_read_by_the_teacher(llama: Backbone) -> None:
+    block, inputs = block_of(llama, {WHEEL: [f"It is of oak.{STOP}"], ASKED: [f"{WHEEL}\nMore"]})
+
+    [conversation], [teacher] = block.conversations, block.teacher
+    assert (conversation.id, conversation.kind, conversation.chunk) == ("question-00000", "question", (0, 20))
+    assert conversation.question.endswith(WHEEL)
+    assert conversation.answer == "It is of oak."
+    assert teacher.token_ids.tolist() == inputs.prompter.encode_target("It is of oak.")
+    assert (block.asked, block.dropped, block.given_up) == (1, {}, 0)
+    # Both times the model reads the chunk, and the reply is begun for it.
+    chunk = inputs.document.text_of((0, 20))
+    assert all(chunk in prompt for prompt in inputs.prompts)
+    assert inputs.prompts[0].rstrip().split("\n")[-1] == conversation.question.removesuffix(WHEEL)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ({ASKED: ["without an end", WHEEL]}, "unfinished_question"),
+        ({ASKED: [" a great question!\n", WHEEL]}, "unfinished_question"),
+        ({ASKED: [" of 1999?", WHEEL]}, "numbers"),
+        ({ASKED: [" of this text?", WHEEL]}, "about_text"),
+        ({WHEEL: [f"In 1999.{STOP}", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "numbers"),
+        ({WHEEL: ["Of oak, and so on", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "unfinished_answer"),
+        ({WHEEL: [STOP, f"Of oak.{STOP}"], ASKED: [WHEEL]}, "empty"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_dropped_is_counted_and_tried_anew(
+    llama: Backbone, script: Mapping[str, Sequence[str]], reason: str
+) -> None:
+    block, _ = block_of(llama, {WHEEL: [f"Of oak.{STOP}"], **script})
+
+    assert [conversation.answer for conversation in block.conversations] == ["Of oak."]
+    assert (block.asked, block.dropped, block.given_up) == (2, {reason: 1}, 0)
+
+
+def test_after_the_last_attempt_a_conversation_is_given_up(llama: Backbone) -> None:
+    block, inputs = block_of(llama, {ASKED: ["no end"]}, attempts=3)
+
+    assert (list(block.conversations), list(block.teacher), block.given_up) == ([], [], 1)
+    assert len(inputs.prompts) == block.asked == 3
+
+
+def test_no_question_is_kept_twice(llama: Backbone) -> None:
+    given = [Slot(kind="own", chunk=(0, 9), question=text, number=n) for n, text in enumerate(["Who?", "who"])]
+    inputs = scripted_inputs(llama, {"ho": [f"Anna.{STOP}"]}, attempts=2)
+
+    block = make_block(inputs, given, known={"why"})
+
+    assert [conversation.question for conversation in block.conversations] == ["Who?"]
+    assert (block.dropped, block.given_up) == ({"repeated": 2}, 1)
+    assert make_block(inputs, given[:1], known={"who"}).given_up == 1
+
+
+def test_several_questions_of_one_call_share_a_chunk(llama: Backbone) -> None:
+    slot = Slot(kind="question", chunk=(0, 20), wanted=3, number=4)
+    listed = f"{WHEEL}\n2. Who has 1999 cats?\n3. Who eats the rye?\n4. Who is the fourth?{STOP}"
+    script = {"as a numbered list": [listed], ASKED: [RYE], "eats": [f"Villages.{STOP}"], "oak?": [f"Anna.{STOP}"]}
+
+    block, _ = block_of(llama, {**script, RYE: [f"Nine.{STOP}"]}, [slot], questions_per_call=3)
+
+    # The second one is dropped, and the next attempt asks for one question alone.
+    assert [conversation.id for conversation in block.conversations] == [f"question-00004-{n}" for n in range(3)]
+    assert [conversation.answer for conversation in block.conversations] == ["Anna.", "Villages.", "Nine."]
+    assert (block.asked, block.dropped) == (4, {"numbers": 1})
+
+
+def test_a_given_question_is_answered_as_it_is(llama: Backbone) -> None:
+    own = Slot(kind="own", chunk=(0, 20), question="In 1999, what of this text?", number=0)
+    general = Slot(kind="general", chunk=None, question="Why 7?", number=1)
+    script = {"1999": [f"Not in 1999.{STOP}"], "Why 7": [f"As 7 follows 6.{STOP}"]}
+
+    block, inputs = block_of(llama, script, [own, general])
+
+    assert [conversation.question for conversation in block.conversations] == [own.question, general.question]
+    assert "Answer with the help" in inputs.prompts[0]
+    assert "Answer with the help" not in inputs.prompts[1]
+    assert MILL[:8] not in inputs.prompts[1]
+
+
+def test_a_slot_draws_a_seed_of_its_own_for_each_purpose_and_attempt() -> None:
+    draws = {
+        slot.draw(purpose, attempt, seed)
+        for slot in SLOTS
+        for purpose in ("question", "answer")
+        for attempt in range(2)
+        for seed in range(2)
+    }
+
+    assert len(draws) == 16
