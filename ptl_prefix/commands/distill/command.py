@@ -6,6 +6,7 @@ others by `resume=`.
 """
 
 import gc
+import importlib
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -22,11 +23,10 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.artifacts.self_study import read_self_study
 from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
 from ptl_prefix.commands.config.instantiate import build
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.distill.distill_file import DistillFile, read_distill_file, write_distill_file
 from ptl_prefix.commands.distill.problems import distill_problems
 from ptl_prefix.commands.distill.training_config import training_config
-from ptl_prefix.commands.examine.command import run as examine_bundles
-from ptl_prefix.commands.train.command import run_frozen, train_config
 from ptl_prefix.data.encoding import cache_folder
 from ptl_prefix.distillation.self_study import make_self_study
 from ptl_prefix.errors import ConfigError
@@ -68,7 +68,7 @@ def distill_config(config: Mapping[str, Any], folder: RunFolder, console: Consol
     if config["resume"] is not None:
         folder = RunFolder.open(config["resume"])
         asked = read_distill_file(folder)
-        run_frozen(folder.path)
+        _verb("train").run_frozen(folder.path)
     else:
         study = _self_study(config, console)
         asked = DistillFile(
@@ -81,7 +81,7 @@ def distill_config(config: Mapping[str, Any], folder: RunFolder, console: Consol
             raise ConfigError(problems)
         folder.path.mkdir(parents=True, exist_ok=True)
         write_distill_file(folder, asked)
-        train_config(plan, folder, console, given=())
+        _verb("train").train_config(plan, folder, console, given=())
     if folder.record.exists() and read_record(folder.record).status == "finished":
         _finish(asked, folder, console)
 
@@ -165,4 +165,9 @@ def _examine(asked: DistillFile, folder: RunFolder) -> None:
         "document": asked.document,
         "questions": asked.questions,
     }
-    examine_bundles(config, (str(folder.path),), folder.path)
+    _verb("examine").run(config, (str(folder.path),), folder.path)
+
+
+def _verb(name: str) -> Any:
+    """The module of another verb, whose functions do what the command line does."""
+    return importlib.import_module(VERBS[name].module)
