@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt, Lt
 
 from ptl_prefix.artifacts.conversation import Message, source_of
+from ptl_prefix.artifacts.manifest import BackboneIdentity
 from ptl_prefix.artifacts.self_study import SelfStudy, StudyConversation, TeacherTokens, read_self_study
 from ptl_prefix.data.collation import Teacher
 from ptl_prefix.data.corpus_task import CorpusTask
@@ -152,6 +153,20 @@ class Distillation(CorpusTask):
             return study.teacher(conversation.id)
 
         return teach
+
+    def backbone_problems(self, identity: BackboneIdentity) -> list[str]:
+        """Another tokenizer than the teacher's. Other weights, which may be those of a larger model, are noted."""
+        teacher = self._study.facts.backbone
+        if not self.has_teacher:
+            return []
+        if teacher.tokenizer_fingerprint != identity.tokenizer_fingerprint:
+            return [
+                f"`task.self_study` must be made with the tokenizer of the backbone, but its teacher {teacher.name} "
+                f"has another one than {identity.name}; make it with this backbone, or set `task.loss` to next_token."
+            ]
+        if teacher.weights_fingerprint != identity.weights_fingerprint:
+            self.add_note(f"the teacher is {teacher.name}, whose weights are not those of {identity.name}")
+        return []
 
     def all_examples(self, split: Split) -> Iterator[Example]:
         """The conversations of a split in the order of their folders, the older one's last; or the user's questions."""
