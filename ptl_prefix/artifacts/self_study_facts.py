@@ -71,10 +71,11 @@ class SelfStudyFacts:
         precision: Dtype of its activations, and its quantisation if there is one.
         prompt: Format of the prompts, of the student and the teacher.
         context_place: Place of the chunk in the teacher's prompt.
-        settings: Settings of the self-study.
+        settings: Settings of the self-study, with the user's questions in the place of their file.
         counts: Number of conversations that were asked, kept and dropped.
         coverage: Tokens of all conversations' chunks, divided by those of the document.
-        files: SHA-256 of each other file of the folder; `write_self_study` fills it in.
+        files: SHA-256 of each other file of the folder, by its name.
+        schema_version: Version of this folder's format.
     """
 
     document_sha256: str

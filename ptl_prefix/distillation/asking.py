@@ -15,9 +15,18 @@ from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.distillation.seeds import SEEDS
 
 _BY_KIND = {seed.kind: seed for seed in SEEDS}
-_ITEM = re.compile(r"^\s*\d{1,2}[.)]\s*(.+?)\s*$", re.MULTILINE)
+_ITEM = re.compile(r"^\s*\d{1,2}[.)]\s*(.+\n?)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.?!](?=\s|$)")
 _SENTENCE = re.compile(r"[^\s][^\n]*?(?:[.!?](?=\s)|(?=\n)|$)")
+_LEAST_WORDS = 3
+"""Words of a sentence: what ends before is an abbreviation."""
+_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w'-]+(?: (?:of )?[A-Z][\w'-]+){0,2}")
+_SMALL = "of|and|or|in|on|at|to|is|was|are|were|that|which|who|for|by|with|from|as|has|had|have|not|can|must|will"
+_NOUN = re.compile(
+    r"\b([Tt]he|[Aa]n?|[Ii]ts|[Tt]heir) "
+    rf"((?!(?:{_SMALL})\b)[a-z][a-z-]+(?: (?!(?:{_SMALL})\b)[a-z][a-z-]+)?)(?= (?:{_SMALL})\b|[,.;:)])"
+)
+"""What stands between an article and a small word or a comma; what a verb follows is left out, as verbs look alike."""
 _LEAST_BEGINNING, _MOST_BEGINNING = 4, 12
 """Words of the beginning of a passage, half of it where that is between these."""
 
@@ -43,15 +52,23 @@ class Asking:
         return self.wanted == 1 and ("\n" in token or "?" in token)
 
     def questions(self, reply: str) -> list[str]:
-        """The questions in a reply, its beginning included; an empty text for each that is missing or has no end."""
-        found = [reply.strip()] if self.wanted == 1 else _ITEM.findall(reply)
+        """The questions in a reply; an empty text for each that is missing or has no end.
+
+        Args:
+            reply: The reply, its beginning included; it ends with a line's end if it is whole.
+        """
+        found = [reply] if self.wanted == 1 else _ITEM.findall(reply)
         return [self._whole(text) for text in [*found, *[""] * self.wanted][: self.wanted]]
 
     def _whole(self, text: str) -> str:
-        """The first line of a text up to its last whole sentence, without quotation marks around it."""
-        line = text.partition("\n")[0].strip().strip('"“”`*').strip()
-        ends = [match.end() for match in _SENTENCE_END.finditer(line) if match[0] == "?" or not self.is_question]
-        return line[: ends[-1]] if ends else ""
+        """The first sentence of a text, or its first line, without quotation marks around it."""
+        line, end, _ = text.partition("\n")
+        line = line.strip().strip('"“”`*').strip()
+        for match in _SENTENCE_END.finditer(line):
+            if match[0] == "?" or not (self.is_question or len(line[: match.end()].split()) < _LEAST_WORDS):
+                return line[: match.end()]
+        # A request may end with its line, as the title of a list does.
+        return line.rstrip(":") if end and not self.is_question else ""
 
 
 def ask(kind: Kind, chunk: str, prompter: Prompter, *, wanted: int, draw: int) -> Asking:
@@ -62,14 +79,23 @@ def ask(kind: Kind, chunk: str, prompter: Prompter, *, wanted: int, draw: int) -
         chunk: Text that they are about.
         prompter: Encoder of the conversation.
         wanted: Number of questions.
-        draw: Seed of the choice between the reply's beginnings.
+        draw: Seed of the choice of a subject, and between the reply's beginnings.
     """
-    seed = _BY_KIND[kind]
-    messages = with_context([Message("user", seed.prompt(wanted))], chunk, place=prompter.context_place)
-    beginning = random.Random(draw).choice(seed.beginnings)
+    seed, drawn = _BY_KIND[kind], random.Random(draw)
+    subject = drawn.choice(subjects_of(chunk))
+    messages = with_context([Message("user", seed.prompt(wanted, subject))], chunk, place=prompter.context_place)
+    beginning = drawn.choice(seed.beginnings).format(subject=subject)
     ids = prompter.tokenize_targets([f"1. {beginning}" if wanted > 1 else beginning])[0]
     prompt = [*prompter.encode_source(source_of(messages)), *ids]
     return Asking(prompt=prompt, beginning_ids=ids, wanted=wanted, is_question=seed.is_question)
+
+
+def subjects_of(chunk: str) -> list[str]:
+    """What a chunk names: words with capitals inside of a sentence, and nouns after an article; else its long words."""
+    named = dict.fromkeys(match[0] for match in _NAME.finditer(chunk))
+    nouns = dict.fromkeys(f"{match[1].lower()} {match[2]}" for match in _NOUN.finditer(chunk))
+    long = dict.fromkeys(sorted(re.findall(r"[^\W\d_]{3,}", chunk), key=len)[-5:])
+    return [*named, *nouns] or list(long) or ["this"]
 
 
 def passage_beginning(chunk: str, draw: int) -> str:
@@ -80,12 +106,12 @@ def passage_beginning(chunk: str, draw: int) -> str:
         draw: Seed of the choice of the sentence.
     """
     sentences = [match[0].split() for match in _SENTENCE.finditer(chunk)]
-    long = [words for words in sentences if len(words) >= 2 * _LEAST_BEGINNING] or [chunk.split()]
+    long = [words for words in sentences if len(words) >= _LEAST_BEGINNING + 2] or [chunk.split()]
     words = random.Random(draw).choice(long)
     return " ".join(words[: min(max(len(words) // 2, _LEAST_BEGINNING), _MOST_BEGINNING)])
 
 
-def up_to_last_sentence(text: str) -> str:
-    """A text without the sentence that its limit cut off; all of it if it has no other."""
+def up_to_last_end(text: str) -> str:
+    """A text without the sentence, or the item of a list, that its limit cut off; empty if it has no other."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]] if ends else text
+    return text[: max([0, text.rfind("\n"), *ends])].rstrip()

@@ -12,7 +12,7 @@ from ptl_prefix.artifacts.self_study_facts import StudyConversation
 from ptl_prefix.artifacts.teacher_file import TeacherTokens
 from ptl_prefix.artifacts.unfinished_self_study import StudyBlock
 from ptl_prefix.backbones.prompt_decoding import Prompt
-from ptl_prefix.distillation.asking import ask, passage_beginning, up_to_last_sentence
+from ptl_prefix.distillation.asking import ask, passage_beginning, up_to_last_end
 from ptl_prefix.distillation.filters import answer_problem, normalized, question_problem
 from ptl_prefix.distillation.plan import Slot
 from ptl_prefix.distillation.study_inputs import StudyInputs
@@ -128,10 +128,11 @@ def _asked(inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progress: _
         for asking, draw in zip(askings, draws, strict=True)
     ]
     replies = inputs.replies(prompts, temperature=inputs.settings.temperature)
-    return {
-        slot: asking.questions(inputs.prompter.decode([*asking.beginning_ids, *ids]))
-        for slot, asking, ids in zip(slots, askings, replies, strict=True)
-    }
+    found = {}
+    for slot, asking, prompt, ids in zip(slots, askings, prompts, replies, strict=True):
+        reply = inputs.prompter.decode([*asking.beginning_ids, *ids])
+        found[slot] = asking.questions(f"{reply}\n" if prompt.is_end(ids[-1]) else reply)
+    return found
 
 
 def _answers(
@@ -150,12 +151,20 @@ def _answers(
     ]
     replies = inputs.replies(prompts, temperature=settings.answer_temperature)
     for (slot, question), ids in zip(questions, replies, strict=True):
-        answer = inputs.prompter.decode(ids)
-        is_finished = inputs.is_stop(ids[-1])
-        if not is_finished and not inputs.is_chat:  # a passage has no end of its own
-            answer, is_finished = up_to_last_sentence(answer), True
-        problem = answer_problem(answer, question, inputs.chunk_text(slot), check_numbers=settings.check_numbers)
-        problem = problem if is_finished else "unfinished_answer"
+        answer = _whole_answer(inputs, ids)
+        problem: str | None = "unfinished_answer"
+        if answer is not None:
+            chunk = inputs.chunk_text(slot)
+            problem = answer_problem(answer, question, chunk, check_numbers=settings.check_numbers)
         if problem is not None:
             progress.dropped[problem] += 1
         yield None if problem else answer
+
+
+def _whole_answer(inputs: StudyInputs, ids: Sequence[int]) -> str | None:
+    """The answer in a reply, cut after its last end if the reply has none; `None` if there is no end at all."""
+    answer = inputs.prompter.decode(ids)
+    if inputs.is_stop(ids[-1]):
+        return answer
+    # The student does not learn that answers end here: at the end, too, it learns what the teacher predicts.
+    return up_to_last_end(answer) or (None if inputs.is_chat else answer)

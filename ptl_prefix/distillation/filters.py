@@ -33,7 +33,7 @@ def question_problem(question: str, chunk: str | None, *, check_numbers: bool) -
     if len(_WORD.findall(question)) < _LEAST_WORDS:
         return "empty"
     if chunk is not None:
-        if any(match[0] not in chunk.casefold() for match in _MENTION.finditer(question.casefold())):
+        if mentions_text(question, chunk):
             return "about_text"
         if check_numbers and unsupported_numbers(question, [chunk]):
             return "numbers"
@@ -50,17 +50,25 @@ def answer_problem(answer: str, question: str, chunk: str | None, *, check_numbe
         check_numbers: Whether its numbers must be in the chunk or the question.
 
     Returns:
-        `empty`; `echo`: it is the question; `repetitive`; `numbers`; or `None`.
+        `empty`: less than a third of it are letters or digits; `echo`: it is the question; `repetitive`; `about_text`;
+        `numbers`; or `None`.
     """
-    if not _WORD.search(answer):
+    if not answer or 3 * sum(map(str.isalnum, answer)) < len("".join(answer.split())):  # such as an empty table
         return "empty"
     if normalized(answer) == normalized(question):
         return "echo"
     if is_repetitive(answer):
         return "repetitive"
+    if chunk is not None and mentions_text(answer, chunk):
+        return "about_text"
     if chunk is not None and check_numbers and unsupported_numbers(answer, [chunk, question]):
         return "numbers"
     return None
+
+
+def mentions_text(text: str, chunk: str) -> bool:
+    """Whether a text speaks of "the text" or "this passage", and the chunk does not say so itself."""
+    return any(match[0] not in chunk.casefold() for match in _MENTION.finditer(text.casefold()))
 
 
 def normalized(text: str) -> str:
@@ -69,7 +77,7 @@ def normalized(text: str) -> str:
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether a third of a text's runs of four words have occurred before, as in the loops of small models."""
+    """Whether a quarter of a text's runs of four words have occurred before, as in the loops of small models."""
     words = _WORD.findall(text.casefold())
     runs = [tuple(words[start : start + _LOOP]) for start in range(len(words) - _LOOP + 1)]
-    return len(runs) - len(set(runs)) > len(runs) / 3
+    return len(runs) - len(set(runs)) > len(runs) / 4

@@ -3,8 +3,9 @@
 In: nothing. Out: `SEEDS`, whose prompts ask a model for a question about the text before them; and
 `GENERAL_INSTRUCTIONS`, which a teacher answers without a text, so that a student keeps what it could do.
 
-Each seed begins the model's reply itself, with one of several words: a small model that is asked for a question
-comments on the text instead, and one that has begun with "What" ends with a question.
+Each seed names a subject that the text names, and begins the model's reply itself. A small model that is asked for a
+question comments on the text instead, or asks what "the text" is about; one that has begun with "What", or with
+"Describe the mill", ends with a question that can be understood without the text.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ class Seed:
 
     Args:
         kind: Name of the seed.
-        one: What the model is asked for one question.
-        several: The same for several of them, with `{number}` in it.
-        beginnings: Words that a question begins with.
+        one: What the model is asked for one question about `{subject}`.
+        several: The same for `{number}` of them, of which the first is about `{subject}`.
+        beginnings: Words that a question begins with, `{subject}` among them or not.
         is_question: Whether a question mark must end it.
     """
 
@@ -31,44 +32,54 @@ class Seed:
     beginnings: Sequence[str]
     is_question: bool = False
 
-    def prompt(self, number: int) -> str:
+    def prompt(self, number: int, subject: str) -> str:
         """What the model is asked for a number of questions."""
-        return self.one if number == 1 else self.several.format(number=number)
+        return (self.one if number == 1 else self.several).format(number=number, subject=subject)
 
 
 SEEDS: Sequence[Seed] = (
     Seed(
         "question",
-        "Write one question that the text answers. Name what it is about. Reply with the question alone.",
-        "Write {number} different questions that the text answers, as a numbered list. Name what each is about.",
-        ("What", "How", "Why", "When", "Which", "Who", "Where", "Does"),
+        "Ask one short question about {subject}. Write the question alone.",
+        "Ask {number} short questions as a numbered list: the first about {subject}, the others about the rest.",
+        ("What", "How", "Why", "When", "Which", "Who", "Where", "What is {subject}", "What does {subject}"),
         is_question=True,
     ),
     Seed(
         "summarising",
-        "Write one request to summarise or explain a part of the text. Name the part. Reply with the request alone.",
-        "Write {number} different requests to summarise or explain a part of the text, as a numbered list.",
-        ("Summarise", "Explain", "Describe", "Give an overview of"),
+        "Ask someone to explain {subject}. Write the request alone.",
+        "Write {number} requests to explain or summarise something, as a numbered list: the first is about {subject}.",
+        ("Explain {subject}", "Describe {subject}", "Summarise what is known about {subject}"),
     ),
     Seed(
         "structuring",
-        "Write one request to arrange facts of the text, as a list, table or JSON. Name the facts. "
-        "Reply with the request alone.",
-        "Write {number} different requests to arrange facts of the text, as a list, table or JSON; number them.",
-        ("List", "Make a table of", "Name all", "Write down, in order,"),
+        "Ask someone to list facts about {subject}. Write the request alone.",
+        "Write {number} requests for a list, table or JSON of facts, as a numbered list: the first is about {subject}.",
+        ("List the facts about {subject}", "Make a table about {subject}", "Name, as a list,", "List"),
     ),
     Seed(
         "use_case",
-        "Write one question of a person who wants to use what the text says. Reply with the question alone.",
-        "Write {number} different questions of people who want to use what the text says, as a numbered list.",
-        ("How can I", "What should I", "When should I", "Can I", "What happens if I"),
+        "Ask one practical question about {subject}. Write the question alone.",
+        "Ask {number} practical questions as a numbered list: the first is about {subject}.",
+        (
+            "What should I know about {subject}",
+            "How can I find out more about {subject}",
+            "What can I learn from {subject}",
+            "Who could tell me more about {subject}",
+            "How would I explain {subject}",
+        ),
         is_question=True,
     ),
     Seed(
         "creative",
-        "Write one creative task about the subject of the text. Reply with the task alone.",
-        "Write {number} different creative tasks about the subject of the text, as a numbered list.",
-        ("Write a short story about", "Write a poem about", "Imagine", "Compare"),
+        "Ask someone to write something creative about {subject}. Write the request alone.",
+        "Write {number} requests for something creative, as a numbered list: the first is about {subject}.",
+        (
+            "Write a short story about {subject}",
+            "Write a poem about {subject}",
+            "Imagine {subject}",
+            "Compare {subject}",
+        ),
     ),
 )
 

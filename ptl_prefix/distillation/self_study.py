@@ -143,8 +143,8 @@ def _finish(folder: Path, inputs: StudyInputs, questions: Sequence[str], blocks:
     if not conversations:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped.items()))
         raise DataError(
-            f"A self-study must keep a conversation, but all {asked} were dropped ({reasons}); choose a larger backbone, "
-            "more self_study.attempts or max_answer_tokens, or give your own questions."
+            f"A self-study must keep a conversation, but all {asked} were dropped ({reasons}); choose a larger "
+            "backbone or more self_study.attempts or max_answer_tokens, or give questions of your own."
         )
     text = inputs.document.text
     facts = SelfStudyFacts(

@@ -127,7 +127,8 @@ def backbone_problems(settings: SelfStudySettings, backbone: Backbone) -> list[s
     if backbone.max_positions is None:
         return []
     around = PLAIN_TOKENS if settings.chat_of(backbone) is None else CHAT_TOKENS
-    around += settings.max_question_tokens + settings.max_answer_tokens
+    written = settings.max_question_tokens * settings.questions_per_call
+    around += max(written, settings.max_question_tokens + settings.max_answer_tokens)
     left = backbone.max_positions - around
     if settings.chunk_tokens <= left:
         return []

@@ -58,6 +58,15 @@ class _Stage:
         share = "" if self.share is None else f", {math.floor(100 * self.share)}%"
         return f" {self.done:,} {self.unit}{share}" if self.done else ""
 
+    def time_left(self, seconds: float) -> str:
+        """The time that the rest will take, after a comma; empty as long as nothing is known.
+
+        Args:
+            seconds: Time since the stage began.
+        """
+        share = self.done / self.total if self.total else self.share
+        return f", about {seconds * (1 - share) / share:.0f} s left" if share else ""
+
 
 @contextmanager
 def stage_progress(
@@ -124,7 +133,8 @@ def _lines(console: Console, stage: _Stage) -> Iterator[None]:
     def print_lines() -> None:
         while not ended.wait(LINE_EVERY_S):
             seconds = time.monotonic() - began
-            console.print(f"{stage.label}{stage.progress}, {seconds:.0f} s", highlight=False, markup=False)
+            line = f"{stage.label}{stage.progress}, {seconds:.0f} s{stage.time_left(seconds)}"
+            console.print(line, highlight=False, markup=False)
 
     thread = threading.Thread(target=print_lines, name="stage progress", daemon=True)
     thread.start()

@@ -11,7 +11,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.distillation.block import make_block
 from ptl_prefix.distillation.plan import Slot
 
-ASKED = "question alone"
+ASKED = "Write the question alone."
 """In each prompt that asks for one question."""
 SLOTS = [Slot(kind="question", chunk=(0, 20), number=number) for number in range(2)]
 WHEEL, RYE = " of the wheel's oak?", " of the rye?"
@@ -36,6 +36,7 @@ def test_a_conversation_is_asked_answered_and_read_by_the_teacher(llama: Backbon
     # Both times the model reads the chunk, and the reply is begun for it.
     chunk = inputs.document.text_of((0, 20))
     assert all(chunk in prompt for prompt in inputs.prompts)
+    assert len(inputs.prompts) == 2
     assert inputs.prompts[0].rstrip().split("\n")[-1] == conversation.question.removesuffix(WHEEL)
 
 
@@ -46,8 +47,9 @@ def test_a_conversation_is_asked_answered_and_read_by_the_teacher(llama: Backbon
         ({ASKED: [" a great question!\n", WHEEL]}, "unfinished_question"),
         ({ASKED: [" of 1999?", WHEEL]}, "numbers"),
         ({ASKED: [" of this text?", WHEEL]}, "about_text"),
+        ({WHEEL: [f"The text says so.{STOP}", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "about_text"),
         ({WHEEL: [f"In 1999.{STOP}", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "numbers"),
-        ({WHEEL: ["Of oak, and so on", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "unfinished_answer"),
+        ({WHEEL: ["Of elm, and so on", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "unfinished_answer"),
         ({WHEEL: [STOP, f"Of oak.{STOP}"], ASKED: [WHEEL]}, "empty"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -59,6 +61,26 @@ def test_what_is_dropped_is_counted_and_tried_anew(
 
     assert [conversation.answer for conversation in block.conversations] == ["Of oak."]
     assert (block.asked, block.dropped, block.given_up) == (2, {reason: 1}, 0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"), [("It is of oak. It was", "It is of oak."), ("- wheat\n- rye\n- bar", "- wheat\n- rye")]
+)
+def test_an_answer_that_is_too_long_is_cut_after_its_last_end(llama: Backbone, reply: str, expected: str) -> None:
+    block, _ = block_of(llama, {WHEEL: [reply], ASKED: [WHEEL]})
+
+    assert [conversation.answer for conversation in block.conversations] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"), [(" the parts of the wheel:\n", " the parts of the wheel"), (' it". And go on', ' it".')]
+)
+def test_a_request_ends_with_its_sentence_or_its_line(llama: Backbone, reply: str, expected: str) -> None:
+    slot = Slot(kind="summarising", chunk=(0, 20), number=0)
+
+    block, _ = block_of(llama, {"Write the request alone.": [reply], expected: [f"Oak.{STOP}"]}, [slot])
+
+    assert [conversation.question.endswith(expected) for conversation in block.conversations] == [True]
 
 
 def test_after_the_last_attempt_a_conversation_is_given_up(llama: Backbone) -> None:

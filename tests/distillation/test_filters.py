@@ -34,6 +34,8 @@ def test_a_question(question: str, expected: str | None) -> None:
         ("It was after 1700.", None),
         ("", "empty"),
         ("...", "empty"),
+        ("Wheel:\n\n| | |\n|---|---|\n| | |", "empty"),
+        ("| oak | wheel |", None),
         ("was the mill built after 1700?", "echo"),
         ("It is old. It is old. It is old. It is old.", "repetitive"),
     ],

@@ -35,7 +35,19 @@ def test_a_long_stage_prints_lines_without_a_terminal(monkeypatch: pytest.Monkey
         printed.clear()
         assert printed.wait(60)
 
-    assert "decoding, input 3 of 8, 0 s\n" in text.getvalue()
+    assert "decoding, input 3 of 8, 0 s, about 0 s left\n" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "share", "expected"),
+    [(8, 3, None, ", about 100 s left"), (8, 0, None, ""), (None, 7, 0.25, ", about 180 s left"), (None, 7, None, "")],
+)
+def test_the_time_left_follows_from_what_is_done(
+    total: int | None, done: int, share: float | None, expected: str
+) -> None:
+    stage = stages._Stage("decoding, input", total, "", done=done, share=share)
+
+    assert stage.time_left(60.0) == expected
 
 
 def test_a_stage_without_a_total_shows_its_count_and_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +66,7 @@ def test_a_stage_without_a_total_shows_its_count_and_its_share(monkeypatch: pyte
             printed.clear()
             assert console is terminal or printed.wait(60)
 
-    assert "encoding the validation split 2,000,000 examples, 47%, 0 s" in lines
+    assert "encoding the validation split 2,000,000 examples, 47%, 0 s, about 0 s left" in lines
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.getvalue())
     assert re.search(r"encoding the validation split 2,000,000 examples, 47% 0:00:0\d left \S+\s*$", shown), shown
 
