@@ -16,7 +16,9 @@ _CONDITION = Column("condition", "left")
 def show_report(report: DocumentReport, console: Console) -> None:
     """Print a report."""
     counts = ", ".join(f"{kind}: {number}" for kind, number in report.num_questions.items())
-    heading = f"{report.document}, {report.num_tokens:,} tokens, on {report.backbone} ({report.dtype}); questions by kind"
+    heading = (
+        f"{report.document}, {report.num_tokens:,} tokens, on {report.backbone} ({report.dtype}); questions by kind"
+    )
     console.print(Text(escape_controls(f"{heading} {counts}")), soft_wrap=True)
     show_grid(_quality(report), console, title="values, with 95% intervals over the questions")
     if report.compared_to is not None and len(report.results) > 1:
@@ -51,9 +53,7 @@ def _headings(report: DocumentReport) -> tuple[Column, ...]:
     return (_CONDITION, *(Column(f"{name} {arrow(info)}") for name, info in report.metric_info.items()))
 
 
-def _row(
-    one: ConditionReport, report: DocumentReport, cell: Callable[[ConditionReport, str], str]
-) -> tuple[Cell, ...]:
+def _row(one: ConditionReport, report: DocumentReport, cell: Callable[[ConditionReport, str], str]) -> tuple[Cell, ...]:
     return (Cell(one.name), *(Cell(cell(one, name)) for name in report.metric_info))
 
 

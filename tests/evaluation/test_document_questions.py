@@ -60,9 +60,10 @@ def test_a_difference_is_paired_by_question() -> None:
     assert chrf.value == pytest.approx(
         better["chrf"].measured(resamples=1, seed=0).value - base["chrf"].measured(resamples=1, seed=0).value
     )
-    assert base["answer_loss"].measured(resamples=300, seed=0).high > base["answer_loss"].measured(
-        resamples=300, seed=0
-    ).low + 1
+    assert (
+        base["answer_loss"].measured(resamples=300, seed=0).high
+        > base["answer_loss"].measured(resamples=300, seed=0).low + 1
+    )
 
 
 def test_a_metric_that_cannot_read_the_references_is_left_out_with_its_reason() -> None:

@@ -25,7 +25,7 @@ QUESTIONS = [
     Question(id="2", question="who sat", answers=("cat",), choices=("dog", "cat"), correct=1),
 ]
 SETTINGS = AskSettings(
-    decoding=Decoding(**(defaults_of("generation/greedy") | {"max_new_tokens": 4})),
+    decoding=Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 4}),
     batch_size=4,
     resamples=20,
     resample_seed=0,
@@ -60,7 +60,9 @@ def test_every_condition_is_asked_and_compared_with_the_prefix(backbone: Backbon
 
     prefix, *controls = report.results
     assert prefix.differences == {}
-    assert prefix.values.keys() == {"answer_loss", "accuracy", "needle_found", "chrf", "rougeL"} == {*report.metric_info}
+    assert (
+        prefix.values.keys() == {"answer_loss", "accuracy", "needle_found", "chrf", "rougeL"} == {*report.metric_info}
+    )
     for one in controls:
         for name, difference in one.differences.items():
             assert difference.value == pytest.approx(one.values[name].value - prefix.values[name].value)
