@@ -14,7 +14,7 @@ from rich.text import Text
 from ptl_prefix.artifacts.bundle import Bundle, read_bundle, read_routing
 from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.document_report import DocumentReport
+from ptl_prefix.artifacts.document_report import NO_CONTEXT, DocumentReport
 from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
@@ -152,6 +152,7 @@ def _report(
         conditions,
         prompter=backbone.prompter(prompt),
         settings=settings,
+        compared_to=None if bundles else NO_CONTEXT,
         on_condition=tell,
     )
 

@@ -1,5 +1,6 @@
 """The questions about three real documents: well-formed, balanced, and answered by the text."""
 
+import lzma
 from collections import Counter
 from pathlib import Path
 
@@ -43,4 +44,9 @@ def test_an_article_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, 
         DOCUMENTS["sip_canal"].text()
     monkeypatch.setenv("PTL_PREFIX_DATA", str(tmp_path))
     with pytest.raises(DocumentNotFoundError, match="but there is none"):
+        DOCUMENTS["sip_canal"].text()
+    corpus = tmp_path / DOCUMENTS["sip_canal"].corpus
+    corpus.parent.mkdir()
+    corpus.write_bytes(lzma.compress(b'{"title": "Sip Canal", "text": "another version"}\n'))
+    with pytest.raises(DocumentNotFoundError, match="has another one"):
         DOCUMENTS["sip_canal"].text()
