@@ -28,7 +28,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_verbs_come_first() -> None:
     assert candidates(["t"]) == ["tasks", "train"]
     assert set(candidates([""])) == set(
-        "advise backbones compare completion evaluate experiments export generate import inspect join".split()
+        "advise backbones compare completion evaluate examine experiments export generate import inspect join".split()
         + "methods metrics push route runs score serve sweep sweeps tasks train wandb".split()
     )
 
