@@ -14,7 +14,7 @@ from rich.text import Text
 from ptl_prefix.artifacts.bundle import Bundle, read_bundle, read_routing
 from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.document_report import NO_CONTEXT, DocumentReport
+from ptl_prefix.artifacts.document_report import NO_CONTEXT, WHOLE_DOCUMENT, DocumentReport
 from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
@@ -125,7 +125,7 @@ def _report(
     prompt = bundles[0].manifest.prompt if bundles else question_format(backbone)
     methods = [restore(backbone, bundle).method for bundle in bundles]
     try:
-        own = [method_condition(word, method) for word, method in zip(words, methods, strict=True)]
+        own = [method_condition(name, method) for name, method in zip(names_of(words), methods, strict=True)]
     except ValueError as error:
         raise ConfigError([str(error)]) from error
     lengths = config["lengths"]
@@ -155,6 +155,13 @@ def _report(
         compared_to=None if bundles else NO_CONTEXT,
         on_condition=tell,
     )
+
+
+def names_of(words: Sequence[str]) -> list[str]:
+    """Short names of bundles: those of their folders, if these differ and are no control's."""
+    names = [Path(word).name for word in words]
+    is_clear = len({*names}) == len(names) and not {NO_CONTEXT, WHOLE_DOCUMENT, ""} & {*names}
+    return names if is_clear else list(words)
 
 
 def _bare(config: dict[str, Any]) -> Backbone:

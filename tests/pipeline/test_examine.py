@@ -9,6 +9,7 @@ from support.command_lines import Invoke
 
 from ptl_prefix.artifacts.document_report import read_document_report
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.document_examination import names_of
 
 DOCUMENT = "the cat sat on a mat\n"
 QUESTIONS: list[dict[str, Any]] = [
@@ -33,8 +34,8 @@ def test_a_run_is_examined_beside_its_controls(small_run: RunFolder, invoke: Inv
 
     assert result.exit_code == 0, result.output
     report = read_document_report("seen/document.json")
-    assert report.compared_to == str(small_run.path)
-    names = [str(small_run.path), "no context", "first 3 tokens", "attention matching, 3 rows", "document"]
+    assert report.compared_to == "run"
+    names = ["run", "no context", "first 3 tokens", "attention matching, 3 rows", "document"]
     assert [one.name for one in report.results] == names
     assert report.results[0].num_rows == 3
     assert report.gate is not None
@@ -58,6 +59,12 @@ def test_a_bare_backbone_is_asked_under_the_controls_about_an_article_of_quality
     assert (report.document, report.compared_to) == ("7", "no context")
     assert report.num_questions == {"question with choices": 1}  # none of the other article
     assert [one.num_rows for one in report.results][2] == 2
+
+
+def test_bundles_have_the_names_of_their_folders_where_these_differ() -> None:
+    assert names_of(["runs/p64", "runs/p256"]) == ["p64", "p256"]
+    assert names_of(["a/bundle", "b/bundle"]) == ["a/bundle", "b/bundle"]
+    assert names_of(["runs/document"]) == ["runs/document"]
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_loads(small_run: RunFolder, invoke: Invoke) -> None:
