@@ -5,7 +5,13 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.text import Text
 
-from ptl_prefix.artifacts.document_report import ConditionReport, DocumentReport, Measured, RefusedTexts
+from ptl_prefix.artifacts.document_report import (
+    WHOLE_DOCUMENT,
+    ConditionReport,
+    DocumentReport,
+    Measured,
+    RefusedTexts,
+)
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.grid_table import show_grid
 from ptl_prefix.reporting.grids import Cell, Column, Grid, arrow
@@ -16,7 +22,9 @@ _CONDITION = Column("condition", "left")
 def show_report(report: DocumentReport, console: Console) -> None:
     """Print a report."""
     counts = ", ".join(f"{kind}: {number}" for kind, number in report.num_questions.items())
-    heading = f"{report.document}, {report.num_tokens:,} tokens, on {report.backbone} ({report.dtype}); questions by kind"
+    heading = (
+        f"{report.document}, {report.num_tokens:,} tokens, on {report.backbone} ({report.dtype}); questions by kind"
+    )
     console.print(Text(escape_controls(f"{heading} {counts}")), soft_wrap=True)
     show_grid(_quality(report), console, title="values, with 95% intervals over the questions")
     if report.compared_to is not None and len(report.results) > 1:
@@ -51,9 +59,7 @@ def _headings(report: DocumentReport) -> tuple[Column, ...]:
     return (_CONDITION, *(Column(f"{name} {arrow(info)}") for name, info in report.metric_info.items()))
 
 
-def _row(
-    one: ConditionReport, report: DocumentReport, cell: Callable[[ConditionReport, str], str]
-) -> tuple[Cell, ...]:
+def _row(one: ConditionReport, report: DocumentReport, cell: Callable[[ConditionReport, str], str]) -> tuple[Cell, ...]:
     return (Cell(one.name), *(Cell(cell(one, name)) for name in report.metric_info))
 
 
@@ -69,12 +75,15 @@ def _costs(report: DocumentReport) -> Grid:
     """Memory of each condition, and what else was measured of it."""
     has_retention = any(one.retention is not None for one in report.results)
     has_times = any(one.cost is not None for one in report.results)
+    whole = next((one.kv_bytes for one in report.results if one.family == WHOLE_DOCUMENT), 0)
     columns = [_CONDITION, Column("rows"), Column("memory, MB")]
+    columns += [Column("of the document's")] if whole else []
     columns += [Column("retention ↓")] if has_retention else []
     columns += [Column("first token, s, read"), Column("first token, s, held"), Column("tokens/s")] if has_times else []
     rows = []
     for one in report.results:
         texts = [one.name, f"{one.num_rows:,}", f"{one.kv_bytes / 1e6:,.2f}"]
+        texts += [f"{one.kv_bytes / whole:.1%}"] if whole else []
         texts += ["" if one.retention is None else f"{one.retention:.3f}"] if has_retention else []
         texts += _times(one) if has_times else []
         rows.append(tuple(map(Cell, texts)))

@@ -1,11 +1,12 @@
 """The questions about three real documents: well-formed, balanced, and answered by the text."""
 
+import lzma
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks.real_documents import DocumentNotFoundError, RealDocument, real_documents
 
+from benchmarks.real_documents import DocumentNotFoundError, RealDocument, real_documents
 from ptl_prefix.data.question_file import read_questions
 
 DOCUMENTS = {one.name: one for one in real_documents()}
@@ -39,8 +40,13 @@ def test_every_answer_is_in_the_text(document: RealDocument, request: pytest.Fix
 
 def test_an_article_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PTL_PREFIX_DATA", raising=False)
-    with pytest.raises(DocumentNotFoundError, match="'Sip Canal' is read from .* but the variable is not set"):
+    with pytest.raises(DocumentNotFoundError, match=r"'Sip Canal' is read from .* but the variable is not set"):
         DOCUMENTS["sip_canal"].text()
     monkeypatch.setenv("PTL_PREFIX_DATA", str(tmp_path))
     with pytest.raises(DocumentNotFoundError, match="but there is none"):
+        DOCUMENTS["sip_canal"].text()
+    corpus = tmp_path / DOCUMENTS["sip_canal"].corpus
+    corpus.parent.mkdir()
+    corpus.write_bytes(lzma.compress(b'{"title": "Sip Canal", "text": "another version"}\n'))
+    with pytest.raises(DocumentNotFoundError, match="has another one"):
         DOCUMENTS["sip_canal"].text()

@@ -29,7 +29,7 @@ def test_a_choice_is_made_by_the_loss_per_token() -> None:
 def test_a_needle_is_found_as_a_whole_word() -> None:
     assert is_found(["4812"], "The code is 4812.")
     assert is_found(["Red house"], "a RED HOUSE")
-    assert not is_found(["4812"], "148120 or 48 12")
+    assert not is_found(["4812"], "14812, 48120 or 48 12")
     assert is_found(["x", "C++"], "in C++, of course")
 
 
@@ -60,9 +60,10 @@ def test_a_difference_is_paired_by_question() -> None:
     assert chrf.value == pytest.approx(
         better["chrf"].measured(resamples=1, seed=0).value - base["chrf"].measured(resamples=1, seed=0).value
     )
-    assert base["answer_loss"].measured(resamples=300, seed=0).high > base["answer_loss"].measured(
-        resamples=300, seed=0
-    ).low + 1
+    assert (
+        base["answer_loss"].measured(resamples=300, seed=0).high
+        > base["answer_loss"].measured(resamples=300, seed=0).low + 1
+    )
 
 
 def test_a_metric_that_cannot_read_the_references_is_left_out_with_its_reason() -> None:

@@ -13,6 +13,7 @@ from ptl_prefix.artifacts.document_report import DocumentReport, read_document_r
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.question_file import Question
+from ptl_prefix.evaluation import answer_cost
 from ptl_prefix.evaluation.condition import Condition, control_conditions, document_ids, method_condition
 from ptl_prefix.evaluation.evaluate_document import AskSettings, Document, evaluate_document
 from ptl_prefix.evaluation.retention import RetentionText
@@ -25,7 +26,7 @@ QUESTIONS = [
     Question(id="2", question="who sat", answers=("cat",), choices=("dog", "cat"), correct=1),
 ]
 SETTINGS = AskSettings(
-    decoding=Decoding(**(defaults_of("generation/greedy") | {"max_new_tokens": 4})),
+    decoding=Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 4}),
     batch_size=4,
     resamples=20,
     resample_seed=0,
@@ -60,7 +61,9 @@ def test_every_condition_is_asked_and_compared_with_the_prefix(backbone: Backbon
 
     prefix, *controls = report.results
     assert prefix.differences == {}
-    assert prefix.values.keys() == {"answer_loss", "accuracy", "needle_found", "chrf", "rougeL"} == {*report.metric_info}
+    assert (
+        prefix.values.keys() == {"answer_loss", "accuracy", "needle_found", "chrf", "rougeL"} == {*report.metric_info}
+    )
     for one in controls:
         for name, difference in one.differences.items():
             assert difference.value == pytest.approx(one.values[name].value - prefix.values[name].value)
@@ -82,7 +85,10 @@ def test_every_condition_is_asked_and_compared_with_the_prefix(backbone: Backbon
     assert report.result("document") is report.results[-1]
 
 
-def test_costs_are_measured_on_request_and_all_is_detached_at_the_end(backbone: Backbone) -> None:
+def test_costs_are_measured_on_request_and_all_is_detached_at_the_end(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_cost, "_NUM_NEW_TOKENS", 3)
     backbone_attention = backbone.config._attn_implementation
     report = reported(backbone, dataclasses.replace(SETTINGS, cost_rounds=1))
 

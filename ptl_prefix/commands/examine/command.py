@@ -1,45 +1,11 @@
-"""`ptl-prefix examine`: asks questions about a document, of bundles and of their controls.
+"""`ptl-prefix examine`: asks questions about a document, of bundles and of their controls."""
 
-In: a document, a file of questions, and bundles or a bare backbone. Out: tables, `document.json` and `document.png`.
-"""
-
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
-from ptl_prefix.artifacts.bundle import Bundle, read_bundle, read_routing
-from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
-from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.document_report import DocumentReport
-from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
-from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
-from ptl_prefix.commands.config.instantiate import build
-from ptl_prefix.commands.document_files import write_report
-from ptl_prefix.commands.document_gate import measure_gate
-from ptl_prefix.commands.document_table import show_report
-from ptl_prefix.data.question_file import Question, QuestionFile, read_questions
-from ptl_prefix.errors import ConfigError
-from ptl_prefix.evaluation.condition import Condition, control_conditions, method_condition
-from ptl_prefix.evaluation.evaluate_document import AskSettings, Document, evaluate_document
-from ptl_prefix.evaluation.retention import read_retention_text, retention_problems
-from ptl_prefix.methods.restore import restore
-from ptl_prefix.settings import defaults_of
-from ptl_prefix.training.console import EscapingConsole
-
-_FOLDER = "examination"
-_DEFAULT_LENGTHS = (64, 256)
-_GATE = "relevance gate"
-
-
-def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
-    """A file of retention that cannot be read, and weights that are missing."""
-    problems = retention_problems(bool(config.get("retention")), config.get("retention_file"))
-    return problems + (built["backbone"].weight_problems() if "backbone" in built else [])
+from ptl_prefix.commands.document_examination import examine
+from ptl_prefix.evaluation.retention import retention_problems
 
 
 def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> None:
@@ -50,130 +16,10 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         words: Bundles, run folders or addresses on the hub.
         run_folder: Not used, because an examination is not a run.
     """
-    file = read_questions(config["questions"])
-    document = _document(config["document"], file)
-    questions = _questions_about(document, file)
-    bundles = [read_bundle(word) for word in words]
-    if problems := _bundle_problems(words, bundles, config):
-        raise ConfigError(problems)
-    console, notes = EscapingConsole(), EscapingConsole(stderr=True)
-    report = _report(document, questions, words, bundles, config, notes)
-    report = _with_gate(report, questions, words, config)
-    show_report(report, console)
-    for label, path in write_report(report, _out_folder(config["out"], words)):
-        console.print(Text(f"{label}: {path}"), soft_wrap=True)
+    examine(config, words)
 
 
-def _document(name: str, file: QuestionFile) -> Document:
-    """The document: an article of the file of questions, or a text file."""
-    if name in file.articles:
-        return Document(name=name, text=file.articles[name])
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        articles = f", or one of the articles {', '.join(list(file.articles)[:5])}, …" if file.articles else ""
-        raise ConfigError([f"`document` must be a text file in UTF-8{articles}, but '{name}' is not."]) from error
-    if not text.strip():
-        raise ConfigError([f"`document` must hold text, but '{name}' is empty."])
-    return Document(name=name, text=text)
-
-
-def _questions_about(document: Document, file: QuestionFile) -> tuple[Question, ...]:
-    """The questions about a document; of a file without articles, all."""
-    return file.about(document.name) if file.articles else file.questions
-
-
-def _bundle_problems(words: Sequence[str], bundles: Sequence[Bundle], config: Mapping[str, Any]) -> list[str]:
-    """Bundles that cannot be asked with one prompter, or none and no backbone either."""
-    if not bundles:
-        problems = [] if config.get("backbone") else ["A bundle or `backbone` must be given, but neither is."]
-        if config["foreign"] is not None:
-            problems.append("`foreign` must be null without a bundle, whose gate would refuse its texts; remove it.")
-        return problems
-    first = bundles[0].manifest
-    problems = []
-    for word, bundle in zip(words[1:], bundles[1:], strict=True):
-        if bundle.manifest.prompt != first.prompt:
-            problems.append(f"Bundles must have one prompt format, but that of {word} is not that of {words[0]}.")
-        if bundle.manifest.backbone.weights_fingerprint != first.backbone.weights_fingerprint:
-            problems.append(f"Bundles must be of one backbone, but that of {word} is not that of {words[0]}.")
-    return problems
-
-
-def _report(
-    document: Document,
-    questions: Sequence[Question],
-    words: Sequence[str],
-    bundles: Sequence[Bundle],
-    config: dict[str, Any],
-    notes: Console,
-) -> DocumentReport:
-    backbone = load_bundle_backbone(bundles[0].manifest, config) if bundles else _bare(config)
-    prompt = bundles[0].manifest.prompt if bundles else question_format(backbone)
-    methods = [restore(backbone, bundle).method for bundle in bundles]
-    try:
-        own = [method_condition(word, method) for word, method in zip(words, methods, strict=True)]
-    except ValueError as error:
-        raise ConfigError([str(error)]) from error
-    lengths = config["lengths"]
-    if lengths is None:
-        lengths = sorted({method.position_offset for method in methods} - {0}) or _DEFAULT_LENGTHS
-    conditions: list[Condition] = [*own, *control_conditions(backbone, document.text, lengths)]
-    decoding = Decoding(**(defaults_of("generation/greedy") | {"max_new_tokens": config["max_new_tokens"]}))
-    settings = AskSettings(
-        decoding=decoding,
-        batch_size=config["batch_size"],
-        resamples=config["resamples"],
-        resample_seed=config["resample_seed"],
-        cost_rounds=config["cost_rounds"],
-        retention=read_retention_text(config["retention_file"]) if config["retention"] else None,
-    )
-
-    def tell(name: str, number: int, total: int) -> None:
-        notes.print(Text(f"{number} of {total}: {name}"), soft_wrap=True)
-
-    return evaluate_document(
-        backbone,
-        document,
-        questions,
-        conditions,
-        prompter=backbone.prompter(prompt),
-        settings=settings,
-        on_condition=tell,
-    )
-
-
-def _bare(config: dict[str, Any]) -> Backbone:
-    own = {"dtype": config["dtype"], "device": None if config["device"] == "auto" else config["device"]}
-    backbone: Backbone = build(config["backbone"] | {key: value for key, value in own.items() if value}).load()
-    return backbone
-
-
-def question_format(backbone: Backbone) -> PromptFormat:
-    """The format of a question where no bundle has one: the backbone's chat template, or plain text without one."""
-    if backbone.is_encoder_decoder or not backbone.tokenizer.chat_template:
-        return PromptFormat()
-    return PromptFormat(between="", chat=ChatFormat(name="backbone"))
-
-
-def _with_gate(
-    report: DocumentReport, questions: Sequence[Question], words: Sequence[str], config: Mapping[str, Any]
-) -> DocumentReport:
-    """The report with the gate of the first bundle, or with the reason why there is none."""
-    foreign = [text for text in source_lines(config["foreign"]) if text.strip()]
-    if not foreign:
-        return report
-    own = [one.question for one in questions]
-    found = measure_gate(read_routing(words[0]), own, foreign, wrong_refusals=config["wrong_refusals"])
-    if isinstance(found, str):
-        return dataclasses.replace(report, skipped={**report.skipped, _GATE: f"the bundle {words[0]} {found}"})
-    return dataclasses.replace(report, gate=found)
-
-
-def _out_folder(chosen: str | None, words: Sequence[str]) -> Path:
-    if chosen is not None:
-        return Path(chosen)
-    if not words:
-        return Path("outputs", _FOLDER)
-    run = run_of_bundle(words[0])
-    return folder_beside_bundle(words[0], _FOLDER) if run is None else run.path / _FOLDER
+def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """A file of retention that cannot be read, and weights that are missing."""
+    problems = retention_problems(bool(config.get("retention")), config.get("retention_file"))
+    return problems + (built["backbone"].weight_problems() if "backbone" in built else [])

@@ -27,6 +27,7 @@ def test_values_differences_memory_and_reasons_are_shown() -> None:
     assert "+2.00 (+1.75, +2.25)" in differences and "-1.00 (-1.25, -0.75)" in differences
     assert "long" not in differences.removeprefix("differences to long")
     assert "49.20" in text and "2,460" in text
+    assert "2.6%" in text and "100.0%" in text  # 64 rows of 2,460
     assert "attention matching, 16 rows is skipped: tiny is an encoder-decoder" in text
     assert "first token" not in text.replace("first 16 tokens", "")
     assert "relevance gate" not in text
