@@ -57,7 +57,7 @@ def test_all_mistakes_are_told_before_weights_load(invoke: Invoke) -> None:
         "`method.prefix_length` must be >= 1, but is 0.",
         "`optimizer.label_smoothing` must be 0 where a teacher is matched",
         "`update`: A run must be a folder with a config.yaml, but nowhere",
-        "set self_study.chunk_tokens=288 or less",
+        "must fit the 512 positions of tiny_gpt2",
     ):
         assert sentence in told, sentence
     assert "`document` must be given" in invoke("distill", "backbone=tiny_gpt2", "self_study.chunk_tokens=64").stderr
