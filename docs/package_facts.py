@@ -19,6 +19,15 @@ import yaml
 from ptl_prefix import settings
 from ptl_prefix.artifacts.bundle import BackboneIdentity, Manifest, TensorInfo
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.document_report import (
+    AnswerCost,
+    AnswerRecord,
+    ConditionReport,
+    DocumentReport,
+    Measured,
+    RefusedTexts,
+    RelevanceGate,
+)
 from ptl_prefix.artifacts.evaluation_record import EvaluationKey, EvaluationRecord
 from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, SiteInspection
 from ptl_prefix.artifacts.predictions import Prediction
@@ -31,6 +40,7 @@ from ptl_prefix.commands.config.instantiate import import_target
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.help import FLAGS
+from ptl_prefix.data.question_file import Question
 from ptl_prefix.evaluation.metric import load_metric
 from ptl_prefix.sweeping.sweeper_settings import SweeperSettings
 
@@ -62,6 +72,16 @@ DOCUMENTS: Mapping[str, Mapping[str, type[Any]]] = {
     "self-study": {"": SelfStudyFacts, "counts": StudyCounts},
     "study-conversation": {"": StudyConversation},
     "inspection": {"": Inspection, "sites": SiteInspection, "nearest": NearestWords, "by_key": NearWord},
+    "question": {"": Question},
+    "document": {
+        "": DocumentReport,
+        "results": ConditionReport,
+        "values": Measured,
+        "cost": AnswerCost,
+        "answers": AnswerRecord,
+        "gate": RelevanceGate,
+        "own": RefusedTexts,
+    },
 }
 """Files that the package writes: the class of the whole, under an empty name, and of the parts that are objects."""
 

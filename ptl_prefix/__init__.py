@@ -1,7 +1,8 @@
 """Prefix-tuning of frozen language models: train, compare and export prefixes, a few megabytes per task.
 
-`train`, `evaluate`, `compare`, `advise` and `load_run` do what the command line does; `load_backbone`, `load_bundle`
-and `PrefixTuning` suffice for a program of your own. Nothing heavy is imported before one of them is used.
+`train`, `distill`, `evaluate`, `compare`, `advise` and `load_run` do what the command line does; `load_backbone`,
+`load_bundle` and `PrefixTuning` suffice for a program of your own. Nothing heavy is imported before one of them is
+used.
 """
 
 import importlib
@@ -9,14 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptl_prefix.backbones.spec import load_backbone
-    from ptl_prefix.commands.python_api import Run, advise, compare, evaluate, load_run, train
+    from ptl_prefix.commands.python_api import Run, advise, compare, distill, evaluate, load_run, train
     from ptl_prefix.methods.prefix_tuning import PrefixTuning
     from ptl_prefix.methods.restore import load_bundle
 
-__all__ = ["PrefixTuning", "Run", "advise", "compare", "evaluate", "load_backbone", "load_bundle", "load_run", "train"]
+__all__ = [
+    "PrefixTuning",
+    "Run",
+    "advise",
+    "compare",
+    "distill",
+    "evaluate",
+    "load_backbone",
+    "load_bundle",
+    "load_run",
+    "train",
+]
 
 _HOMES = {
-    **dict.fromkeys(("Run", "advise", "compare", "evaluate", "load_run", "train"), "ptl_prefix.commands.python_api"),
+    **dict.fromkeys(
+        ("Run", "advise", "compare", "distill", "evaluate", "load_run", "train"), "ptl_prefix.commands.python_api"
+    ),
     "load_backbone": "ptl_prefix.backbones.spec",
     "PrefixTuning": "ptl_prefix.methods.prefix_tuning",
     "load_bundle": "ptl_prefix.methods.restore",

@@ -149,7 +149,7 @@ class DocumentReport:
         document_sha256: Hash of its text.
         num_tokens: Number of its tokens.
         questions_sha256: Hash of the questions, their choices and reference answers.
-        num_questions: Number of questions by kind; those with choices are `<kind>, choices`.
+        num_questions: Number of questions by kind; those with choices are `<kind> with choices`.
         backbone: Name of the backbone.
         backbone_weights: Fingerprint of its weights.
         dtype: Dtype of the computation, and the quantisation of the matrices if there was one.

@@ -1,35 +1,41 @@
-"""Prints a document's report: quality under each condition, its differences to the prefix, and costs."""
+"""Prints a document's report: quality under each condition, its differences to the prefix, memory and times."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from ptl_prefix.artifacts.document_report import ConditionReport, DocumentReport, Measured, RefusedTexts
+from ptl_prefix.artifacts.document_report import (
+    WHOLE_DOCUMENT,
+    ConditionReport,
+    DocumentReport,
+    Measured,
+    RefusedTexts,
+)
 from ptl_prefix.artifacts.visible_text import escape_controls
-from ptl_prefix.commands.terminal import format_bytes
+from ptl_prefix.commands.grid_table import show_grid
+from ptl_prefix.reporting.grids import Cell, Column, Grid, arrow
 
-_ARROWS = {"minimize": "↓", "maximize": "↑"}
+_CONDITION = Column("condition", "left")
 
 
 def show_report(report: DocumentReport, console: Console) -> None:
     """Print a report."""
-    counts = ", ".join(f"{number} {kind}" for kind, number in report.num_questions.items())
-    title = f"{report.document}, {report.num_tokens:,} tokens, on {report.backbone} ({report.dtype}): {counts}"
-    console.print(Text(escape_controls(title)), soft_wrap=True)
-    console.print(_quality(report))
+    counts = ", ".join(f"{kind}: {number}" for kind, number in report.num_questions.items())
+    heading = (
+        f"{report.document}, {report.num_tokens:,} tokens, on {report.backbone} ({report.dtype}); questions by kind"
+    )
+    console.print(Text(escape_controls(f"{heading} {counts}")), soft_wrap=True)
+    show_grid(_quality(report), console, title="values, with 95% intervals over the questions")
     if report.compared_to is not None and len(report.results) > 1:
-        console.print(_differences(report))
-    if any(one.cost is not None for one in report.results):
-        console.print(_costs(report))
+        show_grid(_differences(report), console, title=f"differences to {report.compared_to}, over the same questions")
+    show_grid(_costs(report), console, title=_costs_title(report))
     for name, reason in report.skipped.items():
         console.print(Text(escape_controls(f"{name} is skipped: {reason}")), soft_wrap=True)
-    if report.gate is not None:
-        gate = report.gate
+    if (gate := report.gate) is not None:
         line = (
-            f"relevance gate at {gate.wrong_refusals:g} wrong refusals: refuses {_share(gate.foreign)} foreign texts, "
-            f"and {_share(gate.own)} questions about the document"
+            f"relevance gate, at {gate.wrong_refusals:g} wrong refusals: refuses {_share(gate.foreign)} foreign texts, "
+            f"and {_share(gate.own)} of the questions"
         )
         console.print(Text(line), soft_wrap=True)
 
@@ -38,62 +44,60 @@ def _share(texts: RefusedTexts) -> str:
     return f"{texts.refused} of {texts.of} ({texts.refused / texts.of:.0%})"
 
 
-def _quality(report: DocumentReport) -> Table:
-    table = Table(caption="in brackets the 95% interval over the questions", caption_justify="left")
-    table.add_column("condition")
-    table.add_column("rows", justify="right", no_wrap=True)
-    table.add_column("memory", justify="right", no_wrap=True)
-    for name, info in report.metric_info.items():
-        table.add_column(f"{name} {_ARROWS[info.direction]}", justify="right")
-    has_retention = any(one.retention is not None for one in report.results)
-    if has_retention:
-        table.add_column("retention ↓", justify="right")
-    for one in report.results:
-        retention = ["" if one.retention is None else f"{one.retention:.3f}"] if has_retention else []
-        values = [_interval(one.values.get(name)) for name in report.metric_info]
-        memory = [f"{one.num_rows:,}", format_bytes(one.kv_bytes)]
-        table.add_row(_name(one, report), *memory, *values, *retention)
-    return table
+def _quality(report: DocumentReport) -> Grid:
+    measured = [_row(one, report, lambda one, name: _interval(one.values.get(name))) for one in report.results]
+    return Grid(_headings(report), tuple(measured))
 
 
-def _name(one: ConditionReport, report: DocumentReport) -> Text:
-    return Text(escape_controls(one.name), style="bold" if one.name == report.compared_to else "")
+def _differences(report: DocumentReport) -> Grid:
+    others = (one for one in report.results if one.name != report.compared_to)
+    differences = [_row(one, report, lambda one, name: _interval(one.differences.get(name), "+")) for one in others]
+    return Grid(_headings(report), tuple(differences))
+
+
+def _headings(report: DocumentReport) -> tuple[Column, ...]:
+    return (_CONDITION, *(Column(f"{name} {arrow(info)}") for name, info in report.metric_info.items()))
+
+
+def _row(one: ConditionReport, report: DocumentReport, cell: Callable[[ConditionReport, str], str]) -> tuple[Cell, ...]:
+    return (Cell(one.name), *(Cell(cell(one, name)) for name in report.metric_info))
 
 
 def _interval(measured: Measured | None, sign: str = "") -> str:
     if measured is None:
         return ""
     digits = 1 if max(abs(measured.low), abs(measured.high)) >= 20 else 2
-    numbers = (f"{value:{sign}.{digits}f}" for value in (measured.value, measured.low, measured.high))
-    return "{} [{}, {}]".format(*numbers)
+    value, low, high = (f"{number:{sign}.{digits}f}" for number in (measured.value, measured.low, measured.high))
+    return f"{value} ({low}, {high})"
 
 
-def _differences(report: DocumentReport) -> Table:
-    base = report.result(str(report.compared_to))
-    table = Table(
-        title=Text(escape_controls(f"differences to {base.name}, over the same questions")),
-        title_justify="left",
-    )
-    table.add_column("condition")
-    for name, info in report.metric_info.items():
-        table.add_column(f"{name} {_ARROWS[info.direction]}", justify="right")
-    for one in (one for one in report.results if one is not base):
-        differences: Sequence[str] = [_interval(one.differences.get(name), "+") for name in report.metric_info]
-        table.add_row(_name(one, report), *differences)
-    return table
-
-
-def _costs(report: DocumentReport) -> Table:
-    table = Table(
-        title="one answer at a time, medians",
-        title_justify="left",
-        caption_justify="left",
-        caption="read: the whole prompt is read; held: keys and values of the context are at hand",
-    )
-    for heading in ("condition", "first token, read", "first token, held", "tokens/s"):
-        table.add_column(heading, justify="left" if heading == "condition" else "right")
+def _costs(report: DocumentReport) -> Grid:
+    """Memory of each condition, and what else was measured of it."""
+    has_retention = any(one.retention is not None for one in report.results)
+    has_times = any(one.cost is not None for one in report.results)
+    whole = next((one.kv_bytes for one in report.results if one.family == WHOLE_DOCUMENT), 0)
+    columns = [_CONDITION, Column("rows"), Column("memory, MB")]
+    columns += [Column("of the document's")] if whole else []
+    columns += [Column("retention ↓")] if has_retention else []
+    columns += [Column("first token, s, read"), Column("first token, s, held"), Column("tokens/s")] if has_times else []
+    rows = []
     for one in report.results:
-        if (cost := one.cost) is not None:
-            numbers = (f"{cost.first_token_s:.3f} s", f"{cost.first_token_cached_s:.3f} s", f"{cost.tokens_per_s:.1f}")
-            table.add_row(_name(one, report), *numbers)
-    return table
+        texts = [one.name, f"{one.num_rows:,}", f"{one.kv_bytes / 1e6:,.2f}"]
+        texts += [f"{one.kv_bytes / whole:.1%}"] if whole else []
+        texts += ["" if one.retention is None else f"{one.retention:.3f}"] if has_retention else []
+        texts += _times(one) if has_times else []
+        rows.append(tuple(map(Cell, texts)))
+    return Grid(tuple(columns), tuple(rows))
+
+
+def _costs_title(report: DocumentReport) -> str:
+    title = "keys and values in front of each question"
+    if all(one.cost is None for one in report.results):
+        return title
+    return f"{title}; one answer at a time, medians (read: with the whole prompt; held: after keys and values at hand)"
+
+
+def _times(one: ConditionReport) -> list[str]:
+    if (cost := one.cost) is None:
+        return ["", "", ""]
+    return [f"{cost.first_token_s:.3f}", f"{cost.first_token_cached_s:.3f}", f"{cost.tokens_per_s:.1f}"]

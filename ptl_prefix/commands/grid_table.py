@@ -16,6 +16,8 @@ from ptl_prefix.reporting.grids import MARKS, Cell, Column, Grid
 _MAX_HEADING_LINE = 14
 _MAX_WORD = 24
 _BORDER = 3
+_NAMES = ("#", "method", "condition")
+"""Headings of the columns that name a row."""
 
 
 def show_grid(grid: Grid, console: Console, *, title: str = "") -> None:
@@ -26,8 +28,8 @@ def show_grid(grid: Grid, console: Console, *, title: str = "") -> None:
 
 
 def _parts(grid: Grid, width: int) -> Iterator[Grid]:
-    """Split a grid into grids that fit the terminal, each with the columns `#` and `method`."""
-    names = [column for column in grid.columns if column.heading in ("#", "method")]
+    """Split a grid into grids that fit the terminal, each with the columns that name a row."""
+    names = [column for column in grid.columns if column.heading in _NAMES]
     available = width - sum(_width(grid, column) for column in names) - 1
     others = [column for column in grid.columns if column not in names]
     while others:

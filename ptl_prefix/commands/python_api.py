@@ -1,4 +1,4 @@
-"""`ptl_prefix.train`, `evaluate`, `compare`, `advise` and `load_run`: the command line, called from Python.
+"""`ptl_prefix.train`, `distill`, `evaluate`, `compare`, `advise` and `load_run`: the command line, from Python.
 
 In: settings by the names of the command line, or objects. Out: a `Run`, an evaluation, a comparison or advice.
 Every mistake in the settings is in one `ConfigError`, before any weights load.
@@ -23,6 +23,7 @@ from ptl_prefix.commands.config.python_settings import as_overrides
 from ptl_prefix.commands.config.resolvers import forget_run_ids
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.config.working_configs import completed
+from ptl_prefix.commands.distill.command import distill_config
 from ptl_prefix.commands.evaluate.command import evaluate_config
 from ptl_prefix.commands.train.command import train_config
 from ptl_prefix.data.task import Task
@@ -126,6 +127,56 @@ def train(
         if stop.code != 128 + signal.SIGINT:
             raise
         raise KeyboardInterrupt(f"The run was stopped; resume it with resume={folder.path}.") from stop
+    return load_run(folder.path)
+
+
+def distill(
+    *,
+    document: str | Path | None = None,
+    questions: str | Path | None = None,
+    backbone: str | BackboneSpec | None = None,
+    method: str | Method | None = None,
+    resume: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train a prefix of a document, or resume such a run, as `ptl-prefix distill` does.
+
+    Example:
+        >>> run = ptl_prefix.distill(document="manual.txt", backbone="smollm2", **{"method.prefix_length": 64})
+        >>> bundle = run.load(load_backbone("smollm2"))
+
+    Args:
+        document: Text file in UTF-8; needed unless a run is resumed.
+        questions: File of questions that are asked at the end, of the prefix and its controls.
+        backbone: Choice of `backbone=`, a folder, a hub name, or a `BackboneSpec`; `None` is `smollm2`.
+        method: Choice of `method=`, or a method that was never attached; `None` is `document_prefix`.
+        resume: Run folder of a stopped or killed run.
+        config_dir: Folder of your own configs; `None` is `./conf` if there is one.
+        quiet: Whether to print no progress.
+        settings: Other settings by their names on the command line, such as `update="outputs/manual"` or
+            `self_study={"coverage": 10.0}`.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: With every mistake in the settings.
+        PtlPrefixError: Other errors, as of the command.
+    """
+    chosen = {
+        "document": document,
+        "questions": questions,
+        "backbone": backbone,
+        "method": method,
+        "resume": resume,
+    }
+    given = {**{key: value for key, value in chosen.items() if value is not None}, **settings}
+    forget_run_ids()
+    checked = _checked("distill", given, config_dir)
+    folder = RunFolder(checked.run_folder.absolute())
+    distill_config(checked.config, folder, EscapingConsole(stderr=True, quiet=quiet))
     return load_run(folder.path)
 
 

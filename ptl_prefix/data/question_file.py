@@ -60,10 +60,6 @@ class QuestionFile:
     questions: tuple[Question, ...]
     articles: Mapping[str, str] = field(default_factory=dict)
 
-    def about(self, document: str | None) -> tuple[Question, ...]:
-        """The questions about one document; all of them for `None`."""
-        return tuple(one for one in self.questions if document is None or one.document == document)
-
 
 def read_questions(path: str | Path) -> QuestionFile:
     """Read a file of questions.
@@ -96,9 +92,9 @@ def write_questions(path: str | Path, questions: Sequence[Question]) -> None:
 
 def _values(question: Question) -> dict[str, Any]:
     """The keys of a question that hold something."""
-    values = {"id": question.id, "document": question.document, "kind": question.kind, "question": question.question}
+    values: dict[str, Any] = {"id": question.id, "document": question.document, "kind": question.kind}
+    values |= {"question": question.question, "answers": list(question.answers)}
     values |= {"choices": list(question.choices), "correct": question.correct} if question.choices else {}
-    values |= {"answers": list(question.answers)}
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import datasets
 
+from ptl_prefix.artifacts.manifest import BackboneIdentity
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.data.collation import Teacher
 
@@ -68,6 +69,10 @@ class Task(ABC):
     def has_teacher(self) -> bool:
         """Whether there is a `teacher`; no file is read for this."""
         return False
+
+    def backbone_problems(self, identity: BackboneIdentity) -> list[str]:
+        """Why the data mean nothing to the backbone that will be trained, if they were made with another one."""
+        return []
 
     @property
     def label_set(self) -> tuple[str, ...] | None:

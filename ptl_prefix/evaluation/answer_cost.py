@@ -5,6 +5,7 @@ first token and tokens per second, as medians over rounds. In each round all con
 else the machine does falls on all of them.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -76,8 +77,8 @@ def _cost(of_rounds: Sequence[tuple[float, float, float]]) -> AnswerCost:
 
 def _seconds(backbone: Backbone, prompter: Prompter, method: Method, prompt: list[int], number: int) -> float:
     """Seconds in which a prompt is read, and so many tokens are generated."""
-    lengths = {"max_new_tokens": number, "min_new_tokens": number}
-    decoding = Decoding(**(defaults_of("generation/greedy") | lengths))
+    greedy = Decoding(**defaults_of("generation/greedy"))
+    decoding = dataclasses.replace(greedy, max_new_tokens=number, min_new_tokens=number)
     inputs = prompt_batch([prompt], backbone.padding(prompter)).to(backbone.device)
     started = time.perf_counter()
     with backbone.slots.exclusive():

@@ -8,7 +8,7 @@ values, computed by the backbone itself, and the rest of each prompt follows it.
 its questions (sliding windows, encoder-decoders), each prompt is read whole; the answers are the same.
 """
 
-import os
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,8 +175,10 @@ def _shared(condition: Condition, backbone: Backbone, prompter: Prompter, prompt
         )
     # With one more prompt, questions that begin alike do not lend their words to the context.
     all_prompts = [*prompts, *encoded_prompts(prompter, [_REPEAT], condition.context)]
-    shared = os.path.commonprefix(all_prompts)  # of any sequences, not only of paths
-    return list(shared[: min(map(len, prompts)) - 1])  # of each prompt something is left to read
+    columns = zip(*all_prompts, strict=False)
+    alike = list(itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
+    # Of each prompt something is left to read.
+    return prompts[0][: min(len(alike), min(map(len, prompts)) - 1)]
 
 
 def _holder(condition: Condition, backbone: Backbone, prompter: Prompter, shared: list[int]) -> Method:

@@ -4,7 +4,7 @@ In: questions and a condition's answers. Out: measures, each a table of statisti
 function from their total to the value, so that values, intervals and paired differences come from the same rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +102,7 @@ def _free(questions: Sequence[Question]) -> list[Question]:
     return [one for one in questions if not one.choices]
 
 
-def _of_generated(both: Sequence[tuple[Question, Answer]]) -> Mapping[str, Measure]:
+def _of_generated(both: Sequence[tuple[Question, Answer]]) -> dict[str, Measure]:
     predictions = [prediction_of(question, answer) for question, answer in both if not question.choices]
     if not predictions:
         return {}

@@ -114,7 +114,7 @@ def evaluate_document(
     outcomes, skipped, costs = _outcomes(backbone, questions, conditions, prompter, settings, on_condition)
     base = _base(compared_to, outcomes)
     infos: dict[str, MetricInfo] = {name: one.info for found in outcomes for name, one in found.measures.items()}
-    counts = Counter(one.kind + (", choices" if one.choices else "") for one in questions)
+    counts = Counter(one.kind + (" with choices" if one.choices else "") for one in questions)
     return DocumentReport(
         document=document.name,
         document_sha256=hashlib.sha256(document.text.encode()).hexdigest(),

@@ -74,7 +74,7 @@ def needle_test(*, num_sentences: int, depths: Sequence[float] = DEPTHS, seed: i
         raise ValueError(f"`depths` must be 1 to {len(_PLACES)} numbers from 0 to 1, but are {list(depths)}.")
     if num_sentences < 1:
         raise ValueError(f"`num_sentences` must be >= 1, but is {num_sentences}.")
-    drawn = random.Random(seed)  # noqa: S311  # no secret
+    drawn = random.Random(seed)  # no secret
     filler = [_sentence(drawn) for _ in range(num_sentences)]
     places = drawn.sample(_PLACES, len(depths))
     # Four digits each, and no two alike.

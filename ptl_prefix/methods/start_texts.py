@@ -27,7 +27,7 @@ def missing_text_problem(init_text: str | None, inputs: StartInputs) -> list[str
     if inputs.words(init_text).strip():
         return []
     found = (
-        "is null and the task has no document and no `task.instruction`" if init_text is None else f"is {init_text!r}"
+        "is null and the task has no `task.instruction` and no document" if init_text is None else f"is {init_text!r}"
     )
     return [f"`method.init_text` must have words for `method.init=text`, but {found}; write what the task is."]
 

@@ -16,6 +16,7 @@ from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import EvalBatches, TrainBatches
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport
 from ptl_prefix.data.task import Split
+from ptl_prefix.errors import DataError
 from ptl_prefix.evaluation.evaluate import sample
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
@@ -74,6 +75,8 @@ def load_run_inputs(
     stages = functools.partial(stage_progress, console or Console(quiet=True), shown=shown)
     backbone = _load_backbone(plan, ranks)
     check(backbone)
+    if problems := plan.task.backbone_problems(backbone.identity):
+        raise DataError(" ".join(problems))
     prompter = backbone.prompter(plan.task.prompt)
 
     def encoded(split: Split) -> EncodedSplit:

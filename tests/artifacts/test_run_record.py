@@ -54,7 +54,8 @@ def test_a_record_has_the_keys_that_its_readers_were_promised(record: RunRecord,
     values = json.loads((tmp_path / "record.json").read_text())
     assert " ".join(values) == (
         "schema_version run_id status task task_version backbone method seed config study trial budget parameters cost "
-        "decoding metrics metric_info environment error fingerprints accepted_changes selection"
+        "decoding metrics metric_info environment error fingerprints accepted_changes selection "
+        "learning_rate"
     )
     assert " ".join(values["parameters"]) == "trained stored backbone"
     assert " ".join(values["cost"]) == "train_s steps tokens tokens_per_s peak_memory_bytes skipped_steps"

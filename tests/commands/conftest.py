@@ -36,6 +36,7 @@ class Letters:
 
     splits = ("train", "validation", "test")
     metrics = ("exact_match",)
+    has_teacher = False
 
     def __init__(self, *, name: str, count: Annotated[int, Ge(1)], data_dir: str | None) -> None:
         if name == "forbidden":

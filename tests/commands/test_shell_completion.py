@@ -28,8 +28,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_verbs_come_first() -> None:
     assert candidates(["t"]) == ["tasks", "train"]
     assert set(candidates([""])) == set(
-        "advise backbones compare completion evaluate experiments export generate import inspect join".split()
-        + "methods metrics push route runs score serve sweep sweeps tasks train wandb".split()
+        "advise backbones compare completion distill evaluate examine experiments export generate import".split()
+        + "inspect join methods metrics push route runs score serve sweep sweeps tasks train wandb".split()
     )
 
 

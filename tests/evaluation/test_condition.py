@@ -33,7 +33,7 @@ QUESTIONS = [
     Question(id="3", question="when", answers=("now",)),
 ]
 TEXTS = [one.question for one in QUESTIONS]
-DECODING = Decoding(**(defaults_of("generation/greedy") | {"max_new_tokens": 4}))
+DECODING = Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 4})
 
 
 def answers(backbone: Backbone, prompter: Prompter, prompts: AskedPrompts, *, batch_size: int = 2) -> list[Answer]:
@@ -106,7 +106,7 @@ def test_a_context_that_does_not_fit_is_refused_with_what_to_do(backbone: Backbo
     condition = Condition(name="document", family="document", context="word " * 60)
 
     with (
-        pytest.raises(ConditionUnmeasurableError, match="at most 50 tokens .* with its context; choose a backbone"),
+        pytest.raises(ConditionUnmeasurableError, match=r"at most 50 tokens .* with its context; choose a backbone"),
         asked(condition, backbone, prompter, TEXTS, num_written=14),
     ):
         pass
@@ -142,5 +142,5 @@ def test_a_prefix_is_asked_without_a_context_and_stays_attached(backbone: Backbo
         is_exclusive = True
 
     settings: dict[str, Any] = {"prefix_length": 5, "reparam": "none"}
-    with pytest.raises(ValueError, match="acts only while it is used, .* but mine is of 'prefix_tuning'"):
+    with pytest.raises(ValueError, match=r"acts only while it is used, .* but mine is of 'prefix_tuning'"):
         method_condition("mine", Exclusive(**settings))

@@ -29,7 +29,7 @@ def test_a_choice_is_made_by_the_loss_per_token() -> None:
 def test_a_needle_is_found_as_a_whole_word() -> None:
     assert is_found(["4812"], "The code is 4812.")
     assert is_found(["Red house"], "a RED HOUSE")
-    assert not is_found(["4812"], "148120 or 48 12")
+    assert not is_found(["4812"], "14812, 48120 or 48 12")
     assert is_found(["x", "C++"], "in C++, of course")
 
 

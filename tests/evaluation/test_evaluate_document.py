@@ -13,6 +13,7 @@ from ptl_prefix.artifacts.document_report import DocumentReport, read_document_r
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.question_file import Question
+from ptl_prefix.evaluation import answer_cost
 from ptl_prefix.evaluation.condition import Condition, control_conditions, document_ids, method_condition
 from ptl_prefix.evaluation.evaluate_document import AskSettings, Document, evaluate_document
 from ptl_prefix.evaluation.retention import RetentionText
@@ -25,7 +26,7 @@ QUESTIONS = [
     Question(id="2", question="who sat", answers=("cat",), choices=("dog", "cat"), correct=1),
 ]
 SETTINGS = AskSettings(
-    decoding=Decoding(**(defaults_of("generation/greedy") | {"max_new_tokens": 4})),
+    decoding=Decoding(**{**defaults_of("generation/greedy"), "max_new_tokens": 4}),
     batch_size=4,
     resamples=20,
     resample_seed=0,
@@ -56,7 +57,7 @@ def test_every_condition_is_asked_and_compared_with_the_prefix(backbone: Backbon
     assert list(report.skipped) == ["too long"]
     assert "choose a backbone with more positions" in report.skipped["too long"]
     assert report.document_sha256 == hashlib.sha256(DOCUMENT.text.encode()).hexdigest()
-    assert report.num_questions == {"needle": 1, "question, choices": 1}
+    assert report.num_questions == {"needle": 1, "question with choices": 1}
 
     prefix, *controls = report.results
     assert prefix.differences == {}
@@ -84,7 +85,10 @@ def test_every_condition_is_asked_and_compared_with_the_prefix(backbone: Backbon
     assert report.result("document") is report.results[-1]
 
 
-def test_costs_are_measured_on_request_and_all_is_detached_at_the_end(backbone: Backbone) -> None:
+def test_costs_are_measured_on_request_and_all_is_detached_at_the_end(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_cost, "_NUM_NEW_TOKENS", 3)
     backbone_attention = backbone.config._attn_implementation
     report = reported(backbone, dataclasses.replace(SETTINGS, cost_rounds=1))
 

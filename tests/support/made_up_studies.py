@@ -114,6 +114,7 @@ def _write(
             asked=len(found),
             kept=len(found),
             dropped={},
+            given_up=0,
             answer_tokens=sum(len(tokens.token_ids) for tokens in teacher.values()),
         ),
         coverage=float(len(found)),

@@ -7,6 +7,7 @@ of the verb, described by a dataclass. This file imports nothing heavy.
 
 from ptl_prefix.commands.config.bundle_settings import ExportSettings, ImportSettings, PushSettings
 from ptl_prefix.commands.config.distill_settings import DistillSettings
+from ptl_prefix.commands.config.examine_settings import ExamineSettings
 from ptl_prefix.commands.config.join_settings import JoinSettings
 from ptl_prefix.commands.config.report_settings import (
     AdviseSettings,
@@ -110,6 +111,26 @@ VERBS = {
                     "evaluate a bundle on a task",
                 ),
                 ("ptl-prefix evaluate backbone=gpt2 task=table_to_text", "evaluate a bare backbone"),
+            ),
+        ),
+        Verb(
+            name="examine",
+            summary="Ask questions about a document, of bundles and of their controls.",
+            settings=ExamineSettings,
+            arguments="[BUNDLE]...",
+            examples=(
+                (
+                    "ptl-prefix examine <run folder> document=manual.txt questions=questions.jsonl",
+                    "beside no context, parts of the document, attention matching and the whole document",
+                ),
+                (
+                    "ptl-prefix examine prefix_64 prefix_256 document=manual.txt questions=questions.jsonl",
+                    "two lengths of a prefix: the figure shows quality against memory",
+                ),
+                (
+                    "ptl-prefix examine backbone=smollm2 document=manual.txt questions=questions.jsonl cost_rounds=5",
+                    "the controls alone, with their times",
+                ),
             ),
         ),
         Verb(

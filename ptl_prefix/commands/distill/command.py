@@ -6,6 +6,8 @@ others by `resume=`.
 """
 
 import gc
+import importlib
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,13 +23,14 @@ from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.artifacts.self_study import read_self_study
 from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
 from ptl_prefix.commands.config.instantiate import build
+from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.distill.distill_file import DistillFile, read_distill_file, write_distill_file
 from ptl_prefix.commands.distill.problems import distill_problems
 from ptl_prefix.commands.distill.training_config import training_config
-from ptl_prefix.commands.train.command import run_frozen, train_config
 from ptl_prefix.data.encoding import cache_folder
 from ptl_prefix.distillation.self_study import make_self_study
 from ptl_prefix.errors import ConfigError
+from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.rank_environment import find_rank_environment
 from ptl_prefix.training.stage_progress import Advance, stage_progress
@@ -65,16 +68,20 @@ def distill_config(config: Mapping[str, Any], folder: RunFolder, console: Consol
     if config["resume"] is not None:
         folder = RunFolder.open(config["resume"])
         asked = read_distill_file(folder)
-        run_frozen(folder.path)
+        _verb("train").run_frozen(folder.path)
     else:
         study = _self_study(config, console)
-        asked = DistillFile(document=str(config["document"]), questions=config["questions"], self_study=str(study))
+        asked = DistillFile(
+            document=os.path.abspath(config["document"]),
+            questions=None if config["questions"] is None else os.path.abspath(config["questions"]),
+            self_study=os.path.abspath(study),
+        )
         plan = training_config(config, study)
         if problems := build_plan(plan).problems():
             raise ConfigError(problems)
         folder.path.mkdir(parents=True, exist_ok=True)
         write_distill_file(folder, asked)
-        train_config(plan, folder, console, given=())
+        _verb("train").train_config(plan, folder, console, given=())
     if folder.record.exists() and read_record(folder.record).status == "finished":
         _finish(asked, folder, console)
 
@@ -145,20 +152,22 @@ def _finish(asked: DistillFile, folder: RunFolder, console: Console) -> None:
             soft_wrap=True,
         )
     else:
-        examine(asked, folder)
+        _examine(asked, folder)
     if not console.quiet:
         EscapingConsole().print(Text(f"self-study: {asked.self_study}"), soft_wrap=True)
 
 
-def examine(asked: DistillFile, folder: RunFolder) -> None:
+def _examine(asked: DistillFile, folder: RunFolder) -> None:
     """Ask the questions of the bundle and its controls, as `ptl-prefix examine` does."""
-    from ptl_prefix.commands.examine import command
-    from ptl_prefix.settings import defaults_of
-
     config = {
         **defaults_of("examine"),
         "backbone": None,
         "document": asked.document,
         "questions": asked.questions,
     }
-    command.run(config, (str(folder.path),), folder.path)
+    _verb("examine").run(config, (str(folder.path),), folder.path)
+
+
+def _verb(name: str) -> Any:
+    """The module of another verb, whose functions do what the command line does."""
+    return importlib.import_module(VERBS[name].module)

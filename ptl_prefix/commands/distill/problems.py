@@ -1,6 +1,7 @@
 """Every way in which the stages of `ptl-prefix distill` would not fit together, found before any weights load."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.self_study import read_self_study
@@ -8,6 +9,7 @@ from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.build_plan import backbone_node
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.distill.training_config import method_node, replayed_study
+from ptl_prefix.data.question_file import read_questions
 from ptl_prefix.distillation.document import read_document
 from ptl_prefix.distillation.settings import SelfStudySettings, backbone_problems
 from ptl_prefix.errors import DataError, PtlPrefixError
@@ -25,6 +27,7 @@ def distill_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> lis
         built: Objects of the nodes that have no problem of their own, by the nodes' keys.
     """
     text, problems = _document(config)
+    problems += _question_problems(config.get("questions"))
     found, method = _update_problems(config, built.get("method"))
     problems += found
     if method is not None:
@@ -49,6 +52,17 @@ def _document(config: Mapping[str, Any]) -> tuple[str, list[str]]:
     except DataError as error:
         missing = config.get("document") is None or "cannot be read" in str(error)
         return "none", [] if missing else [f"`document`: {error}"]
+
+
+def _question_problems(questions: str | None) -> list[str]:
+    """Why a file of questions cannot be asked at the end."""
+    if questions is None or not Path(questions).is_file():
+        return []
+    try:
+        read_questions(questions)
+    except DataError as error:
+        return [f"`questions`: {error}"]
+    return []
 
 
 def _update_problems(config: Mapping[str, Any], method: Method | None) -> tuple[list[str], Method | None]:

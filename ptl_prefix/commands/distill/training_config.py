@@ -44,7 +44,7 @@ def training_config(config: Mapping[str, Any], study: Path) -> dict[str, Any]:
         "replay": replayed_study(config["update"]),
         "replay_share": config["replay_share"],
     }
-    new = {"dry_run": False, "resume": None, "resume_anyway": [], "study": None, "trial": None}
+    new: dict[str, Any] = {"dry_run": False, "resume": None, "resume_anyway": [], "study": None, "trial": None}
     return {**{key: config[key] for key in _SAME}, **new, "method": method_node(config), "task": task}
 
 

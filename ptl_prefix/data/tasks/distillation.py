@@ -17,11 +17,13 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt, Lt
 
 from ptl_prefix.artifacts.conversation import Message, source_of
+from ptl_prefix.artifacts.manifest import BackboneIdentity
 from ptl_prefix.artifacts.self_study import SelfStudy, StudyConversation, TeacherTokens, read_self_study
 from ptl_prefix.data.collation import Teacher
 from ptl_prefix.data.corpus_task import CorpusTask
 from ptl_prefix.data.example import Example
-from ptl_prefix.data.file_rows import fingerprint_file, read_rows
+from ptl_prefix.data.file_rows import fingerprint_file
+from ptl_prefix.data.question_file import read_questions
 from ptl_prefix.data.task import SPLITS, Split
 from ptl_prefix.errors import DataError
 from ptl_prefix.settings import settings_from, with_settings_of
@@ -152,6 +154,20 @@ class Distillation(CorpusTask):
 
         return teach
 
+    def backbone_problems(self, identity: BackboneIdentity) -> list[str]:
+        """Another tokenizer than the teacher's. Other weights, which may be those of a larger model, are noted."""
+        teacher = self._study.facts.backbone
+        if not self.has_teacher:
+            return []
+        if teacher.tokenizer_fingerprint != identity.tokenizer_fingerprint:
+            return [
+                f"`task.self_study` must be made with the tokenizer of the backbone, but its teacher {teacher.name} "
+                f"has another one than {identity.name}; make it with this backbone, or set `task.loss` to next_token."
+            ]
+        if teacher.weights_fingerprint != identity.weights_fingerprint:
+            self.add_note(f"the teacher is {teacher.name}, whose weights are not those of {identity.name}")
+        return []
+
     def all_examples(self, split: Split) -> Iterator[Example]:
         """The conversations of a split in the order of their folders, the older one's last; or the user's questions."""
         if split == "test":
@@ -167,9 +183,8 @@ class Distillation(CorpusTask):
     def _asked(self) -> Iterator[Example]:
         if self._questions is None:
             raise DataError(f"{self.name} has no test split; give a file of questions with `task.questions_file`.")
-        for row in read_rows(self._questions, on_read=self.begin_reading(self._questions)):
-            answers = row.texts("answers" if "answers" in row.cells else "answer")
-            yield Example(self._source(row.text("question")), targets=tuple(answers))
+        for one in read_questions(self._questions).questions:
+            yield Example(self._source(one.question), targets=one.answers)
 
     def _taught(self, split: Split) -> list[Taught]:
         """The conversations of a split; in training, with those of an older self-study."""

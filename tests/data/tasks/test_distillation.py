@@ -1,10 +1,11 @@
 """Conversations of a self-study, their teacher, and what is replayed of an older one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.made_up_studies import PROMPT, conversations, write_untaught_study
+from support.made_up_studies import NOBODY, PROMPT, conversations, write_untaught_study
 from support.tiny_runs import embedded_tokenizer
 
 from ptl_prefix.backbones.model_inputs import Padding
@@ -93,6 +94,18 @@ def test_replay_adds_conversations_of_the_older_document(studies: dict[str, str]
         == Distillation(self_study=studies["new"]).examples("validation").to_list()
     )
     assert task.document_sha256 != Distillation(self_study=studies["old"]).document_sha256
+
+
+def test_another_tokenizer_is_refused_and_other_weights_are_noted(studies: dict[str, str]) -> None:
+    task = Distillation(self_study=studies["new"])
+
+    assert task.backbone_problems(NOBODY) == []
+    assert task.notes == ()
+    assert task.backbone_problems(replace(NOBODY, name="small", weights_fingerprint="other")) == []
+    assert task.notes == ("the teacher is nobody, whose weights are not those of small",)
+    other = replace(NOBODY, tokenizer_fingerprint="other")
+    assert "must be made with the tokenizer of the backbone" in task.backbone_problems(other)[0]
+    assert Distillation(self_study=studies["new"], loss="next_token").backbone_problems(other) == []
 
 
 def test_mistakes_are_sentences(studies: dict[str, str], tmp_path: Path) -> None:

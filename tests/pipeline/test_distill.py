@@ -1,0 +1,112 @@
+"""`ptl-prefix distill`: a document becomes a bundle, whatever stops it, and a changed document continues from it."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from support.command_lines import CommandLine, Invoke
+from support.made_up_studies import sentences
+
+from ptl_prefix.artifacts.manifest import read_manifest
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.backbones.model_inputs import ModelInputs
+from ptl_prefix.training.module import AdaptationModule
+
+SMALL = [
+    "backbone=tiny_gpt2",
+    "backbone.device=cpu",
+    "self_study.chunk_tokens=64",
+    "self_study.num_conversations=10",
+    "self_study.max_answer_tokens=16",
+    "self_study.max_question_tokens=12",
+    "self_study.validation_share=0.3",
+    "method.prefix_length=8",
+    "data.batch_size=4",
+    "trainer.max_steps=6",
+    "trainer.val_check_interval=2",
+    "evaluation.num_examples=2",
+    "evaluation.compare_bare=false",
+    "evaluation.retention=false",
+    "tracking=none",
+]
+
+
+def write_document(path: Path, *, version: int = 0) -> Path:
+    path.write_text("\n".join(sentences(16, version=version)), encoding="utf-8")
+    return path
+
+
+def test_all_mistakes_are_told_before_weights_load(invoke: Invoke) -> None:
+    result = invoke(
+        "distill",
+        "document=none.txt",
+        "backbone=tiny_gpt2",
+        "method.prefix_length=0",
+        "optimizer.label_smoothing=0.1",
+        "update=nowhere",
+    )
+
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert "The config has 5 mistakes" in told
+    for sentence in (
+        "`document` must be a file, but 'none.txt' is not one.",
+        "`method.prefix_length` must be >= 1, but is 0.",
+        "`optimizer.label_smoothing` must be 0 where a teacher is matched",
+        "`update`: A run must be a folder with a config.yaml, but nowhere",
+        "must fit the 512 positions of tiny_gpt2",
+    ):
+        assert sentence in told, sentence
+    assert "`document` must be given" in invoke("distill", "backbone=tiny_gpt2", "self_study.chunk_tokens=64").stderr
+
+
+@pytest.mark.slow
+def test_a_document_becomes_a_bundle_through_stops_and_changes(
+    command_line: CommandLine, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = write_document(tmp_path / "manual.txt")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question": "The Alder harbour sells", "answer": "copper."}) + "\n")
+    words = ["distill", *SMALL, f"document={document}", f"data.cache_dir={tmp_path / 'cache'}"]
+
+    whole = invoke(*words, f"questions={questions}", "hydra.run.dir=whole")
+
+    assert whole.exit_code == 0, whole.output
+    assert "starts from the first 7 tokens of the document" in whole.stderr
+    for shown in ("answer_loss", "no context", "first 8 tokens", "bundle:", "self-study:", "document.json"):
+        assert shown in whole.stdout, shown
+    manifest = read_manifest(RunFolder("whole").bundle)
+    record = read_record("whole/record.json")
+    assert record.metric_info["val/loss"].scale == "nats per target token, to the teacher"
+    assert record.task == manifest.task == "manual.txt"
+
+    usual = AdaptationModule.training_step
+
+    def stopping(module: AdaptationModule, batch: ModelInputs, batch_idx: int) -> torch.Tensor:
+        if module.global_step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return usual(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdaptationModule, "training_step", stopping)
+        stopped = invoke(*words, f"questions={questions}", "hydra.run.dir=stopped")
+    resumed = invoke("distill", "resume=stopped")
+
+    assert stopped.exit_code == 128 + signal.SIGTERM
+    assert "was generated before" in stopped.stderr
+    assert resumed.exit_code == 0, resumed.output
+    assert "answer_loss" in resumed.stdout
+    assert read_manifest(RunFolder("stopped").bundle).tensors_sha256 == manifest.tensors_sha256
+
+    write_document(document, version=1)
+    updated = invoke(*words, "update=whole", "hydra.run.dir=updated")
+
+    assert updated.exit_code == 0, updated.output
+    assert "whole was made from another version of the document" in updated.stderr
+    changed = read_record("updated/record.json")
+    assert changed.config["method"]["init"] == "bundle"
+    assert changed.config["task"]["replay"] == record.config["task"]["self_study"]
+    assert read_manifest(RunFolder("updated").bundle).document_sha256 != manifest.document_sha256
