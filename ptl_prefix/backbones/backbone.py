@@ -294,7 +294,7 @@ class Backbone:
     @property
     def head(self) -> nn.Module:
         """The LM head."""
-        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
+        head: nn.Module = self.model.get_output_embeddings()
         return head
 
     def target_states(self, inputs: ModelInputs, positions: Positions) -> Float[Tensor, "*targets width"]:
