@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ptl_prefix.artifacts.atomic import write_atomically
@@ -105,11 +106,12 @@ def _section(part: Part, record: ComparisonRecord) -> str:
     table = record.tables[0]
     lines = [
         f"## {part.question}",
-        f"{table.task} on {table.backbone}, part `{part.name}`: `{' '.join(part.command()[3:])}`.",
+        f"{table.task} on {table.backbone}, part `{part.name}`: `{' '.join(('ptl-prefix', *part.command()[3:]))}`.",
         f"![{escape_markdown(part.question)}](../evidence/{part.name}/quality.svg)",
         f"![The same, as a curve](../evidence/{part.name}/curve.svg)" if part.curve else "",
         markdown_grid(quality_grid(table)),
         f"{LEGEND}{bare_sentence(table)}",
+        "What the rows cost, as `ptl-prefix compare` has it:",
         markdown_grid(cost_grid(table)),
         "\n".join(f"- {escape_markdown(sentence)}" for sentence in table.caveats),
         f"Commits: {', '.join(_commits(table))}.",
@@ -139,7 +141,13 @@ def draw(table: TableRecord, path: Path) -> None:
     axes.set_yticks(range(len(rows)), [f"#{row.number} {row.label}" for row in rows], fontsize=7)
     axes.set(xlabel=f"{table.main} {arrow(table.metrics[table.main])}, mean over seeds and 95% interval")
     axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write an SVG whose ids are the same each time."""
+    with rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def draw_curve(table: TableRecord, setting: str, path: Path) -> None:
@@ -165,7 +173,7 @@ def draw_curve(table: TableRecord, setting: str, path: Path) -> None:
     axes.set(xlabel=setting, ylabel=f"{table.main} {arrow(table.metrics[table.main])}", xscale="log")
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
 
 
 def write_page(evidence: Path, page: Path = PAGE) -> None:

@@ -352,5 +352,6 @@ def test_a_tensor_may_not_be_called_what_the_format_keeps_for_itself(tmp_path: P
 def test_the_manifest_states_all_that_serving_needs() -> None:
     assert " ".join(field.name for field in dataclasses.fields(Manifest)) == (
         "schema_version method settings task task_version prompt stop_ids decoding label_set metrics geometry "
-        "position_law dtype backbone tensors tensors_sha256 created package_version routing"
+        "position_law dtype backbone tensors tensors_sha256 created package_version routing "
+        "document_sha256"
     )

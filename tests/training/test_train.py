@@ -233,6 +233,7 @@ def test_the_record_is_complete(tiny_runs: TinyRuns, folder: RunFolder) -> None:
         "fingerprints",
         "accepted_changes",
         "selection",
+        "learning_rate",
     ]
     assert (written["status"], written["run_id"], written["seed"]) == ("finished", "tiny", 5)
     assert (written["task"], written["backbone"], written["method"]) == ("table_to_text", "tiny", "prefix_tuning")
