@@ -48,3 +48,13 @@ def masks_by_layer_type(
     if not types:  # every layer has the window
         return near[:, None]
     return {name: (near if name == "sliding_attention" else visible)[:, None] for name in types}
+
+
+def additive(masks: Masks, dtype: torch.dtype) -> Any:
+    """The same masks as numbers that are added to scores, as transformers' eager attention needs them.
+
+    It would add a mask of truth values as ones and zeros, and hide nothing.
+    """
+    if isinstance(masks, dict):
+        return {name: additive(mask, dtype) for name, mask in masks.items()}
+    return torch.zeros_like(masks, dtype=dtype).masked_fill(~masks, torch.finfo(dtype).min)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ptl_prefix.artifacts.manifest import BackboneIdentity, Quantization
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.backbones.attachment import Attachment
+from ptl_prefix.backbones.attention_masks import additive
 from ptl_prefix.backbones.attention_sites import SiteGeometry, attention_modules, family_of, geometry_of, layers_of
 from ptl_prefix.backbones.checkpointing import Checkpointing
 from ptl_prefix.backbones.choose_prompter import choose_prompter
@@ -258,7 +259,10 @@ class Backbone:
     def input_arguments(self, inputs: ModelInputs) -> dict[str, Any]:
         """The text and its mask as arguments of the model's forward: ids, or embeddings if there are prompt rows."""
         if inputs.layout is not None:
-            return {"input_ids": inputs.input_ids, "attention_mask": inputs.layout.masks(self.config)}
+            masks: Any = inputs.layout.masks(self.config)
+            if self.config._attn_implementation == "eager":
+                masks = additive(masks, self.dtype)
+            return {"input_ids": inputs.input_ids, "attention_mask": masks}
         if inputs.prompt_rows is None:
             return {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         text = self.embed(inputs.input_ids)
