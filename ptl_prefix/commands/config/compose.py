@@ -88,7 +88,8 @@ def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | 
             plain = plain_values(composed.config)
             skipped = _skipped_groups(composed, plain.values, variant)
             found = [*composed.problems, *_value_problems(verb, plain, flags, skipped)]
-            found += _folder_problems(composed.config, plain.values, "sweep" if flags.multirun else "run")
+            mode = "sweep" if flags.multirun else "run"
+            found += _folder_problems(composed.config, plain.values, mode, is_alone=not found)
             found += _ambiguous_choices(variant, flags.config_dir)
             found += _unread_settings(verb, plain.values, variant, flags)
             problems.update(dict.fromkeys(found))
@@ -262,11 +263,12 @@ def _value_problems(verb: Verb, plain: Plain, flags: HydraFlags, refused_groups:
     return [*plain.problems, *(problem for problem in found if problem not in untrue)]
 
 
-def _folder_problems(config: DictConfig, values: Mapping[str, Any], mode: str) -> list[str]:
+def _folder_problems(config: DictConfig, values: Mapping[str, Any], mode: str, *, is_alone: bool) -> list[str]:
     try:
         folder = OmegaConf.select(config, f"hydra.{mode}.dir")
-    except OmegaConfBaseException:
-        return []  # its name depends on values that are missing or wrong, and reported
+    except OmegaConfBaseException as error:
+        # With other problems, its name depends on values that are missing or wrong, and reported.
+        return [f"`hydra.{mode}.dir` must be a path, but: {str(error).splitlines()[0]}."] if is_alone else []
     return folder_problems(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
 
 

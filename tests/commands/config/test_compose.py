@@ -126,6 +126,7 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
         ("task.data_dir=nowhere", "`task.data_dir` must be a folder, but there is none at 'nowhere'."),
         ("task._target_=os.system", "`task._target_` must name a class of ptl_prefix"),
         ("hydra.run.dirr=x", "`hydra.run.dirr` is not a setting; did you mean hydra.run.dir"),
+        ("hydra.run.dir=${nope}", "`hydra.run.dir` must be a path, but: Interpolation key 'nope' not found"),
         ("hydra.run.dir='x/a b'", "each new folder in `hydra.run.dir` must be a folder's name"),
         ("hydra.sweep.dir=x", "`hydra.sweep.dir` is not read without -m"),
         ("hydra/launcher=x", "`hydra/launcher=x` cannot be applied"),
