@@ -10,6 +10,7 @@ the file differs from its name is annotated with pydantic's `Field(alias=...)`.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import os
@@ -47,6 +48,11 @@ def to_values(document: Any) -> dict[str, Any]:
 def to_text(values: dict[str, Any]) -> str:
     """Format a JSON object with indentation."""
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def hash_of(values: dict[str, Any]) -> str:
+    """The SHA-256 of a JSON object, whatever the order of its keys: the seal of a file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def json_problem(value: Any, where: str = "") -> str | None:

@@ -5,7 +5,6 @@ ends with the hash of everything else in it, so that a changed byte is detected 
 """
 
 import hashlib
-import json
 import math
 import os
 import stat
@@ -23,6 +22,7 @@ from ptl_prefix.artifacts.json_document import (
     STRICT,
     DocumentError,
     from_values,
+    hash_of,
     parse_values,
     read_bounded,
     to_text,
@@ -180,7 +180,7 @@ def max_file_bytes(tensors: Mapping[str, TensorInfo]) -> int:
 def settings_fingerprint(manifest: Manifest) -> str:
     """The hash of what an adaptation's effect depends on besides its tensors, such as the layers of a prefix."""
     values = {"method": manifest.method, "settings": manifest.settings, "position_law": manifest.position_law}
-    return _hash_of(values)
+    return hash_of(values)
 
 
 def check_backbone(manifest: Manifest, identity: BackboneIdentity) -> None:
@@ -219,11 +219,7 @@ def sealed_text(manifest: Manifest) -> str:
     except DocumentError as error:
         law = "A bundle's manifest must hold finite values of the stated types"
         raise ValueError(f"{law}, but it {error}; change the value, or leave it out.") from error
-    return to_text({**values, _SEAL: _hash_of(values)})
-
-
-def _hash_of(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return to_text({**values, _SEAL: hash_of(values)})
 
 
 @contextmanager
@@ -257,7 +253,7 @@ def read_versioned_manifest(folder: str | Path) -> tuple[Manifest, str]:
         values = parse_values(data)
         seal = values.pop(_SEAL, None)
         manifest = from_values(values, Manifest, version=BUNDLE_VERSION)
-        if seal != _hash_of(values):
+        if seal != hash_of(values):
             raise DocumentError(f"does not agree with its own `{_SEAL}`")
     return manifest, hashlib.sha256(data).hexdigest()[:16]
 

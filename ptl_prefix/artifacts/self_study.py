@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ptl_prefix.artifacts.atomic import write_folder_atomically, write_new_file
 from ptl_prefix.artifacts.conversation import ContextPlace, with_context
 from ptl_prefix.artifacts.json_document import (
     DocumentError,
     from_values,
+    hash_of,
     parse_values,
     read_bounded,
     to_text,
@@ -133,7 +133,7 @@ def write_self_study(
     with write_folder_atomically(folder) as unfinished:
         for name, content in contents.items():
             write_new_file(unfinished / name, content)
-        write_new_file(unfinished / STUDY_FILE, to_text({**values, _SEAL: _hash_of(values)}).encode())
+        write_new_file(unfinished / STUDY_FILE, to_text({**values, _SEAL: hash_of(values)}).encode())
         read_self_study(unfinished)
     return read_self_study(folder)
 
@@ -149,7 +149,7 @@ def read_self_study(folder: str | Path) -> SelfStudy:
         values = parse_values(read_bounded(folder / STUDY_FILE, max_bytes=_MAX_FACTS_BYTES, follow_links=False))
         seal = values.pop(_SEAL, None)
         facts = from_values(values, SelfStudyFacts, version=SELF_STUDY_VERSION)
-        if seal != _hash_of(values):
+        if seal != hash_of(values):
             raise DocumentError(f"does not agree with its own `{_SEAL}`")
     contents: dict[str, bytes] = {}
     for name in (DOCUMENT_FILE, CONVERSATIONS_FILE):
@@ -192,10 +192,6 @@ def _checked(path: Path, sha256: str | None) -> bytes:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DocumentError(f"has other content than {STUDY_FILE} says")
     return content
-
-
-def _hash_of(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

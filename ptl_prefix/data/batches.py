@@ -109,8 +109,12 @@ class TrainBatches:
             indices = order[self._num_handed_out]
             # Counted before it is yielded: a state that is saved while a batch is in use has this batch behind it.
             self._num_handed_out += 1
-            rows = indices if self._examples is None else self._examples.rows(indices)
-            yield self._layout.collate(self._encoded.rows(rows), self._padding, self._encoded.teacher)
+            rows = self._encoded.rows(self._rows(indices))
+            yield self._layout.collate(rows, self._padding, self._encoded.teacher)
+
+    def _rows(self, indices: Indices) -> Indices:
+        """The rows of a batch of `order`."""
+        return indices if self._examples is None else self._examples.rows(indices)
 
     def order(self, epoch: int) -> "EpochOrder":
         """The indices of the rows, or examples, of each of this rank's batches: a function of seed and epoch alone."""
@@ -125,7 +129,8 @@ class TrainBatches:
 
     def padding_share(self) -> float:
         """The fraction of padding among all positions of this rank's current epoch, in rows of one pair."""
-        return _padding_share(_text_lengths(self._encoded, self._padding), self.order(self._epoch))
+        batches = [self._rows(indices) for indices in self.order(self._epoch)]
+        return _padding_share(_text_lengths(self._encoded, self._padding), batches)
 
     def state_dict(self) -> dict[str, Any]:
         """The position: the epoch, the number of its batches that were yielded, and the identity of the order."""
