@@ -15,6 +15,7 @@ from support.no_task import export_untasked
 from ptl_prefix import PrefixTuning
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.fingerprint import fingerprint_text
+from ptl_prefix.artifacts.json_document import hash_of
 from ptl_prefix.artifacts.manifest import read_manifest, settings_fingerprint
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.spec import load_backbone
@@ -62,10 +63,8 @@ def change(folder: Path, path: tuple[Any, ...], value: Any) -> None:
 
 
 def reseal(folder: Path, values: dict[str, Any]) -> None:
-    from ptl_prefix.artifacts import manifest as manifests
-
     content = {key: part for key, part in values.items() if key != SEAL}
-    (folder / "manifest.json").write_text(json.dumps({**content, SEAL: manifests._hash_of(content)}))
+    (folder / "manifest.json").write_text(json.dumps({**content, SEAL: hash_of(content)}))
 
 
 @pytest.mark.parametrize(

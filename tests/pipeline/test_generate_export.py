@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from support.command_lines import CommandLine, Finished, Invoke
 from torch.testing import assert_close
 
-from ptl_prefix.artifacts import manifest
 from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.json_document import hash_of
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
@@ -269,7 +269,7 @@ class TestADamagedBundle:
         values = json.loads((bundle / "manifest.json").read_text())
         values["backbone"]["path"] = "somebody/model"
         del values["manifest_sha256"]
-        (bundle / "manifest.json").write_text(json.dumps({**values, "manifest_sha256": manifest._hash_of(values)}))
+        (bundle / "manifest.json").write_text(json.dumps({**values, "manifest_sha256": hash_of(values)}))
         monkeypatch.setattr(BackboneSpec, "load", lambda spec: pytest.fail(f"{spec.path} was fetched"))
 
         assert "set backbone=somebody/model" in self.refusal(bundle, invoke)
