@@ -64,6 +64,7 @@ check: $(READY)  ## Lint, formatting, types, which room may import which, and th
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini tests scripts
 	$(BIN)/lint-imports
 	$(DOCS) -D generated=check docs docs/_build/check
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -38,8 +39,12 @@ def facts(identity: BackboneIdentity) -> CardFacts:
     )
 
 
+def header_of(text: str) -> Any:
+    return ModelCard(text).data
+
+
 def test_the_header_is_what_the_hub_reads(facts: CardFacts) -> None:
-    data = ModelCard(card_text(facts)).data
+    data = header_of(card_text(facts))
 
     assert data.base_model == "openai-community/gpt2-medium"
     assert (data.library_name, data.base_model_relation) == ("ptl_prefix", "adapter")
@@ -77,7 +82,7 @@ def test_the_body_has_what_a_reader_needs(facts: CardFacts) -> None:
 def test_no_folder_of_this_machine_is_named(facts: CardFacts, path: str, named: str | None) -> None:
     text = card_text(replace(facts, backbone=replace(facts.backbone, path=path)))
 
-    assert ModelCard(text).data.base_model == named
+    assert header_of(text).base_model == named
     assert "secret" not in text
 
 
@@ -96,7 +101,7 @@ def test_a_name_is_neither_a_key_nor_markup(facts: CardFacts, field: str) -> Non
 
     text = card_text(replace(plain, **{field: HOSTILE}))
 
-    assert ModelCard(text).data.license is None
+    assert header_of(text).license is None
     assert structure(text) == structure(card_text(plain))
     assert "\x1b" not in text
 
@@ -105,7 +110,7 @@ def test_settings_and_metrics_of_a_hostile_bundle_are_code(facts: CardFacts) -> 
     plain = replace(facts, settings={"a": "b"}, metrics={"test/a": CardMetric(value=1.0)})
     hostile = replace(facts, settings={HOSTILE: HOSTILE}, metrics={f"test/{HOSTILE}": CardMetric(value=1.0)})
 
-    assert ModelCard(card_text(hostile)).data.license is None
+    assert header_of(card_text(hostile)).license is None
     assert structure(card_text(hostile)) == structure(card_text(plain))
 
 

@@ -168,7 +168,7 @@ def test_tokens_do_fall_out_of_the_window(any_backbone: Backbone) -> None:
         if hasattr(module, "sliding_window"):
             module.sliding_window = WINDOW
     any_backbone.config.layer_types = ["sliding_attention"] * 3
-    for layer in any_backbone.model.get_submodule("model.layers"):  # type: ignore[union-attr]
+    for layer in any_backbone.model.get_submodule("model.layers"):  # type: ignore[attr-defined]
         layer.attention_type = "sliding_attention"
         layer.self_attn.layer_type = "sliding_attention"
     inputs = unpadded(1, length=6 * WINDOW)

@@ -22,9 +22,9 @@ def test_each_measure_has_a_panel_with_a_line_for_each_family_and_the_levels() -
     assert list(lines["document"].get_ydata()) == [2.0, 2.0]
     prefix, parts = loss.containers
     assert (prefix.get_label(), parts.get_label()) == ("prefix_tuning", "first tokens")
-    assert prefix.lines[0].get_xydata().tolist() == [[16, 3.5], [64, 3.0]]
-    assert parts.lines[0].get_xydata().tolist() == [[22, 4.5]]
-    (bars,) = prefix.lines[2]
+    assert prefix.lines[0].get_xydata().tolist() == [[16, 3.5], [64, 3.0]]  # type: ignore[attr-defined]
+    assert parts.lines[0].get_xydata().tolist() == [[22, 4.5]]  # type: ignore[attr-defined]
+    (bars,) = prefix.lines[2]  # type: ignore[attr-defined]
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[3.25, 3.75], [2.75, 3.25]]
     assert render_document(report).startswith(b"\x89PNG")
 

@@ -118,7 +118,7 @@ def _tiny_model(family: Family, dropout: float) -> PreTrainedModel:
         )
     if family == "t5":
         return T5ForConditionalGeneration(
-            T5Config(
+            T5Config(  # type: ignore[call-arg]
                 **ids,
                 d_model=24,
                 d_kv=8,

@@ -130,7 +130,7 @@ def test_of_those_that_reached_a_rung_exactly_one_in_so_many_goes_on(values: lis
 
 
 def test_only_successive_halving_pauses_and_only_none_never_prunes() -> None:
-    kinds = [NoPruner(), Percentile(), Hyperband(), SuccessiveHalving()]
+    kinds: list[Any] = [NoPruner(), Percentile(), Hyperband(), SuccessiveHalving()]
 
     assert [kind.prunes for kind in kinds] == [False, True, True, True]
     assert [bool(kind.rungs(1000)) for kind in kinds] == [False, False, False, True]

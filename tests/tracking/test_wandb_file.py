@@ -43,4 +43,4 @@ def test_missing_and_foreign_files_are_incomplete(tmp_path: Path) -> None:
 
 
 def test_the_field_that_ends_a_file_is_that_of_the_library() -> None:
-    assert wandb_internal_pb2.Record.DESCRIPTOR.fields_by_name["exit"].number == wandb_file._EXIT_FIELD
+    assert wandb_internal_pb2.Record.DESCRIPTOR.fields_by_name["exit"].number == wandb_file._EXIT_FIELD  # type: ignore[attr-defined]
