@@ -13,7 +13,7 @@ from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
-from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
+from ptl_prefix.backbones.label_likelihood import most_likely_labels
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import PromptBatches
@@ -122,8 +122,7 @@ def _writer(job: DecodingJob) -> Callable[[ModelInputs, int], list[str]]:
     encoded = [job.prompter.encode_target(label) for label in labels]
 
     def most_likely_label(inputs: ModelInputs, number: int) -> list[str]:
-        best = label_log_likelihoods(job.backbone, inputs, encoded).argmax(dim=1)
-        return [labels[index] for index in best.tolist()]
+        return [labels[label.place] for label in most_likely_labels(job.backbone, inputs, encoded)]
 
     return most_likely_label
 

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.backbones.attention_sites import layers_of
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.label_likelihood import label_log_likelihoods
+from ptl_prefix.backbones.label_likelihood import most_likely_labels
 from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
 from ptl_prefix.backbones.observation import text_for_every_site
 from ptl_prefix.commands.config.build_plan import build_plan
@@ -156,11 +156,10 @@ def peak_of_a_step(ranks: Ranks, tiny: TinyRuns, changes: Mapping[str, Any]) -> 
 
 
 def label_likelihoods(backbone: Backbone) -> list[list[float]]:
-    """Likelihoods of three labels after two prompts."""
+    """The most likely of three labels after two prompts, and its likelihood."""
     start = None if backbone.decoder_start_id is None else [backbone.decoder_start_id]
     prompts = prompt_batch([[5, 6, 7], [8, 9]], Padding(backbone.pad_id, start))
-    found: list[list[float]] = label_log_likelihoods(backbone, prompts, [[11, 12], [13], [14, 15, 16]]).tolist()
-    return found
+    return [list(label) for label in most_likely_labels(backbone, prompts, [[11, 12], [13], [14, 15, 16]])]
 
 
 def _live_bytes() -> int:
