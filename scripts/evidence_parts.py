@@ -84,14 +84,16 @@ def parts_for(data: Path) -> list[Part]:
     ]
     for name in ("e2e", "webnlg", "banking77"):
         question = f"Which start of a prefix on {name}, on a pretrained model of 135M?"
-        parts.append(Part(f"start_{name}", question, "prefix_start", (*words[name], *_SMOLLM2)))
+        parts.append(Part(f"start_{name}", question, "prefix_start", (*words[name], *_SMOLLM2, *_CONFIRMED)))
     for name in ("e2e", "banking77"):
         question = f"Which method on {name}, on the embedded backbone?"
-        parts.append(Part(f"small_{name}", question, "evidence_methods", (*words[name], *_SMALL), decoding=_WHOLE))
+        parts.append(
+            Part(f"small_{name}", question, "evidence_methods", (*words[name], *_SMALL, *_CONFIRMED), decoding=_WHOLE)
+        )
     for name, of_task in words.items():
         question = f"Which method on {name}, on a pretrained model of 135M?"
         long = _LONG if name == "dialogsum" else ()
-        parts.append(Part(f"smollm2_{name}", question, "evidence_methods", (*of_task, *_SMOLLM2, *long)))
+        parts.append(Part(f"smollm2_{name}", question, "evidence_methods", (*of_task, *_SMOLLM2, *_CONFIRMED, *long)))
     epoch = (*words["e2e"], *_EVERY, "backbone=smollm2", "backbone.dtype=bfloat16")
     question = "How near does a model of 135M come to GPT-2 medium after one epoch of E2E?"
     parts.append(Part("epoch", question, "evidence_epoch", epoch, decoding=_WHOLE))
@@ -123,6 +125,14 @@ _SMOLLM2 = (
     "evaluation.num_examples=32",
 )
 """A released model of 135M parameters: fewer steps and decoded inputs."""
+
+_CONFIRMED = (
+    "tracking.num_samples=0",
+    "evaluation.num_examples=1",
+    "evaluation.retention=false",
+    "hydra.sweeper.confirm_overrides=['evaluation.num_examples=32','evaluation.retention=true']",
+)
+"""A search compares losses: only the runs that confirm its best settings decode."""
 
 _LONG = ("data.batch_size=4", "trainer.limit_val_batches=3")
 """Long inputs: a step costs as many tokens as in the other tasks."""

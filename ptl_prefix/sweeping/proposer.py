@@ -57,13 +57,14 @@ class Proposer:
         return trial, self.overrides(arm, new.params)
 
     def overrides(self, arm: Arm, point: Point) -> tuple[str, ...]:
-        """The overrides of a point. A point of the confirmation is a candidate's overrides with another seed."""
+        """The overrides of a point. The confirmation's are a candidate's, with another seed and `confirm_overrides`."""
         if arm.name != CONFIRM:
             return arm.space.overrides(point)
         name, _, number = str(point["candidate"]).rpartition("/")
         (trial,) = (one for one in self._store.trials(name) if one.number == int(number))
         own = [text for text in trial.overrides if not text.startswith("seed=")]
-        return (*self._store.spec.arm(name).overrides, *own, f"seed={point['seed']}")
+        spec = self._store.spec
+        return (*spec.arm(name).overrides, *own, f"seed={point['seed']}", *spec.confirm_overrides)
 
     def _uses_list(self, arm: Arm) -> bool:
         return arm.name == CONFIRM or self._sampler.lists_points

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 
 _IN_FILE = {"n_jobs": "workers"}
 _BUDGET_IN_FILE = {"n_trials": "trials", "budget_s": "seconds", "budget_tokens": "tokens"}
-_CONFIRMATION_IN_FILE = {"confirm_top_k": "top_k", "confirm_seeds": "seeds"}
+_CONFIRMATION_IN_FILE = {"confirm_top_k": "top_k", "confirm_seeds": "seeds", "confirm_overrides": "overrides"}
 """Settings whose key in `study.yaml` differs from the setting's name."""
 
 
@@ -96,6 +96,8 @@ class StudySpec(StudySettings):
         settings = {key: list(one) if isinstance(one, tuple) else one for key, one in self.study_settings().items()}
         budget = {key: settings.pop(name) for name, key in _BUDGET_IN_FILE.items()}
         confirmation = {key: settings.pop(name) for name, key in _CONFIRMATION_IN_FILE.items()}
+        if not confirmation["overrides"]:
+            del confirmation["overrides"]  # a file of an older version has none
         return {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
@@ -145,7 +147,7 @@ def _from_document(document: Any) -> StudySpec:
         for arm in document.pop("arms")
     ]
     budget = _named(document.pop("budget"), _BUDGET_IN_FILE)
-    confirmation = document.pop("confirmation") or {"top_k": 0, "seeds": []}
+    confirmation: dict[str, Any] = {"overrides": []} | (document.pop("confirmation") or {"top_k": 0, "seeds": []})
     renamed = {name: document.pop(key) for name, key in _IN_FILE.items()}
     return StudySpec(arms=arms, **budget, **_named(confirmation, _CONFIRMATION_IN_FILE), **renamed, **document)
 

@@ -41,6 +41,7 @@ class StudySettings:
         budget_tokens: Training tokens of each arm, summed over its trials; `None` sets no limit.
         confirm_top_k: Number of best settings of each arm that are trained again on every one of `confirm_seeds`.
         confirm_seeds: Seeds of these trainings, which the search has not used.
+        confirm_overrides: Overrides of these trainings alone, such as `evaluation.num_examples=null`.
     """
 
     direction: Direction | None
@@ -58,6 +59,7 @@ class StudySettings:
     budget_tokens: Annotated[float, Gt(0)] | None = field(metadata=_MAY_CHANGE)
     confirm_top_k: Annotated[int, Ge(0)]
     confirm_seeds: Sequence[Annotated[int, Ge(0)]]
+    confirm_overrides: Sequence[str]
 
     def study_settings(self) -> dict[str, Any]:
         """The settings of this class by name, without those of a subclass."""
@@ -114,7 +116,18 @@ class SweeperSettings(StudySettings):
                 f"`hydra.sweeper.confirm_seeds` must hold at least one seed where `confirm_top_k` is above 0, but "
                 f"`confirm_top_k` is {self.confirm_top_k}."
             )
+        problems += [
+            f"`hydra.sweeper.confirm_overrides` must be key=value of the confirming trainings, without `seed` and "
+            f"`hydra`, but one is {text!r}."
+            for text in self.confirm_overrides
+            if "=" not in text or key_of(text).partition(".")[0] in ("seed", "hydra")
+        ]
         return problems
+
+
+def key_of(override: str) -> str:
+    """The key of an override."""
+    return override.lstrip("+").partition("=")[0]
 
 
 def _arm_problems(name: str, arm: Any) -> list[str]:

@@ -69,10 +69,13 @@ def test_a_search_ends_with_a_table_a_command_and_a_page(
 @pytest.mark.slow
 def test_searched_and_confirmed_trials_have_a_page_each(command_line: CommandLine, invoke: Invoke) -> None:
     search = ["method.prefix_length=choice(2,3)", "hydra.sweeper.n_trials=2", "hydra.sweeper.confirm_seeds=[1,2]"]
+    confirm = ["hydra.sweeper.confirm_top_k=1", "hydra.sweeper.confirm_overrides=['evaluation.num_examples=3']"]
 
-    result = invoke("train", "-m", *small(command_line), *SEARCH, *search, "hydra.sweeper.confirm_top_k=1")
+    result = invoke("train", "-m", *small(command_line), *SEARCH, *search, *confirm)
 
     assert result.exit_code == 0, result.output
+    decoded = {read_record(path).config["evaluation"]["num_examples"] for path in STUDY.glob("confirm/*/record.json")}
+    assert decoded == {3} != {read_record(STUDY / "0/record.json").config["evaluation"]["num_examples"]}
     assert _seeds_of_rows(STUDY / "comparison/comparison.csv") == {(1, 2)}
     assert _seeds_of_rows(STUDY / "comparison/search/comparison.csv") == {(0,)}
     assert "page of the confirmed trials:  " in result.output and "page of the search:  " in result.output

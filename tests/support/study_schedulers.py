@@ -37,6 +37,7 @@ def spec(**changes: Any) -> StudySpec:
         "budget_tokens": None,
         "confirm_top_k": 0,
         "confirm_seeds": [],
+        "confirm_overrides": [],
         "sampler": {},
         "pruner": {},
         "max_failure_rate": 0.5,

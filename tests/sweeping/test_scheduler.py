@@ -294,6 +294,13 @@ class TestConfirming:
 
         assert run_all(scheduler)[-1].trial.overrides == ("seed=1",)
 
+    def test_the_confirmation_has_overrides_of_its_own(self, tmp_path: Path) -> None:
+        study = spec(space=WORDS, confirm_top_k=1, confirm_seeds=[1, 2], confirm_overrides=["task.count=9"])
+
+        *_, first, second = [job.trial.overrides for job in run_all(make_scheduler(tmp_path, study))]
+
+        assert [one[-2:] for one in (first, second)] == [("seed=1", "task.count=9"), ("seed=2", "task.count=9")]
+
     def test_after_a_search_over_seeds_each_setting_is_confirmed_once_the_best_mean_first(self, tmp_path: Path) -> None:
         letters, seeds = ["a", "b", "c"], [0, 1]
         space = SearchSpace(

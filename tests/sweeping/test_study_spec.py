@@ -30,6 +30,7 @@ def spec(**changes: object) -> StudySpec:
         budget_tokens=None,
         confirm_top_k=0,
         confirm_seeds=[],
+        confirm_overrides=[],
         sampler={"_target_": "ptl_prefix.sweeping.samplers.RandomPoints", "seed": 0},
         pruner={"_target_": "ptl_prefix.sweeping.pruners.NoPruner"},
         max_failure_rate=0.5,
@@ -54,6 +55,7 @@ TWO_ARMS = [
     [
         spec(),
         spec(arms=TWO_ARMS, confirm_top_k=2, confirm_seeds=[1, 2]),
+        spec(confirm_top_k=1, confirm_seeds=[1], confirm_overrides=["evaluation.num_examples=null"]),
         spec(n_trials=None, budget_s=60.0, budget_tokens=1e6, direction="maximize", threads=3, devices=[0, 1]),
         spec(arms=[Arm(name="", overrides=[], space=SearchSpace({"a": Choice(values=["1", 1, None, True, "é"],
                  texts=["'1'", "1", "null", "true", "é"])}))]),

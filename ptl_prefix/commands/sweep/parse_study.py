@@ -29,7 +29,7 @@ from ptl_prefix.sweeping.result_cache import code_fingerprint
 from ptl_prefix.sweeping.search_space import MAX_LISTED, SearchSpace
 from ptl_prefix.sweeping.storage import absolute_url
 from ptl_prefix.sweeping.study_spec import Arm, StudySpec
-from ptl_prefix.sweeping.sweeper_settings import Direction, SweeperSettings
+from ptl_prefix.sweeping.sweeper_settings import Direction, SweeperSettings, key_of
 from ptl_prefix.sweeping.trial_processes import TrialServer, prepared_trial_server
 
 _WHERE = "hydra.sweeper"
@@ -78,7 +78,8 @@ def parse_study(
     if mistakes:
         raise ConfigError(mistakes)
     folder = Path(str(sweeper.hydra.sweep.dir))
-    first_config = _check_points(verb, of_trials, arms, flags)
+    confirming = settings.confirm_overrides if settings.confirm_top_k else ()
+    first_config = _check_points(verb, of_trials, arms, confirming, flags)
     spec = StudySpec(
         name=settings.study_name or folder.name,
         token=secrets.token_hex(3),
@@ -117,6 +118,12 @@ def _problems(spec: StudySpec, config: Mapping[str, Any], direction: Direction |
     """What is wrong between the settings, the search spaces and the config of a trial."""
     problems = _problems_of_single_runs(spec, config)
     sampler, pruner = build(spec.sampler), build(spec.pruner)
+    searched = {key for arm in spec.arms for key in arm.space.dimensions}
+    problems += [
+        f"`hydra.sweeper.confirm_overrides` must leave what was searched, but it sets `{key_of(text)}`."
+        for text in spec.confirm_overrides
+        if key_of(text) in searched
+    ]
     for arm in spec.arms:
         of_arm = f" of arm {arm.name}" if arm.name else ""
         if not arm.space.dimensions and len(spec.arms) == 1 and not sampler.lists_points:
@@ -175,7 +182,9 @@ def _parse_arms(
         yield Arm(name=name, overrides=list(arm.get("overrides") or []), space=SearchSpace(valid))
 
 
-def _check_points(verb: Verb, single: Sequence[str], arms: Sequence[Arm], flags: HydraFlags) -> Mapping[str, Any]:
+def _check_points(
+    verb: Verb, single: Sequence[str], arms: Sequence[Arm], confirming: Sequence[str], flags: HydraFlags
+) -> Mapping[str, Any]:
     """Check each value of each arm once, which takes their sum of compositions and not their product.
 
     Returns:
@@ -183,7 +192,7 @@ def _check_points(verb: Verb, single: Sequence[str], arms: Sequence[Arm], flags:
     """
     mistakes: dict[str, None] = {}
     first: Mapping[str, Any] | None = None
-    for point in (point for arm in arms for point in _points_to_check(arm)):
+    for point in (point for arm in arms for point in _points_to_check(arm, confirming)):
         try:
             config = compose_and_check(verb, (*single, *point), flags.without_multirun()).config
             first = first or config
@@ -195,9 +204,11 @@ def _check_points(verb: Verb, single: Sequence[str], arms: Sequence[Arm], flags:
     return first
 
 
-def _points_to_check(arm: Arm) -> Iterator[tuple[str, ...]]:
-    """Overrides of an arm's first point, then of that point with each other value in turn."""
+def _points_to_check(arm: Arm, confirming: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Overrides of an arm's first point, of that point with each other value in turn, and of its confirmation."""
     values = {key: dimension.ends() for key, dimension in arm.space.dimensions.items()}
     first = {key: texts[0] for key, texts in values.items()}
     for changed in [{}, *({key: text} for key, texts in values.items() for text in texts[1:])]:
         yield (*arm.overrides, *(f"{key}={text}" for key, text in {**first, **changed}.items()))
+    if confirming:
+        yield (*arm.overrides, *(f"{key}={text}" for key, text in first.items()), *confirming)

@@ -122,6 +122,16 @@ def test_all_listed_values_and_both_ends_of_a_range_are_checked(verb: Verb) -> N
             ["hydra.sweeper.confirm_top_k=1", "hydra.sweeper.confirm_seeds=[]"],
             ["`hydra.sweeper.confirm_seeds`", "at least one seed", "`confirm_top_k` is 1"],
         ),
+        (
+            ["hydra.sweeper.confirm_overrides=['seed=3']"],
+            ["`hydra.sweeper.confirm_overrides`", "without `seed`", "'seed=3'"],
+        ),
+        (["hydra.sweeper.confirm_overrides=[weight]"], ["`hydra.sweeper.confirm_overrides`", "key=value", "'weight'"]),
+        (["hydra.sweeper.confirm_overrides=['task.count=3']"], ["leave what was searched", "`task.count`"]),
+        (
+            ["hydra.sweeper.confirm_top_k=1", "hydra.sweeper.confirm_overrides=['backbone.path=3']"],
+            ["`backbone.path` must be str, but is 3"],
+        ),
         (["dry_run=true"], ["`dry_run` must be false", "`ptl-prefix sweep plan`"]),
         (["hydra.run.dir=here"], ["`hydra.run.dir` is not read with -m", "`hydra.sweep.dir`"]),
     ],
