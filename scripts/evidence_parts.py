@@ -82,9 +82,12 @@ def parts_for(data: Path) -> list[Part]:
         Part("start", "Which start, with how many examples?", "evidence_start", curve, curve="task.num_train_examples"),
         Part("one_rate", "What is lost with one learning rate for all?", "evidence_one_rate", curve),
     ]
-    for name in ("e2e", "webnlg", "banking77"):
+    for name in ("e2e", "banking77"):
         question = f"Which start of a prefix on {name}, on a pretrained model of 135M?"
         parts.append(Part(f"start_{name}", question, "prefix_start", (*words[name], *_SMOLLM2, *_CONFIRMED)))
+    question = "Which start of a prefix on webnlg, on a pretrained model of 135M, with the rates of these tasks?"
+    rates = (*words["webnlg"], *_SMOLLM2, "tracking.num_samples=0")
+    parts.append(Part("start_webnlg", question, "evidence_start_rates", rates))
     for name in ("e2e", "banking77"):
         question = f"Which method on {name}, on the embedded backbone?"
         parts.append(
