@@ -73,8 +73,8 @@ def cached_states(plan: Plan, inputs: RunInputs, *, notify: Callable[[str], None
     """
     backbone, encoded = inputs.backbone, inputs.training_rows
     layer, places = plan.method.first_layer(backbone), TokenPlaces(encoded)
-    shape = {"width": backbone.hidden_size, "dtype": backbone.dtype}
-    num_bytes = places.num_tokens * backbone.hidden_size * backbone.dtype.itemsize
+    width, dtype = backbone.hidden_size, backbone.dtype
+    num_bytes = places.num_tokens * width * dtype.itemsize
     root = cache_folder(plan.data.cache_dir) / _FOLDER
     folder = root / _key(plan, backbone, places, layer)
     with place_errors(root):
@@ -82,7 +82,7 @@ def cached_states(plan: Plan, inputs: RunInputs, *, notify: Callable[[str], None
     computed_s = None
     # Ranks and trials that need the same states wait here for the first one.
     with FileLock(folder.with_suffix(".lock"), required=False):
-        if (states := HiddenStates.find(folder, places, layer=layer, **shape)) is None:
+        if (states := HiddenStates.find(folder, places, layer=layer, width=width, dtype=dtype)) is None:
             _require_room(root, num_bytes, limit=plan.data.max_hidden_state_bytes)
             notify(f"keeping what layer {layer} reads of the training rows in {folder}: {num_bytes:,} bytes")
             began = time.monotonic()
@@ -92,11 +92,12 @@ def cached_states(plan: Plan, inputs: RunInputs, *, notify: Callable[[str], None
                     folder,
                     _computed(plan, inputs, numbered, layer, stage),
                     num_tokens=places.num_tokens,
-                    **shape,
+                    width=width,
+                    dtype=dtype,
                     facts={"backbone": backbone.name, "layer": layer, "task": plan.task.name},
                 )
             computed_s = time.monotonic() - began
-            states = HiddenStates(folder, places, layer=layer, **shape)
+            states = HiddenStates(folder, places, layer=layer, width=width, dtype=dtype)
     return CachedStates(inputs.train.starting_at(states), layer, num_bytes, computed_s)
 
 
