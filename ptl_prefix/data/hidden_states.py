@@ -29,6 +29,7 @@ from ptl_prefix.backbones.layer_input import LayerInput
 from ptl_prefix.data.encoded_split import EncodedSplit
 
 _STATES, _FACTS = "states.bin", "facts.json"
+Column = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
 class TokenPlaces:
@@ -42,27 +43,19 @@ class TokenPlaces:
     """
 
     def __init__(self, encoded: EncodedSplit) -> None:
-        self._lengths, self._ids = encoded.lengths, encoded.ids
-        self._num_source_ids, self._examples = encoded.num_source_ids, encoded.examples
-        self._num_shared = np.maximum(self._num_source_ids - 1, 0)
-        own = self._lengths - np.where(self._repeats_prompt(), self._num_shared, 0)
+        ids, num_source_ids, examples = encoded.ids, encoded.num_source_ids, encoded.examples
+        self.fingerprint = _fingerprint(ids, encoded.lengths, num_source_ids, examples)
+        """The hash of all ids and of their division into prompts, targets and examples."""
+        self._lengths = encoded.lengths
+        self._num_shared = np.maximum(num_source_ids - 1, 0)
+        repeats = _repeats_prompt(ids, encoded.lengths, num_source_ids, examples)
+        own = self._lengths - np.where(repeats, self._num_shared, 0)
         # A row's own tokens stand one after another; a prompt that it shares is where its example's first row starts.
         starts = np.cumsum(own) - own
         first = np.maximum.accumulate(np.where(own == self._lengths, np.arange(len(own)), 0))
         self._prompts = starts[first]
         self._rest = starts + np.where(own == self._lengths, self._num_shared, 0)
         self.num_tokens = int(own.sum())
-
-    def _repeats_prompt(self) -> npt.NDArray[np.bool_]:
-        """Whether each row has the example and the prompt of the row before it."""
-        starts = np.cumsum(self._lengths) - self._lengths
-        repeats = np.zeros(len(self._lengths), dtype=np.bool_)
-        same = (np.diff(self._examples) == 0) & (np.diff(self._num_source_ids) == 0)
-        for row in np.flatnonzero(same) + 1:
-            number = self._num_source_ids[row]
-            earlier, own = (self._ids[start : start + number] for start in starts[row - 1 : row + 1])
-            repeats[row] = number > 1 and np.array_equal(earlier, own)
-        return repeats
 
     def of_row(self, index: int) -> list[slice]:
         """The places of a row's tokens, in order."""
@@ -78,12 +71,25 @@ class TokenPlaces:
 
         return of_row
 
-    def fingerprint(self) -> str:
-        """The hash of all ids and of their division into prompts, targets and examples."""
-        digest = hashlib.sha256()
-        for column in (self._ids, self._lengths, self._num_source_ids, self._examples):
-            digest.update(str(column.shape).encode() + np.ascontiguousarray(column).tobytes())
-        return digest.hexdigest()
+
+def _repeats_prompt(ids: Column, lengths: Column, num_source_ids: Column, examples: Column) -> npt.NDArray[np.bool_]:
+    """Whether each row has the example and the prompt of the row before it."""
+    starts = np.cumsum(lengths) - lengths
+    repeats = np.zeros(len(lengths), dtype=np.bool_)
+    same = (np.diff(examples) == 0) & (np.diff(num_source_ids) == 0)
+    for row in np.flatnonzero(same) + 1:
+        number = num_source_ids[row]
+        earlier, own = (ids[start : start + number] for start in starts[row - 1 : row + 1])
+        repeats[row] = number > 1 and np.array_equal(earlier, own)
+    return repeats
+
+
+def _fingerprint(*columns: Column) -> str:
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(str(column.shape).encode())
+        digest.update(np.ascontiguousarray(column))
+    return digest.hexdigest()
 
 
 class HiddenStates:

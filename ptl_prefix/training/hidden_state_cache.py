@@ -110,7 +110,7 @@ def _key(plan: Plan, backbone: Backbone, places: TokenPlaces, layer: int) -> str
         f"{backbone.dtype} {backbone.device.type} {plan.trainer.get('precision')}",
         f"{libraries['torch']} {libraries['transformers']}",
         f"{plan.method.position_law} {plan.method.position_offset}",
-        places.fingerprint(),
+        places.fingerprint,
     )
 
 

@@ -82,12 +82,24 @@ def test_a_shared_prompt_is_kept_once(tmp_path: Path) -> None:
 
 
 def test_other_ids_or_another_division_have_another_fingerprint(tmp_path: Path) -> None:
-    sizes: list[Sizes] = [[(2, [2, 2])], [(2, [2]), (2, [2])], [(1, [3, 3])], [(2, [2, 3])]]
+    def fingerprint(name: str, ids: list[list[int]], *, num_source: int = 2, examples: tuple[int, int] = (0, 0)) -> str:
+        rows = [
+            EncodedRow(input_ids=row, num_source_ids=num_source, example=example)
+            for row, example in zip(ids, examples, strict=True)
+        ]
+        return TokenPlaces(write_encoded(tmp_path / name, [(rows, EncodingReport())])).fingerprint
 
-    fingerprints = {TokenPlaces(split(tmp_path / str(index), one)).fingerprint() for index, one in enumerate(sizes)}
+    alike = [[7, 7, 7, 7], [7, 7, 7, 7]]
+    found = [
+        fingerprint("first", alike),
+        fingerprint("ids", [[7, 7, 7, 7], [7, 7, 7, 8]]),
+        fingerprint("lengths", [[7, 7, 7], [7, 7, 7, 7, 7]]),
+        fingerprint("prompts", alike, num_source=3),
+        fingerprint("examples", alike, examples=(0, 1)),
+    ]
 
-    assert len(fingerprints) == len(sizes)
-    assert TokenPlaces(split(tmp_path / "again", sizes[0])).fingerprint() in fingerprints
+    assert len(set(found)) == len(found)
+    assert fingerprint("again", alike) == found[0]
 
 
 def test_an_entry_of_another_size_is_none(tmp_path: Path) -> None:
