@@ -151,7 +151,7 @@ def build(
 
     def step() -> float:
         loss = target_loss(backbone, method, next(endless))
-        (loss.nats / loss.num_tokens).backward()
+        (loss.nats / loss.num_tokens).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         return float(loss.nats.detach()) / loss.num_tokens

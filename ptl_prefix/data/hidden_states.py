@@ -29,7 +29,8 @@ from ptl_prefix.backbones.layer_input import LayerInput
 from ptl_prefix.data.encoded_split import EncodedSplit
 
 _STATES, _FACTS = "states.bin", "facts.json"
-Column = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+Column = npt.NDArray[Any]
+"""Whole numbers, one for each row, or for each id."""
 
 
 class TokenPlaces:
@@ -88,7 +89,7 @@ def _fingerprint(*columns: Column) -> str:
     digest = hashlib.sha256()
     for column in columns:
         digest.update(str(column.shape).encode())
-        digest.update(np.ascontiguousarray(column))
+        digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()
 
 
