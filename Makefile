@@ -36,10 +36,10 @@ DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/ready
 
-.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo evidence bench clean
+.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo evidence bench bench-quick clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Create .venv with the pinned dependencies and this package
 
@@ -97,10 +97,11 @@ demo: $(READY)  ## Train three prefixes, serve them from one backbone, and ask t
 evidence: $(READY)  ## The studies behind the comparison of methods, on real data: hours; ARGS="--minutes 60" stops, the next call resumes
 	$(BIN)/python -m scripts.evidence $(ARGS)
 
-bench: $(READY)  ## Beside PEFT: validation loss and time of a step, small settings; --help says what else
-	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.prefix_vs_peft --steps 100 --validation-rows 200
-	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.step_time --shape gpt2 --steps 5
-	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks.decode_time --rounds 3
+bench: $(READY)  ## All benchmarks, at most an hour: writes benchmarks/README.md; ARGS="--only step_time" chooses
+	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(READY)  ## The same in at most five minutes, with smaller shapes: writes outputs/benchmarks/quick/README.md
+	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks --quick $(ARGS)
 
 clean:  ## Remove .venv, caches and builds; outputs stay
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

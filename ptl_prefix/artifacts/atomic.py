@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,6 +26,10 @@ from ptl_prefix.errors import StorageError
 
 _ASIDE = ".old"
 """The end of the temporary name of an old folder that is about to be replaced; see `_swap_in_two_steps`."""
+
+
+_TEMPORARY = re.compile(r"\A\.(.+)\.tmp-[^.]+(?:\.old)?\Z")
+"""The name of a temporary file or folder; the group is the name of what was to be written."""
 
 
 _PIECE_BYTES = 64 * 2**20
@@ -190,6 +195,17 @@ def _lock(folder: int, *, shared: bool = False, timeout_s: float | None) -> bool
 
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left behind in a folder, whatever they wrote; none while a process writes there."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _lock(descriptor, timeout_s=0.0):
+            for name in {name for path in folder.iterdir() for name in _TEMPORARY.findall(path.name)}:
+                _remove_leftovers(folder / name)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_leftovers(path: Path) -> None:

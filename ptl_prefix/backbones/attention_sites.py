@@ -180,6 +180,20 @@ def select_layers(
     return {site: indices for site, indices in selected.items() if indices}
 
 
+def lowest_layer(geometry: Geometry, selected: Mapping[str, Sequence[int]]) -> int:
+    """Index of the lowest selected layer of a decoder-only backbone; 0 for an encoder-decoder, which has two stacks."""
+    return min(index for indices in selected.values() for index in indices) if len(geometry) == 1 else 0
+
+
+def layer_index(config: Any, path: str) -> int:
+    """Index of the layer that a module is part of, by its path; 0 for a module outside the layers."""
+    for layout in family_of(config).sites.values():
+        stack = f"{layout.path.partition('.*.')[0]}."
+        if path.startswith(stack):
+            return int(path.removeprefix(stack).partition(".")[0])
+    return 0
+
+
 def _site_geometry(config: Any, layout: SiteLayout) -> SiteGeometry:
     num_heads = getattr(config, layout.num_heads)
     head_dim = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)

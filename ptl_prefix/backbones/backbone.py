@@ -22,6 +22,7 @@ from ptl_prefix.backbones.attention_sites import SiteGeometry, attention_modules
 from ptl_prefix.backbones.checkpointing import Checkpointing
 from ptl_prefix.backbones.choose_prompter import choose_prompter
 from ptl_prefix.backbones.fingerprints import Fingerprints
+from ptl_prefix.backbones.layer_input import LayerInput, left_out, started_at
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
 from ptl_prefix.backbones.prefix_slots import PrefixSlots
 from ptl_prefix.backbones.prompting import Prompter
@@ -316,6 +317,18 @@ class Backbone:
             hook.remove()
         return found[0]
 
+    def layer_input(self, layer: int, inputs: ModelInputs) -> LayerInput:
+        """What a layer of a decoder-only backbone reads; neither it nor the layers above it are computed."""
+        found: list[Tensor] = []
+        layers = layers_of(self.model, self.config)
+        hook = layers[layer].register_forward_pre_hook(lambda _, arguments: found.append(arguments[0]))
+        try:
+            with left_out(layers[layer:]):
+                self.target_logits(inputs, NO_POSITIONS)
+        finally:
+            hook.remove()
+        return LayerInput(layer, found[0])
+
     def _forward(self, inputs: ModelInputs) -> Tensor:
         if inputs.position_ids is None:
             inputs = inputs.with_positions()
@@ -324,7 +337,8 @@ class Backbone:
             if self.is_encoder_decoder
             else {"position_ids": inputs.position_ids}
         )
-        output = self.model(**self.input_arguments(inputs), use_cache=False, **arguments)
+        with started_at(layers_of(self.model, self.config), inputs.layer_input):
+            output = self.model(**self.input_arguments(inputs), use_cache=False, **arguments)
         logits: Tensor = output.logits
         return logits
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ptl_prefix.backbones.layer_input import LayerInput
 from ptl_prefix.backbones.text_layout import TextLayout
 
 IGNORED_LABEL = -100
@@ -69,6 +70,7 @@ class ModelInputs:
         prompt_rows: Embeddings that an encoder reads before every row of the text; `None` for none.
         teacher: What a teacher expects in place of each label; `None` if the labels themselves are learned.
         layout: Parts of the rows of a decoder-only backbone, if a row holds more than one text; else `None`.
+        layer_input: Input of a layer, computed before, at which the forward pass starts; `None` starts at the ids.
     """
 
     input_ids: Int[Tensor, "batch text"]
@@ -80,6 +82,7 @@ class ModelInputs:
     prompt_rows: Float[Tensor, "prompt width"] | None = None
     teacher: TeacherTargets | None = None
     layout: TextLayout | None = None
+    layer_input: LayerInput | None = None
 
     @property
     def num_rows(self) -> int:

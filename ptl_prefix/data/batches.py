@@ -5,6 +5,7 @@ The training order comes from a generator of its own, never from the global one,
 that is resumed within an epoch gets exactly the batches that are left of it.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -12,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
-from ptl_prefix.data.collation import EncodedRow, Teacher, batch_width, collate_training
+from ptl_prefix.data.collation import EncodedRow, LayerInputs, Teacher, batch_width, collate_training
 from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.data.packing import collate_packed, shared_length
 from ptl_prefix.data.rank_share import ALONE, Indices, RankShare
@@ -126,6 +127,12 @@ class TrainBatches:
             pool[:] = pool[np.argsort(self._lengths[pool], kind="stable")]
         steps = generator.permutation(-(-len(rows) // per_step))
         return EpochOrder(rows, steps, self._batch_size, self._accumulation, self._rank_share)
+
+    def starting_at(self, layer_inputs: LayerInputs) -> "TrainBatches":
+        """The same batches from here on, each with what a layer reads of its rows."""
+        batches = copy.copy(self)
+        batches._encoded = self._encoded.starting_at(layer_inputs)
+        return batches
 
     def padding_share(self) -> float:
         """The fraction of padding among all positions of this rank's current epoch, in rows of one pair."""

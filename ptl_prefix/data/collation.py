@@ -5,12 +5,13 @@ In: encoded rows, and a teacher's log-probabilities where a teacher is matched. 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from ptl_prefix.artifacts.self_study import TeacherTokens
+from ptl_prefix.backbones.layer_input import LayerInput, joined_inputs
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs, Padding, TeacherTargets
 from ptl_prefix.errors import DataError
 
@@ -25,15 +26,19 @@ class EncodedRow(TypedDict):
         input_ids: Ids of the prompt, the target and its end.
         num_source_ids: Number of prompt ids among them; these are not trained on.
         example: Index of the pair's example in its split.
+        layer_input: What a layer reads of these ids, if that was computed before.
     """
 
     input_ids: list[int]
     num_source_ids: int
     example: int
+    layer_input: NotRequired[LayerInput]
 
 
 Teacher = Callable[[int], TeacherTokens]
 """Returns what a teacher expects at each token of an example's target, by the example's index in its split."""
+LayerInputs = Callable[[int], LayerInput]
+"""Returns what a layer reads of a row, by the row's index in its split."""
 
 
 def collate_training(rows: Sequence[EncodedRow], padding: Padding, teacher: Teacher | None = None) -> ModelInputs:
@@ -59,10 +64,12 @@ def _collate(rows: Sequence[EncodedRow], padding: Padding) -> ModelInputs:
     if padding.decoder_start_ids is not None:
         return _collate_encoder_decoder(rows, padding.pad_id, padding.decoder_start_ids)
     texts = [torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]
+    ids = _padded(texts, padding.pad_id)
     return ModelInputs(
-        input_ids=_padded(texts, padding.pad_id),
+        input_ids=ids,
         attention_mask=_padded([torch.ones_like(text) for text in texts], 0),
         labels=_labels(texts, [row["num_source_ids"] for row in rows]),
+        layer_input=joined_inputs([[row["layer_input"]] if "layer_input" in row else [] for row in rows], ids.shape[1]),
     )
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ptl_prefix.data.collation import EncodedRow, Teacher
+from ptl_prefix.data.collation import EncodedRow, LayerInputs, Teacher
 
 _COLUMNS = datasets.Features(
     {
@@ -62,12 +62,20 @@ class EncodedSplit:
         dataset: Rows with the columns of `EncodedRow`.
         report: Counts of the encoding.
         teacher: Teacher whose log-probabilities are learned in place of the targets; `None` for none.
+        layer_inputs: What a layer reads of each row, if that was computed before; `None` if not.
     """
 
-    def __init__(self, dataset: datasets.Dataset, report: EncodingReport, teacher: Teacher | None = None) -> None:
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        report: EncodingReport,
+        teacher: Teacher | None = None,
+        layer_inputs: LayerInputs | None = None,
+    ) -> None:
         self.dataset = dataset
         self.report = report
         self.teacher = teacher
+        self.layer_inputs = layer_inputs
         column = dataset.data.column("input_ids")
         self.lengths: npt.NDArray[np.int64] = pc.list_value_length(column).to_numpy().astype(np.int64)
 
@@ -90,11 +98,25 @@ class EncodedSplit:
         """The rows at `indices`, in that order."""
         columns = self.dataset[[int(index) for index in indices]]
         values = zip(columns["input_ids"], columns["num_source_ids"], columns["example"], strict=True)
-        return [EncodedRow(input_ids=ids, num_source_ids=num, example=example) for ids, num, example in values]
+        rows = [EncodedRow(input_ids=ids, num_source_ids=num, example=example) for ids, num, example in values]
+        if self.layer_inputs is not None:
+            for index, row in zip(indices, rows, strict=True):
+                row["layer_input"] = self.layer_inputs(int(index))
+        return rows
 
     def taught_by(self, teacher: Teacher | None) -> "EncodedSplit":
         """The same rows with a teacher."""
-        return EncodedSplit(self.dataset, self.report, teacher)
+        return EncodedSplit(self.dataset, self.report, teacher, self.layer_inputs)
+
+    def starting_at(self, layer_inputs: LayerInputs) -> "EncodedSplit":
+        """The same rows, each with what a layer reads of it."""
+        return EncodedSplit(self.dataset, self.report, self.teacher, layer_inputs)
+
+    @property
+    def ids(self) -> npt.NDArray[np.int32]:
+        """The ids of all rows, one row after another."""
+        flat: npt.NDArray[np.int32] = pc.list_flatten(self.dataset.data.column("input_ids")).to_numpy()
+        return flat
 
     @property
     def num_target_ids(self) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ptl_prefix.backbones.layer_input import LayerInput, joined_inputs
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.backbones.text_layout import NO_PART, TextLayout
 from ptl_prefix.data.collation import EncodedRow, batch_width
@@ -36,6 +37,7 @@ class Tree:
         part: Number of each token's part: the prompt is 0, or the only one if there is one target.
         continues: Number of the part that it continues; `NO_PART` for none.
         positions: Position of each token in its example.
+        layer_inputs: What a layer reads of the tokens, if that was computed before; those of the first part come first.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -43,14 +45,18 @@ class Tree:
     part: list[int] = field(default_factory=list)
     continues: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
+    layer_inputs: list[LayerInput] = field(default_factory=list)
 
-    def add(self, ids: Sequence[int], *, num_given: int, part: int, continues: int, start: int) -> None:
-        """Add a part, whose first `num_given` ids are not trained on, and whose first id has the position `start`."""
+    def add(self, pair: EncodedRow, places: slice, *, num_given: int, part: int, continues: int) -> None:
+        """Add a part: some neighbouring ids of a pair, the first `num_given` of which are not trained on."""
+        ids, start = pair["input_ids"][places], places.start
         self.ids.extend(ids)
         self.labels.extend([IGNORED_LABEL] * num_given + list(ids[num_given:]))
         self.part.extend([part] * len(ids))
         self.continues.extend([continues] * len(ids))
         self.positions.extend(range(start, start + len(ids)))
+        if "layer_input" in pair:
+            self.layer_inputs.append(pair["layer_input"].at(places))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,13 +68,11 @@ def tree_of(pairs: Sequence[EncodedRow]) -> Tree:
     num_shared = pairs[0]["num_source_ids"] - 1
     if len(pairs) == 1 or num_shared < 1:
         for number, pair in enumerate(pairs):
-            num_given = pair["num_source_ids"]
-            tree.add(pair["input_ids"], num_given=num_given, part=number, continues=NO_PART, start=0)
+            tree.add(pair, slice(0, None), num_given=pair["num_source_ids"], part=number, continues=NO_PART)
         return tree
-    prompt = pairs[0]["input_ids"][:num_shared]
-    tree.add(prompt, num_given=num_shared, part=0, continues=NO_PART, start=0)
+    tree.add(pairs[0], slice(0, num_shared), num_given=num_shared, part=0, continues=NO_PART)
     for number, pair in enumerate(pairs, start=1):
-        tree.add(pair["input_ids"][num_shared:], num_given=1, part=number, continues=0, start=num_shared)
+        tree.add(pair, slice(num_shared, None), num_given=1, part=number, continues=0)
     return tree
 
 
@@ -100,6 +104,7 @@ def collate_packed(pairs: Sequence[EncodedRow], *, pad_id: int, shares_sources: 
             continues=_filled([list(_numbered(row, "continues")) for row in rows], width, NO_PART),
             positions=_filled([[place for tree in row for place in tree.positions] for row in rows], width, 0),
         ),
+        layer_input=joined_inputs([[one for tree in row for one in tree.layer_inputs] for row in rows], width),
     )
 
 

@@ -21,7 +21,13 @@ class DataSettings:
         share_sources: Whether a training step takes whole examples, each with all of its targets, whose prompt is
             computed once; decoder-only backbones. `batch_size` is then the average number of pairs of a batch. In
             validation the prompt is always computed once.
-        cache_dir: Folder of the cache of encoded splits; `None`: `ptl_prefix` in the user's cache folder.
+        cache_hidden_states: Whether what the lowest layer with trained parameters reads of each training row is
+            computed once and kept on disk, so that no training step computes the layers below it; decoder-only
+            backbones.
+        max_hidden_state_bytes: Most bytes of hidden states in the cache folder; those that were not used for the
+            longest time are removed first.
+        cache_dir: Folder of the caches of encoded splits and hidden states; `None`: `ptl_prefix` in the user's cache
+            folder.
     """
 
     @settings_from("data/batches")
@@ -34,6 +40,8 @@ class DataSettings:
         overlong: Literal["truncate", "drop"],
         packing: bool,
         share_sources: bool,
+        cache_hidden_states: bool,
+        max_hidden_state_bytes: Annotated[int, Ge(0)],
         cache_dir: str | None,
     ) -> None:
         self.batch_size = batch_size
@@ -42,4 +50,6 @@ class DataSettings:
         self.overlong = overlong
         self.packing = packing
         self.share_sources = share_sources
+        self.cache_hidden_states = cache_hidden_states
+        self.max_hidden_state_bytes = max_hidden_state_bytes
         self.cache_dir = cache_dir

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ptl_prefix.backbones.attention_additions import AttentionAddition
-from ptl_prefix.backbones.attention_sites import select_layers
+from ptl_prefix.backbones.attention_sites import lowest_layer, select_layers
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_states import PrefixStates
@@ -67,6 +67,10 @@ class AddedPrefix(Method):
             *prefix_checks.site_problems(self.sites, backbone),
             *prefix_checks.layer_problems(self.layers, backbone),
         ]
+
+    def first_layer(self, backbone: Backbone) -> int:
+        """The lowest layer with a prefix."""
+        return lowest_layer(backbone.geometry, self._selected_layers(backbone))
 
     def condition(self, inputs: ModelInputs) -> ModelInputs:
         """Fill the slots; the text's positions start at 0."""

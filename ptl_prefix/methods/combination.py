@@ -136,6 +136,15 @@ class Combination(Method):
         """The sum over parts, of which at most one occupies positions."""
         return sum(part.reserved_positions(backbone) for part in self._parts().values())
 
+    def first_layer(self, backbone: Backbone) -> int:
+        """The lowest one of the parts."""
+        return min(part.first_layer(backbone) for part in self._parts().values())
+
+    @property
+    def has_fixed_positions(self) -> bool:
+        """Whether no part shifts the text by a drawn number."""
+        return all(part.has_fixed_positions for part in self._parts().values())
+
     @property
     def needs_one_text_per_row(self) -> bool:
         """Whether one of the parts needs it."""

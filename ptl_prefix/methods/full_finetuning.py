@@ -87,6 +87,11 @@ class FullFinetuning(Method):
             ]
         return []
 
+    def first_layer(self, backbone: Backbone) -> int:
+        """The lowest of the top layers."""
+        is_above = self.trained == "top_layers" and not backbone.is_encoder_decoder
+        return backbone.geometry["decoder_self"].num_layers - self.num_top_layers if is_above else 0
+
     def _selected(self, backbone: Backbone) -> dict[str, nn.Parameter]:
         return select_parameters(backbone, self.trained, num_top_layers=self.num_top_layers)
 

@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ptl_prefix.artifacts.bundle import Bundle
+from ptl_prefix.backbones.attention_sites import layer_index
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.linear_sites import (
     LINEAR_NAMES,
@@ -141,6 +142,12 @@ class InjectedLayers(Method):
             layer.train(mode)
             layer.base_layer.train(base_mode)
         return self
+
+    def first_layer(self, backbone: Backbone) -> int:
+        """The lowest layer with a wrapped module."""
+        # While the method is attached, the backbone's modules are inside those that wrap them.
+        paths = self._layers or [site.path for site in self._named_sites(backbone)]
+        return 0 if backbone.is_encoder_decoder else min(layer_index(backbone.config, path) for path in paths)
 
     def condition(self, inputs: ModelInputs) -> ModelInputs:
         """Set the positions; the wrapped layers do the rest."""

@@ -219,6 +219,19 @@ class Method(nn.Module, ABC):
         """Whether the method acts at a column of each row, so that a row holds one text; known before `attach`."""
         return False
 
+    def first_layer(self, backbone: Backbone) -> int:
+        """Index of the first layer that the method changes; layers below it compute the same in every step.
+
+        It is known before `attach`. 0 is the lowest layer: that, or what it reads, is changed, as by a method that acts
+        on the embeddings. An encoder-decoder has 0.
+        """
+        return 0
+
+    @property
+    def has_fixed_positions(self) -> bool:
+        """Whether a text has the same positions in every step of training; known before `attach`."""
+        return True
+
     @property
     def position_offset(self) -> int:
         """Number of positions that the method occupies in the backbone it is attached to."""

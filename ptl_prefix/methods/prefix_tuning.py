@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from ptl_prefix.artifacts.bundle import Bundle
-from ptl_prefix.backbones.attention_sites import select_layers
+from ptl_prefix.backbones.attention_sites import lowest_layer, select_layers
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates, layers_of_table
@@ -192,6 +192,15 @@ class PrefixTuning(Method):
 
     def _law_on(self, backbone: Backbone) -> str:
         return self._position_law or ("unshifted" if backbone.is_encoder_decoder else "shifted")
+
+    def first_layer(self, backbone: Backbone) -> int:
+        """The lowest layer with a prefix."""
+        return lowest_layer(backbone.geometry, self._selected_layers(backbone))
+
+    @property
+    def has_fixed_positions(self) -> bool:
+        """Whether no distractors are drawn that shift the text."""
+        return not self._distractor_settings.bundles or self._position_law == "unshifted"
 
     @property
     def needs_one_text_per_row(self) -> bool:

@@ -23,6 +23,7 @@ _IGNORED_KEYS = {
     "task.subset_seed",  # also a seed
     "method.name",  # shown in every row
     "data.cache_dir",
+    "data.max_hidden_state_bytes",
     "evaluation.retention",  # a column of its own, whose version is the text
     "evaluation.retention_file",
     "trainer.log_every_n_steps",

@@ -23,7 +23,7 @@ from ptl_prefix.errors import PtlPrefixError
 
 INDEX_FOLDER = ".results"
 _IGNORED_KEYS = ("run_id", "dry_run", "resume", "resume_anyway", "study", "trial", "tracking", "routing")
-_IGNORED_IN_GROUPS = {"data": ("cache_dir",)}
+_IGNORED_IN_GROUPS = {"data": ("cache_dir", "max_hidden_state_bytes")}
 _MAX_HASHED_BYTES = 64 * 2**20
 """Larger files are identified by size and modification time: hashing a backbone's weights for each trial is slow."""
 

@@ -18,6 +18,7 @@ from ptl_prefix.data.encoded_split import EncodedSplit
 from ptl_prefix.evaluation.loss import num_computed_positions
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.distillation_rate import rate_notes
+from ptl_prefix.training.hidden_state_cache import hidden_state_bytes
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.step_memory import StepMemory, step_memory
@@ -49,6 +50,7 @@ class Estimate:
         uses_checkpointing: Whether the plan has `backbone.gradient_checkpointing`.
         update_bytes: Memory after the backward pass: the remains of it, and the all-reduce buffer or Adam's temporary
             tensors, whichever is more.
+        hidden_state_bytes: Bytes on disk of `data.cache_hidden_states`; 0 without it.
         selection: What is decoded during training to choose the best checkpoint; empty if `val/loss` chooses it.
         plan_notes: Sentences about settings that are valid, but probably not meant.
         notes: Sentences about the method's start.
@@ -70,6 +72,7 @@ class Estimate:
     checkpointed_activation_bytes: int
     uses_checkpointing: bool
     update_bytes: int
+    hidden_state_bytes: int
     selection: str
     plan_notes: tuple[str, ...]
     notes: tuple[str, ...]
@@ -128,6 +131,7 @@ def estimate(plan: Plan) -> Estimate:
             checkpointed_activation_bytes=_step_bytes(checkpointed, weights) - gradient_bytes,
             uses_checkpointing=plan.backbone.gradient_checkpointing,
             update_bytes=_update_bytes(plan, method) + max(0, plain.after_backward - gradient_bytes),
+            hidden_state_bytes=hidden_state_bytes(encoded, backbone) if plan.data.cache_hidden_states else 0,
             selection=_selection(plan, batches_per_epoch),
             plan_notes=(*plan_notes(plan, batches_per_epoch), *rate_notes(plan, encoded)),
             notes=tuple(method.notes),

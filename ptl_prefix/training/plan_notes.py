@@ -27,6 +27,7 @@ def plan_notes(plan: Plan, batches_per_epoch: int) -> list[str]:
         *_schedule_notes(plan, batches_per_epoch),
         *_selection_notes(plan, batches_per_epoch),
         *_device_notes(plan),
+        *_cache_notes(plan, batches_per_epoch),
         *_file_notes(plan.config.get("task", {})),
     ]
 
@@ -78,6 +79,17 @@ def _device_notes(plan: Plan) -> Iterator[str]:
         yield (
             f"`trainer.devices` ({num_processes}) is more than the {num_cores()} cores that this process may use: the "
             "processes will wait for each other."
+        )
+
+
+def _cache_notes(plan: Plan, batches_per_epoch: int) -> Iterator[str]:
+    """Hidden states that are computed for all rows, and used at most once."""
+    steps = plan.num_steps(batches_per_epoch)
+    if plan.data.cache_hidden_states and steps * plan.accumulation <= batches_per_epoch:
+        yield (
+            "`data.cache_hidden_states` computes the lower layers for all training rows before the first step, but the "
+            f"{steps} steps of the run read each row at most once: it saves time only if other runs use the same "
+            "states."
         )
 
 

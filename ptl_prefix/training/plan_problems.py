@@ -73,6 +73,7 @@ def plan_problems(
         if not of_method and task is not None and decoding is not None:
             of_method = position_budget_problems(shape, method, task, decoding)
         problems += of_method + packing_problems(data, shape, method, task)
+        problems += [] if of_method else cache_problems(data, trainer, backbone, shape, method)
     except StorageError:
         raise  # the cache's disk, not the config
     except PtlPrefixError as error:
@@ -131,6 +132,29 @@ def packing_problems(data: DataSettings | None, backbone: Backbone, method: Meth
         if getattr(data, name)
         for refusal in packing_refusals(backbone, method, task)
     ]
+
+
+def cache_problems(
+    data: DataSettings | None, trainer: Mapping[str, Any] | None, spec: BackboneSpec, backbone: Backbone, method: Method
+) -> list[str]:
+    """Settings with which what a layer reads cannot be kept, or with which nothing would be saved."""
+    if data is None or not data.cache_hidden_states:
+        return []
+    refusals = []
+    if backbone.is_encoder_decoder:
+        refusals.append(f"for an encoder-decoder, but {backbone.name} is one")
+    elif method.first_layer(backbone) == 0:
+        refusals.append(
+            f"with '{method.name}', which acts in the lowest layer or before it, so that every layer is computed anew "
+            "in each step; name upper layers only (prefix-tuning: `method.layers`)"
+        )
+    if spec.base_mode == "train":
+        refusals.append("with `backbone.base_mode` train, as the backbone's dropout differs in each step")
+    if not method.has_fixed_positions:
+        refusals.append("with `method.distractors`, which shift the text by a drawn number of positions")
+    if trainer is not None and trainer.get("strategy") == "fsdp":
+        refusals.append("with `trainer.strategy` fsdp, where no rank has the whole backbone")
+    return [f"`data.cache_hidden_states` must be false {refusal}." for refusal in refusals]
 
 
 def packing_refusals(backbone: Backbone, method: Method, task: Task | None) -> list[str]:

@@ -36,6 +36,7 @@ from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.decoding import decode_rows
 from ptl_prefix.training.distillation_rate import derived_lr, rate_notes
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
+from ptl_prefix.training.hidden_state_cache import cached_states
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.plan_problems import start_inputs
@@ -105,7 +106,7 @@ class TrainingRun:
             self._log_start(resumed_step)
             if self.plan.evaluation.measure_start:
                 self._measure_start(resumed_step)
-            loop = TrainingLoop(self.plan, self.inputs, self.context)
+            loop = TrainingLoop(self.plan, self._training_inputs(resumed_step), self.context)
             adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None), states)
             if self.ranks.is_rank_zero:
                 self.context.folder.require_in_place()
@@ -149,6 +150,16 @@ class TrainingRun:
         if math.isfinite(loss):
             self._notify(f"the {self.plan.method.name} starts at a validation loss of {loss:.3f}")
             self.context.events.write("start", step=0, **{"val/loss_start": loss})
+
+    def _training_inputs(self, resumed_step: int | None) -> RunInputs:
+        """The inputs of the training steps: with hidden states from the cache, if the plan has one."""
+        if not self.plan.data.cache_hidden_states:
+            return self.inputs
+        cached = cached_states(self.plan, self.inputs, notify=self._notify, stage=self._stage)
+        if resumed_step is None:
+            facts = {"layer": cached.layer, "bytes": cached.num_bytes, "computed_s": cached.computed_s}
+            self.context.events.write("hidden_states", step=0, **facts)
+        return dataclasses.replace(self.inputs, train=cached.batches)
 
     def _validation_loss(self, method: Method, what: str) -> float:
         validation = self.inputs.validation

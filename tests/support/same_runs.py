@@ -45,7 +45,7 @@ def told(folder: RunFolder) -> list[dict[str, Any]]:
     events = [event for event in read_events(folder.events) if event["kind"] not in interruptions]
     if [event["kind"] for event in events].count("finished") == 2:  # it was evaluated again
         events.pop()
-    of_the_moment = ("time_s", "tokens_per_s", "train_s", "selection_s", "environment")
+    of_the_moment = ("time_s", "tokens_per_s", "train_s", "selection_s", "computed_s", "environment")
     return [{key: value for key, value in event.items() if key not in of_the_moment} for event in events]
 
 

@@ -31,7 +31,7 @@ from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.plan import Plan
 
-_PLACES = ("tracking", "data.cache_dir", "backbone.device", "trainer.accelerator")
+_PLACES = ("tracking", "data.cache_dir", "data.max_hidden_state_bytes", "backbone.device", "trainer.accelerator")
 """Settings of a run that say where it ran, not what it computed."""
 
 

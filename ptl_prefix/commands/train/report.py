@@ -78,6 +78,8 @@ def _memory_rows(estimate: Estimate) -> dict[str, str]:
     }
     if estimate.update_bytes > estimate.activation_bytes:
         rows["  or, during the update"] = format_megabytes(estimate.update_bytes)
+    if estimate.hidden_state_bytes:
+        rows["hidden states, on disk"] = f"{format_megabytes(estimate.hidden_state_bytes)}, for all epochs and runs"
     opposite = "false" if estimate.uses_checkpointing else "true"
     rows[f"with gradient_checkpointing={opposite}"] = format_megabytes(estimate.other_memory_bytes)
     return rows
