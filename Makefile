@@ -93,6 +93,9 @@ train: $(READY)  ## Train a prefix on the embedded backbone and the built-in tas
 demo: $(READY)  ## Train three prefixes, serve them from one backbone, and ask them (five minutes on two cores)
 	$(BIN)/python -m scripts.demo $(ARGS)
 
+demo-documents: $(READY)  ## Three documents become prefixes, and one server answers on all; ARGS="--backbone smollm2" for a released model
+	$(BIN)/python -m scripts.demo_documents $(ARGS)
+
 evidence: $(READY)  ## The studies behind the comparison of methods, on real data: hours; ARGS="--minutes 60" stops, the next call resumes
 	$(BIN)/python -m scripts.evidence $(ARGS)
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from ptl_prefix.artifacts.bundle import Bundle, read_bundle, read_routing
 from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.document_text import text_sha256
 from ptl_prefix.artifacts.document_report import NO_CONTEXT, WHOLE_DOCUMENT, DocumentReport
 from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
@@ -54,6 +55,9 @@ def examine(config: dict[str, Any], words: Sequence[str]) -> DocumentReport:
     if problems := _bundle_problems(words, bundles, config):
         raise ConfigError(problems)
     console, notes = EscapingConsole(), EscapingConsole(stderr=True)
+    for word, bundle in zip(words, bundles, strict=True):
+        if bundle.manifest.document_sha256 not in (None, text_sha256(document.text)):
+            notes.print(Text(f"{word} was made from another text than {document.name}"), soft_wrap=True)
     report = _report(document, questions, words, bundles, config, notes)
     report = _with_gate(report, questions, words, config)
     show_report(report, console)

@@ -45,7 +45,7 @@ def make_block(inputs: StudyInputs, slots: Sequence[Slot], known: Collection[str
     """
     progress = _Progress(set(known), {slot: [] for slot in slots})
     for attempt in range(inputs.settings.attempts):
-        open_slots = [slot for slot in slots if progress.missing(slot)]
+        open_slots = [slot for slot in slots if progress.missing(slot) and not (attempt and _is_fixed(inputs, slot))]
         questions = list(_questions(inputs, open_slots, attempt, progress))
         for (slot, question), answer in zip(questions, _answers(inputs, questions, attempt, progress), strict=True):
             if answer is not None:
@@ -59,6 +59,11 @@ def make_block(inputs: StudyInputs, slots: Sequence[Slot], known: Collection[str
         dropped=dict(sorted(progress.dropped.items())),
         given_up=sum(map(progress.missing, slots)),
     )
+
+
+def _is_fixed(inputs: StudyInputs, slot: Slot) -> bool:
+    """Whether another attempt would give the same answer: that to a given question, decoded greedily."""
+    return slot.question is not None and inputs.settings.answer_temperature == 0
 
 
 def _conversations(inputs: StudyInputs, progress: _Progress) -> Iterator[StudyConversation]:
@@ -105,7 +110,12 @@ def _question_problem(inputs: StudyInputs, slot: Slot, question: str) -> str | N
         return None
     if not question:
         return "unfinished_question"
-    return question_problem(question, inputs.chunk_text(slot), check_numbers=inputs.settings.check_numbers)
+    return question_problem(
+        question,
+        inputs.chunk_text(slot),
+        check_numbers=inputs.settings.check_numbers,
+        known_names=inputs.known_names,
+    )
 
 
 def _asked(inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progress: _Progress) -> dict[Slot, list[str]]:
@@ -155,7 +165,9 @@ def _answers(
         problem: str | None = "unfinished_answer"
         if answer is not None:
             chunk = inputs.chunk_text(slot)
-            problem = answer_problem(answer, question, chunk, check_numbers=settings.check_numbers)
+            problem = answer_problem(
+                answer, question, chunk, check_numbers=settings.check_numbers, known_names=inputs.known_names
+            )
         if problem is not None:
             progress.dropped[problem] += 1
         yield None if problem else answer

@@ -39,6 +39,8 @@ class SelfStudySettings:
         max_question_tokens: Longest question in tokens.
         max_answer_tokens: Longest answer in tokens, its end included.
         check_numbers: Whether a question or answer with a number that its chunk does not have is dropped.
+        check_names: Whether a question or answer with a name that the document does not have is dropped: a word with a
+            capital inside of a sentence. For languages that write only names so.
         attempts: Times that a conversation is generated anew when it was dropped.
         batch_size: Conversations that are generated together.
         top_k: Most likely tokens whose log-probabilities are stored for each answer token.
@@ -66,6 +68,7 @@ class SelfStudySettings:
         max_question_tokens: Annotated[int, Ge(4), Le(2**16)],
         max_answer_tokens: Annotated[int, Ge(2), Le(2**16)],
         check_numbers: bool,
+        check_names: bool,
         attempts: Annotated[int, Ge(1), Le(100)],
         batch_size: Annotated[int, Ge(1), Le(4096)],
         top_k: Annotated[int, Ge(1), Le(2**16)],
@@ -80,7 +83,8 @@ class SelfStudySettings:
         self.general_share, self.validation_share = general_share, validation_share
         self.temperature, self.answer_temperature, self.top_p = temperature, answer_temperature, top_p
         self.max_question_tokens, self.max_answer_tokens = max_question_tokens, max_answer_tokens
-        self.check_numbers, self.attempts, self.batch_size = check_numbers, attempts, batch_size
+        self.check_numbers, self.check_names = check_numbers, check_names
+        self.attempts, self.batch_size = attempts, batch_size
         self.top_k, self.top_mass = top_k, top_mass
         self.chat_template, self.seed = chat_template, seed
 

@@ -40,6 +40,7 @@ SMALL: Mapping[str, Any] = {
     "attempts": 2,
     "top_k": 4,
     "check_numbers": False,
+    "check_names": False,
 }
 """What fits the 64 positions of the tiny backbones, whose replies are random text."""
 

@@ -9,6 +9,7 @@ import torch
 from support.command_lines import CommandLine, Invoke
 from support.made_up_studies import sentences
 
+from ptl_prefix.artifacts.document_text import document_state
 from ptl_prefix.artifacts.manifest import read_manifest
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -79,6 +80,7 @@ def test_a_document_becomes_a_bundle_through_stops_and_changes(
     for shown in ("answer_loss", "no context", "first 8 tokens", "bundle:", "self-study:", "document.json"):
         assert shown in whole.stdout, shown
     manifest = read_manifest(RunFolder("whole").bundle)
+    assert (document_state(manifest), manifest.document_path) == ("unchanged", str(document))
     record = read_record("whole/record.json")
     assert record.metric_info["val/loss"].scale == "nats per target token, to the teacher"
     assert record.task == manifest.task == "manual.txt"
@@ -102,6 +104,7 @@ def test_a_document_becomes_a_bundle_through_stops_and_changes(
     assert read_manifest(RunFolder("stopped").bundle).tensors_sha256 == manifest.tensors_sha256
 
     write_document(document, version=1)
+    assert document_state(manifest) == "changed"
     updated = invoke(*words, "update=whole", "hydra.run.dir=updated")
 
     assert updated.exit_code == 0, updated.output
