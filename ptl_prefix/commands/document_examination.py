@@ -185,7 +185,7 @@ def _with_gate(
     report: DocumentReport, questions: Sequence[Question], words: Sequence[str], config: Mapping[str, Any]
 ) -> DocumentReport:
     """The report with the gate of the first bundle, or with the reason why there is none."""
-    foreign = [text for text in source_lines(config["foreign"]) if text.strip()]
+    foreign = _foreign_texts(config["foreign"])
     if not foreign:
         return report
     own = [one.question for one in questions]
@@ -193,6 +193,13 @@ def _with_gate(
     if isinstance(found, str):
         return dataclasses.replace(report, skipped={**report.skipped, _GATE: f"the bundle {words[0]} {found}"})
     return dataclasses.replace(report, gate=found)
+
+
+def _foreign_texts(path: str | None) -> list[str]:
+    """The texts that a gate should refuse: the lines of a file, or its questions, such as those about another document."""
+    if path is not None and Path(path).suffix.lower() == ".jsonl":
+        return [one.question for one in read_questions(path).questions]
+    return [text for text in source_lines(path) if text.strip()]
 
 
 def _out_folder(chosen: str | None, words: Sequence[str]) -> Path:

@@ -105,13 +105,19 @@ def passage_beginning(chunk: str, draw: int) -> str:
         chunk: Text of the chunk.
         draw: Seed of the choice of the sentence, and of the number of its words.
     """
-    sentences = [match[0].split() for match in _SENTENCE.finditer(chunk)]
-    long = [words for words in sentences if len(words) >= _LEAST_BEGINNING + 2] or [chunk.split()]
+    sentences = [match[0] for match in _SENTENCE.finditer(chunk)]
+    long = [one for one in sentences if len(one.split()) >= _LEAST_BEGINNING + 2] or [chunk]
     drawn = random.Random(draw)
-    words = drawn.choice(long)
+    sentence = drawn.choice(long)
+    ends = [match.end() for match in re.finditer(r"\S+", sentence)]
     # A short document has few sentences: cut at different places, each gives several conversations.
-    most = max(min(len(words) - 2, _MOST_BEGINNING), _LEAST_BEGINNING)
-    return " ".join(words[: drawn.randint(_LEAST_BEGINNING, most)])
+    most = max(min(len(ends) - 2, _MOST_BEGINNING), _LEAST_BEGINNING)
+    return sentence[: ends[min(drawn.randint(_LEAST_BEGINNING, most), len(ends)) - 1]]
+
+
+def passage_after(chunk: str, beginning: str) -> str:
+    """What follows the beginning of a passage in a chunk."""
+    return chunk[chunk.index(beginning) + len(beginning) :].strip()
 
 
 def up_to_last_end(text: str) -> str:

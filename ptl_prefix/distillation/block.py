@@ -12,7 +12,7 @@ from ptl_prefix.artifacts.self_study_facts import StudyConversation
 from ptl_prefix.artifacts.teacher_file import TeacherTokens
 from ptl_prefix.artifacts.unfinished_self_study import StudyBlock
 from ptl_prefix.backbones.prompt_decoding import Prompt
-from ptl_prefix.distillation.asking import ask, passage_beginning, up_to_last_end
+from ptl_prefix.distillation.asking import ask, passage_after, passage_beginning, up_to_last_end
 from ptl_prefix.distillation.filters import answer_problem, normalized, question_problem
 from ptl_prefix.distillation.plan import Slot
 from ptl_prefix.distillation.study_inputs import StudyInputs
@@ -122,7 +122,7 @@ def _asked(inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progress: _
     """What the model asks for each slot, whether it is good enough or not; an empty text for what is missing."""
     draws = [slot.draw("question", attempt, inputs.settings.seed) for slot in slots]
     chunks = [inputs.chunk_text(slot) or "" for slot in slots]
-    if not inputs.is_chat:
+    if not inputs.asks:
         return {slot: [passage_beginning(chunk, draw)] for slot, chunk, draw in zip(slots, chunks, draws, strict=True)}
     askings = [
         ask(slot.kind, chunk, inputs.prompter, wanted=progress.missing(slot), draw=draw)
@@ -150,6 +150,13 @@ def _answers(
 ) -> Iterator[str | None]:
     """The answer to each question; `None` for one that is dropped."""
     settings = inputs.settings
+    if settings.passages:
+        for slot, question in questions:
+            answer = _passage(inputs, slot, question)
+            if answer is None:
+                progress.dropped["unfinished_answer"] += 1
+            yield answer
+        return
     prompts = [
         Prompt(
             ids=inputs.prompt_ids(question, inputs.chunk_text(slot)),
@@ -171,6 +178,14 @@ def _answers(
         if problem is not None:
             progress.dropped[problem] += 1
         yield None if problem else answer
+
+
+def _passage(inputs: StudyInputs, slot: Slot, beginning: str) -> str | None:
+    """What follows a beginning in the chunk, as much as an answer may be long; `None` if nothing does."""
+    rest = passage_after(inputs.chunk_text(slot) or "", beginning)
+    ids = inputs.prompter.tokenize_targets([rest])[0][: inputs.settings.max_answer_tokens - 1]
+    text = inputs.prompter.decode(ids)
+    return up_to_last_end(text) or text or None
 
 
 def _whole_answer(inputs: StudyInputs, ids: Sequence[int]) -> str | None:

@@ -74,7 +74,7 @@ def make_self_study(
     if problems := [*settings.problems(), *backbone_problems(settings, backbone)]:
         raise ValueError(" ".join(problems))
     inputs, questions = _inputs(document, backbone, settings)
-    slots = plan_slots(inputs.document, settings, questions, is_chat=inputs.is_chat)
+    slots = plan_slots(inputs.document, settings, questions, asks=inputs.asks)
     key = _key(inputs, questions)
     folder, unfinished = cache / key, UnfinishedSelfStudy(cache / f"{key}.unfinished")
     with unfinished:
@@ -176,9 +176,7 @@ def _with_splits(conversations: Sequence[StudyConversation], settings: SelfStudy
     def order(id: str) -> str:
         return hashlib.sha256(f"{settings.seed} {id}".encode()).hexdigest()
 
-    number = round(settings.validation_share * len(conversations))
-    if settings.validation_share > 0 and len(conversations) > 1:
-        number = max(number, 1)
+    number = settings.num_validation(len(conversations))
     held_out = set(sorted((one.id for one in conversations), key=order)[:number])
     return [replace(one, split="validation" if one.id in held_out else "train") for one in conversations]
 

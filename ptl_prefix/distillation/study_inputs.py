@@ -39,6 +39,11 @@ class StudyInputs:
         """Whether there is a chat template; without one, passages are continued."""
         return self.prompter.prompt_format.chat is not None
 
+    @property
+    def asks(self) -> bool:
+        """Whether the model asks; if not, the beginnings of passages stand in the place of questions."""
+        return self.is_chat and not self.settings.passages
+
     @cached_property
     def known_names(self) -> set[str] | None:
         """The stems of the document's words, if names are checked."""

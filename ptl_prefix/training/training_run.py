@@ -105,8 +105,11 @@ class TrainingRun:
             self._log_start(resumed_step)
             if self.plan.evaluation.measure_start:
                 self._measure_start(resumed_step)
-            loop = TrainingLoop(self.plan, self.inputs, self.context)
-            adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None), states)
+            if self.plan.trains_nothing:
+                adapted = self._evaluate_start(states)
+            else:
+                loop = TrainingLoop(self.plan, self.inputs, self.context)
+                adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None), states)
             if self.ranks.is_rank_zero:
                 self.context.folder.require_in_place()
             return Outcome(self.recorder.finish("finished"), bare, adapted, self.inputs.num_in_decoded_split)
@@ -224,6 +227,15 @@ class TrainingRun:
             self._notify(f"each rank holds {held:,} of the backbone's {self.backbone.num_bytes:,} bytes")
         return facts
 
+    def _evaluate_start(self, states: StateFacts | None) -> list[Prediction]:
+        """Evaluate the method as it starts, and export it: there is no checkpoint of a run without steps."""
+        self.ranks.broadcast(self.plan.method.checkpoint_tensors().values())
+        self.plan.method.eval()
+        loss = self._validation_loss(self.plan.method, f"the start of {self.plan.method.name}")
+        self.context.events.write("validation", step=0, **{"val/loss": loss, "train_s": 0.0, "tokens": 0})
+        self.recorder.add_loss("val/loss", loss)
+        return self._evaluate(states)
+
     def _evaluate_best(self, checkpoints: Checkpoints, states: StateFacts | None) -> list[Prediction]:
         """Evaluate the best checkpoint, and export it."""
         plan = self.plan
@@ -235,6 +247,11 @@ class TrainingRun:
         self.recorder.add_loss("val/loss", checkpoints.best_loss)
         if checkpoints.metric is not None:
             self.recorder.add_selection(checkpoints.metric.selection, checkpoints.metric.info)
+        return self._evaluate(states)
+
+    def _evaluate(self, states: StateFacts | None) -> list[Prediction]:
+        """Decode with the method, score its texts, and export it."""
+        plan = self.plan
         adapted = self._decode(plan.method)
         if self.ranks.is_rank_zero:
             self._add_scores(adapted)

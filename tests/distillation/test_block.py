@@ -112,6 +112,19 @@ def test_a_greedy_answer_to_a_given_question_is_not_tried_again(
     assert (len(inputs.prompts), block.dropped, block.given_up) == (tries, {"names": tries}, 1)
 
 
+def test_passages_stand_in_the_place_of_questions_and_answers(llama: Backbone) -> None:
+    slot = Slot(kind="continuation", chunk=(0, 40), number=0)
+
+    block, inputs = block_of(llama, {}, [slot], passages=True)
+
+    [conversation] = block.conversations
+    chunk = inputs.document.text_of((0, 40))
+    assert inputs.prompts == []
+    assert f"{conversation.question} {conversation.answer}" in chunk
+    assert len(conversation.question.split()) >= 3
+    assert len(block.teacher[0].token_ids) <= inputs.settings.max_answer_tokens
+
+
 def test_no_question_is_kept_twice(llama: Backbone) -> None:
     given = [Slot(kind="own", chunk=(0, 9), question=text, number=n) for n, text in enumerate(["Who?", "who"])]
     inputs = scripted_inputs(llama, {"ho": [f"Anna.{STOP}"]}, attempts=2)

@@ -301,7 +301,7 @@ def test_kinds_take_turns_and_shares_are_kept(llama: Backbone) -> None:
     document = self_study.StudyDocument(MILL * 30, llama)
     settings = SelfStudySettings(chunk_tokens=100, coverage=5.0, general_share=0.1)
 
-    slots = plan_slots(document, settings, ["Who built the mill?"], is_chat=True)
+    slots = plan_slots(document, settings, ["Who built the mill?"], asks=True)
 
     kinds = [slot.kind for slot in slots]
     counts = {seed.kind: kinds.count(seed.kind) for seed in SEEDS}
@@ -317,7 +317,7 @@ def test_a_number_of_conversations_is_kept_with_several_questions_a_call(llama: 
     document = self_study.StudyDocument(MILL, llama)
     settings = SelfStudySettings(chunk_tokens=16, num_conversations=7, questions_per_call=3, general_share=0.0)
 
-    slots = plan_slots(document, settings, [], is_chat=True)
+    slots = plan_slots(document, settings, [], asks=True)
 
     assert [slot.wanted for slot in slots] == [3, 3, 1]
 

@@ -39,6 +39,7 @@ def distill_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> lis
         method=method,
         task=None,
         decoding=built.get("generation"),
+        needs_weights=not config.get("dry_run"),
         routing=config.get("routing", "none"),
     )
     problems += smoothing_problems(built.get("optimizer"), has_teacher=config.get("loss") == "teacher")
