@@ -1,7 +1,8 @@
 """The text of a document, and whether its file still has the text that a bundle was made of.
 
 In: a text file, or the manifest of a bundle. Out: the text and its hash; the state of the bundle's document, and a
-sentence for the user where it has changed. A bundle of a changed document is still used: it answers from the older text.
+sentence for the user where it has changed. A bundle of a changed document is still used, and answers from the older
+text.
 """
 
 import hashlib

@@ -14,8 +14,8 @@ from rich.text import Text
 from ptl_prefix.artifacts.bundle import Bundle, read_bundle, read_routing
 from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.document_text import text_sha256
 from ptl_prefix.artifacts.document_report import NO_CONTEXT, WHOLE_DOCUMENT, DocumentReport
+from ptl_prefix.artifacts.document_text import text_sha256
 from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
@@ -196,7 +196,7 @@ def _with_gate(
 
 
 def _foreign_texts(path: str | None) -> list[str]:
-    """The texts that a gate should refuse: the lines of a file, or its questions, such as those about another document."""
+    """The texts that a gate should refuse: the lines of a file, or its questions, if it is one of questions."""
     if path is not None and Path(path).suffix.lower() == ".jsonl":
         return [one.question for one in read_questions(path).questions]
     return [text for text in source_lines(path) if text.strip()]

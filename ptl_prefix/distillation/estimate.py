@@ -1,7 +1,8 @@
 """What a self-study would do, from a document and the backbone's tokenizer alone.
 
 In: a document, a backbone or its shape, settings, and questions of the user. Out: a `StudyEstimate`: the chunks and
-conversations that are planned, their coverage, and bounds of the tokens that are read and written. Nothing is generated.
+conversations that are planned, their coverage, and bounds of the tokens that are read and written. Nothing is
+generated.
 """
 
 from collections import Counter
@@ -63,7 +64,9 @@ def estimate_study(
     Raises:
         DataError: The document has no tokens.
     """
-    prompter = backbone.prompter(PromptFormat(before="", between="", truncation="left", chat=settings.chat_of(backbone)))
+    prompter = backbone.prompter(
+        PromptFormat(before="", between="", truncation="left", chat=settings.chat_of(backbone))
+    )
     document = StudyDocument(text, backbone)
     inputs = StudyInputs(document=document, backbone=backbone, prompter=prompter, settings=settings)
     slots = plan_slots(document, settings, questions, asks=inputs.asks)
@@ -72,7 +75,9 @@ def estimate_study(
         kinds[slot.kind] += slot.wanted
     number = kinds.total()
     chunks = [slot.chunk for slot in slots if slot.chunk is not None]
-    coverage = coverage_of([slot.chunk for slot in slots if slot.chunk for _ in range(slot.wanted)], document.num_tokens)
+    coverage = coverage_of(
+        [slot.chunk for slot in slots if slot.chunk for _ in range(slot.wanted)], document.num_tokens
+    )
     costs = [_tokens(slot, inputs) for slot in slots]
     return StudyEstimate(
         document_tokens=document.num_tokens,

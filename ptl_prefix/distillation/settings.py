@@ -29,8 +29,8 @@ class SelfStudySettings:
         min_chunk_tokens: Smallest number that is drawn; `None`: half of `chunk_tokens`. The document may be shorter.
         coverage: Tokens of all conversations' chunks, divided by the document's.
         num_conversations: Number of conversations on the document; `None`: as many as the coverage needs.
-        passages: Whether passages of the document stand in place of questions and answers: nothing is generated, and the
-            teacher only reads. Enough for `method.init=attention_matching` without training.
+        passages: Whether passages of the document stand in place of questions and answers: nothing is generated, and
+            the teacher only reads. Enough for `method.init=attention_matching` without training.
         questions: File of questions of the user's own: text, one a line, or `.jsonl` with `question`; `None`: none.
         questions_per_call: Questions that the model is asked for at once.
         general_share: Share of conversations that are not about the document.

@@ -55,7 +55,9 @@ def match_attention(contexts: Sequence[ContextAttention], length: int) -> list[M
     """Compress the context of each layer into `length` positions, in their order in the context."""
     chosen = [_choose(context, length) for context in contexts]
     heads = [len(one.indices) for one in chosen]
-    factors = nonnegative_least_squares(torch.cat([one.gram for one in chosen]), torch.cat([one.sums for one in chosen]))
+    factors = nonnegative_least_squares(
+        torch.cat([one.gram for one in chosen]), torch.cat([one.sums for one in chosen])
+    )
     return [
         _fit(context, one.indices, own)
         for context, one, own in zip(contexts, chosen, factors.split(heads), strict=True)

@@ -65,9 +65,7 @@ def test_a_pushed_bundle_comes_back_by_branch_and_by_commit(hub: FakeHub, bundle
         fetched = read_bundle(address)
         assert fetched.origin == f"hub:{REPO}@{commit}"
         assert torch.equal(fetched.tensors["rows"], whole.tensors["rows"])
-        named = replace(
-            whole.manifest, backbone=replace(whole.manifest.backbone, path="tiny_gpt2"), document_path=None
-        )
+        named = replace(whole.manifest, backbone=replace(whole.manifest.backbone, path="tiny_gpt2"), document_path=None)
         assert fetched.manifest == named
 
 

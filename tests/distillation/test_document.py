@@ -9,7 +9,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.token_spans import token_spans
 from ptl_prefix.distillation.coverage import coverage_notes, coverage_of, planned_chunks
 from ptl_prefix.distillation.document import StudyDocument
-from ptl_prefix.errors import BackboneError, DataError
+from ptl_prefix.errors import BackboneError
 
 SUBJECTS = ["The miller", "A baker", "Ünal's wife", "The city's oldest inn", "A pub — by the river —"]
 TEXT = "\n\n".join(f"## Part {n}\n\n{SUBJECTS[n % 5]} has {n} cats. They sleep a lot! Do they?" for n in range(30))

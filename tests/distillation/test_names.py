@@ -19,7 +19,7 @@ DOCUMENT = "The mill of Quincy Turner lies in Canada. O'Neill's daughter lives a
         ("It is near the Canadian border, at O'Neill's.", []),
         ("I think that I'm right, and I\u2019ve seen it.", []),
         ("Of both, the wheel.\nWater drives it.\n- Stone\n2. Wood\n* Iron", []),
-        ("He said, \"No smoking\" (Not even here).", []),
+        ('He said, "No smoking" (Not even here).', []),
         ("**Key Features**\n# The Old Mill\nMain Parts: wheel", []),
         ("1. **Wheel Size:** large, says Bob", ["Bob"]),
         ("It was Émile, and Émile again.", ["Émile"]),

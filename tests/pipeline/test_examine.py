@@ -51,7 +51,7 @@ def test_a_joined_bundle_is_examined_beside_one_alone_and_refuses_foreign_questi
 ) -> None:
     files = write_files()
     Path("other.jsonl").write_text('{"question": "stars and planets", "answer": "a sky"}\n', encoding="utf-8")
-    joined = invoke("join", small_run.path, small_run.path, "out=both", "max_loss_increase=100", "num_decoded=0")
+    joined = invoke("join", small_run.path, small_run.path, "out=both", "max_loss_increase=100")
     assert joined.exit_code == 0, joined.output
 
     result = invoke("examine", small_run.path, "both", *files, *SHORT, "foreign=other.jsonl", "out=seen")

@@ -40,9 +40,7 @@ def test_the_demo_shows_likelihoods_and_answers_of_three_documents(
 
 @pytest.mark.parametrize("is_chat", [False, True])
 def test_every_sentence_of_a_made_up_document_is_asked_about(tmp_path: Path, is_chat: bool) -> None:
-    for asked, document in zip(
-        demo_documents.made_up_documents(tmp_path, is_chat=is_chat), DOCUMENTS, strict=True
-    ):
+    for asked, document in zip(demo_documents.made_up_documents(tmp_path, is_chat=is_chat), DOCUMENTS, strict=True):
         text, questions = asked.document.read_text(), read_questions(asked.questions).questions
 
         assert len(questions) == len(document.facts) == 8

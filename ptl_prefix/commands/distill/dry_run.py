@@ -54,7 +54,8 @@ def show_dry_run(config: Mapping[str, Any], folder: RunFolder, cache: Path, cons
     console.print(table)
     for note in study.notes:
         console.print(Text(note), soft_wrap=True)
-    console.print(Text(f"\n{yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)}".rstrip()), soft_wrap=True)
+    resolved = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    console.print(Text(f"\n{resolved}".rstrip()), soft_wrap=True)
 
 
 def _study_rows(study: StudyEstimate, attempts: int) -> dict[str, str]:
