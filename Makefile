@@ -36,10 +36,10 @@ DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/ready
 
-.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo evidence bench clean
+.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo demo-documents evidence bench clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Create .venv with the pinned dependencies and this package
 

@@ -1,5 +1,6 @@
 """A self-study as a whole: made once, resumed after a kill, and refused where it cannot be made."""
 
+import inspect
 import json
 import os
 import shutil
@@ -120,10 +121,27 @@ def test_the_same_study_is_made_once(make: Make, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "settings", [{"seed": 1}, {"top_k": 5}, {"chunk_tokens": 17}, {"answer_temperature": 0.9}], ids=str
+    "settings",
+    [{"seed": 1}, {"top_k": 5}, {"chunk_tokens": 17}, {"answer_temperature": 0.9}, {"passages": True}],
+    ids=str,
 )
 def test_other_settings_are_another_study(make: Make, settings: Mapping[str, Any]) -> None:
     assert make(settings={"num_conversations": 1}) != make(settings={"num_conversations": 1, **settings})
+
+
+def test_every_setting_is_part_of_the_hash() -> None:
+    assert {*SelfStudySettings().stored([])} == {*inspect.signature(SelfStudySettings).parameters}
+
+
+def test_a_study_of_passages_generates_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptl_prefix.distillation.study_inputs.decode_prompts", lambda *_, **__: pytest.fail("asked"))
+
+    study = read_self_study(make(settings={"passages": True, "max_answer_tokens": 16}))
+
+    assert {one.kind for one in study.conversations} == {"continuation"}
+    assert all(one.answer and one.answer in MILL for one in study.conversations)
+    [problem] = SelfStudySettings(passages=True, questions="own.txt").problems()
+    assert "`self_study.questions` must be null with `self_study.passages`" in problem
 
 
 def test_a_generation_that_is_interrupted_at_any_write_is_resumed_to_the_same_folder(
