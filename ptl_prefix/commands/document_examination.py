@@ -51,6 +51,7 @@ def examine(config: dict[str, Any], words: Sequence[str]) -> DocumentReport:
     file = read_questions(config["questions"])
     document = _document(config["document"], file)
     questions = _questions_about(document, file)
+    foreign = _foreign_texts(config["foreign"])
     bundles = [read_bundle(word) for word in words]
     if problems := _bundle_problems(words, bundles, config):
         raise ConfigError(problems)
@@ -59,7 +60,7 @@ def examine(config: dict[str, Any], words: Sequence[str]) -> DocumentReport:
         if bundle.manifest.document_sha256 not in (None, text_sha256(document.text)):
             notes.print(Text(f"{word} was made from another text than {document.name}"), soft_wrap=True)
     report = _report(document, questions, words, bundles, config, notes)
-    report = _with_gate(report, questions, words, config)
+    report = _with_gate(report, questions, foreign, words, config)
     show_report(report, console)
     for label, path in write_report(report, _out_folder(config["out"], words)):
         console.print(Text(f"{label}: {path}"), soft_wrap=True)
@@ -182,10 +183,13 @@ def question_format(backbone: Backbone) -> PromptFormat:
 
 
 def _with_gate(
-    report: DocumentReport, questions: Sequence[Question], words: Sequence[str], config: Mapping[str, Any]
+    report: DocumentReport,
+    questions: Sequence[Question],
+    foreign: Sequence[str],
+    words: Sequence[str],
+    config: Mapping[str, Any],
 ) -> DocumentReport:
     """The report with the gate of the first bundle, or with the reason why there is none."""
-    foreign = _foreign_texts(config["foreign"])
     if not foreign:
         return report
     own = [one.question for one in questions]

@@ -100,6 +100,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_loads(small_run: RunFol
         ((small_run.path, "document=empty.txt", files[1]), "`document` must hold text, but 'empty.txt' is empty"),
         (("backbone=tiny_gpt2", "document=third.txt", "questions=named.jsonl"), "about manual, other, and none about"),
         ((small_run.path, files[0], "questions=missing", "lengths=[0]"), "`lengths` must be >= 1, but is [0]"),
+        ((small_run.path, *files, "foreign=damaged.jsonl"), "have 2 mistakes; correct these lines:"),
         ((small_run.path, files[0], "questions=damaged.jsonl"), "have 2 mistakes; correct these lines:"),
     ):
         result = invoke("examine", *words)
