@@ -65,7 +65,10 @@ def test_all_mistakes_are_told_before_weights_load(invoke: Invoke) -> None:
     assert "`document` must be given" in invoke("distill", "backbone=tiny_gpt2", "self_study.chunk_tokens=64").stderr
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(invoke: Invoke, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     document = write_document(tmp_path / "manual.txt")
     words = ["distill", *SMALL, f"document={document}", f"data.cache_dir={tmp_path / 'cache'}", "hydra.run.dir=planned"]
 
