@@ -18,6 +18,7 @@ rows takes as many passes over columns in one loop as one head would.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -54,13 +55,13 @@ class Matched(NamedTuple):
 def match_attention(contexts: Sequence[ContextAttention], length: int) -> list[Matched]:
     """Compress the context of each layer into `length` positions, in their order in the context."""
     chosen = [_choose(context, length) for context in contexts]
-    heads = [len(one.indices) for one in chosen]
     factors = nonnegative_least_squares(
         torch.cat([one.gram for one in chosen]), torch.cat([one.sums for one in chosen])
     )
+    ends = list(accumulate(len(one.indices) for one in chosen))  # of each layer's heads
     return [
-        _fit(context, one.indices, own)
-        for context, one, own in zip(contexts, chosen, factors.split(heads), strict=True)
+        _fit(context, one.indices, factors[end - len(one.indices) : end])
+        for context, one, end in zip(contexts, chosen, ends, strict=True)
     ]
 
 
