@@ -36,7 +36,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 
 COMMAND = [sys.executable, "-m", "ptl_prefix"]
 """The command line of this package, in this environment."""
-_START_TIMEOUT_S = 90
+_START_TIMEOUT_S = 300
 _REQUEST_TIMEOUT_S = 60
 
 

@@ -6,8 +6,8 @@ without a context, with the prefix and with the document; and what a server over
 document's name and by `auto`. The server ends with the script.
 
 The default is the embedded backbone of 5.4M parameters, which writes English-looking text and knows nothing: its
-answers are poor, and only the likelihoods show that a prefix holds some of its document. `--backbone smollm2` takes a
-released model of 135M parameters.
+answers are poor, and the likelihoods show how much of its document a prefix holds, or that it holds none of it.
+`--backbone smollm2` takes a released model of 135M parameters.
 """
 
 import argparse
