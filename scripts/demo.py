@@ -37,7 +37,7 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 COMMAND = [sys.executable, "-m", "ptl_prefix"]
 """The command line of this package, in this environment."""
 _START_TIMEOUT_S = 300
-_REQUEST_TIMEOUT_S = 60
+_REQUEST_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
