@@ -21,10 +21,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.real_documents import real_documents
 from ptl_prefix.artifacts.document_report import REPORT_FILE, DocumentReport, read_document_report
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.data.question_file import read_questions
 from scripts.demo import COMMAND, ask, running_server
 from scripts.demo_texts import DOCUMENTS
@@ -142,7 +144,9 @@ def show_answers(
     for answer in sorted(answers, key=lambda one: (one["task"], one["source"], one["asked"] == "auto")):
         reference = references[answer["task"]][answer["source"]]
         text = " ".join(answer["text"].split())[:160]
-        table.add_row(answer["asked"], answer["chosen"] or "refused", answer["source"], text, reference)
+        cells = (answer["asked"], answer["chosen"] or "refused", answer["source"], text, reference)
+        # What a model writes may look like the console's own markup.
+        table.add_row(*(Text(escape_controls(cell)) for cell in cells))
     console.print(table)
     automatic = [answer for answer in answers if answer["asked"] == "auto"]
     right = sum(answer["chosen"] == answer["task"] for answer in automatic)
