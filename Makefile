@@ -36,10 +36,10 @@ DOCS := $(BIN)/python -m sphinx --builder html --jobs auto --nitpicky --fail-on-
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/ready
 
-.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo evidence bench bench-quick clean
+.PHONY: help setup smollm2 check docs test test-slow test-vllm train demo demo-documents evidence bench bench-quick clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Create .venv with the pinned dependencies and this package
 
@@ -93,6 +93,9 @@ train: $(READY)  ## Train a prefix on the embedded backbone and the built-in tas
 
 demo: $(READY)  ## Train three prefixes, serve them from one backbone, and ask them (five minutes on two cores)
 	$(BIN)/python -m scripts.demo $(ARGS)
+
+demo-documents: $(READY)  ## Three documents become prefixes, and one server answers on all; ARGS="--backbone smollm2" for a released model
+	$(BIN)/python -m scripts.demo_documents $(ARGS)
 
 evidence: $(READY)  ## The studies behind the comparison of methods, on real data: hours; ARGS="--minutes 60" stops, the next call resumes
 	$(BIN)/python -m scripts.evidence $(ARGS)

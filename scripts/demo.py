@@ -34,9 +34,10 @@ from rich.table import Table
 from ptl_prefix.artifacts.predictions import read_predictions
 from ptl_prefix.artifacts.run_folder import RunFolder
 
-_COMMAND = [sys.executable, "-m", "ptl_prefix"]
-_START_TIMEOUT_S = 90
-_REQUEST_TIMEOUT_S = 60
+COMMAND = [sys.executable, "-m", "ptl_prefix"]
+"""The command line of this package, in this environment."""
+_START_TIMEOUT_S = 300
+_REQUEST_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def train(task: DemoTask, folder: Path, *, steps: int, num_examples: int) -> Run
         "generation.max_new_tokens=40",
         "tracking=none",
     )
-    subprocess.run([*_COMMAND, "train", *task.words, *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*COMMAND, "train", *task.words, *words], check=True, stdout=subprocess.DEVNULL)
     return RunFolder(run)
 
 
@@ -171,7 +172,7 @@ class Server:
 def running_server(folder: Path) -> Iterator[Server]:
     """The server over the bundles of a folder, on a free port of this machine; it ends with the context."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PTL_PREFIX_API")}
-    command = [*_COMMAND, "serve", f"bundles={folder}", "port=0"]
+    command = [*COMMAND, "serve", f"bundles={folder}", "port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             yield _announced(process)

@@ -99,6 +99,7 @@ class BundleContents:
         backbone: Identity of the backbone.
         routing: What a server needs to recognise the task's texts; `None` leaves it out.
         document_sha256: Hash of the document that the bundle was made of; `None` for a bundle of no document.
+        document_path: Absolute path of that document; `None` if it is not known.
     """
 
     tensors: Mapping[str, Tensor]
@@ -117,6 +118,7 @@ class BundleContents:
     backbone: BackboneIdentity
     routing: RoutingFacts | None = None
     document_sha256: str | None = None
+    document_path: str | None = None
 
 
 def write_bundle(folder: str | Path, contents: BundleContents) -> Bundle:
@@ -219,6 +221,7 @@ def _manifest(
         package_version=package_version(),
         routing=None if contents.routing is None else _routing_entry(contents.routing, routing_file),
         document_sha256=contents.document_sha256,
+        document_path=contents.document_path,
     )
 
 

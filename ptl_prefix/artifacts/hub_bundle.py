@@ -100,4 +100,4 @@ def _put(address: HubAddress, name: str, max_bytes: int) -> None:
 def _without_local_path(manifest: Manifest) -> Manifest:
     """The manifest with the backbone's name in the place of a folder of this machine."""
     path = public_path(manifest.backbone.path) or manifest.backbone.name
-    return replace(manifest, backbone=replace(manifest.backbone, path=path))
+    return replace(manifest, backbone=replace(manifest.backbone, path=path), document_path=None)

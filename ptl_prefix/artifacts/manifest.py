@@ -141,6 +141,7 @@ class Manifest:
         routing: Description of `routing.safetensors`; `None` for a bundle that a server offers by its name only.
         document_sha256: Hash of the document that the bundle was made of, by which one of another version of the
             document is recognised; `None` for a bundle of no document.
+        document_path: Absolute path of that document where the bundle was made; `None` if it is not known.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -165,6 +166,7 @@ class Manifest:
     package_version: Name
     routing: RoutingEntry | None = None
     document_sha256: Name | None = None
+    document_path: Place | None = None
 
 
 def num_tensor_bytes(tensors: Mapping[str, TensorInfo]) -> int:

@@ -14,7 +14,7 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 SELF_STUDY_VERSION = 1
 
 Kind = Literal["structuring", "summarising", "question", "use_case", "creative", "continuation", "own", "general"]
-"""What asked: one of five seed prompts; the beginning of a passage, where a backbone has no chat template; the user;
+"""What asked: one of five seed prompts; the beginning of a passage, where no model asks; the user;
 or a built-in instruction that is not about the document."""
 
 

@@ -15,6 +15,7 @@ from ptl_prefix.artifacts.bundle import Bundle, read_bundle, read_routing
 from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.document_report import NO_CONTEXT, WHOLE_DOCUMENT, DocumentReport
+from ptl_prefix.artifacts.document_text import text_sha256
 from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, source_lines
@@ -50,12 +51,16 @@ def examine(config: dict[str, Any], words: Sequence[str]) -> DocumentReport:
     file = read_questions(config["questions"])
     document = _document(config["document"], file)
     questions = _questions_about(document, file)
+    foreign = _foreign_texts(config["foreign"])
     bundles = [read_bundle(word) for word in words]
     if problems := _bundle_problems(words, bundles, config):
         raise ConfigError(problems)
     console, notes = EscapingConsole(), EscapingConsole(stderr=True)
+    for word, bundle in zip(words, bundles, strict=True):
+        if bundle.manifest.document_sha256 not in (None, text_sha256(document.text)):
+            notes.print(Text(f"{word} was made from another text than {document.name}"), soft_wrap=True)
     report = _report(document, questions, words, bundles, config, notes)
-    report = _with_gate(report, questions, words, config)
+    report = _with_gate(report, questions, foreign, words, config)
     show_report(report, console)
     for label, path in write_report(report, _out_folder(config["out"], words)):
         console.print(Text(f"{label}: {path}"), soft_wrap=True)
@@ -178,10 +183,13 @@ def question_format(backbone: Backbone) -> PromptFormat:
 
 
 def _with_gate(
-    report: DocumentReport, questions: Sequence[Question], words: Sequence[str], config: Mapping[str, Any]
+    report: DocumentReport,
+    questions: Sequence[Question],
+    foreign: Sequence[str],
+    words: Sequence[str],
+    config: Mapping[str, Any],
 ) -> DocumentReport:
     """The report with the gate of the first bundle, or with the reason why there is none."""
-    foreign = [text for text in source_lines(config["foreign"]) if text.strip()]
     if not foreign:
         return report
     own = [one.question for one in questions]
@@ -189,6 +197,13 @@ def _with_gate(
     if isinstance(found, str):
         return dataclasses.replace(report, skipped={**report.skipped, _GATE: f"the bundle {words[0]} {found}"})
     return dataclasses.replace(report, gate=found)
+
+
+def _foreign_texts(path: str | None) -> list[str]:
+    """The texts that a gate should refuse: the lines of a file, or its questions, if it is one of questions."""
+    if path is not None and Path(path).suffix.lower() == ".jsonl":
+        return [one.question for one in read_questions(path).questions]
+    return [text for text in source_lines(path) if text.strip()]
 
 
 def _out_folder(chosen: str | None, words: Sequence[str]) -> Path:

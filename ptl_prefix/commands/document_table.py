@@ -11,6 +11,7 @@ from ptl_prefix.artifacts.document_report import (
     DocumentReport,
     Measured,
     RefusedTexts,
+    RelevanceGate,
 )
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.grid_table import show_grid
@@ -33,15 +34,18 @@ def show_report(report: DocumentReport, console: Console) -> None:
     for name, reason in report.skipped.items():
         console.print(Text(escape_controls(f"{name} is skipped: {reason}")), soft_wrap=True)
     if (gate := report.gate) is not None:
-        line = (
-            f"relevance gate, at {gate.wrong_refusals:g} wrong refusals: refuses {_share(gate.foreign)} foreign texts, "
-            f"and {_share(gate.own)} of the questions"
-        )
-        console.print(Text(line), soft_wrap=True)
+        show_grid(_gate(gate), console, title=f"relevance gate of a server, at {gate.wrong_refusals:g} wrong refusals")
 
 
-def _share(texts: RefusedTexts) -> str:
-    return f"{texts.refused} of {texts.of} ({texts.refused / texts.of:.0%})"
+def _gate(gate: RelevanceGate) -> Grid:
+    rows = {"questions about the document ↓": gate.own, "foreign questions ↑": gate.foreign}
+    columns = (Column("texts", "left"), Column("refused"), Column("of"), Column("share"))
+    return Grid(columns, tuple(_refused(name, texts) for name, texts in rows.items()))
+
+
+def _refused(name: str, texts: RefusedTexts) -> tuple[Cell, ...]:
+    shown = (name, f"{texts.refused:,}", f"{texts.of:,}", f"{texts.refused / texts.of:.0%}")
+    return tuple(map(Cell, shown))
 
 
 def _quality(report: DocumentReport) -> Grid:

@@ -173,6 +173,8 @@ def distill(
         "resume": resume,
     }
     given = {**{key: value for key, value in chosen.items() if value is not None}, **settings}
+    if given.get("dry_run"):
+        raise ConfigError(["`dry_run` is of the command line alone: ptl-prefix distill dry_run=true."])
     forget_run_ids()
     checked = _checked("distill", given, config_dir)
     folder = RunFolder(checked.run_folder.absolute())

@@ -57,6 +57,11 @@ class Task(ABC):
         """Hash of that document, by which a bundle says what it was made of."""
         return None
 
+    @property
+    def document_path(self) -> str | None:
+        """Absolute path of that document's file, if it is known."""
+        return None
+
     def teacher(self, split: Split) -> Teacher | None:
         """The teacher whose log-probabilities are learned in place of a split's targets; `None` learns the targets.
 

@@ -27,8 +27,8 @@ _NOUN = re.compile(
     rf"((?!(?:{_SMALL})\b)[a-z][a-z-]+(?: (?!(?:{_SMALL})\b)[a-z][a-z-]+)?)(?= (?:{_SMALL})\b|[,.;:)])"
 )
 """What stands between an article and a small word or a comma; what a verb follows is left out, as verbs look alike."""
-_LEAST_BEGINNING, _MOST_BEGINNING = 4, 12
-"""Words of the beginning of a passage, half of it where that is between these."""
+_LEAST_BEGINNING, _MOST_BEGINNING = 3, 12
+"""Words of the beginning of a passage; at least two of its words are left to continue it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +103,21 @@ def passage_beginning(chunk: str, draw: int) -> str:
 
     Args:
         chunk: Text of the chunk.
-        draw: Seed of the choice of the sentence.
+        draw: Seed of the choice of the sentence, and of the number of its words.
     """
-    sentences = [match[0].split() for match in _SENTENCE.finditer(chunk)]
-    long = [words for words in sentences if len(words) >= _LEAST_BEGINNING + 2] or [chunk.split()]
-    words = random.Random(draw).choice(long)
-    return " ".join(words[: min(max(len(words) // 2, _LEAST_BEGINNING), _MOST_BEGINNING)])
+    sentences = [match[0] for match in _SENTENCE.finditer(chunk)]
+    long = [one for one in sentences if len(one.split()) >= _LEAST_BEGINNING + 2] or [chunk]
+    drawn = random.Random(draw)
+    sentence = drawn.choice(long)
+    ends = [match.end() for match in re.finditer(r"\S+", sentence)]
+    # A short document has few sentences: cut at different places, each gives several conversations.
+    most = max(min(len(ends) - 2, _MOST_BEGINNING), _LEAST_BEGINNING)
+    return sentence[: ends[min(drawn.randint(_LEAST_BEGINNING, most), len(ends)) - 1]]
+
+
+def passage_after(chunk: str, beginning: str) -> str:
+    """What follows the beginning of a passage in a chunk."""
+    return chunk[chunk.index(beginning) + len(beginning) :].strip()
 
 
 def up_to_last_end(text: str) -> str:

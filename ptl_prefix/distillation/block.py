@@ -12,7 +12,7 @@ from ptl_prefix.artifacts.self_study_facts import StudyConversation
 from ptl_prefix.artifacts.teacher_file import TeacherTokens
 from ptl_prefix.artifacts.unfinished_self_study import StudyBlock
 from ptl_prefix.backbones.prompt_decoding import Prompt
-from ptl_prefix.distillation.asking import ask, passage_beginning, up_to_last_end
+from ptl_prefix.distillation.asking import ask, passage_after, passage_beginning, up_to_last_end
 from ptl_prefix.distillation.filters import answer_problem, normalized, question_problem
 from ptl_prefix.distillation.plan import Slot
 from ptl_prefix.distillation.study_inputs import StudyInputs
@@ -45,7 +45,7 @@ def make_block(inputs: StudyInputs, slots: Sequence[Slot], known: Collection[str
     """
     progress = _Progress(set(known), {slot: [] for slot in slots})
     for attempt in range(inputs.settings.attempts):
-        open_slots = [slot for slot in slots if progress.missing(slot)]
+        open_slots = [slot for slot in slots if progress.missing(slot) and not (attempt and _is_fixed(inputs, slot))]
         questions = list(_questions(inputs, open_slots, attempt, progress))
         for (slot, question), answer in zip(questions, _answers(inputs, questions, attempt, progress), strict=True):
             if answer is not None:
@@ -59,6 +59,11 @@ def make_block(inputs: StudyInputs, slots: Sequence[Slot], known: Collection[str
         dropped=dict(sorted(progress.dropped.items())),
         given_up=sum(map(progress.missing, slots)),
     )
+
+
+def _is_fixed(inputs: StudyInputs, slot: Slot) -> bool:
+    """Whether another attempt would give the same answer: that to a given question, decoded greedily."""
+    return slot.question is not None and inputs.settings.answer_temperature == 0
 
 
 def _conversations(inputs: StudyInputs, progress: _Progress) -> Iterator[StudyConversation]:
@@ -105,14 +110,19 @@ def _question_problem(inputs: StudyInputs, slot: Slot, question: str) -> str | N
         return None
     if not question:
         return "unfinished_question"
-    return question_problem(question, inputs.chunk_text(slot), check_numbers=inputs.settings.check_numbers)
+    return question_problem(
+        question,
+        inputs.chunk_text(slot),
+        check_numbers=inputs.settings.check_numbers,
+        known_names=inputs.known_names,
+    )
 
 
 def _asked(inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progress: _Progress) -> dict[Slot, list[str]]:
     """What the model asks for each slot, whether it is good enough or not; an empty text for what is missing."""
     draws = [slot.draw("question", attempt, inputs.settings.seed) for slot in slots]
     chunks = [inputs.chunk_text(slot) or "" for slot in slots]
-    if not inputs.is_chat:
+    if not inputs.asks:
         return {slot: [passage_beginning(chunk, draw)] for slot, chunk, draw in zip(slots, chunks, draws, strict=True)}
     askings = [
         ask(slot.kind, chunk, inputs.prompter, wanted=progress.missing(slot), draw=draw)
@@ -140,6 +150,13 @@ def _answers(
 ) -> Iterator[str | None]:
     """The answer to each question; `None` for one that is dropped."""
     settings = inputs.settings
+    if settings.passages:
+        for slot, question in questions:
+            answer = _passage(inputs, slot, question)
+            if answer is None:
+                progress.dropped["unfinished_answer"] += 1
+            yield answer
+        return
     prompts = [
         Prompt(
             ids=inputs.prompt_ids(question, inputs.chunk_text(slot)),
@@ -155,10 +172,20 @@ def _answers(
         problem: str | None = "unfinished_answer"
         if answer is not None:
             chunk = inputs.chunk_text(slot)
-            problem = answer_problem(answer, question, chunk, check_numbers=settings.check_numbers)
+            problem = answer_problem(
+                answer, question, chunk, check_numbers=settings.check_numbers, known_names=inputs.known_names
+            )
         if problem is not None:
             progress.dropped[problem] += 1
         yield None if problem else answer
+
+
+def _passage(inputs: StudyInputs, slot: Slot, beginning: str) -> str | None:
+    """What follows a beginning in the chunk, as much as an answer may be long; `None` if nothing does."""
+    rest = passage_after(inputs.chunk_text(slot) or "", beginning)
+    ids = inputs.prompter.tokenize_targets([rest])[0][: inputs.settings.max_answer_tokens - 1]
+    text = inputs.prompter.decode(ids)
+    return up_to_last_end(text) or text or None
 
 
 def _whole_answer(inputs: StudyInputs, ids: Sequence[int]) -> str | None:

@@ -1,6 +1,6 @@
 """A document in the tokens of a backbone, and the chunks of it that a teacher reads.
 
-In: a text file, and a backbone. Out: `StudyDocument`; chunks whose places are spread evenly over it and whose lengths
+In: a text, and a backbone. Out: `StudyDocument`; chunks whose places are spread evenly over it and whose lengths
 are drawn, the long ones more often; and the chunk that a question is most likely about.
 """
 
@@ -9,7 +9,6 @@ import random
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from pathlib import Path
 
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.token_spans import token_spans
@@ -21,32 +20,6 @@ Chunk = tuple[int, int]
 _BOUNDARY = re.compile(r"(?:(?<=[.!?])[\"')\]]*\s+|\n+\s*)(?=\S)")
 """What lies before a sentence, a line or a paragraph."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_MAX_BYTES = 64 * 2**20
-
-
-def read_document(path: str | Path) -> str:
-    """The text of a file in UTF-8; a byte order mark is left out, and lines end in LF.
-
-    Raises:
-        DataError: The file cannot be read, is no text, or is empty.
-    """
-    law = f"A document must be a text file in UTF-8, but {path}"
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{law} cannot be read ({error.strerror}); correct the path.") from error
-    if len(content) > _MAX_BYTES:
-        raise DataError(f"{law} has more than {_MAX_BYTES:,} bytes; divide it.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{law} has the byte {content[error.start]:#04x} at {error.start}; convert it.") from error
-    if "\0" in text:
-        raise DataError(f"{law} holds a zero byte, as files do that are no text; convert it to text.")
-    if not text.strip():
-        raise DataError(f"{law} is empty; choose another one.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 class StudyDocument:

@@ -4,7 +4,9 @@ In: a text, and the chunk that it is about. Out: the name of a reason, under whi
 """
 
 import re
+from collections.abc import Set as AbstractSet
 
+from ptl_prefix.distillation.names import name_stems, unsupported_names
 from ptl_prefix.distillation.numbers import unsupported_numbers
 
 _WORD = re.compile(r"[\u2e80-\uffff]|[^\W\u2e80-\uffff]+")
@@ -18,17 +20,20 @@ _LOOP = 4
 """Words whose repetition counts."""
 
 
-def question_problem(question: str, chunk: str | None, *, check_numbers: bool) -> str | None:
+def question_problem(
+    question: str, chunk: str | None, *, check_numbers: bool, known_names: AbstractSet[str] | None = None
+) -> str | None:
     """Why a generated question is dropped.
 
     Args:
         question: The question.
         chunk: Text that it is about; `None`: not checked against one.
         check_numbers: Whether its numbers must be in the chunk.
+        known_names: Stems of the words of the document, which its names must be among; `None`: not checked.
 
     Returns:
         `empty`: too short to ask for something; `about_text`: it speaks of "the text", which the student does not see
-        and the chunk does not speak of; `repetitive`; `numbers`; or `None`.
+        and the chunk does not speak of; `repetitive`; `numbers`; `names`; or `None`.
     """
     if len(_WORD.findall(question)) < _LEAST_WORDS:
         return "empty"
@@ -37,21 +42,27 @@ def question_problem(question: str, chunk: str | None, *, check_numbers: bool) -
             return "about_text"
         if check_numbers and unsupported_numbers(question, [chunk]):
             return "numbers"
+        if known_names is not None and unsupported_names(question, known_names):
+            return "names"
     return "repetitive" if is_repetitive(question) else None
 
 
-def answer_problem(answer: str, question: str, chunk: str | None, *, check_numbers: bool) -> str | None:
+def answer_problem(
+    answer: str, question: str, chunk: str | None, *, check_numbers: bool, known_names: AbstractSet[str] | None = None
+) -> str | None:
     """Why an answer is dropped.
 
     Args:
         answer: The answer.
-        question: Its question, whose numbers it may repeat.
+        question: Its question, whose numbers and names it may repeat.
         chunk: Text that it is from; `None`: not checked against one.
         check_numbers: Whether its numbers must be in the chunk or the question.
+        known_names: Stems of the words of the document, which its names must be among, unless the question has them;
+            `None`: not checked.
 
     Returns:
         `empty`: less than a third of it are letters or digits; `echo`: it is the question; `repetitive`; `about_text`;
-        `numbers`; or `None`.
+        `numbers`; `names`; or `None`.
     """
     if not answer or 3 * sum(map(str.isalnum, answer)) < len("".join(answer.split())):  # such as an empty table
         return "empty"
@@ -63,6 +74,8 @@ def answer_problem(answer: str, question: str, chunk: str | None, *, check_numbe
         return "about_text"
     if chunk is not None and check_numbers and unsupported_numbers(answer, [chunk, question]):
         return "numbers"
+    if chunk is not None and known_names is not None:
+        return "names" if unsupported_names(answer, known_names | name_stems(question)) else None
     return None
 
 

@@ -41,7 +41,7 @@ class Slot:
 
 
 def plan_slots(
-    document: StudyDocument, settings: SelfStudySettings, questions: Sequence[str], *, is_chat: bool
+    document: StudyDocument, settings: SelfStudySettings, questions: Sequence[str], *, asks: bool
 ) -> list[Slot]:
     """All slots: the user's questions, those on the document, and those that are not about it.
 
@@ -49,20 +49,20 @@ def plan_slots(
         document: The document.
         settings: Settings of the self-study.
         questions: Questions of the user.
-        is_chat: Whether the backbone has a chat template; without one, passages are continued.
+        asks: Whether the model asks; if not, the beginnings of passages stand in the place of questions.
     """
     own = [
         Slot(kind="own", chunk=document.best_chunk(question, longest=settings.chunk_tokens), question=question)
         for question in questions
     ]
-    slots = [*own, *_asked(document, settings, is_chat=is_chat)]
+    slots = [*own, *_asked(document, settings, asks=asks)]
     slots += _general(sum(slot.wanted for slot in slots), settings)
     return [replace(slot, number=number) for number, slot in enumerate(slots)]
 
 
-def _asked(document: StudyDocument, settings: SelfStudySettings, *, is_chat: bool) -> list[Slot]:
+def _asked(document: StudyDocument, settings: SelfStudySettings, *, asks: bool) -> list[Slot]:
     """The slots whose questions the model asks; the kinds of questions take turns."""
-    per_call = settings.questions_per_call if is_chat else 1
+    per_call = settings.questions_per_call if asks else 1
     chunks = planned_chunks(
         document.chunks(longest=settings.chunk_tokens, shortest=settings.min_chunk_tokens, seed=settings.seed),
         document.num_tokens,
@@ -71,7 +71,7 @@ def _asked(document: StudyDocument, settings: SelfStudySettings, *, is_chat: boo
         number=settings.num_conversations,
     )
     slots = [
-        Slot(kind=SEEDS[index % len(SEEDS)].kind if is_chat else "continuation", chunk=chunk, wanted=per_call)
+        Slot(kind=SEEDS[index % len(SEEDS)].kind if asks else "continuation", chunk=chunk, wanted=per_call)
         for index, chunk in enumerate(chunks)
     ]
     if settings.num_conversations is not None:
@@ -81,7 +81,12 @@ def _asked(document: StudyDocument, settings: SelfStudySettings, *, is_chat: boo
 
 
 def _general(num_others: int, settings: SelfStudySettings) -> list[Slot]:
-    """The slots that are not about the document, each with another instruction: there are no more than instructions."""
+    """The slots that are not about the document, each with another instruction: there are no more than instructions.
+
+    There are none where nothing is generated.
+    """
+    if settings.passages:
+        return []
     wanted = round(num_others * settings.general_share / (1 - settings.general_share))
     instructions = random.Random(f"general {settings.seed}").sample(
         GENERAL_INSTRUCTIONS, min(wanted, len(GENERAL_INSTRUCTIONS))

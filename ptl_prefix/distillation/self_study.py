@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptl_prefix.artifacts.conversation import Message, with_context
+from ptl_prefix.artifacts.document_text import read_document, text_sha256
 from ptl_prefix.artifacts.fingerprint import fingerprint_text
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.artifacts.self_study import (
@@ -29,7 +30,7 @@ from ptl_prefix.artifacts.unfinished_self_study import StudyBlock, UnfinishedSel
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.distillation.block import make_block
 from ptl_prefix.distillation.coverage import coverage_notes, coverage_of
-from ptl_prefix.distillation.document import StudyDocument, read_document
+from ptl_prefix.distillation.document import StudyDocument
 from ptl_prefix.distillation.filters import normalized
 from ptl_prefix.distillation.own_questions import read_questions
 from ptl_prefix.distillation.plan import Slot, plan_slots
@@ -38,7 +39,7 @@ from ptl_prefix.distillation.settings import SelfStudySettings, backbone_problem
 from ptl_prefix.distillation.study_inputs import StudyInputs
 from ptl_prefix.errors import DataError
 
-_GENERATION = 1
+_GENERATION = 2
 """Changes with the rules by which conversations are generated: the folders of other rules are other folders."""
 
 
@@ -73,7 +74,7 @@ def make_self_study(
     if problems := [*settings.problems(), *backbone_problems(settings, backbone)]:
         raise ValueError(" ".join(problems))
     inputs, questions = _inputs(document, backbone, settings)
-    slots = plan_slots(inputs.document, settings, questions, is_chat=inputs.is_chat)
+    slots = plan_slots(inputs.document, settings, questions, asks=inputs.asks)
     key = _key(inputs, questions)
     folder, unfinished = cache / key, UnfinishedSelfStudy(cache / f"{key}.unfinished")
     with unfinished:
@@ -148,7 +149,7 @@ def _finish(folder: Path, inputs: StudyInputs, questions: Sequence[str], blocks:
         )
     text = inputs.document.text
     facts = SelfStudyFacts(
-        document_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        document_sha256=text_sha256(text),
         document_tokens=inputs.document.num_tokens,
         backbone=inputs.backbone.identity,
         precision=inputs.backbone.precision,
@@ -175,9 +176,7 @@ def _with_splits(conversations: Sequence[StudyConversation], settings: SelfStudy
     def order(id: str) -> str:
         return hashlib.sha256(f"{settings.seed} {id}".encode()).hexdigest()
 
-    number = round(settings.validation_share * len(conversations))
-    if settings.validation_share > 0 and len(conversations) > 1:
-        number = max(number, 1)
+    number = settings.num_validation(len(conversations))
     held_out = set(sorted((one.id for one in conversations), key=order)[:number])
     return [replace(one, split="validation" if one.id in held_out else "train") for one in conversations]
 

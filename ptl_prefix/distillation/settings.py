@@ -29,6 +29,8 @@ class SelfStudySettings:
         min_chunk_tokens: Smallest number that is drawn; `None`: half of `chunk_tokens`. The document may be shorter.
         coverage: Tokens of all conversations' chunks, divided by the document's.
         num_conversations: Number of conversations on the document; `None`: as many as the coverage needs.
+        passages: Whether passages of the document stand in place of questions and answers: nothing is generated, and
+            the teacher only reads. Enough for `method.init=attention_matching` without training.
         questions: File of questions of the user's own: text, one a line, or `.jsonl` with `question`; `None`: none.
         questions_per_call: Questions that the model is asked for at once.
         general_share: Share of conversations that are not about the document.
@@ -39,6 +41,8 @@ class SelfStudySettings:
         max_question_tokens: Longest question in tokens.
         max_answer_tokens: Longest answer in tokens, its end included.
         check_numbers: Whether a question or answer with a number that its chunk does not have is dropped.
+        check_names: Whether a question or answer with a name that the document does not have is dropped: a word with a
+            capital inside of a sentence. For languages that write only names so.
         attempts: Times that a conversation is generated anew when it was dropped.
         batch_size: Conversations that are generated together.
         top_k: Most likely tokens whose log-probabilities are stored for each answer token.
@@ -56,6 +60,7 @@ class SelfStudySettings:
         min_chunk_tokens: Annotated[int, Ge(1), Le(2**20)] | None,
         coverage: Annotated[float, Gt(0), Le(1e6)],
         num_conversations: Annotated[int, Ge(1), Le(10**7)] | None,
+        passages: bool,
         questions: str | None,
         questions_per_call: Annotated[int, Ge(1), Le(20)],
         general_share: Share,
@@ -66,6 +71,7 @@ class SelfStudySettings:
         max_question_tokens: Annotated[int, Ge(4), Le(2**16)],
         max_answer_tokens: Annotated[int, Ge(2), Le(2**16)],
         check_numbers: bool,
+        check_names: bool,
         attempts: Annotated[int, Ge(1), Le(100)],
         batch_size: Annotated[int, Ge(1), Le(4096)],
         top_k: Annotated[int, Ge(1), Le(2**16)],
@@ -76,11 +82,12 @@ class SelfStudySettings:
         self.chunk_tokens = chunk_tokens
         self.min_chunk_tokens = max(chunk_tokens // 2, 1) if min_chunk_tokens is None else min_chunk_tokens
         self.coverage, self.num_conversations = coverage, num_conversations
-        self.questions, self.questions_per_call = questions, questions_per_call
+        self.passages, self.questions, self.questions_per_call = passages, questions, questions_per_call
         self.general_share, self.validation_share = general_share, validation_share
         self.temperature, self.answer_temperature, self.top_p = temperature, answer_temperature, top_p
         self.max_question_tokens, self.max_answer_tokens = max_question_tokens, max_answer_tokens
-        self.check_numbers, self.attempts, self.batch_size = check_numbers, attempts, batch_size
+        self.check_numbers, self.check_names = check_numbers, check_names
+        self.attempts, self.batch_size = attempts, batch_size
         self.top_k, self.top_mass = top_k, top_mass
         self.chat_template, self.seed = chat_template, seed
 
@@ -91,6 +98,11 @@ class SelfStudySettings:
             problems.append(
                 f"`self_study.min_chunk_tokens` must be <= `self_study.chunk_tokens`, but is {self.min_chunk_tokens} "
                 f"with chunk_tokens={self.chunk_tokens}; change one of them."
+            )
+        if self.passages and self.questions is not None:
+            problems.append(
+                "`self_study.questions` must be null with `self_study.passages`, which answers no question, but is "
+                f"'{self.questions}'; remove one of them."
             )
         for name in ("temperature", "answer_temperature"):
             if 0 < getattr(self, name) < LEAST_TEMPERATURE:
@@ -104,6 +116,11 @@ class SelfStudySettings:
         """The values that a self-study depends on, for its folder: the questions themselves, and not their file."""
         own = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return {**own, "questions": list(questions)}
+
+    def num_validation(self, number: int) -> int:
+        """How many of a number of conversations are held out."""
+        least = 1 if self.validation_share > 0 and number > 1 else 0
+        return max(round(self.validation_share * number), least)
 
     def chat_of(self, backbone: Backbone) -> ChatFormat | None:
         """The chat template of a backbone's conversations; `None` for passages and their continuations."""

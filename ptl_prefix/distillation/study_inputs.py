@@ -12,6 +12,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompt_decoding import Prompt, decode_prompts
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.distillation.document import StudyDocument
+from ptl_prefix.distillation.names import name_stems
 from ptl_prefix.distillation.plan import Slot
 from ptl_prefix.distillation.settings import SelfStudySettings
 from ptl_prefix.errors import DataError
@@ -37,6 +38,16 @@ class StudyInputs:
     def is_chat(self) -> bool:
         """Whether there is a chat template; without one, passages are continued."""
         return self.prompter.prompt_format.chat is not None
+
+    @property
+    def asks(self) -> bool:
+        """Whether the model asks; if not, the beginnings of passages stand in the place of questions."""
+        return self.is_chat and not self.settings.passages
+
+    @cached_property
+    def known_names(self) -> set[str] | None:
+        """The stems of the document's words, if names are checked."""
+        return name_stems(self.document.text) if self.settings.check_names else None
 
     def chunk_text(self, slot: Slot) -> str | None:
         """The text that the teacher of a slot reads."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.document_report import AnswerCost, AnswerRecord, ConditionReport, DocumentReport, Measured
+from ptl_prefix.artifacts.document_text import text_sha256
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.artifacts.run_record import MetricInfo
 from ptl_prefix.backbones.backbone import Backbone
@@ -117,7 +118,7 @@ def evaluate_document(
     counts = Counter(one.kind + (" with choices" if one.choices else "") for one in questions)
     return DocumentReport(
         document=document.name,
-        document_sha256=hashlib.sha256(document.text.encode()).hexdigest(),
+        document_sha256=text_sha256(document.text),
         num_tokens=len(document_ids(backbone, document.text)),
         questions_sha256=_hash_of(questions),
         num_questions=dict(sorted(counts.items())),

@@ -94,6 +94,6 @@ def matched_states(backbone: Backbone, context: list[int], texts: list[list[int]
             f"{length} rows; ask for fewer."
         )
     layers = attention_to_context(backbone, context, texts, num_queries=_QUERIES_PER_TEXT)
-    table = torch.stack([match_attention(layer, length).table for layer in layers])
+    table = torch.stack([layer.table for layer in match_attention(layers, length)])
     states = PrefixStates({"decoder_self": tuple(layers_of_table(table))}, torch.tensor([len(context)]))
     return states.to(device=backbone.device, dtype=backbone.dtype)

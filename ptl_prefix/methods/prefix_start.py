@@ -147,7 +147,7 @@ class PrefixStart:
         texts = [pair.prompt + pair.target for pair in islice(pairs, _NUM_QUERY_TEXTS)]
         context = [start_token_id(backbone)] * self.num_frozen + ids
         observed = observed_context(backbone, context, texts, text_start=self.text_start, num_queries=_QUERIES_PER_TEXT)
-        matched = [match_attention(layer.without_first(self.num_frozen), length) for layer in observed]
+        matched = match_attention([layer.without_first(self.num_frozen) for layer in observed], length)
         error = sum(layer.output_error for layer in matched) / len(matched)
         mass = sum(layer.mass for layer in matched) / len(matched)
         note = (

@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ptl_prefix.artifacts.decoding import Decoding
+from ptl_prefix.artifacts.document_text import document_state
+from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.errors import PtlPrefixError
 from ptl_prefix.serving.api_error import ApiError, invalid
@@ -226,7 +228,15 @@ class Models:
             "metrics": manifest.metrics,
             "num_labels": None if manifest.label_set is None else len(manifest.label_set),
             "decoding_not_followed": decoding_not_followed(manifest.decoding),
+            "document": _document(manifest),
         }
+
+
+def _document(manifest: Manifest) -> dict[str, Any] | None:
+    """The document of a bundle, and whether it is stale; its path is not for clients."""
+    if manifest.document_sha256 is None:
+        return None
+    return {"sha256": manifest.document_sha256, "state": document_state(manifest)}
 
 
 def decoding_not_followed(decoding: Decoding) -> list[str]:

@@ -27,8 +27,10 @@ def tokens_per_step(plan: Plan, train: EncodedSplit) -> float:
 
 
 def derived_lr(plan: Plan, train: EncodedSplit) -> float | None:
-    """The learning rate of a plan that sets none and matches a teacher; `None` for every other plan."""
-    if plan.optimization.lr is not None or not plan.task.has_teacher or not plan.method.trains_keys_and_values:
+    """The learning rate of a plan that sets none and matches a teacher; `None` for other plans, or without steps."""
+    if plan.trains_nothing or plan.optimization.lr is not None:
+        return None
+    if not plan.task.has_teacher or not plan.method.trains_keys_and_values:
         return None
     return distillation_lr(tokens_per_step(plan, train))
 

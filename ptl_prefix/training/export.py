@@ -74,6 +74,7 @@ def export_bundle(
         backbone=backbone.identity,
         routing=routing,
         document_sha256=None if task is None else task.document_sha256,
+        document_path=None if task is None else task.document_path,
     )
     return write_bundle(folder, contents)
 

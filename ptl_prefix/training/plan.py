@@ -114,6 +114,11 @@ class Plan:
         return self.trainer.get("precision") == "16-mixed"
 
     @property
+    def trains_nothing(self) -> bool:
+        """Whether the run has no step, so that its bundle is the method's start."""
+        return bool(self.trainer.get("max_steps") == 0)
+
+    @property
     def accumulation(self) -> int:
         """Batches in one optimizer step."""
         return int(self.trainer.get("accumulate_grad_batches") or 1)

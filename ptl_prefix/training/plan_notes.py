@@ -33,7 +33,10 @@ def plan_notes(plan: Plan, batches_per_epoch: int) -> list[str]:
 
 
 def _length_notes(plan: Plan, batches_per_epoch: int) -> Iterator[str]:
-    """Which of `max_steps` and `max_epochs` ends the run, where both are set."""
+    """A run without steps; which of `max_steps` and `max_epochs` ends the run, where both are set."""
+    if plan.trains_nothing:
+        yield f"`trainer.max_steps` is 0: nothing is trained, and the bundle holds the start of {plan.method.name}."
+        return
     steps, epochs = plan.trainer.get("max_steps", -1), plan.trainer.get("max_epochs")
     if steps == -1 or epochs in (None, -1):
         return
@@ -49,7 +52,7 @@ def _length_notes(plan: Plan, batches_per_epoch: int) -> Iterator[str]:
 
 def _schedule_notes(plan: Plan, batches_per_epoch: int) -> Iterator[str]:
     num_steps, warmup = plan.num_steps(batches_per_epoch), plan.optimization.warmup_steps
-    if warmup >= num_steps:
+    if num_steps and warmup >= num_steps:
         yield (
             f"`optimizer.warmup_steps` ({warmup}) should be less than the {num_steps} steps of the run: the learning "
             "rate rises until the end and never decays."

@@ -84,7 +84,7 @@ def _is_number(value: Any) -> bool:
 
 
 _LAWS: Sequence[tuple[str, str, Callable[[Any], bool]]] = (
-    ("max_steps", "must be >= 1", _is_limit),
+    ("max_steps", "must be >= 0, or -1 for no limit", lambda value: value == 0 or _is_limit(value)),
     ("max_epochs", "must be >= 1", _is_limit),
     ("accumulate_grad_batches", "must be >= 1", _is_count),
     ("log_every_n_steps", "must be >= 1", _is_count),

@@ -40,6 +40,7 @@ from ptl_prefix.training.hidden_state_cache import cached_states
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.plan_problems import start_inputs
+from ptl_prefix.training.rank_facts import rank_facts
 from ptl_prefix.training.run_context import RunContext
 from ptl_prefix.training.run_inputs import RunInputs
 from ptl_prefix.training.run_recorder import RunRecorder
@@ -106,8 +107,11 @@ class TrainingRun:
             self._log_start(resumed_step)
             if self.plan.evaluation.measure_start:
                 self._measure_start(resumed_step)
-            loop = TrainingLoop(self.plan, self._training_inputs(resumed_step), self.context)
-            adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None), states)
+            if self.plan.trains_nothing:
+                adapted = self._evaluate_start(states)
+            else:
+                loop = TrainingLoop(self.plan, self._training_inputs(resumed_step), self.context)
+                adapted = self._evaluate_best(loop.fit(resume=resumed_step is not None), states)
             if self.ranks.is_rank_zero:
                 self.context.folder.require_in_place()
             return Outcome(self.recorder.finish("finished"), bare, adapted, self.inputs.num_in_decoded_split)
@@ -206,7 +210,10 @@ class TrainingRun:
             counts["learning_rate"] = self.recorder.learning_rate
         is_new = resumed_step is None
         self.context.events.write(
-            "attached" if is_new else "resumed", step=resumed_step or 0, **counts, **self._rank_facts()
+            "attached" if is_new else "resumed",
+            step=resumed_step or 0,
+            **counts,
+            **rank_facts(self.plan, self.backbone, self.ranks, self._notify),
         )
         for note in self.plan.method.notes:
             self._notify(f"the {self.plan.method.name} {note}")
@@ -217,23 +224,14 @@ class TrainingRun:
     def _plan_notes(self) -> list[str]:
         return [*plan_notes(self.plan, len(self.inputs.train)), *rate_notes(self.plan, self.inputs.training_rows)]
 
-    def _rank_facts(self) -> dict[str, int]:
-        """The number of ranks and the bytes that each sends per step, for the log; nothing for a single rank."""
-        ranks, plan = self.ranks, self.plan
-        if (ranks.num_ranks, plan.num_ranks) == (1, 1):
-            return {}
-        num_bytes = ranks.gradient_bytes(plan.method.trainable_parameters().values())
-        self._notify(f"ranks: {ranks.num_ranks}; each sends {num_bytes:,} bytes of gradients per step")
-        if ranks.num_ranks != plan.num_ranks:
-            self._notify(
-                f"the run was started with {plan.num_ranks} ranks: each step keeps its rows, which are divided anew, "
-                "and dropout draws other numbers"
-            )
-        facts = {"num_ranks": ranks.num_ranks, "synchronised_bytes_per_step": num_bytes}
-        if self.backbone.is_sharded:
-            held = facts["backbone_bytes_per_rank"] = ranks.max(self.backbone.num_local_bytes)
-            self._notify(f"each rank holds {held:,} of the backbone's {self.backbone.num_bytes:,} bytes")
-        return facts
+    def _evaluate_start(self, states: StateFacts | None) -> list[Prediction]:
+        """Evaluate the method as it starts, and export it: there is no checkpoint of a run without steps."""
+        self.ranks.broadcast(self.plan.method.checkpoint_tensors().values())
+        self.plan.method.eval()
+        loss = self._validation_loss(self.plan.method, f"the start of {self.plan.method.name}")
+        self.context.events.write("validation", step=0, **{"val/loss": loss, "train_s": 0.0, "tokens": 0})
+        self.recorder.add_loss("val/loss", loss)
+        return self._evaluate(states)
 
     def _evaluate_best(self, checkpoints: Checkpoints, states: StateFacts | None) -> list[Prediction]:
         """Evaluate the best checkpoint, and export it."""
@@ -246,6 +244,11 @@ class TrainingRun:
         self.recorder.add_loss("val/loss", checkpoints.best_loss)
         if checkpoints.metric is not None:
             self.recorder.add_selection(checkpoints.metric.selection, checkpoints.metric.info)
+        return self._evaluate(states)
+
+    def _evaluate(self, states: StateFacts | None) -> list[Prediction]:
+        """Decode with the method, score its texts, and export it."""
+        plan = self.plan
         adapted = self._decode(plan.method)
         if self.ranks.is_rank_zero:
             self._add_scores(adapted)

@@ -353,5 +353,5 @@ def test_the_manifest_states_all_that_serving_needs() -> None:
     assert " ".join(field.name for field in dataclasses.fields(Manifest)) == (
         "schema_version method settings task task_version prompt stop_ids decoding label_set metrics geometry "
         "position_law dtype backbone tensors tensors_sha256 created package_version routing "
-        "document_sha256"
+        "document_sha256 document_path"
     )

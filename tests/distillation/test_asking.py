@@ -48,10 +48,12 @@ def test_several_questions_are_asked_as_a_list(llama: Backbone, prompter: Prompt
     assert not asking.ends_with("?")
 
 
-def test_a_passage_begins_with_half_of_a_sentence() -> None:
-    found = {passage_beginning(CHUNK, draw) for draw in range(20)}
+def test_a_passage_begins_with_words_of_a_sentence_that_others_follow() -> None:
+    found = {passage_beginning(CHUNK, draw) for draw in range(100)}
 
-    assert found == {"In 1820, the old mill was", "Today it grinds rye,"}
+    sentences = (CHUNK[: CHUNK.index(" Today")], CHUNK[CHUNK.index("Today") : CHUNK.index(" It is")])
+    beginnings = {" ".join(text.split()[:cut]) for text in sentences for cut in range(3, len(text.split()) - 1)}
+    assert found == beginnings
     assert passage_beginning("one two", 0) == "one two"
 
 

@@ -49,6 +49,8 @@ def test_a_conversation_is_asked_answered_and_read_by_the_teacher(llama: Backbon
         ({ASKED: [" of this text?", WHEEL]}, "about_text"),
         ({WHEEL: [f"The text says so.{STOP}", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "about_text"),
         ({WHEEL: [f"In 1999.{STOP}", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "numbers"),
+        ({ASKED: [" of Mr Brown?", WHEEL]}, "names"),
+        ({WHEEL: [f"It was old Brown.{STOP}", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "names"),
         ({WHEEL: ["Of elm, and so on", f"Of oak.{STOP}"], ASKED: [WHEEL]}, "unfinished_answer"),
         ({WHEEL: [STOP, f"Of oak.{STOP}"], ASKED: [WHEEL]}, "empty"),
     ],
@@ -88,6 +90,39 @@ def test_after_the_last_attempt_a_conversation_is_given_up(llama: Backbone) -> N
 
     assert (list(block.conversations), list(block.teacher), block.given_up) == ([], [], 1)
     assert len(inputs.prompts) == block.asked == 3
+
+
+def test_names_of_the_document_are_kept_and_others_where_they_are_not_checked(llama: Backbone) -> None:
+    known, _ = block_of(llama, {WHEEL: [f"By old Weiss.{STOP}"], ASKED: [WHEEL]})
+    unchecked, _ = block_of(llama, {WHEEL: [f"By old Brown.{STOP}"], ASKED: [WHEEL]}, check_names=False)
+
+    assert (known.dropped, known.given_up) == (unchecked.dropped, unchecked.given_up) == ({}, 0)
+
+
+@pytest.mark.parametrize(("temperature", "tries"), [(0.0, 1), (0.3, 3)])
+def test_a_greedy_answer_to_a_given_question_is_not_tried_again(
+    llama: Backbone, temperature: float, tries: int
+) -> None:
+    own = Slot(kind="own", chunk=(0, 20), question="Who came?", number=0)
+
+    block, inputs = block_of(
+        llama, {"Who": [f"It was old Brown.{STOP}"]}, [own], attempts=3, answer_temperature=temperature
+    )
+
+    assert (len(inputs.prompts), block.dropped, block.given_up) == (tries, {"names": tries}, 1)
+
+
+def test_passages_stand_in_the_place_of_questions_and_answers(llama: Backbone) -> None:
+    slot = Slot(kind="continuation", chunk=(0, 40), number=0)
+
+    block, inputs = block_of(llama, {}, [slot], passages=True)
+
+    [conversation] = block.conversations
+    chunk = inputs.document.text_of((0, 40))
+    assert inputs.prompts == []
+    assert f"{conversation.question} {conversation.answer}" in chunk
+    assert len(conversation.question.split()) >= 3
+    assert len(block.teacher[0].token_ids) <= inputs.settings.max_answer_tokens
 
 
 def test_no_question_is_kept_twice(llama: Backbone) -> None:

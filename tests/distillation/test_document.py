@@ -8,8 +8,8 @@ import pytest
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.token_spans import token_spans
 from ptl_prefix.distillation.coverage import coverage_notes, coverage_of, planned_chunks
-from ptl_prefix.distillation.document import StudyDocument, read_document
-from ptl_prefix.errors import BackboneError, DataError
+from ptl_prefix.distillation.document import StudyDocument
+from ptl_prefix.errors import BackboneError
 
 SUBJECTS = ["The miller", "A baker", "Ünal's wife", "The city's oldest inn", "A pub — by the river —"]
 TEXT = "\n\n".join(f"## Part {n}\n\n{SUBJECTS[n % 5]} has {n} cats. They sleep a lot! Do they?" for n in range(30))
@@ -105,25 +105,3 @@ def test_a_low_coverage_is_told() -> None:
     assert coverage_of([(0, 50), (25, 75)], 200) == 0.5
     assert coverage_notes(5.0, 10, 200) == []
     assert "cover the document of 200 tokens 0.5 times; below 5" in coverage_notes(0.5, 2, 200)[0]
-
-
-def test_a_document_is_read_as_text(tmp_path: Path) -> None:
-    path = tmp_path / "x.txt"
-    path.write_bytes("\ufeffCafé\r\nno".encode())
-
-    assert read_document(path) == "Café\nno"
-
-
-@pytest.mark.parametrize(
-    ("content", "fact"), [(b"\xff\xfe", "has the byte 0xff at 0"), (b"a\0b", "holds a zero byte"), (b" \n", "is empty")]
-)
-def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes, fact: str) -> None:
-    (tmp_path / "x").write_bytes(content)
-
-    with pytest.raises(DataError, match=fact):
-        read_document(tmp_path / "x")
-
-
-def test_a_missing_document_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
-        read_document(tmp_path / "none")

@@ -3,6 +3,7 @@
 import pytest
 
 from ptl_prefix.distillation.filters import answer_problem, normalized, question_problem
+from ptl_prefix.distillation.names import name_stems
 
 CHUNK = "The mill was built in 1820. The text on its door says: no smoking."
 
@@ -42,6 +43,19 @@ def test_a_question(question: str, expected: str | None) -> None:
 )
 def test_an_answer(answer: str, expected: str | None) -> None:
     assert answer_problem(answer, "Was the mill built after 1700?", CHUNK, check_numbers=True) == expected
+
+
+def test_names_are_those_of_the_document_or_the_question() -> None:
+    known = name_stems("The mill of Turner. " + CHUNK)
+
+    def answered(answer: str, chunk: str | None = CHUNK) -> str | None:
+        return answer_problem(answer, "Who knew Anna?", chunk, check_numbers=True, known_names=known)
+
+    assert answered("It was old Turner, and Anna.") is None
+    assert answered("It was old Smith.") == "names"
+    assert answered("It was old Smith.", None) is None
+    assert question_problem("What did Smith build?", CHUNK, check_numbers=True, known_names=known) == "names"
+    assert question_problem("What did Smith build?", CHUNK, check_numbers=True) is None
 
 
 def test_numbers_are_kept_where_they_are_not_checked_or_nothing_is_read() -> None:

@@ -1,5 +1,6 @@
 """A self-study as a whole: made once, resumed after a kill, and refused where it cannot be made."""
 
+import inspect
 import json
 import os
 import shutil
@@ -40,6 +41,7 @@ SMALL: Mapping[str, Any] = {
     "attempts": 2,
     "top_k": 4,
     "check_numbers": False,
+    "check_names": False,
 }
 """What fits the 64 positions of the tiny backbones, whose replies are random text."""
 
@@ -119,10 +121,27 @@ def test_the_same_study_is_made_once(make: Make, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "settings", [{"seed": 1}, {"top_k": 5}, {"chunk_tokens": 17}, {"answer_temperature": 0.9}], ids=str
+    "settings",
+    [{"seed": 1}, {"top_k": 5}, {"chunk_tokens": 17}, {"answer_temperature": 0.9}, {"passages": True}],
+    ids=str,
 )
 def test_other_settings_are_another_study(make: Make, settings: Mapping[str, Any]) -> None:
     assert make(settings={"num_conversations": 1}) != make(settings={"num_conversations": 1, **settings})
+
+
+def test_every_setting_is_part_of_the_hash() -> None:
+    assert {*SelfStudySettings().stored([])} == {*inspect.signature(SelfStudySettings).parameters}
+
+
+def test_a_study_of_passages_generates_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptl_prefix.distillation.study_inputs.decode_prompts", lambda *_, **__: pytest.fail("asked"))
+
+    study = read_self_study(make(settings={"passages": True, "max_answer_tokens": 16}))
+
+    assert {one.kind for one in study.conversations} == {"continuation"}
+    assert all(one.answer and one.answer in MILL for one in study.conversations)
+    [problem] = SelfStudySettings(passages=True, questions="own.txt").problems()
+    assert "`self_study.questions` must be null with `self_study.passages`" in problem
 
 
 def test_a_generation_that_is_interrupted_at_any_write_is_resumed_to_the_same_folder(
@@ -300,7 +319,7 @@ def test_kinds_take_turns_and_shares_are_kept(llama: Backbone) -> None:
     document = self_study.StudyDocument(MILL * 30, llama)
     settings = SelfStudySettings(chunk_tokens=100, coverage=5.0, general_share=0.1)
 
-    slots = plan_slots(document, settings, ["Who built the mill?"], is_chat=True)
+    slots = plan_slots(document, settings, ["Who built the mill?"], asks=True)
 
     kinds = [slot.kind for slot in slots]
     counts = {seed.kind: kinds.count(seed.kind) for seed in SEEDS}
@@ -316,7 +335,7 @@ def test_a_number_of_conversations_is_kept_with_several_questions_a_call(llama: 
     document = self_study.StudyDocument(MILL, llama)
     settings = SelfStudySettings(chunk_tokens=16, num_conversations=7, questions_per_call=3, general_share=0.0)
 
-    slots = plan_slots(document, settings, [], is_chat=True)
+    slots = plan_slots(document, settings, [], asks=True)
 
     assert [slot.wanted for slot in slots] == [3, 3, 1]
 

@@ -3,7 +3,9 @@
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from support.toy_batches import EQUAL, ToyRows, random_ids
 from torch import Tensor
@@ -39,7 +41,7 @@ def output_and_mass(context: ContextAttention, keys: Tensor, values: Tensor) -> 
 def test_as_many_positions_as_tokens_are_the_tokens_themselves() -> None:
     context = drawn_context()
 
-    matched = match_attention(context, 24)
+    (matched,) = match_attention([context], 24)
 
     assert_close(matched.table, torch.stack([context.keys, context.values]), rtol=1e-3, atol=1e-3)
     assert matched.output_error < 1e-3
@@ -50,7 +52,7 @@ def test_few_positions_have_the_attention_of_all_as_nearly_as_they_can() -> None
     context = drawn_context()
     output, mass = output_and_mass(context, context.keys, context.values)
 
-    matched = match_attention(context, LENGTH)
+    (matched,) = match_attention([context], LENGTH)
 
     def gaps(keys: Tensor, values: Tensor) -> tuple[float, float]:
         own_output, own_mass = output_and_mass(context, keys, values)
@@ -71,7 +73,7 @@ def test_queries_without_a_common_direction_leave_keys_where_they_are() -> None:
     # A factor is moved into a key along that direction, so there is nowhere to move it; the mass then falls short.
     context = drawn_context(offset=0.0)
 
-    matched = match_attention(context, LENGTH)
+    (matched,) = match_attention([context], LENGTH)
 
     nearest = torch.cdist(matched.table[0], context.keys).amin(-1)
     assert float(nearest.max()) < 2.0
@@ -81,10 +83,31 @@ def test_queries_without_a_common_direction_leave_keys_where_they_are() -> None:
 def test_factors_are_those_of_nonnegative_least_squares() -> None:
     share = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [2.0, 3.0], [0.0, 0.0]]]).double()
 
-    factors = nonnegative_least_squares(share)
+    factors = nonnegative_least_squares(share.mT @ share, share.sum(dim=1))
 
     # Of the first, 1 and 1/2 are exact; the free solution of the second is (2, -1).
     assert_close(factors, torch.tensor([[1.0, 0.5], [0.6, 0.0]]).double(), rtol=0, atol=1e-4)
+
+
+def test_factors_are_those_of_scipy_in_a_problem_beside_others() -> None:
+    generator = torch.Generator().manual_seed(3)
+    matrices = torch.rand(5, 40, 12, generator=generator, dtype=torch.float64)
+
+    factors = nonnegative_least_squares(matrices.mT @ matrices, matrices.sum(dim=1))
+
+    for matrix, found in zip(matrices, factors, strict=True):
+        wanted, _ = scipy.optimize.nnls(matrix.numpy(), np.ones(40))
+        assert_close(found, torch.from_numpy(wanted), rtol=0, atol=1e-3)
+
+
+def test_layers_are_compressed_as_each_alone() -> None:
+    contexts = [drawn_context(), drawn_context(offset=1.0)]
+
+    together = match_attention(contexts, LENGTH)
+
+    for matched, context in zip(together, contexts, strict=True):
+        (alone,) = match_attention([context], LENGTH)
+        assert_close(matched.table, alone.table, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("text_start", [0, 4, 12])
@@ -120,7 +143,6 @@ def test_every_decoder_only_family_shows_its_attention(family: str, tiny_folders
     layers = observed_context(backbone, context, [text], text_start=6, num_queries=5)
 
     (read,) = observed_text(backbone, context).values()
-    for layer, table in zip(layers, read, strict=True):
-        matched = match_attention(layer, 6)
+    for matched, table in zip(match_attention(layers, 6), read, strict=True):
         assert_close(matched.table, table, rtol=1e-2, atol=1e-2)
         assert matched.mass == pytest.approx(1.0, abs=1e-2)

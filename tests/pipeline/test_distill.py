@@ -9,9 +9,11 @@ import torch
 from support.command_lines import CommandLine, Invoke
 from support.made_up_studies import sentences
 
+from ptl_prefix.artifacts.document_text import document_state
 from ptl_prefix.artifacts.manifest import read_manifest
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.artifacts.self_study import read_self_study
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.training.module import AdaptationModule
 
@@ -63,6 +65,69 @@ def test_all_mistakes_are_told_before_weights_load(invoke: Invoke) -> None:
     assert "`document` must be given" in invoke("distill", "backbone=tiny_gpt2", "self_study.chunk_tokens=64").stderr
 
 
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    document = write_document(tmp_path / "manual.txt")
+    words = ["distill", *SMALL, f"document={document}", f"data.cache_dir={tmp_path / 'cache'}", "hydra.run.dir=planned"]
+
+    result = invoke(*words, "dry_run=true", "self_study.general_share=0.2")
+
+    assert result.exit_code == 0, result.output
+    shown = [" ".join(line.replace("│", " ").split()) for line in result.stdout.splitlines()]
+    assert "Dry run: nothing was loaded, nothing is written" in shown
+    for row in (
+        "conversations 12 (10 continuation, 2 general), of which 4 are held out",
+        "training pairs 8",
+        "stored parameters 16,384",
+        "trainable parameters 14,336",
+        "steps 6 of 4 rows (3.00 epochs)",
+        "questions at the end none",
+    ):
+        assert row in shown, row
+    assert any(row.startswith("run ") and row.endswith("planned") for row in shown)
+    assert any(row.startswith("tokens generated at most 192;") for row in shown)
+    assert "times; below 5, little of it is learned" in result.stdout
+    assert "dry_run: true" in shown
+    assert not Path("planned").exists()
+    assert not (tmp_path / "cache").exists()
+    assert "must be >= 1, but is 0" in invoke(*words, "dry_run=true", "method.prefix_length=0").stderr
+
+
+@pytest.mark.slow
+def test_attention_matching_needs_no_training_and_no_generated_text(invoke: Invoke, tmp_path: Path) -> None:
+    document = write_document(tmp_path / "manual.txt")
+    words = [word for word in SMALL if not word.startswith("trainer.")]
+
+    result = invoke(
+        "distill",
+        *words,
+        f"document={document}",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "hydra.run.dir=matched",
+        "trainer.max_steps=0",
+        "method.init=attention_matching",
+        "self_study.passages=true",
+    )
+
+    assert result.exit_code == 0, result.output
+    assert "nothing is trained, and the bundle holds the start of document_prefix" in result.stderr
+    assert "compressed into 7 positions" in result.stderr
+    record = read_record("matched/record.json")
+    assert (record.status, record.cost.steps, record.learning_rate) == ("finished", 0, None)
+    assert record.metrics["val/loss"] < record.metrics["val/loss_before"]
+    study = read_self_study(record.config["task"]["self_study"])
+    assert {one.kind for one in study.conversations} == {"continuation"}
+    text = document.read_text()
+    assert all(f"{one.question} {one.answer}" in text for one in study.conversations)
+    manifest = read_manifest(RunFolder("matched").bundle)
+    assert manifest.settings["prefix_length"] == 8
+    assert manifest.routing is not None
+    again = invoke("distill", "resume=matched")
+    assert again.exit_code == 0 and "already finished after 0 steps" in again.stderr
+
+
 @pytest.mark.slow
 def test_a_document_becomes_a_bundle_through_stops_and_changes(
     command_line: CommandLine, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,6 +144,7 @@ def test_a_document_becomes_a_bundle_through_stops_and_changes(
     for shown in ("answer_loss", "no context", "first 8 tokens", "bundle:", "self-study:", "document.json"):
         assert shown in whole.stdout, shown
     manifest = read_manifest(RunFolder("whole").bundle)
+    assert (document_state(manifest), manifest.document_path) == ("unchanged", str(document))
     record = read_record("whole/record.json")
     assert record.metric_info["val/loss"].scale == "nats per target token, to the teacher"
     assert record.task == manifest.task == "manual.txt"
@@ -102,6 +168,7 @@ def test_a_document_becomes_a_bundle_through_stops_and_changes(
     assert read_manifest(RunFolder("stopped").bundle).tensors_sha256 == manifest.tensors_sha256
 
     write_document(document, version=1)
+    assert document_state(manifest) == "changed"
     updated = invoke(*words, "update=whole", "hydra.run.dir=updated")
 
     assert updated.exit_code == 0, updated.output

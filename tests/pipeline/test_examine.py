@@ -46,6 +46,25 @@ def test_a_run_is_examined_beside_its_controls(small_run: RunFolder, invoke: Inv
 
 
 @pytest.mark.slow
+def test_a_joined_bundle_is_examined_beside_one_alone_and_refuses_foreign_questions(
+    small_run: RunFolder, invoke: Invoke
+) -> None:
+    files = write_files()
+    Path("other.jsonl").write_text('{"question": "stars and planets", "answer": "a sky"}\n', encoding="utf-8")
+    joined = invoke("join", small_run.path, small_run.path, "out=both", "max_loss_increase=100")
+    assert joined.exit_code == 0, joined.output
+
+    result = invoke("examine", small_run.path, "both", *files, *SHORT, "foreign=other.jsonl", "out=seen")
+
+    assert result.exit_code == 0, result.output
+    report = read_document_report("seen/document.json")
+    assert [(one.name, one.num_rows) for one in report.results[:2]] == [("run", 3), ("both", 6)]
+    assert "answer_loss" in report.result("both").differences
+    assert report.gate is not None and report.gate.foreign.refused == report.gate.foreign.of == 1
+    assert "foreign questions" in result.stdout
+
+
+@pytest.mark.slow
 def test_a_bare_backbone_is_asked_under_the_controls_about_an_article_of_quality(invoke: Invoke) -> None:
     question = {"question": "who", "options": ["cat", "dog"], "gold_label": 1}
     lines = [{"article_id": name, "article": DOCUMENT, "questions": [question]} for name in ("7", "8")]
@@ -81,6 +100,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_loads(small_run: RunFol
         ((small_run.path, "document=empty.txt", files[1]), "`document` must hold text, but 'empty.txt' is empty"),
         (("backbone=tiny_gpt2", "document=third.txt", "questions=named.jsonl"), "about manual, other, and none about"),
         ((small_run.path, files[0], "questions=missing", "lengths=[0]"), "`lengths` must be >= 1, but is [0]"),
+        ((small_run.path, *files, "foreign=damaged.jsonl"), "have 2 mistakes; correct these lines:"),
         ((small_run.path, files[0], "questions=damaged.jsonl"), "have 2 mistakes; correct these lines:"),
     ):
         result = invoke("examine", *words)

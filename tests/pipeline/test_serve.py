@@ -2,17 +2,22 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from support.scripted_vllm import TOKENS, scripted_vllm
 from support.served_process import COMMAND, serving
+
+from ptl_prefix.artifacts.document_text import text_sha256
+from ptl_prefix.artifacts.manifest import MANIFEST_FILE, read_manifest, sealed_text
 
 pytestmark = pytest.mark.slow
 BRIEF = [
@@ -46,6 +51,52 @@ def refused(*words: str, **environment: str) -> str:
     assert done.returncode == 2, done.stderr
     assert "loading" not in done.stdout
     return done.stderr
+
+
+def write_bundle_of(document: Path, folder: Path, run: Path) -> None:
+    """A run's bundle, as one of a document as it is now."""
+    shutil.copytree(run / "bundle", folder)
+    manifest = replace(
+        read_manifest(folder), document_sha256=text_sha256(document.read_text()), document_path=str(document)
+    )
+    (folder / MANIFEST_FILE).write_text(sealed_text(manifest))
+
+
+def test_a_bundle_whose_document_has_changed_is_served_and_said_to_be_stale(bundles: Path, tmp_path: Path) -> None:
+    manual, faq = tmp_path / "manual.txt", tmp_path / "faq.txt"
+    for document in (manual, faq):
+        document.write_text("The mill has one wheel.")
+        write_bundle_of(document, tmp_path / "served" / document.stem, bundles / "towns")
+    manual.write_text("The mill has two wheels.")
+
+    with serving(f"bundles={tmp_path / 'served'}") as (_, address, printed):
+        said = "".join(printed)
+        key = re.search(r"ptl-[\w-]{40,}", said)
+        assert key is not None
+        with httpx.Client(base_url=address, headers={"authorization": f"Bearer {key[0]}"}, timeout=60) as client:
+
+            def states() -> dict[str, str]:
+                cards = client.get("/v1/models").json()["data"]
+                return {card["id"]: card["document"]["state"] for card in cards if card.get("document")}
+
+            at_start = states()
+            faq.unlink()
+            later = states()
+            answered = client.post("/v1/completions", json={"model": "manual", "prompt": SOURCE, "max_tokens": 2})
+
+    assert re.search(rf"  manual@.*\n    stale: its document {manual} has changed", said)
+    assert said.count("stale") == 1
+    assert at_start == {"manual": "changed", "faq": "unchanged"}
+    assert later == {"manual": "changed", "faq": "missing"}
+    assert answered.status_code == 200
+    inspected = subprocess.run(
+        [*COMMAND, "generate", str(tmp_path / "served" / "manual"), SOURCE, "max_new_tokens=2"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    assert f"the bundle is stale: its document {manual} has changed" in inspected.stderr
 
 
 def test_a_server_serves_a_run_and_ends_gently(bundles: Path) -> None:

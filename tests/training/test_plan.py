@@ -66,8 +66,7 @@ def test_validation_may_be_limited_to_batches_or_a_share(tiny_runs: TinyRuns, li
     [
         (unlimited(), "`trainer.max_steps` or `trainer.max_epochs` must end the run, but neither does."),
         (unlimited(max_epochs=-1), "must end the run, but neither does."),
-        (unlimited(max_steps=0), "`trainer.max_steps` must be >= 1, but is 0."),
-        (unlimited(max_steps=-2), "`trainer.max_steps` must be >= 1, but is -2."),
+        (unlimited(max_steps=-2), "`trainer.max_steps` must be >= 0, or -1 for no limit, but is -2."),
         (unlimited(max_epochs=0), "`trainer.max_epochs` must be >= 1, but is 0."),
         ({"trainer__accumulate_grad_batches": 0}, "`trainer.accumulate_grad_batches` must be >= 1, but is 0."),
         ({"trainer__accumulate_grad_batches": -1}, "`trainer.accumulate_grad_batches` must be >= 1, but is -1."),

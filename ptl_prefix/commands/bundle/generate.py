@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ptl_prefix.artifacts.bundle import read_bundle
+from ptl_prefix.artifacts.document_text import stale_note
 from ptl_prefix.artifacts.hub_address import is_hub_address
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.config.bundle_inputs import (
@@ -36,6 +37,8 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     bundle = read_bundle(given or words[0])
     if is_hub_address(bundle.origin):
         print(f"bundle: {bundle.origin}", file=sys.stderr)
+    if (note := stale_note(bundle.manifest)) is not None:
+        print(f"the bundle is stale: {escape_controls(note)}", file=sys.stderr)
     sources = [*(words if given else words[1:]), *source_lines(config["input"])]
     if not sources:
         raise ConfigError(["`generate` needs sources, but got none; add them as arguments or set input=<file>."])

@@ -25,6 +25,7 @@ class DistillSettings:
         name: Name of the document in folders and records.
         seed: Seed of initialisation, batch order and dropout.
         run_id: Name of the run and of its folder; by default the time and a random part.
+        dry_run: Whether to print the chunks, conversations, tokens, steps and files, and do nothing.
         resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other settings may be given
             with it, as the run has its config.
         routing: What the bundle says of the document's questions, so that a server recognises them: `ngrams`,
@@ -39,6 +40,7 @@ class DistillSettings:
     name: str
     seed: Annotated[int, Ge(0), Le(2**32 - 1)]
     run_id: str
+    dry_run: bool
     resume: str | None
     routing: Routing
 

@@ -19,7 +19,8 @@ class ExamineSettings:
         questions: File of questions, none of which may have been trained on.
         lengths: Numbers of tokens of the document's parts, and of rows of attention matching; `None` is the numbers of
             rows of the bundles, or 64 and 256 without bundles.
-        foreign: File with one foreign text per line, which a router should refuse; `None` measures no gate.
+        foreign: File with one foreign text per line, or `.jsonl` file of questions about another document, which a
+            router should refuse; `None` measures no gate.
         wrong_refusals: Rate at which that router may refuse texts of the bundle.
         cost_rounds: Rounds in which times are measured, all conditions in turn; 0 measures none.
         retention: Whether to also compute the loss on text that is not the document's.

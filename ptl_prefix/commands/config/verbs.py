@@ -67,6 +67,7 @@ VERBS = {
                     "ptl-prefix distill document=manual_2.txt update=<run folder>",
                     "a changed document: train the older prefix further",
                 ),
+                ("ptl-prefix distill document=manual.txt dry_run=true", "print what would be done; do nothing"),
                 ("ptl-prefix distill resume=<run folder>", "resume a training that was stopped or killed"),
             ),
         ),

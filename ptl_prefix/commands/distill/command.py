@@ -2,7 +2,7 @@
 
 In: a checked config. Out: the folder of a self-study in the cache, a run folder with the bundle, and, with a file of
 questions, a table of the prefix beside its controls. Each stage is resumed: the self-study by the same command, the
-others by `resume=`.
+others by `resume=`. A dry run prints all of that and does none of it.
 """
 
 import gc
@@ -25,6 +25,7 @@ from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.distill.distill_file import DistillFile, read_distill_file, write_distill_file
+from ptl_prefix.commands.distill.dry_run import show_dry_run
 from ptl_prefix.commands.distill.problems import distill_problems
 from ptl_prefix.commands.distill.training_config import training_config
 from ptl_prefix.data.encoding import cache_folder
@@ -65,12 +66,16 @@ def distill_config(config: Mapping[str, Any], folder: RunFolder, console: Consol
         raise ConfigError(
             ["`distill` must be started without torchrun or srun: it starts the processes of a training."]
         )
+    cache = cache_folder(config["data"]["cache_dir"]) / _CACHE
     if config["resume"] is not None:
         folder = RunFolder.open(config["resume"])
         asked = read_distill_file(folder)
         _verb("train").run_frozen(folder.path)
+    elif config["dry_run"]:
+        show_dry_run(config, folder, cache, EscapingConsole())
+        return
     else:
-        study = _self_study(config, console)
+        study = _self_study(config, cache, console)
         asked = DistillFile(
             document=os.path.abspath(config["document"]),
             questions=None if config["questions"] is None else os.path.abspath(config["questions"]),
@@ -96,7 +101,7 @@ def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[
     return [] if config.get("resume") is not None else distill_problems(config, built)
 
 
-def _self_study(config: Mapping[str, Any], console: Console) -> Path:
+def _self_study(config: Mapping[str, Any], cache: Path, console: Console) -> Path:
     """The folder of the self-study, made or found."""
 
     def notify(text: str) -> None:
@@ -121,7 +126,7 @@ def _self_study(config: Mapping[str, Any], console: Console) -> Path:
             config["document"],
             backbone,
             build(config["self_study"]),
-            cache=cache_folder(config["data"]["cache_dir"]) / _CACHE,
+            cache=cache,
             notify=notify,
             on_progress=on_progress,
         )

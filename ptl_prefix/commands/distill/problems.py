@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.document_text import read_document
 from ptl_prefix.artifacts.self_study import read_self_study
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.build_plan import backbone_node
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.distill.training_config import method_node, replayed_study
 from ptl_prefix.data.question_file import read_questions
-from ptl_prefix.distillation.document import read_document
 from ptl_prefix.distillation.settings import SelfStudySettings, backbone_problems
 from ptl_prefix.errors import DataError, PtlPrefixError
 from ptl_prefix.methods.method import Method
@@ -39,6 +39,7 @@ def distill_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> lis
         method=method,
         task=None,
         decoding=built.get("generation"),
+        needs_weights=not config.get("dry_run"),
         routing=config.get("routing", "none"),
     )
     problems += smoothing_problems(built.get("optimizer"), has_teacher=config.get("loss") == "teacher")

@@ -43,6 +43,7 @@ def training_config(config: Mapping[str, Any], study: Path) -> dict[str, Any]:
         "loss": config["loss"],
         "replay": replayed_study(config["update"]),
         "replay_share": config["replay_share"],
+        "document_file": os.path.abspath(config["document"]),
     }
     new: dict[str, Any] = {"dry_run": False, "resume": None, "resume_anyway": [], "study": None, "trial": None}
     return {**{key: config[key] for key in _SAME}, **new, "method": method_node(config), "task": task}

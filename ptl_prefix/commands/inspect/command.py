@@ -8,10 +8,12 @@ from rich.text import Text
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
+from ptl_prefix.artifacts.document_text import document_state, stale_note
 from ptl_prefix.artifacts.inspection import Inspection, write_inspection
 from ptl_prefix.artifacts.manifest import Manifest
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.config.bundle_inputs import load_bundle_backbone, rendered_sources, source_lines
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.inspect.tables import show_inspection
@@ -57,9 +59,17 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     console = EscapingConsole()
     show_inspection(inspection, console)
     if bundle.manifest.document_sha256 is not None:
-        console.print(Text(f"document: sha256 {bundle.manifest.document_sha256}"), soft_wrap=True)
+        console.print(Text(f"document: {_document(bundle.manifest)}"), soft_wrap=True)
     for label, path in _write(inspection, _out_folder(config["out"], address)):
         console.print(Text(f"{label}: {path}"), soft_wrap=True)
+
+
+def _document(manifest: Manifest) -> str:
+    """The document that a bundle was made of, and whether its file still has that text."""
+    path, state = manifest.document_path, document_state(manifest)
+    found = f"{state} in {escape_controls(path)}" if path is not None else "of an unknown file"
+    advice = f"; {escape_controls(note)}" if (note := stale_note(manifest)) is not None else ""
+    return f"sha256 {manifest.document_sha256}, {found}{advice}"
 
 
 def _out_folder(chosen: str | None, address: str) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ptl_prefix.artifacts.document_text import stale_note
 from ptl_prefix.artifacts.paged_prefix import paged_problem
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.backbone import Backbone
@@ -186,6 +187,8 @@ def _announce(
             f"  {bundle.model_id}  {bundle.manifest.method}, {bundle.num_rows} rows, "
             f"{bundle.num_bytes / 1e3:,.1f} kB{note}"
         )
+        if (stale := stale_note(bundle.manifest)) is not None:
+            lines.append(f"    stale: {escape_controls(stale)}")
     lines += _rest(len(store.bundles()), "tasks, which /v1/models lists")
     reasons = {} if routes is None else routes.reasons
     lines += [f"  not chosen by auto: {name}, which {why}" for name, why in sorted(reasons.items())[:_NUM_SHOWN]]

@@ -41,6 +41,8 @@ class Distillation(CorpusTask):
             that to the tokens of the answers.
         replay: Folder of an older version's self-study, some of whose training conversations are trained on, too.
         replay_share: Share of the training conversations that come from `replay`, as far as it has so many.
+        document_file: File of the document, whose path the bundle gets, so that a server recognises a changed document;
+            it is not read. `None`: the bundle has no path.
         questions_file: File of questions with answers of the user's own, for the test split; `None`: there is none.
         metrics: Names of metrics.
         shared: Settings of `CorpusTask`.
@@ -59,6 +61,7 @@ class Distillation(CorpusTask):
         loss: Literal["teacher", "next_token"],
         replay: str | None,
         replay_share: Annotated[float, Gt(0), Lt(1)],
+        document_file: str | None,
         questions_file: str | None,
         metrics: Sequence[str],
         **shared: Any,
@@ -68,6 +71,7 @@ class Distillation(CorpusTask):
         self.metrics = tuple(metrics)
         self._self_study, self._loss = self_study, loss
         self._replay, self._replay_share = replay, replay_share
+        self._document_file = document_file
         self._questions = None if questions_file is None else Path(questions_file).expanduser()
         if not self._folder_problems():
             self.prompt = self._study.facts.prompt
@@ -134,6 +138,11 @@ class Distillation(CorpusTask):
     def document_sha256(self) -> str:
         """The hash of the document, as the self-study has it."""
         return self._study.facts.document_sha256
+
+    @property
+    def document_path(self) -> str | None:
+        """The absolute path of the document's file, if it was given."""
+        return None if self._document_file is None else str(Path(self._document_file).expanduser().absolute())
 
     @property
     def has_teacher(self) -> bool:

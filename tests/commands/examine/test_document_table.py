@@ -43,7 +43,10 @@ def test_times_and_the_gate_are_shown_where_they_were_measured() -> None:
     text = printed(made_up_report(results=(timed, *report.results[1:]), gate=gate))
 
     assert "1.500" in text and "0.250" in text and "12.0" in text and "4.125" in text
-    assert "at 0.05 wrong refusals: refuses 9 of 10 (90%) foreign texts, and 1 of 30 (3%) of the questions" in text
+    rows = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
+    assert "relevance gate of a server, at 0.05 wrong refusals" in text
+    assert "questions about the document ↓ 1 30 3%" in rows
+    assert "foreign questions ↑ 9 10 90%" in rows
     # On a narrow terminal no value is cut.
     assert "…" not in printed(report, 60)
 
