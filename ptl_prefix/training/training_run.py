@@ -5,7 +5,8 @@ In: a plan, its loaded inputs and its context. Out: an `Outcome`, and the bundle
 
 import dataclasses
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -313,5 +314,14 @@ class TrainingRun:
                 on_batch=lambda predictions: advance(len(predictions)),
             )
 
-    def _stage(self, label: str, total: int) -> AbstractContextManager[Advance]:
-        return stage_progress(self.context.console, label, total, shown=self.plan.shows_progress)
+    @contextmanager
+    def _stage(self, label: str, total: int) -> Iterator[Advance]:
+        with stage_progress(self.context.console, label, total, shown=self.plan.shows_progress) as advance:
+            member = self.context.member
+
+            def advance_and_pause(count: int, share: float | None = None, /) -> None:
+                advance(count, share)
+                if member is not None:
+                    member.pause()
+
+            yield advance_and_pause
