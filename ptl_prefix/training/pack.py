@@ -11,6 +11,7 @@ one of, its random state and its standard output, is changed with each turn.
 """
 
 import contextlib
+import json
 import queue
 import threading
 import time
@@ -28,7 +29,7 @@ from ptl_prefix.evaluation.loss import TargetLoss, loss_part, nats_of_parts
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.joined_passes import PendingLoss, compute_pending
 from ptl_prefix.training.lightning_warnings import quiet_lightning
-from ptl_prefix.training.pack_problems import pack_problems, shared_backbone_key
+from ptl_prefix.training.pack_problems import pack_problems
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.random_state import random_state, restore_random_state
 from ptl_prefix.training.stopping import RunStopped, StopSignals
@@ -66,7 +67,8 @@ class PackMember:
 
     def load_backbone(self, plan: Plan) -> Backbone:
         """The pack's backbone of a plan; one of its own if the plan cannot share it."""
-        self.backbone_key = None if pack_problems(plan) else shared_backbone_key(plan)
+        if not pack_problems(plan.method, plan.trainer, plan.backbone.base_mode):
+            self.backbone_key = json.dumps(plan.config["backbone"], sort_keys=True, default=str)
         self._backbone = self._pack.load_backbone(self.backbone_key, plan)
         return self._backbone
 
@@ -176,6 +178,7 @@ class Pack:
         self._arrivals: queue.SimpleQueue[PackMember | None] = queue.SimpleQueue()
         self._turn_ended = threading.Semaphore(0)
         self._backbones: dict[str, Backbone] = {}
+        self._is_stopping = False
         self.first_random_state = random_state()
         """The state in which each training begins, as in a process of its own."""
 
@@ -196,7 +199,8 @@ class Pack:
 
     def stop(self) -> None:
         """Ask all trainings to stop with a checkpoint, and let `run` return after them."""
-        for member in self.members:
+        self._is_stopping = True
+        for member in list(self.members):
             member.request_stop()
         self.close()
 
@@ -239,6 +243,8 @@ class Pack:
             if arrival is None:
                 return False
             self.members.append(arrival)
+            if self._is_stopping:
+                arrival.request_stop()
         return is_open
 
     def _give_turn(self, member: PackMember) -> None:

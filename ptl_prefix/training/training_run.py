@@ -48,6 +48,12 @@ from ptl_prefix.training.stage_progress import Advance, stage_progress, tracked
 from ptl_prefix.training.trainer import TrainingLoop
 
 
+IN_PACK = (
+    "trained in a pack: its seconds are its own and its share of the passes, its peak memory is that of all trials together"
+)
+"""What a record of a pack's trial means by its cost."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The result of a training.
@@ -205,7 +211,12 @@ class TrainingRun:
                 self.context.events.write("note", step=0, note=note)
 
     def _plan_notes(self) -> list[str]:
-        return [*plan_notes(self.plan, len(self.inputs.train)), *rate_notes(self.plan, self.inputs.training_rows)]
+        in_pack = [] if self.context.member is None else [IN_PACK]
+        return [
+            *plan_notes(self.plan, len(self.inputs.train)),
+            *rate_notes(self.plan, self.inputs.training_rows),
+            *in_pack,
+        ]
 
     def _rank_facts(self) -> dict[str, int]:
         """The number of ranks and the bytes that each sends per step, for the log; nothing for a single rank."""

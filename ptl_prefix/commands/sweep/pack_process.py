@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,9 @@ from ptl_prefix.artifacts.file_lock import open_unlinked
 from ptl_prefix.commands.train.command import run_frozen
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 from ptl_prefix.training.pack import Pack, PackMember
+
+_STOPPING_TIMEOUT_S = 60.0
+"""Seconds that the trials have to save a checkpoint after the trial server has died."""
 
 
 def run(requests: int, reports: int) -> None:
@@ -47,6 +51,8 @@ def _read_requests(pack: Pack, requests: int, reports: int) -> None:
             else:
                 _signal(members[request["signal"]], request["name"])
     pack.stop()
+    time.sleep(_STOPPING_TIMEOUT_S)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _signal(member: PackMember, name: str) -> None:

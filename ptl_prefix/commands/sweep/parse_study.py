@@ -31,6 +31,7 @@ from ptl_prefix.sweeping.storage import absolute_url
 from ptl_prefix.sweeping.study_spec import Arm, StudySpec
 from ptl_prefix.sweeping.sweeper_settings import Direction, SweeperSettings
 from ptl_prefix.sweeping.trial_processes import TrialServer, prepared_trial_server
+from ptl_prefix.training.pack_problems import pack_problems
 
 _WHERE = "hydra.sweeper"
 
@@ -78,7 +79,7 @@ def parse_study(
     if mistakes:
         raise ConfigError(mistakes)
     folder = Path(str(sweeper.hydra.sweep.dir))
-    first_config = _check_points(verb, of_trials, arms, flags)
+    first_config = _check_points(verb, of_trials, arms, flags, packed=settings.pack > 1)
     spec = StudySpec(
         name=settings.study_name or folder.name,
         token=secrets.token_hex(3),
@@ -175,7 +176,9 @@ def _parse_arms(
         yield Arm(name=name, overrides=list(arm.get("overrides") or []), space=SearchSpace(valid))
 
 
-def _check_points(verb: Verb, single: Sequence[str], arms: Sequence[Arm], flags: HydraFlags) -> Mapping[str, Any]:
+def _check_points(
+    verb: Verb, single: Sequence[str], arms: Sequence[Arm], flags: HydraFlags, *, packed: bool
+) -> Mapping[str, Any]:
     """Check each value of each arm once, which takes their sum of compositions and not their product.
 
     Returns:
@@ -187,12 +190,19 @@ def _check_points(verb: Verb, single: Sequence[str], arms: Sequence[Arm], flags:
         try:
             config = compose_and_check(verb, (*single, *point), flags.without_multirun()).config
             first = first or config
+            if packed:
+                mistakes.update(dict.fromkeys(_pack_problems(config)))
         except ConfigError as error:
             mistakes.update(dict.fromkeys(error.mistakes))
     if mistakes:
         raise ConfigError(list(mistakes))
     assert first is not None
     return first
+
+
+def _pack_problems(config: Mapping[str, Any]) -> list[str]:
+    """What keeps the trial of a config from training in a pack."""
+    return pack_problems(build(config["method"]), target_values(config["trainer"]), config["backbone"]["base_mode"])
 
 
 def _points_to_check(arm: Arm) -> Iterator[tuple[str, ...]]:

@@ -221,7 +221,7 @@ def run_pack(requests: int, threads: int, device: int | None) -> NoReturn:
         use_resources(threads, device)
         pack_process = importlib.import_module("ptl_prefix.commands.sweep.pack_process")
         pack_process.run(requests, reports)
-        code = 0
+        code = 128 + signal.SIGTERM  # a pack only ends when it is stopped
     except BaseException:
         traceback.print_exc()
     finally:

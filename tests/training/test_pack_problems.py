@@ -1,0 +1,38 @@
+"""What is refused in a pack, by the name of its setting."""
+
+from typing import Any
+
+import pytest
+
+from ptl_prefix.methods.lora import LoRA
+from ptl_prefix.methods.method import Method
+from ptl_prefix.methods.prefix_plus import PrefixPlus
+from ptl_prefix.methods.prefix_tuning import PrefixTuning
+from ptl_prefix.methods.prompt_tuning import PromptTuning
+from ptl_prefix.training.pack_problems import pack_problems
+
+
+@pytest.mark.parametrize("make", [PrefixTuning, PromptTuning])
+def test_prefixes_and_prompts_share_a_backbone(make: type[Method]) -> None:
+    trainer = {"devices": 1, "precision": "32-true", "max_time": None, "accumulate_grad_batches": 4}
+
+    assert pack_problems(make(), trainer, None) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "trainer", "base_mode", "name"),
+    [
+        (LoRA, {}, "eval", "`method`"),
+        (PrefixPlus, {}, None, "`method`"),
+        (PrefixTuning, {"precision": "16-mixed"}, None, "`trainer.precision`"),
+        (PrefixTuning, {"devices": 2}, None, "`trainer.devices`"),
+        (PrefixTuning, {"max_time": "00:00:10:00"}, None, "`trainer.max_time`"),
+        (PrefixTuning, {}, "train", "`backbone.base_mode`"),
+    ],
+)
+def test_what_acts_on_more_than_its_own_rows_is_refused_by_name(
+    make: type[Method], trainer: dict[str, Any], base_mode: str | None, name: str
+) -> None:
+    (problem,) = pack_problems(make(), trainer, base_mode)
+
+    assert name in problem and "`hydra.sweeper.pack`" in problem
