@@ -62,7 +62,7 @@ class ConditionedRows:
         }
         return ConditionedRows(self.inputs, sites), sources, leaves
 
-    def _states(self) -> PrefixStates:
+    def states(self) -> PrefixStates:
         """The prefixes with a row for each row of the text; the positions of the text are set already."""
         rows = self.inputs.num_rows
         sites = {

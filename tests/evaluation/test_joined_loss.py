@@ -40,7 +40,7 @@ def alone(backbone: Backbone, methods: Sequence[Method], batches: Sequence[Model
     for number, (method, batch) in enumerate(zip(methods, batches, strict=True)):
         torch.manual_seed(number)
         own = target_loss(backbone, method, batch, label_smoothing=smoothing)
-        (own.nats * 3).backward()
+        (own.nats * 4).backward()  # a power of 2, as logits become float32 before the softmax
         found.append((own.nats.detach(), own.num_tokens, gradients(method)))
     return found
 
@@ -58,7 +58,7 @@ def joined(
     found = []
     for method, request, computed in zip(methods, requests, joined_losses(backbone, requests), strict=True):
         own = computed.target_loss(request.part.targets.num_tokens)
-        (own.nats * 3).backward()
+        (own.nats * 4).backward()  # a power of 2, as logits become float32 before the softmax
         found.append((own.nats.detach(), own.num_tokens, gradients(method)))
     return found
 
