@@ -4,8 +4,8 @@
     python -m benchmarks.packed_sweep --trials 3 --rounds 1 --steps 4 --width 32 --layers 2
 
 In: a random GPT-2. Out: for either side the median seconds of the whole study, and the largest resident memory of a
-process that trains; and their ratios. The rounds alternate between the sides, which train the same trials, share nothing
-and have the same number of threads. The largest memory of the other side is that of one trial.
+process that trains; and their ratios. The rounds alternate between the sides, which train the same trials, share
+nothing and have the same number of threads. The largest memory of the other side is that of one trial.
 """
 
 import argparse
@@ -124,7 +124,9 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
         for number in range(options.rounds):
             for side in _SIDES if number % 2 == 0 else reversed(_SIDES):
                 pack = options.trials if side == "packed" else 1
-                found[side].append(measure(settings, options.trials, pack, folder / side.replace(" ", "_") / str(number)))
+                found[side].append(
+                    measure(settings, options.trials, pack, folder / side.replace(" ", "_") / str(number))
+                )
     seconds = {side: statistics.median(one for one, _ in found[side]) for side in _SIDES}
     memory = {side: statistics.median(one for _, one in found[side]) for side in _SIDES}
     packed, other = _SIDES

@@ -1,8 +1,8 @@
 """Batches of several prefixes as one batch: each keeps its own prefix, of its own length, and its own positions.
 
 In: batches that their methods have conditioned, with the prefixes that these put into the slots. Out: one batch and one
-filling of the slots, in which every row computes what it computes in a batch of its own: a row attends to its own prefix
-and text only, and what is added on its right or before its prefix is invisible.
+filling of the slots, in which every row computes what it computes in a batch of its own: a row attends to its own
+prefix and text only, and what is added on its right or before its prefix is invisible.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,9 +65,7 @@ class ConditionedRows:
     def states(self) -> PrefixStates:
         """The prefixes with a row for each row of the text; the positions of the text are set already."""
         rows = self.inputs.num_rows
-        sites = {
-            site: tuple(layer and layer.for_rows(rows) for layer in layers) for site, layers in self.sites.items()
-        }
+        sites = {site: tuple(layer and layer.for_rows(rows) for layer in layers) for site, layers in self.sites.items()}
         return PrefixStates(sites, torch.zeros(rows, dtype=torch.long, device=self.inputs.input_ids.device))
 
 

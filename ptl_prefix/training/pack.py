@@ -1,16 +1,17 @@
 """A pack: trainings that take turns in one process, on one frozen backbone that is in memory once.
 
-In: trainings, each a function that calls `train` with its `PackMember`. Out: each has ended in its own way, with its own
-run folder; one that fails or is stopped leaves the pack, and the others continue.
+In: trainings, each a function that calls `train` with its `PackMember`. Out: each has ended in its own way, with its
+own run folder; one that fails or is stopped leaves the pack, and the others continue.
 
 Each training has a thread of its own, and one of them runs at a time. It runs until it needs the loss of a batch: then
 it hands the batch and its prefix over, and the next one runs. When all of them wait, the pack computes their losses,
 several in one pass over the backbone (`joined_passes.py`), and the turns begin again. So everything else of a training
-(data order, optimizer, schedule, clipping, validation, checkpoints, events) is what it is alone. What a process has only
-one of, its random state and its standard output, is changed with each turn.
+(data order, optimizer, schedule, clipping, validation, checkpoints, events) is what it is alone. What a process has
+only one of, its random state and its standard output, is changed with each turn.
 """
 
 import contextlib
+import gc
 import json
 import queue
 import threading
@@ -33,6 +34,12 @@ from ptl_prefix.training.pack_problems import pack_problems
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.random_state import random_state, restore_random_state
 from ptl_prefix.training.stopping import RunStopped, StopSignals
+
+IN_PACK = (
+    "trained in a pack: its seconds are its own and its share of the passes, and its peak memory is that of all trials "
+    "of the pack together"
+)
+"""The note in the log of a training that was in a pack, on what its cost means."""
 
 
 class PackMember:
@@ -138,6 +145,11 @@ class PackMember:
         self._own_s += time.perf_counter() - self._turn_began
         self._random_state = random_state()
 
+    def close(self) -> None:
+        """Close the output of the training, which has ended."""
+        if self.output is not None:
+            self.output.close()
+
     def add_share(self, seconds: float) -> None:
         """Count a share of a pass that was computed for this training."""
         self._own_s += seconds
@@ -212,7 +224,7 @@ class Pack:
                 is_open = self._admit(is_open)
                 for member in [one for one in self.members if one.waits_for is None]:
                     self._give_turn(member)
-                self.members = [one for one in self.members if not one.has_ended]
+                self._remove_ended()
                 self._compute()
 
     def load_backbone(self, key: str | None, plan: Plan) -> Backbone:
@@ -253,6 +265,14 @@ class Pack:
             member.give_turn()
         finally:
             self.running = None
+
+    def _remove_ended(self) -> None:
+        ended = [one for one in self.members if one.has_ended]
+        self.members = [one for one in self.members if not one.has_ended]
+        for member in ended:
+            member.close()
+        if ended:
+            gc.collect()  # a trainer and its callbacks refer to each other
 
     def _compute(self) -> None:
         """Compute the losses that are waited for, once all trainings wait, or one of them has to stop."""

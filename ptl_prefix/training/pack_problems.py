@@ -19,10 +19,12 @@ def pack_problems(method: Method, trainer: Mapping[str, Any], base_mode: str | N
         trainer: Arguments of Lightning's `Trainer`, by its own names.
         base_mode: The setting `backbone.base_mode`.
     """
-    problems = [] if method.mixes_rows else [
-        "`method` must be a prefix or a prompt in a pack (prefix_tuning, document_prefix, prompt_tuning), as each row of "
-        f"a pass has its own, but is {method.name}; {_SETTING}."
-    ]
+    problems = []
+    if not method.mixes_rows:
+        problems.append(
+            "`method` must be a prefix or a prompt in a pack (prefix_tuning, document_prefix, prompt_tuning), as each "
+            f"row of a pass has its own, but is {method.name}; {_SETTING}."
+        )
     if (base_mode or method.base_mode) == "train":
         problems.append(
             "`backbone.base_mode` must be eval in a pack, as the backbone's own dropout would draw other numbers than "

@@ -5,8 +5,7 @@ In: a plan, its loaded inputs and its context. Out: an `Outcome`, and the bundle
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +36,7 @@ from ptl_prefix.training.checkpoints import Checkpoints
 from ptl_prefix.training.decoding import decode_rows
 from ptl_prefix.training.distillation_rate import derived_lr, rate_notes
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
+from ptl_prefix.training.pack import IN_PACK
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.plan_problems import start_inputs
@@ -46,12 +46,6 @@ from ptl_prefix.training.run_recorder import RunRecorder
 from ptl_prefix.training.selection import require_measurable
 from ptl_prefix.training.stage_progress import Advance, stage_progress, tracked
 from ptl_prefix.training.trainer import TrainingLoop
-
-
-IN_PACK = (
-    "trained in a pack: its seconds are its own and its share of the passes, its peak memory is that of all trials together"
-)
-"""What a record of a pack's trial means by its cost."""
 
 
 @dataclass(frozen=True)
@@ -325,14 +319,7 @@ class TrainingRun:
                 on_batch=lambda predictions: advance(len(predictions)),
             )
 
-    @contextmanager
-    def _stage(self, label: str, total: int) -> Iterator[Advance]:
-        with stage_progress(self.context.console, label, total, shown=self.plan.shows_progress) as advance:
-            member = self.context.member
-
-            def advance_and_pause(count: int, share: float | None = None, /) -> None:
-                advance(count, share)
-                if member is not None:
-                    member.pause()
-
-            yield advance_and_pause
+    def _stage(self, label: str, total: int) -> AbstractContextManager[Advance]:
+        member = self.context.member
+        after = None if member is None else member.pause
+        return stage_progress(self.context.console, label, total, shown=self.plan.shows_progress, after=after)

@@ -1,17 +1,18 @@
 """Sweeps whose trials train in packs, through the command line."""
 
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from support.command_lines import CommandLine, Invoke, run, start
+from support.command_lines import CommandLine, Invoke
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.commands.sweep.study_folder import open_study
-from ptl_prefix.training.training_run import IN_PACK
+from ptl_prefix.training.pack import IN_PACK
 
 STUDY = Path("outputs/sweeps/packed")
 
@@ -22,48 +23,50 @@ def words(command_line: CommandLine, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_pack_of_which_one_trial_fails_and_one_is_pruned(command_line: CommandLine, tmp_path: Path) -> None:
+def test_a_pack_of_which_one_trial_fails_and_one_is_pruned(command_line: CommandLine, invoke: Invoke) -> None:
     pruner = ["hydra/sweeper/pruner=successive_halving", "hydra.sweeper.pruner.min_steps=4"]
     search = ["optimizer.lr=0.05,1e30,1e-8", "hydra.sweeper.pruner.reduction_factor=2", "trainer.max_steps=8"]
 
-    result = run(
-        *words(command_line, *pruner, *search, "hydra.sweeper.pack=3", "tracking.csv=true"), cwd=tmp_path
-    )
+    result = invoke(*words(command_line, *pruner, *search, "hydra.sweeper.pack=3", "tracking.csv=true"))
 
-    assert result.returncode == 1, result.stderr
-    trials = open_study(tmp_path / STUDY).scheduler().trials("")
+    assert result.exit_code == 1, result.output
+    trials = open_study(STUDY).scheduler().trials("")
     by_lr = {trial.params["optimizer.lr"]: trial for trial in trials}
     assert {lr: trial.state for lr, trial in by_lr.items()} == {0.05: "finished", 1e30: "failed", 1e-8: "pruned"}
     assert by_lr[1e30].notes["failure"] == "non-finite loss"
     for lr, trial in by_lr.items():
-        folder = RunFolder(trial.folder(tmp_path / STUDY))
-        assert read_record(folder.record).status == trial.state
+        folder = RunFolder(trial.folder(STUDY))
         notes = [event["note"] for event in read_events(folder.events) if event["kind"] == "note"]
         assert IN_PACK in notes
+        assert read_record(folder.record).status == trial.state
         assert (folder.path / "metrics.csv").exists()
         log = (folder.path / "log.txt").read_text()
-        assert ("NonFiniteLossError" in log) == (lr == 1e30)
-    finished = read_record(by_lr[0.05].folder(tmp_path / STUDY) / "record.json")
+        assert ("NonFiniteLossError" in log) == (lr == 1e30), "each has a log of its own"
+    finished = read_record(by_lr[0.05].folder(STUDY) / "record.json")
     assert finished.cost.steps == 8 and finished.metrics["val/loss"] == by_lr[0.05].value
 
 
 @pytest.mark.slow
 def test_a_pack_that_is_killed_is_started_again_and_its_trials_resume(
-    command_line: CommandLine, tmp_path: Path
+    command_line: CommandLine, invoke: Invoke
 ) -> None:
+    folders = [RunFolder((STUDY / str(number)).resolve()) for number in range(2)]
+    killed: list[int] = []
+
+    def kill_the_pack() -> None:
+        while not all(folder.last.exists() for folder in folders):
+            time.sleep(0.02)
+        (pack,) = (fork for child in psutil.Process().children() for fork in child.children())
+        pack.kill()
+        killed.append(pack.pid)
+
+    threading.Thread(target=kill_the_pack, daemon=True).start()
     more = ["seed=0,1", "hydra.sweeper.pack=2", "trainer.max_steps=400", "trainer.val_check_interval=20"]
-    pool = start(*words(command_line, *more), cwd=tmp_path)
-    folders = [RunFolder(tmp_path / STUDY / str(number)) for number in range(2)]
-    while not all(folder.last.exists() for folder in folders):
-        assert pool.poll() is None, pool.communicate()
-        time.sleep(0.05)
-    (server,) = psutil.Process(pool.pid).children()
-    (pack,) = server.children()
 
-    pack.kill()
-    _, error = pool.communicate(timeout=600)
+    result = invoke(*words(command_line, *more))
 
-    assert pool.returncode == 0, error
+    assert result.exit_code == 0, result.output
+    assert killed
     for folder in folders:
         assert read_record(folder.record).cost.steps == 400
         resumed = [event["step"] for event in read_events(folder.events) if event["kind"] == "resumed"]

@@ -42,6 +42,10 @@ def test_losses_are_joined_up_to_a_full_pass_or_the_largest_loss(
 
 
 def test_training_and_validation_and_other_backbones_share_no_pass(backbone: Backbone, tiny_runs: TinyRuns) -> None:
-    others = [pending(backbone, 2, 8), pending(backbone, 2, 8, needs_gradient=False), pending(tiny_runs.backbone(), 2, 8)]
+    others = [
+        pending(backbone, 2, 8),
+        pending(backbone, 2, 8, needs_gradient=False),
+        pending(tiny_runs.backbone(), 2, 8),
+    ]
 
     assert group_losses(others) == [[0], [1], [2]]

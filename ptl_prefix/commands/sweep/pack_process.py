@@ -1,8 +1,8 @@
 """The process of a pack: trials of a sweep that train on one frozen backbone.
 
-In: lines of JSON from the trial server: a trial to start, or a signal for one of them. Out: a line with the exit code of
-each trial that has ended, and in each run folder what a trial in a process of its own would write. The process ends when
-the server closes the pipe, or by SIGTERM; its trials stop with a checkpoint first.
+In: lines of JSON from the trial server: a trial to start, or a signal for one of them. Out: a line with the exit code
+of each trial that has ended, and in each run folder what a trial in a process of its own would write. The process ends
+when the server closes the pipe, or by SIGTERM; its trials stop with a checkpoint first.
 """
 
 import json
@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +76,6 @@ def _add(pack: Pack, folder: Path, report: Callable[[int], None]) -> PackMember:
         except BaseException:
             traceback.print_exc()
         finally:
-            with suppress(OSError):
-                output.flush()
             report(code)
 
     return pack.add(body, output)
