@@ -15,6 +15,9 @@ from ptl_prefix.evaluation.joined_loss import ComputedLoss, LossRequest, joined_
 FULL_PASS = {"cpu": 2**10, "cuda": 2**15}
 """Positions in a pass up to which losses are joined on a device, whatever their size; on others as on the CPU. A matrix
 product of fewer rows leaves a GPU idle; on a CPU it gains nothing from more."""
+_MOST_PADDING = {"cpu": 1.25}
+"""Positions of a pass, divided by those of its losses alone, above which they are not joined: padding costs a CPU as
+much as text does. A device without an entry has no limit but that of a pass."""
 
 
 @dataclass
@@ -64,7 +67,10 @@ def _share_a_pass(group: Sequence[PendingLoss], pending: Sequence[PendingLoss]) 
         return False
     largest = max(_positions([one]) for one in pending if one.backbone is group[0].backbone)
     device = group[0].backbone.device.type
-    return _positions(group) <= max(largest, FULL_PASS.get(device, FULL_PASS["cpu"]))
+    positions = _positions(group)
+    if positions > _MOST_PADDING.get(device, float("inf")) * sum(_positions([one]) for one in group):
+        return False
+    return positions <= max(largest, FULL_PASS.get(device, FULL_PASS["cpu"]))
 
 
 def _kind(loss: PendingLoss) -> tuple[int, bool, bool]:

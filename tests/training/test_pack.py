@@ -1,6 +1,9 @@
 """Trainings in a pack: each ends as it does alone, whatever the others do."""
 
+import io
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,3 +220,53 @@ def _plan(runs: TinyRuns, settings: dict[str, Any]) -> Plan:
     method = settings.get("method")
     config = runs.config(**{key: value for key, value in settings.items() if key != "method"})
     return build_plan({**config, "method": method} if method else config)
+
+
+def in_turns(bodies: Sequence[Callable[[PackMember], None]], outputs: Sequence[io.StringIO] = ()) -> None:
+    pack = Pack()
+    for number, body in enumerate(bodies):
+        pack.add(body, outputs[number] if outputs else None)
+    pack.close()
+    pack.run()
+
+
+def test_each_has_random_numbers_and_an_output_of_its_own() -> None:
+    drawn: dict[int, list[float]] = {}
+    printed: list[str] = []
+
+    class Output(io.StringIO):
+        def close(self) -> None:
+            printed.append(self.getvalue())
+            super().close()
+
+    def body(number: int) -> Callable[[PackMember], None]:
+        def run(member: PackMember) -> None:
+            torch.manual_seed(number)
+            random.seed(number)
+            drawn[number] = []
+            for step in range(3):
+                drawn[number] += [float(torch.rand(())), random.random()]
+                print(f"{number} at {step}")
+                member.pause()
+
+        return run
+
+    in_turns([body(number) for number in range(3)], [Output() for _ in range(3)])
+    found, drawn = drawn, {}
+    in_turns([body(1)])
+
+    assert found[1] == drawn[1]
+    assert sorted(printed) == [f"{number} at 0\n{number} at 1\n{number} at 2\n" for number in range(3)]
+
+
+def test_the_clock_of_a_training_stands_still_while_others_run() -> None:
+    waited: list[float] = []
+
+    def waits(member: PackMember) -> None:
+        began = member.clock()
+        member.pause()
+        waited.append(member.clock() - began)
+
+    in_turns([waits, lambda member: time.sleep(0.5)])
+
+    assert waited[0] < 0.4
