@@ -77,8 +77,11 @@ def test_a_pack_that_is_killed_is_started_again_and_its_trials_resume(
 def test_what_cannot_be_in_a_pack_is_refused_by_name_before_anything_runs(
     command_line: CommandLine, invoke: Invoke
 ) -> None:
-    result = invoke(*words(command_line, "method=prefix_tuning,lora", "hydra.sweeper.pack=2"))
+    any_method = [word for word in words(command_line) if not word.startswith("method.")]
+
+    result = invoke(*any_method, "method=prefix_tuning,lora", "hydra.sweeper.pack=2", "backbone.base_mode=train")
 
     assert result.exit_code == 2
     assert "`method` must be a prefix or a prompt in a pack" in result.stderr and "lora" in result.stderr
+    assert "`backbone.base_mode` must be eval in a pack" in result.stderr
     assert not STUDY.exists()
