@@ -27,7 +27,7 @@ class Meter(pl.Callback):
         events: Receives `train` and `validation` events.
         log_every_n_steps: Optimizer steps between `train` events.
         ranks: Ranks whose tokens are added up; the seconds are those of one rank.
-        clock: Seconds since any moment; in a pack, those of this run alone.
+        clock: Seconds since any moment, in a pack those of this run alone; `None` is the process's.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Meter(pl.Callback):
         *,
         log_every_n_steps: int,
         ranks: Ranks = ONE_RANK,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.events = events
-        self._clock = clock
+        self._clock = clock or time.perf_counter
         self.log_every_n_steps = log_every_n_steps
         self._ranks = ranks
         self.train_s = 0.0

@@ -7,7 +7,6 @@ its last checkpoint, and ends with the same numbers as an uninterrupted one.
 
 import contextlib
 import signal
-import time
 from collections.abc import Collection
 from contextlib import nullcontext
 
@@ -87,7 +86,7 @@ def _train(
         events,
         log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50),
         ranks=ranks,
-        clock=time.perf_counter if member is None else member.clock,
+        clock=None if member is None else member.clock,
     )
     recorder = RunRecorder(plan, folder, events, meter, writes=ranks.is_rank_zero)
     begin = _Beginning(plan, start, recorder, facts, events, ranks)
