@@ -119,10 +119,13 @@ def nats_of_parts(backbone: Backbone, inputs: ModelInputs, parts: Sequence[LossP
         logits = backbone.target_logits(inputs, positions)  # (targets, vocabulary)
         return [part.nats(own) for part, own in zip(parts, logits.split(lengths), strict=True)]
     states = backbone.target_states(inputs, positions)  # (targets, width)
-    return [
-        nats_in_chunks(own, chunk, lambda some, places, part=part: part.nats(backbone.head(some), places))  # type: ignore[misc]
-        for part, own in zip(parts, states.split(lengths), strict=True)
-    ]
+    return [_nats_of_states(backbone, part, own, chunk) for part, own in zip(parts, states.split(lengths), strict=True)]
+
+
+def _nats_of_states(
+    backbone: Backbone, part: LossPart, states: Float[Tensor, "targets width"], chunk: int
+) -> Float[Tensor, ""]:
+    return nats_in_chunks(states, chunk, lambda some, places: part.nats(backbone.head(some), places))
 
 
 def teacher_nats(
