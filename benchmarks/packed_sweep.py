@@ -43,8 +43,15 @@ def random_backbone(width: int, layers: int) -> Iterator[Path]:
             (folder / name).write_bytes((EMBEDDED / "tiny_gpt2" / name).read_bytes())
         vocabulary = len(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
         torch.manual_seed(0)
-        shape = {"n_embd": width, "n_layer": layers, "n_head": max(1, width // 64), "n_positions": 256}
-        config = GPT2Config(vocab_size=vocabulary + 64, bos_token_id=0, eos_token_id=0, **shape)
+        config = GPT2Config(
+            vocab_size=vocabulary + 64,
+            n_embd=width,
+            n_layer=layers,
+            n_head=max(1, width // 64),
+            n_positions=256,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
         GPT2LMHeadModel(config).save_pretrained(folder)
         yield Path(scratch)
 

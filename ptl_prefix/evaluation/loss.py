@@ -117,9 +117,10 @@ def nats_of_parts(backbone: Backbone, inputs: ModelInputs, parts: Sequence[LossP
     chunk = num_positions_in_chunk(backbone.config.vocab_size)
     if len(rows) <= chunk or not backbone.has_plain_head:
         logits = backbone.target_logits(inputs, positions)  # (targets, vocabulary)
-        return [part.nats(own) for part, own in zip(parts, logits.split(lengths), strict=True)]
+        return [part.nats(own) for part, own in zip(parts, torch.split(logits, lengths), strict=True)]
     states = backbone.target_states(inputs, positions)  # (targets, width)
-    return [_nats_of_states(backbone, part, own, chunk) for part, own in zip(parts, states.split(lengths), strict=True)]
+    per_part = zip(parts, torch.split(states, lengths), strict=True)
+    return [_nats_of_states(backbone, part, own, chunk) for part, own in per_part]
 
 
 def _nats_of_states(
