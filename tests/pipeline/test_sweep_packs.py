@@ -61,14 +61,14 @@ def test_a_pack_that_is_killed_is_started_again_and_its_trials_resume(
         killed.append(pack.pid)
 
     threading.Thread(target=kill_the_pack, daemon=True).start()
-    more = ["seed=0,1", "hydra.sweeper.pack=2", "trainer.max_steps=400", "trainer.val_check_interval=20"]
+    more = ["seed=0,1", "hydra.sweeper.pack=2", "trainer.max_steps=200", "trainer.val_check_interval=20"]
 
     result = invoke(*words(command_line, *more))
 
     assert result.exit_code == 0, result.output
     assert killed
     for folder in folders:
-        assert read_record(folder.record).cost.steps == 400
+        assert read_record(folder.record).cost.steps == 200
         resumed = [event["step"] for event in read_events(folder.events) if event["kind"] == "resumed"]
         assert resumed and resumed[0] > 0
 
