@@ -9,6 +9,7 @@ window, over ranks or over a split are divided once, by the number of all tokens
 number. Logits are computed at target positions only, and no more of them at once than `_CHUNK_LOGITS`.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -60,33 +61,72 @@ def target_loss(backbone: Backbone, method: Method, batch: ModelInputs, *, label
     Raises:
         ValueError: The batch has a teacher, and labels would be smoothed.
     """
+    part = loss_part(backbone, batch, label_smoothing)
+    (nats,) = nats_of_parts(backbone, method.condition(part.batch), [part])
+    return TargetLoss(nats, part.targets.num_tokens)
+
+
+@dataclass(frozen=True)
+class LossPart:
+    """Rows of a forward pass whose loss is summed by itself.
+
+    Args:
+        batch: The rows before a method conditions them, with their labels.
+        targets: The positions whose logits are needed, by row and column of `batch`.
+        label_smoothing: Share of a target's probability that is spread over the vocabulary.
+    """
+
+    batch: ModelInputs
+    targets: "TargetPositions"
+    label_smoothing: float
+
+    def nats(self, logits: Float[Tensor, "targets vocabulary"], places: slice = slice(None)) -> Float[Tensor, ""]:
+        """The summed nats of some of the targets, from their logits."""
+        logits, targets = logits.float(), self.targets.at(places)
+        if self.batch.teacher is not None:
+            return teacher_nats(logits, self.batch.teacher, targets).sum()
+        return nn.functional.cross_entropy(
+            logits, targets.labels, reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+
+def loss_part(backbone: Backbone, batch: ModelInputs, label_smoothing: float = 0.0) -> LossPart:
+    """A batch as a part of a forward pass, or as the whole of it.
+
+    Raises:
+        ValueError: The batch has a teacher, and labels would be smoothed.
+    """
     batch = batch if batch.num_rows else _without_targets(backbone)
     if batch.teacher is not None and label_smoothing:
         raise ValueError(f"`label_smoothing` must be 0 with a teacher, but is {label_smoothing}.")
-    targets = target_positions(batch)
-    positions = (targets.rows, targets.columns)
+    return LossPart(batch, target_positions(batch), label_smoothing)
+
+
+def nats_of_parts(backbone: Backbone, inputs: ModelInputs, parts: Sequence[LossPart]) -> list[Float[Tensor, ""]]:
+    """The summed nats of each part of one forward pass.
+
+    Args:
+        backbone: The frozen model, whose slots hold the prefix of every row.
+        inputs: The conditioned rows of all parts, in their order; columns may be added on the right.
+        parts: The parts.
+    """
+    first_rows = itertools.accumulate((part.batch.num_rows for part in parts), initial=0)
+    rows = torch.cat([part.targets.rows + first for part, first in zip(parts, first_rows, strict=False)])
+    positions = (rows, torch.cat([part.targets.columns for part in parts]))
+    lengths = [len(part.targets.rows) for part in parts]
     chunk = num_positions_in_chunk(backbone.config.vocab_size)
-
-    def nats_of(logits: Tensor, places: slice) -> Tensor:
-        return _summed_nats(logits.float(), batch.teacher, targets.at(places), label_smoothing)
-
-    if len(targets.rows) <= chunk or not backbone.has_plain_head:
-        logits = backbone.target_logits(method.condition(batch), positions)  # (targets, vocabulary)
-        return TargetLoss(nats_of(logits, slice(None)), targets.num_tokens)
-    states = backbone.target_states(method.condition(batch), positions)  # (targets, width)
-    nats = nats_in_chunks(states, chunk, lambda part, places: nats_of(backbone.head(part), places))
-    return TargetLoss(nats, targets.num_tokens)
+    if len(rows) <= chunk or not backbone.has_plain_head:
+        logits = backbone.target_logits(inputs, positions)  # (targets, vocabulary)
+        return [part.nats(own) for part, own in zip(parts, torch.split(logits, lengths), strict=True)]
+    states = backbone.target_states(inputs, positions)  # (targets, width)
+    per_part = zip(parts, torch.split(states, lengths), strict=True)
+    return [_nats_of_states(backbone, part, own, chunk) for part, own in per_part]
 
 
-def _summed_nats(
-    logits: Float[Tensor, "targets vocabulary"],
-    teacher: TeacherTargets | None,
-    targets: "TargetPositions",
-    label_smoothing: float,
+def _nats_of_states(
+    backbone: Backbone, part: LossPart, states: Float[Tensor, "targets width"], chunk: int
 ) -> Float[Tensor, ""]:
-    if teacher is not None:
-        return teacher_nats(logits, teacher, targets).sum()
-    return nn.functional.cross_entropy(logits, targets.labels, reduction="sum", label_smoothing=label_smoothing)
+    return nats_in_chunks(states, chunk, lambda some, places: part.nats(backbone.head(some), places))
 
 
 def teacher_nats(

@@ -148,6 +148,7 @@ def _from_document(document: Any) -> StudySpec:
     ]
     budget = _named(document.pop("budget"), _BUDGET_IN_FILE)
     confirmation: dict[str, Any] = {"overrides": []} | (document.pop("confirmation") or {"top_k": 0, "seeds": []})
+    document.setdefault("pack", 1)  # studies of earlier versions have no packs
     renamed = {name: document.pop(key) for name, key in _IN_FILE.items()}
     return StudySpec(arms=arms, **budget, **_named(confirmation, _CONFIRMATION_IN_FILE), **renamed, **document)
 

@@ -31,8 +31,9 @@ class StudySettings:
         sampler: Config node of the sampler, with its `_target_`.
         pruner: Config node of the pruner, with its `_target_`.
         max_failure_rate: Fraction of an arm's trials that may fail before its search stops.
-        n_jobs: Trials that run at once on one machine.
-        threads: CPU threads of each trial; `None` divides the machine's cores among the trials that run at once.
+        n_jobs: Trials, or packs of trials, that run at once on one machine.
+        pack: Trials that train in one process, on one frozen backbone; 1 gives each trial a process of its own.
+        threads: CPU threads of each trial or pack; `None` divides the machine's cores by `n_jobs`.
         devices: Accelerators that the workers take in turn; an empty list assigns none.
         warm: Whether trials are forked from a process that has imported everything.
         reuse: Whether an existing result of the same config, code and data replaces a training.
@@ -50,6 +51,7 @@ class StudySettings:
     pruner: Any
     max_failure_rate: Annotated[float, Ge(0), Le(1)] = field(metadata=_MAY_CHANGE)
     n_jobs: Count = field(metadata=_MAY_CHANGE)
+    pack: Count = field(metadata=_MAY_CHANGE)
     threads: Count | None = field(metadata=_MAY_CHANGE)
     devices: Sequence[Annotated[int, Ge(0)]] = field(metadata=_MAY_CHANGE)
     warm: bool = field(metadata=_MAY_CHANGE)

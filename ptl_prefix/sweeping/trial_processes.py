@@ -53,13 +53,15 @@ class TrialServer:
             self._log = path
             self._send({"log": str(path.resolve())})
 
-    def start(self, folder: Path, *, threads: int, device: int | None) -> "TrialProcess":
+    def start(self, folder: Path, *, threads: int, device: int | None, pack: int | None = None) -> "TrialProcess":
         """Start or resume a trial.
 
         Args:
             folder: Run folder with a frozen config.
             threads: CPU threads that the trial may use.
             device: The accelerator that the trial sees; `None` hides none.
+            pack: Number of the pack in which the trial runs, a process that is started with its first trial; `None`
+                gives the trial a process of its own.
         """
         with self._lock:
             if self._process is None or self._process.poll() is not None:
@@ -67,7 +69,8 @@ class TrialServer:
             number = next(self._numbers)
             trial = TrialProcess(self, number)
             self._waiting[number] = trial
-            self._send({"start": number, "folder": str(folder.resolve()), "threads": threads, "device": device})
+            request = {"folder": str(folder.resolve()), "threads": threads, "device": device, "pack": pack}
+            self._send({"start": number, **request})
         return trial
 
     def signal(self, number: int, name: str) -> None:

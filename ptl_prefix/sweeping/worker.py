@@ -37,6 +37,7 @@ class Worker:
         threads: CPU threads of each trial.
         device: The accelerator that the trials see; `None` hides none.
         notify: Called with a status line for each trial that ended.
+        pack: Number of the pack in which the worker's trials run; `None` gives each a process of its own.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Worker:
         threads: int,
         device: int | None,
         notify: Callable[[str], None],
+        pack: int | None = None,
     ) -> None:
         self._scheduler, self._server, self._notify = scheduler, server, notify
-        self._threads, self._device = threads, device
+        self._threads, self._device, self._pack = threads, device, pack
         self.job: Job | None = None
         self.stopping = threading.Event()
         """When set, the worker takes no new trial."""
@@ -77,7 +79,7 @@ class Worker:
             self._notify(_status_line(job, outcome, self._scheduler.spec.objective))
 
     def _run(self, job: Job) -> Outcome:
-        process = self._server.start(job.folder.path, threads=self._threads, device=self._device)
+        process = self._server.start(job.folder.path, threads=self._threads, device=self._device, pack=self._pack)
         monitor = _Monitor(self._scheduler, job)
         stop_reason: StopReason | None = None
         next_heartbeat, kill_at = time.monotonic() + HEARTBEAT_S, float("inf")

@@ -22,10 +22,11 @@ class WorkerPool:
     Args:
         scheduler: Chooses the trials of all workers.
         server: Starts the trials' processes; closed at the end.
-        num_workers: Trials that run at once.
-        threads: CPU threads of each trial; `None` divides the machine's cores.
+        num_workers: Trials, or packs, that run at once.
+        threads: CPU threads of each trial or pack; `None` divides the machine's cores.
         devices: Accelerators that the workers take in turn; an empty list assigns none.
         notify: Called with a status line when something happens.
+        pack: Trials in a pack, each with a worker; 1 gives each trial a process of its own.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class WorkerPool:
         threads: int | None,
         devices: Sequence[int],
         notify: Callable[[str], None],
+        pack: int = 1,
     ) -> None:
         self._server, self._notify = server, notify
         self.interrupted: str | None = None
@@ -49,8 +51,10 @@ class WorkerPool:
                 threads=threads_each,
                 device=devices[index % len(devices)] if devices else None,
                 notify=notify,
+                pack=index if pack > 1 else None,
             )
             for index in range(num_workers)
+            for _ in range(pack)
         ]
 
     def run(self, refresh: Callable[[], None], every_s: float = 1.0) -> None:

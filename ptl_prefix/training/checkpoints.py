@@ -6,7 +6,6 @@ run; `best.ckpt`, the one with the lowest `val/loss` or the best metric of `trai
 batches and random generators, but never the backbone.
 """
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ptl_prefix.artifacts.atomic import write_file_atomically
 from ptl_prefix.artifacts.checkpoint_file import read_checkpoint, write_checkpoint
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.training.kept_checkpoints import KeptCheckpoints, copy_checkpoint
+from ptl_prefix.training.random_state import random_state, restore_random_state
 from ptl_prefix.training.ranks import ONE_RANK, Ranks
 from ptl_prefix.training.selection import GeneratedMetric
 from ptl_prefix.training.stopping import RunStopped, StopSignals
@@ -41,7 +41,7 @@ class RandomState(pl.Callback):
 
     def collect(self) -> None:
         """Gather the states of all ranks for the next checkpoint; every rank must call this."""
-        self._states = self._ranks.gather(_random_state())
+        self._states = self._ranks.gather(random_state())
 
     def state_dict(self) -> dict[str, Any]:
         """The gathered states."""
@@ -59,23 +59,8 @@ class RandomState(pl.Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         """Restore this rank's state, once."""
         if self._ranks.share.rank < len(self._loaded):
-            _restore(self._loaded[self._ranks.share.rank])
+            restore_random_state(self._loaded[self._ranks.share.rank])
         self._loaded = []
-
-
-def _random_state() -> dict[str, Any]:
-    """The state of every generator that training draws from."""
-    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def _restore(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 class Checkpoints(pl.Callback):

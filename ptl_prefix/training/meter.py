@@ -7,6 +7,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,10 +27,19 @@ class Meter(pl.Callback):
         events: Receives `train` and `validation` events.
         log_every_n_steps: Optimizer steps between `train` events.
         ranks: Ranks whose tokens are added up; the seconds are those of one rank.
+        clock: Seconds since any moment, in a pack those of this run alone; `None` is the process's.
     """
 
-    def __init__(self, events: EventStream, *, log_every_n_steps: int, ranks: Ranks = ONE_RANK) -> None:
+    def __init__(
+        self,
+        events: EventStream,
+        *,
+        log_every_n_steps: int,
+        ranks: Ranks = ONE_RANK,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.events = events
+        self._clock = clock or time.perf_counter
         self.log_every_n_steps = log_every_n_steps
         self._ranks = ranks
         self.train_s = 0.0
@@ -46,13 +56,13 @@ class Meter(pl.Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock."""
-        self._began = time.perf_counter()
+        self._began = self._clock()
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: AdaptationModule, outputs: Any, batch: ModelInputs, batch_idx: int
     ) -> None:
         """Stop the clock, count the batch's tokens, and log if a step was made and it is due."""
-        self.train_s += time.perf_counter() - self._began
+        self.train_s += self._clock() - self._began
         self.num_tokens += int(*self._ranks.sum(batch.num_tokens))
         self.steps = trainer.global_step
         stepped = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0

@@ -4,7 +4,7 @@ In: batches of `ModelInputs`. Out: the method's parameters are trained; validati
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.errors import NonFiniteLossError
-from ptl_prefix.evaluation.loss import is_skipped, target_loss
+from ptl_prefix.evaluation.loss import TargetLoss, is_skipped, target_loss
 from ptl_prefix.methods.method import Method
 from ptl_prefix.training.loss_scaling import is_finite, scaling_of
 from ptl_prefix.training.optimization import Optimization
@@ -34,6 +34,7 @@ class AdaptationModule(pl.LightningModule):
         optimization: Optimizer, schedule and smoothing.
         total_steps: Optimizer steps of the whole run, which the schedule needs.
         ranks: Ranks that train together, each on its share of every batch.
+        compute_loss: Computes the loss of a batch; in a pack, together with those of other runs.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class AdaptationModule(pl.LightningModule):
         *,
         total_steps: int,
         ranks: Ranks = ONE_RANK,
+        compute_loss: Callable[..., TargetLoss] = target_loss,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -52,6 +54,7 @@ class AdaptationModule(pl.LightningModule):
         self.optimization = optimization
         self.total_steps = total_steps
         self.ranks = ranks
+        self._compute_loss = compute_loss
         self.last_step: dict[str, float] = {}
         self.num_trained_tokens = 0
         self._window = _Sum()
@@ -61,7 +64,8 @@ class AdaptationModule(pl.LightningModule):
         """Nats of one micro-batch, not divided by its tokens; 0 for a micro-batch without rows."""
         if is_skipped(self.backbone, batch):
             return torch.zeros((), device=self.device, requires_grad=True)
-        loss = target_loss(self.backbone, self.method, batch, label_smoothing=self.optimization.label_smoothing)
+        smoothing = self.optimization.label_smoothing
+        loss = self._compute_loss(self.backbone, self.method, batch, label_smoothing=smoothing)
         self._window.add(loss.nats.detach(), loss.num_tokens)
         # Lightning divides by the number of micro-batches; the division by tokens follows right before the step.
         return loss.nats * self.trainer.accumulate_grad_batches
@@ -116,7 +120,7 @@ class AdaptationModule(pl.LightningModule):
         """Add one batch to the sum."""
         if is_skipped(self.backbone, batch):
             return
-        loss = target_loss(self.backbone, self.method, batch)
+        loss = self._compute_loss(self.backbone, self.method, batch)
         self._validation.add(loss.nats.detach(), loss.num_tokens)
 
     def on_validation_epoch_end(self) -> None:

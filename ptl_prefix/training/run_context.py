@@ -10,6 +10,7 @@ from rich.console import Console
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.meter import Meter
+from ptl_prefix.training.pack import PackMember
 from ptl_prefix.training.ranks import Ranks
 from ptl_prefix.training.stopping import StopSignals
 
@@ -25,6 +26,7 @@ class RunContext:
         meter: Counts steps, tokens and seconds.
         signals: Receives requests to stop.
         ranks: Ranks that train together.
+        member: The run's place in a pack; `None` for a run that has the process to itself.
     """
 
     folder: RunFolder
@@ -33,3 +35,4 @@ class RunContext:
     meter: Meter
     signals: StopSignals
     ranks: Ranks
+    member: PackMember | None = None

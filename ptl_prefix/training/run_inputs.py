@@ -60,6 +60,7 @@ def load_run_inputs(
     check: Callable[[Backbone], None] = lambda _: None,
     accepts_other_rows: bool = False,
     notify: Callable[[str], None] = lambda text: None,
+    load_backbone: Callable[[Plan], Backbone] | None = None,
 ) -> RunInputs:
     """Load the backbone, and encode the splits or read them from the cache.
 
@@ -70,10 +71,11 @@ def load_run_inputs(
         check: Called with the loaded backbone, before the splits are read.
         accepts_other_rows: Whether a resumed run may continue with another number of training rows, in a new epoch.
         notify: Called with each of the task's notes on its data.
+        load_backbone: Returns the backbone of a plan, which other runs may share; `None` loads one.
     """
     shown = console is not None and plan.shows_progress and ranks.is_rank_zero
     stages = functools.partial(stage_progress, console or Console(quiet=True), shown=shown)
-    backbone = _load_backbone(plan, ranks)
+    backbone = _load_backbone(plan, ranks) if load_backbone is None else load_backbone(plan)
     check(backbone)
     if problems := plan.task.backbone_problems(backbone.identity):
         raise DataError(" ".join(problems))

@@ -7,7 +7,7 @@ every half minute, so that short stages print nothing.
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -70,7 +70,13 @@ class _Stage:
 
 @contextmanager
 def stage_progress(
-    console: Console, label: str, total: int | None = None, *, unit: str = "", shown: bool = True
+    console: Console,
+    label: str,
+    total: int | None = None,
+    *,
+    unit: str = "",
+    shown: bool = True,
+    after: Callable[[], None] | None = None,
 ) -> Iterator[Advance]:
     """Show that a stage runs while the block runs.
 
@@ -80,8 +86,22 @@ def stage_progress(
         total: Number of units; `None` if it is not known.
         unit: Name of the units, in the plural, where their total is not known.
         shown: Whether progress is shown at all.
+        after: Called after each advance; an error in it ends the stage.
     """
-    stage = _Stage(label, total, unit)
+    with _shown(console, _Stage(label, total, unit), shown=shown) as advance:
+        if after is None:
+            yield advance
+            return
+
+        def advance_and_call(count: int, share: float | None = None, /) -> None:
+            advance(count, share)
+            after()
+
+        yield advance_and_call
+
+
+@contextmanager
+def _shown(console: Console, stage: _Stage, *, shown: bool) -> Iterator[Advance]:
     if not shown or console.quiet:
         yield stage.advance
     elif is_jupyter_kernel():

@@ -19,6 +19,7 @@ from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream, NoSink, RunFacts
 from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.meter import Meter
+from ptl_prefix.training.pack import PackMember
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, report_lost_ranks
 from ptl_prefix.training.run_context import RunContext
@@ -37,6 +38,7 @@ def train(
     resume_anyway: Collection[str] = (),
     console: Console | None = None,
     ranks: Ranks = ONE_RANK,
+    member: PackMember | None = None,
 ) -> Outcome:
     """Train, or resume a training. Every rank must call this; only rank 0 writes to the folder.
 
@@ -48,6 +50,7 @@ def train(
             `tokenizer`, `code`. With `checkpoint`, a damaged `last.ckpt` is replaced by the newest whole checkpoint.
         console: Console for progress; `None` is standard error.
         ranks: Ranks that train together.
+        member: The run's place in a pack; `None` for a run that has the process to itself.
 
     Raises:
         NonFiniteLossError: If a loss is NaN or infinite; the last good checkpoint is kept.
@@ -59,18 +62,32 @@ def train(
     """
     ranks.require_same_config(plan.config)
     with folder.held() if ranks.is_rank_zero else nullcontext():
-        return _train(plan, folder, resume=resume, anyway=resume_anyway, console=console, ranks=ranks)
+        return _train(plan, folder, resume=resume, anyway=resume_anyway, console=console, ranks=ranks, member=member)
 
 
 def _train(
-    plan: Plan, folder: RunFolder, *, resume: bool, anyway: Collection[str], console: Console | None, ranks: Ranks
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    anyway: Collection[str],
+    console: Console | None,
+    ranks: Ranks,
+    member: PackMember | None,
 ) -> Outcome:
     start = ranks.from_rank_zero(lambda: find_start(folder, resume=resume, anyway=anyway))
     console = console if console and ranks.is_rank_zero else EscapingConsole(stderr=True, quiet=not ranks.is_rank_zero)
     signals = StopSignals(console, ranks)
+    if member is not None:
+        member.bind(signals)
     facts = _facts(plan, folder, start.step, console, signals)
     events = _events(plan, facts, ranks)
-    meter = Meter(events, log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50), ranks=ranks)
+    meter = Meter(
+        events,
+        log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50),
+        ranks=ranks,
+        clock=None if member is None else member.clock,
+    )
     recorder = RunRecorder(plan, folder, events, meter, writes=ranks.is_rank_zero)
     begin = _Beginning(plan, start, recorder, facts, events, ranks)
     exit_code = 1
@@ -86,10 +103,17 @@ def _train(
                 check=begin.check_inputs,
                 accepts_other_rows=start.accepts_other_rows,
                 notify=facts.notify,
+                load_backbone=None if member is None else member.load_backbone,
             )
             begin()
             context = RunContext(
-                folder=folder, events=events, console=console, meter=meter, signals=signals, ranks=ranks
+                folder=folder,
+                events=events,
+                console=console,
+                meter=meter,
+                signals=signals,
+                ranks=ranks,
+                member=member,
             )
             outcome = TrainingRun(plan, inputs, recorder, context).run(start.step)
         exit_code = 0

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
+from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.training.batch_stream import BatchStream
 from ptl_prefix.training.checkpoints import CheckpointFiles, Checkpoints, LastStepIsValidated, RandomState
 from ptl_prefix.training.distillation_rate import derived_lr
@@ -52,7 +53,15 @@ class TrainingLoop:
         self._ranks.broadcast(plan.method.checkpoint_tensors().values())
         lr = derived_lr(plan, self._inputs.training_rows)
         optimization = plan.optimization if lr is None else plan.optimization.with_lr(lr)
-        module = AdaptationModule(backbone, plan.method, optimization, total_steps=num_steps, ranks=self._ranks)
+        member = self._context.member
+        module = AdaptationModule(
+            backbone,
+            plan.method,
+            optimization,
+            total_steps=num_steps,
+            ranks=self._ranks,
+            compute_loss=target_loss if member is None else member.target_loss,
+        )
         checkpoints = Checkpoints(
             self._context.folder,
             val_check_interval=interval,
@@ -62,17 +71,20 @@ class TrainingLoop:
             keep_last=plan.training.keep_last,
             metric=self._metric(),
         )
-        with quiet_lightning():
-            pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
-                module,
-                train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
-                val_dataloaders=self._inputs.validation,
-                ckpt_path=self._context.folder.last if resume else None,
-                weights_only=True,
-            )
-        # Lightning moves the model to the CPU at the end.
-        backbone.model.to(backbone.device)  # type: ignore[arg-type]
-        plan.method.to(backbone.device)
+        device = backbone.device
+        try:
+            with quiet_lightning():
+                pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
+                    module,
+                    train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
+                    val_dataloaders=self._inputs.validation,
+                    ckpt_path=self._context.folder.last if resume else None,
+                    weights_only=True,
+                )
+        finally:
+            # Lightning moves the model to the CPU at the end, however it ends; other runs of a pack still use it.
+            backbone.model.to(device)  # type: ignore[arg-type]
+        plan.method.to(device)
         return checkpoints
 
     def _trainer_arguments(self, num_steps: int, interval: int) -> dict[str, Any]:

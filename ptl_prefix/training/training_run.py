@@ -37,6 +37,7 @@ from ptl_prefix.training.decoding import decode_rows
 from ptl_prefix.training.distillation_rate import derived_lr, rate_notes
 from ptl_prefix.training.export import export_bundle, export_merged, load_trained_state
 from ptl_prefix.training.hidden_state_cache import cached_states
+from ptl_prefix.training.pack import IN_PACK
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_notes import plan_notes
 from ptl_prefix.training.plan_problems import start_inputs
@@ -222,7 +223,12 @@ class TrainingRun:
                 self.context.events.write("note", step=0, note=note)
 
     def _plan_notes(self) -> list[str]:
-        return [*plan_notes(self.plan, len(self.inputs.train)), *rate_notes(self.plan, self.inputs.training_rows)]
+        in_pack = [] if self.context.member is None else [IN_PACK]
+        return [
+            *plan_notes(self.plan, len(self.inputs.train)),
+            *rate_notes(self.plan, self.inputs.training_rows),
+            *in_pack,
+        ]
 
     def _evaluate_start(self, states: StateFacts | None) -> list[Prediction]:
         """Evaluate the method as it starts, and export it: there is no checkpoint of a run without steps."""
@@ -328,4 +334,6 @@ class TrainingRun:
             )
 
     def _stage(self, label: str, total: int) -> AbstractContextManager[Advance]:
-        return stage_progress(self.context.console, label, total, shown=self.plan.shows_progress)
+        member = self.context.member
+        after = None if member is None else member.pause
+        return stage_progress(self.context.console, label, total, shown=self.plan.shows_progress, after=after)

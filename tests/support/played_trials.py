@@ -41,7 +41,7 @@ class PlayedServer:
     def __init__(self, play: Play) -> None:
         self._play = play
 
-    def start(self, folder: Path, *, threads: int, device: int | None) -> PlayedProcess:
+    def start(self, folder: Path, *, threads: int, device: int | None, pack: int | None) -> PlayedProcess:
         return PlayedProcess(RunFolder(folder), self._play)
 
 

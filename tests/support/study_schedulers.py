@@ -42,6 +42,7 @@ def spec(**changes: Any) -> StudySpec:
         "pruner": {},
         "max_failure_rate": 0.5,
         "n_jobs": 1,
+        "pack": 1,
         "threads": None,
         "devices": [],
         "warm": True,

@@ -35,6 +35,7 @@ def spec(**changes: object) -> StudySpec:
         pruner={"_target_": "ptl_prefix.sweeping.pruners.NoPruner"},
         max_failure_rate=0.5,
         n_jobs=2,
+        pack=3,
         threads=None,
         devices=[],
         warm=True,
@@ -82,6 +83,7 @@ sampler:
 pruner: {}
 max_failure_rate: 0.5
 workers: 1
+pack: 2
 threads: 3
 devices:
 - 0
@@ -134,13 +136,19 @@ def test_a_file_is_written_as_it_was_read(tmp_path: Path) -> None:
     assert (tmp_path / STUDY_FILE).read_text() == FILE
 
 
+def test_a_study_from_before_packs_has_none(tmp_path: Path) -> None:
+    (tmp_path / STUDY_FILE).write_text(FILE.replace("pack: 2\n", ""))
+
+    assert StudySpec.read(tmp_path).pack == 1
+
+
 def test_a_study_can_be_resumed_with_other_limits_and_resources_only() -> None:
-    stored, given = spec(), spec(token="other", code="0", n_trials=40, n_jobs=8, threads=2, warm=False)
+    stored, given = spec(), spec(token="other", code="0", n_trials=40, n_jobs=8, pack=4, warm=False)
 
     resumed, differences = stored.resumed_as(given)
 
     assert differences == []
-    assert resumed == replace(stored, n_trials=40, n_jobs=8, threads=2, warm=False)
+    assert resumed == replace(stored, n_trials=40, n_jobs=8, pack=4, warm=False)
     assert stored.resumed_as(spec(objective="test/bleu", confirm_top_k=1, arms=TWO_ARMS))[1] == [
         "objective",
         "confirmation",

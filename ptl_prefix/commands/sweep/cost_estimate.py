@@ -130,7 +130,8 @@ def show_estimate(study: ParsedStudy, estimate: SweepEstimate, console: Console)
             values = dimension.ends() if is_long else [dimension.text(one) for one in listed or []]
             table.add_row(f"{arm.name} {key}".strip(), (" to " if is_long else ", ").join(values))
     trials = "as many as the budget allows" if estimate.jobs is None else f"{estimate.jobs:,}"
-    table.add_row("trials", trials + (f", {spec.n_jobs} at once" if spec.n_jobs > 1 else ""))
+    at_once = spec.n_jobs * spec.pack
+    table.add_row("trials", trials + (f", {at_once} at once" if at_once > 1 else ""))
     table.add_row("trainable parameters", _format_range(estimate.trained, lambda number: f"{number:,.0f}"))
     table.add_row("stored parameters", _format_range(estimate.stored, lambda number: f"{number:,.0f}"))
     table.add_row("disk", _format_range(estimate.disk_bytes, lambda number: f"{number / 1e6:,.1f} MB"))

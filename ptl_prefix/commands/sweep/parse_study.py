@@ -31,6 +31,7 @@ from ptl_prefix.sweeping.storage import absolute_url
 from ptl_prefix.sweeping.study_spec import Arm, StudySpec
 from ptl_prefix.sweeping.sweeper_settings import Direction, SweeperSettings, key_of
 from ptl_prefix.sweeping.trial_processes import TrialServer, prepared_trial_server
+from ptl_prefix.training.pack_problems import pack_problems
 
 _WHERE = "hydra.sweeper"
 
@@ -79,7 +80,7 @@ def parse_study(
         raise ConfigError(mistakes)
     folder = Path(str(sweeper.hydra.sweep.dir))
     confirming = settings.confirm_overrides if settings.confirm_top_k else ()
-    first_config = _check_points(verb, of_trials, arms, confirming, flags)
+    first_config = _check_points(verb, of_trials, arms, confirming, flags, packed=settings.pack > 1)
     spec = StudySpec(
         name=settings.study_name or folder.name,
         token=secrets.token_hex(3),
@@ -183,7 +184,13 @@ def _parse_arms(
 
 
 def _check_points(
-    verb: Verb, single: Sequence[str], arms: Sequence[Arm], confirming: Sequence[str], flags: HydraFlags
+    verb: Verb,
+    single: Sequence[str],
+    arms: Sequence[Arm],
+    confirming: Sequence[str],
+    flags: HydraFlags,
+    *,
+    packed: bool,
 ) -> Mapping[str, Any]:
     """Check each value of each arm once, which takes their sum of compositions and not their product.
 
@@ -196,12 +203,24 @@ def _check_points(
         try:
             config = compose_and_check(verb, (*single, *point), flags.without_multirun()).config
             first = first or config
+            if packed:
+                mistakes.update(dict.fromkeys(_pack_problems(config)))
         except ConfigError as error:
             mistakes.update(dict.fromkeys(error.mistakes))
     if mistakes:
         raise ConfigError(list(mistakes))
     assert first is not None
     return first
+
+
+def _pack_problems(config: Mapping[str, Any]) -> list[str]:
+    """What keeps the trial of a config from training in a pack."""
+    method, trainer, base_mode = (
+        build(config["method"]),
+        target_values(config["trainer"]),
+        config["backbone"]["base_mode"],
+    )
+    return pack_problems(method, trainer, base_mode, caches_hidden_states=config["data"]["cache_hidden_states"])
 
 
 def _points_to_check(arm: Arm, confirming: Sequence[str]) -> Iterator[tuple[str, ...]]:

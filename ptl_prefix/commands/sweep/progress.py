@@ -68,11 +68,12 @@ class Progress:
         if time.monotonic() - self._shown_at < (_LINE_EVERY_S if self._live is None else _TABLE_EVERY_S):
             return
         self._shown_at = time.monotonic()
-        summary = summarize(self._scheduler)
+        summary, spec = summarize(self._scheduler), self._scheduler.spec
+        at_once = max(1, len(workers) // spec.pack)  # the trials of a pack share its time
         if self._live is None:
-            self.notify(status_line(summary, len(workers)))
+            self.notify(status_line(summary, at_once))
             return
-        tables = Group(status_table(self._scheduler.spec, summary, len(workers)), _running_table(workers))
+        tables = Group(status_table(spec, summary, at_once), _running_table(workers))
         self._live.update(tables, refresh=True)
 
 

@@ -83,7 +83,7 @@ class Study:
         Args:
             scheduler: Chooses their trials.
             notify: Called with a status line when something happens.
-            num_workers: Trials that run at once; `None` is the study's own number.
+            num_workers: Trials, or packs, that run at once; `None` is the study's own number.
             server: A prepared trial server; `None` starts one.
         """
         spec = self.spec
@@ -97,6 +97,7 @@ class Study:
             threads=spec.threads,
             devices=spec.devices,
             notify=notify,
+            pack=spec.pack,
         )
 
 

@@ -1,8 +1,9 @@
 """The trial server: a process that has imported everything, and forks itself for each trial of a sweep.
 
 In: lines of JSON on standard input, from `ptl_prefix.sweeping.trial_processes`. Out: a line with the exit code of each
-trial that has ended. A trial runs what `ptl-prefix train resume=<folder>` runs: a frozen config, without Hydra. When
-the server dies, its trials stop with a checkpoint; when the process that started the server dies, the server ends.
+trial that has ended. A trial runs what `ptl-prefix train resume=<folder>` runs: a frozen config, without Hydra. Trials
+of a pack run in one fork (`pack_process.py`). When the server dies, its trials stop with a checkpoint; when the process
+that started the server dies, the server ends.
 """
 
 import importlib
@@ -14,7 +15,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,6 +58,7 @@ class _Server:
     def __init__(self, requests: int) -> None:
         self._requests, self._unread = requests, b""
         self._numbers: dict[int, int] = {}
+        self._packs: dict[int, _PackFork] = {}
         # Nothing is ever written to this pipe. Its trials read it, and so notice when this process dies and closes it.
         self._lifeline = os.pipe()
         self._ended = os.pipe()
@@ -90,42 +94,91 @@ class _Server:
         return True
 
     def _start(self, request: dict[str, Any]) -> None:
+        if request["pack"] is not None:
+            self._start_in_pack(request)
+            return
         pid = os.fork()
         if pid == 0:
-            self._become_trial(request)
+            self._become_fork()
+            run_trial(Path(request["folder"]), request["threads"], request["device"], lifeline=self._lifeline[0])
         self._numbers[pid] = request["start"]
 
-    def _become_trial(self, request: dict[str, Any]) -> NoReturn:
+    def _start_in_pack(self, request: dict[str, Any]) -> None:
+        """Send a trial to its pack, which is forked for its first trial, and again after it has died."""
+        pack = next((one for one in self._packs.values() if one.pack == request["pack"]), None)
+        if pack is None:
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                self._become_fork()
+                os.close(writing)
+                run_pack(reading, request["threads"], request["device"])
+            os.close(reading)
+            pack = self._packs[pid] = _PackFork(request["pack"], writing)
+        pack.numbers.append(request["start"])
+        pack.send({"start": request["start"], "folder": request["folder"]})
+
+    def _become_fork(self) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for end in (self._lifeline[1], *self._ended):
+        # A pack ends when its pipe is closed, which must be open nowhere else.
+        for end in (self._lifeline[1], *self._ended, *(pack.pipe for pack in self._packs.values())):
             os.close(end)
-        run_trial(Path(request["folder"]), request["threads"], request["device"], lifeline=self._lifeline[0])
 
     def _signal(self, number: int, what: signal.Signals) -> None:
         for pid, one in self._numbers.items():
             if one == number:
                 os.kill(pid, what)  # the pid is not reused before the process is waited for
+        for pack in self._packs.values():
+            if number in pack.numbers:
+                pack.send({"signal": number, "name": what.name})
 
     def _report(self) -> None:
-        while self._numbers:
+        while self._numbers or self._packs:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            number = self._numbers.pop(pid, None)
-            if number is not None:
-                print(json.dumps({"number": number, "exit": os.waitstatus_to_exitcode(status)}), flush=True)
+            code = os.waitstatus_to_exitcode(status)
+            for number in self._forget(pid):
+                print(json.dumps({"number": number, "exit": code}), flush=True)
+
+    def _forget(self, pid: int) -> Sequence[int]:
+        """Forget a fork that has ended, and return the numbers of its trials; those of a pack may have ended before."""
+        if (pack := self._packs.pop(pid, None)) is not None:
+            os.close(pack.pipe)
+            return pack.numbers
+        return [self._numbers.pop(pid)] if pid in self._numbers else []
 
     def _stop_all(self) -> None:
-        for pid in self._numbers:
+        for pid in (*self._numbers, *self._packs):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOPPING_TIMEOUT_S
-        while self._numbers and time.monotonic() < deadline:
+        while (self._numbers or self._packs) and time.monotonic() < deadline:
             pid, _ = os.waitpid(-1, os.WNOHANG)
-            self._numbers.pop(pid, None)
+            self._forget(pid)
             time.sleep(0.0 if pid else 0.05)
-        for pid in self._numbers:
+        for pid in (*self._numbers, *self._packs):
             os.kill(pid, signal.SIGKILL)
+
+
+@dataclass
+class _PackFork:
+    """A fork in which the trials of a pack run.
+
+    Args:
+        pack: Number of the pack.
+        pipe: Where it reads its requests from; it ends when this is closed.
+        numbers: The trials that were sent to it. It reports their ends itself.
+    """
+
+    pack: int
+    pipe: int
+    numbers: list[int] = field(default_factory=list)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a request; nothing happens if the fork has ended, which is reported when it is waited for."""
+        with suppress(BrokenPipeError):
+            os.write(self.pipe, json.dumps(message).encode() + b"\n")
 
 
 def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) -> NoReturn:
@@ -137,12 +190,7 @@ def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) 
         for old, new in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
         threading.Thread(target=_stop_with_server, args=(lifeline,), daemon=True).start()
-        os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        if device is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        import torch
-
-        torch.set_num_threads(threads)
+        use_resources(threads, device)
         train = importlib.import_module("ptl_prefix.commands.train.command")
         train.run_frozen(folder)
         code = 0
@@ -154,6 +202,42 @@ def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def run_pack(requests: int, threads: int, device: int | None) -> NoReturn:
+    """Run the trials of a pack in a fork of the server. The fork exits here and never returns to the server's code.
+
+    Args:
+        requests: File descriptor from which the requests are read; the pack ends when it is closed.
+        threads: CPU threads of the pack.
+        device: The accelerator that the trials see; `None` hides none.
+    """
+    code = 1
+    try:
+        reports = os.dup(1)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for old, new in ((nothing, 0), (2, 1)):  # what no trial prints is in the server's log
+            os.dup2(old, new)
+        use_resources(threads, device)
+        pack_process = importlib.import_module("ptl_prefix.commands.sweep.pack_process")
+        pack_process.run(requests, reports)
+        code = 128 + signal.SIGTERM  # a pack only ends when it is stopped
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def use_resources(threads: int, device: int | None) -> None:
+    """Limit this process to a number of CPU threads, and to an accelerator unless it is `None`."""
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def log_to(path: Path) -> None:

@@ -25,6 +25,7 @@ from ptl_prefix.commands.train.resume_changes import ResumeChanges
 from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.dry_run import estimate
+from ptl_prefix.training.pack import PackMember
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.plan_problems import plan_problems, start_problems
 from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_environment
@@ -73,13 +74,14 @@ def train_config(config: dict[str, Any], folder: RunFolder, console: Console, *,
         _train_as_rank(plan, folder, console, environment)
 
 
-def run_frozen(folder: Path) -> None:
+def run_frozen(folder: Path, member: PackMember | None = None) -> None:
     """Start or resume the run whose config is in a folder; trials of a study start here.
 
     Args:
         folder: Run folder with a checked config.
+        member: The run's place in a pack; `None` for a run that has the process to itself.
     """
-    _resume(RunFolder.open(folder), EscapingConsole(stderr=True), ResumeChanges(), devices=None)
+    _resume(RunFolder.open(folder), EscapingConsole(stderr=True), ResumeChanges(), devices=None, member=member)
 
 
 def _with_group(config: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +133,14 @@ def _given_keys() -> list[str]:
     return [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
 
 
-def _resume(folder: RunFolder, console: Console, changes: ResumeChanges, *, devices: int | None) -> None:
+def _resume(
+    folder: RunFolder,
+    console: Console,
+    changes: ResumeChanges,
+    *,
+    devices: int | None,
+    member: PackMember | None = None,
+) -> None:
     """Resume a run with its own config.
 
     Args:
@@ -139,6 +148,7 @@ def _resume(folder: RunFolder, console: Console, changes: ResumeChanges, *, devi
         console: Console for progress.
         changes: What may differ from the run as it began.
         devices: Number of devices; `None` is that of the run's config.
+        member: The run's place in a pack; `None` for a run that has the process to itself.
     """
     environment = find_rank_environment()
     config = read_run_config(folder)
@@ -150,7 +160,9 @@ def _resume(folder: RunFolder, console: Console, changes: ResumeChanges, *, devi
     plan = build_plan(changes.apply(config, folder))
     if problems := plan.problems():
         raise ConfigError(problems)
-    if environment is None:
+    if member is not None:
+        _train(plan, folder, console, resume=changes, member=member)
+    elif environment is None:
         _start(plan, folder, console, resume=changes, devices=devices)
     else:
         _train_as_rank(plan, folder, console, environment, resume=changes)
@@ -242,10 +254,17 @@ def _require_new(folder: RunFolder) -> None:
 
 
 def _train(
-    plan: Plan, folder: RunFolder, console: Console, *, resume: ResumeChanges | None, ranks: Ranks = ONE_RANK
+    plan: Plan,
+    folder: RunFolder,
+    console: Console,
+    *,
+    resume: ResumeChanges | None,
+    ranks: Ranks = ONE_RANK,
+    member: PackMember | None = None,
 ) -> None:
     anyway = () if resume is None else resume.anyway
-    outcome = train(plan, folder, resume=resume is not None, resume_anyway=anyway, console=console, ranks=ranks)
+    is_resumed = resume is not None
+    outcome = train(plan, folder, resume=is_resumed, resume_anyway=anyway, console=console, ranks=ranks, member=member)
     if outcome.signal is not None:
         if ranks.is_rank_zero:
             console.print(
