@@ -87,7 +87,7 @@ def parts_for(data: Path) -> list[Part]:
         parts.append(Part(f"start_{name}", question, "prefix_start", (*words[name], *_SMOLLM2, *_CONFIRMED)))
     question = "Which start of a prefix on webnlg, on a pretrained model of 135M, with the rates of these tasks?"
     rates = (*words["webnlg"], *_SMOLLM2, "tracking.num_samples=0")
-    parts.append(Part("start_webnlg", question, "evidence_start_rates", rates))
+    parts.append(Part("start_webnlg", question, "evidence_start_rates", rates, minutes=29))
     for name in ("e2e", "banking77"):
         question = f"Which method on {name}, on the embedded backbone?"
         parts.append(

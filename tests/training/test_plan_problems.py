@@ -43,7 +43,7 @@ def test_a_start_from_text_takes_the_task_s_instruction(task: NoTask, is_refused
 
 
 def test_problems_of_several_parts_are_reported_together() -> None:
-    trainer = {"max_steps": 0, "accelerator": "gpu", "strategy": "fsdp"}
+    trainer = {"max_steps": -2, "accelerator": "gpu", "strategy": "fsdp"}
     found = problems(trainer=trainer, backbone=BackboneSpec(device="cpu"), method=PromptTuning(init_text="words"))
 
     settings = ("trainer.max_steps", "trainer.accelerator", "method.init_text")

@@ -5,6 +5,7 @@ of each trial that has ended, and in each run folder what a trial in a process o
 when the server closes the pipe, or by SIGTERM; its trials stop with a checkpoint first.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.file_lock import open_unlinked
-from ptl_prefix.commands.train.command import run_frozen
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 from ptl_prefix.training.pack import Pack, PackMember
 
@@ -64,12 +64,13 @@ def _signal(member: PackMember, name: str) -> None:
 
 def _add(pack: Pack, folder: Path, report: Callable[[int], None]) -> PackMember:
     log = open_unlinked(folder / TRIAL_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    train = importlib.import_module("ptl_prefix.commands.train.command")  # imported before by the trial server
     output = os.fdopen(log, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def body(member: PackMember) -> None:
         code = 1
         try:
-            run_frozen(folder, member)
+            train.run_frozen(folder, member)
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
