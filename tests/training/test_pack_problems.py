@@ -1,5 +1,6 @@
 """What is refused in a pack, by the name of its setting."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ptl_prefix.training.pack_problems import pack_problems
 
 
 @pytest.mark.parametrize("make", [PrefixTuning, PromptTuning])
-def test_prefixes_and_prompts_share_a_backbone(make: type[Method]) -> None:
+def test_prefixes_and_prompts_share_a_backbone(make: Callable[[], Method]) -> None:
     trainer = {"devices": 1, "precision": "32-true", "max_time": None, "accumulate_grad_batches": 4}
 
     assert pack_problems(make(), trainer, None, caches_hidden_states=False) == []
@@ -32,7 +33,7 @@ def test_prefixes_and_prompts_share_a_backbone(make: type[Method]) -> None:
     ],
 )
 def test_what_acts_on_more_than_its_own_rows_is_refused_by_name(
-    make: type[Method], trainer: dict[str, Any], base_mode: str | None, caches: bool, name: str
+    make: Callable[[], Method], trainer: dict[str, Any], base_mode: str | None, caches: bool, name: str
 ) -> None:
     (problem,) = pack_problems(make(), trainer, base_mode, caches_hidden_states=caches)
 
