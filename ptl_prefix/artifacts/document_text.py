@@ -47,7 +47,7 @@ def read_document(path: str | Path) -> str:
 
 
 def text_sha256(text: str) -> str:
-    """The hash by which two versions of a document are told apart."""
+    """The SHA-256 of the document, which its bundle records: another one means that the document has changed."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
