@@ -65,6 +65,14 @@ class RealDocument:
             )
         return text
 
+    def write(self, folder: Path) -> Path:
+        """Write the text to `<name>.txt` in a folder, as `text` finds it."""
+        text = self.text()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.txt"
+        path.write_text(text, encoding="utf-8")
+        return path
+
 
 def real_documents() -> list[RealDocument]:
     """The documents of `documents.json`."""
@@ -77,11 +85,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
     out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
     for document in real_documents():
         try:
-            (out / f"{document.name}.txt").write_text(document.text(), encoding="utf-8")
-            print(f"{out / f'{document.name}.txt'}: questions in {document.questions}")
+            print(f"{document.write(out)}: questions in {document.questions}")
         except DocumentNotFoundError as error:
             print(f"{document.name} is skipped: {error}")
 

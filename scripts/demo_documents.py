@@ -89,11 +89,7 @@ def made_up_documents(folder: Path, *, is_chat: bool) -> list[Asked]:
 
 def written_real_documents(folder: Path) -> list[Asked]:
     """Write the documents of `benchmarks/documents`; a `DocumentNotFoundError` if one is not on this machine."""
-    texts = {document.name: (document.text(), document.questions) for document in real_documents()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (text, _) in texts.items():
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-    return [Asked(name, folder / f"{name}.txt", questions) for name, (_, questions) in texts.items()]
+    return [Asked(document.name, document.write(folder), document.questions) for document in real_documents()]
 
 
 def distil(asked: Asked, bundles: Path, words: Sequence[str]) -> RunFolder:

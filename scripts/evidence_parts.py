@@ -88,6 +88,9 @@ def parts_for(data: Path) -> list[Part]:
     question = "Which start of a prefix on webnlg, on a pretrained model of 135M, with the rates of these tasks?"
     rates = (*words["webnlg"], *_SMOLLM2, "tracking.num_samples=0")
     parts.append(Part("start_webnlg", question, "evidence_start_rates", rates, minutes=29))
+    question = "Does the lead of the best start last over four times the steps, on e2e and a pretrained model of 135M?"
+    longer = (*words["e2e"], *_SMOLLM2, *_LONGER, "tracking.num_samples=0")
+    parts.append(Part("start_long", question, "evidence_start_long", longer))
     for name in ("e2e", "banking77"):
         question = f"Which method on {name}, on the embedded backbone?"
         parts.append(
@@ -128,6 +131,8 @@ _SMOLLM2 = (
     "evaluation.num_examples=32",
 )
 """A released model of 135M parameters: fewer steps and decoded inputs."""
+
+_LONGER = ("trainer.max_steps=240", "trainer.val_check_interval=60", "optimizer.warmup_steps=24")
 
 _CONFIRMED = (
     "tracking.num_samples=0",

@@ -1,23 +1,12 @@
 """Prints a document's report: quality under each condition, its differences to the prefix, memory and times."""
 
-from collections.abc import Callable
-
 from rich.console import Console
 from rich.text import Text
 
-from ptl_prefix.artifacts.document_report import (
-    WHOLE_DOCUMENT,
-    ConditionReport,
-    DocumentReport,
-    Measured,
-    RefusedTexts,
-    RelevanceGate,
-)
+from ptl_prefix.artifacts.document_report import DocumentReport
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.grid_table import show_grid
-from ptl_prefix.reporting.grids import Cell, Column, Grid, arrow
-
-_CONDITION = Column("condition", "left")
+from ptl_prefix.reporting.document_grids import costs_grid, costs_title, differences_grid, gate_grid, values_grid
 
 
 def show_report(report: DocumentReport, console: Console) -> None:
@@ -27,81 +16,15 @@ def show_report(report: DocumentReport, console: Console) -> None:
         f"{report.document}, {report.num_tokens:,} tokens, on {report.backbone} ({report.dtype}); questions by kind"
     )
     console.print(Text(escape_controls(f"{heading} {counts}")), soft_wrap=True)
-    show_grid(_quality(report), console, title="values, with 95% intervals over the questions")
+    show_grid(values_grid(report), console, title="values, with 95% intervals over the questions")
     if report.compared_to is not None and len(report.results) > 1:
-        show_grid(_differences(report), console, title=f"differences to {report.compared_to}, over the same questions")
-    show_grid(_costs(report), console, title=_costs_title(report))
+        show_grid(
+            differences_grid(report), console, title=f"differences to {report.compared_to}, over the same questions"
+        )
+    show_grid(costs_grid(report), console, title=costs_title(report))
     for name, reason in report.skipped.items():
         console.print(Text(escape_controls(f"{name} is skipped: {reason}")), soft_wrap=True)
     if (gate := report.gate) is not None:
-        show_grid(_gate(gate), console, title=f"relevance gate of a server, at {gate.wrong_refusals:g} wrong refusals")
-
-
-def _gate(gate: RelevanceGate) -> Grid:
-    rows = {"questions about the document ↓": gate.own, "foreign questions ↑": gate.foreign}
-    columns = (Column("texts", "left"), Column("refused"), Column("of"), Column("share"))
-    return Grid(columns, tuple(_refused(name, texts) for name, texts in rows.items()))
-
-
-def _refused(name: str, texts: RefusedTexts) -> tuple[Cell, ...]:
-    shown = (name, f"{texts.refused:,}", f"{texts.of:,}", f"{texts.refused / texts.of:.0%}")
-    return tuple(map(Cell, shown))
-
-
-def _quality(report: DocumentReport) -> Grid:
-    measured = [_row(one, report, lambda one, name: _interval(one.values.get(name))) for one in report.results]
-    return Grid(_headings(report), tuple(measured))
-
-
-def _differences(report: DocumentReport) -> Grid:
-    others = (one for one in report.results if one.name != report.compared_to)
-    differences = [_row(one, report, lambda one, name: _interval(one.differences.get(name), "+")) for one in others]
-    return Grid(_headings(report), tuple(differences))
-
-
-def _headings(report: DocumentReport) -> tuple[Column, ...]:
-    return (_CONDITION, *(Column(f"{name} {arrow(info)}") for name, info in report.metric_info.items()))
-
-
-def _row(one: ConditionReport, report: DocumentReport, cell: Callable[[ConditionReport, str], str]) -> tuple[Cell, ...]:
-    return (Cell(one.name), *(Cell(cell(one, name)) for name in report.metric_info))
-
-
-def _interval(measured: Measured | None, sign: str = "") -> str:
-    if measured is None:
-        return ""
-    digits = 1 if max(abs(measured.low), abs(measured.high)) >= 20 else 2
-    value, low, high = (f"{number:{sign}.{digits}f}" for number in (measured.value, measured.low, measured.high))
-    return f"{value} ({low}, {high})"
-
-
-def _costs(report: DocumentReport) -> Grid:
-    """Memory of each condition, and what else was measured of it."""
-    has_retention = any(one.retention is not None for one in report.results)
-    has_times = any(one.cost is not None for one in report.results)
-    whole = next((one.kv_bytes for one in report.results if one.family == WHOLE_DOCUMENT), 0)
-    columns = [_CONDITION, Column("rows"), Column("memory, MB")]
-    columns += [Column("of the document's")] if whole else []
-    columns += [Column("retention ↓")] if has_retention else []
-    columns += [Column("first token, s, read"), Column("first token, s, held"), Column("tokens/s")] if has_times else []
-    rows = []
-    for one in report.results:
-        texts = [one.name, f"{one.num_rows:,}", f"{one.kv_bytes / 1e6:,.2f}"]
-        texts += [f"{one.kv_bytes / whole:.1%}"] if whole else []
-        texts += ["" if one.retention is None else f"{one.retention:.3f}"] if has_retention else []
-        texts += _times(one) if has_times else []
-        rows.append(tuple(map(Cell, texts)))
-    return Grid(tuple(columns), tuple(rows))
-
-
-def _costs_title(report: DocumentReport) -> str:
-    title = "keys and values in front of each question"
-    if all(one.cost is None for one in report.results):
-        return title
-    return f"{title}; one answer at a time, medians (read: with the whole prompt; held: after keys and values at hand)"
-
-
-def _times(one: ConditionReport) -> list[str]:
-    if (cost := one.cost) is None:
-        return ["", "", ""]
-    return [f"{cost.first_token_s:.3f}", f"{cost.first_token_cached_s:.3f}", f"{cost.tokens_per_s:.1f}"]
+        show_grid(
+            gate_grid(gate), console, title=f"relevance gate of a server, at {gate.wrong_refusals:g} wrong refusals"
+        )
