@@ -1,0 +1,169 @@
+"""Workers as actors of a Ray cluster.
+
+In: the address of a cluster, and what each worker asks of it. Out: workers on its nodes. Ray chooses the node, starts
+the process, hands out the devices and notices when a node is lost; it knows nothing of trials. The only file that
+imports Ray.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ptl_prefix.errors import SweepError
+from ptl_prefix.sweeping.executor import WorkerState
+
+_CALLS_AT_ONCE = 3
+"""`run`, which lasts as long as the worker; `next_lines`, which waits for a line; and `stop`."""
+
+
+class RayExecutor:
+    """Starts workers on a Ray cluster.
+
+    Args:
+        worker_class: Class of the actor, importable on every node. It has `run`, which returns the error that ended it
+            in one sentence, or `None`; `next_lines`, which waits for status lines; and `stop(now)`.
+        arguments: Keyword arguments of the class.
+        address: Address of the cluster: `auto`, HOST:PORT, ray://HOST:PORT, or `local` for Ray on this machine alone.
+        num_cpus: CPUs of each worker.
+        num_gpus: GPUs of each worker; may be a fraction below 1.
+        notify: Called with a status line when something happens.
+
+    Raises:
+        SweepError: If the cluster cannot be reached.
+    """
+
+    def __init__(
+        self,
+        worker_class: type,
+        arguments: Mapping[str, Any],
+        *,
+        address: str,
+        num_cpus: float,
+        num_gpus: float,
+        notify: Callable[[str], None],
+    ) -> None:
+        self._arguments, self._notify = arguments, notify
+        _connect(address)
+        import ray
+
+        if not _can_ever_run(ray.nodes(), num_cpus, num_gpus):
+            notify(
+                f"No node of the Ray cluster has {num_cpus:g} CPUs and {num_gpus:g} GPUs now; the workers wait until "
+                "one joins. Otherwise stop, and change hydra.sweeper.num_cpus or num_gpus."
+            )
+        self._actor = ray.remote(worker_class).options(  # type: ignore[attr-defined]
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            max_concurrency=_CALLS_AT_ONCE,
+            max_restarts=0,  # the pool starts it again, and the scheduler has the trial resumed
+            scheduling_strategy="SPREAD",
+        )
+
+    def start(self, number: int) -> "RayWorker":
+        """Start a worker; it waits until a node has what it needs."""
+        return RayWorker(self._actor.remote(**self._arguments), self._notify)
+
+    def close(self) -> None:
+        """Disconnect from the cluster."""
+        import ray
+
+        ray.shutdown()
+
+
+class RayWorker:
+    """A worker on some node of the cluster.
+
+    Args:
+        actor: The actor.
+        notify: Called with each status line of the worker.
+    """
+
+    def __init__(self, actor: Any, notify: Callable[[str], None]) -> None:
+        self._actor, self._notify = actor, notify
+        self._begun = actor.__ray_ready__.remote()
+        self._end = actor.run.remote()
+        self._lines = actor.next_lines.remote()
+        self._was_removed = False
+
+    def wait(self, timeout_s: float) -> WorkerState:
+        """Wait for the end of the worker, and pass on its status lines.
+
+        Raises:
+            SweepError: The error that ended it.
+        """
+        import ray
+        from ray.exceptions import RayTaskError
+
+        if self._was_removed:
+            return "done"
+        try:
+            ended, _ = ray.wait([self._end], timeout=timeout_s)
+            self._show_lines()
+            if not ended:
+                return "running"
+            error = ray.get(self._end)
+            self._show_lines(timeout_s=5.0)
+        except RayTaskError:
+            self._remove()
+            raise  # the worker itself raised it
+        except ray.exceptions.RayError:
+            self._remove()  # a node that only seems lost must not keep its devices
+            return "lost"
+        self._remove()
+        if error is not None:
+            raise SweepError(error)
+        return "done"
+
+    def stop(self, *, now: bool) -> None:
+        """Ask the worker to end; one that still waits for its node is removed."""
+        import ray
+
+        if self._was_removed:
+            return
+        with suppress(ray.exceptions.RayError):
+            begun, _ = ray.wait([self._begun], timeout=0)
+            if begun:
+                self._actor.stop.remote(now)
+            else:
+                self._remove()
+
+    def _show_lines(self, timeout_s: float = 0.0) -> None:
+        """Pass on the status lines that have arrived, and ask for the next ones."""
+        import ray
+
+        arrived, _ = ray.wait([self._lines], timeout=timeout_s)
+        if arrived:
+            for line in ray.get(self._lines):
+                self._notify(line)
+            self._lines = self._actor.next_lines.remote()
+
+    def _remove(self) -> None:
+        import ray
+
+        self._was_removed = True
+        with suppress(ray.exceptions.RayError):
+            ray.kill(self._actor)
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        # Lines of the workers come through `next_lines`; what else they print is in Ray's own logs.
+        ray.init(address=address, log_to_driver=False, logging_level="WARNING", configure_logging=False)
+    except Exception as error:
+        fact = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SweepError(
+            f"The Ray cluster of `hydra.sweeper.ray_address` must be reachable, but {address!r} is not: {fact}. Start "
+            "one with `ray start --head`, name another address, or use hydra.sweeper.ray_address=local."
+        ) from error
+
+
+def _can_ever_run(nodes: list[dict[str, Any]], num_cpus: float, num_gpus: float) -> bool:
+    """Whether a living node has what a worker needs, if nothing else ran there."""
+    return any(
+        node["Alive"]
+        and node["Resources"].get("CPU", 0.0) >= num_cpus
+        and node["Resources"].get("GPU", 0.0) >= num_gpus
+        for node in nodes
+    )
