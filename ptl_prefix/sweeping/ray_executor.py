@@ -5,6 +5,7 @@ the process, hands out the devices and notices when a node is lost; it knows not
 imports Ray.
 """
 
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ from ptl_prefix.sweeping.executor import WorkerState
 
 _CALLS_AT_ONCE = 3
 """`run`, which lasts as long as the worker; `next_lines`, which waits for a line; and `stop`."""
+_REACHABLE_S = 10.0
 
 
 class RayExecutor:
@@ -23,7 +25,8 @@ class RayExecutor:
         worker_class: Class of the actor, importable on every node. It has `run`, which returns the error that ended it
             in one sentence, or `None`; `next_lines`, which waits for status lines; and `stop(now)`.
         arguments: Keyword arguments of the class.
-        address: Address of the cluster: `auto`, HOST:PORT, ray://HOST:PORT, or `local` for Ray on this machine alone.
+        address: Address of the cluster, to which this machine belongs: `auto`, HOST:PORT, or `local` for a new one of
+            this machine alone.
         num_cpus: CPUs of each worker.
         num_gpus: GPUs of each worker; may be a fraction below 1.
         notify: Called with a status line when something happens.
@@ -51,7 +54,7 @@ class RayExecutor:
                 f"No node of the Ray cluster has {num_cpus:g} CPUs and {num_gpus:g} GPUs now; the workers wait until "
                 "one joins. Otherwise stop, and change hydra.sweeper.num_cpus or num_gpus."
             )
-        self._actor = ray.remote(worker_class).options(  # type: ignore[attr-defined]
+        self._actor = ray.remote(worker_class).options(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             max_concurrency=_CALLS_AT_ONCE,
@@ -149,6 +152,10 @@ def _connect(address: str) -> None:
     import ray
 
     try:
+        if ":" in address:
+            # Ray itself would wait for minutes where nothing listens.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_S).close()
         # Lines of the workers come through `next_lines`; what else they print is in Ray's own logs.
         ray.init(address=address, log_to_driver=False, logging_level="WARNING", configure_logging=False)
     except Exception as error:

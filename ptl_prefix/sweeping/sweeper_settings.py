@@ -44,7 +44,8 @@ class StudySettings:
         num_cpus: CPUs that each worker asks of its cluster; `None` is `threads`, or 1.
         num_gpus: GPUs that each worker asks of its cluster, on Ray also a fraction of one; `None` is 1 if `devices` are
             given, and 0 otherwise.
-        ray_address: Address of the Ray cluster: `auto` finds the one of this machine, `local` starts one for the sweep.
+        ray_address: Address of the Ray cluster: `auto` finds the one that this machine belongs to, `local`
+            starts one for the sweep.
         warm: Whether trials are forked from a process that has imported everything.
         reuse: Whether an existing result of the same config, code and data replaces a training.
         n_trials: Trials of each arm that finish or are pruned; `None` sets no limit.
@@ -106,8 +107,8 @@ class StudySettings:
             )
         if executor == "ray" and not _is_ray_address(self.ray_address):
             problems.append(
-                "`hydra.sweeper.ray_address` must be auto, local, HOST:PORT or ray://HOST:PORT, but is "
-                f"{self.ray_address!r}."
+                f"`hydra.sweeper.ray_address` must be auto, local or HOST:PORT, but is {self.ray_address!r}; the "
+                "command must run on a node of the cluster."
             )
         if executor in EXPORTED and self.cpus_of_worker % 1:
             problems.append(f"`hydra.sweeper.num_cpus` must be whole with executor={executor}, but is {self.num_cpus}.")
@@ -184,7 +185,7 @@ class SweeperSettings(StudySettings):
 
 
 def _is_ray_address(address: str) -> bool:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     return address in ("auto", "local") or bool(host and port.isdigit())
 
 

@@ -62,7 +62,7 @@ TWO_ARMS = [
         spec(arms=TWO_ARMS, confirm_top_k=2, confirm_seeds=[1, 2]),
         spec(confirm_top_k=1, confirm_seeds=[1], confirm_overrides=["evaluation.num_examples=null"]),
         spec(n_trials=None, budget_s=60.0, budget_tokens=1e6, direction="maximize", threads=3, devices=[0, 1]),
-        spec(executor="ray", num_cpus=2.0, num_gpus=0.5, ray_address="ray://head:10001"),
+        spec(executor="ray", num_cpus=2.0, num_gpus=0.5, ray_address="head:6379"),
         spec(arms=[Arm(name="", overrides=[], space=SearchSpace({"a": Choice(values=["1", 1, None, True, "é"],
                  texts=["'1'", "1", "null", "true", "é"])}))]),
     ],

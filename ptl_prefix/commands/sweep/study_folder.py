@@ -120,7 +120,7 @@ def create_or_open_study(parsed: ParsedStudy, flags: HydraFlags) -> tuple[Study,
             _copy_configs(folder, flags, parsed.first_config)
             write_atomically(folder / _STORAGE_FILE, yaml.safe_dump({"storage": parsed.storage}))
             parsed.spec.write(folder)
-            return Study(folder, parsed.spec, parsed.storage), True
+            return Study(folder, parsed.spec, _storage_here() or parsed.storage), True
     study = open_study(folder)
     spec, differences = study.spec.resumed_as(parsed.spec)
     if differences:
