@@ -16,6 +16,8 @@ from ptl_prefix.sweeping.executor import WorkerState
 _CALLS_AT_ONCE = 3
 """`run`, which lasts as long as the worker; `next_lines`, which waits for a line; and `stop`."""
 _REACHABLE_S = 10.0
+_LAST_LINES_S = 5.0
+_STORE_BYTES = 100 * 2**20
 
 
 class RayExecutor:
@@ -105,12 +107,20 @@ class RayWorker:
             if not ended:
                 return "running"
             error = ray.get(self._end)
-            self._show_lines(timeout_s=5.0)
+            self._show_lines(_LAST_LINES_S)  # asked for before the end, and so perhaps without the last ones
+            while self._show_lines(_LAST_LINES_S):
+                pass
         except RayTaskError:
             self._remove()
             raise  # the worker itself raised it
-        except ray.exceptions.RayError:
+        except ray.exceptions.RayError as lost:
             self._remove()  # a node that only seems lost must not keep its devices
+            if getattr(lost, "actor_init_failed", False):
+                raise SweepError(
+                    "A node of the Ray cluster must be able to start workers, which needs this version of ptl_prefix "
+                    f"there, but one could not: {str(lost).strip().splitlines()[-1]}"
+                ) from lost
+            self._notify(f"Ray: {_first_line(lost)}")
             return "lost"
         self._remove()
         if error is not None:
@@ -130,15 +140,22 @@ class RayWorker:
             else:
                 self._remove()
 
-    def _show_lines(self, timeout_s: float = 0.0) -> None:
-        """Pass on the status lines that have arrived, and ask for the next ones."""
+    def _show_lines(self, timeout_s: float = 0.0) -> bool:
+        """Pass on the status lines that have arrived, and ask for the next ones.
+
+        Returns:
+            Whether there were any.
+        """
         import ray
 
         arrived, _ = ray.wait([self._lines], timeout=timeout_s)
-        if arrived:
-            for line in ray.get(self._lines):
-                self._notify(line)
-            self._lines = self._actor.next_lines.remote()
+        if not arrived:
+            return False
+        lines = ray.get(self._lines)
+        for line in lines:
+            self._notify(line)
+        self._lines = self._actor.next_lines.remote()
+        return bool(lines)
 
     def _remove(self) -> None:
         import ray
@@ -157,13 +174,19 @@ def _connect(address: str) -> None:
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_S).close()
         # Lines of the workers come through `next_lines`; what else they print is in Ray's own logs.
-        ray.init(address=address, log_to_driver=False, logging_level="WARNING", configure_logging=False)
+        # A cluster of its own needs no store for objects, as all that matters is on disk.
+        own = {"object_store_memory": _STORE_BYTES, "include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level="WARNING", configure_logging=False, **own)
     except Exception as error:
-        fact = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SweepError(
-            f"The Ray cluster of `hydra.sweeper.ray_address` must be reachable, but {address!r} is not: {fact}. Start "
-            "one with `ray start --head`, name another address, or use hydra.sweeper.ray_address=local."
+            f"The Ray cluster of `hydra.sweeper.ray_address` must be reachable, but {address!r} is not: "
+            f"{_first_line(error)}. Start one with `ray start --head`, name another address, or use "
+            "hydra.sweeper.ray_address=local."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _can_ever_run(nodes: list[dict[str, Any]], num_cpus: float, num_gpus: float) -> bool:

@@ -1,5 +1,6 @@
 """Sweeps on a real Ray cluster of this machine: its nodes are processes, one of which is killed."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,9 +11,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-
-pytest.importorskip("ray", reason="needs Ray: pip install 'ptl-prefix[ray]'")
-
 from support.command_lines import CommandLine, run, start
 from support.ray_clusters import ActorForTests, add_node, ray_cluster
 from support.study_schedulers import make_scheduler, spec
@@ -29,7 +27,10 @@ from ptl_prefix.sweeping.worker_pool import WorkerPool
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'ptl-prefix[ray]'"),
+]
 
 STUDY = Path("outputs/sweeps/lost")
 LONG = 400
@@ -67,7 +68,13 @@ def test_workers_end_when_they_are_asked_to_fail_or_are_lost(cluster: "Cluster",
 
     killed = executor("killed")
     assert ended(killed.start(0)) == "lost"
+    assert [line for line in lines if line.startswith("Ray: ")], "the reason is shown"
     killed.close()
+
+    unfit = executor("unfit")
+    with pytest.raises(SweepError, match=r"must be able to start workers.*no such package"):
+        ended(unfit.start(0))
+    unfit.close()
 
     # The cluster has no GPU: the worker waits, until it is stopped.
     waiting = executor("asked", num_gpus=1.0)

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _ON_LOOPBACK = {
     "RAY_memory_monitor_refresh_ms": "0",  # a busy machine must not lose workers
 }
 
+# Ray reads them when it is imported, in this process and in those that a test starts.
+os.environ.update(_ON_LOOPBACK)
+
 
 @contextmanager
 def ray_cluster(num_cpus: int) -> Iterator["Cluster"]:
@@ -31,8 +35,9 @@ def ray_cluster(num_cpus: int) -> Iterator["Cluster"]:
         num_cpus: CPUs of the node.
     """
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets are short, and pytest's folders are not
-    changed = {**_ON_LOOPBACK, "RAY_TMPDIR": folder}
-    os.environ.update(changed)  # read when Ray is imported, also by the processes that a test starts
+    os.environ["RAY_TMPDIR"] = folder
+    path = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), path])  # nodes import this file
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={**node_settings(num_cpus), "include_dashboard": False})
@@ -41,8 +46,8 @@ def ray_cluster(num_cpus: int) -> Iterator["Cluster"]:
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-        for name in changed:
-            os.environ.pop(name, None)
+        del os.environ["RAY_TMPDIR"]
+        os.environ["PYTHONPATH"] = path
 
 
 def add_node(cluster: "Cluster", num_cpus: int) -> None:
@@ -59,10 +64,13 @@ class ActorForTests:
     """Stands for the remote worker of a study, without its imports.
 
     Args:
-        end: `asked`: it works until it is stopped; `error`: it ends with an error; `killed`: its process dies.
+        end: `asked`: it works until it is stopped; `error`: it ends with an error; `killed`: its process dies;
+            `unfit`: it cannot start, as on a node without the package.
     """
 
     def __init__(self, end: str) -> None:
+        if end == "unfit":
+            raise ImportError("no such package")
         self._end, self._lines = end, ["started"]
         self._stopped = threading.Event()
 
@@ -79,7 +87,7 @@ class ActorForTests:
         self._stopped.set()
 
     def next_lines(self) -> Sequence[str]:
-        lines, self._lines = self._lines, []
-        if not lines:
+        if not self._lines:
             self._stopped.wait(0.2)
+        lines, self._lines = self._lines, []
         return lines

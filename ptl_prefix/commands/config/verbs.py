@@ -248,7 +248,7 @@ VERBS = {
                 ),
                 ("ptl-prefix sweep export prefix_length slurm", "write a Slurm job array of workers"),
                 (
-                    "ptl-prefix sweep export prefix_length kubernetes kubernetes_image=image:1 kubernetes_claim=studies",
+                    "ptl-prefix sweep export prefix_length kubernetes kubernetes_image=image:1 kubernetes_claim=data",
                     "write a Kubernetes Job of workers",
                 ),
             ),

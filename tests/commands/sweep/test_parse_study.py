@@ -186,10 +186,9 @@ def test_every_mistake_in_what_an_executor_needs_is_named_at_once(verb: Verb) ->
     ]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'ptl-prefix[ray]'")
 @pytest.mark.parametrize("fits", ["num_gpus=0.25", "num_gpus=2", "num_cpus=0.5", "ray_address=head:6379"])
 def test_what_ray_takes_is_accepted(verb: Verb, fits: str) -> None:
-    pytest.importorskip("ray")
-
     assert parsed(verb, "task.count=1,2", "hydra.sweeper.executor=ray", f"hydra.sweeper.{fits}").spec.executor == "ray"
 
 
