@@ -4,6 +4,7 @@ import importlib.util
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from support.command_lines import CommandLine, run, start
+from support.command_lines import CommandLine, run
 from support.ray_clusters import ActorForTests, add_node, ray_cluster
 from support.study_schedulers import make_scheduler, spec
 
@@ -128,7 +129,9 @@ def test_a_sweep_that_loses_a_node_ends_as_it_does_on_one_machine(
     here.mkdir()
     there.mkdir()
     on_ray = ["hydra.sweeper.executor=ray", f"hydra.sweeper.ray_address={cluster.address}"]
-    sweep = start(*grid(command_line), *on_ray, cwd=there)
+    words = [sys.executable, "-m", "ptl_prefix", *grid(command_line), *on_ray]
+    # Without `-W error`: Ray has files that Python warns of when it compiles them.
+    sweep = subprocess.Popen(words, cwd=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     trial = wait_for_the_long_trial(there, sweep)
 
     raylet = psutil.Process(trial.notes["owner"]["pid"]).ppid()
