@@ -34,7 +34,7 @@ pytestmark = [
 ]
 
 STUDY = Path("outputs/sweeps/lost")
-LONG = 400
+LONG = 200
 """Steps of the trial in whose middle its node is lost; the others are short."""
 
 
@@ -100,7 +100,7 @@ def grid(command_line: CommandLine) -> list[str]:
     settings = [word for word in command_line.small if not word.startswith(("trainer.max_steps", "trainer.val_check"))]
     return [
         *("train", "-m", *settings, "evaluation.num_examples=2", "evaluation.compare_bare=false", "tracking=none"),
-        *("trainer.val_check_interval=10", f"trainer.max_steps=10,20,30,{LONG}"),
+        *("trainer.val_check_interval=10", f"trainer.max_steps=10,20,{LONG}"),
         *("hydra.sweeper.study_name=lost", "hydra.sweeper.n_jobs=2", "hydra.sweeper.threads=1"),
     ]
 
@@ -111,7 +111,7 @@ def trials_of(work: Path) -> list[Trial]:
 
 def wait_for_the_long_trial(work: Path, sweep: subprocess.Popen[str]) -> Trial:
     """The long trial, as soon as it has a checkpoint."""
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 900
     while True:
         assert sweep.poll() is None, sweep.communicate()
         assert time.monotonic() < deadline
@@ -138,7 +138,7 @@ def test_a_sweep_that_loses_a_node_ends_as_it_does_on_one_machine(
     (node,) = [one for one in cluster.worker_nodes if one.all_processes["raylet"][0].process.pid == raylet]
     cluster.remove_node(node, allow_graceful=False)
 
-    _, error = sweep.communicate(timeout=400)
+    _, error = sweep.communicate(timeout=900)
     assert sweep.returncode == 0, error
     assert "was lost with its machine; another one resumes its trial from its checkpoint." in error
     events = read_events(RunFolder(trial.folder(there / STUDY)).events)
@@ -147,7 +147,7 @@ def test_a_sweep_that_loses_a_node_ends_as_it_does_on_one_machine(
     alone = run(*grid(command_line), cwd=here)
     assert alone.returncode == 0, alone.stderr
     found, expected = trials_of(there), trials_of(here)
-    assert [one.state for one in found] == ["finished"] * 4
-    assert len({one.overrides for one in found}) == 4
+    assert [one.state for one in found] == ["finished"] * 3
+    assert len({one.overrides for one in found}) == 3
     assert {one.overrides: one.value for one in found} == {one.overrides: one.value for one in expected}
     assert read_record(trial.folder(there / STUDY) / "record.json").cost.steps == LONG

@@ -184,6 +184,7 @@ class Task:
         while not self.told():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        time.sleep(0.3)  # until the script, too, knows the worker that it has started
         self.process.send_signal(number)
 
     def end(self) -> int:
