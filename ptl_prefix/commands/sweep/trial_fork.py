@@ -54,7 +54,8 @@ def _run_launched(folder: Path, threads: int, device: int | None, launcher: Sequ
     limit_environment(threads, device)
     code: int = importlib.import_module("ptl_prefix.commands.sweep.launched_trial").run(folder, launcher)
     if code < 0:  # the worker must see a killed trial
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:  # whose handler cannot be set
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     return code
 
