@@ -30,6 +30,7 @@ LIBRARIES = {
     "pycocoevalcap": {"evaluation"},
     "pydantic_core": {"serving.api"},
     "pytorch_lightning": {"training"},
+    "ray": {"sweeping.ray_executor"},
     "rich": {"commands", "training"},
     "rouge_score": {"evaluation.rouge_score_metric"},
     "sacrebleu": {"evaluation"},

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ class TrialServer:
     Args:
         module: Module that is run as the server.
         warm: Whether the server imports everything before the first trial.
+        launcher: Command that starts the processes of each trial, such as srun with its options, which runs them on
+            the nodes of a job; an empty sequence forks each trial.
     """
 
-    def __init__(self, module: str, *, warm: bool) -> None:
-        self._module = module
+    def __init__(self, module: str, *, warm: bool, launcher: Sequence[str] = ()) -> None:
+        self._module, self._launcher = module, list(launcher)
         self.warm = warm
         self._log: Path | None = None
         self._lock = threading.Lock()
@@ -70,7 +72,7 @@ class TrialServer:
             trial = TrialProcess(self, number)
             self._waiting[number] = trial
             request = {"folder": str(folder.resolve()), "threads": threads, "device": device, "pack": pack}
-            self._send({"start": number, **request})
+            self._send({"start": number, "launcher": self._launcher, **request})
         return trial
 
     def signal(self, number: int, name: str) -> None:

@@ -247,6 +247,10 @@ VERBS = {
                     "run trials of it, on any machine that shares the folder",
                 ),
                 ("ptl-prefix sweep export prefix_length slurm", "write a Slurm job array of workers"),
+                (
+                    "ptl-prefix sweep export prefix_length kubernetes kubernetes_image=image:1 kubernetes_claim=data",
+                    "write a Kubernetes Job of workers",
+                ),
             ),
         ),
         Verb(

@@ -35,8 +35,9 @@ class ChosenSweeper:
 
     @property
     def warm(self) -> bool:
-        """Whether trials start from a warm trial server; false while that setting is not valid."""
-        return self.hydra is not None and self.hydra.sweeper.get("warm") is True
+        """Whether trials start from a warm trial server of this process; false while that setting is not valid."""
+        sweeper = {} if self.hydra is None else self.hydra.sweeper
+        return sweeper.get("warm") is True and sweeper.get("executor", "local") == "local"
 
 
 def choose_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> ChosenSweeper:

@@ -4,6 +4,7 @@ In: a predefined study of `sweeps/`, or the name of an existing study. Out: the 
 they run, and the study's result at the end.
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -21,11 +22,13 @@ from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.cost_estimate import estimate_sweep, show_estimate
+from ptl_prefix.commands.sweep.export_study import export_study, next_command
 from ptl_prefix.commands.sweep.parse_study import parsed_with_server
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.progress import Progress, state_line, status_table, trial_name
 from ptl_prefix.commands.sweep.report import show_result
-from ptl_prefix.commands.sweep.slurm import write_slurm_script
+from ptl_prefix.commands.sweep.slurm import several_nodes_problems
+from ptl_prefix.commands.sweep.start_workers import make_worker_pool
 from ptl_prefix.commands.sweep.study_folder import Study, create_or_open_study, has_other_code, open_study
 from ptl_prefix.errors import ConfigError, SweepError
 from ptl_prefix.sweeping.scheduler import Scheduler
@@ -33,6 +36,7 @@ from ptl_prefix.sweeping.storage import dashboard_command
 from ptl_prefix.sweeping.study_spec import STUDY_FILE
 from ptl_prefix.sweeping.study_tracking import log_study
 from ptl_prefix.sweeping.summary import summarize
+from ptl_prefix.sweeping.sweeper_settings import EXPORTED
 from ptl_prefix.sweeping.trial_processes import TrialServer
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.console import EscapingConsole
@@ -98,12 +102,17 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if action not in _ACTIONS:
         raise ConfigError([f"`sweep` needs one of {', '.join(_ACTIONS)}, but got {action!r}."])
     if len(names) != (2 if action == "export" else 1):
-        needed = "a study and `slurm`" if action == "export" else "one study"
+        needed = f"a study and one of {', '.join(EXPORTED)}" if action == "export" else "one study"
         raise ConfigError([f"`sweep {action}` needs {needed}, but got {_listed(names)}."])
     study = open_study(_find_folder(names[0]))
-    if action in ("resume", "worker"):
-        num_workers = config["workers"] or (1 if action == "worker" else None)
-        work(study, EscapingConsole(stderr=True), num_workers=num_workers, is_joining=action == "worker")
+    if action == "resume":
+        executor = config["executor"] or study.spec.executor
+        problems = study.spec.executor_problems(executor) + several_nodes_problems(study.first_config(), executor)
+        if problems:
+            raise ConfigError(problems)
+        work(study, EscapingConsole(stderr=True), num_workers=config["workers"], executor=executor)
+    elif action == "worker":
+        _join(study, config)
     elif action == "status":
         _show_status(study, watch=config["watch"])
     elif action == "stop":
@@ -111,11 +120,21 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         print(
             "Running trials are stopped with a checkpoint." if config["now"] else "Running trials finish; none starts."
         )
-    elif names[1] == "slurm":
-        path = write_slurm_script(study, config)
-        EscapingConsole().print(Text(f"sbatch {path}"), soft_wrap=True)
     else:
-        raise ConfigError([f"`sweep export` can only write for slurm, but got {names[1]!r}."])
+        EscapingConsole().print(Text(export_study(study, names[1], config)), soft_wrap=True)
+
+
+def _join(study: Study, config: dict[str, Any]) -> None:
+    """Work on a study with workers of this process, beside those of other processes."""
+    launcher = shlex.split(config["launcher"] or "")
+    work(
+        study,
+        EscapingConsole(stderr=True),
+        num_workers=config["workers"] or 1,
+        is_joining=True,
+        executor="local",
+        launcher=launcher,
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -149,8 +168,10 @@ def work(
     num_workers: int | None = None,
     is_joining: bool = False,
     server: TrialServer | None = None,
+    executor: str | None = None,
+    launcher: Sequence[str] = (),
 ) -> None:
-    """Run a study's trials with workers of this process until the study is done or stopped.
+    """Run a study's trials with workers of its executor until the study is done or stopped.
 
     Args:
         study: The study.
@@ -159,6 +180,8 @@ def work(
         is_joining: Whether other processes work on the study as well. A joining process respects an earlier stop
             request, and leaves the result to the others.
         server: A prepared trial server; `None` starts one.
+        executor: Where the workers run; `None` is the study's own executor.
+        launcher: Command that starts the processes of each trial of a local worker; empty to fork each trial.
 
     Raises:
         SweepError: If trials failed.
@@ -168,10 +191,22 @@ def work(
     scheduler = study.scheduler()
     if not is_joining:
         scheduler.request_stop(None)
+    executor = executor or study.spec.executor
+    if executor in EXPORTED and not scheduler.is_done:
+        console.print(Text(next_command(study, executor)), soft_wrap=True)
+        return
     progress = Progress(scheduler, console)
-    pool = study.worker_pool(scheduler, progress.notify, num_workers, server)
+    pool = make_worker_pool(
+        study,
+        scheduler,
+        progress.notify,
+        executor=executor,
+        num_workers=num_workers,
+        server=server,
+        launcher=launcher,
+    )
     with progress:
-        pool.run(lambda: progress.refresh(pool.workers))
+        pool.run(lambda: progress.refresh(pool.num_workers))
     if pool.interrupted is not None or scheduler.stop_request is not None:
         resume = printed_command("sweep", "resume", study.folder)
         console.print(Text(f"Stopped. Resume with:\n  {resume}"), soft_wrap=True)

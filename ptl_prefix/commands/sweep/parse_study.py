@@ -22,6 +22,7 @@ from ptl_prefix.commands.sweep.choose_sweeper import ChosenSweeper, choose_sweep
 from ptl_prefix.commands.sweep.objective import VALIDATION_LOSS, direction_of, objective_notes, objective_problems
 from ptl_prefix.commands.sweep.parse_space import is_swept, parse_dimension
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
+from ptl_prefix.commands.sweep.slurm import several_nodes_problems
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.settings import argument_problems
@@ -149,8 +150,8 @@ def _problems(spec: StudySpec, config: Mapping[str, Any], direction: Direction |
 
 
 def _problems_of_single_runs(spec: StudySpec, config: Mapping[str, Any]) -> list[str]:
-    """Settings that have a meaning for a single run only."""
-    problems = []
+    """Settings that have a meaning for a single run only, or not for this executor."""
+    problems = several_nodes_problems(config, spec.executor)
     if config.get("dry_run"):
         problems.append(
             "`dry_run` must be false in a study, since it shows a single run; `ptl-prefix sweep plan` shows a study."

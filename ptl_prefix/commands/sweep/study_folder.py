@@ -1,6 +1,6 @@
 """Creates, opens and resumes studies on disk.
 
-In: a parsed study, or the folder of an existing one. Out: `Study`, with its scheduler and the workers of this process.
+In: a parsed study, or the folder of an existing one. Out: `Study`, with its scheduler and the executor of this process.
 The configs are copied into the study's folder when it is created. So later edits of `conf/` do not change the study,
 and a worker on another machine composes the same configs.
 """
@@ -24,17 +24,20 @@ from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.errors import SweepError
+from ptl_prefix.sweeping.local_executor import LocalExecutor
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.result_cache import ResultCache, code_fingerprint
 from ptl_prefix.sweeping.scheduler import ComposeConfig, Scheduler, max_steps_of
-from ptl_prefix.sweeping.storage import StudyStorage
+from ptl_prefix.sweeping.storage import StudyStorage, absolute_url, without_password
 from ptl_prefix.sweeping.study_spec import STUDY_FILE, StudySpec
 from ptl_prefix.sweeping.trial_processes import TrialServer
 from ptl_prefix.sweeping.trial_store import TrialStore
-from ptl_prefix.sweeping.worker_pool import WorkerPool
 
 CONFIGS = "configs"
 """The copy of the configs in a study's folder."""
+
+STORAGE_VARIABLE = "PTL_PREFIX_STUDY_STORAGE"
+"""Environment variable with the URL of a study's storage, which replaces the one that the study was created with."""
 
 _STORAGE_FILE = "where.yaml"
 _USER_CONFIGS = "own"
@@ -71,34 +74,34 @@ class Study:
         assert isinstance(config, dict)
         return config
 
-    def worker_pool(
+    def local_executor(
         self,
         scheduler: Scheduler,
         notify: Callable[[str], None],
-        num_workers: int | None = None,
+        *,
+        threads: int,
+        devices: Sequence[int],
         server: TrialServer | None = None,
-    ) -> WorkerPool:
-        """The workers of this process.
+        launcher: Sequence[str] = (),
+    ) -> LocalExecutor:
+        """Starts workers in this process.
 
         Args:
             scheduler: Chooses their trials.
             notify: Called with a status line when something happens.
-            num_workers: Trials, or packs, that run at once; `None` is the study's own number.
+            threads: CPU threads of each trial or pack.
+            devices: Accelerators that the workers take in turn; an empty sequence assigns none.
             server: A prepared trial server; `None` starts one.
+            launcher: Command that starts the processes of each trial, such as srun with its options; an empty sequence
+                forks each trial.
         """
         spec = self.spec
-        if server is None or server.warm != spec.warm:
+        if launcher:
+            server = TrialServer(SERVER_MODULE, warm=False, launcher=launcher)
+        elif server is None or server.warm != spec.warm:
             server = TrialServer(SERVER_MODULE, warm=spec.warm)
         server.log_to(self.folder / _SERVER_LOG)
-        return WorkerPool(
-            scheduler,
-            server,
-            num_workers=num_workers or spec.n_jobs,
-            threads=spec.threads,
-            devices=spec.devices,
-            notify=notify,
-            pack=spec.pack,
-        )
+        return LocalExecutor(scheduler, server, threads=threads, devices=devices, notify=notify, pack=spec.pack)
 
 
 def create_or_open_study(parsed: ParsedStudy, flags: HydraFlags) -> tuple[Study, bool]:
@@ -117,7 +120,7 @@ def create_or_open_study(parsed: ParsedStudy, flags: HydraFlags) -> tuple[Study,
             _copy_configs(folder, flags, parsed.first_config)
             write_atomically(folder / _STORAGE_FILE, yaml.safe_dump({"storage": parsed.storage}))
             parsed.spec.write(folder)
-            return Study(folder, parsed.spec, parsed.storage), True
+            return Study(folder, parsed.spec, _storage_here() or parsed.storage), True
     study = open_study(folder)
     spec, differences = study.spec.resumed_as(parsed.spec)
     if differences:
@@ -137,7 +140,21 @@ def open_study(folder: Path) -> Study:
     """
     spec = StudySpec.read(folder)
     storage = yaml.safe_load((folder / _STORAGE_FILE).read_text(encoding="utf-8"))["storage"]
-    return Study(folder, spec, storage)
+    return Study(folder, spec, _storage_here() or storage)
+
+
+def _storage_here() -> str | None:
+    """The URL in the environment, where this machine reaches the study's database by another name or password.
+
+    Raises:
+        SweepError: If it is not the URL of a database.
+    """
+    url = os.environ.get(STORAGE_VARIABLE) or None
+    if url is not None and not url.startswith(("sqlite:///", "postgresql://")):
+        raise SweepError(
+            f"${STORAGE_VARIABLE} must be sqlite:///PATH or postgresql://..., but is {without_password(url)!r}."
+        )
+    return absolute_url(url)
 
 
 def user_configs(folder: Path) -> Path | None:

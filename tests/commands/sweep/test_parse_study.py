@@ -1,5 +1,6 @@
 """A command line is parsed into a study, or refused with every mistake at once."""
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,27 @@ def test_all_listed_values_and_both_ends_of_a_range_are_checked(verb: Verb) -> N
             ["`backbone.path` must be str, but is 3"],
         ),
         (["dry_run=true"], ["`dry_run` must be false", "`ptl-prefix sweep plan`"]),
+        (["hydra.sweeper.executor=dask"], ["`hydra.sweeper.executor` must be 'local', 'ray', 'slurm'", "'dask'"]),
+        (
+            ["hydra.sweeper.executor=ray", "hydra.sweeper.devices=[0,1]"],
+            ["`hydra.sweeper.devices` must be empty with executor=ray", "[0, 1]", "hydra.sweeper.num_gpus"],
+        ),
+        (
+            ["hydra.sweeper.executor=ray", "hydra.sweeper.ray_address=head"],
+            ["`hydra.sweeper.ray_address` must be auto, local or HOST:PORT", "'head'"],
+        ),
+        (
+            ["hydra.sweeper.executor=ray", "hydra.sweeper.num_gpus=1.5"],
+            ["`hydra.sweeper.num_gpus` must be whole, or below 1 with executor=ray", "1.5"],
+        ),
+        (
+            ["hydra.sweeper.executor=slurm", "hydra.sweeper.num_gpus=0.5"],
+            ["`hydra.sweeper.num_gpus` must be whole", "0.5", "executor=slurm"],
+        ),
+        (
+            ["hydra.sweeper.executor=kubernetes", "hydra.sweeper.num_cpus=0.5"],
+            ["`hydra.sweeper.num_cpus` must be whole with executor=kubernetes", "0.5"],
+        ),
         (["hydra.run.dir=here"], ["`hydra.run.dir` is not read with -m", "`hydra.sweep.dir`"]),
     ],
 )
@@ -140,6 +162,34 @@ def test_invalid_settings_are_refused(verb: Verb, overrides: list[str], facts: l
     (mistake,) = mistakes(verb, "task.count=1,2", *overrides)
 
     assert_says(mistake, *facts)
+
+
+def test_ray_that_is_not_installed_is_named_with_what_to_install(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else found(name))
+
+    (mistake,) = mistakes(verb, "task.count=1,2", "hydra.sweeper.executor=ray")
+
+    assert_says(mistake, "`hydra.sweeper.executor` is ray", "pip install 'ptl-prefix[ray]'")
+
+
+def test_every_mistake_in_what_an_executor_needs_is_named_at_once(verb: Verb) -> None:
+    of_ray = ("devices=[0]", "ray_address=head", "num_gpus=1.5", "study_name=../s")
+
+    found = mistakes(verb, "task.count=1,2", "hydra.sweeper.executor=ray", *(f"hydra.sweeper.{one}" for one in of_ray))
+
+    assert [text.split("`")[1].removeprefix("hydra.sweeper.") for text in found] == [
+        "study_name",
+        "devices",
+        "ray_address",
+        "num_gpus",
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'ptl-prefix[ray]'")
+@pytest.mark.parametrize("fits", ["num_gpus=0.25", "num_gpus=2", "num_cpus=0.5", "ray_address=head:6379"])
+def test_what_ray_takes_is_accepted(verb: Verb, fits: str) -> None:
+    assert parsed(verb, "task.count=1,2", "hydra.sweeper.executor=ray", f"hydra.sweeper.{fits}").spec.executor == "ray"
 
 
 @pytest.mark.parametrize(("objective", "direction"), [("val/loss", "minimize"), ("test/exact_match", "maximize")])
