@@ -12,7 +12,6 @@ from ptl_prefix.artifacts.run_config import read_config, write_config
 from ptl_prefix.artifacts.run_folder import CONFIRM
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.job import EarlyStop, Job, Origin, Outcome
-from ptl_prefix.sweeping.liveness import identify_this_process
 from ptl_prefix.sweeping.promotion import best_paused, is_promoted, next_promoted
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.pruners import Pruner, SuccessiveHalving
@@ -21,7 +20,7 @@ from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 from ptl_prefix.sweeping.seed_groups import best_settings
 from ptl_prefix.sweeping.stopping_rules import needs_new_trial, num_counted
 from ptl_prefix.sweeping.study_spec import Arm
-from ptl_prefix.sweeping.trial import State, Trial, rung_notes
+from ptl_prefix.sweeping.trial import Trial, rung_notes
 from ptl_prefix.sweeping.trial_store import StopRequest, TrialStore, tried_points
 
 if TYPE_CHECKING:
@@ -62,24 +61,24 @@ class Scheduler:
             job = self._next_of_arms(sorted(self.spec.arms, key=lambda arm: num_counted(self.trials(arm.name))))
             return self._next_of_arms(self.confirmation_arms()) if job == "done" else job
 
-    def heartbeat(self, job: Job) -> StopRequest | None:
+    def heartbeat(self, job: Job) -> StopRequest | Literal["lost"] | None:
         """Store that a job's worker is alive.
 
         Returns:
-            The stop request to all workers; `None` without one.
+            `lost` if another worker has taken the trial; otherwise the stop request to all workers, `None` without one.
         """
-        self._store.heartbeat(job.trial)
-        return self._store.stop_request
+        return self._store.stop_request if self._store.heartbeat(job.trial) else "lost"
 
     def report(self, job: Job, step: int, value: float) -> EarlyStop | None:
         """Record a validation of a running trial.
 
         Returns:
-            Whether the trial pauses or is pruned now; `None` if it continues.
+            Whether the trial pauses, is pruned or was taken by another worker; `None` if it continues.
         """
         if self.spec.objective != "val/loss":
             return None
-        self._store.report(job.trial, step, value)
+        if not self._store.report(job.trial, step, value):
+            return "lost"
         if step >= job.max_steps:
             return None
         if isinstance(self._pruner, SuccessiveHalving):
@@ -99,11 +98,17 @@ class Scheduler:
         others = [rungs[reached[-1]] for rungs in rungs_of_trials.values() if reached[-1] in rungs]
         return None if is_promoted(value, others, pruner.reduction_factor) else "paused"
 
-    def close(self, job: Job, outcome: Outcome) -> None:
-        """Record how a job ended."""
+    def close(self, job: Job, outcome: Outcome) -> bool:
+        """Record how a job ended.
+
+        Returns:
+            False if another worker has taken the trial, whose outcome counts; then nothing is recorded.
+        """
         trial, store = job.trial, self._store
         attempts = trial.notes.get("attempts", 0) + (outcome.kind == "killed")
         with store.lock():
+            if not store.has_lease(trial):
+                return False
             store.note(trial, **(outcome.notes or {}))
             if outcome.kind == "finished":
                 assert outcome.value is not None
@@ -120,6 +125,7 @@ class Scheduler:
                 if outcome.kind == "paused":
                     store.note(trial, paused_at=max(store.reload(trial).rungs))
                 store.note(trial, owner=None, attempts=attempts)
+        return True
 
     # For commands that show or stop a study
 
@@ -197,13 +203,13 @@ class Scheduler:
         job: Job | None = None
         while job is None:
             trials = self.trials(arm.name)
-            if (interrupted := _first(trials, "interrupted")) is not None:
+            if (interrupted := self._first_interrupted(trials)) is not None:
                 job = self._resume(interrupted, "interrupted")
             elif (promoted := self._next_promoted(trials)) is not None:
                 job = self._resume(promoted, "promoted")
             elif needs_new_trial(self.spec, arm, trials):
                 job = self._start(arm, trials)
-            elif _first(trials, "running") is not None:
+            elif any(trial.state in ("running", "interrupted") for trial in trials):
                 return "wait"
             elif (paused := best_paused(trials)) is not None:
                 job = self._resume(paused, "promoted")
@@ -213,6 +219,11 @@ class Scheduler:
                         self._store.end(trial, "PRUNED")
                 return "done"
         return job
+
+    def _first_interrupted(self, trials: Sequence[Trial]) -> Trial | None:
+        """The first interrupted trial whose process has ended: one that still saves its checkpoint locks its folder."""
+        interrupted = (trial for trial in trials if trial.state == "interrupted")
+        return next((trial for trial in interrupted if not self._store.run_folder(trial).is_held()), None)
 
     def _next_promoted(self, trials: Sequence[Trial]) -> Trial | None:
         if not isinstance(self._pruner, SuccessiveHalving):
@@ -225,7 +236,7 @@ class Scheduler:
         if overrides in tried_points(trials):
             self._store.end(trial, "FAIL", set_aside="asked before")
             return None
-        self._store.note(trial, owner=identify_this_process(), overrides=overrides)
+        self._store.take(trial, overrides=overrides)
         return self._prepare(self._store.reload(trial), "new")
 
     def _resume(self, trial: Trial, origin: Origin) -> Job | None:
@@ -233,7 +244,7 @@ class Scheduler:
         if not trial.has_point:
             self._store.end(trial, "FAIL", set_aside="torn")
             return None
-        self._store.note(trial, owner=identify_this_process(), paused_at=None)
+        self._store.take(trial, paused_at=None)
         folder = self._store.run_folder(trial)
         return self._job(trial, read_config(folder), origin) if folder.config.exists() else self._prepare(trial, origin)
 
@@ -269,7 +280,3 @@ def max_steps_of(config: Mapping[str, Any]) -> int:
     """Optimizer steps of a config's training; 10^9 if it has no limit."""
     steps = int(config["trainer"].get("max_steps") or -1)
     return steps if steps > 0 else 10**9
-
-
-def _first(trials: Sequence[Trial], state: State) -> Trial | None:
-    return next((trial for trial in trials if trial.state == state), None)

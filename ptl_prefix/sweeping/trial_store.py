@@ -4,18 +4,19 @@ In: a study's specification and its storage. Out: snapshots of the trials of eac
 nothing; see `scheduler.py`.
 """
 
+import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.sweeping.liveness import identify_this_process
+from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.result_cache import mark_pruned
 from ptl_prefix.sweeping.storage import StudyStorage
 from ptl_prefix.sweeping.study_spec import StudySpec
-from ptl_prefix.sweeping.trial import Trial, best_of, read_trial, trial_folder
+from ptl_prefix.sweeping.trial import Trial, beat_key, best_of, read_trial, trial_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -32,10 +33,12 @@ class TrialStore:
         folder: The study's folder.
         spec: The study's specification.
         storage: Optuna's storage of the trials, with the lock that the workers share.
+        liveness: Says who this worker is and which others are alive; `None` asks the operating system.
     """
 
-    def __init__(self, folder: Path, spec: StudySpec, storage: StudyStorage) -> None:
+    def __init__(self, folder: Path, spec: StudySpec, storage: StudyStorage, liveness: Liveness | None = None) -> None:
         self.folder, self.spec, self._storage = folder, spec, storage
+        self._liveness = liveness or Liveness()
         self._studies: dict[str, optuna.Study] = {}
 
     def lock(self) -> AbstractContextManager[None]:
@@ -73,11 +76,11 @@ class TrialStore:
 
     def trials(self, arm: str) -> list[Trial]:
         """The trials of an arm by number."""
-        return [read_trial(arm, frozen) for frozen in self.optuna_study(arm).get_trials(deepcopy=False)]
+        return [read_trial(arm, frozen, self._liveness) for frozen in self.optuna_study(arm).get_trials(deepcopy=False)]
 
     def reload(self, trial: Trial) -> Trial:
         """A new snapshot of a trial."""
-        return read_trial(trial.arm, self.optuna_trial(trial))
+        return read_trial(trial.arm, self.optuna_trial(trial), self._liveness)
 
     def run_folder(self, trial: Trial) -> RunFolder:
         """The folder of a trial's own run."""
@@ -92,13 +95,44 @@ class TrialStore:
         for key, value in notes.items():
             self._storage.trials.set_trial_user_attr(trial.trial_id, key, value)
 
-    def heartbeat(self, trial: Trial) -> None:
-        """Store that this process is alive and works on a trial."""
-        self.note(trial, owner=identify_this_process())
+    def take(self, trial: Trial, **notes: Any) -> None:
+        """Store that this process works on a trial from now on, under a new lease; only under the lock."""
+        self.note(trial, owner={**self._liveness.identify(), "lease": secrets.token_hex(4)}, **notes)
 
-    def report(self, trial: Trial, step: int, value: float) -> None:
-        """Store an intermediate value, as Optuna does."""
-        self._storage.trials.set_trial_intermediate_value(trial.trial_id, step, value)
+    def has_lease(self, trial: Trial) -> bool:
+        """Whether the lease in a snapshot still holds: no other worker took the trial since, and it has not ended."""
+        now = self.optuna_trial(trial)
+        return not now.state.is_finished() and read_trial(trial.arm, now, self._liveness).lease == trial.lease
+
+    def heartbeat(self, trial: Trial) -> bool:
+        """Store that this process is alive and works on a trial.
+
+        Returns:
+            False if the trial's lease does not hold any more; then nothing is stored.
+        """
+        key, now = beat_key(trial.lease), self._liveness.identify()["beat"]
+        return self._write_under_lease(trial, lambda: self.note(trial, **{key: now}))
+
+    def report(self, trial: Trial, step: int, value: float) -> bool:
+        """Store an intermediate value, as Optuna does.
+
+        Returns:
+            False if the trial's lease does not hold any more; then nothing is stored.
+        """
+        store = self._storage.trials.set_trial_intermediate_value
+        return self._write_under_lease(trial, lambda: store(trial.trial_id, step, value))
+
+    def _write_under_lease(self, trial: Trial, write: Callable[[], None]) -> bool:
+        """Write without the lock. The trial may be taken between check and write: both writes are harmless then."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        if not self.has_lease(trial):
+            return False
+        try:
+            write()
+        except UpdateFinishedTrialError:  # the worker that took it has ended it
+            return False
+        return True
 
     def finish(self, trial: Trial, value: float) -> None:
         """Store that a trial finished, and its objective."""
