@@ -16,6 +16,19 @@ EarlyStop = Literal["paused", "pruned", "lost"]
 
 
 @dataclass(frozen=True)
+class TakenTrial:
+    """A trial that a worker has taken, before the worker looks for its run folder.
+
+    Args:
+        trial: The trial, with the worker's lease.
+        origin: `new`, `interrupted` or `promoted`, as in `Job`.
+    """
+
+    trial: Trial
+    origin: Origin
+
+
+@dataclass(frozen=True)
 class Job:
     """The next piece of work of one worker.
 

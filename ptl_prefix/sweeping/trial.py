@@ -6,7 +6,7 @@ runs, one that waits for a promotion and one whose worker died are all RUNNING t
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 State = Literal["running", "paused", "interrupted", "finished", "pruned", "failed", "discarded"]
 """`interrupted`: the trial's worker died or was stopped, and the trial will be resumed. `discarded`: the trial repeats
 the point of another one, or its worker died before it stored the point; such a trial counts nowhere."""
+
+DEPENDS_ON_LIVENESS: tuple[State, ...] = ("running", "interrupted")
+"""States that change without a write, when a worker dies."""
 
 FAILURES = {
     "non-finite loss": "a loss or gradient was NaN or infinite",
@@ -98,7 +101,12 @@ class Trial:
     @property
     def lease(self) -> str | None:
         """The lease of the worker that has the trial: a new one each time a worker takes it. `None` if none has it."""
-        return _lease(self.notes)
+        return lease_of(self.notes)
+
+    def as_of_now(self, liveness: Liveness) -> "Trial":
+        """The trial with the state of now, which must be one of `DEPENDS_ON_LIVENESS`; nothing was stored since."""
+        state = _state_of_open(self.notes, liveness)
+        return self if state == self.state else replace(self, state=state)
 
 
 def read_trial(arm: str, frozen: "FrozenTrial", liveness: Liveness) -> Trial:
@@ -122,12 +130,17 @@ def _state(name: str, notes: Mapping[str, Any], liveness: Liveness) -> State:
     ended: dict[str, State] = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
     if name in ended:
         return "discarded" if "set_aside" in notes else ended[name]
+    return _state_of_open(notes, liveness)
+
+
+def _state_of_open(notes: Mapping[str, Any], liveness: Liveness) -> State:
     if notes.get("paused_at") is not None:
         return "paused"
-    return "running" if liveness.is_alive(notes.get("owner"), notes.get(beat_key(_lease(notes)))) else "interrupted"
+    return "running" if liveness.is_alive(notes.get("owner"), notes.get(beat_key(lease_of(notes)))) else "interrupted"
 
 
-def _lease(notes: Mapping[str, Any]) -> str | None:
+def lease_of(notes: Mapping[str, Any]) -> str | None:
+    """The lease in a trial's user attributes; `None` if no worker has the trial."""
     lease: str | None = (notes.get("owner") or {}).get("lease")
     return lease
 

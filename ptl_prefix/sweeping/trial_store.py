@@ -16,7 +16,7 @@ from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.result_cache import mark_pruned
 from ptl_prefix.sweeping.storage import StudyStorage
 from ptl_prefix.sweeping.study_spec import StudySpec
-from ptl_prefix.sweeping.trial import Trial, beat_key, best_of, read_trial, trial_folder
+from ptl_prefix.sweeping.trial import DEPENDS_ON_LIVENESS, Trial, beat_key, best_of, lease_of, read_trial, trial_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -40,6 +40,7 @@ class TrialStore:
         self.folder, self.spec, self._storage = folder, spec, storage
         self._liveness = liveness or Liveness()
         self._studies: dict[str, optuna.Study] = {}
+        self._read: dict[str, list[tuple[FrozenTrial, Trial]]] = {}
 
     def lock(self) -> AbstractContextManager[None]:
         """The lock under which a worker reads the study and decides what is next."""
@@ -76,11 +77,25 @@ class TrialStore:
 
     def trials(self, arm: str) -> list[Trial]:
         """The trials of an arm by number."""
-        return [read_trial(arm, frozen, self._liveness) for frozen in self.optuna_study(arm).get_trials(deepcopy=False)]
+        stored = self.optuna_study(arm).get_trials(deepcopy=False)
+        # Optuna replaces a trial that changes by a copy, so the same object has not changed since it was read. Of
+        # thousands of trials only a few are read anew. The list is replaced whole: other threads read it, too.
+        before = self._read.get(arm, [])
+        read = [
+            (frozen, trial) if frozen is one else (one, read_trial(arm, one, self._liveness))
+            for (frozen, trial), one in zip(before, stored, strict=False)
+        ]
+        read += [(one, read_trial(arm, one, self._liveness)) for one in stored[len(read) :]]
+        self._read[arm] = read
+        return [trial.as_of_now(self._liveness) if trial.state in DEPENDS_ON_LIVENESS else trial for _, trial in read]
+
+    def trial(self, arm: str, trial_id: int) -> Trial:
+        """A snapshot of the trial with an id of Optuna's."""
+        return read_trial(arm, self._storage.trials.get_trial(trial_id), self._liveness)
 
     def reload(self, trial: Trial) -> Trial:
         """A new snapshot of a trial."""
-        return read_trial(trial.arm, self.optuna_trial(trial), self._liveness)
+        return self.trial(trial.arm, trial.trial_id)
 
     def run_folder(self, trial: Trial) -> RunFolder:
         """The folder of a trial's own run."""
@@ -102,7 +117,7 @@ class TrialStore:
     def has_lease(self, trial: Trial) -> bool:
         """Whether the lease in a snapshot still holds: no other worker took the trial since, and it has not ended."""
         now = self.optuna_trial(trial)
-        return not now.state.is_finished() and read_trial(trial.arm, now, self._liveness).lease == trial.lease
+        return not now.state.is_finished() and lease_of(now.user_attrs) == trial.lease
 
     def heartbeat(self, trial: Trial) -> bool:
         """Store that this process is alive and works on a trial.
@@ -110,8 +125,11 @@ class TrialStore:
         Returns:
             False if the trial's lease does not hold any more; then nothing is stored.
         """
-        key, now = beat_key(trial.lease), self._liveness.identify()["beat"]
-        return self._write_under_lease(trial, lambda: self.note(trial, **{key: now}))
+        return self.note_under_lease(trial, **{beat_key(trial.lease): self._liveness.clock()})
+
+    def note_under_lease(self, trial: Trial, **notes: Any) -> bool:
+        """Store user attributes of a trial unless its lease does not hold any more; whether it does."""
+        return self._write_under_lease(trial, lambda: self.note(trial, **notes))
 
     def report(self, trial: Trial, step: int, value: float) -> bool:
         """Store an intermediate value, as Optuna does.

@@ -24,9 +24,20 @@ from ptl_prefix.sweeping.trial_processes import LOST, TRIAL_LOG, TrialServer
 StopReason = EarlyStop | Literal["interrupted"]
 
 _POLL_S = 0.2
-_IDLE_S = 0.5
+_PAUSES_S = (0.5, 300.0)
+"""The shortest and the longest time between two questions of a worker that waits."""
 _EXIT_STOPPED = 143
 _STOPPING_TIMEOUT_S = 120.0
+
+
+def next_pause_s(waited_s: float) -> float:
+    """Seconds until a worker without a trial asks again: half of what it has waited already.
+
+    At the end of a study, hundreds of workers wait for the last trials. If each asked twice a second, they would keep
+    the study's lock from the workers that want to store a result.
+    """
+    shortest, longest = _PAUSES_S
+    return min(max(waited_s / 2, shortest), longest)
 
 
 class Worker:
@@ -61,13 +72,17 @@ class Worker:
 
     def run(self) -> None:
         """Run trials until the scheduler has no more or the worker is stopped."""
+        waited_s = 0.0
         while not self.stopping.is_set():
             job = self._scheduler.next_job()
             if job == "done":
                 return
             if job == "wait":
-                self.stopping.wait(_IDLE_S)
+                pause_s = next_pause_s(waited_s)
+                self.stopping.wait(pause_s)
+                waited_s += pause_s
                 continue
+            waited_s = 0.0
             self.job = job
             try:
                 outcome = self._run(job)
