@@ -2,7 +2,7 @@
 
     python -m benchmarks.sweep_scale                                  # 10,000 trials, 1,000 workers
     python -m benchmarks.sweep_scale trials=400 workers=200 step_s=0.2 latency_s=0.02
-    python -m benchmarks.sweep_scale --scan                           # more and more jobs a second, on 200 workers
+    python -m benchmarks.sweep_scale --scan                           # shorter and shorter trials, on 100 workers
     python -m benchmarks.sweep_scale --figures docs/_static           # the plots, from the stored reports
 
 In: changes to `ClusterSettings`. Out: a report for each simulation in `--out`; a simulation whose report is there
@@ -27,9 +27,9 @@ from ptl_prefix.artifacts.atomic import write_atomically
 
 _MEMORY = Path("/dev/shm")
 _SCAN = [
-    ClusterSettings(trials=800, workers=200, step_s=step_s, start_s=20 * step_s, latency_s=latency_s)
+    ClusterSettings(trials=300, workers=100, step_s=step_s, start_s=20 * step_s, latency_s=latency_s)
+    for step_s in (0.4, 0.1, 0.05, 0.025, 0.0125)
     for latency_s in (0.002, 0.02)
-    for step_s in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03)
 ]
 
 
@@ -74,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Simulate, and print the reports as JSON lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("settings", nargs="*", help="changes to the settings, such as workers=100")
-    parser.add_argument("--scan", action="store_true", help="simulate 200 workers with shorter and shorter trials")
+    parser.add_argument("--scan", action="store_true", help="simulate 100 workers with shorter and shorter trials")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/sweep_scale"), help="folder of reports")
     parser.add_argument("--figures", type=Path, help="only draw the stored reports into this folder")
     given = parser.parse_args(words)
