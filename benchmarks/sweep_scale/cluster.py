@@ -173,10 +173,10 @@ class Cluster:
         """
         spent, journal = Spent(kind), self.journal
         who = (worker.node.machine, worker.pid)
-        behind = journal.length - self._read_until.get(who, 0)
+        behind = journal.length - self._read_until.get(who, journal.length)
         dies = may_die and self.draws.random() < self.settings.dies_deciding
         journal.begin(self.draws.randrange(8) if dies else NEVER)
-        self._acting, self._has_composed, journal.unlocked_at_s = worker, False, 0.0
+        self._acting, self._has_composed = worker, False
         # The processor's time is measured now and then: the question itself takes time.
         self._num_calls += 1
         measures = self._num_calls % _MEASURED_EVERY == 0
@@ -199,9 +199,15 @@ class Cluster:
         self.replayed += behind
         self._read_until[who] = journal.length
         if may_die:
-            spent.locked_s = journal.unlocked_at_s + self.settings.decision_s + behind * self.settings.replay_s
+            spent.locked_s = journal.locked_s + self.settings.decision_s + behind * self.settings.replay_s
         compose_s = self.settings.compose_s if self._has_composed else 0.0
-        spent.after_s = max(journal.spent_s - journal.unlocked_at_s, 0.0) + compose_s
+        spent.after_s = journal.spent_s - journal.locked_s - journal.before_lock_s + compose_s
+
+    def has_read(self, worker: SimulatedWorker) -> None:
+        """Note that a worker reads what others wrote: when it opens the storage, and before it waits for the lock."""
+        who = (worker.node.machine, worker.pid)
+        self.replayed += self.journal.length - self._read_until.get(who, 0)
+        self._read_until[who] = self.journal.length
 
     def hold_folder(self, process: Process) -> None:
         """Lock a trial's folder, really, while a process whose worker died saves its checkpoint."""

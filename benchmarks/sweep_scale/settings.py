@@ -65,7 +65,7 @@ class ClusterSettings:
     restart_s: float = 180.0
     cut_off_every_s: float = 3600.0
     cut_off_s: float = 300.0
-    outage_every_s: float = 600.0
+    outage_every_s: float = 900.0
     dies_deciding: float = 0.002
     clock_error_s: float = 2.0
 

@@ -42,14 +42,14 @@ class CountedJournal(BaseJournalBackend):
         self.bytes = 0
         self.spent_s = 0.0
         """Seconds of the operations since `begin`."""
-        self.unlocked_at_s = 0.0
-        """Of them, those until the lock was released for the last time."""
+        self.before_lock_s, self.locked_s = 0.0, 0.0
+        """Of them, those before the lock, and those with it."""
         self.writes_left = NEVER
         """Writes until the acting worker dies."""
 
     def begin(self, writes_left: float = NEVER) -> None:
         """Begin to count the seconds of one worker's next operations."""
-        self.spent_s, self.writes_left = 0.0, writes_left
+        self.spent_s, self.before_lock_s, self.locked_s, self.writes_left = 0.0, 0.0, 0.0, writes_left
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append entries, after those that others append at this time."""
@@ -102,6 +102,10 @@ class SimulatedStorage(StudyStorage):
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Nothing to wait for: the simulation runs one worker's code at a time, in the order of its own lock."""
-        self._journal.counts["locks"] += 1
+        journal = self._journal
+        journal.counts["locks"] += 1
+        began_s = journal.spent_s
+        if journal.locked_s == 0.0:
+            journal.before_lock_s = began_s
         yield
-        self._journal.unlocked_at_s = self._journal.spent_s
+        journal.locked_s += journal.spent_s - began_s

@@ -140,6 +140,7 @@ class SimulatedWorker:
     # Under the lock
 
     def _request(self, act: Callable[[], float]) -> None:
+        self.cluster.has_read(self)
         self._change("waiting for the lock")
         life = self._life
 

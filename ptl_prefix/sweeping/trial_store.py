@@ -6,8 +6,8 @@ nothing; see `scheduler.py`.
 
 import secrets
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,9 +42,13 @@ class TrialStore:
         self._studies: dict[str, optuna.Study] = {}
         self._read: dict[str, list[tuple[FrozenTrial, Trial]]] = {}
 
-    def lock(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """The lock under which a worker reads the study and decides what is next."""
-        return self._storage.lock()
+        # What others wrote is read before: with the lock, it would keep all other workers waiting.
+        self._storage.catch_up()
+        with self._storage.lock():
+            yield
 
     def optuna_study(self, arm: str) -> "optuna.Study":
         """Optuna's study of an arm."""
