@@ -37,7 +37,7 @@ def _draw_lock(reports: list[dict[str, Any]], path: Path) -> None:
     scan = [report for report in reports if report["settings"]["trials"] < largest]
     for colour, latency_s in zip(_COLOURS, sorted({report["settings"]["latency_s"] for report in scan}), strict=False):
         points = sorted(
-            (demand(report), 100 * report["phases"].get("waiting for the lock", 0.0))
+            (demand(report), 100 * waiting_share(report))
             for report in scan
             if report["settings"]["latency_s"] == latency_s
         )
@@ -57,6 +57,13 @@ def demand(report: dict[str, Any]) -> float:
     jobs = sum(number for name, number in report["counts"].items() if name.startswith("handed out"))
     training_s = report["worker hours"]["training"] * 3600
     return float(report["settings"]["workers"] * jobs / training_s)
+
+
+def waiting_share(report: dict[str, Any]) -> float:
+    """The share of waiting for the lock in the time of workers that had, wanted or closed a trial."""
+    hours = report["worker hours"]
+    waiting = hours.get("waiting for the lock", 0.0)
+    return float(waiting / (waiting + hours["training"] + hours["deciding"]))
 
 
 def _draw_cpu(report: dict[str, Any], path: Path) -> None:
