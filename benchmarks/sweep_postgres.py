@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,7 +106,7 @@ def _finish(meter: Meter, scheduler: Scheduler, job: Job, size: int) -> None:
     meter.step("heartbeat", lambda: scheduler.heartbeat(job), size)
     for step in range(100, _STEPS, 100):
         value = objective(job.trial.number, step)
-        if meter.step("report", lambda step=step, value=value: scheduler.report(job, step, value), size):
+        if meter.step("report", partial(scheduler.report, job, step, value), size):
             meter.step("close", lambda: scheduler.close(job, Outcome("paused")), size)
             return
     outcome = Outcome("finished", value=objective(job.trial.number, _STEPS), notes={"train_s": 1.0, "tokens": 1000})

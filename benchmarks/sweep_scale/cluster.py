@@ -10,15 +10,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.sweep_scale.events import Events, Phases, StudyLock
 from benchmarks.sweep_scale.ledger import Ledger
+from benchmarks.sweep_scale.node import Node
+from benchmarks.sweep_scale.process import Process
 from benchmarks.sweep_scale.settings import NEVER, ClusterSettings
 from benchmarks.sweep_scale.storage import CountedJournal, SimulatedStorage, WorkerDied
 from benchmarks.sweep_scale.study import make_pruner, make_spec
-from benchmarks.sweep_scale.worker import Process, SimulatedWorker
+from benchmarks.sweep_scale.worker import SimulatedWorker
 from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.proposer import Proposer
@@ -38,70 +41,6 @@ class Spent:
     kind: str
     locked_s: float = 0.0
     after_s: float = 0.0
-
-
-class Node:
-    """A machine with its workers.
-
-    Args:
-        cluster: Everything else.
-        number: Number of the node.
-        num_workers: Its workers.
-    """
-
-    def __init__(self, cluster: "Cluster", number: int, num_workers: int) -> None:
-        self._cluster, self._number = cluster, number
-        self._boots, self.is_up = 0, True
-        self.pids: dict[int, float] = {}
-        self.cut_off_until = 0.0
-        draws = cluster.draws
-        self.step_s = cluster.settings.step_s * draws.uniform(0.7, 1.4)
-        self.clock_error_s = draws.uniform(-1, 1) * cluster.settings.clock_error_s
-        self.workers = [SimulatedWorker(cluster, self) for _ in range(num_workers)]
-
-    @property
-    def machine(self) -> str:
-        """Identity of the machine, which differs after each boot."""
-        return f"{self._number}-{self._boots}"
-
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether the node does not reach the storage."""
-        return self._cluster.events.now < self.cut_off_until
-
-    def new_pid(self) -> int:
-        """The id of a new process."""
-        self._cluster.num_processes += 1
-        self.pids[self._cluster.num_processes] = self._cluster.events.now
-        return self._cluster.num_processes
-
-    def die(self) -> None:
-        """Lose the machine and everything on it; it starts again later."""
-        if self.is_up:
-            for worker in self.workers:
-                worker.die(with_node=True)
-            self.is_up = False
-            self._cluster.ledger.counts["nodes lost"] += 1
-            self._cluster.after_about(self._cluster.settings.restart_s, self._start)
-
-    def preempt(self) -> None:
-        """Signal the workers, and take the machine away after the notice."""
-        if self.is_up:
-            boots = self._boots
-            for worker in self.workers:
-                worker.stop_now()
-            self._cluster.ledger.counts["preemptions"] += 1
-            notice_s = self._cluster.settings.notice_s
-            self._cluster.events.after(notice_s, lambda: self.die() if self._boots == boots else None)
-
-    def cut_off(self, seconds: float) -> None:
-        """Lose the storage for some seconds."""
-        self.cut_off_until = max(self.cut_off_until, self._cluster.events.now + seconds)
-
-    def _start(self) -> None:
-        self._boots, self.is_up = self._boots + 1, True
-        for worker in self.workers:
-            worker.start()
 
 
 class Cluster:
@@ -236,17 +175,19 @@ class Cluster:
         self.after_about(mean_s, happen)
 
     def _let_fail(self) -> None:
-        settings, draws = self.settings, self.draws
+        settings = self.settings
         for node in self.nodes:
             self._again_and_again(settings.node_lives_s, node.die)
             self._again_and_again(settings.preempted_every_s, node.preempt)
-            self._again_and_again(
-                settings.cut_off_every_s, lambda node=node: node.cut_off(draws.uniform(1.0, settings.cut_off_s))
-            )
+            self._again_and_again(settings.cut_off_every_s, partial(self._cut_off, node))
             for worker in node.workers:
-                self._again_and_again(settings.worker_lives_s, lambda worker=worker: self._let_die(worker))
-                self._again_and_again(settings.trial_lives_s, lambda worker=worker: self._kill_trial(worker))
+                self._again_and_again(settings.worker_lives_s, partial(self._let_die, worker))
+                self._again_and_again(settings.trial_lives_s, partial(self._kill_trial, worker))
         self._again_and_again(settings.outage_every_s, self._let_storage_hang)
+
+    def _cut_off(self, node: Node) -> None:
+        self.ledger.counts["nodes cut off"] += 1
+        node.cut_off(self.draws.uniform(1.0, self.settings.cut_off_s))
 
     def _let_die(self, worker: SimulatedWorker) -> None:
         if worker.pid:

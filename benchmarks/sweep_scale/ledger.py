@@ -11,7 +11,7 @@ from ptl_prefix.sweeping.job import Job
 from ptl_prefix.sweeping.trial import Trial
 
 if TYPE_CHECKING:
-    from benchmarks.sweep_scale.worker import Process
+    from benchmarks.sweep_scale.process import Process
 
 
 class Ledger:

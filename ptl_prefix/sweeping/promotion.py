@@ -24,11 +24,14 @@ def is_promoted(value: float, others: Sequence[float], reduction_factor: int) ->
 def next_promoted(trials: Sequence[Trial], reduction_factor: int) -> Trial | None:
     """The first paused trial that is promoted by now: `is_promoted` of its value among those at its rung."""
     paused = [(int(trial.notes["paused_at"]), trial) for trial in trials if trial.state == "paused"]
+    if not paused:
+        return None
+    values: dict[int, list[float]] = {}
+    for trial in trials:
+        for rung, value in trial.rungs.items():
+            values.setdefault(rung, []).append(value)
     # Once for each rung, not for each paused trial: a long study has thousands of them.
-    worst = {
-        rung: _worst_promoted([trial.rungs[rung] for trial in trials if rung in trial.rungs], reduction_factor)
-        for rung in {rung for rung, _ in paused}
-    }
+    worst = {rung: _worst_promoted(of_rung, reduction_factor) for rung, of_rung in values.items()}
     return next((trial for rung, trial in paused if trial.rungs[rung] <= worst[rung]), None)
 
 

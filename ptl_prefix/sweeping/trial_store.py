@@ -4,6 +4,7 @@ In: a study's specification and its storage. Out: snapshots of the trials of eac
 nothing; see `scheduler.py`.
 """
 
+import copy
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -68,11 +69,10 @@ class TrialStore:
 
     def sampled_study(self, arm: str, sampler: Any, pruner: Any) -> "optuna.Study":
         """The same study with a sampler, and with the pruner that tells the sampler Hyperband's brackets."""
-        import optuna
-
-        return optuna.load_study(
-            study_name=self.optuna_study(arm).study_name, storage=self._storage.trials, sampler=sampler, pruner=pruner
-        )
+        # A copy, as a study that is loaded anew has read nothing yet: of a database it would read every trial again.
+        study = copy.copy(self.optuna_study(arm))
+        study.sampler, study.pruner = sampler, pruner
+        return study
 
     def optuna_trial(self, trial: Trial) -> "FrozenTrial":
         """Optuna's own view of a trial, as it is stored now."""
