@@ -42,7 +42,9 @@ class Server:
         path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": path}
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
-        assert self._process.stdout is not None
+
+    def wait_until_ready(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
     def kill(self) -> None:
@@ -108,6 +110,8 @@ def servers() -> Iterator[list[Server]]:
         for server in both:
             stack.callback(server.kill)
             server.start()
+        for server in both:
+            server.wait_until_ready()
         yield both
 
 
@@ -157,6 +161,7 @@ def test_a_task_is_answered_by_one_server_and_only_the_tasks_of_a_lost_server_mo
     assert all(after[task] == before.get(task, 0) + 1 for task in TASKS)
 
     servers[0].start()
+    servers[0].wait_until_ready()
     time.sleep(1.5)  # fail_timeout
     assert places(client, servers) == by_header
 
