@@ -24,7 +24,7 @@ from ptl_prefix.sweeping.trial_processes import LOST, TRIAL_LOG, TrialServer
 StopReason = EarlyStop | Literal["interrupted"]
 
 _POLL_S = 0.2
-_PAUSES_S = (0.5, 300.0)
+_PAUSES_S = (0.5, 60.0)
 """The shortest and the longest time between two questions of a worker that waits."""
 _EXIT_STOPPED = 143
 _STOPPING_TIMEOUT_S = 120.0
@@ -69,6 +69,8 @@ class Worker:
         """When set, the worker takes no new trial."""
         self.stopping_now = threading.Event()
         """When set, the worker also stops its running trial."""
+        self.study_is_done = threading.Event()
+        """When set, a worker that waits asks at once."""
 
     def run(self) -> None:
         """Run trials until the scheduler has no more or the worker is stopped."""
@@ -78,9 +80,7 @@ class Worker:
             if job == "done":
                 return
             if job == "wait":
-                pause_s = next_pause_s(waited_s)
-                self.stopping.wait(pause_s)
-                waited_s += pause_s
+                waited_s += self._pause(next_pause_s(waited_s))
                 continue
             waited_s = 0.0
             self.job = job
@@ -93,6 +93,14 @@ class Worker:
                 self.job = None
             is_recorded = self._scheduler.close(job, outcome)
             self._notify(_status_line(job, outcome, self._scheduler.spec.objective) if is_recorded else _lost_line(job))
+
+    def _pause(self, seconds: float) -> float:
+        """Wait until it is time to ask again, until the worker is stopped, or until another one learns of the end."""
+        rest = seconds
+        while rest > 0 and not self.study_is_done.is_set() and not self.stopping.wait(min(rest, _PAUSES_S[0])):
+            rest -= _PAUSES_S[0]
+        self.study_is_done.clear()  # if the study is not done after all, it asks as rarely as before
+        return seconds
 
     def _run(self, job: Job) -> Outcome:
         # The lease began before the job was prepared, which may have taken long: renew it before anything runs.

@@ -90,6 +90,8 @@ class WorkerPool:
     def _work(self, worker: Worker) -> None:
         try:
             worker.run()
+            for other in self.workers:
+                other.study_is_done.set()
         except BaseException as error:
             self._errors.append(error)
             self._stop(now=True)

@@ -41,7 +41,9 @@ class Server:
         words = [sys.executable, "-m", "support.scripted_server", str(self.port), str(len(TASKS))]
         path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": path}
-        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def wait_until_ready(self) -> None:
         assert self._process is not None and self._process.stdout is not None

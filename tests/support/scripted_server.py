@@ -1,6 +1,8 @@
 """A server with a scripted engine as a process of its own: `python -m support.scripted_server PORT NUM_TASKS`."""
 
+import os
 import sys
+import threading
 
 from support.live_server import keys, made_service
 from support.scripted_engine import ListedStore, ScriptedEngine, embedded_tokenizer, made_up_bundle
@@ -10,7 +12,8 @@ from ptl_prefix.serving.server import make_app
 
 
 def main() -> None:
-    """Serve the tasks `task-0`, `task-1` and so on until the process is killed, and print `ready`."""
+    """Serve the tasks `task-0`, `task-1` and so on until stdin is closed, and print `ready`."""
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
     port, num_tasks = (int(word) for word in sys.argv[1:])
     tokenizer = embedded_tokenizer()
     store = ListedStore([made_up_bundle(f"task-{number}", tokenizer) for number in range(num_tasks)])
@@ -23,6 +26,11 @@ def main() -> None:
         when_listening=lambda: print("ready", flush=True),
     )
     process.serve_on(bind("127.0.0.1", port))
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
 
 
 if __name__ == "__main__":

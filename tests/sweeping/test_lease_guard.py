@@ -133,6 +133,23 @@ def test_a_waiting_worker_asks_less_and_less_often() -> None:
         pauses.append(next_pause_s(waited))
         waited += pauses[-1]
 
-    assert pauses[:2] == [0.5, 0.5] and max(pauses) == 300.0
+    assert pauses[:2] == [0.5, 0.5] and max(pauses) == 60.0
     assert all(later >= earlier for earlier, later in itertools.pairwise(pauses))
-    assert len(pauses) < 40
+    assert len(pauses) < 80
+
+
+def test_a_worker_that_waits_asks_at_once_when_another_one_knows_that_the_study_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make_scheduler(tmp_path, spec(n_trials=1))
+    answers: list[Any] = ["wait", "done"]
+    monkeypatch.setattr(scheduler, "next_job", lambda: answers.pop(0))
+    monkeypatch.setattr(worker, "next_pause_s", lambda waited_s: 600.0)
+    waiting = Worker(scheduler, PlayedServer(validates(1.0)), threads=1, device=None, notify=lambda _: None)  # type: ignore[arg-type]
+    thread = threading.Thread(target=waiting.run)
+    thread.start()
+
+    waiting.study_is_done.set()
+
+    thread.join(30)
+    assert not thread.is_alive() and answers == []
