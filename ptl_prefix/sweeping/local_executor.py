@@ -97,6 +97,8 @@ class LocalWorker:
     def _run(self, worker: Worker) -> None:
         try:
             worker.run()
+            for other in self._workers:
+                other.study_is_done.set()
         except BaseException as error:
             self._errors.append(error)
             self.stop(now=True)  # of a pack; the pool stops the others
