@@ -11,13 +11,16 @@ from collections.abc import Callable
 from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.remote.mirror import Mirror, ReplacedMirrorError
 from ptl_prefix.artifacts.remote.mirror_state import MirrorState, read_mirror_state, write_mirror_state
-from ptl_prefix.artifacts.remote.snapshot import Snapshot, remove_old_snapshots, snapshot_of_run
+from ptl_prefix.artifacts.remote.snapshot import Snapshot, folder_files, remove_old_snapshots, snapshot_of_run
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.errors import PtlPrefixError
 
 Notify = Callable[[str], None]
 
+FINAL_WAIT_S = 60.0
+_SLOWEST_BYTES_PER_S = 2e6
+"""The end of a run waits as long as this rate needs for all files of the folder."""
 OPEN = "open"
 """The status of a run without a record."""
 
@@ -29,10 +32,12 @@ class BackgroundMirror:
         folder: Run folder.
         mirror: Mirror of the folder.
         notify: Shows the user one line.
-        final_wait_s: Most seconds that the end of the run waits for the store.
+        final_wait_s: Seconds that the end of the run waits for the store, besides those for the size of the folder.
     """
 
-    def __init__(self, folder: RunFolder, mirror: Mirror, notify: Notify, *, final_wait_s: float) -> None:
+    def __init__(
+        self, folder: RunFolder, mirror: Mirror, notify: Notify, *, final_wait_s: float = FINAL_WAIT_S
+    ) -> None:
         self._folder, self._mirror, self._notify = folder, mirror, notify
         self._final_wait_s = final_wait_s
         self._changed = threading.Condition()
@@ -64,20 +69,24 @@ class BackgroundMirror:
             self._changed.notify_all()
 
     def finish(self) -> str | None:
-        """Mirror the end of the run, and wait for the store at most `final_wait_s`.
+        """Mirror the end of the run, and wait for the store, but not for ever. A mirror that was not started only ends.
 
         Returns:
             Why the mirror is behind, with the command that repeats the upload; `None` if it has everything.
         """
-        self._deadline = time.monotonic() + self._final_wait_s
+        if not self._thread.is_alive():
+            return None
         self.take()
+        num_bytes = sum(path.stat().st_size for path in folder_files(self._folder))
+        wait_s = self._final_wait_s + num_bytes / _SLOWEST_BYTES_PER_S
+        self._deadline = time.monotonic() + wait_s
         with self._changed:
             self._is_ending = True
             self._changed.notify_all()
-        self._thread.join(self._final_wait_s + 1.0)
+        self._thread.join(wait_s + 1.0)
         problem = self._problem
         if self._thread.is_alive():
-            problem = problem or f"the store did not take everything within {self._final_wait_s:g} s"
+            problem = problem or f"the store did not take everything within {wait_s:.0f} s"
         if problem is None:
             return None
         self._note_behind(problem)
@@ -107,7 +116,7 @@ class BackgroundMirror:
 
     def _require_time(self) -> None:
         if time.monotonic() > self._deadline:
-            raise TimeoutError(f"the store did not take everything within {self._final_wait_s:g} s")
+            raise TimeoutError("the store did not take everything in time")
 
     def _fall_behind(self, problem: str) -> None:
         if self._problem is None:

@@ -81,8 +81,8 @@ class Mirror:
         resume = f"ptl-prefix train resume={self.address}"
         if state is None:
             raise ReplacedMirrorError(
-                f"A {self._kind} must have an address of its own, but another one is mirrored at {self.address}; choose "
-                f"another `run_id` or `outputs_url`, or resume that one with: {resume}"
+                f"A {self._kind} must have an address of its own, but another one is mirrored at {self.address}; "
+                f"choose another `run_id` or `outputs_url`, or resume that one with: {resume}"
             )
         raise ReplacedMirrorError(
             f"A folder must have everything that its mirror has, but {self.folder} is older than {self.address}, where "

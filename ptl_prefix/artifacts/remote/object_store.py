@@ -138,6 +138,17 @@ class ObjectStore:
             Path(address.path).parent.mkdir(parents=True, exist_ok=True)
         self._repeated(f"{address} must be written", upload)
 
+    def write(self, address: RemoteAddress, content: bytes) -> None:
+        """Write a small object, whatever is there."""
+
+        def write() -> None:
+            if self._is_local:
+                write_atomically(address.path, content)
+            else:
+                self._files.pipe_file(address.path, content)
+
+        self._repeated(f"{address} must be written", write)
+
     def write_if(self, address: RemoteAddress, content: bytes, *, tag: str | None) -> None:
         """Write a small object, if it is still the version of a tag.
 

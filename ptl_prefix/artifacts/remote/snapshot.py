@@ -51,7 +51,7 @@ def snapshot_of_run(folder: RunFolder) -> Snapshot:
     root = Path(tempfile.mkdtemp(dir=staging))
     files: dict[str, Path] = {}
     try:
-        for source in _sources(folder):
+        for source in folder_files(folder):
             name = source.relative_to(folder.path).as_posix()
             target = root / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,10 @@ def remove_old_snapshots(folder: RunFolder) -> None:
     shutil.rmtree(folder.path / STAGING, ignore_errors=True)
 
 
-def _sources(folder: RunFolder) -> Iterator[Path]:
-    yield from (folder.path / name for name in _FILES)
-    yield from (folder.events, folder.best, folder.last)
+def folder_files(folder: RunFolder) -> Iterator[Path]:
+    """The files of a run that are mirrored."""
+    single = (*(folder.path / name for name in _FILES), folder.events, folder.best, folder.last)
+    yield from (path for path in single if path.is_file())
     for name in _FOLDERS:
         for root, names, files in os.walk(folder.path / name):
             names[:] = sorted(one for one in names if not one.startswith("."))
