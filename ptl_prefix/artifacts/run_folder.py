@@ -41,10 +41,12 @@ class RunFolder:
 
     Args:
         path: Path of the folder, which need not exist yet.
+        shown: What messages call the folder, such as the address that it was fetched from; `None` is its path.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, shown: str | None = None) -> None:
         self.path = Path(path)
+        self.shown = str(path) if shown is None else shown
 
     @classmethod
     def open(cls, path: str | Path) -> Self:

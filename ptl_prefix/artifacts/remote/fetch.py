@@ -7,6 +7,7 @@ one manifest names them: in the user's cache for whoever reads, or in a run fold
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,7 +83,7 @@ def cache_folder_of(store: ObjectStore, address: RemoteAddress, manifest: RunMan
     if not (folder / STATE_FILE).is_file():
         with write_folder_atomically(folder) as unfinished:
             for name, file in files.items():
-                _link(cached_object(store, address, file), unfinished / name)
+                _put(cached_object(store, address, file), unfinished / name, manifest)
             write_mirror_state(unfinished, state_of(manifest, address))
     return folder
 
@@ -150,9 +151,26 @@ def _consistent(store: ObjectStore, address: RemoteAddress, use: Callable[[RunMa
     raise ObjectStoreError(f"{address} must stay the same while it is read, but changes all the time; try again later.")
 
 
-def _link(source: Path, target: Path) -> None:
+def _put(source: Path, target: Path, manifest: RunManifest) -> None:
+    """Put an object of the cache into a folder of the cache; a list of runs reads its age from the small files."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if is_summary(target.name):
+        shutil.copyfile(source, target)
+        written = datetime.fromisoformat(manifest.written_at).timestamp()
+        os.utime(target, (written, written))
+        return
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def copy_results(address: RemoteAddress, folder: Path) -> None:
+    """Copy what a report reads of a mirrored run into a folder without it, which nobody resumes.
+
+    Raises:
+        ObjectStoreError: Nothing is mirrored there, or the store cannot be read.
+    """
+    with write_folder_atomically(folder) as unfinished:
+        shutil.copytree(fetch_folder(address), unfinished, dirs_exist_ok=True)
+        (unfinished / STATE_FILE).unlink()

@@ -29,6 +29,7 @@ class MirrorState:
         epoch: `epoch` of the newest manifest that this folder wrote or was fetched from.
         sequence: Its `sequence`.
         writer: Its `writer`.
+        num_bytes: Size of all files of that manifest.
         behind: Why the last attempt to mirror the folder failed; `None` if the mirror has all of it.
     """
 
@@ -39,6 +40,7 @@ class MirrorState:
     epoch: int
     sequence: int
     writer: str
+    num_bytes: int = 0
     behind: str | None = None
 
     def is_as_new_as(self, manifest: RunManifest) -> bool:
@@ -66,6 +68,7 @@ def state_of(manifest: RunManifest, address: object, behind: str | None = None) 
         epoch=manifest.epoch,
         sequence=manifest.sequence,
         writer=manifest.writer,
+        num_bytes=manifest.num_bytes,
         behind=behind,
     )
 

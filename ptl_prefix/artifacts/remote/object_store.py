@@ -9,9 +9,11 @@ written beside its place and renamed.
 """
 
 import contextlib
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +41,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "config_kwargs": {
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "read_timeout": _READ_TIMEOUT_S,
-            "retries": {"max_attempts": 1, "mode": "standard"},  # `_repeated` is the only one that repeats
+            "retries": {"max_attempts": 1, "mode": "standard"},
         },
     },
     "gs": {"use_listings_cache": False, "skip_instance_cache": True, "timeout": _READ_TIMEOUT_S},
@@ -66,14 +68,12 @@ class ObjectStore:
         self._attempts = attempts
         self._is_local = scheme == "file"
         try:
-            self._files: Any = fsspec.filesystem(scheme, **_OPTIONS[scheme])
+            self._files = _file_system(scheme, os.getpid())
         except ImportError as error:
             raise ObjectStoreError(
                 f"An address of {scheme}:// needs {LIBRARIES[scheme]}, which cannot be imported ({error}); run pip "
                 f"install 'ptl-prefix[{'gcs' if scheme == 'gs' else 'storage'}]'."
             ) from error
-        if scheme == "s3":
-            self._files.retries = 1
 
     def read(self, address: RemoteAddress, *, max_bytes: int) -> bytes | None:
         """The content of a small object; `None` if there is none.
@@ -249,6 +249,15 @@ class ObjectStore:
                     raise as_store_error(law, error) from error
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+@cache
+def _file_system(scheme: str, process: int) -> Any:
+    """The file system of a scheme; a forked process has another one, as connections belong to a process."""
+    files = fsspec.filesystem(scheme, **_OPTIONS[scheme])
+    if scheme == "s3":
+        files.retries = 1  # `_repeated` is the only one that repeats
+    return files
 
 
 def _pauses(attempts: int) -> Iterator[float | None]:

@@ -30,7 +30,7 @@ def open_run(path: str | Path, wanted: Wanted = is_result) -> RunFolder:
     if not is_remote_address(path):
         return RunFolder.open(path)
     address = RemoteAddress.parse(str(path))
-    folder = RunFolder(fetch_folder(address, wanted))
+    folder = RunFolder(fetch_folder(address, wanted), str(address))
     if not folder.config.is_file():
         raise _no_run(address)
     return folder
@@ -65,9 +65,14 @@ def open_to_continue(path: str) -> RunFolder:
     return RunFolder.open(folder.path)
 
 
+def is_fetched(folder: Path) -> bool:
+    """Whether a run folder is in the user's cache, to be read only."""
+    return remote_cache_folder() in folder.parents
+
+
 def shown_path(folder: Path) -> str:
     """A run's path as a user knows it: the address of a run that was fetched into the cache, else the folder."""
-    if remote_cache_folder() in folder.parents:
+    if is_fetched(folder):
         state = read_mirror_state(folder)
         if state is not None:
             return state.address

@@ -132,7 +132,7 @@ class GenerateSettings(DecodingChanges):
     """The keys at the root of `conf/generate.yaml`.
 
     Args:
-        bundle: Bundle, run folder or address on the hub; `None` is the first argument.
+        bundle: Bundle, run folder, or address on the hub or of a mirrored run; `None` is the first argument.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         output: File for the generated texts; `None` prints them.
@@ -159,8 +159,8 @@ class EvaluateSettings(DecodingChanges):
     """The keys at the root of `conf/evaluate.yaml`.
 
     Args:
-        run: Run folder, whose bundle and task are used.
-        bundle: Bundle to evaluate, or its address on the hub, instead of `run`; needs `task=`.
+        run: Run folder, or address of a mirrored run, whose bundle and task are used.
+        bundle: Bundle to evaluate, or its address on the hub, instead of `run`; needs `task=` outside of a run.
         split: Split of the task that is decoded.
         num_examples: Number of inputs, evenly spread over the split; `None` is all.
         metrics: Names of the metrics, as `ptl-prefix metrics` lists them; `None` is those of the task.
