@@ -1,7 +1,7 @@
 """Finds the bundle that a path means.
 
-In: the path of a bundle, of a run folder, or an address on the hub or in an object store, wherever a bundle is wanted. Out: the path of the
-bundle; and the folder for what is computed with it.
+In: the path of a bundle or of a run folder, or an address on the hub or in an object store, wherever a bundle is
+wanted. Out: the path of the bundle; and the folder for what is computed with it.
 """
 
 from pathlib import Path

@@ -70,7 +70,7 @@ class ServedFolder:
     def _bring_up_to_date(self) -> None:
         with self._lock:
             store = ObjectStore(self._address.scheme)
-            found = {address: manifest for address, manifest in find_manifests(store, self._address)}
+            found = dict(find_manifests(store, self._address))
             for address in found:
                 self._known.setdefault(address.names[-1], address)
             for name, address in list(self._known.items()):
