@@ -57,7 +57,7 @@ def bucket() -> "Iterator[FaultyStore]":
 
 @pytest.fixture
 def store(bucket: "FaultyStore", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "FaultyStore":
-    """The empty bucket without faults, and an empty cache. The libraries find it by environment variables, as a user's."""
+    """The empty bucket without faults, and an empty cache; the libraries find it by environment variables."""
     from ptl_prefix.artifacts.remote import object_store, outputs_url
 
     bucket.empty()

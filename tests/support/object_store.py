@@ -5,6 +5,7 @@ the proxy commits. The server is moto's; what it answers is not scripted.
 """
 
 import http.client
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from typing import Any
 BUCKET = "runs"
 VARIABLES = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "server", "date"}
+
+
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers and body."""
 
 
 @dataclass
@@ -38,7 +43,7 @@ class Fault:
     times: int = 10**6
     seconds: float = 0.0
     committed: int = 0
-    answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
 
     def meets(self, method: str, path: str) -> bool:
         """Whether a request is met, which is counted."""
@@ -114,68 +119,60 @@ class FaultyStore:
         )
 
 
-def _handler(store: FaultyStore) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = 60
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+    store: FaultyStore
 
-        def log_message(self, *_: Any) -> None:
-            """Print nothing."""
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
 
-        def do_any(self) -> None:
-            """Forward a request, as far as the faults allow it."""
-            store.requests.append((self.command, self.path))
-            faults = [fault for fault in store.faults if fault.meets(self.command, self.path)]
-            kinds = {fault.kind for fault in faults}
-            length = int(self.headers.get("Content-Length") or 0)
-            if "cut" in kinds:
-                self.rfile.read(length // 2)
-                self._cut()
-                return
-            body = self.rfile.read(length)
-            for fault in faults:
-                time.sleep(fault.seconds if fault.kind == "slow" else 0.0)
-            if "error" in kinds:
-                self._answer(500, {"Content-Type": "application/xml"}, b"<Error><Code>InternalError</Code></Error>")
-                return
-            old = next((fault for fault in faults if fault.kind == "old"), None)
-            answer = old.answers.get(self.path) if old is not None else None
-            if answer is None:
-                answer = self._forward(body)
-            if old is not None:
-                old.answers.setdefault(self.path, answer)
-            if "lost" in kinds:
-                self._cut()
-                return
-            self._answer(*answer)
-
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_any  # noqa: N815
-
-        def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-            connection = http.client.HTTPConnection("127.0.0.1", store.direct_port, timeout=30)
-            try:
-                connection.request(self.command, self.path, body=body, headers=dict(self.headers.items()))
-                answer = connection.getresponse()
-                return answer.status, dict(answer.getheaders()), answer.read()
-            finally:
-                connection.close()
-
-        def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                if name.lower() not in _HOP_BY_HOP:
-                    self.send_header(name, value)
-            length = headers.get("Content-Length", str(len(body))) if self.command == "HEAD" else str(len(body))
-            self.send_header("Content-Length", length)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def _cut(self) -> None:
+    def do_any(self) -> None:
+        """Forward a request, as far as the faults allow it."""
+        self.store.requests.append((self.command, self.path))
+        faults = {fault.kind: fault for fault in self.store.faults if fault.meets(self.command, self.path)}
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length // 2 if "cut" in faults else length)
+        if "slow" in faults:
+            time.sleep(faults["slow"].seconds)
+        if "error" in faults:
+            self._answer(500, {"Content-Type": "application/xml"}, b"<Error><Code>InternalError</Code></Error>")
+            return
+        answer = None if "cut" in faults else self._answer_of(body, faults.get("old"))
+        if answer is None or "lost" in faults:
             self.close_connection = True
             self.connection.close()
+        else:
+            self._answer(*answer)
 
-    return Handler
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_any  # noqa: N815
+
+    def _answer_of(self, body: bytes, old: Fault | None) -> Answer:
+        answer = None if old is None else old.answers.get(self.path)
+        answer = answer or self._forward(body)
+        if old is not None:
+            old.answers[self.path] = answer
+        return answer
+
+    def _forward(self, body: bytes) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.store.direct_port, timeout=30)
+        try:
+            connection.request(self.command, self.path, body=body, headers=dict(self.headers.items()))
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        length = headers.get("Content-Length", str(len(body))) if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 class _QuietServer(ThreadingHTTPServer):
@@ -190,11 +187,12 @@ def faulty_store() -> Iterator[FaultyStore]:
     """The server and the proxy while the block runs."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
         store = FaultyStore(0, server.get_host_and_port()[1])
-        proxy = _QuietServer(("127.0.0.1", 0), _handler(store))
+        proxy = _QuietServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
         store.port = proxy.server_address[1]
         thread = threading.Thread(target=proxy.serve_forever, daemon=True)
         thread.start()

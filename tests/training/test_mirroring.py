@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_on_a_machine_without_its_folder(
     monkeypatch.chdir(tmp_path / "elsewhere")
 
     folder = open_to_continue(str(address))
-    outcome = train(plan, folder, resume=True)
+    outcome = train(tiny_runs.plan(outputs_url=URL), folder, resume=True)
 
     assert folder.path == Path("outputs/table_to_text/tiny/prefix_tuning/tiny")
     assert outcome.record.status == "finished"
@@ -140,7 +140,7 @@ def test_a_killed_run_goes_on_on_a_machine_without_its_folder(
     assert contents(fetch_folder(address, is_any)) == contents(folder.path)
     # The first machine has an older state now, and does not go on from it.
     with pytest.raises(ObjectStoreError, match=rf"is older than.*train resume={address}"):
-        train(plan, first, resume=True)
+        train(tiny_runs.plan(outputs_url=URL), first, resume=True)
 
 
 def test_a_new_run_takes_no_address_of_another(store: FaultyStore, tiny_runs: TinyRuns, tmp_path: Path) -> None:
