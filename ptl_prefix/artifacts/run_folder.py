@@ -46,7 +46,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, shown: str | None = None) -> None:
         self.path = Path(path)
-        self.shown = str(path) if shown is None else shown
+        self.shown = str(self.path) if shown is None else shown
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -62,6 +62,11 @@ class RunFolder:
         whole = next((parent for parent in folder.path.parents if cls(parent).config.is_file()), None)
         way_out = f"did you mean {whole}?" if whole else "give the path that `ptl-prefix train` printed."
         raise RunError(f"A run must be a folder with a {folder.config.name}, but {path} {fact}; {way_out}")
+
+    @property
+    def place(self) -> Path | str:
+        """The path; of a folder that was fetched the address, which no path can hold."""
+        return self.path if self.shown == str(self.path) else self.shown
 
     @property
     def record(self) -> Path:

@@ -163,7 +163,7 @@ def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[l
     for folder in folders:
         state = read_state(folder)
         if state != "finished" and state not in include:
-            excluded.append(ExcludedRun(folder.shown, _REASONS[state]))
+            excluded.append(ExcludedRun(folder.place, _REASONS[state]))
             continue
         try:
             record = rebuild_record(folder) if state == "died" else read_record(folder.record)
@@ -171,9 +171,9 @@ def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[l
             if reason is None:
                 runs.append(ComparedRun(folder, record))
             else:
-                excluded.append(ExcludedRun(folder.shown, reason))
+                excluded.append(ExcludedRun(folder.place, reason))
         except PtlPrefixError as error:
-            excluded.append(ExcludedRun(folder.shown, f"is unreadable: {error}"))
+            excluded.append(ExcludedRun(folder.place, f"is unreadable: {error}"))
     return runs, excluded
 
 

@@ -128,7 +128,7 @@ def _rows(
         settings_by_row[key] = settings
         if older := runs_by_row[key].get(run.seed):
             reason = f"has the settings and the seed of {run.folder.shown}, a newer run"
-            superseded.append(ExcludedRun(older.folder.shown, reason))
+            superseded.append(ExcludedRun(older.folder.place, reason))
         runs_by_row[key][run.seed] = run
     return [_row(key[0], settings_by_row[key], by_seed, by_run) for key, by_seed in runs_by_row.items()]
 

@@ -89,7 +89,7 @@ def summarize_run(folder: RunFolder) -> RunSummary:
         step, metrics = _progress(folder)
     main = main_metric(metrics)
     return RunSummary(
-        path=folder.shown if is_fetched(folder.path) else folder.path,
+        path=folder.place,
         state=state,
         **names,
         seed=seed,
