@@ -11,6 +11,8 @@ from support.object_store import BUCKET, FaultyStore
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 URL = f"s3://{BUCKET}/outputs"
 ADDRESS = f"{URL}/table_to_text/tiny/prefix_tuning/one"
 

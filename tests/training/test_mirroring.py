@@ -51,6 +51,7 @@ def test_a_finished_run_is_mirrored_with_everything(store: FaultyStore, tiny_run
     assert not (folder.path / ".mirror").exists() or not list((folder.path / ".mirror").iterdir())
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_all_the_time_ends_no_training_and_is_told(
     store: FaultyStore, tiny_runs: TinyRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +115,9 @@ def kill_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(BackgroundMirror, "finish", end_at_once)
 
 
-@pytest.mark.parametrize("step", [pytest.param(2, id="before a checkpoint"), pytest.param(5, id="after one")])
+@pytest.mark.parametrize(
+    "step", [pytest.param(2, id="before a checkpoint", marks=pytest.mark.slow), pytest.param(5, id="after one")]
+)
 def test_a_killed_run_goes_on_on_a_machine_without_its_folder(
     store: FaultyStore, tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -126,7 +129,9 @@ def test_a_killed_run_goes_on_on_a_machine_without_its_folder(
         with pytest.raises(Killed):
             train(plan, first)
     address = address_of(plan)
-    assert contents(fetch_folder(address, is_any)).keys() >= {"config.yaml", "events.jsonl"}
+    mirrored = contents(fetch_folder(address, is_any))
+    assert mirrored.keys() >= {"config.yaml", "events.jsonl"}
+    assert ("checkpoints/last.ckpt" in mirrored) == (step > 3)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
 

@@ -84,7 +84,7 @@ def test_a_bundle_stays_though_a_listing_or_the_store_does_not_show_it(store: Fa
     assert list(bundles(served)) == ["one"]
     store.heal()
     served.refresh()
-    assert [text.partition(":")[0] for text in told] == [
+    assert [text.partition(": ")[0] for text in told] == [
         f"the bundles of {ROOT} stay as they are",
         f"the bundles of {ROOT} can be read again",
     ]
