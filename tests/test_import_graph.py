@@ -12,6 +12,7 @@ LIBRARIES = {
     "bitsandbytes": {"backbones"},
     "click": {"commands"},
     "datasets": {"data"},
+    "fsspec": {"artifacts.remote.object_store"},
     "gguf": {"backbones"},
     "httpx2": {"serving.vllm_engine"},
     "huggingface_hub": {"artifacts.hub"},

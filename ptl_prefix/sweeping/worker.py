@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ptl_prefix.artifacts.event_log import read_events, validation_losses
+from ptl_prefix.artifacts.remote.mirror_run import mirror_run
+from ptl_prefix.artifacts.remote.mirror_state import read_mirror_state
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
@@ -92,6 +94,8 @@ class Worker:
             finally:
                 self.job = None
             is_recorded = self._scheduler.close(job, outcome)
+            if is_recorded:
+                self._mirror_again(job, outcome)
             self._notify(_status_line(job, outcome, self._scheduler.spec.objective) if is_recorded else _lost_line(job))
 
     def _pause(self, seconds: float) -> float:
@@ -101,6 +105,16 @@ class Worker:
             rest -= _PAUSES_S[0]
         self.study_is_done.clear()  # if the study is not done after all, it asks as rarely as before
         return seconds
+
+    def _mirror_again(self, job: Job, outcome: Outcome) -> None:
+        """Mirror a trial again that the study has marked as pruned, or whose mirror is behind."""
+        state = read_mirror_state(job.folder.path)
+        if state is None or (state.behind is None and outcome.kind != "pruned"):
+            return
+        try:
+            mirror_run(job.folder)
+        except PtlPrefixError as error:
+            self._notify(f"{job.folder.path} is not mirrored as it is: {error}")
 
     def _run(self, job: Job) -> Outcome:
         # The lease began before the job was prepared, which may have taken long: renew it before anything runs.

@@ -60,6 +60,7 @@ class Outcome:
         adapted: Predictions of the best checkpoint for the same inputs.
         num_in_split: Number of inputs in the split, of which a sample was decoded.
         signal: Name of the signal that stopped the run, without predictions; `None` if the run finished.
+        mirror_problem: Why the mirror in the object store is behind; `None` if it has everything, or there is none.
     """
 
     record: RunRecord
@@ -67,6 +68,7 @@ class Outcome:
     adapted: list[Prediction]
     num_in_split: int = 0
     signal: str | None = None
+    mirror_problem: str | None = None
 
 
 class TrainingRun:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ptl_prefix.artifacts.remote.open_run import folder_to_continue
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted
 from ptl_prefix.commands.config.hydra_session import hydra_session
@@ -99,7 +100,9 @@ def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | 
     composed, plain = results[0]
     added = composed.added_keys | (_keys_of_swept_choices(verb, overrides, flags) if flags.multirun else set())
     resumed_folder = verb.folder_key and plain.values[verb.folder_key]
-    folder = resumed_folder or OmegaConf.select(composed.config, "hydra.run.dir")
+    folder = (
+        folder_to_continue(resumed_folder) if resumed_folder else OmegaConf.select(composed.config, "hydra.run.dir")
+    )
     return CheckedConfig(plain.values, _with_additions(overrides, added), Path(folder))
 
 

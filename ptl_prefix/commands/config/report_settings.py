@@ -62,7 +62,7 @@ class RunsSettings:
         format: Format of the output.
     """
 
-    status: Literal["finished", "stopped", "failed", "pruned", "running", "died", "damaged"] | None
+    status: Literal["finished", "stopped", "failed", "pruned", "running", "open", "died", "damaged"] | None
     task_name: str | None
     backbone_name: str | None
     method_name: str | None

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.artifacts.remote.address import is_remote_address
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.instantiate import build
@@ -23,6 +24,7 @@ from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.cost_estimate import estimate_sweep, show_estimate
 from ptl_prefix.commands.sweep.export_study import export_study, next_command
+from ptl_prefix.commands.sweep.mirrored_study import fetch_missing_results, fetch_study, mirror_definition
 from ptl_prefix.commands.sweep.parse_study import parsed_with_server
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.progress import Progress, state_line, status_table, trial_name
@@ -156,6 +158,7 @@ def run_parsed_study(parsed: ParsedStudy, flags: HydraFlags, server: TrialServer
     console = EscapingConsole(stderr=True)
     console.print(Text(f"dashboard: {dashboard_command(study.folder, study.storage)}"), soft_wrap=True)
     _show_notes(parsed, console)
+    mirror_definition(study, lambda text: console.print(Text(text), soft_wrap=True))
     if not is_new:
         console.print(f"Resuming {study.folder}", highlight=False, soft_wrap=True)
     work(study, console, server=server)
@@ -212,6 +215,7 @@ def work(
         console.print(Text(f"Stopped. Resume with:\n  {resume}"), soft_wrap=True)
         raise SystemExit(130 if pool.interrupted == "SIGINT" else 143)
     if not is_joining:
+        fetch_missing_results(study, scheduler, lambda text: console.print(Text(text), soft_wrap=True))
         # The loggers send while the page is made.
         with log_study(scheduler, _study_tracking(study), lambda text: console.print(Text(text), soft_wrap=True)):
             show_result(scheduler, EscapingConsole(file=sys.stdout))
@@ -262,6 +266,8 @@ def _show_status(study: Study, *, watch: bool) -> None:
 
 
 def _find_folder(name: str) -> Path:
-    """The folder of a study, given by its path or by its name in `outputs/sweeps`."""
+    """The folder of a study, given by its path, its name in `outputs/sweeps`, or the address of its mirror."""
+    if is_remote_address(name):
+        return fetch_study(name, _STUDIES)
     folder = Path(name)
     return folder if (folder / STUDY_FILE).exists() else _STUDIES / name

@@ -22,7 +22,7 @@ from ptl_prefix.commands.config.arguments import quoted
 from ptl_prefix.commands.config.override_errors import parsed_override
 from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers, Scalar
 
-_NOT_SEARCHABLE = ("run_id", "study", "trial", "resume", "resume_anyway", "dry_run", "sweeps")
+_NOT_SEARCHABLE = ("run_id", "study", "trial", "resume", "resume_anyway", "dry_run", "sweeps", "outputs_url")
 """Keys that identify a run, or that a study sets itself."""
 
 

@@ -35,11 +35,11 @@ from ptl_prefix.sweeping.trial_store import TrialStore
 
 CONFIGS = "configs"
 """The copy of the configs in a study's folder."""
+STORAGE_FILE = "where.yaml"
+"""The file with the URL of a study's storage, and the name of its folder."""
 
 STORAGE_VARIABLE = "PTL_PREFIX_STUDY_STORAGE"
 """Environment variable with the URL of a study's storage, which replaces the one that the study was created with."""
-
-_STORAGE_FILE = "where.yaml"
 _USER_CONFIGS = "own"
 _CREATION_LOCK = ".begin.lock"
 _SERVER_LOG = "host.log"
@@ -118,7 +118,9 @@ def create_or_open_study(parsed: ParsedStudy, flags: HydraFlags) -> tuple[Study,
     with FileLock(folder / _CREATION_LOCK):  # two processes with the same specification create one study
         if not (folder / STUDY_FILE).exists():
             _copy_configs(folder, flags, parsed.first_config)
-            write_atomically(folder / _STORAGE_FILE, yaml.safe_dump({"storage": parsed.storage}))
+            write_atomically(
+                folder / STORAGE_FILE, yaml.safe_dump({"storage": parsed.storage, "folder": folder.resolve().name})
+            )
             parsed.spec.write(folder)
             return Study(folder, parsed.spec, _storage_here() or parsed.storage), True
     study = open_study(folder)
@@ -139,7 +141,7 @@ def open_study(folder: Path) -> Study:
         SweepError: If the folder has none.
     """
     spec = StudySpec.read(folder)
-    storage = yaml.safe_load((folder / _STORAGE_FILE).read_text(encoding="utf-8"))["storage"]
+    storage = yaml.safe_load((folder / STORAGE_FILE).read_text(encoding="utf-8"))["storage"]
     return Study(folder, spec, _storage_here() or storage)
 
 
@@ -194,7 +196,7 @@ def _copy_yaml(source: Path, target: Path) -> None:
 
 def _is_result(folder: Path) -> bool:
     """Whether a folder holds what a run or a study has written, instead of configs."""
-    return any((folder / name).exists() for name in (STUDY_FILE, "events.jsonl", ".begin.lock", _STORAGE_FILE))
+    return any((folder / name).exists() for name in (STUDY_FILE, "events.jsonl", ".begin.lock", STORAGE_FILE))
 
 
 def _composer(folder: Path, spec: StudySpec) -> ComposeConfig:
