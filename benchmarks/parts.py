@@ -171,6 +171,15 @@ def _sweep_rows(report: Report) -> Rows:
     ]
 
 
+def _start_rows(report: Report) -> Rows:
+    return [
+        ["", "CPU seconds", "ratio"],
+        ["ptl-prefix train", f"{report['cpu_s']['train']:.2f}", f"{report['ratio']:.3f}"],
+        ["a script by hand", f"{report['cpu_s']['script']:.2f}", "1"],
+        ["ptl-prefix --help", f"{report['help_cpu_s']:.2f}", ""],
+    ]
+
+
 def _ratio(value: Mapping[str, float] | None) -> str:
     return "" if value is None else f"{value['median']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
 
@@ -182,7 +191,7 @@ PARTS = (
         about="Forward, backward and AdamW on one batch of random ids; ratios are medians over rounds, with quartiles.",
         words=["--shape", "gpt2", "small_llama", "--steps", "15"],
         quick_words=["--shape", "tiny", "--steps", "5"],
-        limit_s=1200,
+        limit_s=1050,
         quick_limit_s=90,
         table=_step_rows,
         bars=_step_bars,
@@ -251,6 +260,17 @@ PARTS = (
         limit_s=120,
         quick_limit_s=0,
         table=_sweep_rows,
+        flag="--out",
+    ),
+    Part(
+        module="cold_start",
+        title="A new command, up to its first step",
+        about="CPU seconds of a new process from its start to the end of its first optimizer step, imports included.",
+        words=["--rounds", "3"],
+        quick_words=["--rounds", "1"],
+        limit_s=150,
+        quick_limit_s=45,
+        table=_start_rows,
         flag="--out",
     ),
 )

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -23,13 +22,7 @@ import pyarrow.compute as pc
 
 from ptl_prefix.data.collation import EncodedRow, LayerInputs, Teacher
 
-_COLUMNS = datasets.Features(
-    {
-        "input_ids": datasets.List(datasets.Value("int32")),
-        "num_source_ids": datasets.Value("int32"),
-        "example": datasets.Value("int32"),
-    }
-)
+_COLUMNS = pa.schema([("input_ids", pa.list_(pa.int32())), ("num_source_ids", pa.int32()), ("example", pa.int32())])
 _ROWS, _REPORT = "rows.arrow", "report.json"
 
 
@@ -59,7 +52,7 @@ class EncodedSplit:
     """The rows of a split, one per (source, target) pair, in the order of its examples.
 
     Args:
-        dataset: Rows with the columns of `EncodedRow`.
+        table: Rows with the columns of `EncodedRow`.
         report: Counts of the encoding.
         teacher: Teacher whose log-probabilities are learned in place of the targets; `None` for none.
         layer_inputs: What a layer reads of each row, if that was computed before; `None` if not.
@@ -67,55 +60,66 @@ class EncodedSplit:
 
     def __init__(
         self,
-        dataset: datasets.Dataset,
+        table: pa.Table,
         report: EncodingReport,
         teacher: Teacher | None = None,
         layer_inputs: LayerInputs | None = None,
     ) -> None:
-        self.dataset = dataset
+        self.table = table
         self.report = report
         self.teacher = teacher
         self.layer_inputs = layer_inputs
-        column = dataset.data.column("input_ids")
-        self.lengths: npt.NDArray[np.int64] = pc.list_value_length(column).to_numpy().astype(np.int64)
+        self.lengths: npt.NDArray[np.int64] = (
+            pc.list_value_length(table.column("input_ids")).to_numpy().astype(np.int64)
+        )
+        self._batches = table.to_batches()
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.lengths)
 
     @property
     def num_source_ids(self) -> npt.NDArray[np.int64]:
         """The number of prompt ids of each row."""
-        column: npt.NDArray[np.int64] = self.dataset.data.column("num_source_ids").to_numpy().astype(np.int64)
+        column: npt.NDArray[np.int64] = self.table.column("num_source_ids").to_numpy().astype(np.int64)
         return column
 
     @property
     def examples(self) -> npt.NDArray[np.int64]:
         """The index of each row's example; the rows of one example are neighbours."""
-        column: npt.NDArray[np.int64] = self.dataset.data.column("example").to_numpy().astype(np.int64)
+        column: npt.NDArray[np.int64] = self.table.column("example").to_numpy().astype(np.int64)
         return column
 
     def rows(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> list[EncodedRow]:
         """The rows at `indices`, in that order."""
-        columns = self.dataset[[int(index) for index in indices]]
-        values = zip(columns["input_ids"], columns["num_source_ids"], columns["example"], strict=True)
-        rows = [EncodedRow(input_ids=ids, num_source_ids=num, example=example) for ids, num, example in values]
+        rows = [self._row(int(index)) for index in indices]
         if self.layer_inputs is not None:
             for index, row in zip(indices, rows, strict=True):
                 row["layer_input"] = self.layer_inputs(int(index))
         return rows
 
+    def _row(self, index: int) -> EncodedRow:
+        # A table's own `take` would copy whole columns.
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        batch, place = self._batches[number], index - int(self._starts[number])
+        return EncodedRow(
+            input_ids=batch.column("input_ids")[place].values.to_numpy().tolist(),
+            num_source_ids=batch.column("num_source_ids")[place].as_py(),
+            example=batch.column("example")[place].as_py(),
+        )
+
     def taught_by(self, teacher: Teacher | None) -> "EncodedSplit":
         """The same rows with a teacher."""
-        return EncodedSplit(self.dataset, self.report, teacher, self.layer_inputs)
+        return EncodedSplit(self.table, self.report, teacher, self.layer_inputs)
 
     def starting_at(self, layer_inputs: LayerInputs) -> "EncodedSplit":
         """The same rows, each with what a layer reads of it."""
-        return EncodedSplit(self.dataset, self.report, self.teacher, layer_inputs)
+        return EncodedSplit(self.table, self.report, self.teacher, layer_inputs)
 
     @property
     def ids(self) -> npt.NDArray[np.int32]:
         """The ids of all rows, one row after another."""
-        flat: npt.NDArray[np.int32] = pc.list_flatten(self.dataset.data.column("input_ids")).to_numpy()
+        flat: npt.NDArray[np.int32] = pc.list_flatten(self.table.column("input_ids")).to_numpy()
         return flat
 
     @property
@@ -167,12 +171,14 @@ def read_encoded(folder: Path) -> EncodedSplit | None:
 
 
 def _open(folder: Path, report: EncodingReport) -> EncodedSplit:
-    return EncodedSplit(datasets.Dataset.from_file(str(folder / _ROWS)), report)
+    # Memory-mapped: the rows stay on the disk, and the processes of a machine share them.
+    with pa.ipc.open_stream(pa.memory_map(str(folder / _ROWS))) as stream:
+        return EncodedSplit(stream.read_all(), report)
 
 
 def _write_rows(path: Path, chunks: Iterable[tuple[list[EncodedRow], EncodingReport]]) -> EncodingReport:
     """Write the rows chunk by chunk, so that they are never all in memory, and add up the reports."""
-    schema = _COLUMNS.arrow_schema
+    schema = _COLUMNS
     total = EncodingReport()
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for rows, report in chunks:

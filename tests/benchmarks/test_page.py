@@ -54,6 +54,7 @@ REPORTS: dict[str, dict[str, Any]] = {
     "row_layouts": {"measurements": [{**LAYOUT, "layout": "packing"}]},
     "decode_time": {"seconds": {"bare backbone": [1.0, 2.0, 3.0]}, "times_bare": {"bare backbone": 1.0}},
     "serving": {"tokens_per_s": {"base": [90.0, 110.0]}, "ratios": [["mixed", "base", 0.97, 0.9, 1.0, ">= 0.95"]]},
+    "cold_start": {"cpu_s": {"train": 10.5, "script": 10.0}, "ratio": 1.05, "help_cpu_s": 0.2},
     "sweep_start": {"a study": 20.0, "a process each": 100.0, "ratio": 0.2},
 }
 
@@ -91,6 +92,7 @@ def test_the_page_has_the_table_the_plot_and_the_machine_of_each_result(tmp_path
         "| bare backbone | 2.00 | 3.00 | 1.000 |",
         "| mixed | base | 0.970 | 0.900 | 1.000 | >= 0.95 |",
         "| a study | 20.0 | 0.200 |",
+        "| ptl-prefix train | 10.50 | 1.050 |",
     ):
         assert row in page
 

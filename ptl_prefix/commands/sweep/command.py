@@ -24,7 +24,6 @@ from ptl_prefix.commands.sweep.cost_estimate import estimate_sweep, show_estimat
 from ptl_prefix.commands.sweep.parse_study import parsed_with_server
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.progress import Progress, state_line, status_table, trial_name
-from ptl_prefix.commands.sweep.report import show_result
 from ptl_prefix.commands.sweep.slurm import write_slurm_script
 from ptl_prefix.commands.sweep.study_folder import Study, create_or_open_study, has_other_code, open_study
 from ptl_prefix.errors import ConfigError, SweepError
@@ -165,11 +164,12 @@ def work(
     """
     if has_other_code(study):
         console.print("The code has changed since this study was created.", style="yellow", highlight=False)
-    scheduler = study.scheduler()
+    server = study.trial_server(server)
+    scheduler = study.scheduler(server)
     if not is_joining:
         scheduler.request_stop(None)
     progress = Progress(scheduler, console)
-    pool = study.worker_pool(scheduler, progress.notify, num_workers, server)
+    pool = study.worker_pool(scheduler, server, progress.notify, num_workers)
     with progress:
         pool.run(lambda: progress.refresh(pool.workers))
     if pool.interrupted is not None or scheduler.stop_request is not None:
@@ -177,6 +177,9 @@ def work(
         console.print(Text(f"Stopped. Resume with:\n  {resume}"), soft_wrap=True)
         raise SystemExit(130 if pool.interrupted == "SIGINT" else 143)
     if not is_joining:
+        # Imported here: it imports scipy and plotly, for which no trial should wait.
+        from ptl_prefix.commands.sweep.report import show_result
+
         # The loggers send while the page is made.
         with log_study(scheduler, _study_tracking(study), lambda text: console.print(Text(text), soft_wrap=True)):
             show_result(scheduler, EscapingConsole(file=sys.stdout))

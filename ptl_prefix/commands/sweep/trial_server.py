@@ -2,8 +2,8 @@
 
 In: lines of JSON on standard input, from `ptl_prefix.sweeping.trial_processes`. Out: a line with the exit code of each
 trial that has ended. A trial runs what `ptl-prefix train resume=<folder>` runs: a frozen config, without Hydra. Trials
-of a pack run in one fork (`pack_process.py`). When the server dies, its trials stop with a checkpoint; when the process
-that started the server dies, the server ends.
+of a pack run in one fork (`pack_process.py`), and the first fork checks configs (`call_process.py`). When the server
+dies, its trials stop with a checkpoint; when the process that started the server dies, the server ends.
 """
 
 import importlib
@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 from ptl_prefix.artifacts.file_lock import open_unlinked
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.standard_streams import escape_unknown_characters
+from ptl_prefix.commands.sweep.call_process import fork_for_calls
+from ptl_prefix.commands.sweep.trial_resources import use_resources
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
 SERVER_MODULE = "ptl_prefix.commands.sweep.trial_server"
@@ -43,6 +45,8 @@ _IMPORTED = (
     "wandb.sdk.launch.inputs.internal",
 )
 """Modules that a trial would otherwise import when it first uses them; those that are not installed are skipped."""
+_CALLS = "--calls="
+"""Argument with the file descriptor of the connection for calls."""
 _ASYNC_LOAD = "HF_DEACTIVATE_ASYNC_LOAD"
 _STOPPING_TIMEOUT_S = 60.0
 """Seconds that a trial has to save a checkpoint."""
@@ -230,28 +234,12 @@ def run_pack(requests: int, threads: int, device: int | None) -> NoReturn:
         os._exit(code)
 
 
-def use_resources(threads: int, device: int | None) -> None:
-    """Limit this process to a number of CPU threads, and to an accelerator unless it is `None`."""
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    import torch
-
-    torch.set_num_threads(threads)
-
-
 def log_to(path: Path) -> None:
     """Append to this file what was printed before the study's folder was known, and everything from now on."""
     log = open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(log, os.pread(2, os.fstat(2).st_size, 0))
     os.dup2(log, 2)
     os.close(log)
-
-
-def visible_device(device: int, visible: str | None) -> str:
-    """The id of a device among those that `CUDA_VISIBLE_DEVICES` allows, for example within a job of Slurm's."""
-    names = [name for name in (visible or "").split(",") if name]
-    return names[device % len(names)] if names else str(device)
 
 
 def _stop_with_server(lifeline: int) -> None:
@@ -285,6 +273,7 @@ def main() -> None:
     escape_unknown_characters()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.dup(0)
+    calls = next((word for word in sys.argv[1:] if word.startswith(_CALLS)), None)
     if "--warm" in sys.argv[1:]:
         for name in _IMPORTED:
             with suppress(ModuleNotFoundError):
@@ -297,7 +286,9 @@ def main() -> None:
                 file=sys.stderr,
                 flush=True,
             )
-            os.execv(sys.executable, [sys.executable, "-m", SERVER_MODULE])
+            os.execv(sys.executable, [sys.executable, "-m", SERVER_MODULE, *([] if calls is None else [calls])])
+    if calls is not None:
+        fork_for_calls(int(calls.removeprefix(_CALLS)), requests)
     _Server(requests).run()
     os._exit(0)  # a regular exit would unload all modules, which takes longer than most trials take to start
 
