@@ -168,6 +168,9 @@ def _sweep_rows(report: Report) -> Rows:
         ["", "seconds", "ratio"],
         ["a study", f"{report['a study']:.1f}", f"{report['ratio']:.3f}"],
         ["a process each", f"{report['a process each']:.1f}", "1"],
+        ["the first trial of a study starts after", f"{report['first_trial_s']:.1f}", ""],
+        ["a trial server alone has imported after", f"{report['server_s']:.1f}", ""],
+        ["CPU seconds of the study's command until its first trial", f"{report['command_cpu_s']:.1f}", ""],
     ]
 
 

@@ -28,7 +28,7 @@ class ServerCalls:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
         self._waiting: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
         threading.Thread(target=self._read, daemon=True).start()
@@ -44,15 +44,16 @@ class ServerCalls:
             The result, or `NoAnswerError`.
         """
         answer: Future[Any] = Future()
-        with self._lock:
+        # Sending may wait for the server to read; answers are taken meanwhile, so it has a lock of its own.
+        with self._sending:
             number = next(self._numbers)
-            self._waiting[number] = answer
             message = {"call": number, "function": function, "arguments": arguments}
+            with self._lock:
+                self._waiting[number] = answer
             try:
                 self._connection.sendall(json.dumps(message).encode() + b"\n")
             except OSError:
-                del self._waiting[number]
-                answer.set_exception(NoAnswerError())
+                self._give_up(number)
         return answer
 
     def close(self) -> None:
@@ -72,7 +73,12 @@ class ServerCalls:
                     answer.set_result(message["result"])
                 else:
                     answer.set_exception(NoAnswerError())
+        for number in list(self._waiting):
+            self._give_up(number)
+
+    def _give_up(self, number: int) -> None:
+        """Say that a call has no answer, unless that was said already."""
         with self._lock:
-            unanswered, self._waiting = list(self._waiting.values()), {}
-        for answer in unanswered:
+            answer = self._waiting.pop(number, None)
+        if answer is not None:
             answer.set_exception(NoAnswerError())
