@@ -50,6 +50,10 @@ class AttentionInputs:
         """All of them, in that order."""
         return (self.query, self.key, self.value, self.prefix_key, self.prefix_value)
 
+    def detached(self) -> "AttentionInputs":
+        """The same numbers without gradients."""
+        return AttentionInputs(*(tensor.detach() for tensor in self.tensors))
+
     def joined(self) -> tuple[Tensor, Tensor]:
         """The keys and values of [prefix; text]."""
         rows = len(self.query)
@@ -113,7 +117,8 @@ def flex_mask(inputs: AttentionInputs) -> Any:
 
 @cache
 def _flex_attention(compiled: bool) -> Callable[..., Any]:
-    return torch.compile(flex_attention) if compiled else flex_attention
+    attend: Callable[..., Any] = flex_attention
+    return torch.compile(attend) if compiled else attend
 
 
 def two_parts(inputs: AttentionInputs) -> Tensor:
@@ -202,9 +207,10 @@ def _flash_gradients(
 def ways(inputs: AttentionInputs) -> dict[str, Callable[[], Tensor]]:
     """The ways; masks are made before, as a model makes them once for all layers."""
     mask, block_mask = inputs.mask, flex_mask(inputs)
+    for_flex = inputs if inputs.query.is_cuda else inputs.detached()  # it has no backward pass on a CPU
     return {
         "explicit mask": lambda: explicit_mask(inputs, mask),
-        "flex": lambda: flex(inputs, block_mask),
+        "flex": lambda: flex(for_flex, block_mask),
         "two parts": lambda: two_parts(inputs),
     }
 
@@ -272,5 +278,5 @@ def peak_bytes(step: Callable[[], object], device: str) -> int | None:
 
 def largest_difference(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     """The largest difference of two numbers at the same place, relative to the largest number of the first."""
-    pairs = zip(tensors, others, strict=True)
-    return max(float((one.float() - other.float()).abs().max() / one.float().abs().max()) for one, other in pairs)
+    pairs = [(one.detach().float(), other.detach().float()) for one, other in zip(tensors, others, strict=True)]
+    return max(float((one - other).abs().max() / one.abs().max()) for one, other in pairs)

@@ -184,8 +184,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, list[Point]]:
             table.add_row(name, str(one.value), *numbers)
     Console().print(table)
     draw(found, options.out.with_suffix(".svg"))
-    points = {name: [asdict(point) for point in measured] for name, measured in found.items()}
-    report = {"rounds": options.rounds, "base": asdict(base), "axes": points, "environment": environment()}
+    axes = {name: [asdict(point) for point in measured] for name, measured in found.items()}
+    report = {"rounds": options.rounds, "base": asdict(base), "axes": axes, "environment": environment()}
     write_atomically(options.out, json.dumps(report, indent=1) + "\n")
     return found
 

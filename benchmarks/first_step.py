@@ -78,7 +78,7 @@ def script() -> None:
             return torch.optim.AdamW([self.prompt], lr=0.01)
 
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    loader = torch.utils.data.DataLoader(ids, batch_size=BATCH_SIZE)  # type: ignore[arg-type]
+    loader = torch.utils.data.DataLoader(ids, batch_size=BATCH_SIZE)
     pl.Trainer(max_steps=2, accelerator="cpu", **quiet).fit(Prompt(), loader)  # type: ignore[arg-type]
 
 

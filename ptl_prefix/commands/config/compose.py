@@ -88,6 +88,11 @@ class UncheckedConfig:
     variants: tuple[_Variant, ...]
 
     @property
+    def has_refused_overrides(self) -> bool:
+        """Whether Hydra refuses an override, so that the check will fail."""
+        return any(variant.composed.problems for variant in self.variants)
+
+    @property
     def accepted_overrides(self) -> tuple[str, ...]:
         """The overrides that compose the config again."""
         added = self.variants[0].composed.added_keys

@@ -62,5 +62,9 @@ def choose_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> C
 
 def _single_with_swept(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
     listed = tuple(as_choice(text, flags.config_dir) if is_swept(text) else text for text in overrides)
-    checked = compose_unchecked(verb, listed, flags, check_here).accepted_overrides  # the values are checked later
-    return tuple(text for text, given in zip(checked, overrides, strict=True) if not is_swept(given))
+    composed = compose_unchecked(verb, listed, flags, check_here)
+    if composed.has_refused_overrides:
+        composed.checked()  # raises these and every other mistake; otherwise the values are checked later
+    return tuple(
+        text for text, given in zip(composed.accepted_overrides, overrides, strict=True) if not is_swept(given)
+    )
