@@ -100,7 +100,8 @@ def _statistics(pairs: Numbers) -> tuple[float, float, float, float]:
 
 
 def _interval(value: float, resampled: Numbers) -> Interval:
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    known = resampled[~np.isnan(resampled)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
     return Interval(value, float(low), float(high))
 
 

@@ -49,6 +49,7 @@ def test_a_way_of_attention_is_the_softmax_over_prefix_and_text(way: str, kv_hea
         torch.testing.assert_close(own, other)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without:UserWarning")
 def test_flex_attention_is_the_softmax_over_prefix_and_text() -> None:
     given = inputs(2)
 

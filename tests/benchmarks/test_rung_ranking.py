@@ -20,14 +20,15 @@ WHOLE = [2.0, 2.1, 2.3, 2.2, 2.9, 2.5]
 def test_equal_orders_agree_wholly() -> None:
     found = agreement([10 * loss for loss in WHOLE], WHOLE, resamples=200)
 
-    assert (found.kendall.value, found.spearman.value, found.top_1.value, found.regret.value) == (1.0, 1.0, 1.0, 0.0)
-    assert (found.kendall.low, found.kendall.high, found.top_1.low) == (1.0, 1.0, 1.0)
+    assert [found.kendall.value, found.spearman.value] == pytest.approx([1.0, 1.0])
+    assert (found.top_1.value, found.regret.value) == (1.0, 0.0)
+    assert [found.kendall.low, found.kendall.high, found.top_1.low] == pytest.approx([1.0, 1.0, 1.0])
 
 
 def test_a_reversed_order_disagrees_wholly() -> None:
     found = agreement([-loss for loss in WHOLE], WHOLE, resamples=200)
 
-    assert (found.kendall.value, found.top_1.value) == (-1.0, 0.0)
+    assert [found.kendall.value, found.top_1.value] == pytest.approx([-1.0, 0.0])
     assert found.regret.value == pytest.approx(0.9)
 
 
@@ -36,7 +37,7 @@ def test_one_swapped_pair_of_six_runs() -> None:
 
     assert found.kendall.value == pytest.approx(1 - 2 / 15)
     assert found.spearman.value == pytest.approx(1 - 6 * 2 / (6 * 35))
-    assert found.kendall.low < found.kendall.value <= found.kendall.high <= 1.0
+    assert found.kendall.low < found.kendall.value <= found.kendall.high <= 1.0 + 1e-9
     assert (found.top_1.value, found.regret.value) == (0.0, pytest.approx(0.1))
     assert 0.0 < found.top_1.low < 1.0, "some resamples lack the swapped pair"
     assert agreement([2.1, 2.0, 2.3, 2.2, 2.9, 2.5], WHOLE, resamples=500) == found
