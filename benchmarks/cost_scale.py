@@ -41,8 +41,8 @@ _BASE = Setting(
     source_tokens=64,
     target_tokens=64,
     prefix_length=10,
-    hidden_size=0,
-    rank=0,
+    hidden_size=512,
+    rank=4,
 )
 
 
