@@ -89,6 +89,14 @@ def test_what_answers_help_imports_nothing_heavy(module: str) -> None:
     assert HEAVY & reached(module) == set()
 
 
+def test_what_starts_a_study_imports_nothing_heavy() -> None:
+    assert HEAVY & reached("ptl_prefix.commands.sweep.command") == set()
+
+
+def test_an_ordinary_training_imports_no_library_of_a_special_input() -> None:
+    assert {"datasets", "gguf", "optuna", "peft"} & reached("ptl_prefix.commands.train.command") == set()
+
+
 def test_the_reach_of_a_heavy_module_is_seen() -> None:
     assert {"torch", "pytorch_lightning", "transformers"} <= reached("ptl_prefix.training.module")
 

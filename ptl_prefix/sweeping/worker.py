@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from ptl_prefix.artifacts.event_log import read_events, validation_losses
+from ptl_prefix.artifacts.event_log import ranking_losses, read_events
 from ptl_prefix.artifacts.remote.mirror_run import mirror_run
 from ptl_prefix.artifacts.remote.mirror_state import read_mirror_state
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -191,7 +191,7 @@ class _Monitor:
             events = read_events(path)
         except (OSError, PtlPrefixError):
             return
-        yield from ((step, value) for step, value in validation_losses(events) if step not in self._reported)
+        yield from ((step, value) for step, value in ranking_losses(events) if step not in self._reported)
 
 
 def _status_line(job: Job, outcome: Outcome, objective: str) -> str:

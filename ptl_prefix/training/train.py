@@ -107,6 +107,7 @@ def _train(
         log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50),
         ranks=ranks,
         clock=None if member is None else member.clock,
+        loss_key=plan.training.loss_key,
     )
     recorder = RunRecorder(plan, folder, events, meter, writes=ranks.is_rank_zero)
     begin = _Beginning(plan, start, recorder, facts, events, ranks)

@@ -78,7 +78,7 @@ class TrainingLoop:
                 pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
                     module,
                     train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
-                    val_dataloaders=self._inputs.validation,
+                    val_dataloaders=self._inputs.ranking or self._inputs.validation,
                     ckpt_path=self._context.folder.last if resume else None,
                     weights_only=True,
                 )

@@ -28,7 +28,6 @@ from ptl_prefix.commands.sweep.mirrored_study import fetch_missing_results, fetc
 from ptl_prefix.commands.sweep.parse_study import parsed_with_server
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.progress import Progress, state_line, status_table, trial_name
-from ptl_prefix.commands.sweep.report import show_result
 from ptl_prefix.commands.sweep.slurm import several_nodes_problems
 from ptl_prefix.commands.sweep.start_workers import make_worker_pool
 from ptl_prefix.commands.sweep.study_folder import Study, create_or_open_study, has_other_code, open_study
@@ -191,7 +190,8 @@ def work(
     """
     if has_other_code(study):
         console.print("The code has changed since this study was created.", style="yellow", highlight=False)
-    scheduler = study.scheduler()
+    server = study.trial_server(server, launcher)
+    scheduler = study.scheduler(server)
     if not is_joining:
         scheduler.request_stop(None)
     executor = executor or study.spec.executor
@@ -206,7 +206,7 @@ def work(
         executor=executor,
         num_workers=num_workers,
         server=server,
-        launcher=launcher,
+        has_launcher=bool(launcher),
     )
     with progress:
         pool.run(lambda: progress.refresh(pool.num_workers))
@@ -216,6 +216,9 @@ def work(
         raise SystemExit(130 if pool.interrupted == "SIGINT" else 143)
     if not is_joining:
         fetch_missing_results(study, scheduler, lambda text: console.print(Text(text), soft_wrap=True))
+        # Imported here: it imports scipy and plotly, for which no trial should wait.
+        from ptl_prefix.commands.sweep.report import show_result
+
         # The loggers send while the page is made.
         with log_study(scheduler, _study_tracking(study), lambda text: console.print(Text(text), soft_wrap=True)):
             show_result(scheduler, EscapingConsole(file=sys.stdout))

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ptl_prefix.artifacts.event_log import read_events, validation_losses
+from ptl_prefix.artifacts.event_log import ranking_losses, read_events
 from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.terminal import format_duration
@@ -98,7 +98,7 @@ def _last_step_and_loss(folder: RunFolder) -> tuple[str, str]:
     with suppress(PtlPrefixError):
         events = read_events(folder.events)
         step = max((event["step"] for event in events), default=0)
-        validations = validation_losses(events)
+        validations = ranking_losses(events)
         return str(step), f"{validations[-1][1]:.4g}" if validations else ""
     return "0", ""
 

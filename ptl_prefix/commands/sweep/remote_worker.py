@@ -70,7 +70,9 @@ class RemoteWorker:
         os.chdir(self._working_dir)
         study = open_study(Path(self._folder))
         # No device is chosen here: whoever started this process has hidden those that it may not use.
-        executor = study.local_executor(study.scheduler(), self._lines.put, threads=self._threads, devices=())
+        server = study.trial_server()
+        scheduler = study.scheduler(server)
+        executor = study.local_executor(scheduler, server, self._lines.put, threads=self._threads, devices=())
         worker = executor.start(0)
         try:
             while worker.wait(_POLL_S) == "running":

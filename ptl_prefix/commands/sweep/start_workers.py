@@ -3,7 +3,7 @@
 In: a study, its scheduler and the name of an executor. Out: a `WorkerPool`, whose workers have not been started.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from ptl_prefix.artifacts.fingerprint import num_cores
@@ -23,8 +23,8 @@ def make_worker_pool(
     *,
     executor: str,
     num_workers: int | None = None,
-    server: TrialServer | None = None,
-    launcher: Sequence[str] = (),
+    server: TrialServer,
+    has_launcher: bool = False,
 ) -> WorkerPool:
     """The workers of a command.
 
@@ -34,17 +34,17 @@ def make_worker_pool(
         notify: Called with a status line when something happens.
         executor: `local` or `ray`.
         num_workers: Trials, or packs, that run at once; `None` is the study's own number.
-        server: A prepared trial server, for workers of this process; `None` starts one.
-        launcher: Command that starts the processes of each trial of a local worker; empty to fork each trial.
+        server: The trial server of workers of this process.
+        has_launcher: Whether a launcher starts the processes of its trials, and gives each rank its own device.
 
     Raises:
         SweepError: If the cluster cannot be reached.
     """
     count = num_workers or study.spec.n_jobs
     if executor == "ray":
-        started_by = _ray(study, notify, server)
+        started_by = _ray(study, notify)
     else:
-        started_by = _local(study, scheduler, notify, count, server, launcher)
+        started_by = _local(study, scheduler, notify, count, server, has_launcher=has_launcher)
     return WorkerPool(scheduler, started_by, num_workers=count, notify=notify)
 
 
@@ -53,18 +53,17 @@ def _local(
     scheduler: Scheduler,
     notify: Callable[[str], None],
     num_workers: int,
-    server: TrialServer | None,
-    launcher: Sequence[str],
+    server: TrialServer,
+    *,
+    has_launcher: bool,
 ) -> Executor:
     spec = study.spec
     threads = spec.threads or max(1, num_cores() // num_workers)
-    devices = () if launcher else spec.devices  # a launcher gives each rank its own
-    return study.local_executor(scheduler, notify, threads=threads, devices=devices, server=server, launcher=launcher)
+    devices = () if has_launcher else spec.devices
+    return study.local_executor(scheduler, server, notify, threads=threads, devices=devices)
 
 
-def _ray(study: Study, notify: Callable[[str], None], server: TrialServer | None) -> Executor:
-    if server is not None:
-        server.close()  # its trials would run on this machine
+def _ray(study: Study, notify: Callable[[str], None]) -> Executor:
     spec = study.spec
     threads = spec.threads or max(1, int(spec.cpus_of_worker))
     return RayExecutor(

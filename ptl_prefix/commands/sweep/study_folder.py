@@ -21,6 +21,7 @@ from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
+from ptl_prefix.commands.sweep.checks import StudyChecks
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.errors import SweepError
@@ -59,14 +60,18 @@ class Study:
     spec: StudySpec
     storage: str | None
 
-    def scheduler(self) -> Scheduler:
-        """The scheduler over the study's storage."""
+    def scheduler(self, server: TrialServer | None = None) -> Scheduler:
+        """The scheduler over the study's storage.
+
+        Args:
+            server: Trial server that checks the trials' configs; `None` checks them here.
+        """
         spec = self.spec
         store = TrialStore(self.folder, spec, StudyStorage(self.folder, self.storage))
         pruner = build(spec.pruner)
         proposer = Proposer(store, build(spec.sampler), pruner, max_steps_of(self.first_config()))
         cache = ResultCache(self.folder.parent) if spec.reuse else None
-        return Scheduler(store, proposer, pruner, _composer(self.folder, spec), cache)
+        return Scheduler(store, proposer, pruner, _composer(self.folder, spec, StudyChecks(server)), cache)
 
     def first_config(self) -> dict[str, Any]:
         """The config of the first point, from which settings that all trials share are read."""
@@ -74,34 +79,42 @@ class Study:
         assert isinstance(config, dict)
         return config
 
+    def trial_server(self, prepared: TrialServer | None = None, launcher: Sequence[str] = ()) -> TrialServer:
+        """The trial server of this process.
+
+        Args:
+            prepared: A server that was started before; one of the other kind of `warm` is not used.
+            launcher: Command that starts the processes of each trial, such as srun with its options; an empty sequence
+                forks each trial.
+        """
+        if launcher:
+            prepared = TrialServer(SERVER_MODULE, warm=False, launcher=launcher)
+            prepared.log_to(self.folder / _SERVER_LOG)
+            return prepared
+        fits = prepared is not None and prepared.warm == self.spec.warm
+        server = prepared if prepared is not None and fits else TrialServer(SERVER_MODULE, warm=self.spec.warm)
+        server.log_to(self.folder / _SERVER_LOG)
+        return server
+
     def local_executor(
         self,
         scheduler: Scheduler,
+        server: TrialServer,
         notify: Callable[[str], None],
         *,
         threads: int,
         devices: Sequence[int],
-        server: TrialServer | None = None,
-        launcher: Sequence[str] = (),
     ) -> LocalExecutor:
         """Starts workers in this process.
 
         Args:
             scheduler: Chooses their trials.
+            server: Starts the trials.
             notify: Called with a status line when something happens.
             threads: CPU threads of each trial or pack.
             devices: Accelerators that the workers take in turn; an empty sequence assigns none.
-            server: A prepared trial server; `None` starts one.
-            launcher: Command that starts the processes of each trial, such as srun with its options; an empty sequence
-                forks each trial.
         """
-        spec = self.spec
-        if launcher:
-            server = TrialServer(SERVER_MODULE, warm=False, launcher=launcher)
-        elif server is None or server.warm != spec.warm:
-            server = TrialServer(SERVER_MODULE, warm=spec.warm)
-        server.log_to(self.folder / _SERVER_LOG)
-        return LocalExecutor(scheduler, server, threads=threads, devices=devices, notify=notify, pack=spec.pack)
+        return LocalExecutor(scheduler, server, threads=threads, devices=devices, notify=notify, pack=self.spec.pack)
 
 
 def create_or_open_study(parsed: ParsedStudy, flags: HydraFlags) -> tuple[Study, bool]:
@@ -199,7 +212,7 @@ def _is_result(folder: Path) -> bool:
     return any((folder / name).exists() for name in (STUDY_FILE, "events.jsonl", ".begin.lock", STORAGE_FILE))
 
 
-def _composer(folder: Path, spec: StudySpec) -> ComposeConfig:
+def _composer(folder: Path, spec: StudySpec, checks: StudyChecks) -> ComposeConfig:
     """A function from a trial's overrides to its config, composed from the study's own copy of the configs."""
     copy = (folder / CONFIGS).resolve()
     given: list[tuple[str, str | None]] = [("--config-name", spec.config_name)]
@@ -209,6 +222,6 @@ def _composer(folder: Path, spec: StudySpec) -> ComposeConfig:
 
     def compose(overrides: Sequence[str]) -> dict[str, Any]:
         with settings.read_configs_from(copy):
-            return compose_and_check(VERBS["train"], tuple(overrides), flags).config
+            return compose_and_check(VERBS["train"], tuple(overrides), flags, checks.start_config_check).config
 
     return compose

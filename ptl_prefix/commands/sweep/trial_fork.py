@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ptl_prefix.artifacts.file_lock import open_unlinked
+from ptl_prefix.commands.sweep.trial_resources import limit_environment, use_resources
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
 STOPPING_TIMEOUT_S = 60.0
@@ -84,27 +85,6 @@ def run_pack(requests: int, threads: int, device: int | None) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def use_resources(threads: int, device: int | None) -> None:
-    """Limit this process to a number of CPU threads, and to an accelerator unless it is `None`."""
-    limit_environment(threads, device)
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def limit_environment(threads: int, device: int | None) -> None:
-    """The same for a process that has not imported torch, and for its children."""
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-def visible_device(device: int, visible: str | None) -> str:
-    """The id of a device among those that `CUDA_VISIBLE_DEVICES` allows, for example within a job of Slurm's."""
-    names = [name for name in (visible or "").split(",") if name]
-    return names[device % len(names)] if names else str(device)
 
 
 def _stop_with_server(lifeline: int) -> None:

@@ -2,8 +2,9 @@
 
 In: lines of JSON on standard input, from `ptl_prefix.sweeping.trial_processes`. Out: a line with the exit code of each
 trial that has ended. A trial runs what `ptl-prefix train resume=<folder>` runs: a frozen config, without Hydra
-(`trial_fork.py`). Trials of a pack run in one fork (`pack_process.py`). When the server dies, its trials stop with a
-checkpoint; when the process that started the server dies, the server ends.
+(`trial_fork.py`). Trials of a pack run in one fork (`pack_process.py`), and the first fork checks configs
+(`call_process.py`). When the server dies, its trials stop with a checkpoint; when the process that started the server
+dies, the server ends.
 """
 
 import importlib
@@ -22,6 +23,7 @@ from typing import Any
 from ptl_prefix.artifacts.file_lock import open_unlinked
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.standard_streams import escape_unknown_characters
+from ptl_prefix.commands.sweep.call_process import fork_for_calls
 from ptl_prefix.commands.sweep.trial_fork import STOPPING_TIMEOUT_S, run_pack, run_trial
 
 SERVER_MODULE = "ptl_prefix.commands.sweep.trial_server"
@@ -41,6 +43,8 @@ _IMPORTED = (
     "wandb.sdk.launch.inputs.internal",
 )
 """Modules that a trial would otherwise import when it first uses them; those that are not installed are skipped."""
+_CALLS = "--calls="
+"""Argument with the file descriptor of the connection for calls."""
 _ASYNC_LOAD = "HF_DEACTIVATE_ASYNC_LOAD"
 
 
@@ -214,6 +218,7 @@ def main() -> None:
     escape_unknown_characters()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.dup(0)
+    calls = next((word for word in sys.argv[1:] if word.startswith(_CALLS)), None)
     if "--warm" in sys.argv[1:]:
         for name in _IMPORTED:
             with suppress(ModuleNotFoundError):
@@ -226,7 +231,9 @@ def main() -> None:
                 file=sys.stderr,
                 flush=True,
             )
-            os.execv(sys.executable, [sys.executable, "-m", SERVER_MODULE])
+            os.execv(sys.executable, [sys.executable, "-m", SERVER_MODULE, *([] if calls is None else [calls])])
+    if calls is not None:
+        fork_for_calls(int(calls.removeprefix(_CALLS)), requests)
     _Server(requests).run()
     os._exit(0)  # a regular exit would unload all modules, which takes longer than most trials take to start
 

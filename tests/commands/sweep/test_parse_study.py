@@ -1,7 +1,9 @@
 """A command line is parsed into a study, or refused with every mistake at once."""
 
 import importlib.util
+import json
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ import yaml
 
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.sweep import checks
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.parse_study import parse_study
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers
+from ptl_prefix.sweeping.server_calls import NoAnswerError
+from ptl_prefix.sweeping.trial_processes import TrialServer
 
 SWEEP = HydraFlags((("--multirun", None),))
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.study_name=s")
@@ -355,3 +360,72 @@ def test_every_predefined_study_has_a_header_and_its_own_name(
         content: dict[str, Any] = yaml.safe_load(text)
         assert text.startswith("# @package _global_\n# "), path
         assert content["hydra"]["sweeper"]["study_name"] == path.stem, path
+
+
+class PlayedServer(TrialServer):
+    """Answers the calls of a study in this process, when the test says so.
+
+    Args:
+        is_lost: Whether no call is answered.
+    """
+
+    def __init__(self, *, is_lost: bool = False) -> None:
+        super().__init__("", warm=True)
+        self._is_lost = is_lost
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def call(self, function: str, arguments: Mapping[str, Any]) -> "Future[Any]":
+        self.calls.append((function, json.loads(json.dumps(arguments))))
+        answer: Future[Any] = _Answer(self, len(self.calls) - 1)
+        return answer
+
+    def answer(self, number: int) -> Any:
+        """What the real server would answer."""
+        if self._is_lost:
+            raise NoAnswerError
+        function, arguments = self.calls[number]
+        return getattr(checks, function)(**arguments)
+
+
+class _Answer(Future[Any]):
+    def __init__(self, server: PlayedServer, number: int) -> None:
+        super().__init__()
+        self._server, self._number = server, number
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._server.answer(self._number)
+
+
+MISTAKEN = ("task.count=choice(1,0,3)", "task.name=choice(letters,forbidden)", "seed=1,two")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_server_finds_the_mistakes_that_are_found_here(
+    verb: Verb, monkeypatch: pytest.MonkeyPatch, *, is_lost: bool
+) -> None:
+    monkeypatch.setattr(checks, "VERBS", {verb.name: verb})
+    here = mistakes(verb, *MISTAKEN)
+    server = PlayedServer(is_lost=is_lost)
+
+    with pytest.raises(ConfigError) as caught:
+        parse_study(verb, ("backbone.path=b", *OPTUNA, *MISTAKEN), SWEEP, server=server)
+
+    assert caught.value.mistakes == here
+    assert len(here) == 3
+    assert {function for function, _ in server.calls} == {"find_config_problems"}
+
+
+def test_all_configs_are_composed_before_the_first_answer_is_waited_for(
+    verb: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "VERBS", {verb.name: verb})
+    server = PlayedServer()
+    called_before_answers: list[int] = []
+    answer = server.answer
+    monkeypatch.setattr(server, "answer", lambda n: (called_before_answers.append(len(server.calls)), answer(n))[1])
+
+    parse_study(verb, ("backbone.path=b", *OPTUNA, "task.count=choice(1,2,3)"), SWEEP, server=server)
+
+    assert called_before_answers[0] == 3
+    assert [arguments["config"]["task"]["count"] for name, arguments in server.calls[:3]] == [1, 2, 3]
+    assert server.calls[3][0] == "find_objective_problems"

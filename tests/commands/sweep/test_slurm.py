@@ -19,7 +19,7 @@ from support.study_schedulers import spec
 from ptl_prefix.commands.config.report_settings import SweepActionSettings
 from ptl_prefix.commands.sweep.slurm import several_nodes_problems, slurm_problems, write_slurm_script
 from ptl_prefix.commands.sweep.study_folder import Study
-from ptl_prefix.commands.sweep.trial_fork import visible_device
+from ptl_prefix.commands.sweep.trial_resources import visible_device
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 
