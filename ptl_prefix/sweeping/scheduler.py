@@ -296,5 +296,4 @@ class Scheduler:
 
 def max_steps_of(config: Mapping[str, Any]) -> int:
     """Optimizer steps of a config's training; 10^9 if it has no limit."""
-    steps = int(config["trainer"].get("max_steps") or -1)
-    return steps if steps > 0 else 10**9
+    return steps if (steps := int(config["trainer"].get("max_steps") or -1)) > 0 else 10**9
