@@ -88,10 +88,10 @@ def test_each_part_of_a_combination_has_a_budget_of_its_own(backbone: Backbone) 
     budget = stored("lora", 3, backbone)
     method = new_method("prefix_lora", parts={"second": {"match_parameters": budget}})
     assert isinstance(method, Combination)
-    assert method.needs_size
+    assert method.has_open_settings
 
-    chosen = method.choose_size(backbone)
+    chosen = method.choose_settings(backbone)
 
     assert chosen["parts"]["second"] == {"rank": 3}
-    assert not method.needs_size
+    assert not method.has_open_settings
     assert not chosen["parts"]["first"]
