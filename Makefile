@@ -45,7 +45,7 @@ setup: $(READY)  ## Create .venv with the pinned dependencies and this package
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer must be installed, but none was found; name one: make PYTHON=..." >&2; exit 1; }
-	@echo "Setting up $(VENV) with $$($(PYTHON) --version); this downloads some 500 MB once."
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version); this downloads some 600 MB once."
 	@# Debian ships Python without ensurepip; the pip beside it can fill the environment just as well.
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install --quiet pip

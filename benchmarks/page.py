@@ -25,6 +25,10 @@ Side-by-side measurements. `make bench` runs all of them in at most an hour on t
 affects all of them: ratios are what to compare. Each benchmark is a module that runs alone, with more settings:
 `python -m benchmarks.step_time --help`.
 
+Three more need what this page's machine may not have, and are no part of it: `python -m benchmarks.gpu_day` (a GPU, at
+most ten minutes; `--device cpu --tiny` tests its code), `python -m benchmarks.rung_ranking <run folders>` (finished
+runs), and `python -m benchmarks.cost_scale` (a machine that is left alone for long).
+
 This page is generated from the files in `results/`; `python -m benchmarks --page-only` writes it again.
 """
 

@@ -168,6 +168,18 @@ def _sweep_rows(report: Report) -> Rows:
         ["", "seconds", "ratio"],
         ["a study", f"{report['a study']:.1f}", f"{report['ratio']:.3f}"],
         ["a process each", f"{report['a process each']:.1f}", "1"],
+        ["the first trial of a study starts after", f"{report['first_trial_s']:.1f}", ""],
+        ["a trial server alone has imported after", f"{report['server_s']:.1f}", ""],
+        ["CPU seconds of the study's command until its first trial", f"{report['command_cpu_s']:.1f}", ""],
+    ]
+
+
+def _start_rows(report: Report) -> Rows:
+    return [
+        ["", "CPU seconds", "ratio"],
+        ["ptl-prefix train", f"{report['cpu_s']['train']:.2f}", f"{report['ratio']:.3f}"],
+        ["a script by hand", f"{report['cpu_s']['script']:.2f}", "1"],
+        ["ptl-prefix --help", f"{report['help_cpu_s']:.2f}", ""],
     ]
 
 
@@ -182,7 +194,7 @@ PARTS = (
         about="Forward, backward and AdamW on one batch of random ids; ratios are medians over rounds, with quartiles.",
         words=["--shape", "gpt2", "small_llama", "--steps", "15"],
         quick_words=["--shape", "tiny", "--steps", "5"],
-        limit_s=1200,
+        limit_s=1050,
         quick_limit_s=90,
         table=_step_rows,
         bars=_step_bars,
@@ -241,6 +253,17 @@ PARTS = (
         quick_limit_s=0,
         table=_serving_rows,
         bars=_serving_bars,
+    ),
+    Part(
+        module="cold_start",
+        title="A new command, up to its first step",
+        about="CPU seconds of a new process from its start to the end of its first optimizer step, imports included.",
+        words=["--rounds", "3"],
+        quick_words=["--rounds", "1"],
+        limit_s=150,
+        quick_limit_s=45,
+        table=_start_rows,
+        flag="--out",
     ),
     Part(
         module="sweep_start",

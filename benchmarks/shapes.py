@@ -6,6 +6,7 @@ In: the name of a shape, a device, a dtype. Out: a `Backbone`. Nothing is read f
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +52,23 @@ def _llama_of(config: str) -> LlamaConfig:
     return LlamaConfig(**{key: value for key, value in defaults_of(config).items() if key in known}, **_TOKENS)
 
 
+_DEPTHS = (1, 2, 4, 8, 12, 24)
+_WIDTHS = (128, 256, 512, 768, 1024)
+
+
+def depth_shape(layers: int) -> str:
+    """The key of GPT-2's shape with another number of layers."""
+    return f"gpt2_{layers}_layers"
+
+
+def width_shape(width: int) -> str:
+    """The key of GPT-2's shape with another width; a head is 64 wide."""
+    return f"gpt2_{width}_wide"
+
+
 SHAPES: Mapping[str, Callable[[], Any]] = {
+    **{depth_shape(layers): partial(_gpt2, 768, layers, 12) for layers in _DEPTHS},
+    **{width_shape(width): partial(_gpt2, width, 12, width // 64) for width in _WIDTHS},
     "tiny": lambda: _gpt2(256, 4, 4, vocabulary=8192, positions=512),
     "tiny_llama": lambda: _llama(256, 4, 4, kv_heads=2, inner=1024, vocabulary=8192),
     "gpt2": lambda: _gpt2(768, 12, 12),

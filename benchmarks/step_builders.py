@@ -105,7 +105,7 @@ def check_comparable(trainings: Mapping[str, Training]) -> None:
             )
 
 
-def _batch(setting: Setting, backbone: Backbone) -> ModelInputs:
+def random_batch(setting: Setting, backbone: Backbone) -> ModelInputs:
     """Random ids; the first row has full length, the others are padded on the right."""
     generator = torch.Generator().manual_seed(1)
     length = setting.source_tokens + setting.target_tokens
@@ -142,7 +142,7 @@ def _training(
     """Train some parameters with AdamW; `method=None` means that they are in the backbone already."""
     trained = list(parameters)
     method = method or NoAdaptation().attach(backbone)
-    batch = _batch(setting, backbone)
+    batch = random_batch(setting, backbone)
     optimizer = torch.optim.AdamW(trained, 1e-4)
     loss_of = _loss_everywhere if everywhere else _loss_at_targets
 

@@ -6,6 +6,10 @@
 In: a small random backbone, so that starting a training takes most of the time. Out: seconds of the whole study, from
 the start of its command to its end; seconds of the same trainings by one `ptl-prefix train` each; and their ratio. Both
 sides train the same runs with the same number at once, one side after the other, and share nothing.
+
+It also says when the first trial of a study starts: seconds from the start of the command to the fork of the first
+trial, which opens its log; the seconds that a trial server alone takes to import everything, of which that time cannot
+be less; and the CPU seconds, of user and system, that the command's own process has used until then.
 """
 
 import argparse
@@ -18,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -26,8 +31,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.source import EMBEDDED
+from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
+from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
 _STEPS = 20
+_POLL_S = 0.005
 
 
 @contextmanager
@@ -91,6 +99,29 @@ def time_separate_commands(settings: Sequence[str], trials: int, workers: int, c
     return time.monotonic() - start
 
 
+def measure_first_trial(settings: Sequence[str], cwd: Path) -> dict[str, float]:
+    """Seconds until the first trial of a study starts, those of the imports of a trial server alone, and CPU seconds.
+
+    The study's own process counts alone in the CPU seconds: neither the trial server nor the trial.
+    """
+    started = cwd / "first" / "0" / TRIAL_LOG
+    words = ["-m", *settings, "seed=0,1", "hydra.sweep.dir=first", "hydra.sweeper.reuse=false"]
+    began = time.monotonic()
+    server = [sys.executable, "-m", SERVER_MODULE, "--warm"]
+    subprocess.run(server, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    server_s, began = time.monotonic() - began, time.monotonic()
+    command = [sys.executable, "-m", "ptl_prefix", "train", *words]
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not started.exists() and process.poll() is None:
+        time.sleep(_POLL_S)
+    first_trial_s = time.monotonic() - began
+    cpu = psutil.Process(process.pid).cpu_times() if process.poll() is None else None
+    _wait(process)
+    if cpu is None:
+        raise RuntimeError("The study must still run when its first trial starts, but had ended.")
+    return {"first_trial_s": first_trial_s, "server_s": server_s, "command_cpu_s": cpu.user + cpu.system}
+
+
 def _wait(process: "subprocess.Popen[bytes]") -> None:
     _, error = process.communicate()
     if process.returncode:
@@ -108,6 +139,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     options = parser.parse_args(words)
     with small_backbone() as folder:
         settings = common_settings(folder)
+        first = measure_first_trial(settings, folder)
         seconds = {
             "a study": time_study(settings, options.trials, options.workers, folder),
             "a process each": time_separate_commands(settings, options.trials, options.workers, folder),
@@ -120,8 +152,14 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("a study", f"{seconds['a study']:.1f}", f"{ratio:.3f}")
     table.add_row("a process each", f"{seconds['a process each']:.1f}", "1")
-    Console().print(table)
-    result = {**seconds, "ratio": ratio}
+    console = Console()
+    console.print(table)
+    console.print(
+        f"first trial: {first['first_trial_s']:.2f} s after the command; a trial server alone imports for "
+        f"{first['server_s']:.2f} s; the command itself used {first['command_cpu_s']:.2f} CPU seconds",
+        highlight=False,
+    )
+    result = {**seconds, "ratio": ratio, **first}
     about = {"trials": options.trials, "workers": options.workers, "steps": _STEPS, "environment": environment()}
     write_atomically(options.out, json.dumps({**about, **result}, indent=1) + "\n")
     return result

@@ -32,7 +32,7 @@ from ptl_prefix.artifacts.evaluation_record import EvaluationKey, EvaluationReco
 from ptl_prefix.artifacts.inspection import Inspection, NearestWords, NearWord, SiteInspection
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.prompt_format import ChatFormat, PromptFormat
-from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Selection
+from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, Ranking, RunRecord, Selection
 from ptl_prefix.artifacts.self_study import SelfStudyFacts, StudyConversation, StudyCounts
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.config import catalog
@@ -57,6 +57,7 @@ DOCUMENTS: Mapping[str, Mapping[str, type[Any]]] = {
         "cost": Cost,
         "metric_info": MetricInfo,
         "selection": Selection,
+        "ranking": Ranking,
         "decoding": Decoding,
     },
     "manifest": {

@@ -51,6 +51,10 @@ class HubError(PtlPrefixError):
     """What must be on the Hugging Face hub is not there, cannot be reached, or is refused."""
 
 
+class ObjectStoreError(PtlPrefixError):
+    """What must be in an object store is not there, cannot be reached, or is refused."""
+
+
 class RunError(PtlPrefixError):
     """A run folder that cannot be read, resumed or exported."""
 

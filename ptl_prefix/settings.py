@@ -43,6 +43,11 @@ def working_dir_of(name: str) -> Path | None:
     return None if folder.samefile(_shipped_dir(name)) else folder
 
 
+def other_configs() -> Path | None:
+    """The folder that configs are read from in a block of `read_configs_from`; `None` outside of one."""
+    return _other_configs.get()
+
+
 @contextmanager
 def read_configs_from(folder: Path) -> Iterator[None]:
     """Read configs from `conf` and `sweeps` in this folder, such as a study's own copy of them."""

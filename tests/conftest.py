@@ -14,6 +14,10 @@ from support.shape_checks import CHECKED_ROOMS
 from support.tiny_backbones import TINY_CONFIGS, save_tiny_backbone
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.object_store import FaultyStore
+
     from ptl_prefix.backbones.backbone import Backbone
 
 _NO_NETWORK = Path(__file__).parent / "no_network"
@@ -40,6 +44,29 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 install_import_hook(CHECKED_ROOMS, "support.shape_checks.checked")
 # Before a test imports transformers, which imports torchao and bitsandbytes: they log that kernels are missing here.
 importlib.import_module("ptl_prefix.backbones.library_logging").silence_library_messages()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> "Iterator[FaultyStore]":
+    """A bucket behind a faulty proxy."""
+    from support.object_store import faulty_store
+
+    with faulty_store() as store:
+        yield store
+
+
+@pytest.fixture
+def store(bucket: "FaultyStore", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "FaultyStore":
+    """The empty bucket without faults, and an empty cache; the libraries find it by environment variables."""
+    from ptl_prefix.artifacts.remote import object_store, outputs_url
+
+    bucket.empty()
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(object_store, "_FIRST_PAUSE_S", 0.01)
+    outputs_url.outputs_url_problem.cache_clear()
+    return bucket
 
 
 @pytest.fixture(scope="session")

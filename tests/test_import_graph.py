@@ -12,6 +12,7 @@ LIBRARIES = {
     "bitsandbytes": {"backbones"},
     "click": {"commands"},
     "datasets": {"data"},
+    "fsspec": {"artifacts.remote.object_store"},
     "gguf": {"backbones"},
     "httpx2": {"serving.vllm_engine"},
     "huggingface_hub": {"artifacts.hub"},
@@ -30,6 +31,7 @@ LIBRARIES = {
     "pycocoevalcap": {"evaluation"},
     "pydantic_core": {"serving.api"},
     "pytorch_lightning": {"training"},
+    "ray": {"sweeping.ray_executor"},
     "rich": {"commands", "training"},
     "rouge_score": {"evaluation.rouge_score_metric"},
     "sacrebleu": {"evaluation"},
@@ -85,6 +87,14 @@ def test_the_table_names_rooms_that_exist() -> None:
 @pytest.mark.parametrize("module", ["ptl_prefix", "ptl_prefix.__main__", "ptl_prefix.errors", "ptl_prefix.settings"])
 def test_what_answers_help_imports_nothing_heavy(module: str) -> None:
     assert HEAVY & reached(module) == set()
+
+
+def test_what_starts_a_study_imports_nothing_heavy() -> None:
+    assert HEAVY & reached("ptl_prefix.commands.sweep.command") == set()
+
+
+def test_an_ordinary_training_imports_no_library_of_a_special_input() -> None:
+    assert {"datasets", "gguf", "optuna", "peft"} & reached("ptl_prefix.commands.train.command") == set()
 
 
 def test_the_reach_of_a_heavy_module_is_seen() -> None:

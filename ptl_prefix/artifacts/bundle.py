@@ -42,6 +42,7 @@ from ptl_prefix.artifacts.manifest import (
 from ptl_prefix.artifacts.model_card import CARD_FILE
 from ptl_prefix.artifacts.ngram_counts import SCHEME
 from ptl_prefix.artifacts.prompt_format import PromptFormat
+from ptl_prefix.artifacts.remote.open_run import shown_path
 from ptl_prefix.artifacts.routing_facts import RoutingFacts, check_shapes
 from ptl_prefix.artifacts.tensors_file import read_whole
 from ptl_prefix.errors import BundleError
@@ -68,7 +69,7 @@ class Bundle:
     Args:
         manifest: The manifest.
         tensors: The tensors.
-        origin: Folder, or address on the hub with the commit.
+        origin: Folder, address on the hub with the commit, or address in an object store.
         version: Version, 16 hexadecimal digits: the hash of the manifest's file, which holds the hash of the tensors.
     """
 
@@ -161,7 +162,13 @@ def read_bundle(folder: str | Path) -> Bundle:
     with bundle_errors(path):
         content = read_whole(path, manifest.tensors, "tensors_sha256", manifest.tensors_sha256)
         tensors = _parse_tensors(content, manifest.tensors)
-    return Bundle(manifest, tensors, origin_of(folder), version)
+    return Bundle(manifest, tensors, _origin_of(folder), version)
+
+
+def _origin_of(folder: Path) -> str:
+    """The address that a bundle was fetched from, on the hub or in an object store; the folder if it is the user's."""
+    address = shown_path(folder.parent)
+    return origin_of(folder) if address == str(folder.parent) else address
 
 
 def read_routing(folder: str | Path) -> RoutingFacts | None:

@@ -105,10 +105,23 @@ class EventLog:
 
 
 def validation_losses(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """The step and the loss of each validation, in order."""
+    """The step and the loss of each validation on the whole split, in order."""
     return [
         (event["step"], event["val/loss"]) for event in events if event["kind"] == "validation" and "val/loss" in event
     ]
+
+
+def ranking_losses(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """The step and the loss of each validation while training, in order, all of them on the same examples.
+
+    They are those of a subset if the run ranks its checkpoints by one (`training.validation_examples`).
+    """
+    subset = [
+        (event["step"], event["val/subset_loss"])
+        for event in events
+        if event["kind"] == "validation" and "val/subset_loss" in event
+    ]
+    return subset or validation_losses(events)
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:

@@ -57,14 +57,19 @@ def _raw_bytes(tensor: "Tensor") -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
+def fingerprint_file(path: str | Path) -> str:
+    """The SHA-256 of a file's content, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint_files(paths: Iterable[str | Path]) -> str:
     """The hash of files, in any order: their content, and their names relative to their common folder."""
     absolute = sorted({os.path.abspath(path) for path in paths})
     shared = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
     parts: list[str] = []
     for path in absolute:
-        with open(path, "rb") as file:
-            parts += [Path(os.path.relpath(path, shared)).as_posix(), hashlib.file_digest(file, "sha256").hexdigest()]
+        parts += [Path(os.path.relpath(path, shared)).as_posix(), fingerprint_file(path)]
     return fingerprint_text(*parts)
 
 

@@ -41,10 +41,12 @@ class RunFolder:
 
     Args:
         path: Path of the folder, which need not exist yet.
+        shown: What messages call the folder, such as the address that it was fetched from; `None` is its path.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, shown: str | None = None) -> None:
         self.path = Path(path)
+        self.shown = str(self.path) if shown is None else shown
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -60,6 +62,11 @@ class RunFolder:
         whole = next((parent for parent in folder.path.parents if cls(parent).config.is_file()), None)
         way_out = f"did you mean {whole}?" if whole else "give the path that `ptl-prefix train` printed."
         raise RunError(f"A run must be a folder with a {folder.config.name}, but {path} {fact}; {way_out}")
+
+    @property
+    def place(self) -> Path | str:
+        """The path; of a folder that was fetched the address, which no path can hold."""
+        return self.path if self.shown == str(self.path) else self.shown
 
     @property
     def record(self) -> Path:

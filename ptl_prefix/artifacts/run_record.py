@@ -78,6 +78,26 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The subset of the validation split that has ranked the checkpoints, and the trials of a study.
+
+    `val/loss` is not of these examples but of the whole split.
+
+    Args:
+        num_examples: Number of examples of the subset.
+        num_in_split: Number of examples of the split that the run measures `val/loss` on.
+        examples_sha256: SHA-256 of the indices of the subset's examples: two values are of the same examples if this
+            and the fingerprint `data/validation` are the same.
+        loss: Loss of the best checkpoint on the subset; `None` if it is not finite.
+    """
+
+    num_examples: Count
+    num_in_split: Count
+    examples_sha256: str
+    loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricInfo:
     """The description of a metric's values. Values with different descriptions are never put into one column.
 
@@ -124,6 +144,7 @@ class RunRecord:
         accepted_changes: What the user accepted to differ when the run was resumed: kinds of inputs as in
             `resume_anyway`, and `trainer.max_steps`.
         selection: Choice of the best checkpoint by a metric of generated texts; `None` if `val/loss` chose it.
+        ranking: Subset of the validation split that ranked the checkpoints; `None` if the whole split did.
         learning_rate: Peak learning rate that followed from the target tokens of a step; `None` where the config or
             the method's `default_lr` says it.
     """
@@ -152,6 +173,7 @@ class RunRecord:
     fingerprints: dict[str, str] = field(default_factory=dict)
     accepted_changes: list[str] = field(default_factory=list)
     selection: Selection | None = None
+    ranking: Ranking | None = None
     learning_rate: Amount | None = None
 
 

@@ -13,7 +13,11 @@ from ptl_prefix.artifacts.prompt_format import PromptFormat
 
 SELF_STUDY_VERSION = 1
 
-Kind = Literal["structuring", "summarising", "question", "use_case", "creative", "continuation", "own", "general"]
+AskedKind = Literal["fact", "question", "summarising", "structuring", "use_case", "creative"]
+"""Kinds whose questions the model asks."""
+StudyKind = AskedKind | Literal["completion"]
+"""Kinds of conversations on the document, which take turns."""
+Kind = StudyKind | Literal["continuation", "own", "general"]
 """What asked: one of five seed prompts; the beginning of a passage, where no model asks; the user;
 or a built-in instruction that is not about the document."""
 

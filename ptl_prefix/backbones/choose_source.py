@@ -8,7 +8,6 @@ from pathlib import Path
 
 from transformers.utils.hub import cached_file
 
-from ptl_prefix.backbones.gguf_file import GgufFile
 from ptl_prefix.backbones.model_folder import CONFIG_FILE
 from ptl_prefix.backbones.package_file import is_gguf_path
 from ptl_prefix.backbones.source import PretrainedFiles
@@ -22,7 +21,12 @@ def pretrained_files(path: str, revision: str | None = None) -> PretrainedFiles:
             `package:<distribution>/<file>`.
         revision: Revision on the hub; `None` is the newest one.
     """
-    return GgufFile(path) if is_gguf_path(path) else PretrainedFiles(path, revision)
+    if not is_gguf_path(path):
+        return PretrainedFiles(path, revision)
+    # Imported here: the library of the format is needed for such files alone.
+    from ptl_prefix.backbones.gguf_file import GgufFile
+
+    return GgufFile(path)
 
 
 def fetched_path(path: str) -> str | None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ptl_prefix.artifacts.bundle import Bundle, read_bundle, read_routing
-from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
+from ptl_prefix.artifacts.bundle_folder import output_folder
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.document_report import NO_CONTEXT, WHOLE_DOCUMENT, DocumentReport
 from ptl_prefix.artifacts.document_text import text_sha256
@@ -211,5 +211,4 @@ def _out_folder(chosen: str | None, words: Sequence[str]) -> Path:
         return Path(chosen)
     if not words:
         return Path("outputs", _FOLDER)
-    run = run_of_bundle(words[0])
-    return folder_beside_bundle(words[0], _FOLDER) if run is None else run.path / _FOLDER
+    return output_folder(words[0], _FOLDER)

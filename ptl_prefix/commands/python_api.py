@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.metric_key import bare_key, is_bare
+from ptl_prefix.artifacts.remote.open_run import open_run
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.backbones.backbone import Backbone
@@ -186,12 +187,13 @@ def load_run(path: str | Path) -> Run:
     """Read a run that has ended.
 
     Args:
-        path: Run folder.
+        path: Run folder, or address of a mirrored run, which is fetched into the user's cache.
 
     Raises:
         RunError: When there is no run, or it has not ended.
+        ObjectStoreError: When no run is mirrored at the address, or the store cannot be read.
     """
-    folder = RunFolder.open(Path(path))
+    folder = open_run(path)
     return Run(folder.path.absolute(), read_record(folder.record))
 
 

@@ -23,6 +23,10 @@ _POOL_BATCHES = 50
 stays shuffled."""
 
 
+_NESTED_SEED = 20_210_101
+"""Seed of the one order from which subsets of examples are drawn: not the run's, as runs are compared on them."""
+
+
 @dataclass(frozen=True)
 class RowLayout:
     """What shares a row of a batch; only decoder-only backbones have other layouts than the default.
@@ -260,6 +264,8 @@ class EvalBatches:
         num_rows: Number of rows, evenly spread over the split; `None` means all.
         rank_share: Share of the batches that this process takes.
         layout: What shares a row of a batch. The loss is the same for each, up to rounding.
+        num_examples: Number of examples, each with all of its rows, of which those of a smaller number are a part;
+            `None` means all.
     """
 
     def __init__(
@@ -271,15 +277,25 @@ class EvalBatches:
         num_rows: int | None = None,
         rank_share: RankShare = ALONE,
         layout: RowLayout = PLAIN,
+        num_examples: int | None = None,
     ) -> None:
         self._encoded, self._padding, self._layout = encoded, padding, layout
         kept = len(encoded) if num_rows is None else min(num_rows, len(encoded))
         rows = np.arange(kept, dtype=np.int64) * len(encoded) // kept
+        if num_examples is not None:
+            rows = rows[np.isin(encoded.examples[rows], nested_examples(encoded, num_examples))]
+        self._rows: Indices = rows
         if layout.share_sources:
             batches = _whole_examples(encoded, rows, batch_size)
         else:
             batches = [rows[batch] for batch in _longest_first(encoded.lengths[rows], batch_size)]
         self._order = rank_share.of_batches(batches)
+
+    @property
+    def examples(self) -> Indices:
+        """The indices of the examples, of all ranks together, ascending."""
+        found: Indices = np.unique(self._encoded.examples[self._rows])
+        return found
 
     def __len__(self) -> int:
         return len(self._order)
@@ -291,6 +307,16 @@ class EvalBatches:
     def padding_share(self) -> float:
         """The fraction of padding among all positions, in rows of one pair."""
         return _padding_share(_text_lengths(self._encoded, self._padding), self._order)
+
+
+def nested_examples(encoded: EncodedSplit, num_examples: int) -> Indices:
+    """Indices of this many examples of a split, drawn the same way every time: the first of one fixed order.
+
+    So the examples of a smaller number are among those of a larger one.
+    """
+    order = np.random.Generator(np.random.PCG64(_NESTED_SEED)).permutation(np.unique(encoded.examples))
+    drawn: Indices = np.sort(order[:num_examples])
+    return drawn
 
 
 def _whole_examples(encoded: EncodedSplit, rows: Indices, batch_size: int) -> list[Indices]:

@@ -10,9 +10,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import datasets
 from annotated_types import Ge
 
 from ptl_prefix.artifacts.prompt_format import PromptFormat
@@ -21,6 +20,9 @@ from ptl_prefix.data.file_rows import num_bytes
 from ptl_prefix.data.task import Split, Task, fingerprint_of
 from ptl_prefix.data.text_lines import OnRead
 from ptl_prefix.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class CorpusTask(Task):
@@ -96,7 +98,7 @@ class CorpusTask(Task):
             DataError: A file is missing or malformed.
         """
 
-    def examples(self, split: Split) -> datasets.Dataset:
+    def examples(self, split: Split) -> "datasets.Dataset":
         """The examples of one split, in the order of its data; of the training split, those of the subset."""
         return to_dataset(self._selected(split))
 

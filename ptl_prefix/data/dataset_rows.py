@@ -6,14 +6,16 @@ read as names, not as numbers. The rows of a folder are memory-mapped and read o
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pyarrow as pa
 
 from ptl_prefix.artifacts.json_document import DocumentError, parse_object
 from ptl_prefix.data.text_lines import OnRead, TextFormat
 from ptl_prefix.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
 
 _STATE = "state.json"
 _INFO = "dataset_info.json"
@@ -44,6 +46,8 @@ def read_dataset_folder(path: Path, text_format: TextFormat, on_read: OnRead) ->
     Raises:
         DataError: The folder cannot be loaded.
     """
+    import datasets
+
     try:
         # A data set that was saved with a format, such as that of PyTorch, would give tensors.
         rows = datasets.load_from_disk(str(path)).with_format(None)
@@ -58,13 +62,15 @@ def read_dataset_folder(path: Path, text_format: TextFormat, on_read: OnRead) ->
         yield row
 
 
-def named_rows(rows: datasets.Dataset, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def named_rows(rows: "datasets.Dataset", name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a data set.
 
     Args:
         rows: Data set.
         name: Name of the data set in the places of rows.
     """
+    import datasets
+
     labels = {column: kind for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
     for number, cells in enumerate(rows, start=1):
         # -1 is the library's label of rows without one.

@@ -6,23 +6,14 @@ In: the texts that a task reads or generates. Out: `Example`s, and the `datasets
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pyarrow as pa
 
-_CHUNK_EXAMPLES = 1000
+if TYPE_CHECKING:
+    import datasets
 
-FEATURES = datasets.Features(
-    {
-        "source": datasets.Value("string"),
-        "targets": datasets.List(datasets.Value("string")),
-        "example_id": datasets.Value("string"),
-        "values": datasets.List(datasets.Value("string")),
-        "group": datasets.Value("string"),
-    }
-)
-"""The columns of the examples of every task."""
+_CHUNK_EXAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ def merge_by_source(examples: Iterable[Example]) -> Iterator[Example]:
 
 
 def to_row(example: Example) -> dict[str, Any]:
-    """An example with the columns of `FEATURES`."""
+    """An example with the columns of `example_features`."""
     return {
         "source": example.source,
         "targets": list(example.targets),
@@ -66,9 +57,21 @@ def to_row(example: Example) -> dict[str, Any]:
     }
 
 
-def to_dataset(examples: Iterable[Example]) -> datasets.Dataset:
+def example_features() -> "datasets.Features":
+    """The columns of the examples of every task."""
+    import datasets
+
+    text = datasets.Value("string")
+    texts = datasets.List(text)
+    return datasets.Features(source=text, targets=texts, example_id=text, values=texts, group=text)
+
+
+def to_dataset(examples: Iterable[Example]) -> "datasets.Dataset":
     """Examples as a data set, in their order. They are turned into Arrow's compact form a few at a time."""
-    schema = FEATURES.arrow_schema
+    # Imported here: with pandas it takes two seconds, and a training reads its examples one at a time.
+    import datasets
+
+    schema = example_features().arrow_schema
     remaining = iter(examples)
     batches = []
     while chunk := [to_row(example) for example in itertools.islice(remaining, _CHUNK_EXAMPLES)]:

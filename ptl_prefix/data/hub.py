@@ -9,8 +9,6 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 
-import datasets
-
 from ptl_prefix.data.dataset_rows import named_rows
 from ptl_prefix.data.file_rows import FileRow
 from ptl_prefix.errors import DataError
@@ -22,6 +20,8 @@ def read_hub_rows(hub: str, *, config: str | None, revision: str | None, split: 
     Raises:
         DataError: The data set cannot be reached, or has no such config, revision or split.
     """
+    import datasets
+
     try:
         with _no_progress_bars():
             rows = datasets.load_dataset(hub, config, split=split, revision=revision)
@@ -36,6 +36,8 @@ def read_hub_rows(hub: str, *, config: str | None, revision: str | None, split: 
 @contextlib.contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """Turn off the progress bars of `datasets`, which would overwrite this project's own."""
+    import datasets
+
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

@@ -7,13 +7,14 @@ file in `tasks/` and one YAML file.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
-
-import datasets
+from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.manifest import BackboneIdentity
 from ptl_prefix.artifacts.prompt_format import PromptFormat
 from ptl_prefix.data.collation import Teacher
+
+if TYPE_CHECKING:
+    import datasets
 
 Split = Literal["train", "validation", "test"]
 """The name of a split."""
@@ -99,8 +100,8 @@ class Task(ABC):
         """Problems that would stop a training, one sentence each. The check is cheap: no data file is opened."""
 
     @abstractmethod
-    def examples(self, split: Split) -> datasets.Dataset:
-        """The examples of one split, with the columns of `example.FEATURES`.
+    def examples(self, split: Split) -> "datasets.Dataset":
+        """The examples of one split, with the columns of `example.example_features`.
 
         Raises:
             DataError: A file is missing or malformed.

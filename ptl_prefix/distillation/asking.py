@@ -7,14 +7,15 @@ and the teacher continues it.
 
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ptl_prefix.artifacts.conversation import Message, source_of, with_context
 from ptl_prefix.artifacts.self_study_facts import Kind
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.distillation.seeds import SEEDS
+from ptl_prefix.distillation.seeds import COMPLETION, SEEDS, Seed
 
-_BY_KIND = {seed.kind: seed for seed in SEEDS}
+_BY_KIND: Mapping[Kind, Seed] = {seed.kind: seed for seed in SEEDS}
 _ITEM = re.compile(r"^\s*\d{1,2}[.)]\s*(.+\n?)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.?!](?=\s|$)")
 _SENTENCE = re.compile(r"[^\s][^\n]*?(?:[.!?](?=\s)|(?=\n)|$)")
@@ -71,6 +72,12 @@ class Asking:
         return line.rstrip(":") if end and not self.is_question else ""
 
 
+def told_with(kind: Kind, question: str) -> str:
+    """What the teacher reads of a question: the question, and what its kind tells about the answer."""
+    told = _BY_KIND[kind].told if kind in _BY_KIND else ""
+    return f"{question} {told}" if told else question
+
+
 def ask(kind: Kind, chunk: str, prompter: Prompter, *, wanted: int, draw: int) -> Asking:
     """The prompt that asks for questions.
 
@@ -113,6 +120,26 @@ def passage_beginning(chunk: str, draw: int) -> str:
     # A short document has few sentences: cut at different places, each gives several conversations.
     most = max(min(len(ends) - 2, _MOST_BEGINNING), _LEAST_BEGINNING)
     return sentence[: ends[min(drawn.randint(_LEAST_BEGINNING, most), len(ends)) - 1]]
+
+
+def completion_of(chunk: str, draw: int) -> tuple[str, str]:
+    """A request to complete a sentence of a chunk, and what the chunk goes on with, up to the end of the sentence.
+
+    The answer is the document's own: nothing in it is invented, whatever the model.
+
+    Args:
+        chunk: Text of the chunk.
+        draw: Seed of the choice of the sentence, and of the place where it is cut.
+    """
+    sentences = [" ".join(match[0].split()) for match in _SENTENCE.finditer(chunk)]
+    drawn = random.Random(draw)
+    long = [one for one in sentences if len(one.split()) > _LEAST_BEGINNING] or [chunk]
+    # A chunk may end inside of a sentence, and a heading is none.
+    sentence = drawn.choice([one for one in long if one[-1] in ".?!"] or long)
+    ends = [match.end() for match in re.finditer(r"\S+", sentence)]
+    # A cut near the end asks for a few words, as a question on a fact does.
+    cut = ends[drawn.randint(min(_LEAST_BEGINNING, len(ends)), max(len(ends) - 1, 1)) - 1]
+    return COMPLETION.format(beginning=sentence[:cut]), sentence[cut:].strip()
 
 
 def passage_after(chunk: str, beginning: str) -> str:

@@ -12,7 +12,14 @@ from ptl_prefix.artifacts.self_study_facts import StudyConversation
 from ptl_prefix.artifacts.teacher_file import TeacherTokens
 from ptl_prefix.artifacts.unfinished_self_study import StudyBlock
 from ptl_prefix.backbones.prompt_decoding import Prompt
-from ptl_prefix.distillation.asking import ask, passage_after, passage_beginning, up_to_last_end
+from ptl_prefix.distillation.asking import (
+    ask,
+    completion_of,
+    passage_after,
+    passage_beginning,
+    told_with,
+    up_to_last_end,
+)
 from ptl_prefix.distillation.filters import answer_problem, normalized, question_problem
 from ptl_prefix.distillation.plan import Slot
 from ptl_prefix.distillation.study_inputs import StudyInputs
@@ -30,6 +37,8 @@ class _Progress:
     kept: dict[Slot, list[tuple[str, str]]]
     asked: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    written: dict[Asked, str] = field(default_factory=dict)
+    """Answers that are the document's own, by what is asked."""
 
     def missing(self, slot: Slot) -> int:
         return slot.wanted - len(self.kept[slot])
@@ -82,7 +91,7 @@ def _conversations(inputs: StudyInputs, progress: _Progress) -> Iterator[StudyCo
 
 def _teacher(inputs: StudyInputs, conversation: StudyConversation) -> TeacherTokens:
     chunk = None if conversation.chunk is None else inputs.document.text_of(conversation.chunk)
-    prompt = inputs.prompt_ids(conversation.question, chunk)
+    prompt = inputs.prompt_ids(told_with(conversation.kind, conversation.question), chunk)
     answer = inputs.prompter.encode_target(conversation.answer)
     settings = inputs.settings
     return teacher_tokens(inputs.backbone, prompt, answer, top_k=settings.top_k, top_mass=settings.top_mass)
@@ -106,7 +115,7 @@ def _questions(inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progres
 
 
 def _question_problem(inputs: StudyInputs, slot: Slot, question: str) -> str | None:
-    if slot.question is not None:
+    if slot.question is not None or slot.kind == "completion":
         return None
     if not question:
         return "unfinished_question"
@@ -119,7 +128,26 @@ def _question_problem(inputs: StudyInputs, slot: Slot, question: str) -> str | N
 
 
 def _asked(inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progress: _Progress) -> dict[Slot, list[str]]:
-    """What the model asks for each slot, whether it is good enough or not; an empty text for what is missing."""
+    """What is asked for each slot, whether it is good enough or not; an empty text for what is missing."""
+    completed = [slot for slot in slots if slot.kind == "completion"]
+    found = {slot: _completions(inputs, slot, attempt, progress) for slot in completed}
+    return found | _asked_by_model(inputs, [slot for slot in slots if slot not in found], attempt, progress)
+
+
+def _completions(inputs: StudyInputs, slot: Slot, attempt: int, progress: _Progress) -> list[str]:
+    """Requests to complete sentences of the chunk, whose answers are noted."""
+    requests = []
+    for index in range(progress.missing(slot)):
+        draw = slot.draw(f"completion {index}", attempt, inputs.settings.seed)
+        request, answer = completion_of(inputs.chunk_text(slot) or "", draw)
+        progress.written[slot, request] = answer
+        requests.append(request)
+    return requests
+
+
+def _asked_by_model(
+    inputs: StudyInputs, slots: Sequence[Slot], attempt: int, progress: _Progress
+) -> dict[Slot, list[str]]:
     draws = [slot.draw("question", attempt, inputs.settings.seed) for slot in slots]
     chunks = [inputs.chunk_text(slot) or "" for slot in slots]
     if not inputs.asks:
@@ -157,18 +185,22 @@ def _answers(
                 progress.dropped["unfinished_answer"] += 1
             yield answer
         return
+    generated = [one for one in questions if one not in progress.written]
     prompts = [
         Prompt(
-            ids=inputs.prompt_ids(question, inputs.chunk_text(slot)),
+            ids=inputs.prompt_ids(told_with(slot.kind, question), inputs.chunk_text(slot)),
             seed=slot.draw(f"answer to {question}", attempt, settings.seed),
             max_new_tokens=settings.max_answer_tokens,
             is_end=inputs.is_stop,
         )
-        for slot, question in questions
+        for slot, question in generated
     ]
-    replies = inputs.replies(prompts, temperature=settings.answer_temperature)
-    for (slot, question), ids in zip(questions, replies, strict=True):
-        answer = _whole_answer(inputs, ids)
+    replies = dict(zip(generated, inputs.replies(prompts, temperature=settings.answer_temperature), strict=True))
+    for slot, question in questions:
+        if (slot, question) in progress.written:
+            yield _cut(inputs, progress.written[slot, question])
+            continue
+        answer = _whole_answer(inputs, replies[slot, question])
         problem: str | None = "unfinished_answer"
         if answer is not None:
             chunk = inputs.chunk_text(slot)
@@ -182,8 +214,12 @@ def _answers(
 
 def _passage(inputs: StudyInputs, slot: Slot, beginning: str) -> str | None:
     """What follows a beginning in the chunk, as much as an answer may be long; `None` if nothing does."""
-    rest = passage_after(inputs.chunk_text(slot) or "", beginning)
-    ids = inputs.prompter.tokenize_targets([rest])[0][: inputs.settings.max_answer_tokens - 1]
+    return _cut(inputs, passage_after(inputs.chunk_text(slot) or "", beginning))
+
+
+def _cut(inputs: StudyInputs, passage: str) -> str | None:
+    """A text of the document as an answer, as long as one may be; `None` without text."""
+    ids = inputs.prompter.tokenize_targets([passage])[0][: inputs.settings.max_answer_tokens - 1]
     text = inputs.prompter.decode(ids)
     return up_to_last_end(text) or text or None
 

@@ -99,7 +99,7 @@ def _tokens(slot: Slot, inputs: StudyInputs) -> tuple[int, int]:
     prompt = around + (0 if slot.chunk is None else slot.chunk[1] - slot.chunk[0])
     question, answer = settings.max_question_tokens, settings.max_answer_tokens
     read = slot.wanted * (prompt + question + answer)
-    if settings.passages:
+    if settings.passages or slot.kind == "completion":
         return read, 0
     read, written = read + slot.wanted * (prompt + question), slot.wanted * answer
     if slot.question is None and inputs.asks:

@@ -8,11 +8,12 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 from ptl_prefix.artifacts.self_study_facts import Kind
 from ptl_prefix.distillation.coverage import planned_chunks
 from ptl_prefix.distillation.document import Chunk, StudyDocument
-from ptl_prefix.distillation.seeds import GENERAL_INSTRUCTIONS, SEEDS
+from ptl_prefix.distillation.seeds import GENERAL_INSTRUCTIONS
 from ptl_prefix.distillation.settings import SelfStudySettings
 
 
@@ -71,8 +72,8 @@ def _asked(document: StudyDocument, settings: SelfStudySettings, *, asks: bool) 
         number=settings.num_conversations,
     )
     slots = [
-        Slot(kind=SEEDS[index % len(SEEDS)].kind if asks else "continuation", chunk=chunk, wanted=per_call)
-        for index, chunk in enumerate(chunks)
+        Slot(kind=kind if asks else "continuation", chunk=chunk, wanted=per_call)
+        for kind, chunk in zip(cycle(settings.kinds), chunks, strict=False)
     ]
     if settings.num_conversations is not None:
         excess = len(slots) * per_call - settings.num_conversations

@@ -1,6 +1,6 @@
-"""What asks the questions of a self-study: five seed prompts, and instructions that are not about the document.
+"""What asks the questions of a self-study: six seed prompts, and instructions that are not about the document.
 
-In: nothing. Out: `SEEDS`, whose prompts ask a model for a question about the text before them; and
+In: nothing. Out: `SEEDS`, whose prompts ask a model for a question about the text before them; `COMPLETION`; and
 `GENERAL_INSTRUCTIONS`, which a teacher answers without a text, so that a student keeps what it could do.
 
 Each seed names a subject that the text names, and begins the model's reply itself. A small model that is asked for a
@@ -11,7 +11,7 @@ question comments on the text instead, or asks what "the text" is about; one tha
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ptl_prefix.artifacts.self_study_facts import Kind
+from ptl_prefix.artifacts.self_study_facts import AskedKind
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,15 @@ class Seed:
         several: The same for `{number}` of them, of which the first is about `{subject}`.
         beginnings: Words that a question begins with, `{subject}` among them or not.
         is_question: Whether a question mark must end it.
+        told: What the teacher is told after the question, and the student is not; empty for nothing.
     """
 
-    kind: Kind
+    kind: AskedKind
     one: str
     several: str
     beginnings: Sequence[str]
     is_question: bool = False
+    told: str = ""
 
     def prompt(self, number: int, subject: str) -> str:
         """What the model is asked for a number of questions."""
@@ -38,6 +40,15 @@ class Seed:
 
 
 SEEDS: Sequence[Seed] = (
+    # A long answer of a small model is mostly its own invention, and a loss over it is mostly about that.
+    Seed(
+        "fact",
+        "Ask one short question about {subject}. Write the question alone.",
+        "Ask {number} short questions as a numbered list: the first about {subject}, the others about the rest.",
+        ("What", "Which", "Who", "Where", "When", "How many", "How long", "What is {subject}", "What was {subject}"),
+        is_question=True,
+        told="Answer in a few words.",
+    ),
     Seed(
         "question",
         "Ask one short question about {subject}. Write the question alone.",
@@ -82,6 +93,9 @@ SEEDS: Sequence[Seed] = (
         ),
     ),
 )
+
+COMPLETION = "Complete this sentence: {beginning} …"
+"""What asks for the rest of a sentence of the document."""
 
 GENERAL_INSTRUCTIONS: Sequence[str] = (
     "Explain why leaves change colour in autumn.",

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from ptl_prefix.artifacts.decoding import LEAST_TEMPERATURE, SamplingSeed
 from ptl_prefix.artifacts.prompt_format import ChatFormat
+from ptl_prefix.artifacts.self_study_facts import StudyKind
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.settings import settings_from
 
@@ -29,6 +30,7 @@ class SelfStudySettings:
         min_chunk_tokens: Smallest number that is drawn; `None`: half of `chunk_tokens`. The document may be shorter.
         coverage: Tokens of all conversations' chunks, divided by the document's.
         num_conversations: Number of conversations on the document; `None`: as many as the coverage needs.
+        kinds: Kinds of conversations, which take turns over the chunks; one that is named twice has twice as many.
         passages: Whether passages of the document stand in place of questions and answers: nothing is generated, and
             the teacher only reads. Enough for `method.init=attention_matching` without training.
         questions: File of questions of the user's own: text, one a line, or `.jsonl` with `question`; `None`: none.
@@ -60,6 +62,7 @@ class SelfStudySettings:
         min_chunk_tokens: Annotated[int, Ge(1), Le(2**20)] | None,
         coverage: Annotated[float, Gt(0), Le(1e6)],
         num_conversations: Annotated[int, Ge(1), Le(10**7)] | None,
+        kinds: Sequence[StudyKind],
         passages: bool,
         questions: str | None,
         questions_per_call: Annotated[int, Ge(1), Le(20)],
@@ -82,6 +85,7 @@ class SelfStudySettings:
         self.chunk_tokens = chunk_tokens
         self.min_chunk_tokens = max(chunk_tokens // 2, 1) if min_chunk_tokens is None else min_chunk_tokens
         self.coverage, self.num_conversations = coverage, num_conversations
+        self.kinds = tuple(kinds)
         self.passages, self.questions, self.questions_per_call = passages, questions, questions_per_call
         self.general_share, self.validation_share = general_share, validation_share
         self.temperature, self.answer_temperature, self.top_p = temperature, answer_temperature, top_p
@@ -94,6 +98,8 @@ class SelfStudySettings:
     def problems(self) -> list[str]:
         """Settings that contradict each other."""
         problems = []
+        if not self.kinds:
+            problems.append("`self_study.kinds` must name at least one kind of question, but is empty.")
         if self.min_chunk_tokens > self.chunk_tokens:
             problems.append(
                 f"`self_study.min_chunk_tokens` must be <= `self_study.chunk_tokens`, but is {self.min_chunk_tokens} "

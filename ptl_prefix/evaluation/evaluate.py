@@ -27,6 +27,7 @@ from ptl_prefix.artifacts.evaluation_record import (
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.artifacts.hub_address import is_hub_address
 from ptl_prefix.artifacts.predictions import Prediction, read_predictions, write_predictions
+from ptl_prefix.artifacts.remote.address import is_remote_address
 from ptl_prefix.artifacts.unfinished_predictions import UnfinishedPredictions
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.prompting import Prompter
@@ -265,7 +266,7 @@ def evaluate(job: EvaluationJob, out: Path, *, on_progress: Progress = lambda do
             key, _scores(job.measures, predictions, likelihoods), likelihoods, sampled.num_in_split, decode_s
         )
         _add_retention(record, job)
-        if is_hub_address(job.subject.origin):
+        if is_hub_address(job.subject.origin) or is_remote_address(job.subject.origin):
             record.environment["bundle"] = job.subject.origin
         write_evaluation_record(folder / RECORD_FILE, record)
         unfinished.remove()

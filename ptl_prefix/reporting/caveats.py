@@ -29,7 +29,7 @@ def collect_caveats(rows: Sequence[Row], by_run: Mapping[ComparedRun, RunMetrics
         _machines(runs),
         *_software(runs),
     ]
-    unreadable = [str(run.folder.path) for run in runs if not by_run[run].predictions()]
+    unreadable = [run.folder.shown for run in runs if not by_run[run].predictions()]
     if unreadable:
         caveats.append(
             "The predictions of some runs are not readable, so it was not checked that these runs were tested on the "
@@ -84,7 +84,7 @@ def _budgets(rows: Sequence[Row]) -> str:
 
 
 def _unfinished(runs: Sequence[ComparedRun]) -> str:
-    unfinished = [f"{run.folder.path} ({run.record.status})" for run in runs if run.record.status != "finished"]
+    unfinished = [f"{run.folder.shown} ({run.record.status})" for run in runs if run.record.status != "finished"]
     return f"These runs are included although they did not finish: {_listed(unfinished)}." if unfinished else ""
 
 

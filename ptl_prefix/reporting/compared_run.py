@@ -34,11 +34,11 @@ class ExcludedRun:
     """A run that is in no table.
 
     Args:
-        path: Run folder.
+        path: Run folder, or address of a mirrored run.
         reason: Predicate of a sentence whose subject is the path.
     """
 
-    path: Path
+    path: Path | str
     reason: str
 
 
@@ -163,7 +163,7 @@ def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[l
     for folder in folders:
         state = read_state(folder)
         if state != "finished" and state not in include:
-            excluded.append(ExcludedRun(folder.path, _REASONS[state]))
+            excluded.append(ExcludedRun(folder.place, _REASONS[state]))
             continue
         try:
             record = rebuild_record(folder) if state == "died" else read_record(folder.record)
@@ -171,9 +171,9 @@ def read_runs(folders: Sequence[RunFolder], include: Collection[str]) -> tuple[l
             if reason is None:
                 runs.append(ComparedRun(folder, record))
             else:
-                excluded.append(ExcludedRun(folder.path, reason))
+                excluded.append(ExcludedRun(folder.place, reason))
         except PtlPrefixError as error:
-            excluded.append(ExcludedRun(folder.path, f"is unreadable: {error}"))
+            excluded.append(ExcludedRun(folder.place, f"is unreadable: {error}"))
     return runs, excluded
 
 
@@ -182,6 +182,7 @@ _REASONS = {
     "failed": "failed (use include=[failed] to include it)",
     "pruned": "was pruned by its study (use include=[pruned] to include it)",
     "running": "is still running",
+    "open": "has no record in its mirror: it runs on another machine, or was killed there",
     "died": "died without a record (use include=[died] to include what its log contains)",
     "damaged": "has an unreadable record",
 }

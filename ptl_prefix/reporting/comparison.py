@@ -81,7 +81,7 @@ def _table(
     by_run = dict(zip(runs, of_table.by_run, strict=True))
     infos = _metric_infos(of_table.by_run)
     if not infos:
-        paths = ", ".join(str(run.folder.path) for run in runs[:3])
+        paths = ", ".join(run.folder.shown for run in runs[:3])
         raise ComparisonError(f"A comparison needs metrics, but none of these runs recorded any: {paths}; remove them.")
     main = metric or main_metric(dict.fromkeys(infos, 0.0)) or ""
     bare = _bare(runs, of_table)
@@ -127,8 +127,8 @@ def _rows(
         key = (run.record.method, repr(sorted(settings.items())))
         settings_by_row[key] = settings
         if older := runs_by_row[key].get(run.seed):
-            reason = f"has the settings and the seed of {run.folder.path}, a newer run"
-            superseded.append(ExcludedRun(older.folder.path, reason))
+            reason = f"has the settings and the seed of {run.folder.shown}, a newer run"
+            superseded.append(ExcludedRun(older.folder.place, reason))
         runs_by_row[key][run.seed] = run
     return [_row(key[0], settings_by_row[key], by_seed, by_run) for key, by_seed in runs_by_row.items()]
 
@@ -150,7 +150,7 @@ def _row_settings(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
 def _written_at(run: ComparedRun) -> tuple[float, str]:
     """When a run's record was written, or else its log; the path breaks ties."""
     file = run.folder.record if run.folder.record.exists() else run.folder.events
-    return file.stat().st_mtime, str(run.folder.path)
+    return file.stat().st_mtime, run.folder.shown
 
 
 def _row(

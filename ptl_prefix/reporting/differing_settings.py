@@ -19,6 +19,7 @@ _IGNORED_KEYS = {
     "trial",
     "resume",
     "resume_anyway",
+    "outputs_url",
     "routing",
     "task.subset_seed",  # also a seed
     "method.name",  # shown in every row

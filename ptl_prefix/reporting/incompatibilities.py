@@ -76,7 +76,7 @@ def _mixed(rule: str, values: Sequence[Any], runs: Sequence[ComparedRun], remedy
     by_value: defaultdict[Any, list[str]] = defaultdict(list)
     for value, run in zip(values, runs, strict=True):
         if value is not None:
-            by_value[value].append(str(run.folder.path))
+            by_value[value].append(run.folder.shown)
     if len(by_value) < 2:
         return None
     facts = "; ".join(f"{value} in {', '.join(paths)}" for value, paths in by_value.items())

@@ -79,7 +79,7 @@ def _seed(run: ComparedRun, of_run: RunMetrics) -> SeedRecord:
     seed, subset_seed = run.seed
     cost, parameters = run.record.cost, run.record.parameters
     return SeedRecord(
-        path=str(run.folder.path),
+        path=run.folder.shown,
         seed=seed,
         subset_seed=subset_seed,
         metrics=dict(of_run.metrics),

@@ -73,7 +73,7 @@ def select_metrics(runs: Sequence[ComparedRun]) -> TableMetrics:
             f"Test metrics are computed on the {max(counts):,} inputs that were decoded at the end of training."
         )
     if 0 < len(evaluated) < len(runs):
-        missing = [str(run.folder.path) for run in runs if not run.full_evaluations]
+        missing = [run.folder.shown for run in runs if not run.full_evaluations]
         named = ", ".join(missing[:_MAX_NAMES]) + (" and more" if len(missing) > _MAX_NAMES else "")
         notes.append(
             f"{len(evaluated)} of {len(runs)} runs have an evaluation of the full test split. It is not used, because "

@@ -13,14 +13,17 @@ from typing import Any, Literal
 
 from ptl_prefix.artifacts.event_log import read_events
 from ptl_prefix.artifacts.metric_key import is_bare
+from ptl_prefix.artifacts.remote.mirror_state import read_mirror_state
+from ptl_prefix.artifacts.remote.open_run import is_fetched
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record
 from ptl_prefix.errors import PtlPrefixError
 
-State = Literal["finished", "stopped", "failed", "pruned", "running", "died", "damaged"]
-"""The status in the record, or `running`: a process holds the folder's lock; `died`: no process and no record;
-`damaged`: the record is not readable."""
+State = Literal["finished", "stopped", "failed", "pruned", "running", "open", "died", "damaged"]
+"""The status in the record, or `running`: a process holds the folder's lock; `open`: a mirrored run without a record,
+which runs on another machine or was killed there; `died`: no process and no record; `damaged`: the record is not
+readable."""
 
 _GENERIC_METRICS = ("loss", "perplexity", "bits_per_character")
 """Test metrics that every task has; a task's own metrics come first."""
@@ -31,7 +34,7 @@ class RunSummary:
     """One run in a list.
 
     Args:
-        path: Run folder.
+        path: Run folder, or address of a mirrored run.
         state: State of the run.
         task: Name of the task; empty if neither record nor config has it.
         backbone: Name of the backbone; empty if neither record nor config has it.
@@ -42,10 +45,10 @@ class RunSummary:
         value: Value of the main metric.
         direction: Whether the main metric is minimized or maximized; `None` if unknown.
         age_s: Seconds since a file of the run was last written.
-        size_bytes: Size of the folder on disk.
+        size_bytes: Size of the folder on disk, or of the mirror.
     """
 
-    path: Path
+    path: Path | str
     state: State
     task: str
     backbone: str
@@ -64,7 +67,7 @@ def read_state(folder: RunFolder) -> State:
     if folder.is_held():
         return "running"
     if not folder.record.exists():
-        return "died"
+        return "open" if is_fetched(folder.path) else "died"
     try:
         return read_record(folder.record).status
     except PtlPrefixError:
@@ -86,7 +89,7 @@ def summarize_run(folder: RunFolder) -> RunSummary:
         step, metrics = _progress(folder)
     main = main_metric(metrics)
     return RunSummary(
-        path=folder.path,
+        path=folder.place,
         state=state,
         **names,
         seed=seed,
@@ -95,7 +98,7 @@ def summarize_run(folder: RunFolder) -> RunSummary:
         value=metrics[main] if main else None,
         direction=_direction(record, main),
         age_s=max(0.0, time.time() - _last_written(folder)),
-        size_bytes=bytes_on_disk(folder.path),
+        size_bytes=_size_of(folder),
     )
 
 
@@ -118,6 +121,12 @@ def main_metric(metrics: dict[str, float]) -> str | None:
 def bytes_on_disk(folder: Path) -> int:
     """The total size of a folder's files; files that vanish meanwhile count as 0."""
     return sum(_size(path) for path in _files(folder))
+
+
+def _size_of(folder: RunFolder) -> int:
+    """The size of a run; of a mirrored one also of the files that were not fetched."""
+    state = read_mirror_state(folder.path) if is_fetched(folder.path) else None
+    return bytes_on_disk(folder.path) if state is None else state.num_bytes
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -58,7 +58,7 @@ class Row(RowText):
     @property
     def paths(self) -> tuple[str, ...]:
         """The folders of the runs."""
-        return tuple(str(run.folder.path) for run in self.runs)
+        return tuple(run.folder.shown for run in self.runs)
 
     @property
     def cost(self) -> "RowCost":

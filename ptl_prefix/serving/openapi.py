@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ptl_prefix.serving.api import AttentionBody, ChatBody, CompletionBody, PrefixBody
+from ptl_prefix.serving.task_header import TASK_HEADER
 
 _REFUSALS = {
     "400": "A field is wrong; `param` names it.",
@@ -22,6 +23,12 @@ _REFUSALS = {
     "502": "The vLLM server behind this one failed, or is down.",
     "503": "The server is stopping, or its engine does not work.",
     "504": "The text was not finished by the request's deadline.",
+}
+_TASK_PARAMETER = {
+    "name": TASK_HEADER,
+    "in": "header",
+    "description": "The task of the body's `model`, for a balancer; a request in which the two differ is refused.",
+    "schema": {"type": "string"},
 }
 _JSON = {"application/json": {"schema": {"type": "object"}}}
 
@@ -51,6 +58,8 @@ def describe_api() -> dict[str, Any]:
         operation = _operation(about)
         if path.endswith("completions"):
             operation["responses"]["200"]["content"] = {**_JSON, "text/event-stream": {"schema": {"type": "string"}}}
+        if "model" in body.model_fields:
+            operation["parameters"] = [_TASK_PARAMETER]
         paths[path] = {"post": {**operation, "requestBody": {"required": True, "content": content}}}
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     paths["/v1/models/{model}"] = {"get": {**_operation("The card of one model."), "parameters": [model]}}

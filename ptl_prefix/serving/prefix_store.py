@@ -39,11 +39,14 @@ class PrefixStore(VersionStore):
         folder: Folder whose subfolders are bundles or run folders; their names are the tasks' names.
         backbone: The frozen base, which each bundle must be of.
         max_bytes: Memory for prefixes.
+        refresh: Brings the folder up to date before it is read.
     """
 
-    def __init__(self, folder: Path, backbone: Backbone, *, max_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, backbone: Backbone, *, max_bytes: int, refresh: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(backbone, max_bytes=max_bytes)
-        self.folder = folder
+        self.folder, self._refresh = folder, refresh
         self.problems: dict[str, str] = {}
         """Why a subfolder is not offered, by its name."""
         self.on_change: Callable[[], None] = lambda: None
@@ -63,6 +66,7 @@ class PrefixStore(VersionStore):
             BundleError: When the folder cannot be read.
         """
         with self._scanning:
+            self._refresh()
             changed = self._apply(*self._scan())
         if changed:
             self.on_change()

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -26,10 +26,12 @@ from ptl_prefix.serving.metrics import CONTENT_TYPE
 from ptl_prefix.serving.openapi import describe_api
 from ptl_prefix.serving.page_policy import content_security_policy
 from ptl_prefix.serving.service import Service
+from ptl_prefix.serving.task_header import TASK_HEADER, check_task_header
 
 OPEN_PATHS = ("/", "/health")
 """The paths that need no key."""
 _BODY_TIMEOUT_S = 30.0
+_Body = TypeVar("_Body", CompletionBody, ChatBody, AttentionBody)
 _logger = logging.getLogger("ptl_prefix.serving")
 
 
@@ -130,13 +132,13 @@ class _Routes:
         return JSONResponse(self._service.models.card(request.path_params["model"]))
 
     async def completions(self, request: Request) -> JobResponse:
-        return await self._answer(request, read_body(await self._read(request), CompletionBody))
+        return await self._answer(request, await self._read_for_model(request, CompletionBody))
 
     async def chat(self, request: Request) -> JobResponse:
-        return await self._answer(request, read_body(await self._read(request), ChatBody))
+        return await self._answer(request, await self._read_for_model(request, ChatBody))
 
     async def prefix_attention(self, request: Request) -> Response:
-        body = read_body(await self._read(request), AttentionBody)
+        body = await self._read_for_model(request, AttentionBody)
         return JSONResponse(await self._service.prefix_attention(body, _client(request).name))
 
     async def load(self, request: Request) -> Response:
@@ -157,6 +159,12 @@ class _Routes:
         if not _client(request).is_admin:
             raise ApiError(403, "Loading and unloading need the key of an admin.", code="admin_key_needed")
         return read_body(await self._read(request), PrefixBody).name
+
+    async def _read_for_model(self, request: Request, kind: type[_Body]) -> _Body:
+        """A body that names a model, which the header of a balancer must not contradict."""
+        body = read_body(await self._read(request), kind)
+        check_task_header(request.headers.getlist(TASK_HEADER), body.model)
+        return body
 
     async def _read(self, request: Request) -> bytes:
         """The body of a request, up to the largest size."""

@@ -11,7 +11,21 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.sweeping.trial import Trial
 
 Origin = Literal["new", "interrupted", "promoted"]
-EarlyStop = Literal["paused", "pruned"]
+EarlyStop = Literal["paused", "pruned", "lost"]
+"""`lost`: the worker was silent for so long that another one took the trial; its own process must stop."""
+
+
+@dataclass(frozen=True)
+class TakenTrial:
+    """A trial that a worker has taken, before the worker looks for its run folder.
+
+    Args:
+        trial: The trial, with the worker's lease.
+        origin: `new`, `interrupted` or `promoted`, as in `Job`.
+    """
+
+    trial: Trial
+    origin: Origin
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import psutil
 HEARTBEAT_S = 10.0
 """Seconds between two heartbeats of a worker."""
 
-_TIMEOUT_S = 90.0
+TIMEOUT_S = 90.0
 """Seconds without a heartbeat after which a worker on another machine counts as dead."""
 
 
@@ -38,25 +39,6 @@ def _machine() -> str:
     except OSError:
         container = ""
     return hashlib.sha256(f"{platform.node()} {boot} {container}".encode()).hexdigest()[:12]
-
-
-def identify_this_process() -> dict[str, Any]:
-    """The identity of this process, with a heartbeat of now."""
-    pid = os.getpid()
-    return {"machine": _machine(), "pid": pid, "born": _start_time(pid), "beat": time.time()}
-
-
-def is_alive(process: Mapping[str, Any] | None) -> bool:
-    """Whether a process is alive.
-
-    Args:
-        process: What `identify_this_process` returned there; `None` is no process.
-    """
-    if process is None:
-        return False
-    if process["machine"] == _machine():
-        return bool(_start_time(process["pid"]) == process["born"])
-    return bool(time.time() - process["beat"] < _TIMEOUT_S)
 
 
 def _start_time(pid: int) -> float | None:
@@ -81,3 +63,40 @@ def _start_ticks(pid: int) -> float | None:
         return float(after_name.split()[19])
     except (OSError, IndexError):
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Liveness:
+    """Says who this process is, and whether the process that works on a trial is alive.
+
+    A study has one; its defaults ask the operating system. A simulation hands in a clock and processes of its own.
+
+    Args:
+        clock: Seconds since 1970; the clocks of all machines must agree within `TIMEOUT_S - HEARTBEAT_S`.
+        machine: Returns the identifier of this machine since its last boot.
+        pid: Returns the id of this process.
+        start_time: Returns when the process with an id of this machine started; `None` if it is not running.
+    """
+
+    clock: Callable[[], float] = time.time
+    machine: Callable[[], str] = _machine
+    pid: Callable[[], int] = os.getpid
+    start_time: Callable[[int], float | None] = _start_time
+
+    def identify(self) -> dict[str, Any]:
+        """The identity of this process, with a heartbeat of now."""
+        pid = self.pid()
+        return {"machine": self.machine(), "pid": pid, "born": self.start_time(pid), "beat": self.clock()}
+
+    def is_alive(self, process: Mapping[str, Any] | None, beat: float | None = None) -> bool:
+        """Whether a process is alive.
+
+        Args:
+            process: What `identify` returned there; `None` is no process.
+            beat: Time of its last heartbeat; `None` is that of `process` itself.
+        """
+        if process is None:
+            return False
+        if process["machine"] == self.machine():
+            return bool(self.start_time(process["pid"]) == process["born"])
+        return bool(self.clock() - (process["beat"] if beat is None else beat) < TIMEOUT_S)

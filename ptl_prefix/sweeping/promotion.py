@@ -3,6 +3,7 @@
 In: the trials of an arm, with the objective at each rung that they reached. Out: a decision; nothing is written.
 """
 
+import math
 from collections.abc import Sequence
 
 from ptl_prefix.sweeping.trial import Trial
@@ -20,19 +21,25 @@ def is_promoted(value: float, others: Sequence[float], reduction_factor: int) ->
     return sum(other < value for other in others) < num_promoted
 
 
-def is_promoted_at(rung: int, number: int, trials: Sequence[Trial], reduction_factor: int) -> bool:
-    """Whether the trial with this number is promoted from a rung that it reached."""
-    values = {trial.number: trial.rungs[rung] for trial in trials if rung in trial.rungs}
-    return is_promoted(values.pop(number), list(values.values()), reduction_factor)
-
-
 def next_promoted(trials: Sequence[Trial], reduction_factor: int) -> Trial | None:
-    """The first paused trial that is promoted by now."""
-    paused = (trial for trial in trials if trial.state == "paused")
-    return next(
-        (one for one in paused if is_promoted_at(int(one.notes["paused_at"]), one.number, trials, reduction_factor)),
-        None,
-    )
+    """The first paused trial that is promoted by now: `is_promoted` of its value among those at its rung."""
+    paused = [(int(trial.notes["paused_at"]), trial) for trial in trials if trial.state == "paused"]
+    if not paused:
+        return None
+    values: dict[int, list[float]] = {}
+    for trial in trials:
+        for rung, value in trial.rungs.items():
+            values.setdefault(rung, []).append(value)
+    # Once for each rung, not for each paused trial: a long study has thousands of them.
+    worst = {rung: _worst_promoted(of_rung, reduction_factor) for rung, of_rung in values.items()}
+    return next((trial for rung, trial in paused if trial.rungs[rung] <= worst[rung]), None)
+
+
+def _worst_promoted(values: Sequence[float], reduction_factor: int) -> float:
+    """The greatest of the values at a rung that is promoted; minus infinity if none is."""
+    num_promoted = len(values) // reduction_factor
+    finite = sorted(value for value in values if not math.isnan(value))
+    return finite[min(num_promoted, len(finite)) - 1] if num_promoted and finite else -math.inf
 
 
 def best_paused(trials: Sequence[Trial]) -> Trial | None:

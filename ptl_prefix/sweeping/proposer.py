@@ -53,8 +53,7 @@ class Proposer:
             sampler = self._sampler.make(len(trials) + _ARM_SEED_DISTANCE * index)
             study = self._store.sampled_study(arm.name, sampler, self._pruner.make(self._max_steps))
         new = study.ask(fixed_distributions=arm.space.distributions())
-        (trial,) = (one for one in self._store.trials(arm.name) if one.number == new.number)
-        return trial, self.overrides(arm, new.params)
+        return self._store.trial(arm.name, new._trial_id), self.overrides(arm, new.params)
 
     def overrides(self, arm: Arm, point: Point) -> tuple[str, ...]:
         """The overrides of a point. The confirmation's are a candidate's, with another seed and `confirm_overrides`."""

@@ -22,7 +22,7 @@ from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
 from ptl_prefix.errors import PtlPrefixError
 
 INDEX_FOLDER = ".results"
-_IGNORED_KEYS = ("run_id", "dry_run", "resume", "resume_anyway", "study", "trial", "tracking", "routing")
+_IGNORED_KEYS = ("run_id", "dry_run", "resume", "resume_anyway", "study", "trial", "tracking", "routing", "outputs_url")
 _IGNORED_IN_GROUPS = {"data": ("cache_dir", "max_hidden_state_bytes")}
 _MAX_HASHED_BYTES = 64 * 2**20
 """Larger files are identified by size and modification time: hashing a backbone's weights for each trial is slow."""

@@ -4,6 +4,7 @@ In: a study's specification, an arm and the arm's trials. Out: whether the arm s
 failures are the reason.
 """
 
+import itertools
 from collections.abc import Sequence
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
@@ -20,12 +21,11 @@ def needs_new_trial(spec: StudySpec, arm: Arm, trials: Sequence[Trial]) -> bool:
     if arm.space.size is not None and len(tried_points(trials)) >= arm.space.size:
         return False
     if arm.name != CONFIRM:
-        spent = [
-            (num_counted(trials), spec.max_trials(arm)),
-            (sum(trial.train_s for trial in trials), spec.budget_s),
-            (sum(trial.tokens for trial in trials), spec.budget_tokens),
-        ]
-        if any(limit is not None and amount >= limit for amount, limit in spent):
+        if (limit := spec.max_trials(arm)) is not None and num_counted(trials) >= limit:
+            return False
+        if spec.budget_s is not None and sum(trial.train_s for trial in trials) >= spec.budget_s:
+            return False
+        if spec.budget_tokens is not None and sum(trial.tokens for trial in trials) >= spec.budget_tokens:
             return False
     return failure_reason(spec, arm, trials) is None
 
@@ -33,7 +33,8 @@ def needs_new_trial(spec: StudySpec, arm: Arm, trials: Sequence[Trial]) -> bool:
 def failure_reason(spec: StudySpec, arm: Arm, trials: Sequence[Trial]) -> str | None:
     """Why failures end an arm's search; `None` if they do not."""
     failed = [trial for trial in trials if trial.state == "failed"]
-    first = [trial for trial in trials if trial.state in ("finished", "pruned", "failed")][:_NUM_SAME_ERRORS]
+    ended = (trial for trial in trials if trial.state in ("finished", "pruned", "failed"))
+    first = list(itertools.islice(ended, _NUM_SAME_ERRORS))
     errors = {trial.notes.get("error") for trial in first if trial.state == "failed"}
     if len(first) == _NUM_SAME_ERRORS and len(errors) == 1 and all(trial.state == "failed" for trial in first):
         return f"its first {_NUM_SAME_ERRORS} trials all failed with the same error: {errors.pop()}"

@@ -70,6 +70,11 @@ class StudyStorage:
             self.trials.remove_session()
             self.trials.engine.dispose()
 
+    def catch_up(self) -> None:
+        """Read the entries of a journal that others have written; a database is always read anew."""
+        if self._url is None:
+            self.trials.get_all_studies()
+
     @property
     def _is_postgresql(self) -> bool:
         """Whether a PostgreSQL server stores the trials, which then provides the lock too."""

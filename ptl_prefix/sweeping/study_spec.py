@@ -24,6 +24,9 @@ _BUDGET_IN_FILE = {"n_trials": "trials", "budget_s": "seconds", "budget_tokens":
 _CONFIRMATION_IN_FILE = {"confirm_top_k": "top_k", "confirm_seeds": "seeds", "confirm_overrides": "overrides"}
 """Settings whose key in `study.yaml` differs from the setting's name."""
 
+_OF_CLUSTERS = {"executor": "local", "num_cpus": None, "num_gpus": None, "ray_address": "auto"}
+"""Settings that a file lacks where they have these values, as every file of an earlier version does."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -94,6 +97,9 @@ class StudySpec(StudySettings):
     def as_document(self) -> dict[str, Any]:
         """The content of `study.yaml`."""
         settings = {key: list(one) if isinstance(one, tuple) else one for key, one in self.study_settings().items()}
+        for name, value in _OF_CLUSTERS.items():
+            if settings[name] == value:
+                del settings[name]
         budget = {key: settings.pop(name) for name, key in _BUDGET_IN_FILE.items()}
         confirmation = {key: settings.pop(name) for name, key in _CONFIRMATION_IN_FILE.items()}
         if not confirmation["overrides"]:
@@ -148,7 +154,7 @@ def _from_document(document: Any) -> StudySpec:
     ]
     budget = _named(document.pop("budget"), _BUDGET_IN_FILE)
     confirmation: dict[str, Any] = {"overrides": []} | (document.pop("confirmation") or {"top_k": 0, "seeds": []})
-    document.setdefault("pack", 1)  # studies of earlier versions have no packs
+    document = {"pack": 1, **_OF_CLUSTERS, **document}  # studies of earlier versions have no packs
     renamed = {name: document.pop(key) for name, key in _IN_FILE.items()}
     return StudySpec(arms=arms, **budget, **_named(confirmation, _CONFIRMATION_IN_FILE), **renamed, **document)
 

@@ -16,6 +16,10 @@ from ptl_prefix.sweeping.storage import without_password
 
 Count = Annotated[int, Ge(1)]
 Direction = Literal["minimize", "maximize"]
+ExecutorName = Literal["local", "ray", "slurm", "kubernetes"]
+
+EXPORTED = ("slurm", "kubernetes")
+"""Executors whose own engine starts the workers, from a file that `ptl-prefix sweep export` writes."""
 
 _MAY_CHANGE = {"may_change": True}
 """Marks the settings with which an existing study may be resumed although it was created with other values."""
@@ -31,10 +35,17 @@ class StudySettings:
         sampler: Config node of the sampler, with its `_target_`.
         pruner: Config node of the pruner, with its `_target_`.
         max_failure_rate: Fraction of an arm's trials that may fail before its search stops.
-        n_jobs: Trials, or packs of trials, that run at once on one machine.
+        executor: Where workers run: `local` is this machine, `ray` a Ray cluster; for `slurm` and `kubernetes` a file
+            is exported, from which that engine starts the workers.
+        n_jobs: Workers: trials, or packs of trials, that run at once on one machine or on the executor's cluster.
         pack: Trials that train in one process, on one frozen backbone; 1 gives each trial a process of its own.
         threads: CPU threads of each trial or pack; `None` divides the machine's cores by `n_jobs`.
         devices: Accelerators that the workers take in turn; an empty list assigns none.
+        num_cpus: CPUs that each worker asks of its cluster; `None` is `threads`, or 1.
+        num_gpus: GPUs that each worker asks of its cluster, on Ray also a fraction of one; `None` is 1 if `devices` are
+            given, and 0 otherwise.
+        ray_address: Address of the Ray cluster: `auto` finds the one that this machine belongs to, `local`
+            starts one for the sweep.
         warm: Whether trials are forked from a process that has imported everything.
         reuse: Whether an existing result of the same config, code and data replaces a training.
         n_trials: Trials of each arm that finish or are pruned; `None` sets no limit.
@@ -50,10 +61,14 @@ class StudySettings:
     sampler: Any
     pruner: Any
     max_failure_rate: Annotated[float, Ge(0), Le(1)] = field(metadata=_MAY_CHANGE)
+    executor: ExecutorName = field(metadata=_MAY_CHANGE)
     n_jobs: Count = field(metadata=_MAY_CHANGE)
     pack: Count = field(metadata=_MAY_CHANGE)
     threads: Count | None = field(metadata=_MAY_CHANGE)
     devices: Sequence[Annotated[int, Ge(0)]] = field(metadata=_MAY_CHANGE)
+    num_cpus: Annotated[float, Gt(0)] | None = field(metadata=_MAY_CHANGE)
+    num_gpus: Annotated[float, Ge(0)] | None = field(metadata=_MAY_CHANGE)
+    ray_address: str = field(metadata=_MAY_CHANGE)
     warm: bool = field(metadata=_MAY_CHANGE)
     reuse: bool = field(metadata=_MAY_CHANGE)
     n_trials: Count | None = field(metadata=_MAY_CHANGE)
@@ -62,6 +77,47 @@ class StudySettings:
     confirm_top_k: Annotated[int, Ge(0)]
     confirm_seeds: Sequence[Annotated[int, Ge(0)]]
     confirm_overrides: Sequence[str]
+
+    @property
+    def cpus_of_worker(self) -> float:
+        """CPUs that each worker asks of its cluster."""
+        return self.num_cpus or self.threads or 1
+
+    @property
+    def gpus_of_worker(self) -> float:
+        """GPUs that each worker asks of its cluster."""
+        return self.num_gpus if self.num_gpus is not None else float(bool(self.devices))
+
+    def executor_problems(self, executor: ExecutorName) -> list[str]:
+        """What keeps an executor from running the study's workers, one sentence each.
+
+        Args:
+            executor: The study's executor, or the one that it is resumed or exported with.
+        """
+        problems = []
+        if executor == "ray" and importlib.util.find_spec("ray") is None:
+            problems.append(
+                "`hydra.sweeper.executor` is ray, which needs the package ray, but it is not installed; run "
+                "pip install 'ptl-prefix[ray]'."
+            )
+        if executor == "ray" and self.devices:
+            problems.append(
+                "`hydra.sweeper.devices` must be empty with executor=ray, since Ray hands out the devices of its "
+                f"nodes, but is {list(self.devices)}; set hydra.sweeper.num_gpus."
+            )
+        if executor == "ray" and not _is_ray_address(self.ray_address):
+            problems.append(
+                f"`hydra.sweeper.ray_address` must be auto, local or HOST:PORT, but is {self.ray_address!r}; the "
+                "command must run on a node of the cluster."
+            )
+        if executor in EXPORTED and self.cpus_of_worker % 1:
+            problems.append(f"`hydra.sweeper.num_cpus` must be whole with executor={executor}, but is {self.num_cpus}.")
+        if self.gpus_of_worker % 1 and (executor != "ray" or self.gpus_of_worker > 1):
+            problems.append(
+                f"`hydra.sweeper.num_gpus` must be whole, or below 1 with executor=ray, but is {self.num_gpus} with "
+                f"executor={executor}."
+            )
+        return problems
 
     def study_settings(self) -> dict[str, Any]:
         """The settings of this class by name, without those of a subclass."""
@@ -107,6 +163,7 @@ class SweeperSettings(StudySettings):
                 "`hydra.sweeper.storage` is a PostgreSQL URL, which needs psycopg, but psycopg is not installed; "
                 "run pip install 'ptl-prefix[postgres]'."
             )
+        problems += self.executor_problems(self.executor)
         for name, arm in self.arms.items():
             problems += _arm_problems(name, arm)
         if self.arms and self.params:
@@ -125,6 +182,11 @@ class SweeperSettings(StudySettings):
             if "=" not in text or key_of(text).partition(".")[0] in ("seed", "hydra")
         ]
         return problems
+
+
+def _is_ray_address(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return address in ("auto", "local") or bool(host and port.isdigit())
 
 
 def key_of(override: str) -> str:

@@ -4,12 +4,13 @@ In: a trial of Optuna's. Out: `Trial`, a frozen snapshot of plain values. Optuna
 runs, one that waits for a promotion and one whose worker died are all RUNNING there.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ptl_prefix.sweeping.liveness import is_alive
+from ptl_prefix.sweeping.liveness import Liveness
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 State = Literal["running", "paused", "interrupted", "finished", "pruned", "failed", "discarded"]
 """`interrupted`: the trial's worker died or was stopped, and the trial will be resumed. `discarded`: the trial repeats
 the point of another one, or its worker died before it stored the point; such a trial counts nowhere."""
+
+DEPENDS_ON_LIVENESS: tuple[State, ...] = ("running", "interrupted")
+"""States that change without a write, when a worker dies."""
 
 FAILURES = {
     "non-finite loss": "a loss or gradient was NaN or infinite",
@@ -30,7 +34,7 @@ FAILURES = {
 
 _FAILURES_RENAMED = {"not a number": "non-finite loss"}
 """Failure types of studies that were created by an earlier version."""
-_RUNG = "rung_"
+_RUNG, _BEAT = "rung_", "beat_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class Trial:
     value: float | None
     notes: Mapping[str, Any]
 
-    @property
+    @functools.cached_property
     def overrides(self) -> tuple[str, ...]:
         """The overrides that distinguish the trial from the others of its arm; empty before they are stored."""
         return tuple(self.notes.get("overrides", ()))
@@ -89,13 +93,23 @@ class Trial:
         """Training tokens over all attempts."""
         return float(self.notes.get("tokens", 0.0))
 
-    @property
-    def rungs(self) -> dict[int, float]:
+    @functools.cached_property
+    def rungs(self) -> Mapping[int, float]:
         """The objective at each rung that the trial reached, times the study's sign: less is better."""
         return {int(key.removeprefix(_RUNG)): one for key, one in self.notes.items() if key.startswith(_RUNG)}
 
+    @property
+    def lease(self) -> str | None:
+        """The lease of the worker that has the trial: a new one each time a worker takes it. `None` if none has it."""
+        return lease_of(self.notes)
 
-def read_trial(arm: str, frozen: "FrozenTrial") -> Trial:
+    def as_of_now(self, liveness: Liveness) -> "Trial":
+        """The trial with the state of now, which must be one of `DEPENDS_ON_LIVENESS`; nothing was stored since."""
+        state = _state_of_open(self.notes, liveness)
+        return self if state == self.state else replace(self, state=state)
+
+
+def read_trial(arm: str, frozen: "FrozenTrial", liveness: Liveness) -> Trial:
     """A snapshot of a trial of Optuna's. Whether its worker is alive is checked once, now."""
     notes = dict(frozen.user_attrs)
     if "failure" in notes:
@@ -104,7 +118,7 @@ def read_trial(arm: str, frozen: "FrozenTrial") -> Trial:
         arm=arm,
         number=int(frozen.number),
         trial_id=int(frozen._trial_id),
-        state=_state(frozen.state.name, notes),
+        state=_state(frozen.state.name, notes, liveness),
         params=dict(frozen.params),
         intermediate_values=dict(frozen.intermediate_values),
         value=frozen.value,
@@ -112,13 +126,32 @@ def read_trial(arm: str, frozen: "FrozenTrial") -> Trial:
     )
 
 
-def _state(name: str, notes: Mapping[str, Any]) -> State:
+def _state(name: str, notes: Mapping[str, Any], liveness: Liveness) -> State:
     ended: dict[str, State] = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
     if name in ended:
         return "discarded" if "set_aside" in notes else ended[name]
+    return _state_of_open(notes, liveness)
+
+
+def _state_of_open(notes: Mapping[str, Any], liveness: Liveness) -> State:
     if notes.get("paused_at") is not None:
         return "paused"
-    return "running" if is_alive(notes.get("owner")) else "interrupted"
+    return "running" if liveness.is_alive(notes.get("owner"), notes.get(beat_key(lease_of(notes)))) else "interrupted"
+
+
+def lease_of(notes: Mapping[str, Any]) -> str | None:
+    """The lease in a trial's user attributes; `None` if no worker has the trial."""
+    lease: str | None = (notes.get("owner") or {}).get("lease")
+    return lease
+
+
+def beat_key(lease: str | None) -> str:
+    """The user attribute that holds the time of the last heartbeat under a lease.
+
+    Each lease has one of its own: the write of a worker that lost its trial may arrive late, and must not make the
+    next worker look dead.
+    """
+    return f"{_BEAT}{lease}"
 
 
 def rung_notes(rungs: Mapping[int, float]) -> dict[str, float]:

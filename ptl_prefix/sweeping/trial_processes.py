@@ -8,14 +8,20 @@ stop and save a checkpoint: none is left running.
 import json
 import os
 import queue
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ptl_prefix.sweeping.server_calls import ServerCalls
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 LOST = -255
 """Stands for the exit code of a trial whose server died, since then no process waits for the trial."""
@@ -30,14 +36,17 @@ class TrialServer:
     Args:
         module: Module that is run as the server.
         warm: Whether the server imports everything before the first trial.
+        launcher: Command that starts the processes of each trial, such as srun with its options, which runs them on
+            the nodes of a job; an empty sequence forks each trial.
     """
 
-    def __init__(self, module: str, *, warm: bool) -> None:
-        self._module = module
+    def __init__(self, module: str, *, warm: bool, launcher: Sequence[str] = ()) -> None:
+        self._module, self._launcher = module, list(launcher)
         self.warm = warm
         self._log: Path | None = None
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._calls: ServerCalls | None = None
         self._waiting: dict[int, TrialProcess] = {}
         self._numbers = iter(range(1, 2**62))
 
@@ -70,8 +79,24 @@ class TrialServer:
             trial = TrialProcess(self, number)
             self._waiting[number] = trial
             request = {"folder": str(folder.resolve()), "threads": threads, "device": device, "pack": pack}
-            self._send({"start": number, **request})
+            self._send({"start": number, "launcher": self._launcher, **request})
         return trial
+
+    def call(self, function: str, arguments: Mapping[str, Any]) -> "Future[Any]":
+        """Call a function in a fork of the server, which waits until the server has imported everything.
+
+        Args:
+            function: Name of the function.
+            arguments: Its keyword arguments, as JSON holds them.
+
+        Returns:
+            The result, or `NoAnswerError`.
+        """
+        with self._lock:
+            if self._process is None or self._calls is None:
+                self._launch()
+            assert self._calls is not None
+            return self._calls.call(function, arguments)
 
     def signal(self, number: int, name: str) -> None:
         """Send a signal to a trial; nothing happens if it has ended."""
@@ -83,6 +108,9 @@ class TrialServer:
         with self._lock:
             process, self._process = self._process, None
             is_idle = not self._waiting
+            if self._calls is not None:
+                self._calls.close()
+                self._calls = None
         if process is not None and process.stdin is not None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
@@ -94,7 +122,10 @@ class TrialServer:
         if self._process is not None and self._process.stdin is not None:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
-        command = [sys.executable, "-m", self._module, *(["--warm"] if self.warm else [])]
+        if self._calls is not None:
+            self._calls.close()
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", self._module, f"--calls={theirs.fileno()}", *(["--warm"] if self.warm else [])]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         # A fork has only the thread that forked it. The number of threads of a trial is set when it starts.
         environment |= {
@@ -104,7 +135,7 @@ class TrialServer:
             # torch then looks for GPUs without initialising CUDA, which a fork of the server could not use.
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         }
-        with tempfile.TemporaryFile() if self._log is None else self._log.open("ab") as log:
+        with theirs, tempfile.TemporaryFile() if self._log is None else self._log.open("ab") as log:
             # In a session of its own it does not receive the terminal's Ctrl-C, which this process handles.
             self._process = subprocess.Popen(
                 command,
@@ -112,8 +143,10 @@ class TrialServer:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
+                pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        self._calls = ServerCalls(ours)
         # Each server has its own table: trials of a server that died must not be mixed with those of the next one.
         self._waiting = {}
         reader = threading.Thread(target=_read_exit_codes, args=(self._process, self._waiting), daemon=True)

@@ -4,18 +4,20 @@ In: a study's specification and its storage. Out: snapshots of the trials of eac
 nothing; see `scheduler.py`.
 """
 
+import copy
+import secrets
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.sweeping.liveness import identify_this_process
+from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.result_cache import mark_pruned
 from ptl_prefix.sweeping.storage import StudyStorage
 from ptl_prefix.sweeping.study_spec import StudySpec
-from ptl_prefix.sweeping.trial import Trial, best_of, read_trial, trial_folder
+from ptl_prefix.sweeping.trial import DEPENDS_ON_LIVENESS, Trial, beat_key, best_of, lease_of, read_trial, trial_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -32,15 +34,22 @@ class TrialStore:
         folder: The study's folder.
         spec: The study's specification.
         storage: Optuna's storage of the trials, with the lock that the workers share.
+        liveness: Says who this worker is and which others are alive; `None` asks the operating system.
     """
 
-    def __init__(self, folder: Path, spec: StudySpec, storage: StudyStorage) -> None:
+    def __init__(self, folder: Path, spec: StudySpec, storage: StudyStorage, liveness: Liveness | None = None) -> None:
         self.folder, self.spec, self._storage = folder, spec, storage
+        self._liveness = liveness or Liveness()
         self._studies: dict[str, optuna.Study] = {}
+        self._read: dict[str, list[tuple[FrozenTrial, Trial]]] = {}
 
-    def lock(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """The lock under which a worker reads the study and decides what is next."""
-        return self._storage.lock()
+        # What others wrote is read before: with the lock, it would keep all other workers waiting.
+        self._storage.catch_up()
+        with self._storage.lock():
+            yield
 
     def optuna_study(self, arm: str) -> "optuna.Study":
         """Optuna's study of an arm."""
@@ -60,11 +69,10 @@ class TrialStore:
 
     def sampled_study(self, arm: str, sampler: Any, pruner: Any) -> "optuna.Study":
         """The same study with a sampler, and with the pruner that tells the sampler Hyperband's brackets."""
-        import optuna
-
-        return optuna.load_study(
-            study_name=self.optuna_study(arm).study_name, storage=self._storage.trials, sampler=sampler, pruner=pruner
-        )
+        # A copy, as a study that is loaded anew has read nothing yet: of a database it would read every trial again.
+        study = copy.copy(self.optuna_study(arm))
+        study.sampler, study.pruner = sampler, pruner
+        return study
 
     def optuna_trial(self, trial: Trial) -> "FrozenTrial":
         """Optuna's own view of a trial, as it is stored now."""
@@ -73,11 +81,25 @@ class TrialStore:
 
     def trials(self, arm: str) -> list[Trial]:
         """The trials of an arm by number."""
-        return [read_trial(arm, frozen) for frozen in self.optuna_study(arm).get_trials(deepcopy=False)]
+        stored = self.optuna_study(arm).get_trials(deepcopy=False)
+        # Optuna replaces a trial that changes by a copy, so the same object has not changed since it was read. Of
+        # thousands of trials only a few are read anew. The list is replaced whole: other threads read it, too.
+        before = self._read.get(arm, [])
+        read = [
+            (frozen, trial) if frozen is one else (one, read_trial(arm, one, self._liveness))
+            for (frozen, trial), one in zip(before, stored, strict=False)
+        ]
+        read += [(one, read_trial(arm, one, self._liveness)) for one in stored[len(read) :]]
+        self._read[arm] = read
+        return [trial.as_of_now(self._liveness) if trial.state in DEPENDS_ON_LIVENESS else trial for _, trial in read]
+
+    def trial(self, arm: str, trial_id: int) -> Trial:
+        """A snapshot of the trial with an id of Optuna's."""
+        return read_trial(arm, self._storage.trials.get_trial(trial_id), self._liveness)
 
     def reload(self, trial: Trial) -> Trial:
         """A new snapshot of a trial."""
-        return read_trial(trial.arm, self.optuna_trial(trial))
+        return self.trial(trial.arm, trial.trial_id)
 
     def run_folder(self, trial: Trial) -> RunFolder:
         """The folder of a trial's own run."""
@@ -92,13 +114,47 @@ class TrialStore:
         for key, value in notes.items():
             self._storage.trials.set_trial_user_attr(trial.trial_id, key, value)
 
-    def heartbeat(self, trial: Trial) -> None:
-        """Store that this process is alive and works on a trial."""
-        self.note(trial, owner=identify_this_process())
+    def take(self, trial: Trial, **notes: Any) -> None:
+        """Store that this process works on a trial from now on, under a new lease; only under the lock."""
+        self.note(trial, owner={**self._liveness.identify(), "lease": secrets.token_hex(4)}, **notes)
 
-    def report(self, trial: Trial, step: int, value: float) -> None:
-        """Store an intermediate value, as Optuna does."""
-        self._storage.trials.set_trial_intermediate_value(trial.trial_id, step, value)
+    def has_lease(self, trial: Trial) -> bool:
+        """Whether the lease in a snapshot still holds: no other worker took the trial since, and it has not ended."""
+        now = self.optuna_trial(trial)
+        return not now.state.is_finished() and lease_of(now.user_attrs) == trial.lease
+
+    def heartbeat(self, trial: Trial) -> bool:
+        """Store that this process is alive and works on a trial.
+
+        Returns:
+            False if the trial's lease does not hold any more; then nothing is stored.
+        """
+        return self.note_under_lease(trial, **{beat_key(trial.lease): self._liveness.clock()})
+
+    def note_under_lease(self, trial: Trial, **notes: Any) -> bool:
+        """Store user attributes of a trial unless its lease does not hold any more; whether it does."""
+        return self._write_under_lease(trial, lambda: self.note(trial, **notes))
+
+    def report(self, trial: Trial, step: int, value: float) -> bool:
+        """Store an intermediate value, as Optuna does.
+
+        Returns:
+            False if the trial's lease does not hold any more; then nothing is stored.
+        """
+        store = self._storage.trials.set_trial_intermediate_value
+        return self._write_under_lease(trial, lambda: store(trial.trial_id, step, value))
+
+    def _write_under_lease(self, trial: Trial, write: Callable[[], None]) -> bool:
+        """Write without the lock. The trial may be taken between check and write: both writes are harmless then."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        if not self.has_lease(trial):
+            return False
+        try:
+            write()
+        except UpdateFinishedTrialError:  # the worker that took it has ended it
+            return False
+        return True
 
     def finish(self, trial: Trial, value: float) -> None:
         """Store that a trial finished, and its objective."""

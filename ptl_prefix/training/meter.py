@@ -28,6 +28,7 @@ class Meter(pl.Callback):
         log_every_n_steps: Optimizer steps between `train` events.
         ranks: Ranks whose tokens are added up; the seconds are those of one rank.
         clock: Seconds since any moment, in a pack those of this run alone; `None` is the process's.
+        loss_key: Key of the loss that a validation measures.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class Meter(pl.Callback):
         log_every_n_steps: int,
         ranks: Ranks = ONE_RANK,
         clock: Callable[[], float] | None = None,
+        loss_key: str = "val/loss",
     ) -> None:
         self.events = events
+        self.loss_key = loss_key
         self._clock = clock or time.perf_counter
         self.log_every_n_steps = log_every_n_steps
         self._ranks = ranks
@@ -82,7 +85,7 @@ class Meter(pl.Callback):
         """Log the validation loss, and the norms of the trainable parameters."""
         found = pl_module.method.tracked_norms().items()
         norms = {f"norm/{name}": norm for name, norm in found if math.isfinite(norm)}  # squares may overflow
-        values = {"val/loss": float(trainer.callback_metrics["val/loss"]), **norms}
+        values = {self.loss_key: float(trainer.callback_metrics["val/loss"]), **norms}
         self.events.write("validation", step=trainer.global_step, **values, **self._cost_so_far())
 
     def _cost_so_far(self) -> dict[str, float]:

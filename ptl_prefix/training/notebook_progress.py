@@ -21,7 +21,7 @@ class NotebookProgress(pl.Callback):
 
     def __init__(self, meter: Meter, metric: GeneratedMetric | None = None) -> None:
         self._meter, self._metric, self._output = meter, metric, LiveOutput()
-        self._headings = ["step", "val/loss", *([] if metric is None else [metric.key])]
+        self._headings = ["step", meter.loss_key, *([] if metric is None else [metric.key])]
         self._rows: list[list[str]] = []
         self._loss = ""
 

@@ -56,7 +56,7 @@ def plan_problems(
         problems += accelerator_problems(trainer, backbone) + precision_problems(trainer, backbone)
     if task is not None:
         problems += split_problems(task) + metric_name_mistakes(task.metrics, "task.metrics")
-    problems += selection_problems(training, task)
+    problems += selection_problems(training, task) + subset_problems(training, trainer)
     problems += smoothing_problems(optimization, has_teacher=task is not None and task.has_teacher)
     if backbone is None or method is None:
         return problems
@@ -168,6 +168,17 @@ def packing_refusals(backbone: Backbone, method: Method, task: Task | None) -> l
     if method.needs_one_text_per_row:
         refusals.append(f"with '{method.name}', which acts behind the prompt of each row (an infix)")
     return refusals
+
+
+def subset_problems(training: TrainingSettings | None, trainer: Mapping[str, Any] | None) -> list[str]:
+    """A subset of the validation split beside a limit of it: the examples of one would not be among those of both."""
+    limit = None if trainer is None else trainer.get("limit_val_batches")
+    if training is None or training.validation_examples is None or limit in (None, 1.0):
+        return []
+    return [
+        "`trainer.limit_val_batches` must be null with `training.validation_examples`, which limits the validations "
+        f"while training and leaves the last one whole, but is {limit}; set one of them alone."
+    ]
 
 
 def split_problems(task: Task) -> list[str]:

@@ -85,7 +85,7 @@ class ProgressBar(pl.Callback):
         if self._bar is not None:
             loss = pl_module.last_step.get("train/loss", float("nan"))
             validated = trainer.callback_metrics.get("val/loss")
-            val = "" if validated is None else f"  val/loss {float(validated):.3f}"
+            val = "" if validated is None else f"  {self._meter.loss_key} {float(validated):.3f}"
             numbers = f"loss {loss:.3f}{val}{self._value()}  {self._meter.tokens_per_s:,.0f} tokens/s"
             self._bar.update(self._task, completed=trainer.global_step, numbers=numbers)
 
@@ -95,7 +95,8 @@ class ProgressBar(pl.Callback):
         """Show the new loss in the bar, or as a line without a terminal."""
         self._move_bar(trainer, pl_module)
         if self._bar is None:
-            self._print_line(trainer, f"val/loss {float(trainer.callback_metrics['val/loss']):.4f}{self._value()}")
+            loss = float(trainer.callback_metrics["val/loss"])
+            self._print_line(trainer, f"{self._meter.loss_key} {loss:.4f}{self._value()}")
 
     def _value(self) -> str:
         """The metric of the newest validation, if it has one."""

@@ -3,6 +3,7 @@
 In: the objects that `train.py` creates. Out: one value that the stages of the training read.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.console import Console
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.tracking.events import EventStream
 from ptl_prefix.training.meter import Meter
+from ptl_prefix.training.mirroring import NoMirror, RunMirror
 from ptl_prefix.training.pack import PackMember
 from ptl_prefix.training.ranks import Ranks
 from ptl_prefix.training.stopping import StopSignals
@@ -27,6 +29,7 @@ class RunContext:
         signals: Receives requests to stop.
         ranks: Ranks that train together.
         member: The run's place in a pack; `None` for a run that has the process to itself.
+        mirror: Mirror of the run in an object store.
     """
 
     folder: RunFolder
@@ -36,3 +39,4 @@ class RunContext:
     signals: StopSignals
     ranks: Ranks
     member: PackMember | None = None
+    mirror: RunMirror = dataclasses.field(default_factory=NoMirror)

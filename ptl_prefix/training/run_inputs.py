@@ -4,6 +4,8 @@ In: a `Plan`. Out: `RunInputs`, whose rows leave free the positions that the met
 """
 
 import functools
+import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from ptl_prefix.artifacts.run_record import Ranking
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.model_inputs import Padding
 from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.data.batches import EvalBatches, TrainBatches
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport
@@ -37,6 +41,8 @@ class RunInputs:
         decoded_rows: Inputs that are decoded, as the task gives them.
         encoding: Report of each split's encoding.
         training_rows: Encoded training rows in the order of the data, from which a method can start.
+        ranking: Batches of the nested subset on which the validations while training measure the loss; `None` if they
+            measure it on `validation`.
         selection_rows: Validation inputs that are decoded to choose the best checkpoint; none if its loss is.
     """
 
@@ -49,7 +55,24 @@ class RunInputs:
     decoded_rows: Sequence[Mapping[str, Any]]
     encoding: Mapping[Split, EncodingReport]
     training_rows: EncodedSplit
+    ranking: EvalBatches | None = None
     selection_rows: Sequence[Mapping[str, Any]] = ()
+
+    def ranking_facts(self, loss: float | None) -> Ranking | None:
+        """What the record says of the subset; `None` without one.
+
+        Args:
+            loss: Loss of the best checkpoint on it; `None` before there is one.
+        """
+        if self.ranking is None:
+            return None
+        examples = self.ranking.examples
+        return Ranking(
+            num_examples=len(examples),
+            num_in_split=len(self.validation.examples),
+            examples_sha256=hashlib.sha256(examples.astype("<i8").tobytes()).hexdigest(),
+            loss=loss if loss is not None and math.isfinite(loss) else None,
+        )
 
 
 def load_run_inputs(
@@ -124,7 +147,24 @@ def load_run_inputs(
         decoded_rows=decoded.rows,
         encoding={"train": train.report, "validation": validation.report},
         training_rows=train,
+        ranking=_ranking_batches(plan, validation, padding, backbone, ranks),
         selection_rows=_selection_rows(plan, validation.report.num_examples),
+    )
+
+
+def _ranking_batches(
+    plan: Plan, validation: EncodedSplit, padding: Padding, backbone: Backbone, ranks: Ranks
+) -> EvalBatches | None:
+    """The nested subset of the validation split, if checkpoints are ranked by one."""
+    if plan.training.validation_examples is None:
+        return None
+    return EvalBatches(
+        validation,
+        batch_size=plan.data.eval_batch_size,
+        num_examples=plan.training.validation_examples,
+        rank_share=ranks.share,
+        padding=padding,
+        layout=plan.validation_layout(backbone),
     )
 
 

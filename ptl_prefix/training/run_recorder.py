@@ -19,7 +19,16 @@ from ptl_prefix.artifacts.metric_key import split_group, with_group
 from ptl_prefix.artifacts.predictions import Prediction
 from ptl_prefix.artifacts.rebuilt_record import read_losses, read_selection
 from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.artifacts.run_record import Cost, MetricInfo, Parameters, RunRecord, Selection, Status, write_record
+from ptl_prefix.artifacts.run_record import (
+    Cost,
+    MetricInfo,
+    Parameters,
+    Ranking,
+    RunRecord,
+    Selection,
+    Status,
+    write_record,
+)
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.data.task import Split
 from ptl_prefix.errors import RunError
@@ -67,6 +76,8 @@ class RunRecorder:
         self._device = torch.device("cpu")
         self.learning_rate: float | None = None
         """The learning rate that followed from the target tokens of a step, if it did."""
+        self.ranking: Ranking | None = None
+        """The subset of the validation split that ranks the checkpoints, if one does."""
         self.has_begun = False
         """Whether the run writes to its folder; before, an error leaves the folder as it was."""
 
@@ -248,6 +259,7 @@ class RunRecorder:
             fingerprints=input_fingerprints.known_fingerprints(events) or {},
             accepted_changes=input_fingerprints.accepted_changes(events),
             selection=self._selection,
+            ranking=self.ranking,
             learning_rate=self.learning_rate,
         )
 

@@ -15,6 +15,9 @@ from ptl_prefix.settings import settings_from
 LOSS = f"{SPLIT_NAMES['validation']}/loss"
 """The metric of every validation."""
 
+SUBSET_LOSS = f"{SPLIT_NAMES['validation']}/subset_loss"
+"""The metric of every validation on some examples. It is never compared with `LOSS`, which is of others."""
+
 
 class TrainingSettings:
     """Which checkpoint is the best one, and how many of the newest ones are kept.
@@ -25,6 +28,10 @@ class TrainingSettings:
         select_every: Number of validations between two decodings for such a metric; the last validation decodes, too.
         select_examples: Number of validation inputs that are decoded for it, evenly spread over the split and the same
             ones every time; `None` is all.
+        validation_examples: Number of validation examples on which each validation while training measures the loss,
+            which ranks checkpoints and the trials of a study; the best checkpoint is then measured on the whole split.
+            The examples of a smaller number are among those of a larger one, and the same for every seed. `None` is
+            the whole split.
         keep_last: Number of newest checkpoints that are kept, `last.ckpt` included.
     """
 
@@ -35,12 +42,19 @@ class TrainingSettings:
         select_by: Annotated[str, MinLen(1)],
         select_every: Annotated[int, Ge(1)],
         select_examples: Annotated[int, Ge(1)] | None,
+        validation_examples: Annotated[int, Ge(1)] | None,
         keep_last: Annotated[int, Ge(1)],
     ) -> None:
         self.select_by = select_by
         self.select_every = select_every
         self.select_examples = select_examples
+        self.validation_examples = validation_examples
         self.keep_last = keep_last
+
+    @property
+    def loss_key(self) -> str:
+        """The key of the loss that a validation while training measures."""
+        return LOSS if self.validation_examples is None else SUBSET_LOSS
 
     @property
     def metric(self) -> str | None:

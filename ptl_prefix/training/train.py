@@ -6,6 +6,7 @@ its last checkpoint, and ends with the same numbers as an uninterrupted one.
 """
 
 import contextlib
+import dataclasses
 import signal
 from collections.abc import Collection
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from ptl_prefix.tracking.disk_sink import DiskSink
 from ptl_prefix.tracking.events import EventStream, NoSink, RunFacts
 from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.meter import Meter
+from ptl_prefix.training.mirroring import NoMirror, RunMirror, open_mirror
 from ptl_prefix.training.pack import PackMember
 from ptl_prefix.training.plan import Plan
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, report_lost_ranks
@@ -54,6 +56,7 @@ def train(
 
     Raises:
         NonFiniteLossError: If a loss is NaN or infinite; the last good checkpoint is kept.
+        ObjectStoreError: If the mirror of the run is newer than the folder, or is another run's.
         ChangedInputsError: If other inputs differ when a run is resumed; the folder is left as it was.
         RunError: If another process holds the folder, its checkpoint is damaged, its files vanish while it runs, or the
             ranks' configs differ.
@@ -61,8 +64,25 @@ def train(
         RankError: If another rank exited.
     """
     ranks.require_same_config(plan.config)
+    console = console if console and ranks.is_rank_zero else EscapingConsole(stderr=True, quiet=not ranks.is_rank_zero)
     with folder.held() if ranks.is_rank_zero else nullcontext():
-        return _train(plan, folder, resume=resume, anyway=resume_anyway, console=console, ranks=ranks, member=member)
+        mirror = _mirror(plan, folder, console) if ranks.is_rank_zero else NoMirror()
+        problem = None
+        try:
+            outcome = _train(
+                plan,
+                folder,
+                resume=resume,
+                anyway=resume_anyway,
+                console=console,
+                ranks=ranks,
+                member=member,
+                mirror=mirror,
+            )
+        finally:
+            if (problem := mirror.finish()) is not None:
+                console.print(problem, highlight=False, soft_wrap=True, markup=False)
+        return outcome if problem is None else dataclasses.replace(outcome, mirror_problem=problem)
 
 
 def _train(
@@ -71,12 +91,12 @@ def _train(
     *,
     resume: bool,
     anyway: Collection[str],
-    console: Console | None,
+    console: Console,
     ranks: Ranks,
     member: PackMember | None,
+    mirror: RunMirror,
 ) -> Outcome:
     start = ranks.from_rank_zero(lambda: find_start(folder, resume=resume, anyway=anyway))
-    console = console if console and ranks.is_rank_zero else EscapingConsole(stderr=True, quiet=not ranks.is_rank_zero)
     signals = StopSignals(console, ranks)
     if member is not None:
         member.bind(signals)
@@ -87,6 +107,7 @@ def _train(
         log_every_n_steps=int(plan.trainer.get("log_every_n_steps") or 50),
         ranks=ranks,
         clock=None if member is None else member.clock,
+        loss_key=plan.training.loss_key,
     )
     recorder = RunRecorder(plan, folder, events, meter, writes=ranks.is_rank_zero)
     begin = _Beginning(plan, start, recorder, facts, events, ranks)
@@ -106,6 +127,8 @@ def _train(
                 load_backbone=None if member is None else member.load_backbone,
             )
             begin()
+            mirror.start()
+            mirror.take()
             context = RunContext(
                 folder=folder,
                 events=events,
@@ -114,6 +137,7 @@ def _train(
                 signals=signals,
                 ranks=ranks,
                 member=member,
+                mirror=mirror,
             )
             outcome = TrainingRun(plan, inputs, recorder, context).run(start.step)
         exit_code = 0
@@ -188,6 +212,11 @@ class _Beginning:
                 self._checked.fingerprints, step=self._start.step or 0, accepted=self._checked.accepted
             )
             self._checked = None
+
+
+def _mirror(plan: Plan, folder: RunFolder, console: Console) -> RunMirror:
+    """The mirror of the run; what it has to say is always shown."""
+    return open_mirror(plan, folder, lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False))
 
 
 def _as_storage_error(error: Exception, folder: RunFolder) -> Exception:

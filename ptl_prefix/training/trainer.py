@@ -17,6 +17,7 @@ from ptl_prefix.training.distillation_rate import derived_lr
 from ptl_prefix.training.early_stopping import AnnouncedEarlyStopping
 from ptl_prefix.training.lightning_warnings import quiet_lightning
 from ptl_prefix.training.loss_scaling import LossScaling
+from ptl_prefix.training.mirroring import MirrorAtValidation
 from ptl_prefix.training.module import AdaptationModule
 from ptl_prefix.training.notebook_progress import NotebookProgress
 from ptl_prefix.training.plan import Plan
@@ -77,7 +78,7 @@ class TrainingLoop:
                 pl.Trainer(**self._trainer_arguments(num_steps, interval), callbacks=self._callbacks(checkpoints)).fit(
                     module,
                     train_dataloaders=BatchStream(batches, num_steps * plan.accumulation),
-                    val_dataloaders=self._inputs.validation,
+                    val_dataloaders=self._inputs.ranking or self._inputs.validation,
                     ckpt_path=self._context.folder.last if resume else None,
                     weights_only=True,
                 )
@@ -126,7 +127,7 @@ class TrainingLoop:
         return GeneratedMetric(self._plan, self._inputs, self._context.events, self._ranks, self._announce)
 
     def _callbacks(self, checkpoints: Checkpoints) -> list[pl.Callback]:
-        """The callbacks in their order: checkpoints come last and save the state that the others have left."""
+        """The callbacks in their order: checkpoints save the state that the others have left, and are then mirrored."""
         optimization = self._plan.optimization
         metric = checkpoints.metric
         callbacks = [self._context.signals, self._random_state, LastStepIsValidated(), self._context.meter]
@@ -146,7 +147,7 @@ class TrainingLoop:
                     metric=metric,
                 )
             )
-        return [*callbacks, checkpoints]
+        return [*callbacks, checkpoints, MirrorAtValidation(self._context.mirror)]
 
     def _progress(self, metric: GeneratedMetric | None) -> pl.Callback:
         """The progress bar of a terminal or of a notebook."""

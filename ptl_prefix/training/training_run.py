@@ -60,6 +60,7 @@ class Outcome:
         adapted: Predictions of the best checkpoint for the same inputs.
         num_in_split: Number of inputs in the split, of which a sample was decoded.
         signal: Name of the signal that stopped the run, without predictions; `None` if the run finished.
+        mirror_problem: Why the mirror in the object store is behind; `None` if it has everything, or there is none.
     """
 
     record: RunRecord
@@ -67,6 +68,7 @@ class Outcome:
     adapted: list[Prediction]
     num_in_split: int = 0
     signal: str | None = None
+    mirror_problem: str | None = None
 
 
 class TrainingRun:
@@ -108,6 +110,7 @@ class TrainingRun:
             self._log_start(resumed_step)
             if self.plan.evaluation.measure_start:
                 self._measure_start(resumed_step)
+            self.recorder.ranking = None if self.plan.trains_nothing else self.inputs.ranking_facts(loss=None)
             if self.plan.trains_nothing:
                 adapted = self._evaluate_start(states)
             else:
@@ -247,7 +250,11 @@ class TrainingRun:
             load_trained_state(plan.method, self.context.folder.best)
         self.ranks.broadcast(plan.method.checkpoint_tensors().values())
         plan.method.eval()
-        self.recorder.add_loss("val/loss", checkpoints.best_loss)
+        if (ranking := self.inputs.ranking_facts(checkpoints.best_loss)) is None:
+            self.recorder.add_loss("val/loss", checkpoints.best_loss)
+        else:
+            self.recorder.ranking = ranking
+            self.recorder.add_loss("val/loss", self._validation_loss(plan.method, "the best checkpoint"))
         if checkpoints.metric is not None:
             self.recorder.add_selection(checkpoints.metric.selection, checkpoints.metric.info)
         return self._evaluate(states)

@@ -55,7 +55,7 @@ def test_a_record_has_the_keys_that_its_readers_were_promised(record: RunRecord,
     assert " ".join(values) == (
         "schema_version run_id status task task_version backbone method seed config study trial budget parameters cost "
         "decoding metrics metric_info environment error fingerprints accepted_changes selection "
-        "learning_rate"
+        "ranking learning_rate"
     )
     assert " ".join(values["parameters"]) == "trained stored backbone"
     assert " ".join(values["cost"]) == "train_s steps tokens tokens_per_s peak_memory_bytes skipped_steps"

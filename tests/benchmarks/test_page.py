@@ -24,6 +24,7 @@ ENVIRONMENT = {
 STEP = {"label": "ours", "num_trained": 1234, "step_s": 0.25, "peak_memory_bytes": None, "speed_over_full": None}
 FROZEN: dict[str, Any] = {"shape": "gpt2", "num_layers": 6, "step_s": 0.2, "plain_over_all": RATIO}
 LAYOUT = {"task": "e2e", "computed_per_needed": 1.01, "tokens_per_plain": 0.9, "training": 0.8, "validation": 0.7}
+FIRST_TRIAL = {"first_trial_s": 9.0, "server_s": 8.5, "command_cpu_s": 1.5}
 REPORTS: dict[str, dict[str, Any]] = {
     "step_time": {"measured": [{"setting": {"shape": "gpt2"}, "measurements": [{**STEP, "speed_over_peft": RATIO}]}]},
     "prefix_vs_peft": {
@@ -54,7 +55,8 @@ REPORTS: dict[str, dict[str, Any]] = {
     "row_layouts": {"measurements": [{**LAYOUT, "layout": "packing"}]},
     "decode_time": {"seconds": {"bare backbone": [1.0, 2.0, 3.0]}, "times_bare": {"bare backbone": 1.0}},
     "serving": {"tokens_per_s": {"base": [90.0, 110.0]}, "ratios": [["mixed", "base", 0.97, 0.9, 1.0, ">= 0.95"]]},
-    "sweep_start": {"a study": 20.0, "a process each": 100.0, "ratio": 0.2},
+    "cold_start": {"cpu_s": {"train": 10.5, "script": 10.0}, "ratio": 1.05, "help_cpu_s": 0.2},
+    "sweep_start": {"a study": 20.0, "a process each": 100.0, "ratio": 0.2, **FIRST_TRIAL},
 }
 
 
@@ -91,6 +93,7 @@ def test_the_page_has_the_table_the_plot_and_the_machine_of_each_result(tmp_path
         "| bare backbone | 2.00 | 3.00 | 1.000 |",
         "| mixed | base | 0.970 | 0.900 | 1.000 | >= 0.95 |",
         "| a study | 20.0 | 0.200 |",
+        "| ptl-prefix train | 10.50 | 1.050 |",
     ):
         assert row in page
 

@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
-from ptl_prefix.data.batches import EvalBatches, PromptBatches, RowLayout, TrainBatches, batches_per_epoch
+from ptl_prefix.data.batches import (
+    EvalBatches,
+    PromptBatches,
+    RowLayout,
+    TrainBatches,
+    batches_per_epoch,
+    nested_examples,
+)
 from ptl_prefix.data.collation import EncodedRow
 from ptl_prefix.data.encoded_split import EncodedSplit, EncodingReport, write_encoded
 from ptl_prefix.data.rank_share import RankShare
@@ -391,3 +398,20 @@ def test_validation_with_shared_sources_has_the_same_rows(
 
     assert sorted(row for batch in batches for row in batch) == sorted(plain)
     assert max(map(len, batches)) <= batch_size
+
+
+@pytest.mark.parametrize("layout", [RowLayout(), RowLayout(share_sources=True)])
+def test_a_smaller_subset_of_examples_is_part_of_a_larger_one(tmp_path: Path, layout: RowLayout) -> None:
+    encoded = of_examples(tmp_path / "split", [1, 7, 2, 3, 5, 1, 1])
+
+    subsets = [
+        EvalBatches(encoded, batch_size=4, padding=PADDING, layout=layout, num_examples=number)
+        for number in (1, 3, 5, 7, 100)
+    ]
+
+    examples = [set(subset.examples.tolist()) for subset in subsets]
+    assert [len(one) for one in examples] == [1, 3, 5, 7, 7]
+    assert all(smaller <= larger for smaller, larger in itertools.pairwise(examples))
+    assert examples[1] == set(nested_examples(encoded, 3).tolist()) != {0, 1, 2}, "not the first ones of the split"
+    rows = np.sort(np.concatenate(list(subsets[1]._order)))
+    assert rows.tolist() == np.flatnonzero(np.isin(encoded.examples, subsets[1].examples)).tolist(), "all of their rows"

@@ -1,12 +1,12 @@
 """Examples and their form as rows."""
 
-from ptl_prefix.data.example import FEATURES, Example, merge_by_source, to_dataset
+from ptl_prefix.data.example import Example, example_features, merge_by_source, to_dataset
 
 
 def test_rows_have_the_columns_in_the_order_of_the_examples() -> None:
     rows = to_dataset([Example("a", ("x", "y"), "train-0", ("v",), "seen"), Example("b", ("z",))])
 
-    assert rows.features == FEATURES
+    assert rows.features == example_features()
     assert rows.to_list() == [
         {"source": "a", "targets": ["x", "y"], "example_id": "train-0", "values": ["v"], "group": "seen"},
         {"source": "b", "targets": ["z"], "example_id": "", "values": [], "group": ""},

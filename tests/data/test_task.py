@@ -10,7 +10,7 @@ from support.made_up_studies import PROMPT, write_untaught_study
 from support.tiny_runs import embedded_tokenizer
 
 from ptl_prefix.backbones.prompting import Prompter
-from ptl_prefix.data.example import FEATURES
+from ptl_prefix.data.example import example_features
 from ptl_prefix.data.task import SPLITS, Task
 from ptl_prefix.data.tasks.banking77 import Banking77
 from ptl_prefix.data.tasks.chat import Chat
@@ -111,7 +111,7 @@ def test_an_instruction_is_a_sentence_that_no_input_has(task: Task) -> None:
 def test_examples_have_the_columns_a_name_and_a_target(task: Task) -> None:
     for split in SPLITS:
         examples = task.examples(split)
-        assert examples.features == FEATURES
+        assert examples.features == example_features()
         assert len(examples) > 0
         assert len(set(examples["example_id"])) == len(examples)
         assert all(targets and all(targets) for targets in examples["targets"])

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+import torch
 from support.scripted_study import MILL, STOP, ScriptedInputs, scripted_inputs
+from torch.testing import assert_close
 
 from ptl_prefix.artifacts.unfinished_self_study import StudyBlock
 from ptl_prefix.backbones.backbone import Backbone
@@ -38,6 +40,48 @@ def test_a_conversation_is_asked_answered_and_read_by_the_teacher(llama: Backbon
     assert all(chunk in prompt for prompt in inputs.prompts)
     assert len(inputs.prompts) == 2
     assert inputs.prompts[0].rstrip().split("\n")[-1] == conversation.question.removesuffix(WHEEL)
+
+
+def test_of_a_fact_the_teacher_is_told_to_be_brief_and_the_student_is_not(llama: Backbone) -> None:
+    told = "Answer in a few words."
+    slot = Slot(kind="fact", chunk=(0, 20), number=0)
+
+    block, inputs = block_of(llama, {told: [f"Oak.{STOP}"], WHEEL: [f"Long.{STOP}"], ASKED: [WHEEL]}, [slot])
+
+    [conversation], [teacher] = block.conversations, block.teacher
+    assert (conversation.kind, conversation.answer) == ("fact", "Oak.")
+    assert conversation.question.endswith(WHEEL)
+    prompt = inputs.prompt_ids(f"{conversation.question} {told}", inputs.document.text_of((0, 20)))
+    ids = teacher.token_ids.tolist()
+    with torch.no_grad():
+        logits = llama.model(torch.tensor([prompt + ids]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    expected = logits.log_softmax(-1).topk(4)
+    assert_close(teacher.top_log_probs[:, 0], expected.values[:, 0], rtol=1e-4, atol=1e-4)
+    assert teacher.top_ids[:, 0].tolist() == expected.indices[:, 0].tolist()
+
+
+def test_a_completion_is_the_documents_own_and_nothing_is_generated_for_it(llama: Backbone) -> None:
+    slots = [Slot(kind="completion", chunk=(0, 60), number=number, wanted=2) for number in range(3)]
+
+    block, inputs = block_of(llama, {}, slots)
+
+    assert inputs.prompts == []
+    assert len(block.conversations) + block.given_up == 6
+    assert len(block.conversations) > 3
+    for conversation in block.conversations:
+        beginning = conversation.question.removeprefix("Complete this sentence: ").removesuffix(" …")
+        assert f"{beginning} {conversation.answer}" in MILL
+        assert conversation.answer.endswith(".")
+    assert len({conversation.question for conversation in block.conversations}) == len(block.conversations)
+
+
+def test_a_completion_is_as_long_as_an_answer_may_be(llama: Backbone) -> None:
+    slots = [Slot(kind="completion", chunk=(0, 60), number=number) for number in range(8)]
+
+    block, inputs = block_of(llama, {}, slots, max_answer_tokens=5)
+
+    lengths = [len(inputs.prompter.tokenize_targets([one.answer])[0]) for one in block.conversations]
+    assert max(lengths) == 4
 
 
 @pytest.mark.parametrize(

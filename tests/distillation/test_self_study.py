@@ -331,6 +331,17 @@ def test_kinds_take_turns_and_shares_are_kept(llama: Backbone) -> None:
     assert 5.0 <= covered / document.num_tokens < 5.1
 
 
+def test_a_kind_that_is_named_twice_is_asked_twice_as_often(llama: Backbone) -> None:
+    document = self_study.StudyDocument(MILL, llama)
+    settings = SelfStudySettings(
+        chunk_tokens=16, num_conversations=6, general_share=0.0, kinds=["fact", "fact", "question"]
+    )
+
+    slots = plan_slots(document, settings, [], asks=True)
+
+    assert [slot.kind for slot in slots] == ["fact", "fact", "question"] * 2
+
+
 def test_a_number_of_conversations_is_kept_with_several_questions_a_call(llama: Backbone) -> None:
     document = self_study.StudyDocument(MILL, llama)
     settings = SelfStudySettings(chunk_tokens=16, num_conversations=7, questions_per_call=3, general_share=0.0)

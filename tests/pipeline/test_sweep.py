@@ -96,9 +96,12 @@ def test_editing_a_config_during_a_sweep_does_not_change_its_trials(
     mine = own / "optimizer/mine.yaml"
     mine.write_text(source.read_text())
     words = [*small(command_line), "optimizer=mine", *SEARCH, "hydra/sweeper/sampler=grid"]
+    # The imports of the command itself are listed in its standard error, those of the trial server in a log.
     process = subprocess.Popen(
         [
             sys.executable,
+            "-X",
+            "importtime",
             "-m",
             "ptl_prefix",
             "train",
@@ -121,6 +124,8 @@ def test_editing_a_config_during_a_sweep_does_not_change_its_trials(
     assert process.returncode == 0, error
     configs = [yaml.safe_load((tmp_path / STUDY / str(number) / "config.yaml").read_text()) for number in (0, 1)]
     assert configs[0]["optimizer"] == configs[1]["optimizer"]
+    imported = {line.rpartition("|")[2].strip() for line in error.splitlines() if line.startswith("import time:")}
+    assert "optuna" in imported and not imported & {"torch", "transformers", "datasets", "pytorch_lightning"}
 
 
 @pytest.mark.slow

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 NUM_TRIALS = 24
 NUM_KILLS = 20
 STUDY = Path("outputs/sweeps/killed")
-KINDS = ("pool", "server", "trial")
-"""Process kinds by their index in `family`; the third and later ones are trials."""
+KINDS = ("pool", "server", "checker", "trial")
+"""Process kinds by their index in `family`; the fourth and later ones are trials."""
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """A pool, its trial server and their trials."""
+    """A pool, its trial server, the fork of it that checks configs, and the trials."""
     try:
         pool = psutil.Process(process.pid)
         return [pool, *pool.children(recursive=True)]

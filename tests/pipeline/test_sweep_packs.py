@@ -56,7 +56,10 @@ def test_a_pack_that_is_killed_is_started_again_and_its_trials_resume(
     def kill_the_pack() -> None:
         while not all(folder.last.exists() for folder in folders):
             time.sleep(0.02)
-        (pack,) = (fork for child in psutil.Process().children() for fork in child.children())
+        # The first fork of the trial server checks configs.
+        _, pack = sorted(
+            (fork for child in psutil.Process().children() for fork in child.children()), key=lambda fork: fork.pid
+        )
         pack.kill()
         killed.append(pack.pid)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.job import Job, Outcome
+from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.pruners import NoPruner, Pruner
 from ptl_prefix.sweeping.result_cache import ResultCache
@@ -45,6 +46,10 @@ def spec(**changes: Any) -> StudySpec:
         "pack": 1,
         "threads": None,
         "devices": [],
+        "executor": "local",
+        "num_cpus": None,
+        "num_gpus": None,
+        "ray_address": "auto",
         "warm": True,
         "reuse": False,
         "code": "",
@@ -65,10 +70,10 @@ def compose_or_raise(overrides: Sequence[str]) -> dict[str, Any]:
     return compose(overrides)
 
 
-def make_store(folder: Path, study: StudySpec) -> TrialStore:
+def make_store(folder: Path, study: StudySpec, liveness: Liveness | None = None) -> TrialStore:
     """The trials of a study, in a journal in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    return TrialStore(folder, study, StudyStorage(folder, None))
+    return TrialStore(folder, study, StudyStorage(folder, None), liveness)
 
 
 def make_scheduler(
@@ -79,9 +84,10 @@ def make_scheduler(
     pruner: Pruner | None = None,
     cache: ResultCache | None = None,
     compose: ComposeConfig = compose,
+    liveness: Liveness | None = None,
 ) -> Scheduler:
     """The scheduler of one worker; another worker of the study has its own, made with the same folder."""
-    store, pruner = make_store(folder, study), pruner or NoPruner()
+    store, pruner = make_store(folder, study, liveness), pruner or NoPruner()
     proposer = Proposer(store, sampler or Exhaustive(seed=0), pruner, 90)
     return Scheduler(store, proposer, pruner, compose, cache)
 

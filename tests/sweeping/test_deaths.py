@@ -15,6 +15,7 @@ from support.study_schedulers import LENGTHS, WORDS, compose, compose_or_raise, 
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
+from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.pruners import Percentile, Pruner, SuccessiveHalving
 from ptl_prefix.sweeping.result_cache import ResultCache
 from ptl_prefix.sweeping.samplers import RandomPoints, Sampler
@@ -33,10 +34,9 @@ class Mortality:
         self._life, self._left = 0, 0.0
         for owner, name in ((JournalFileBackend, "append_logs"), (os, "replace")):
             monkeypatch.setattr(owner, name, self._mortal(getattr(owner, name)))
-        for module in ("scheduler", "trial_store"):
-            monkeypatch.setattr(f"ptl_prefix.sweeping.{module}.identify_this_process", lambda: {"life": self._life})
+        monkeypatch.setattr(Liveness, "identify", lambda _: {"life": self._life, "beat": 0.0})
         monkeypatch.setattr(
-            "ptl_prefix.sweeping.trial.is_alive", lambda owner: owner is not None and owner["life"] == self._life
+            Liveness, "is_alive", lambda _, owner, beat: owner is not None and owner["life"] == self._life
         )
 
     def _mortal(self, write: Callable[..., Any]) -> Callable[..., Any]:

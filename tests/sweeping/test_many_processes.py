@@ -13,9 +13,9 @@ from pathlib import Path
 
 import optuna
 import pytest
-from support.postgres_server import postgres_bin, postgres_server
 from support.study_schedulers import spec
 
+from benchmarks.postgres_server import postgres_bin, postgres_server
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
 from ptl_prefix.sweeping.storage import StudyStorage

@@ -17,8 +17,8 @@ from support.study_schedulers import (
 )
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
-from ptl_prefix.sweeping import liveness, trial_store
 from ptl_prefix.sweeping.job import Outcome
+from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.pruners import SuccessiveHalving
 from ptl_prefix.sweeping.samplers import RandomPoints
 from ptl_prefix.sweeping.scheduler import Scheduler
@@ -26,6 +26,7 @@ from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 from ptl_prefix.sweeping.stopping_rules import failure_reason
 from ptl_prefix.sweeping.study_spec import Arm
 from ptl_prefix.sweeping.summary import summarize
+from ptl_prefix.sweeping.trial import beat_key
 
 TWO = [Arm(name="a", overrides=("method=a",), space=LENGTHS), Arm(name="b", overrides=("method=b",), space=LENGTHS)]
 
@@ -113,13 +114,25 @@ class TestNewTrials:
         assert failed.notes["failure"] == "config" and failed.notes["error"] == "`a` and `b` clash."
 
 
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+
+def scheduler_on(machine: str, folder: Path, clock: Clock) -> Scheduler:
+    """The scheduler of a worker on a machine, for a study of one trial."""
+    liveness = Liveness(clock=lambda: clock.now, machine=lambda: machine, start_time=lambda pid: 0.0)
+    return make_scheduler(folder, spec(n_trials=1), liveness=liveness)
+
+
 class TestResuming:
     def test_a_trial_whose_worker_died_is_resumed_in_its_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = make_scheduler(tmp_path, spec())
         job = next_job(first)
-        monkeypatch.setattr("ptl_prefix.sweeping.trial.is_alive", lambda owner: False)
+        monkeypatch.setattr(Liveness, "is_alive", lambda *_: False)
 
         again = next_job(make_scheduler(tmp_path, spec()))
 
@@ -144,7 +157,7 @@ class TestResuming:
         job = next_job(scheduler)
         before = job.folder.config.read_text()
         job.folder.config.unlink()
-        monkeypatch.setattr("ptl_prefix.sweeping.trial.is_alive", lambda owner: False)
+        monkeypatch.setattr(Liveness, "is_alive", lambda *_: False)
 
         assert next_job(scheduler).folder.config.read_text() == before
 
@@ -167,16 +180,62 @@ class TestResuming:
 
         assert states(scheduler) == ["interrupted"]
 
-    def test_a_heartbeat_keeps_a_trial_of_another_machine_running(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        scheduler = make_scheduler(tmp_path, spec(n_trials=1))
-        here = liveness.identify_this_process()
-        monkeypatch.setattr(trial_store, "identify_this_process", lambda: {**here, "machine": "another", "pid": 1})
-        job = next_job(scheduler)
-        scheduler.heartbeat(job)
+    def test_a_heartbeat_keeps_a_trial_of_another_machine_running(self, tmp_path: Path) -> None:
+        clock = Clock()
+        here, away = (scheduler_on(machine, tmp_path, clock) for machine in ("here", "away"))
+        job = next_job(away)
+        clock.now = 50.0
+        away.heartbeat(job)
 
-        assert scheduler.next_job() == "wait"
+        clock.now = 139.0
+        assert here.next_job() == "wait"
+        clock.now = 141.0
+        assert next_job(here).trial.number == job.trial.number
+
+    def test_a_worker_that_was_silent_for_too_long_loses_its_trial_and_its_result_does_not_count(
+        self, tmp_path: Path
+    ) -> None:
+        clock = Clock()
+        here, away = (scheduler_on(machine, tmp_path, clock) for machine in ("here", "away"))
+        lost = next_job(away)
+        clock.now = 100.0
+        taken = next_job(here)
+
+        assert away.heartbeat(lost) == "lost"
+        assert away.report(lost, 10, 9.0) == "lost"
+        assert not away.close(lost, Outcome("finished", value=9.0))
+        assert away.next_job() == "wait"
+        assert here.close(taken, Outcome("finished", value=1.0))
+        # The trial has ended now, and Optuna would raise.
+        assert (away.heartbeat(lost), away.report(lost, 20, 9.0)) == ("lost", "lost")
+        (trial,) = here.trials("")
+        assert (trial.state, trial.value, trial.intermediate_values) == ("finished", 1.0, {})
+
+    def test_a_heartbeat_that_arrives_after_the_trial_was_taken_does_not_make_the_new_worker_look_dead(
+        self, tmp_path: Path
+    ) -> None:
+        clock = Clock()
+        here, away = (scheduler_on(machine, tmp_path, clock) for machine in ("here", "away"))
+        lost = next_job(away)
+        clock.now = 100.0
+        taken = next_job(here)
+        clock.now = 150.0
+        here.heartbeat(taken)
+
+        make_store(tmp_path, here.spec).note(lost.trial, **{beat_key(lost.trial.lease): 9.0})
+
+        clock.now = 200.0
+        assert away.next_job() == "wait"
+
+    def test_a_trial_whose_folder_is_still_locked_is_not_resumed(self, tmp_path: Path) -> None:
+        scheduler = make_scheduler(tmp_path, spec(n_trials=1))
+        job = next_job(scheduler)
+        scheduler.close(job, Outcome("interrupted"))
+
+        with job.folder.held():
+            assert scheduler.next_job() == "wait"
+
+        assert next_job(scheduler).trial.number == job.trial.number
 
 
 class TestStopping:

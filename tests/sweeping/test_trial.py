@@ -7,6 +7,7 @@ import pytest
 from support.study_schedulers import make_scheduler, make_store, next_job, spec
 
 from ptl_prefix.sweeping.job import Outcome
+from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.trial import FAILURES
 
 
@@ -15,7 +16,7 @@ def test_a_trial_does_not_change_after_it_was_read(tmp_path: Path, monkeypatch: 
     job = next_job(scheduler)
 
     scheduler.report(job, 10, 2.5)
-    monkeypatch.setattr("ptl_prefix.sweeping.trial.is_alive", lambda process: False)
+    monkeypatch.setattr(Liveness, "is_alive", lambda *_: False)
 
     assert (job.trial.state, job.trial.intermediate_values) == ("running", {})
     reloaded = make_store(tmp_path, spec()).reload(job.trial)

@@ -8,6 +8,7 @@ from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.methods.prompt_tuning import PromptTuning
 from ptl_prefix.training.plan_problems import plan_problems
+from ptl_prefix.training.settings import TrainingSettings
 
 
 class LabelledTask(NoTask):
@@ -40,6 +41,17 @@ def test_a_start_from_text_takes_the_task_s_instruction(task: NoTask, is_refused
     found = problems(backbone=BackboneSpec(), method=method, task=task)
 
     assert any("the task has no `task.instruction`" in problem for problem in found) == is_refused
+
+
+@pytest.mark.parametrize(
+    ("limit", "examples", "is_refused"),
+    [(1.0, 5, False), (None, 5, False), (10, None, False), (10, 5, True), (0.5, 5, True)],
+)
+def test_validations_are_limited_in_one_way(limit: float | None, examples: int | None, is_refused: bool) -> None:
+    training = TrainingSettings(validation_examples=examples)
+    found = problems(trainer={"max_steps": 1, "limit_val_batches": limit}, training=training)
+
+    assert any("`trainer.limit_val_batches` must be null" in problem for problem in found) == is_refused
 
 
 def test_problems_of_several_parts_are_reported_together() -> None:

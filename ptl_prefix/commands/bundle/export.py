@@ -11,6 +11,8 @@ from ptl_prefix.artifacts.checkpoint_file import read_checkpoint
 from ptl_prefix.artifacts.model_card import CARD_FILE, write_card
 from ptl_prefix.artifacts.peft_folder import CONFIG_FILE, TENSORS_FILE, write_peft
 from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.artifacts.remote.fetch import is_any
+from ptl_prefix.artifacts.remote.open_run import open_run
 from ptl_prefix.artifacts.routing_facts import RoutingFacts
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
@@ -37,7 +39,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     """
     if words:
         raise ConfigError([f"`export` takes no arguments, but got {' '.join(words)!r}; set run=<folder> out=<folder>."])
-    folder = RunFolder.open(config["run"])
+    folder = open_run(config["run"], is_any)
     checkpoint = _checkpoint(folder, config["checkpoint"])
     plan = build_plan(read_run_config(folder))
     if config["merge"] and not plan.method.can_be_merged:

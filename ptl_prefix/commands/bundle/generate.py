@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from ptl_prefix.artifacts.bundle import read_bundle
 from ptl_prefix.artifacts.document_text import stale_note
 from ptl_prefix.artifacts.hub_address import is_hub_address
+from ptl_prefix.artifacts.remote.address import is_remote_address
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.config.bundle_inputs import (
     changed_decoding,
@@ -35,7 +36,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
             ["`generate` needs a bundle or run folder as its first argument or as bundle=<folder>, but got none."]
         )
     bundle = read_bundle(given or words[0])
-    if is_hub_address(bundle.origin):
+    if is_hub_address(bundle.origin) or is_remote_address(bundle.origin):
         print(f"bundle: {bundle.origin}", file=sys.stderr)
     if (note := stale_note(bundle.manifest)) is not None:
         print(f"the bundle is stale: {escape_controls(note)}", file=sys.stderr)

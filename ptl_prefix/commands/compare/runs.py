@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ptl_prefix.artifacts.remote.fetch import is_summary
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.commands.terminal import format_age
 from ptl_prefix.reporting.grids import format_bytes
@@ -21,6 +22,7 @@ _DEFAULT_FOLDER = "outputs"
 _STYLES: dict[State, str] = {
     "finished": "green",
     "running": "cyan",
+    "open": "cyan",
     "stopped": "yellow",
     "died": "bold red",
     "failed": "red",
@@ -37,13 +39,13 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
 
     Args:
         config: Filters, `sort` and `format`.
-        words: Folders to search; `outputs` if there are none.
+        words: Folders to search, or addresses in an object store; `outputs` if there are none.
         run_folder: Not used, because listing is not a run.
     """
     filters = {field: config[key] for key, field in _FILTERS.items() if config[key] is not None}
     runs = [
         one
-        for one in map(summarize_run, find_runs(words or (_DEFAULT_FOLDER,)))
+        for one in map(summarize_run, find_runs(words or (_DEFAULT_FOLDER,), is_summary))
         if all(getattr(one, field) == value for field, value in filters.items())
     ]
     runs = _sort(runs, config["sort"])

@@ -1,42 +1,41 @@
 """Composes the config of a verb and checks it.
 
-In: a verb and its overrides. Out: the composed config as plain values, or a `ConfigError` with every mistake. Hydra
-stops at the first mistake: an override that it refuses is explained and left out, and the others are composed without
-it.
+In: a verb and its overrides. Out: the composed config as plain values, or a `ConfigError` with every mistake. What can
+be said from the classes behind a config is found by `config_problems`, which imports them; a study starts that in
+another process, and composes its next config meanwhile.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from ptl_prefix.artifacts.remote.open_run import folder_to_continue
 from ptl_prefix.commands.config import catalog
-from ptl_prefix.commands.config.arguments import HydraFlags, quoted
+from ptl_prefix.commands.config.accepted_overrides import (
+    Composed,
+    attempt,
+    compose_accepted,
+    key_of,
+    own_configs,
+    variants_of,
+    with_additions,
+)
+from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.hydra_session import hydra_session
 from ptl_prefix.commands.config.instantiate import is_node
-from ptl_prefix.commands.config.override_errors import (
-    arguments_of_target,
-    explain_refusal,
-    explain_unresolved_choice,
-    has_key,
-    parsed_override,
-)
+from ptl_prefix.commands.config.override_errors import has_key, parsed_override
 from ptl_prefix.commands.config.plain_values import Plain, plain_values
 from ptl_prefix.commands.config.validate import config_problems, folder_names, folder_problems
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.errors import ConfigError
 
-_EXPERIMENT = "experiment"
-"""The group whose choice sets keys of every other group."""
+StartCheck = Callable[[Verb, Mapping[str, Any], Mapping[str, str | None], Collection[str]], Callable[[], list[str]]]
+"""Starts `config_problems` with these arguments, here or in another process; what it returns waits for the result."""
 
 
 @dataclass(frozen=True)
@@ -55,52 +54,127 @@ class CheckedConfig:
 
 
 @dataclass(frozen=True)
-class _Composed:
-    """The config of the overrides that Hydra accepts.
+class _Variant:
+    """One config of a command line, composed.
 
     Args:
-        config: Composed config.
-        problems: A sentence for each refused override.
-        refused: Overrides that were refused, or belong to a choice that was.
-        refused_groups: Groups whose choice was refused.
-        added_keys: Given keys that no YAML has, but the constructor of their node.
+        composed: Config of the overrides that Hydra accepts.
+        plain: Its plain values.
+        check: Waits for the problems that the values have.
+        other_problems: Problems of the overrides themselves.
+        folder: Folder that the config names, or why it names none.
     """
 
-    config: DictConfig
-    problems: tuple[str, ...] = ()
-    refused: frozenset[str] = frozenset()
-    refused_groups: frozenset[str] = frozenset()
-    added_keys: frozenset[str] = frozenset()
+    composed: Composed
+    plain: Plain
+    check: Callable[[], list[str]]
+    other_problems: tuple[str, ...]
+    folder: str | OmegaConfBaseException
 
 
-def compose_and_check(verb: Verb, overrides: Sequence[str], flags: HydraFlags | None = None) -> CheckedConfig:
+@dataclass(frozen=True)
+class UncheckedConfig:
+    """A composed config whose check was started.
+
+    Args:
+        verb: Verb of the config.
+        overrides: Given overrides.
+        flags: Hydra's flags.
+        variants: Config of the first value of every swept key, then those of each other value.
+    """
+
+    verb: Verb
+    overrides: tuple[str, ...]
+    flags: HydraFlags
+    variants: tuple[_Variant, ...]
+
+    @property
+    def has_refused_overrides(self) -> bool:
+        """Whether Hydra refuses an override, so that the check will fail."""
+        return any(variant.composed.problems for variant in self.variants)
+
+    @property
+    def accepted_overrides(self) -> tuple[str, ...]:
+        """The overrides that compose the config again."""
+        added = self.variants[0].composed.added_keys
+        if self.flags.multirun:
+            added |= _keys_of_swept_choices(self.verb, self.overrides, self.flags)
+        return with_additions(self.overrides, added)
+
+    def checked(self) -> CheckedConfig:
+        """The config, once its check has ended.
+
+        Raises:
+            ConfigError: With every mistake.
+        """
+        mode = "sweep" if self.flags.multirun else "run"
+        problems: dict[str, None] = {}  # in order, each once
+        for variant in self.variants:
+            found = [*variant.composed.problems, *_described(variant.plain, variant.check())]
+            found += _folder_problems(variant.folder, variant.plain.values, mode, is_alone=not found)
+            problems.update(dict.fromkeys([*found, *variant.other_problems]))
+        if problems:
+            raise ConfigError(list(problems))
+        first = self.variants[0]
+        resumed_folder = self.verb.folder_key and first.plain.values[self.verb.folder_key]
+        named = OmegaConf.select(first.composed.config, "hydra.run.dir")
+        folder = folder_to_continue(resumed_folder) if resumed_folder else named
+        return CheckedConfig(first.plain.values, self.accepted_overrides, Path(folder))
+
+
+def compose_and_check(
+    verb: Verb, overrides: Sequence[str], flags: HydraFlags | None = None, start_check: StartCheck | None = None
+) -> CheckedConfig:
     """Compose and check the config of a verb. Of a sweep, every value is checked, and the first job's config returned.
+
+    Args:
+        verb: Verb of the config.
+        overrides: Its overrides.
+        flags: Hydra's flags; `None` for none.
+        start_check: Starts the check; `None` checks here.
 
     Raises:
         ConfigError: With every mistake, before any weights load.
     """
-    flags = flags or HydraFlags()
-    results: list[tuple[_Composed, Plain]] = []
-    problems: dict[str, None] = {}  # in order, each once
+    return compose_unchecked(verb, overrides, flags or HydraFlags(), start_check or check_here).checked()
+
+
+def compose_unchecked(
+    verb: Verb, overrides: Sequence[str], flags: HydraFlags, start_check: StartCheck
+) -> UncheckedConfig:
+    """Compose the config of a verb, and start its check.
+
+    Raises:
+        ConfigError: If no config composes at all.
+    """
     with hydra_session():
-        for variant in _variants(overrides) if flags.multirun else [tuple(overrides)]:
-            composed = _compose(variant, flags.config_name or verb.name, flags.config_dir)
-            plain = plain_values(composed.config)
-            skipped = _skipped_groups(composed, plain.values, variant)
-            found = [*composed.problems, *_value_problems(verb, plain, flags, skipped)]
-            mode = "sweep" if flags.multirun else "run"
-            found += _folder_problems(composed.config, plain.values, mode, is_alone=not found)
-            found += _ambiguous_choices(variant, flags.config_dir)
-            found += _unread_settings(verb, plain.values, variant, flags)
-            problems.update(dict.fromkeys(found))
-            results.append((composed, plain))
-    if problems:
-        raise ConfigError(list(problems))
-    composed, plain = results[0]
-    added = composed.added_keys | (_keys_of_swept_choices(verb, overrides, flags) if flags.multirun else set())
-    resumed_folder = verb.folder_key and plain.values[verb.folder_key]
-    folder = resumed_folder or OmegaConf.select(composed.config, "hydra.run.dir")
-    return CheckedConfig(plain.values, _with_additions(overrides, added), Path(folder))
+        variants = variants_of(overrides) if flags.multirun else [tuple(overrides)]
+        composed = tuple(_compose_variant(verb, variant, flags, start_check) for variant in variants)
+    return UncheckedConfig(verb, tuple(overrides), flags, composed)
+
+
+def check_here(
+    verb: Verb, config: Mapping[str, Any], groups: Mapping[str, str | None], refused_groups: Collection[str]
+) -> Callable[[], list[str]]:
+    """Check a config in this process, when its result is needed."""
+    return lambda: config_problems(verb, config, groups, refused_groups)
+
+
+def _compose_variant(verb: Verb, overrides: tuple[str, ...], flags: HydraFlags, start_check: StartCheck) -> _Variant:
+    composed = compose_accepted(overrides, flags.config_name or verb.name, flags.config_dir)
+    plain = plain_values(composed.config)
+    groups = catalog.groups_of(flags.config_name or verb.name, flags.config_dir)
+    check = start_check(verb, plain.values, groups, _skipped_groups(composed, plain.values, overrides))
+    folder: str | OmegaConfBaseException
+    try:
+        folder = str(OmegaConf.select(composed.config, f"hydra.{'sweep' if flags.multirun else 'run'}.dir"))
+    except OmegaConfBaseException as error:
+        folder = error
+    others = (
+        *_ambiguous_choices(overrides, flags.config_dir),
+        *_unread_settings(verb, plain.values, overrides, flags),
+    )
+    return _Variant(composed, plain, check, others, folder)
 
 
 def check_overrides(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
@@ -110,16 +184,16 @@ def check_overrides(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> 
         ConfigError: With every override that Hydra refuses.
     """
     with hydra_session():
-        composed = _compose(tuple(overrides), flags.config_name or verb.name, flags.config_dir)
+        composed = compose_accepted(tuple(overrides), flags.config_name or verb.name, flags.config_dir)
     if composed.problems:
         raise ConfigError(composed.problems)
-    return _with_additions(overrides, composed.added_keys)
+    return with_additions(overrides, composed.added_keys)
 
 
 def composed_for_study(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> DictConfig | None:
     """The node `hydra` of a config; `None` if the config does not compose."""
     with hydra_session():
-        composed, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *overrides))
+        composed, _ = attempt(flags.config_name or verb.name, (*own_configs(flags.config_dir), *overrides))
         # Resolved inside the session: the folder's name depends on the rest of the config.
         if composed is None:
             return None
@@ -137,7 +211,8 @@ def checked_job(verb: Verb, config: DictConfig, flags: HydraFlags) -> dict[str, 
         ConfigError: With every mistake.
     """
     plain = plain_values(config)
-    if problems := _value_problems(verb, plain, flags):
+    groups = catalog.groups_of(flags.config_name or verb.name, flags.config_dir)
+    if problems := _described(plain, config_problems(verb, plain.values, groups)):
         raise ConfigError(problems)
     return plain.values
 
@@ -149,99 +224,14 @@ def _keys_of_swept_choices(verb: Verb, overrides: Sequence[str], flags: HydraFla
     """
     parsed = {override: parsed_override(override) for override in overrides}
     common = [text for text, read in parsed.items() if read and not read.is_sweep_override() and text[0] not in "+~"]
-    common = [text for text in common if "/" not in _key(text)]  # Hydra's own groups are there without any choice
-    chosen = tuple(text for text in common if "." not in _key(text))
+    common = [text for text in common if "/" not in key_of(text)]  # Hydra's own groups are there without any choice
+    chosen = tuple(text for text in common if "." not in key_of(text))
     with hydra_session():
-        start, _ = _attempt(flags.config_name or verb.name, (*_own_configs(flags.config_dir), *chosen))
-    return set() if start is None else {_key(text) for text in common if not has_key(start, _key(text))}
+        start, _ = attempt(flags.config_name or verb.name, (*own_configs(flags.config_dir), *chosen))
+    return set() if start is None else {key_of(text) for text in common if not has_key(start, key_of(text))}
 
 
-def _own_configs(config_dir: str | None) -> tuple[str, ...]:
-    """The override that adds the user's own folder of configs to Hydra's search path."""
-    return () if config_dir is None else (f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]",)
-
-
-def _compose(overrides: tuple[str, ...], config_name: str, config_dir: str | None) -> _Composed:
-    """Compose with all overrides; if that fails, add one at a time to find those that Hydra refuses."""
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise ConfigError([f"--config-dir must be a folder, but there is none at '{config_dir}'."])
-    own_configs = _own_configs(config_dir)
-    config, error = _attempt(config_name, (*own_configs, *overrides))
-    if config is not None:
-        return _Composed(config)
-    kept = own_configs
-    problems: list[str] = []
-    refused: set[str] = set()
-    refused_groups: set[str] = set()
-    added_keys: set[str] = set()
-    before, error_before = _attempt(config_name, kept)
-    groups = catalog.group_names(config_dir)
-    # Groups first, as in Hydra: their choices decide which keys exist.
-    for override in sorted(overrides, key=lambda text: text.split("=")[0] not in groups):
-        key = _key(override)
-        config, error = _attempt(config_name, (*kept, override))
-        accepted = override
-        if config is None and before is not None and _may_be_added(before, key):
-            accepted = f"++{override}"
-            config, error = _attempt(config_name, (*kept, accepted))
-            added_keys |= {key}
-        if config is not None or str(error) == str(error_before):
-            kept, before, error_before = (*kept, accepted), config, error
-            continue
-        refused |= {override}
-        if not refused_groups & {key.split(".")[0], _EXPERIMENT}:
-            assert error is not None
-            problems.append(explain_refusal(override, error, before, config_name, config_dir))
-            refused_groups |= {key} & set(groups)
-    if before is None:
-        assert error_before is not None
-        entries = catalog.groups_of(config_name, config_dir)
-        fact = explain_unresolved_choice(error_before, entries, config_dir) or str(error_before).splitlines()[0]
-        raise ConfigError([*problems, f"the config {config_name} must compose, but does not: {fact}"])
-    return _Composed(before, tuple(problems), frozenset(refused), frozenset(refused_groups), frozenset(added_keys))
-
-
-def _key(override: str) -> str:
-    """The key of an override, without a `+`; empty when Hydra's grammar refuses the override."""
-    parsed = parsed_override(override)
-    return parsed.key_or_group if parsed else ""
-
-
-def _with_additions(overrides: Sequence[str], added: Collection[str]) -> tuple[str, ...]:
-    return tuple(f"++{override}" if _key(override) in added else override for override in overrides)
-
-
-def _attempt(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig | None, Exception | None]:
-    try:
-        return compose(config_name, list(overrides), return_hydra_config=True), None
-    except (HydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
-        return None, error
-
-
-def _may_be_added(config: DictConfig, key: str) -> bool:
-    """Whether a key that no YAML has is an argument of its node's constructor, or in a mapping that one is.
-
-    The trainer's YAML has a few of Lightning's many arguments; those of a tuner of PEFT are checked by its method.
-    """
-    group, _, name = key.rpartition(".")
-    return name in arguments_of_target(config, group) or _is_open_mapping(config, group)
-
-
-def _is_open_mapping(config: DictConfig, key: str) -> bool:
-    """Whether a key is an argument of its node's constructor and a mapping of plain values, such as `method.settings`.
-
-    A mapping of nodes, such as the parts of a combination, has the keys of its YAML.
-    """
-    group, _, name = key.rpartition(".")
-    if name not in arguments_of_target(config, group) or not has_key(config, key):
-        return False
-    value: Any = OmegaConf.to_container(config, resolve=False)
-    for part in key.split("."):
-        value = value[part]
-    return isinstance(value, dict) and not any(is_node(part) for part in value.values())
-
-
-def _skipped_groups(composed: _Composed, values: Mapping[str, Any], overrides: Sequence[str]) -> Collection[str]:
+def _skipped_groups(composed: Composed, values: Mapping[str, Any], overrides: Sequence[str]) -> Collection[str]:
     """Groups that are not checked: none, or after a refused override those that no accepted override mentions.
 
     What they say would be of the defaults, and the classes behind them take seconds to import. After a misspelt key
@@ -249,27 +239,26 @@ def _skipped_groups(composed: _Composed, values: Mapping[str, Any], overrides: S
     """
     accepted = [override for override in overrides if override not in composed.refused]
     nodes = {key for key, value in values.items() if is_node(value)}
-    mentioned = (nodes & {_key(override).partition(".")[0] for override in accepted}) - composed.refused_groups
+    mentioned = (nodes & {key_of(override).partition(".")[0] for override in accepted}) - composed.refused_groups
     if not composed.problems or (mentioned and not composed.refused_groups):
         return ()
     return nodes - mentioned | composed.refused_groups
 
 
-def _value_problems(verb: Verb, plain: Plain, flags: HydraFlags, refused_groups: Collection[str] = ()) -> list[str]:
-    groups = catalog.groups_of(flags.config_name or verb.name, flags.config_dir)
+def _described(plain: Plain, found: Sequence[str]) -> list[str]:
+    """The problems of a config's values: unresolved ones first."""
     # A key with an unresolved interpolation is given, though it has no value.
     untrue = {f"`{name}` must be given." for name in plain.unresolved}
-    found = config_problems(verb, plain.values, groups, refused_groups)
     return [*plain.problems, *(problem for problem in found if problem not in untrue)]
 
 
-def _folder_problems(config: DictConfig, values: Mapping[str, Any], mode: str, *, is_alone: bool) -> list[str]:
-    try:
-        folder = OmegaConf.select(config, f"hydra.{mode}.dir")
-    except OmegaConfBaseException as error:
+def _folder_problems(
+    folder: str | OmegaConfBaseException, values: Mapping[str, Any], mode: str, *, is_alone: bool
+) -> list[str]:
+    if isinstance(folder, OmegaConfBaseException):
         # With other problems, its name depends on values that are missing or wrong, and reported.
-        return [f"`hydra.{mode}.dir` must be a path, but: {str(error).splitlines()[0]}."] if is_alone else []
-    return folder_problems(f"hydra.{mode}.dir", str(folder), already_checked=folder_names(values).values())
+        return [f"`hydra.{mode}.dir` must be a path, but: {str(folder).splitlines()[0]}."] if is_alone else []
+    return folder_problems(f"hydra.{mode}.dir", folder, already_checked=folder_names(values).values())
 
 
 def _ambiguous_choices(overrides: Sequence[str], config_dir: str | None) -> list[str]:
@@ -288,7 +277,7 @@ def _ambiguous_choices(overrides: Sequence[str], config_dir: str | None) -> list
 def _unread_settings(verb: Verb, values: Mapping[str, Any], overrides: Sequence[str], flags: HydraFlags) -> list[str]:
     """Settings that would be ignored: the folder of the other mode, or settings beside a resumed run."""
     problems = []
-    given = {_key(override) for override in overrides}
+    given = {key_of(override) for override in overrides}
     if flags.multirun and "hydra.run.dir" in given:
         problems.append("`hydra.run.dir` is not read with -m; the jobs of a sweep are in `hydra.sweep.dir`.")
     if not flags.multirun and "hydra.sweep.dir" in given:
@@ -299,25 +288,3 @@ def _unread_settings(verb: Verb, values: Mapping[str, Any], overrides: Sequence[
             law = f"`{verb.folder_key}` must be given alone, as the run has its config"
             problems.append(f"{law}, but there is also {', '.join(others)}.")
     return problems
-
-
-def _variants(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The first value of every swept key, then each other value once: the sum of the values, not their product."""
-    alternatives = [_alternatives(override) for override in overrides]
-    first = tuple(options[0] for options in alternatives)
-    yield first
-    for index, options in enumerate(alternatives):
-        for option in options[1:]:
-            yield (*first[:index], option, *first[index + 1 :])
-
-
-def _alternatives(override: str) -> list[str]:
-    loader = GlobalHydra.instance().config_loader()
-    try:
-        parsed = OverridesParser.create(config_loader=loader).parse_override(override)
-        if not (parsed.is_sweep_override() and parsed.is_discrete_sweep()):
-            return [override]
-        key = parsed.get_key_element()
-        return [f"{key}={value}" for value in parsed.sweep_string_iterator()] or [override]
-    except HydraException:
-        return [override]

@@ -62,7 +62,7 @@ class RunsSettings:
         format: Format of the output.
     """
 
-    status: Literal["finished", "stopped", "failed", "pruned", "running", "died", "damaged"] | None
+    status: Literal["finished", "stopped", "failed", "pruned", "running", "open", "died", "damaged"] | None
     task_name: str | None
     backbone_name: str | None
     method_name: str | None
@@ -78,19 +78,44 @@ class SweepActionSettings:
         now: Whether `stop` also stops running trials, after saving them; `false` lets them finish.
         watch: Whether `status` is shown until no trial runs.
         workers: Trials at once, for `resume` and `worker`; `None` is the study's number, and 1 for `worker`.
+        executor: Where `resume` runs the workers; `None` is the study's own executor.
+        launcher: Command with which `worker` starts the processes of each trial, such as `srun`, whose job then has
+            the ranks of one trial; `None` starts each trial in a process of this machine.
         slurm_time: Time limit of an exported Slurm job, such as 12:00:00; unfinished work is queued again.
         slurm_partition: Partition of an exported Slurm job.
         slurm_mem: Memory of an exported Slurm job, such as 16G.
+        slurm_nodes: Nodes of an exported Slurm job; above 1, each trial has ranks on all of them.
+        slurm_ntasks_per_node: Ranks of a trial on each node of an exported Slurm job; `None` lets the worker start the
+            ranks of a trial itself, on one node.
         slurm_extra: Further options of `sbatch` in an exported job, such as `--account=nlp`.
+        kubernetes_image: Container image of an exported Job, with this package installed.
+        kubernetes_claim: PersistentVolumeClaim with the working directory in which the study was created.
+        kubernetes_mount: Path at which the pods mount it, which is their working directory.
+        kubernetes_secret: Secret whose keys become environment variables, such as the URL of the study's storage;
+            `None` sets none.
+        kubernetes_memory: Memory of a pod, such as 16Gi; `None` asks for none.
+        kubernetes_gpu: Name of the resource of GPUs, of which a pod asks for `hydra.sweeper.num_gpus`.
+        kubernetes_namespace: Namespace of the Job; `None` is that of `kubectl`.
     """
 
     now: bool
     watch: bool
     workers: Annotated[int, Ge(1)] | None
+    executor: Literal["local", "ray", "slurm", "kubernetes"] | None
+    launcher: str | None
     slurm_time: str | int | None
     slurm_partition: str | None
     slurm_mem: str | int | None
+    slurm_nodes: Annotated[int, Ge(1)]
+    slurm_ntasks_per_node: Annotated[int, Ge(1)] | None
     slurm_extra: Sequence[str]
+    kubernetes_image: str | None
+    kubernetes_claim: str | None
+    kubernetes_mount: str
+    kubernetes_secret: str | None
+    kubernetes_memory: str | None
+    kubernetes_gpu: str
+    kubernetes_namespace: str | None
 
     def problems(self) -> list[str]:
         """Entries of `slurm_extra` that are not options."""

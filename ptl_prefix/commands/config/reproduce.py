@@ -24,7 +24,7 @@ from ptl_prefix.commands.config.plain_values import plain_values
 from ptl_prefix.commands.config.verb_settings import TrainSettings
 
 _VERB = "train"
-_IDENTITY_KEYS = ("run_id", "dry_run", "resume", "resume_anyway", "study", "trial")
+_IDENTITY_KEYS = ("run_id", "dry_run", "resume", "resume_anyway", "study", "trial", "outputs_url")
 """Keys that identify a run and do not change what it does."""
 
 

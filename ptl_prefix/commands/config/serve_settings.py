@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from ptl_prefix.artifacts.decoding import MaxNewTokens
+from ptl_prefix.artifacts.remote.address import RemoteAddress, is_remote_address
+from ptl_prefix.errors import ObjectStoreError
 
 Seconds = Annotated[float, Gt(0), Le(86400 * 365)]
 
@@ -16,7 +18,8 @@ class ServeSettings:
     """The keys at the root of `conf/serve.yaml`.
 
     Args:
-        bundles: Folder whose subfolders are bundles or run folders; their names are the names of the tasks.
+        bundles: Folder whose subfolders are bundles or run folders, or address at or above mirrored runs in an object
+            store; their names are the names of the tasks.
         engine: What generates: `ptl_prefix`, this process; or `vllm`, the server at `upstream`.
         upstream: URL of a vLLM server that runs `TrainedPrefixConnector`; `None` if `engine` is `ptl_prefix`.
         host: Address to listen on. One that other machines reach needs API keys.
@@ -69,7 +72,9 @@ class ServeSettings:
     def problems(self) -> list[str]:
         """A folder or file that does not exist."""
         problems = []
-        if not Path(self.bundles).is_dir():
+        if is_remote_address(self.bundles):
+            problems += _address_problems(self.bundles)
+        elif not Path(self.bundles).is_dir():
             problems.append(f"`bundles` must be a folder, but there is none at '{self.bundles}'.")
         if self.api_keys_file is not None and not Path(self.api_keys_file).is_file():
             problems.append(f"`api_keys_file` must be a file, but there is none at '{self.api_keys_file}'.")
@@ -84,3 +89,11 @@ class ServeSettings:
                 "hidden_states."
             )
         return problems
+
+
+def _address_problems(address: str) -> list[str]:
+    try:
+        RemoteAddress.parse(address)
+    except ObjectStoreError as error:
+        return [f"`bundles`: {error}"]
+    return []

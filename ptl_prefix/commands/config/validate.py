@@ -12,11 +12,13 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ptl_prefix.artifacts.remote.address import is_remote_address
+from ptl_prefix.artifacts.remote.open_run import folder_to_continue
 from ptl_prefix.artifacts.run_folder import RunFolder, is_name
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.instantiate import TRAINER, import_target, is_node, parts_of, target_values
 from ptl_prefix.commands.config.verb import Verb
-from ptl_prefix.errors import PtlPrefixError, RunError
+from ptl_prefix.errors import ObjectStoreError, PtlPrefixError, RunError
 from ptl_prefix.settings import argument_problems
 
 _NAME_LAW = "must be a folder's name of the characters A-Z a-z 0-9 . _ -"
@@ -100,8 +102,10 @@ def _root_problems(verb: Verb, root: Mapping[str, Any]) -> list[str]:
         return problems
     if verb.folder_key and root[verb.folder_key] is not None:
         try:
-            RunFolder.open(root[verb.folder_key])
-        except RunError as error:
+            folder = folder_to_continue(root[verb.folder_key])
+            if not is_remote_address(root[verb.folder_key]):
+                RunFolder.open(folder)
+        except (ObjectStoreError, RunError) as error:
             return [f"`{verb.folder_key}`: {error}"]
     try:
         return _own_problems(verb.settings(**root))

@@ -22,8 +22,9 @@ from ptl_prefix.artifacts.decoding import (
     SamplingSeed,
     TopP,
 )
-from ptl_prefix.artifacts.run_folder import RunFolder
-from ptl_prefix.errors import RunError
+from ptl_prefix.artifacts.remote.open_run import open_run
+from ptl_prefix.artifacts.remote.outputs_url import outputs_url_problem
+from ptl_prefix.errors import ObjectStoreError, RunError
 
 Routing = Literal["none", "ngrams", "hidden_states"]
 """What a bundle says of its task's texts, so that a server recognises them."""
@@ -40,7 +41,8 @@ class TrainSettings:
         seed: Seed of initialisation, batch order and dropout.
         run_id: Name of the run and of its folder; by default the time and a random part.
         dry_run: Whether to print the config, parameters, steps and memory, and train nothing.
-        resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other settings than
+        resume: Run folder of a stopped or killed run to resume, or the address where it is mirrored; `None` starts a
+            new run. No other settings than
             `resume_anyway`, `trainer.devices` and `trainer.max_steps` may be given with it, as the run has its config.
         resume_anyway: Inputs that may differ from those that the run was trained with when it is resumed: `data`,
             `weights`, `tokenizer` and `code`; `checkpoint` resumes from the newest whole checkpoint in place of a
@@ -50,6 +52,8 @@ class TrainSettings:
         routing: What the bundle says of the task's texts, so that a server recognises them: `ngrams` (hashed counts of
             training inputs and of 200 validation inputs), `hidden_states` (also the bare backbone's mean hidden
             states), or `none`, for private texts.
+        outputs_url: Address in an object store below which the run is mirrored, at every validation and at its end:
+            `s3://<bucket>/<path>`, `gs://<bucket>/<path>` or `file:///<path>`; `None` mirrors nothing.
     """
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)]
@@ -61,12 +65,16 @@ class TrainSettings:
     # With defaults, as studies of earlier versions keep a `train.yaml` without these keys.
     resume_anyway: Sequence[AcceptedChange] | AcceptedChange = ()
     routing: Routing = "none"
+    outputs_url: str | None = None
 
     def problems(self) -> list[str]:
-        """Accepted changes without a run that is resumed."""
+        """Accepted changes without a run that is resumed, or a store that cannot be written."""
+        problems = []
         if self.resume is None and self.resume_anyway:
-            return ["`resume_anyway` is read with `resume` only, which is null; give resume=<run folder>, too."]
-        return []
+            problems.append("`resume_anyway` is read with `resume` only, which is null; give resume=<run folder>, too.")
+        if (problem := outputs_url_problem(self.outputs_url)) is not None:
+            problems.append(problem)
+        return problems
 
 
 def _input_problems(source_file: str | None) -> list[str]:
@@ -82,12 +90,12 @@ def _both_problems(bundle: str | None, run: str | None) -> list[str]:
 
 
 def run_problems(run: str | None) -> list[str]:
-    """Why a setting's folder is not a run folder; none for `None`."""
+    """Why a setting is neither a run folder nor the address of a mirrored run; none for `None`."""
     if run is None:
         return []
     try:
-        RunFolder.open(run)
-    except RunError as error:
+        open_run(run)
+    except (ObjectStoreError, RunError) as error:
         return [f"`run`: {error}"]
     return []
 
@@ -124,7 +132,7 @@ class GenerateSettings(DecodingChanges):
     """The keys at the root of `conf/generate.yaml`.
 
     Args:
-        bundle: Bundle, run folder or address on the hub; `None` is the first argument.
+        bundle: Bundle, run folder, or address on the hub or of a mirrored run; `None` is the first argument.
         run: The same, by the name that other verbs have for a run folder.
         input: File with one source per line; `-` is standard input.
         output: File for the generated texts; `None` prints them.
@@ -151,8 +159,8 @@ class EvaluateSettings(DecodingChanges):
     """The keys at the root of `conf/evaluate.yaml`.
 
     Args:
-        run: Run folder, whose bundle and task are used.
-        bundle: Bundle to evaluate, or its address on the hub, instead of `run`; needs `task=`.
+        run: Run folder, or address of a mirrored run, whose bundle and task are used.
+        bundle: Bundle to evaluate, or its address on the hub, instead of `run`; needs `task=` outside of a run.
         split: Split of the task that is decoded.
         num_examples: Number of inputs, evenly spread over the split; `None` is all.
         metrics: Names of the metrics, as `ptl-prefix metrics` lists them; `None` is those of the task.

@@ -9,6 +9,7 @@ from ptl_prefix.commands.config.bundle_settings import ExportSettings, ImportSet
 from ptl_prefix.commands.config.distill_settings import DistillSettings
 from ptl_prefix.commands.config.examine_settings import ExamineSettings
 from ptl_prefix.commands.config.join_settings import JoinSettings
+from ptl_prefix.commands.config.mirror_settings import MirrorSettings
 from ptl_prefix.commands.config.report_settings import (
     AdviseSettings,
     CompareSettings,
@@ -48,6 +49,7 @@ VERBS = {
                     "reproduce a published run, see ptl-prefix experiments",
                 ),
                 ("ptl-prefix train resume=<run folder>", "resume a run that was stopped or killed"),
+                ("ptl-prefix train outputs_url=s3://<bucket>/<path>", "mirror the run in an object store"),
                 ("ptl-prefix train trainer=ddp trainer.devices=4", "train on four GPUs; ddp_cpu: in four processes"),
                 ("ptl-prefix train --cfg job", "print the composed config and stop"),
             ),
@@ -247,6 +249,10 @@ VERBS = {
                     "run trials of it, on any machine that shares the folder",
                 ),
                 ("ptl-prefix sweep export prefix_length slurm", "write a Slurm job array of workers"),
+                (
+                    "ptl-prefix sweep export prefix_length kubernetes kubernetes_image=image:1 kubernetes_claim=data",
+                    "write a Kubernetes Job of workers",
+                ),
             ),
         ),
         Verb(
@@ -261,6 +267,18 @@ VERBS = {
                     "ptl-prefix runs task_name=e2e_nlg sort=metric format=json",
                     "list the runs of a task as JSON, the best first",
                 ),
+            ),
+        ),
+        Verb(
+            name="mirror",
+            summary="Upload run folders to an object store, or fetch or clean one there.",
+            settings=MirrorSettings,
+            arguments="RUN...",
+            examples=(
+                ("ptl-prefix mirror <run folder>", "upload again what the mirror of a run does not have"),
+                ("ptl-prefix mirror outputs/e2e_nlg outputs_url=s3://<bucket>/<path>", "mirror runs that have none"),
+                ("ptl-prefix mirror s3://<bucket>/<path> out=<folder>", "fetch a mirrored run with its checkpoints"),
+                ("ptl-prefix mirror s3://<bucket>/<path> clean=true", "remove what killed uploads left"),
             ),
         ),
         Verb(

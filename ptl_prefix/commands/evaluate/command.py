@@ -16,6 +16,8 @@ from ptl_prefix.artifacts.evaluation_record import PREDICTIONS_FILE
 from ptl_prefix.artifacts.jupyter_kernel import is_jupyter_kernel
 from ptl_prefix.artifacts.manifest import settings_fingerprint
 from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.artifacts.remote.address import is_remote_address
+from ptl_prefix.artifacts.remote.open_run import open_run
 from ptl_prefix.artifacts.run_config import read_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.config.bundle_inputs import changed_decoding, load_bundle_backbone
@@ -113,6 +115,8 @@ def _run_of(config: Mapping[str, Any]) -> RunFolder | None:
     """The evaluated run, or the run that contains the bundle."""
     if config.get("bundle"):
         return run_of_bundle(config["bundle"])
+    if is_remote_address(config.get("run")):
+        return open_run(config["run"])
     run = RunFolder(config["run"]) if config.get("run") else None
     return run if run is not None and run.config.is_file() else None
 
@@ -176,6 +180,9 @@ def _out_folder(config: dict[str, Any], task: Task) -> Path:
     """The output folder: `out`, or a folder in the run, next to a bundle without a run, or for the bare backbone."""
     if config["out"] is not None:
         return Path(config["out"])
+    given = config["run"] or config["bundle"]
+    if is_remote_address(given):
+        return folder_beside_bundle(given, "evaluation")
     if (folder := _run_of(config)) is not None:
         return folder.evaluation
     if config["bundle"] is not None:

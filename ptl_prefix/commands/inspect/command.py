@@ -7,7 +7,7 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.bundle import read_bundle
-from ptl_prefix.artifacts.bundle_folder import folder_beside_bundle, run_of_bundle
+from ptl_prefix.artifacts.bundle_folder import output_folder, run_of_bundle
 from ptl_prefix.artifacts.document_text import document_state, stale_note
 from ptl_prefix.artifacts.inspection import Inspection, write_inspection
 from ptl_prefix.artifacts.manifest import Manifest
@@ -76,8 +76,7 @@ def _out_folder(chosen: str | None, address: str) -> Path:
     """The output folder: the chosen one, or a folder in the bundle's run, or next to a bundle without a run."""
     if chosen is not None:
         return Path(chosen)
-    run = run_of_bundle(address)
-    return folder_beside_bundle(address, "inspection") if run is None else run.path / "inspection"
+    return output_folder(address, "inspection")
 
 
 def _write(inspection: Inspection, out: Path) -> list[tuple[str, Path]]:

@@ -6,14 +6,18 @@ is wrong with the settings, the keys or the address is said before any weights l
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ptl_prefix.artifacts.document_text import stale_note
 from ptl_prefix.artifacts.paged_prefix import paged_problem
+from ptl_prefix.artifacts.remote.address import RemoteAddress, is_remote_address
+from ptl_prefix.artifacts.remote.served_folder import ServedFolder
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.mean_states import mean_states
@@ -56,7 +60,23 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         ConfigError: When settings, keys or address are wrong.
     """
     console = EscapingConsole()
-    folder = Path(config["bundles"])
+    if not is_remote_address(config["bundles"]):
+        _serve_folder(config, Path(config["bundles"]), console)
+        return
+    served = ServedFolder(
+        RemoteAddress.parse(config["bundles"]), lambda text: console.print(Text(text), soft_wrap=True)
+    )
+    try:
+        served.begin()
+        _serve_folder(config, served.path, console, served.refresh)
+    finally:
+        served.remove()
+
+
+def _serve_folder(
+    config: dict[str, Any], folder: Path, console: Console, refresh: Callable[[], None] = lambda: None
+) -> None:
+    """Serve the bundles of a folder, which `refresh` brings up to date."""
     manifests = readable_manifests(folder)
     problems = [] if config["upstream"] is None else upstream_problems(config["upstream"])
     keys, bound = _keys_and_socket(config, [*problems, *backbone_problems(manifests, config)])
@@ -66,7 +86,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     with bound:
         console.print("loading the backbone ...", highlight=False)
         backbone = load_served_backbone(manifests, config)
-        store = PrefixStore(folder, backbone, max_bytes=config["prefix_megabytes"] * 10**6)
+        store = PrefixStore(folder, backbone, max_bytes=config["prefix_megabytes"] * 10**6, refresh=refresh)
         store.rescan()
         engine = _engine(config, backbone, store)
         engine.start()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from ptl_prefix.commands.config.arguments import HydraFlags
-from ptl_prefix.commands.config.compose import compose_and_check, composed_for_study
+from ptl_prefix.commands.config.compose import check_here, compose_unchecked, composed_for_study
 from ptl_prefix.commands.config.verb import Verb
 from ptl_prefix.commands.sweep.parse_space import as_choice, is_swept
 
@@ -35,8 +35,9 @@ class ChosenSweeper:
 
     @property
     def warm(self) -> bool:
-        """Whether trials start from a warm trial server; false while that setting is not valid."""
-        return self.hydra is not None and self.hydra.sweeper.get("warm") is True
+        """Whether trials start from a warm trial server of this process; false while that setting is not valid."""
+        sweeper = {} if self.hydra is None else self.hydra.sweeper
+        return sweeper.get("warm") is True and sweeper.get("executor", "local") == "local"
 
 
 def choose_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> ChosenSweeper:
@@ -62,5 +63,9 @@ def choose_sweeper(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> C
 
 def _single_with_swept(verb: Verb, overrides: Sequence[str], flags: HydraFlags) -> tuple[str, ...]:
     listed = tuple(as_choice(text, flags.config_dir) if is_swept(text) else text for text in overrides)
-    checked = compose_and_check(verb, listed, flags).overrides
-    return tuple(text for text, given in zip(checked, overrides, strict=True) if not is_swept(given))
+    composed = compose_unchecked(verb, listed, flags, check_here)
+    if composed.has_refused_overrides:
+        composed.checked()  # raises these and every other mistake; otherwise the values are checked later
+    return tuple(
+        text for text, given in zip(composed.accepted_overrides, overrides, strict=True) if not is_swept(given)
+    )

@@ -4,6 +4,7 @@ In: a predefined study of `sweeps/`, or the name of an existing study. Out: the 
 they run, and the study's result at the end.
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -15,17 +16,20 @@ from rich.live import Live
 from rich.text import Text
 
 from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.artifacts.remote.address import is_remote_address
 from ptl_prefix.commands.config import catalog
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.cost_estimate import estimate_sweep, show_estimate
+from ptl_prefix.commands.sweep.export_study import export_study, next_command
+from ptl_prefix.commands.sweep.mirrored_study import fetch_missing_results, fetch_study, mirror_definition
 from ptl_prefix.commands.sweep.parse_study import parsed_with_server
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.progress import Progress, state_line, status_table, trial_name
-from ptl_prefix.commands.sweep.report import show_result
-from ptl_prefix.commands.sweep.slurm import write_slurm_script
+from ptl_prefix.commands.sweep.slurm import several_nodes_problems
+from ptl_prefix.commands.sweep.start_workers import make_worker_pool
 from ptl_prefix.commands.sweep.study_folder import Study, create_or_open_study, has_other_code, open_study
 from ptl_prefix.errors import ConfigError, SweepError
 from ptl_prefix.sweeping.scheduler import Scheduler
@@ -33,6 +37,7 @@ from ptl_prefix.sweeping.storage import dashboard_command
 from ptl_prefix.sweeping.study_spec import STUDY_FILE
 from ptl_prefix.sweeping.study_tracking import log_study
 from ptl_prefix.sweeping.summary import summarize
+from ptl_prefix.sweeping.sweeper_settings import EXPORTED
 from ptl_prefix.sweeping.trial_processes import TrialServer
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.console import EscapingConsole
@@ -98,12 +103,17 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     if action not in _ACTIONS:
         raise ConfigError([f"`sweep` needs one of {', '.join(_ACTIONS)}, but got {action!r}."])
     if len(names) != (2 if action == "export" else 1):
-        needed = "a study and `slurm`" if action == "export" else "one study"
+        needed = f"a study and one of {', '.join(EXPORTED)}" if action == "export" else "one study"
         raise ConfigError([f"`sweep {action}` needs {needed}, but got {_listed(names)}."])
     study = open_study(_find_folder(names[0]))
-    if action in ("resume", "worker"):
-        num_workers = config["workers"] or (1 if action == "worker" else None)
-        work(study, EscapingConsole(stderr=True), num_workers=num_workers, is_joining=action == "worker")
+    if action == "resume":
+        executor = config["executor"] or study.spec.executor
+        problems = study.spec.executor_problems(executor) + several_nodes_problems(study.first_config(), executor)
+        if problems:
+            raise ConfigError(problems)
+        work(study, EscapingConsole(stderr=True), num_workers=config["workers"], executor=executor)
+    elif action == "worker":
+        _join(study, config)
     elif action == "status":
         _show_status(study, watch=config["watch"])
     elif action == "stop":
@@ -111,11 +121,21 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
         print(
             "Running trials are stopped with a checkpoint." if config["now"] else "Running trials finish; none starts."
         )
-    elif names[1] == "slurm":
-        path = write_slurm_script(study, config)
-        EscapingConsole().print(Text(f"sbatch {path}"), soft_wrap=True)
     else:
-        raise ConfigError([f"`sweep export` can only write for slurm, but got {names[1]!r}."])
+        EscapingConsole().print(Text(export_study(study, names[1], config)), soft_wrap=True)
+
+
+def _join(study: Study, config: dict[str, Any]) -> None:
+    """Work on a study with workers of this process, beside those of other processes."""
+    launcher = shlex.split(config["launcher"] or "")
+    work(
+        study,
+        EscapingConsole(stderr=True),
+        num_workers=config["workers"] or 1,
+        is_joining=True,
+        executor="local",
+        launcher=launcher,
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -137,6 +157,7 @@ def run_parsed_study(parsed: ParsedStudy, flags: HydraFlags, server: TrialServer
     console = EscapingConsole(stderr=True)
     console.print(Text(f"dashboard: {dashboard_command(study.folder, study.storage)}"), soft_wrap=True)
     _show_notes(parsed, console)
+    mirror_definition(study, lambda text: console.print(Text(text), soft_wrap=True))
     if not is_new:
         console.print(f"Resuming {study.folder}", highlight=False, soft_wrap=True)
     work(study, console, server=server)
@@ -149,8 +170,10 @@ def work(
     num_workers: int | None = None,
     is_joining: bool = False,
     server: TrialServer | None = None,
+    executor: str | None = None,
+    launcher: Sequence[str] = (),
 ) -> None:
-    """Run a study's trials with workers of this process until the study is done or stopped.
+    """Run a study's trials with workers of its executor until the study is done or stopped.
 
     Args:
         study: The study.
@@ -159,24 +182,43 @@ def work(
         is_joining: Whether other processes work on the study as well. A joining process respects an earlier stop
             request, and leaves the result to the others.
         server: A prepared trial server; `None` starts one.
+        executor: Where the workers run; `None` is the study's own executor.
+        launcher: Command that starts the processes of each trial of a local worker; empty to fork each trial.
 
     Raises:
         SweepError: If trials failed.
     """
     if has_other_code(study):
         console.print("The code has changed since this study was created.", style="yellow", highlight=False)
-    scheduler = study.scheduler()
+    server = study.trial_server(server, launcher)
+    scheduler = study.scheduler(server)
     if not is_joining:
         scheduler.request_stop(None)
+    executor = executor or study.spec.executor
+    if executor in EXPORTED and not scheduler.is_done:
+        console.print(Text(next_command(study, executor)), soft_wrap=True)
+        return
     progress = Progress(scheduler, console)
-    pool = study.worker_pool(scheduler, progress.notify, num_workers, server)
+    pool = make_worker_pool(
+        study,
+        scheduler,
+        progress.notify,
+        executor=executor,
+        num_workers=num_workers,
+        server=server,
+        has_launcher=bool(launcher),
+    )
     with progress:
-        pool.run(lambda: progress.refresh(pool.workers))
+        pool.run(lambda: progress.refresh(pool.num_workers))
     if pool.interrupted is not None or scheduler.stop_request is not None:
         resume = printed_command("sweep", "resume", study.folder)
         console.print(Text(f"Stopped. Resume with:\n  {resume}"), soft_wrap=True)
         raise SystemExit(130 if pool.interrupted == "SIGINT" else 143)
     if not is_joining:
+        fetch_missing_results(study, scheduler, lambda text: console.print(Text(text), soft_wrap=True))
+        # Imported here: it imports scipy and plotly, for which no trial should wait.
+        from ptl_prefix.commands.sweep.report import show_result
+
         # The loggers send while the page is made.
         with log_study(scheduler, _study_tracking(study), lambda text: console.print(Text(text), soft_wrap=True)):
             show_result(scheduler, EscapingConsole(file=sys.stdout))
@@ -227,6 +269,8 @@ def _show_status(study: Study, *, watch: bool) -> None:
 
 
 def _find_folder(name: str) -> Path:
-    """The folder of a study, given by its path or by its name in `outputs/sweeps`."""
+    """The folder of a study, given by its path, its name in `outputs/sweeps`, or the address of its mirror."""
+    if is_remote_address(name):
+        return fetch_study(name, _STUDIES)
     folder = Path(name)
     return folder if (folder / STUDY_FILE).exists() else _STUDIES / name

@@ -4,11 +4,13 @@ In: the setting `hydra.sweeper.objective`, and a trial's task. Out: the directio
 sentences.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ptl_prefix.data.task import Task
 from ptl_prefix.evaluation.metric import metric_info, metric_names
 from ptl_prefix.sweeping.sweeper_settings import Direction
+
+if TYPE_CHECKING:
+    from ptl_prefix.data.task import Task
 
 VALIDATION_LOSS = "val/loss"
 
@@ -20,7 +22,7 @@ def direction_of(objective: str) -> Direction:
 
 
 def objective_problems(
-    objective: str, given: Direction | None, task: Task, *, select_by: str, prunes: bool
+    objective: str, given: Direction | None, task: "Task", *, select_by: str, prunes: bool
 ) -> list[str]:
     """Why a study cannot search an objective.
 
@@ -52,7 +54,7 @@ def objective_problems(
     return problems
 
 
-def _remedy(objective: str, task: Task) -> str:
+def _remedy(objective: str, task: "Task") -> str:
     """How a metric of the validation split, which has no entry in records by itself, can be searched."""
     is_measurable = objective in [f"val/{name}" for name in task.metrics]
     return f"; training.select_by={objective} measures it in every trial" if is_measurable else ""

@@ -22,8 +22,12 @@ from ptl_prefix.commands.config.arguments import quoted
 from ptl_prefix.commands.config.override_errors import parsed_override
 from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers, Scalar
 
-_NOT_SEARCHABLE = ("run_id", "study", "trial", "resume", "resume_anyway", "dry_run", "sweeps")
+_NOT_SEARCHABLE = ("run_id", "study", "trial", "resume", "resume_anyway", "dry_run", "sweeps", "outputs_url")
 """Keys that identify a run, or that a study sets itself."""
+
+
+_SAME_FOR_ALL = ("training.validation_examples",)
+"""Settings that decide on which examples the trials are ranked."""
 
 
 def is_swept(text: str) -> bool:
@@ -47,6 +51,12 @@ def parse_dimension(text: str, mistakes: list[str], config_dir: str | None = Non
     try:
         if parsed.is_delete() or key in _NOT_SEARCHABLE or key.startswith("hydra"):
             mistakes.append(f"`{key}` is not a setting of a trial, so a study cannot search it.")
+            return key, None
+        if key in _SAME_FOR_ALL:
+            mistakes.append(
+                f"`{key}` must be the same for all trials of a study, as losses of other examples cannot be compared, "
+                "but is searched; give it one value."
+            )
             return key, None
         if isinstance(value, IntervalSweep):
             return key, _interval(value)

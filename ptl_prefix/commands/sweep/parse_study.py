@@ -13,15 +13,17 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ptl_prefix.commands.config.arguments import HydraFlags, quoted_override
-from ptl_prefix.commands.config.compose import compose_and_check
+from ptl_prefix.commands.config.compose import UncheckedConfig, compose_and_check, compose_unchecked
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.config.stock_sweeper import setting_problems
 from ptl_prefix.commands.config.validate import node_problems
 from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.sweep.checks import StudyChecks
 from ptl_prefix.commands.sweep.choose_sweeper import ChosenSweeper, choose_sweeper
-from ptl_prefix.commands.sweep.objective import VALIDATION_LOSS, direction_of, objective_notes, objective_problems
+from ptl_prefix.commands.sweep.objective import direction_of, objective_notes
 from ptl_prefix.commands.sweep.parse_space import is_swept, parse_dimension
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
+from ptl_prefix.commands.sweep.slurm import several_nodes_problems
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.settings import argument_problems
@@ -31,7 +33,6 @@ from ptl_prefix.sweeping.storage import absolute_url
 from ptl_prefix.sweeping.study_spec import Arm, StudySpec
 from ptl_prefix.sweeping.sweeper_settings import Direction, SweeperSettings, key_of
 from ptl_prefix.sweeping.trial_processes import TrialServer, prepared_trial_server
-from ptl_prefix.training.pack_problems import pack_problems
 
 _WHERE = "hydra.sweeper"
 
@@ -46,11 +47,15 @@ def parsed_with_server(
         ConfigError: With every mistake, before anything is trained.
     """
     with prepared_trial_server(SERVER_MODULE, warm=sweeper.warm) as server:
-        yield parse_study(verb, overrides, flags, sweeper), server
+        yield parse_study(verb, overrides, flags, sweeper, server), server
 
 
 def parse_study(
-    verb: Verb, overrides: Sequence[str], flags: HydraFlags, sweeper: ChosenSweeper | None = None
+    verb: Verb,
+    overrides: Sequence[str],
+    flags: HydraFlags,
+    sweeper: ChosenSweeper | None = None,
+    server: TrialServer | None = None,
 ) -> ParsedStudy:
     """Parse and check the study of a command line.
 
@@ -59,6 +64,7 @@ def parse_study(
         overrides: All overrides of the command line.
         flags: Hydra's flags.
         sweeper: The command line's sweeper; `None` chooses it.
+        server: Trial server that checks the configs; `None` checks them here.
 
     Raises:
         ConfigError: With every mistake, before anything is trained.
@@ -80,7 +86,8 @@ def parse_study(
         raise ConfigError(mistakes)
     folder = Path(str(sweeper.hydra.sweep.dir))
     confirming = settings.confirm_overrides if settings.confirm_top_k else ()
-    first_config = _check_points(verb, of_trials, arms, confirming, flags, packed=settings.pack > 1)
+    checks = StudyChecks(server)
+    first_config = _check_points(verb, of_trials, arms, confirming, flags, checks, packed=settings.pack > 1)
     spec = StudySpec(
         name=settings.study_name or folder.name,
         token=secrets.token_hex(3),
@@ -90,7 +97,7 @@ def parse_study(
         arms=arms,
         **settings.study_settings() | {"direction": settings.direction or direction_of(settings.objective)},
     )
-    if problems := _problems(spec, first_config, settings.direction):
+    if problems := _problems(spec, first_config, settings.direction, checks):
         raise ConfigError(problems)
     storage = absolute_url(settings.storage)
     notes = tuple(objective_notes(spec.objective))
@@ -115,7 +122,9 @@ def _checked_settings(node: Mapping[str, Any]) -> SweeperSettings:
     return SweeperSettings(**values)
 
 
-def _problems(spec: StudySpec, config: Mapping[str, Any], direction: Direction | None) -> list[str]:
+def _problems(
+    spec: StudySpec, config: Mapping[str, Any], direction: Direction | None, checks: StudyChecks
+) -> list[str]:
     """What is wrong between the settings, the search spaces and the config of a trial."""
     problems = _problems_of_single_runs(spec, config)
     sampler, pruner = build(spec.sampler), build(spec.pruner)
@@ -142,15 +151,13 @@ def _problems(spec: StudySpec, config: Mapping[str, Any], direction: Direction |
                 f"The search{of_arm} must have an end, but `hydra.sweeper.n_trials`, `budget_s` and `budget_tokens` "
                 "are all null; set one of them."
             )
-    task = build(config["task"])
-    select_by = config.get("training", {}).get("select_by", VALIDATION_LOSS)
-    problems += objective_problems(spec.objective, direction, task, select_by=select_by, prunes=pruner.prunes)
+    problems += checks.objective_problems(config, spec.objective, direction, prunes=pruner.prunes)
     return problems
 
 
 def _problems_of_single_runs(spec: StudySpec, config: Mapping[str, Any]) -> list[str]:
-    """Settings that have a meaning for a single run only."""
-    problems = []
+    """Settings that have a meaning for a single run only, or not for this executor."""
+    problems = several_nodes_problems(config, spec.executor)
     if config.get("dry_run"):
         problems.append(
             "`dry_run` must be false in a study, since it shows a single run; `ptl-prefix sweep plan` shows a study."
@@ -189,6 +196,7 @@ def _check_points(
     arms: Sequence[Arm],
     confirming: Sequence[str],
     flags: HydraFlags,
+    checks: StudyChecks,
     *,
     packed: bool,
 ) -> Mapping[str, Any]:
@@ -198,29 +206,30 @@ def _check_points(
         The config of the first point.
     """
     mistakes: dict[str, None] = {}
-    first: Mapping[str, Any] | None = None
+    composed: list[UncheckedConfig | ConfigError] = []
+    # All are composed before the first is waited for, since the trial server may still be importing.
     for point in (point for arm in arms for point in _points_to_check(arm, confirming)):
         try:
-            config = compose_and_check(verb, (*single, *point), flags.without_multirun()).config
+            composed.append(
+                compose_unchecked(verb, (*single, *point), flags.without_multirun(), checks.start_config_check)
+            )
+        except ConfigError as error:
+            composed.append(error)
+    first: Mapping[str, Any] | None = None
+    for one in composed:
+        try:
+            if isinstance(one, ConfigError):
+                raise one
+            config = one.checked().config
             first = first or config
             if packed:
-                mistakes.update(dict.fromkeys(_pack_problems(config)))
+                mistakes.update(dict.fromkeys(checks.start_pack_check(config)()))
         except ConfigError as error:
             mistakes.update(dict.fromkeys(error.mistakes))
     if mistakes:
         raise ConfigError(list(mistakes))
     assert first is not None
     return first
-
-
-def _pack_problems(config: Mapping[str, Any]) -> list[str]:
-    """What keeps the trial of a config from training in a pack."""
-    method, trainer, base_mode = (
-        build(config["method"]),
-        target_values(config["trainer"]),
-        config["backbone"]["base_mode"],
-    )
-    return pack_problems(method, trainer, base_mode, caches_hidden_states=config["data"]["cache_hidden_states"])
 
 
 def _points_to_check(arm: Arm, confirming: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -1,10 +1,9 @@
 """Shows the progress of a study: a live table on a terminal, a status line every minute elsewhere.
 
-In: a study's scheduler and the workers of this process. Out: tables and lines on a console.
+In: a study's scheduler, and the number of its workers. Out: tables and lines on a console.
 """
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -14,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ptl_prefix.artifacts.event_log import read_events, validation_losses
+from ptl_prefix.artifacts.event_log import ranking_losses, read_events
 from ptl_prefix.artifacts.printed_command import printed_command
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.terminal import format_duration
@@ -23,9 +22,9 @@ from ptl_prefix.sweeping.scheduler import Scheduler
 from ptl_prefix.sweeping.study_spec import StudySpec
 from ptl_prefix.sweeping.summary import ArmSummary, Summary, summarize
 from ptl_prefix.sweeping.trial import Trial
-from ptl_prefix.sweeping.worker import Worker
 
 _TABLE_EVERY_S = 2.0
+_MOST_ROWS = 16
 _LINE_EVERY_S = 60.0
 """Seconds between status lines where no table can be redrawn, for example in the log of a cluster's job."""
 
@@ -59,31 +58,33 @@ class Progress:
         """Print a status line, above the table if there is one."""
         self._console.print(Text(text), soft_wrap=True)
 
-    def refresh(self, workers: Sequence[Worker]) -> None:
+    def refresh(self, num_workers: int) -> None:
         """Show the current state if the last one was shown long enough ago.
 
         Args:
-            workers: The workers of this process.
+            num_workers: Workers, or packs of workers, that this process has started.
         """
         if time.monotonic() - self._shown_at < (_LINE_EVERY_S if self._live is None else _TABLE_EVERY_S):
             return
         self._shown_at = time.monotonic()
         summary, spec = summarize(self._scheduler), self._scheduler.spec
-        at_once = max(1, len(workers) // spec.pack)  # the trials of a pack share its time
         if self._live is None:
-            self.notify(status_line(summary, at_once))
+            self.notify(status_line(summary, num_workers))
             return
-        tables = Group(status_table(spec, summary, at_once), _running_table(workers))
+        tables = Group(status_table(spec, summary, num_workers), _running_table(self._scheduler))
         self._live.update(tables, refresh=True)
 
 
-def _running_table(workers: Sequence[Worker]) -> Table:
+def _running_table(scheduler: Scheduler) -> Table:
+    """A row for each running trial of the study, on whichever machine."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("worker", "trial", "point", "step", "val/loss"):
+    for heading in ("trial", "point", "step", "val/loss"):
         table.add_column(heading)
-    for number, worker in enumerate(workers):
-        if (job := worker.job) is not None:
-            table.add_row(str(number), trial_name(job.trial), job.trial.label, *_last_step_and_loss(job.folder))
+    running = [trial for trial in scheduler.all_trials() if trial.state == "running"]
+    for trial in running[:_MOST_ROWS]:
+        table.add_row(trial_name(trial), trial.label, *_last_step_and_loss(RunFolder(trial.folder(scheduler.folder))))
+    if len(running) > _MOST_ROWS:
+        table.add_row("...", f"{len(running) - _MOST_ROWS} more")
     return table
 
 
@@ -97,7 +98,7 @@ def _last_step_and_loss(folder: RunFolder) -> tuple[str, str]:
     with suppress(PtlPrefixError):
         events = read_events(folder.events)
         step = max((event["step"] for event in events), default=0)
-        validations = validation_losses(events)
+        validations = ranking_losses(events)
         return str(step), f"{validations[-1][1]:.4g}" if validations else ""
     return "0", ""
 

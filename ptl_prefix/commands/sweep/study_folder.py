@@ -1,6 +1,6 @@
 """Creates, opens and resumes studies on disk.
 
-In: a parsed study, or the folder of an existing one. Out: `Study`, with its scheduler and the workers of this process.
+In: a parsed study, or the folder of an existing one. Out: `Study`, with its scheduler and the executor of this process.
 The configs are copied into the study's folder when it is created. So later edits of `conf/` do not change the study,
 and a worker on another machine composes the same configs.
 """
@@ -21,22 +21,26 @@ from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
+from ptl_prefix.commands.sweep.checks import StudyChecks
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.errors import SweepError
+from ptl_prefix.sweeping.local_executor import LocalExecutor
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.result_cache import ResultCache, code_fingerprint
 from ptl_prefix.sweeping.scheduler import ComposeConfig, Scheduler, max_steps_of
-from ptl_prefix.sweeping.storage import StudyStorage
+from ptl_prefix.sweeping.storage import StudyStorage, absolute_url, without_password
 from ptl_prefix.sweeping.study_spec import STUDY_FILE, StudySpec
 from ptl_prefix.sweeping.trial_processes import TrialServer
 from ptl_prefix.sweeping.trial_store import TrialStore
-from ptl_prefix.sweeping.worker_pool import WorkerPool
 
 CONFIGS = "configs"
 """The copy of the configs in a study's folder."""
+STORAGE_FILE = "where.yaml"
+"""The file with the URL of a study's storage, and the name of its folder."""
 
-_STORAGE_FILE = "where.yaml"
+STORAGE_VARIABLE = "PTL_PREFIX_STUDY_STORAGE"
+"""Environment variable with the URL of a study's storage, which replaces the one that the study was created with."""
 _USER_CONFIGS = "own"
 _CREATION_LOCK = ".begin.lock"
 _SERVER_LOG = "host.log"
@@ -56,14 +60,18 @@ class Study:
     spec: StudySpec
     storage: str | None
 
-    def scheduler(self) -> Scheduler:
-        """The scheduler over the study's storage."""
+    def scheduler(self, server: TrialServer | None = None) -> Scheduler:
+        """The scheduler over the study's storage.
+
+        Args:
+            server: Trial server that checks the trials' configs; `None` checks them here.
+        """
         spec = self.spec
         store = TrialStore(self.folder, spec, StudyStorage(self.folder, self.storage))
         pruner = build(spec.pruner)
         proposer = Proposer(store, build(spec.sampler), pruner, max_steps_of(self.first_config()))
         cache = ResultCache(self.folder.parent) if spec.reuse else None
-        return Scheduler(store, proposer, pruner, _composer(self.folder, spec), cache)
+        return Scheduler(store, proposer, pruner, _composer(self.folder, spec, StudyChecks(server)), cache)
 
     def first_config(self) -> dict[str, Any]:
         """The config of the first point, from which settings that all trials share are read."""
@@ -71,34 +79,42 @@ class Study:
         assert isinstance(config, dict)
         return config
 
-    def worker_pool(
+    def trial_server(self, prepared: TrialServer | None = None, launcher: Sequence[str] = ()) -> TrialServer:
+        """The trial server of this process.
+
+        Args:
+            prepared: A server that was started before; one of the other kind of `warm` is not used.
+            launcher: Command that starts the processes of each trial, such as srun with its options; an empty sequence
+                forks each trial.
+        """
+        if launcher:
+            prepared = TrialServer(SERVER_MODULE, warm=False, launcher=launcher)
+            prepared.log_to(self.folder / _SERVER_LOG)
+            return prepared
+        fits = prepared is not None and prepared.warm == self.spec.warm
+        server = prepared if prepared is not None and fits else TrialServer(SERVER_MODULE, warm=self.spec.warm)
+        server.log_to(self.folder / _SERVER_LOG)
+        return server
+
+    def local_executor(
         self,
         scheduler: Scheduler,
+        server: TrialServer,
         notify: Callable[[str], None],
-        num_workers: int | None = None,
-        server: TrialServer | None = None,
-    ) -> WorkerPool:
-        """The workers of this process.
+        *,
+        threads: int,
+        devices: Sequence[int],
+    ) -> LocalExecutor:
+        """Starts workers in this process.
 
         Args:
             scheduler: Chooses their trials.
+            server: Starts the trials.
             notify: Called with a status line when something happens.
-            num_workers: Trials, or packs, that run at once; `None` is the study's own number.
-            server: A prepared trial server; `None` starts one.
+            threads: CPU threads of each trial or pack.
+            devices: Accelerators that the workers take in turn; an empty sequence assigns none.
         """
-        spec = self.spec
-        if server is None or server.warm != spec.warm:
-            server = TrialServer(SERVER_MODULE, warm=spec.warm)
-        server.log_to(self.folder / _SERVER_LOG)
-        return WorkerPool(
-            scheduler,
-            server,
-            num_workers=num_workers or spec.n_jobs,
-            threads=spec.threads,
-            devices=spec.devices,
-            notify=notify,
-            pack=spec.pack,
-        )
+        return LocalExecutor(scheduler, server, threads=threads, devices=devices, notify=notify, pack=self.spec.pack)
 
 
 def create_or_open_study(parsed: ParsedStudy, flags: HydraFlags) -> tuple[Study, bool]:
@@ -115,9 +131,11 @@ def create_or_open_study(parsed: ParsedStudy, flags: HydraFlags) -> tuple[Study,
     with FileLock(folder / _CREATION_LOCK):  # two processes with the same specification create one study
         if not (folder / STUDY_FILE).exists():
             _copy_configs(folder, flags, parsed.first_config)
-            write_atomically(folder / _STORAGE_FILE, yaml.safe_dump({"storage": parsed.storage}))
+            write_atomically(
+                folder / STORAGE_FILE, yaml.safe_dump({"storage": parsed.storage, "folder": folder.resolve().name})
+            )
             parsed.spec.write(folder)
-            return Study(folder, parsed.spec, parsed.storage), True
+            return Study(folder, parsed.spec, _storage_here() or parsed.storage), True
     study = open_study(folder)
     spec, differences = study.spec.resumed_as(parsed.spec)
     if differences:
@@ -136,8 +154,22 @@ def open_study(folder: Path) -> Study:
         SweepError: If the folder has none.
     """
     spec = StudySpec.read(folder)
-    storage = yaml.safe_load((folder / _STORAGE_FILE).read_text(encoding="utf-8"))["storage"]
-    return Study(folder, spec, storage)
+    storage = yaml.safe_load((folder / STORAGE_FILE).read_text(encoding="utf-8"))["storage"]
+    return Study(folder, spec, _storage_here() or storage)
+
+
+def _storage_here() -> str | None:
+    """The URL in the environment, where this machine reaches the study's database by another name or password.
+
+    Raises:
+        SweepError: If it is not the URL of a database.
+    """
+    url = os.environ.get(STORAGE_VARIABLE) or None
+    if url is not None and not url.startswith(("sqlite:///", "postgresql://")):
+        raise SweepError(
+            f"${STORAGE_VARIABLE} must be sqlite:///PATH or postgresql://..., but is {without_password(url)!r}."
+        )
+    return absolute_url(url)
 
 
 def user_configs(folder: Path) -> Path | None:
@@ -177,10 +209,10 @@ def _copy_yaml(source: Path, target: Path) -> None:
 
 def _is_result(folder: Path) -> bool:
     """Whether a folder holds what a run or a study has written, instead of configs."""
-    return any((folder / name).exists() for name in (STUDY_FILE, "events.jsonl", ".begin.lock", _STORAGE_FILE))
+    return any((folder / name).exists() for name in (STUDY_FILE, "events.jsonl", ".begin.lock", STORAGE_FILE))
 
 
-def _composer(folder: Path, spec: StudySpec) -> ComposeConfig:
+def _composer(folder: Path, spec: StudySpec, checks: StudyChecks) -> ComposeConfig:
     """A function from a trial's overrides to its config, composed from the study's own copy of the configs."""
     copy = (folder / CONFIGS).resolve()
     given: list[tuple[str, str | None]] = [("--config-name", spec.config_name)]
@@ -190,6 +222,6 @@ def _composer(folder: Path, spec: StudySpec) -> ComposeConfig:
 
     def compose(overrides: Sequence[str]) -> dict[str, Any]:
         with settings.read_configs_from(copy):
-            return compose_and_check(VERBS["train"], tuple(overrides), flags).config
+            return compose_and_check(VERBS["train"], tuple(overrides), flags, checks.start_config_check).config
 
     return compose

@@ -1,9 +1,10 @@
 """The trial server: a process that has imported everything, and forks itself for each trial of a sweep.
 
 In: lines of JSON on standard input, from `ptl_prefix.sweeping.trial_processes`. Out: a line with the exit code of each
-trial that has ended. A trial runs what `ptl-prefix train resume=<folder>` runs: a frozen config, without Hydra. Trials
-of a pack run in one fork (`pack_process.py`). When the server dies, its trials stop with a checkpoint; when the process
-that started the server dies, the server ends.
+trial that has ended. A trial runs what `ptl-prefix train resume=<folder>` runs: a frozen config, without Hydra
+(`trial_fork.py`). Trials of a pack run in one fork (`pack_process.py`), and the first fork checks configs
+(`call_process.py`). When the server dies, its trials stop with a checkpoint; when the process that started the server
+dies, the server ends.
 """
 
 import importlib
@@ -12,19 +13,18 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ptl_prefix.artifacts.file_lock import open_unlinked
 from ptl_prefix.backbones.library_logging import silence_library_messages
 from ptl_prefix.commands.standard_streams import escape_unknown_characters
-from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
+from ptl_prefix.commands.sweep.call_process import fork_for_calls
+from ptl_prefix.commands.sweep.trial_fork import STOPPING_TIMEOUT_S, run_pack, run_trial
 
 SERVER_MODULE = "ptl_prefix.commands.sweep.trial_server"
 """The name of this module, which `python -m` runs."""
@@ -43,9 +43,9 @@ _IMPORTED = (
     "wandb.sdk.launch.inputs.internal",
 )
 """Modules that a trial would otherwise import when it first uses them; those that are not installed are skipped."""
+_CALLS = "--calls="
+"""Argument with the file descriptor of the connection for calls."""
 _ASYNC_LOAD = "HF_DEACTIVATE_ASYNC_LOAD"
-_STOPPING_TIMEOUT_S = 60.0
-"""Seconds that a trial has to save a checkpoint."""
 
 
 class _Server:
@@ -100,7 +100,13 @@ class _Server:
         pid = os.fork()
         if pid == 0:
             self._become_fork()
-            run_trial(Path(request["folder"]), request["threads"], request["device"], lifeline=self._lifeline[0])
+            run_trial(
+                Path(request["folder"]),
+                request["threads"],
+                request["device"],
+                lifeline=self._lifeline[0],
+                launcher=request["launcher"],
+            )
         self._numbers[pid] = request["start"]
 
     def _start_in_pack(self, request: dict[str, Any]) -> None:
@@ -152,7 +158,7 @@ class _Server:
     def _stop_all(self) -> None:
         for pid in (*self._numbers, *self._packs):
             os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOPPING_TIMEOUT_S
+        deadline = time.monotonic() + STOPPING_TIMEOUT_S
         while (self._numbers or self._packs) and time.monotonic() < deadline:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             self._forget(pid)
@@ -181,85 +187,12 @@ class _PackFork:
             os.write(self.pipe, json.dumps(message).encode() + b"\n")
 
 
-def run_trial(folder: Path, threads: int, device: int | None, *, lifeline: int) -> NoReturn:
-    """Run a trial in a fork of the server. The fork exits here and never returns to the server's code."""
-    code = 1
-    try:
-        log = open_unlinked(folder / TRIAL_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for old, new in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(old, new)
-        threading.Thread(target=_stop_with_server, args=(lifeline,), daemon=True).start()
-        use_resources(threads, device)
-        train = importlib.import_module("ptl_prefix.commands.train.command")
-        train.run_frozen(folder)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def run_pack(requests: int, threads: int, device: int | None) -> NoReturn:
-    """Run the trials of a pack in a fork of the server. The fork exits here and never returns to the server's code.
-
-    Args:
-        requests: File descriptor from which the requests are read; the pack ends when it is closed.
-        threads: CPU threads of the pack.
-        device: The accelerator that the trials see; `None` hides none.
-    """
-    code = 1
-    try:
-        reports = os.dup(1)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for old, new in ((nothing, 0), (2, 1)):  # what no trial prints is in the server's log
-            os.dup2(old, new)
-        use_resources(threads, device)
-        pack_process = importlib.import_module("ptl_prefix.commands.sweep.pack_process")
-        pack_process.run(requests, reports)
-        code = 128 + signal.SIGTERM  # a pack only ends when it is stopped
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def use_resources(threads: int, device: int | None) -> None:
-    """Limit this process to a number of CPU threads, and to an accelerator unless it is `None`."""
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    import torch
-
-    torch.set_num_threads(threads)
-
-
 def log_to(path: Path) -> None:
     """Append to this file what was printed before the study's folder was known, and everything from now on."""
     log = open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(log, os.pread(2, os.fstat(2).st_size, 0))
     os.dup2(log, 2)
     os.close(log)
-
-
-def visible_device(device: int, visible: str | None) -> str:
-    """The id of a device among those that `CUDA_VISIBLE_DEVICES` allows, for example within a job of Slurm's."""
-    names = [name for name in (visible or "").split(",") if name]
-    return names[device % len(names)] if names else str(device)
-
-
-def _stop_with_server(lifeline: int) -> None:
-    """Stop the trial with a checkpoint when the server dies; end it if that takes too long."""
-    os.read(lifeline, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_STOPPING_TIMEOUT_S)
-    os._exit(128 + signal.SIGTERM)
 
 
 def num_threads() -> int:
@@ -285,6 +218,7 @@ def main() -> None:
     escape_unknown_characters()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.dup(0)
+    calls = next((word for word in sys.argv[1:] if word.startswith(_CALLS)), None)
     if "--warm" in sys.argv[1:]:
         for name in _IMPORTED:
             with suppress(ModuleNotFoundError):
@@ -297,7 +231,9 @@ def main() -> None:
                 file=sys.stderr,
                 flush=True,
             )
-            os.execv(sys.executable, [sys.executable, "-m", SERVER_MODULE])
+            os.execv(sys.executable, [sys.executable, "-m", SERVER_MODULE, *([] if calls is None else [calls])])
+    if calls is not None:
+        fork_for_calls(int(calls.removeprefix(_CALLS)), requests)
     _Server(requests).run()
     os._exit(0)  # a regular exit would unload all modules, which takes longer than most trials take to start
 

@@ -22,6 +22,7 @@ from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.commands.train.rank_processes import RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
 from ptl_prefix.commands.train.resume_changes import ResumeChanges
+from ptl_prefix.commands.train.resumed_folder import bring_up_to_date, folder_to_resume
 from ptl_prefix.errors import ConfigError, RunError
 from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.dry_run import estimate
@@ -32,6 +33,9 @@ from ptl_prefix.training.rank_environment import RankEnvironment, find_rank_envi
 from ptl_prefix.training.ranks import ONE_RANK, Ranks, process_group
 from ptl_prefix.training.run_recorder import record_killed_run
 from ptl_prefix.training.train import train
+
+MIRROR_BEHIND = 5
+"""Exit code of a run that finished, but whose mirror in the object store does not have all of it."""
 
 
 def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) -> None:
@@ -61,7 +65,8 @@ def train_config(config: dict[str, Any], folder: RunFolder, console: Console, *,
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise the library warns when a process forks
     if config["resume"] is not None:
         devices = int(config["trainer"]["devices"]) if "trainer.devices" in given else None
-        _resume(RunFolder.open(config["resume"]), console, ResumeChanges.given(config, given), devices=devices)
+        folder = folder_to_resume(config["resume"])
+        _resume(folder, console, ResumeChanges.given(config, given), devices=devices)
         return
     plan = build_plan(config)
     if config["dry_run"]:
@@ -81,7 +86,9 @@ def run_frozen(folder: Path, member: PackMember | None = None) -> None:
         folder: Run folder with a checked config.
         member: The run's place in a pack; `None` for a run that has the process to itself.
     """
-    _resume(RunFolder.open(folder), EscapingConsole(stderr=True), ResumeChanges(), devices=None, member=member)
+    console = EscapingConsole(stderr=True)
+    bring_up_to_date(RunFolder.open(folder), console)
+    _resume(RunFolder.open(folder), console, ResumeChanges(), devices=None, member=member)
 
 
 def _with_group(config: dict[str, Any]) -> dict[str, Any]:
@@ -276,3 +283,5 @@ def _train(
         raise SystemExit(128 + signal.Signals[outcome.signal])
     if ranks.is_rank_zero and not console.quiet:
         show_outcome(outcome, folder)
+    if outcome.mirror_problem is not None and plan.config.get("study") is None:
+        raise SystemExit(MIRROR_BEHIND)

@@ -113,7 +113,7 @@ def test_every_mistake_is_named_in_one_attempt(verb: Verb) -> None:
         ("task.zzz=1", "`task.zzz` is not a setting; the settings of `task` are: count, data_dir, name."),
         (
             "+zzz=1",
-            "the settings are: dry_run, resume, resume_anyway, routing, run_id, seed, study, trial.",
+            "the settings are: dry_run, outputs_url, resume, resume_anyway, routing, run_id, seed, study, trial.",
         ),
         ("+task.zzz=1", "`task.zzz` is not a setting of Letters"),
         ("task.name=a/b", "`task.name` must be a folder's name of the characters"),

@@ -114,3 +114,11 @@ def test_a_pattern_is_the_choices_of_the_group_that_it_fits(small_conf: Path) ->
     assert mistakes == []
     assert parse_dimension("task=glob(x*)", mistakes) == ("task", None)
     assert mistakes == ["`task`: there must be at least one value, but task=glob(x*) matches none."]
+
+
+def test_the_examples_on_which_trials_are_ranked_are_not_searched() -> None:
+    mistakes: list[str] = []
+
+    assert parse_dimension("training.validation_examples=50,100", mistakes) == ("training.validation_examples", None)
+    (mistake,) = mistakes
+    assert "`training.validation_examples` must be the same for all trials" in mistake

@@ -1,6 +1,9 @@
 """A command line is parsed into a study, or refused with every mistake at once."""
 
+import importlib.util
+import json
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,14 @@ import yaml
 
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.verb import Verb
+from ptl_prefix.commands.sweep import checks
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.parse_study import parse_study
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.errors import ConfigError
 from ptl_prefix.sweeping.search_space import Choice, Dimension, Numbers
+from ptl_prefix.sweeping.server_calls import NoAnswerError
+from ptl_prefix.sweeping.trial_processes import TrialServer
 
 SWEEP = HydraFlags((("--multirun", None),))
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.study_name=s")
@@ -133,6 +139,27 @@ def test_all_listed_values_and_both_ends_of_a_range_are_checked(verb: Verb) -> N
             ["`backbone.path` must be str, but is 3"],
         ),
         (["dry_run=true"], ["`dry_run` must be false", "`ptl-prefix sweep plan`"]),
+        (["hydra.sweeper.executor=dask"], ["`hydra.sweeper.executor` must be 'local', 'ray', 'slurm'", "'dask'"]),
+        (
+            ["hydra.sweeper.executor=ray", "hydra.sweeper.devices=[0,1]"],
+            ["`hydra.sweeper.devices` must be empty with executor=ray", "[0, 1]", "hydra.sweeper.num_gpus"],
+        ),
+        (
+            ["hydra.sweeper.executor=ray", "hydra.sweeper.ray_address=head"],
+            ["`hydra.sweeper.ray_address` must be auto, local or HOST:PORT", "'head'"],
+        ),
+        (
+            ["hydra.sweeper.executor=ray", "hydra.sweeper.num_gpus=1.5"],
+            ["`hydra.sweeper.num_gpus` must be whole, or below 1 with executor=ray", "1.5"],
+        ),
+        (
+            ["hydra.sweeper.executor=slurm", "hydra.sweeper.num_gpus=0.5"],
+            ["`hydra.sweeper.num_gpus` must be whole", "0.5", "executor=slurm"],
+        ),
+        (
+            ["hydra.sweeper.executor=kubernetes", "hydra.sweeper.num_cpus=0.5"],
+            ["`hydra.sweeper.num_cpus` must be whole with executor=kubernetes", "0.5"],
+        ),
         (["hydra.run.dir=here"], ["`hydra.run.dir` is not read with -m", "`hydra.sweep.dir`"]),
     ],
 )
@@ -140,6 +167,34 @@ def test_invalid_settings_are_refused(verb: Verb, overrides: list[str], facts: l
     (mistake,) = mistakes(verb, "task.count=1,2", *overrides)
 
     assert_says(mistake, *facts)
+
+
+def test_ray_that_is_not_installed_is_named_with_what_to_install(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else found(name))
+
+    (mistake,) = mistakes(verb, "task.count=1,2", "hydra.sweeper.executor=ray")
+
+    assert_says(mistake, "`hydra.sweeper.executor` is ray", "pip install 'ptl-prefix[ray]'")
+
+
+def test_every_mistake_in_what_an_executor_needs_is_named_at_once(verb: Verb) -> None:
+    of_ray = ("devices=[0]", "ray_address=head", "num_gpus=1.5", "study_name=../s")
+
+    found = mistakes(verb, "task.count=1,2", "hydra.sweeper.executor=ray", *(f"hydra.sweeper.{one}" for one in of_ray))
+
+    assert [text.split("`")[1].removeprefix("hydra.sweeper.") for text in found] == [
+        "study_name",
+        "devices",
+        "ray_address",
+        "num_gpus",
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'ptl-prefix[ray]'")
+@pytest.mark.parametrize("fits", ["num_gpus=0.25", "num_gpus=2", "num_cpus=0.5", "ray_address=head:6379"])
+def test_what_ray_takes_is_accepted(verb: Verb, fits: str) -> None:
+    assert parsed(verb, "task.count=1,2", "hydra.sweeper.executor=ray", f"hydra.sweeper.{fits}").spec.executor == "ray"
 
 
 @pytest.mark.parametrize(("objective", "direction"), [("val/loss", "minimize"), ("test/exact_match", "maximize")])
@@ -305,3 +360,72 @@ def test_every_predefined_study_has_a_header_and_its_own_name(
         content: dict[str, Any] = yaml.safe_load(text)
         assert text.startswith("# @package _global_\n# "), path
         assert content["hydra"]["sweeper"]["study_name"] == path.stem, path
+
+
+class PlayedServer(TrialServer):
+    """Answers the calls of a study in this process, when the test says so.
+
+    Args:
+        is_lost: Whether no call is answered.
+    """
+
+    def __init__(self, *, is_lost: bool = False) -> None:
+        super().__init__("", warm=True)
+        self._is_lost = is_lost
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def call(self, function: str, arguments: Mapping[str, Any]) -> "Future[Any]":
+        self.calls.append((function, json.loads(json.dumps(arguments))))
+        answer: Future[Any] = _Answer(self, len(self.calls) - 1)
+        return answer
+
+    def answer(self, number: int) -> Any:
+        """What the real server would answer."""
+        if self._is_lost:
+            raise NoAnswerError
+        function, arguments = self.calls[number]
+        return getattr(checks, function)(**arguments)
+
+
+class _Answer(Future[Any]):
+    def __init__(self, server: PlayedServer, number: int) -> None:
+        super().__init__()
+        self._server, self._number = server, number
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._server.answer(self._number)
+
+
+MISTAKEN = ("task.count=choice(1,0,3)", "task.name=choice(letters,forbidden)", "seed=1,two")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_server_finds_the_mistakes_that_are_found_here(
+    verb: Verb, monkeypatch: pytest.MonkeyPatch, *, is_lost: bool
+) -> None:
+    monkeypatch.setattr(checks, "VERBS", {verb.name: verb})
+    here = mistakes(verb, *MISTAKEN)
+    server = PlayedServer(is_lost=is_lost)
+
+    with pytest.raises(ConfigError) as caught:
+        parse_study(verb, ("backbone.path=b", *OPTUNA, *MISTAKEN), SWEEP, server=server)
+
+    assert caught.value.mistakes == here
+    assert len(here) == 3
+    assert {function for function, _ in server.calls} == {"find_config_problems"}
+
+
+def test_all_configs_are_composed_before_the_first_answer_is_waited_for(
+    verb: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "VERBS", {verb.name: verb})
+    server = PlayedServer()
+    called_before_answers: list[int] = []
+    answer = server.answer
+    monkeypatch.setattr(server, "answer", lambda n: (called_before_answers.append(len(server.calls)), answer(n))[1])
+
+    parse_study(verb, ("backbone.path=b", *OPTUNA, "task.count=choice(1,2,3)"), SWEEP, server=server)
+
+    assert called_before_answers[0] == 3
+    assert [arguments["config"]["task"]["count"] for name, arguments in server.calls[:3]] == [1, 2, 3]
+    assert server.calls[3][0] == "find_objective_problems"

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support.study_schedulers import spec
 
 from ptl_prefix.commands.config.report_settings import SweepActionSettings
-from ptl_prefix.commands.sweep.slurm import write_slurm_script
+from ptl_prefix.commands.sweep.slurm import several_nodes_problems, slurm_problems, write_slurm_script
 from ptl_prefix.commands.sweep.study_folder import Study
-from ptl_prefix.commands.sweep.trial_server import visible_device
+from ptl_prefix.commands.sweep.trial_resources import visible_device
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 
@@ -103,6 +104,62 @@ def test_bash_accepts_the_script_with_any_folder_name(study: Study) -> None:
     assert (read.returncode, read.stderr) == (0, "")
 
 
+RANKS: dict[str, Any] = {**NOTHING, "slurm_nodes": 2, "slurm_ntasks_per_node": 4}
+
+
+def with_trainer(study: Study, **trainer: int) -> Study:
+    """The study, whose trials have this trainer."""
+    (study.folder / "configs").mkdir()
+    (study.folder / "configs/first.yaml").write_text(yaml.safe_dump({"trainer": {"devices": 1, **trainer}}))
+    return study
+
+
+def test_a_job_of_several_nodes_has_the_ranks_of_one_trial(study: Study) -> None:
+    with_gpus = replace(study, spec=replace(study.spec, num_gpus=8.0))
+
+    script = write_slurm_script(with_gpus, RANKS)
+
+    options = directives(script)
+    assert options[:6] == [
+        "--job-name=lengths",
+        "--array=0-3",
+        "--nodes=2",
+        "--ntasks-per-node=4",
+        "--cpus-per-task=2",
+        "--gpus-per-node=4",
+    ]
+    assert "sweep worker" in script.read_text() and "'launcher=srun --cpus-per-task=2' &" in script.read_text()
+
+
+def test_nodes_and_tasks_must_be_those_of_the_trials(study: Study) -> None:
+    matching = with_trainer(study, devices=4, num_nodes=2)
+    packed = replace(matching, spec=replace(matching.spec, pack=2, num_gpus=1.0))
+
+    assert slurm_problems(matching, RANKS) == []
+    assert slurm_problems(matching, NOTHING) == [
+        "`slurm_nodes` must be the `trainer.num_nodes` of the trials, which is 2, but is 1.",
+        "`slurm_ntasks_per_node` must be given with several nodes: the `trainer.devices` of the trials, which is 4.",
+    ]
+    assert slurm_problems(packed, {**RANKS, "slurm_nodes": 3, "slurm_ntasks_per_node": 2}) == [
+        "`slurm_nodes` must be the `trainer.num_nodes` of the trials, which is 2, but is 3.",
+        "`slurm_ntasks_per_node` must be the `trainer.devices` of the trials, which is 4, but is 2.",
+        "`hydra.sweeper.num_gpus` must be 0, or one for each of the 6 ranks, but is 1; resume the study with "
+        "hydra.sweeper.num_gpus=6.",
+        "`hydra.sweeper.pack` must be 1 for trials of several ranks, but is 2.",
+    ]
+
+
+@pytest.mark.parametrize("executor", ["local", "ray", "kubernetes"])
+def test_only_slurm_starts_ranks_on_several_nodes(executor: str) -> None:
+    two: dict[str, Any] = {"trainer": {"num_nodes": 2}}
+
+    (problem,) = several_nodes_problems(two, executor)
+
+    assert f"`trainer.num_nodes` must be 1 with hydra.sweeper.executor={executor}, but is 2" in problem
+    assert several_nodes_problems(two, "slurm") == []
+    assert several_nodes_problems({}, executor) == []
+
+
 class Task:
     """The script as a task of a job array, and the log of the stand-ins."""
 
@@ -127,6 +184,7 @@ class Task:
         while not self.told():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        time.sleep(0.3)  # until the script, too, knows the worker that it has started
         self.process.send_signal(number)
 
     def end(self) -> int:
@@ -142,7 +200,7 @@ Start = Callable[..., Task]
 def start(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     tasks: list[Task] = []
 
-    def start_task(**worker: Any) -> Task:
+    def start_task(settings: dict[str, Any] = NOTHING, **worker: Any) -> Task:
         told, programs = tmp_path / "told", tmp_path / "programs"
         programs.mkdir()
         values = {"told": told, "code": 143, "ticks": 1200, "end": 0, **worker}
@@ -152,7 +210,7 @@ def start(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
         monkeypatch.setattr(sys, "executable", str(programs / "worker"))
-        tasks.append(Task(write_slurm_script(study, NOTHING), told, programs))
+        tasks.append(Task(write_slurm_script(study, settings), told, programs))
         return tasks[-1]
 
     yield start_task
@@ -166,6 +224,13 @@ def test_a_worker_that_is_done_ends_its_job(start: Start, study: Study) -> None:
 
     assert task.end() == 0
     assert task.told() == [f"-m ptl_prefix sweep worker {study.folder.resolve()}"]
+
+
+def test_a_worker_of_several_nodes_is_told_how_to_start_ranks(start: Start, study: Study) -> None:
+    task = start(RANKS, ticks=1)
+
+    assert task.end() == 0
+    assert task.told() == [f"-m ptl_prefix sweep worker {study.folder.resolve()} launcher=srun --cpus-per-task=2"]
 
 
 def test_at_usr1_the_trial_is_saved_and_the_job_requeued(start: Start) -> None:

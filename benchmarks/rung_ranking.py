@@ -1,0 +1,168 @@
+"""How well validations on a nested subset rank runs: agreement of the subset's order with that of the whole split.
+
+    python -m benchmarks.rung_ranking outputs/sweeps/<study>/*/ --sizes 25 50 100 200
+
+In: folders of finished runs of one task, such as the trials of a study, and sizes of `training.validation_examples`.
+Out: for each size, over the runs' best checkpoints: Kendall's tau-b and Spearman's rho between their losses on the
+subset and on the whole split, whether the same run is the best (top-1), and how much worse on the whole split the
+subset's best run is, in nats per target token. Intervals of 95% come from a bootstrap over the runs: they say how far
+other runs of this kind could be ranked otherwise, and not what another subset would do.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from ptl_prefix.artifacts.atomic import write_atomically
+from ptl_prefix.artifacts.fingerprint import environment
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.config.build_plan import build_plan, read_run_config
+from ptl_prefix.evaluation.loss import mean_loss
+from ptl_prefix.training.export import load_trained_state
+from ptl_prefix.training.plan_problems import start_inputs
+from ptl_prefix.training.run_inputs import load_run_inputs
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval of 95%; NaN where all losses are equal."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the order of runs by a subset agrees with that by the whole split.
+
+    Args:
+        kendall: Kendall's tau-b.
+        spearman: Spearman's rho.
+        top_1: 1 if the same run is the best, else 0; the interval's ends are the share of resamples with the same one.
+        regret: Loss on the whole split of the subset's best run, less that of the best run.
+    """
+
+    kendall: Interval
+    spearman: Interval
+    top_1: Interval
+    regret: Interval
+
+
+def agreement(subset: Sequence[float], whole: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Agreement:
+    """Compare two orders of the same runs; smaller losses are better.
+
+    Args:
+        subset: Loss of each run on the subset.
+        whole: Loss of each run on the whole split.
+        resamples: Number of resamples of the bootstrap.
+        seed: Seed of the resamples.
+
+    Raises:
+        ValueError: There are fewer than three runs.
+    """
+    if len(subset) < 3 or len(subset) != len(whole):
+        raise ValueError(
+            f"There must be losses of at least three runs on both, but got {len(subset)} and {len(whole)}."
+        )
+    pairs = np.array([subset, whole], dtype=np.float64)
+    draws = np.random.default_rng(seed).integers(pairs.shape[1], size=(resamples, pairs.shape[1]))
+    found = np.array([_statistics(pairs[:, draw]) for draw in draws])
+    values = _statistics(pairs)
+    kendall, spearman, top_1, regret = (_interval(value, column) for value, column in zip(values, found.T, strict=True))
+    share = float(found[:, 2].mean())
+    return Agreement(kendall, spearman, Interval(top_1.value, share, share), regret)
+
+
+def _statistics(pairs: Numbers) -> tuple[float, float, float, float]:
+    subset, whole = pairs
+    best = int(np.argmin(subset))
+    regret = float(whole[best] - whole.min())
+    if len(set(subset)) < 2 or len(set(whole)) < 2:
+        return math.nan, math.nan, float(regret == 0.0), regret
+    kendall, spearman = stats.kendalltau(subset, whole).statistic, stats.spearmanr(subset, whole).statistic
+    return float(kendall), float(spearman), float(regret == 0.0), regret
+
+
+def _interval(value: float, resampled: Numbers) -> Interval:
+    known = resampled[~np.isnan(resampled)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
+    return Interval(value, float(low), float(high))
+
+
+def measure_losses(folder: RunFolder, sizes: Sequence[int]) -> dict[int | None, float]:
+    """The loss of a run's best checkpoint on subsets of the validation split, and under `None` on the whole split."""
+    config = read_run_config(folder)
+    whole: dict[str, Any] = {**config, "trainer": {**config["trainer"], "limit_val_batches": 1.0}}
+    plan = build_plan(_with_subset(whole, None))
+    inputs = load_run_inputs(plan)
+    plan.method.provide_start_inputs(start_inputs(plan.task, inputs.training_rows))
+    plan.method.skip_start()
+    plan.method.attach(inputs.backbone)
+    try:
+        load_trained_state(plan.method, folder.best)
+        losses: dict[int | None, float] = {None: mean_loss(inputs.backbone, plan.method, inputs.validation)}
+        for size in sizes:
+            other = build_plan(_with_subset(whole, size))
+            ranking = load_run_inputs(other, load_backbone=lambda _: inputs.backbone).ranking
+            assert ranking is not None
+            losses[size] = mean_loss(inputs.backbone, plan.method, ranking)
+    finally:
+        plan.method.detach()
+    return losses
+
+
+def _with_subset(config: Mapping[str, Any], size: int | None) -> dict[str, Any]:
+    training = config.get("training", {"_target_": "ptl_prefix.training.settings.TrainingSettings"})
+    return {**config, "training": {**training, "validation_examples": size}}
+
+
+def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
+    """Measure the runs, print a table and write a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs; others are left out")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[25, 50, 100, 200])
+    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/rung_ranking.json"))
+    options = parser.parse_args(words)
+    folders = [RunFolder(path) for path in options.runs]
+    finished = [folder for folder in folders if folder.record.exists() and folder.best.exists()]
+    measured = {str(folder.path): measure_losses(folder, options.sizes) for folder in finished}
+    whole = [losses[None] for losses in measured.values()]
+    found = {
+        size: agreement([losses[size] for losses in measured.values()], whole, resamples=options.resamples)
+        for size in options.sizes
+    }
+    table = Table(title=f"{len(measured)} runs, ranked by a subset and by the whole split", title_justify="left")
+    for heading in ("examples", "Kendall's tau", "Spearman's rho", "top-1 (resamples)", "regret, nats/token"):
+        table.add_column(heading, justify="right")
+    for size, one in found.items():
+        top = f"{'same' if one.top_1.value else 'another'} ({one.top_1.low:.2f})"
+        table.add_row(str(size), str(one.kendall), str(one.spearman), top, str(one.regret))
+    Console().print(table)
+    report = {
+        "losses": {path: {str(size): loss for size, loss in losses.items()} for path, losses in measured.items()},
+        "agreement": {str(size): asdict(one) for size, one in found.items()},
+        "environment": environment(),
+    }
+    write_atomically(options.out, json.dumps(report, indent=1) + "\n")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A worker of a study on another machine: what an executor starts there.
+
+In: the folder of a study, which this machine must see. Out: the worker has run trials until the study was done or it
+was stopped, and its status lines. Its trials are processes of this machine, and stop with a checkpoint when it dies.
+"""
+
+import os
+import platform
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ptl_prefix.commands.sweep.study_folder import open_study
+from ptl_prefix.errors import PtlPrefixError, SweepError
+
+_POLL_S = 0.5
+_LINES_WITHIN_S = 10.0
+
+
+class RemoteWorker:
+    """A worker, or the workers of a pack. Its methods are called at the same time, each in a thread.
+
+    Args:
+        folder: Absolute path of the study's folder.
+        working_dir: Working directory of the study, to which relative paths in the trials' settings refer.
+        threads: CPU threads of each trial or pack.
+    """
+
+    def __init__(self, folder: str, working_dir: str, threads: int) -> None:
+        self._folder, self._working_dir, self._threads = folder, working_dir, threads
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._stop_request: bool | None = None
+        self._ended = threading.Event()
+
+    def run(self) -> str | None:
+        """Run trials until the study is done or the worker is stopped.
+
+        Returns:
+            The error that ended the worker, in one sentence that names the machine; `None` without one.
+        """
+        try:
+            self._run()
+        except (PtlPrefixError, OSError) as error:
+            return f"{error} (on the machine {platform.node()})"
+        finally:
+            self._ended.set()
+        return None
+
+    def stop(self, now: bool) -> None:
+        """Take no new trial; with `now`, also stop a running one with a checkpoint."""
+        self._stop_request = now or bool(self._stop_request)
+
+    def next_lines(self) -> Sequence[str]:
+        """The status lines since the last call, as soon as there are any; none after some seconds without."""
+        lines = []
+        try:
+            lines.append(self._lines.get(timeout=0.0 if self._ended.is_set() else _LINES_WITHIN_S))
+            while True:
+                lines.append(self._lines.get_nowait())
+        except queue.Empty:
+            return lines
+
+    def _run(self) -> None:
+        if not Path(self._working_dir).is_dir():
+            raise SweepError(
+                f"The working directory of a study must exist on every node of its cluster, but {self._working_dir} "
+                "does not; use a disk that all nodes mount at the same path."
+            )
+        os.chdir(self._working_dir)
+        study = open_study(Path(self._folder))
+        # No device is chosen here: whoever started this process has hidden those that it may not use.
+        server = study.trial_server()
+        scheduler = study.scheduler(server)
+        executor = study.local_executor(scheduler, server, self._lines.put, threads=self._threads, devices=())
+        worker = executor.start(0)
+        try:
+            while worker.wait(_POLL_S) == "running":
+                if self._stop_request is not None:
+                    worker.stop(now=self._stop_request)
+        finally:
+            executor.close()

@@ -1,0 +1,105 @@
+"""What a study's store reads, and when: a long study must not be read again for each decision."""
+
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.storages import RDBStorage
+from support.study_schedulers import RATES, compose, finish, make_scheduler, next_job, spec
+
+from ptl_prefix.sweeping import trial_store
+from ptl_prefix.sweeping.proposer import Proposer
+from ptl_prefix.sweeping.pruners import NoPruner
+from ptl_prefix.sweeping.samplers import RandomPoints
+from ptl_prefix.sweeping.scheduler import Scheduler
+from ptl_prefix.sweeping.storage import StudyStorage
+from ptl_prefix.sweeping.trial_store import TrialStore
+
+
+def test_what_others_wrote_is_read_before_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    lock, catch_up = StudyStorage.lock, StudyStorage.catch_up
+
+    @contextmanager
+    def noted_lock(self: StudyStorage) -> Any:
+        events.append("lock")
+        with lock(self):
+            yield
+        events.append("free")
+
+    def noted_catch_up(self: StudyStorage) -> None:
+        events.append("read")
+        catch_up(self)
+
+    monkeypatch.setattr(StudyStorage, "lock", noted_lock)
+    monkeypatch.setattr(StudyStorage, "catch_up", noted_catch_up)
+    scheduler = make_scheduler(tmp_path, spec())
+
+    finish(scheduler, next_job(scheduler), 1.0)
+
+    assert events == ["read", "lock", "free"] * 2
+
+
+def test_a_config_is_composed_without_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = False
+    lock = StudyStorage.lock
+
+    @contextmanager
+    def noted_lock(self: StudyStorage) -> Any:
+        nonlocal held
+        with lock(self):
+            held = True
+            yield
+            held = False
+
+    def compose_unlocked(overrides: Any) -> dict[str, Any]:
+        assert not held
+        return compose(overrides)
+
+    monkeypatch.setattr(StudyStorage, "lock", noted_lock)
+    next_job(make_scheduler(tmp_path, spec(), compose=compose_unlocked))
+
+
+def test_a_trial_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = make_scheduler(tmp_path, spec(n_trials=6))
+    for _ in range(5):
+        finish(scheduler, next_job(scheduler), 1.0)
+    job = next_job(scheduler)
+    scheduler.trials("")
+    read: list[int] = []
+    read_trial = trial_store.read_trial
+
+    def counted(arm: str, frozen: Any, liveness: Any) -> Any:
+        read.append(frozen.number)
+        return read_trial(arm, frozen, liveness)
+
+    monkeypatch.setattr(trial_store, "read_trial", counted)
+    scheduler.trials("")
+    assert read == []
+
+    make_scheduler(tmp_path, spec(n_trials=6)).report(job, 10, 1.0)  # another worker's write
+    trials = scheduler.trials("")
+    assert read[-1:] == [5] and trials[5].intermediate_values == {10: 1.0}
+
+
+def test_a_proposal_on_a_database_reads_the_trials_that_are_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(StudyStorage(tmp_path, f"sqlite:///{tmp_path}/trials.db")) as storage:
+        store, pruner = TrialStore(tmp_path, spec(n_trials=12, space=RATES), storage), NoPruner()
+        proposer = Proposer(store, RandomPoints(seed=0), pruner, 90)
+        scheduler = Scheduler(store, proposer, pruner, compose, None)
+        sizes: list[int] = []
+        get_trials = RDBStorage._get_trials
+
+        def counted(*args: Any, **options: Any) -> Any:
+            trials = get_trials(*args, **options)
+            sizes.append(len(trials))
+            return trials
+
+        monkeypatch.setattr(RDBStorage, "_get_trials", counted)
+        for _ in range(12):
+            finish(scheduler, next_job(scheduler), 1.0)
+
+    assert len(sizes) > 12 and max(sizes) <= 2
