@@ -9,11 +9,12 @@ from ptl_prefix import PrefixTuning
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.methods.start_inputs import StartInputs
 
+OPEN: dict[str, Any] = {"init": None, "reparam": None, "default_lr": None}
 WITH_ROWS = StartInputs(gives_rows=True)
 
 
 def chosen(backbone: Backbone, inputs: StartInputs = WITH_ROWS, **settings: Any) -> dict[str, Any]:
-    method = PrefixTuning(**settings)
+    method = PrefixTuning(**{**OPEN, **settings})
     assert method.has_open_settings
     method.provide_start_inputs(inputs)
     found = method.choose_settings(backbone)
@@ -59,7 +60,7 @@ def test_a_whole_start_leaves_nothing_open(backbone: Backbone) -> None:
 
 
 def test_attaching_chooses_what_is_open(backbone: Backbone) -> None:
-    method = PrefixTuning(prefix_length=4)
+    method = PrefixTuning(prefix_length=4, **OPEN)
     method.provide_start_inputs(toy_start_inputs())
 
     method.attach(backbone)
