@@ -77,13 +77,13 @@ class Combination(Method):
         return next(filter(None, (part.direct_weight_access(backbone) for part in self._parts().values())), None)
 
     @property
-    def needs_size(self) -> bool:
-        """Whether a part needs a size."""
-        return any(part.needs_size for part in self._parts().values())
+    def has_open_settings(self) -> bool:
+        """Whether a part has open settings."""
+        return any(part.has_open_settings for part in self._parts().values())
 
-    def choose_size(self, backbone: Backbone) -> dict[str, Any]:
-        """Choose the size of every part that needs one."""
-        chosen = {name: part.choose_size(backbone) for name, part in self._parts().items()}
+    def choose_settings(self, backbone: Backbone) -> dict[str, Any]:
+        """Choose the open settings of every part."""
+        chosen = {name: part.choose_settings(backbone) for name, part in self._parts().items()}
         return {"parts": chosen} if any(chosen.values()) else {}
 
     def incompatibilities(self, backbone: Backbone) -> list[str]:

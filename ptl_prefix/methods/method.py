@@ -125,23 +125,25 @@ class Method(nn.Module, ABC):
         return 1
 
     @property
-    def needs_size(self) -> bool:
-        """Whether `match_parameters` is given, and the size is not chosen yet."""
+    def has_open_settings(self) -> bool:
+        """Whether a setting follows from the backbone, and is not chosen yet: a size, with `match_parameters`."""
         return self.match_parameters is not None and not self._size_is_chosen
 
-    def choose_size(self, backbone: Backbone) -> dict[str, Any]:
-        """Choose the size with which the number of stored parameters comes closest to `match_parameters`.
+    def choose_settings(self, backbone: Backbone) -> dict[str, Any]:
+        """Choose the settings that follow from the backbone.
+
+        That is the size whose number of stored parameters comes closest to `match_parameters`.
 
         Args:
             backbone: The backbone; its shape alone is read.
 
         Returns:
-            The chosen setting; empty without `match_parameters`.
+            The chosen settings; empty if none was open.
 
         Raises:
             ValueError: When the method has no size to choose.
         """
-        if self.match_parameters is None or self._size_is_chosen:  # `needs_size`, written out for the type checker
+        if self.match_parameters is None or self._size_is_chosen:
             return {}
         if self.size_setting is None:
             raise ValueError(
@@ -185,7 +187,7 @@ class Method(nn.Module, ABC):
             raise BackboneError(
                 f"A method is attached to one backbone at a time, but '{self.name}' already is; detach it first."
             )
-        self.choose_size(backbone)
+        self.choose_settings(backbone)
         if problems := self.incompatibilities(backbone):
             raise ValueError(" ".join(problems))
         self._attach(backbone)

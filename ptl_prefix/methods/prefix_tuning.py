@@ -21,6 +21,7 @@ from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs
 from ptl_prefix.backbones.prefix_states import LayerStates, PrefixStates, layers_of_table
 from ptl_prefix.methods import prefix_checks
+from ptl_prefix.methods.default_start import GivenStart, Reparam, Start
 from ptl_prefix.methods.distractors import Distractors, DistractorSettings, distractor_problems
 from ptl_prefix.methods.method import Method, Resource
 from ptl_prefix.methods.new_tables import new_tables
@@ -38,12 +39,13 @@ class PrefixTuning(Method):
 
     Args:
         name: Name of the method in run folders and records.
-        default_lr: Learning rate of a run that sets none.
+        default_lr: Learning rate of a run that sets none; `None` is 0.03 for a plain table and 0.001 for the others.
         match_parameters: Number of stored parameters to come closest to, by choosing the length; `None` uses
             `prefix_length`.
         prefix_length: Number of extra positions (virtual tokens) per attention layer.
         reparam: How keys and values are computed during training: `none`, `mlp`, `linear`, or `embedding` (the paper's
-            embedding-only ablation, for decoder-only backbones); see `prefix_table.py`.
+            embedding-only ablation, for decoder-only backbones); see `prefix_table.py`. `None` is `mlp` where keys and
+            values are drawn at random, else `none`.
         reparam_hidden_size: Width of the MLP's hidden layer.
         reparam_embedding_size: Width of the MLP's input, or of P' in `linear`; `None` is the backbone's width.
         init: Initial keys and values. `random`: normal, with the standard deviations of the backbone's own in each
@@ -51,7 +53,8 @@ class PrefixTuning(Method):
             backbone. `text`: those of words. `training_inputs`: of the first training prompts. `demonstrations`: of
             the first training prompts with their targets. `sampled_chunks`: of random chunks of training rows, or of
             the document if the task has one. `attention_matching`: demonstrations, or the document, compressed.
-            `bundle`: those of an exported prefix.
+            `bundle`: those of an exported prefix. `None` is `attention_matching` in decoder-only backbones, if the task
+            gives training rows, and `random` elsewhere.
         init_text: Words for `init=text`, repeated if they have fewer tokens than the prefix has positions; `None` is
             the task's document, or its instruction if it has no document.
         init_num_chunks: Number of chunks for `init=sampled_chunks`; `None` is 4, or the prefix's length if it is less.
@@ -81,13 +84,13 @@ class PrefixTuning(Method):
         self,
         *,
         name: str,
-        default_lr: Annotated[float, Gt(0)],
+        default_lr: Annotated[float, Gt(0)] | None,
         match_parameters: Length | None,
         prefix_length: Length,
-        reparam: Literal["none", "mlp", "linear", "embedding"],
+        reparam: Reparam | None,
         reparam_hidden_size: Length,
         reparam_embedding_size: Length | None,
-        init: Init,
+        init: Init | None,
         init_text: str | None,
         init_num_chunks: Length | None,
         init_num_tokens: Length | None,
@@ -102,13 +105,14 @@ class PrefixTuning(Method):
         sites: Sequence[str] | None,
         position_law: Literal["shifted", "unshifted", "infix"] | None,
     ) -> None:
-        super().__init__(name=name, default_lr=default_lr, match_parameters=match_parameters)
+        self._given_start = GivenStart(init, reparam, default_lr)
+        self._start_is_chosen = self._given_start.is_whole
+        start = self._given_start.complete(can_match_attention=False)
+        super().__init__(name=name, default_lr=start.default_lr, match_parameters=match_parameters)
+        self._use(start)
         self.prefix_length = prefix_length
-        self.reparam = reparam
-        self.trains_keys_and_values = reparam == "none"
         self.reparam_hidden_size = reparam_hidden_size
         self.reparam_embedding_size = reparam_embedding_size
-        self.init = init
         self.init_text = init_text
         self.init_num_chunks = init_num_chunks
         self.init_num_tokens = init_num_tokens
@@ -128,6 +132,32 @@ class PrefixTuning(Method):
         self._start_inputs = StartInputs()
         self._skips_start = False
         self._visible = True
+
+    @property
+    def trains_keys_and_values(self) -> bool:  # type: ignore[override]
+        """Whether keys and values are trained as they are."""
+        return self.reparam == "none"
+
+    @property
+    def has_open_settings(self) -> bool:
+        """Whether the start is open, or the length."""
+        return not self._start_is_chosen or super().has_open_settings
+
+    def choose_settings(self, backbone: Backbone) -> dict[str, Any]:
+        """Choose what is open of the start, and the length."""
+        return self._choose_start(backbone) | super().choose_settings(backbone)
+
+    def _choose_start(self, backbone: Backbone) -> dict[str, Any]:
+        if self._start_is_chosen:
+            return {}
+        can_match = self._start_inputs.gives_rows and not backbone.is_encoder_decoder
+        start = self._given_start.complete(can_match_attention=can_match)
+        self._use(start)
+        self._start_is_chosen = True
+        return dict(self._given_start.chosen(start))
+
+    def _use(self, start: Start) -> None:
+        self.init, self.reparam, self.default_lr = start.init, start.reparam, start.default_lr
 
     def provide_start_inputs(self, inputs: StartInputs) -> None:
         """Keep the task's instruction and training rows for the initialisations that use them."""

@@ -44,12 +44,14 @@ class StartInputs:
         instruction: Sentence that says what the task is; `None` if the task has none.
         read_document: Callable that returns the document that the task is about, or `None` if it is about none.
         training_rows: Encoded training rows; `None` before they are encoded.
+        gives_rows: Whether there are training rows, at the latest when the method is attached.
     """
 
     read_labels: Callable[[], Sequence[str] | None] = lambda: None
     instruction: str | None = None
     read_document: Callable[[], str | None] = lambda: None
     training_rows: TrainingRows | None = None
+    gives_rows: bool = False
 
     def words(self, init_text: str | None) -> str:
         """The words for `init=text`: the configured ones, else the task's document, else its instruction; or none."""

@@ -66,7 +66,7 @@ def plan_problems(
         method.provide_start_inputs(start_inputs(task))
     try:
         shape = backbone.load_shape()
-        method.choose_size(shape)
+        method.choose_settings(shape)
         problems += [] if trainer is None else sharding_problems(trainer, method, shape)
         problems += [] if task is None else teacher_problems(task, shape)
         of_method = method.incompatibilities(shape)
@@ -90,6 +90,7 @@ def start_inputs(task: Task, training_rows: TrainingRows | None = None) -> Start
         instruction=task.instruction,
         read_document=lambda: task.document,
         training_rows=training_rows,
+        gives_rows=True,
     )
 
 

@@ -46,8 +46,7 @@ def test_the_size_is_chosen_whose_bundle_comes_closest(name: str, backbone: Back
         method.detach()
         assert getattr(method, SIZED[name]) == expected, budget
         assert number == stored(name, expected, backbone)
-        (note,) = method.notes
-        assert note.startswith(f"has {SIZED[name]} {expected}: its {number:,} stored parameters")
+        assert method.notes[0].startswith(f"has {SIZED[name]} {expected}: its {number:,} stored parameters")
 
 
 def test_a_frozen_sink_leaves_at_least_one_position_to_train(backbone: Backbone) -> None:
@@ -88,10 +87,10 @@ def test_each_part_of_a_combination_has_a_budget_of_its_own(backbone: Backbone) 
     budget = stored("lora", 3, backbone)
     method = new_method("prefix_lora", parts={"second": {"match_parameters": budget}})
     assert isinstance(method, Combination)
-    assert method.needs_size
+    assert method.has_open_settings
 
-    chosen = method.choose_size(backbone)
+    chosen = method.choose_settings(backbone)
 
     assert chosen["parts"]["second"] == {"rank": 3}
-    assert not method.needs_size
+    assert not method.has_open_settings
     assert not chosen["parts"]["first"]

@@ -16,7 +16,6 @@ from ptl_prefix.backbones.observation import observed_text
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.methods.prefix_table import MlpTable
 from ptl_prefix.methods.start_texts import demonstration_ids, training_input_ids, word_ids
-from ptl_prefix.settings import defaults_of
 
 REPARAMS = ("none", "mlp", "linear")
 WORDS = "the cat sat on the mat"
@@ -25,7 +24,9 @@ WORDS = "the cat sat on the mat"
 def attached(backbone: Backbone, **settings: Any) -> PrefixTuning:
     """A prefix of four positions with an MLP wide enough to reach any start."""
     torch.manual_seed(0)
-    method = PrefixTuning(**{"prefix_length": 4, "reparam_hidden_size": 16, **settings})
+    method = PrefixTuning(
+        **{"prefix_length": 4, "init": "random", "reparam": "mlp", "reparam_hidden_size": 16, **settings}
+    )
     method.provide_start_inputs(toy_start_inputs())
     return method.attach(backbone)
 
@@ -303,7 +304,6 @@ def test_keys_that_are_not_trained_keep_their_start(backbone: Backbone, reparam:
 
 def test_a_random_start_leaves_no_note(backbone: Backbone) -> None:
     assert attached(backbone).notes == []
-    assert defaults_of("method/prefix_tuning")["init"] == "random"
 
 
 def test_a_start_from_words_leaves_the_hidden_layer_as_drawn(backbone: Backbone) -> None:

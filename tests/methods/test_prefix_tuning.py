@@ -156,7 +156,7 @@ def test_a_prefix_that_takes_no_position_may_be_longer_than_the_text(backbone: B
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"prefix_length": 0}, "`method.prefix_length` must be >= 1, but is 0."),
     ({"prefix_length": "5"}, "`method.prefix_length` must be int, but is '5'."),
-    ({"reparam": "lstm"}, "`method.reparam` must be 'none', 'mlp', 'linear' or 'embedding', but is 'lstm'."),
+    ({"reparam": "lstm"}, "`method.reparam` must be 'none', 'mlp', 'linear', 'embedding' or null, but is 'lstm'."),
     ({"prefix_dropout": 1.0}, "`method.prefix_dropout` must be < 1.0, but is 1.0."),
     ({"layers": "0"}, "`method.layers` must be a list of int or null, but is '0'."),
     ({"prefix_lenght": 5}, "`method.prefix_lenght` is not a setting of PrefixTuning; did you mean prefix_length?"),

@@ -56,7 +56,7 @@ def test_a_million_parameters_are_as_many_positions_as_the_page_says(llama_13b: 
     assert row == 2 * 40 * 5120
     assert f"2 × 40 layers × 5,120 = {row:,} parameters" in PAGE.read_text(encoding="utf-8")
     assert f"{10**6 / row:.1f} positions long" in PAGE.read_text(encoding="utf-8")
-    assert PrefixTuning(match_parameters=10**6).choose_size(llama_13b) == {"prefix_length": 2}
+    assert PrefixTuning(match_parameters=10**6).choose_settings(llama_13b)["prefix_length"] == 2
 
 
 OUTLINE = ["backbone=llama_13b", "method=prefix_tuning"]

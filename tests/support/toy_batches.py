@@ -44,7 +44,7 @@ class ToyRows:
 
 def toy_start_inputs() -> StartInputs:
     """What a task without labels would give a method."""
-    return StartInputs(instruction="the cat sat on the mat", training_rows=ToyRows())
+    return StartInputs(instruction="the cat sat on the mat", training_rows=ToyRows(), gives_rows=True)
 
 
 def random_ids(length: int, seed: int) -> list[int]:

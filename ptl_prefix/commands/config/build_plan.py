@@ -13,6 +13,7 @@ from ptl_prefix.commands.config.absolute_paths import with_absolute_paths
 from ptl_prefix.commands.config.instantiate import build, target_values
 from ptl_prefix.tracking.tracking import Tracking
 from ptl_prefix.training.plan import Plan
+from ptl_prefix.training.plan_problems import start_inputs
 from ptl_prefix.training.settings import TrainingSettings
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
@@ -41,13 +42,15 @@ def build_plan(config: Mapping[str, Any]) -> Plan:
     config = with_absolute_paths(config)
     method = build(config["method"])
     backbone = backbone_node(config) | ({} if config["backbone"]["base_mode"] else {"base_mode": method.base_mode})
-    chosen = method.choose_size(build(backbone).load_shape()) if method.needs_size else {}
+    task = build(config["task"])
+    method.provide_start_inputs(start_inputs(task))
+    chosen = method.choose_settings(build(backbone).load_shape()) if method.has_open_settings else {}
     config = {**config, "backbone": backbone, "method": _replaced(config["method"], chosen)}
     return Plan(
         seed=config["seed"],
         run_id=config["run_id"],
         backbone=build(backbone),
-        task=build(config["task"]),
+        task=task,
         method=method,
         data=build(config["data"]),
         optimization=build(config["optimizer"]),

@@ -72,11 +72,11 @@ def _study_rows(study: StudyEstimate, attempts: int) -> dict[str, str]:
 def _training_rows(config: Mapping[str, Any], study: StudyEstimate, text: str, backbone: Any) -> dict[str, str]:
     """Parameters, steps and rows of the training; steps of `max_epochs` are counted on planned conversations."""
     trainer, method = target_values(config["trainer"]), build(method_node(config))
-    method.provide_start_inputs(StartInputs(read_document=lambda: text))
-    if method.needs_size:
-        chosen = method.choose_size(backbone)
+    method.provide_start_inputs(StartInputs(read_document=lambda: text, gives_rows=True))
+    if method.has_open_settings:
+        chosen = method.choose_settings(backbone)
         method = build({**method_node(config), **chosen})
-        method.provide_start_inputs(StartInputs(read_document=lambda: text))
+        method.provide_start_inputs(StartInputs(read_document=lambda: text, gives_rows=True))
     method.attach(backbone)
     try:
         trained, stored = method.num_trainable, method.num_stored

@@ -31,7 +31,7 @@ def distill_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> lis
     found, method = _update_problems(config, built.get("method"))
     problems += found
     if method is not None:
-        method.provide_start_inputs(StartInputs(read_document=lambda: text))
+        method.provide_start_inputs(StartInputs(read_document=lambda: text, gives_rows=True))
     backbone = _placed(config, built)
     problems += plan_problems(
         trainer=target_values(config["trainer"]) if "trainer" in built else None,
