@@ -29,7 +29,7 @@ def test_verbs_come_first() -> None:
     assert candidates(["t"]) == ["tasks", "train"]
     assert set(candidates([""])) == set(
         "advise backbones compare completion distill evaluate examine experiments export generate import".split()
-        + "inspect join methods metrics push route runs score serve sweep sweeps tasks train wandb".split()
+        + "inspect join methods metrics mirror push route runs score serve sweep sweeps tasks train wandb".split()
     )
 
 

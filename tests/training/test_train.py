@@ -233,6 +233,7 @@ def test_the_record_is_complete(tiny_runs: TinyRuns, folder: RunFolder) -> None:
         "fingerprints",
         "accepted_changes",
         "selection",
+        "ranking",
         "learning_rate",
     ]
     assert (written["status"], written["run_id"], written["seed"]) == ("finished", "tiny", 5)

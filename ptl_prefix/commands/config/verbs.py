@@ -271,7 +271,7 @@ VERBS = {
         ),
         Verb(
             name="mirror",
-            summary="Upload run folders to an object store, or fetch or clean one there.",
+            summary="Mirror run folders in an object store, or fetch them.",
             settings=MirrorSettings,
             arguments="RUN...",
             examples=(

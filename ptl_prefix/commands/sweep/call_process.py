@@ -1,8 +1,8 @@
 """A fork of the trial server that answers calls: it checks configs for the command that started the server.
 
-In: lines of JSON from a socket, each with the name of a function of `checks.py` and its arguments. Out: a line with the
-result of each; or one without a result if the function raised an error, which the caller then meets itself. The fork
-ends when the other end of the socket is closed.
+In: lines of JSON from a socket, each with the name of a function of `server_checks.py` and its arguments. Out: a line
+with the result of each; or one without a result if the function raised an error, which the caller then meets itself.
+The fork ends when the other end of the socket is closed.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import socket
 import traceback
 from typing import Any, NoReturn
 
-_FUNCTIONS = "ptl_prefix.commands.sweep.checks"
+_FUNCTIONS = "ptl_prefix.commands.sweep.server_checks"
 
 
 def fork_for_calls(connection: int, requests: int) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.verb import Verb
-from ptl_prefix.commands.sweep import checks
+from ptl_prefix.commands.sweep import server_checks
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.parse_study import parse_study
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
@@ -384,7 +384,7 @@ class PlayedServer(TrialServer):
         if self._is_lost:
             raise NoAnswerError
         function, arguments = self.calls[number]
-        return getattr(checks, function)(**arguments)
+        return getattr(server_checks, function)(**arguments)
 
 
 class _Answer(Future[Any]):
@@ -403,7 +403,7 @@ MISTAKEN = ("task.count=choice(1,0,3)", "task.name=choice(letters,forbidden)", "
 def test_a_server_finds_the_mistakes_that_are_found_here(
     verb: Verb, monkeypatch: pytest.MonkeyPatch, *, is_lost: bool
 ) -> None:
-    monkeypatch.setattr(checks, "VERBS", {verb.name: verb})
+    monkeypatch.setattr(server_checks, "VERBS", {verb.name: verb})
     here = mistakes(verb, *MISTAKEN)
     server = PlayedServer(is_lost=is_lost)
 
@@ -418,7 +418,7 @@ def test_a_server_finds_the_mistakes_that_are_found_here(
 def test_all_configs_are_composed_before_the_first_answer_is_waited_for(
     verb: Verb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "VERBS", {verb.name: verb})
+    monkeypatch.setattr(server_checks, "VERBS", {verb.name: verb})
     server = PlayedServer()
     called_before_answers: list[int] = []
     answer = server.answer
