@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,30 +97,19 @@ def test_editing_a_config_during_a_sweep_does_not_change_its_trials(
     mine = own / "optimizer/mine.yaml"
     mine.write_text(source.read_text())
     words = [*small(command_line), "optimizer=mine", *SEARCH, "hydra/sweeper/sampler=grid"]
-    # The imports of the command itself are listed in its standard error, those of the trial server in a log.
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-X",
-            "importtime",
-            "-m",
-            "ptl_prefix",
-            "train",
-            "-m",
-            "--config-dir",
-            str(own),
-            *words,
-            "method.prefix_length=1,2",
-        ],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not (tmp_path / STUDY / "0/config.yaml").exists():
-        pass
-    mine.write_text("this is no config any more: [")
-
-    _, error = process.communicate(timeout=300)
+    # The imports of the command itself are listed in its standard error, those of the trial server in a log. There are
+    # more of them than a pipe holds.
+    listed = tmp_path / "imports.txt"
+    command = [sys.executable, "-X", "importtime", "-m", "ptl_prefix", "train", "-m", "--config-dir", str(own), *words]
+    with (
+        listed.open("w", encoding="utf-8") as file,
+        subprocess.Popen([*command, "method.prefix_length=1,2"], cwd=tmp_path, stderr=file) as process,
+    ):
+        while process.poll() is None and not (tmp_path / STUDY / "0/config.yaml").exists():
+            time.sleep(0.01)
+        mine.write_text("this is no config any more: [")
+        process.wait(timeout=300)
+    error = listed.read_text(encoding="utf-8")
 
     assert process.returncode == 0, error
     configs = [yaml.safe_load((tmp_path / STUDY / str(number) / "config.yaml").read_text()) for number in (0, 1)]
