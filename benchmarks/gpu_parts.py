@@ -146,19 +146,24 @@ def _attention_lines(inputs: attention.AttentionInputs, scale: Scale, device: st
     return lines
 
 
-def measure_steps(shape: str, scale: Scale, device: str) -> Lines:
-    """Training steps, ours and PEFT's."""
-    setting = Setting(
+def _setting(shape: str, scale: Scale, device: str, *, batch_size: int, hidden_size: int, rank: int) -> Setting:
+    """The setting of a training step: half of a row's tokens are its source."""
+    return Setting(
         shape=shape,
         device=device,
         dtype=scale.dtype,
-        batch_size=scale.step_batch,
+        batch_size=batch_size,
         source_tokens=scale.step_tokens // 2,
         target_tokens=scale.step_tokens // 2,
         prefix_length=scale.prefix_length,
-        hidden_size=512,
-        rank=4,
+        hidden_size=hidden_size,
+        rank=rank,
     )
+
+
+def measure_steps(shape: str, scale: Scale, device: str) -> Lines:
+    """Training steps, ours and PEFT's."""
+    setting = _setting(shape, scale, device, batch_size=scale.step_batch, hidden_size=512, rank=4)
     peaks: dict[str, int | None] = {}
     for name in STEP_CONTENDERS:  # each alone in memory, beside the weights that all share
         training = CONTENDERS[name].build(setting)
@@ -183,17 +188,7 @@ def measure_steps(shape: str, scale: Scale, device: str) -> Lines:
 
 def measure_packed(shape: str, scale: Scale, device: str) -> Lines:
     """A step of K trials in one pass, beside K passes."""
-    setting = Setting(
-        shape=shape,
-        device=device,
-        dtype=scale.dtype,
-        batch_size=scale.pack_batch,
-        source_tokens=scale.step_tokens // 2,
-        target_tokens=scale.step_tokens // 2,
-        prefix_length=scale.prefix_length,
-        hidden_size=0,
-        rank=0,
-    )
+    setting = _setting(shape, scale, device, batch_size=scale.pack_batch, hidden_size=0, rank=0)
     lines: Lines = []
     for num_trials in scale.packs:
         trials = PackedTrials(setting, num_trials)

@@ -123,7 +123,7 @@ def passage_beginning(chunk: str, draw: int) -> str:
 
 
 def completion_of(chunk: str, draw: int) -> tuple[str, str]:
-    """A request to complete a sentence of a chunk, and what the chunk goes on with, up to the end of the sentence.
+    """A request to complete a sentence of a chunk, and the rest of that sentence.
 
     The answer is the document's own: nothing in it is invented, whatever the model.
 

@@ -1,7 +1,7 @@
 """Runs of an object store as local folders.
 
 In: the address of a mirrored run, and which of its files are needed. Out: a folder on this machine with these files, as
-one manifest names them: in the user's cache for whoever reads, or in a run folder for whoever goes on with the run.
+one manifest names them: in the user's cache for whoever reads, or in a run folder for a process that resumes the run.
 """
 
 import os
@@ -89,7 +89,7 @@ def cache_folder_of(store: ObjectStore, address: RemoteAddress, manifest: RunMan
 
 
 def fetch_to_continue(address: RemoteAddress, folder: RunFolder, *, replaces: bool) -> None:
-    """Bring a run folder to the state of its mirror, for a process that goes on with the run.
+    """Bring a run folder to the state of its mirror, for a process that resumes the run.
 
     Nothing is fetched if the folder has everything already. The config, which marks a folder as a run's, comes last, so
     that a killed fetch into a new folder is repeated.

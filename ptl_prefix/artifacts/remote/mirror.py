@@ -68,7 +68,7 @@ class Mirror:
         """Require that the mirror has nothing that the folder has not.
 
         Raises:
-            ReplacedMirrorError: Another process has gone on with the folder, or the address is that of another one.
+            ReplacedMirrorError: Another process has resumed the run, or the address is that of another run.
             ObjectStoreError: The store cannot be read.
         """
         if (found := read_manifest_at(self.store, self.address)) is not None:
@@ -189,7 +189,7 @@ class Mirror:
         )
 
     def _remove(self, unneeded: set[str]) -> None:
-        """Remove objects that neither this manifest nor the one before it names; what stays can be cleaned later."""
+        """Remove objects that neither this manifest nor the previous one names; what is left is for `mirror clean=true`."""
         for sha256 in sorted(unneeded):
             self._present.discard(sha256)
             try:

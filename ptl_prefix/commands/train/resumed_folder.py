@@ -30,7 +30,7 @@ def folder_to_resume(path: str) -> RunFolder:
 
 
 def bring_up_to_date(folder: RunFolder, console: Console) -> None:
-    """Bring the folder of a trial to the state of its mirror, where another machine may have gone on with it."""
+    """Bring the folder of a trial to the state of its mirror, where another machine may have resumed it."""
     config = read_run_config(folder)
     address = run_address(config)
     if address is None:
