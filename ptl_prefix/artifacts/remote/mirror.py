@@ -189,7 +189,7 @@ class Mirror:
         )
 
     def _remove(self, unneeded: set[str]) -> None:
-        """Remove objects that neither this manifest nor the previous one names; `mirror clean=true` finds the others."""
+        """Remove objects that neither this manifest nor the previous one names; those left are cleaned later."""
         for sha256 in sorted(unneeded):
             self._present.discard(sha256)
             try:
