@@ -280,8 +280,10 @@ def _sentence(annotation: Any, error: ValidationError, value: Any) -> str:
             part = f" (at {list(detail['loc'])})" if detail["loc"] and isinstance(detail["loc"][-1], int) else ""
             return f"must be {_SIGNS[bound]} {detail['ctx'][bound]}, but is {value!r}{part}."
     if len(details) == 1 and details[0]["type"] == "literal_error":
-        or_null = " or null" if type(None) in get_args(annotation) else ""
-        return f"must be {details[0]['ctx']['expected']}{or_null}, but is {value!r}."
+        expected = details[0]["ctx"]["expected"]
+        if type(None) in get_args(annotation):
+            expected = f"{expected.replace(' or ', ', ')} or null"
+        return f"must be {expected}, but is {value!r}."
     if details[0]["type"] == "finite_number":
         return f"must be a finite number, but is {value!r}."
     return f"must be {_format_type(annotation)}, but is {value!r}."

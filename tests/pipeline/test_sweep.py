@@ -234,7 +234,7 @@ def test_all_mistakes_in_a_search_are_reported_at_once(invoke: Invoke) -> None:
 
     assert result.exit_code == 2
     assert "`hydra.sweeper.n_trials` must be >= 1, but is 0." in result.stderr
-    assert "`hydra.sweeper.direction` must be 'minimize' or 'maximize' or null, but is 'up'." in result.stderr
+    assert "`hydra.sweeper.direction` must be 'minimize', 'maximize' or null, but is 'up'." in result.stderr
 
 
 @pytest.mark.slow
