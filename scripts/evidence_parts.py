@@ -114,9 +114,10 @@ _SMALL = (
     "trainer.max_steps=200",
     "trainer.val_check_interval=100",
     "trainer.limit_val_batches=4",
+    "data.batch_size=8",
     "evaluation.num_examples=32",
 )
-"""The embedded backbone: 5.4M parameters."""
+"""The embedded backbone: 5.4M parameters, and batches of the size that the larger one has."""
 
 _SMOLLM2 = (
     *_EVERY,
