@@ -1,8 +1,8 @@
 """Contracts hold for every family; all variants of a method meet four families, of every kind, the others one.
 
 What a method promises of itself alone is tested on one family of each kind. Of the methods, only prefix-tuning meets
-all families in the fast tests, in its two plain ways; the others meet one of either kind there, or GPT-2 alone if they
-are kin of another one, and the rest in the slow ones.
+the families in the fast tests, in its two plain ways, but for those that are kin of another family; the other methods
+meet one of either kind there, or GPT-2 alone if they are kin of another method, and the rest in the slow ones.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ _OUTSIDE_THE_SOFTMAX = ("gated_prefix", "prefix_plus")
 """Methods whose one way stands for both in the fast tests, on GPT-2; their equations are tested in `parity`."""
 _FAST_TUNER = "vera"
 """The tuner of `peft` that the fast tests run; the others differ from it in PEFT's code alone."""
+_KIN_FAMILIES = ("gemma", "mbart", "mistral", "mt5", "qwen2")
+"""Families whose attention is that of `gemma2`, `bart`, `llama`, `t5` and `qwen3`, as far as a prefix sees it."""
 _PLAIN_PREFIX = {"prefix_length", "reparam", "reparam_hidden_size"}
 _CAUSAL_SETTINGS = ({"position_law": "infix"}, {"reparam": "embedding"}, {"init": "attention_matching"})
 
@@ -63,7 +65,7 @@ def _is_slow(test: str, callspec: Any) -> bool:
     if (name == "prefix_lora" or test in _TESTED_ELSEWHERE) and family != "gpt2":
         return True
     if name == "prefix_tuning":
-        return family not in ("gpt2", "bart") and not variant.keys() <= _PLAIN_PREFIX
+        return family in _KIN_FAMILIES or (family not in ("gpt2", "bart") and not variant.keys() <= _PLAIN_PREFIX)
     if name in _OUTSIDE_THE_SOFTMAX:
         return family != "gpt2" or "layers" in variant
     if name == "peft" and variant["peft_type"] != _FAST_TUNER:
