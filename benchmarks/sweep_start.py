@@ -13,24 +13,18 @@ be less; and the CPU seconds, of user and system, that the command's own process
 """
 
 import argparse
-import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.fingerprint import environment
-from ptl_prefix.backbones.source import EMBEDDED
+from benchmarks.local_backbone import TrainCommand, random_gpt2, short_training
+from benchmarks.report import write_report
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
@@ -38,64 +32,24 @@ _STEPS = 20
 _POLL_S = 0.005
 
 
-@contextmanager
-def small_backbone() -> Iterator[Path]:
-    """A random GPT-2 with two narrow layers and the embedded tokenizer, in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="ptl-prefix-bench-") as scratch:
-        folder = Path(scratch) / "small"
-        folder.mkdir()
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (folder / name).write_bytes((EMBEDDED / "tiny_gpt2" / name).read_bytes())
-        vocabulary = len(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
-        torch.manual_seed(0)
-        config = GPT2Config(
-            vocab_size=vocabulary + 64, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0
-        )
-        GPT2LMHeadModel(config).save_pretrained(folder)
-        yield Path(scratch)
-
-
-def common_settings(backbone: Path) -> list[str]:
-    """The overrides of all trainings on both sides."""
-    return [
-        "backbone=local",
-        f"backbone.path={backbone / 'small'}",
-        "backbone.name=small",
-        "backbone.dtype=float32",
-        "backbone.device=cpu",
-        "task.num_train=64",
-        "task.num_validation=8",
-        "task.num_test=4",
-        "data.batch_size=4",
-        "method.reparam_hidden_size=16",
-        "generation.max_new_tokens=4",
-        "evaluation.num_examples=2",
-        f"trainer.max_steps={_STEPS}",
-        f"trainer.val_check_interval={_STEPS}",
-    ]
-
-
 def time_study(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> float:
     """Seconds of a study with this many trials."""
     words = ["-m", *settings, f"seed=range(0,{trials})", f"hydra.sweeper.n_jobs={workers}", "hydra.sweep.dir=study"]
     start = time.monotonic()
-    command = [sys.executable, "-m", "ptl_prefix", "train", *words]
-    _wait(subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    TrainCommand(words, cwd).wait()
     return time.monotonic() - start
 
 
 def time_separate_commands(settings: Sequence[str], trials: int, workers: int, cwd: Path) -> float:
     """Seconds of this many commands, `workers` at once."""
     start = time.monotonic()
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[TrainCommand] = []
     for seed in range(trials):
         if len(running) == workers:
-            _wait(running.pop(0))
-        words = [*settings, f"seed={seed}", f"hydra.run.dir=fresh/{seed}"]
-        command = [sys.executable, "-m", "ptl_prefix", "train", *words]
-        running.append(subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
-    for process in running:
-        _wait(process)
+            running.pop(0).wait()
+        running.append(TrainCommand([*settings, f"seed={seed}", f"hydra.run.dir=fresh/{seed}"], cwd))
+    for command in running:
+        command.wait()
     return time.monotonic() - start
 
 
@@ -110,24 +64,15 @@ def measure_first_trial(settings: Sequence[str], cwd: Path) -> dict[str, float]:
     server = [sys.executable, "-m", SERVER_MODULE, "--warm"]
     subprocess.run(server, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
     server_s, began = time.monotonic() - began, time.monotonic()
-    command = [sys.executable, "-m", "ptl_prefix", "train", *words]
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not started.exists() and process.poll() is None:
+    command = TrainCommand(words, cwd)
+    while not started.exists() and command.is_running:
         time.sleep(_POLL_S)
     first_trial_s = time.monotonic() - began
-    cpu = psutil.Process(process.pid).cpu_times() if process.poll() is None else None
-    _wait(process)
+    cpu = psutil.Process(command.process.pid).cpu_times() if command.is_running else None
+    command.wait()
     if cpu is None:
         raise RuntimeError("The study must still run when its first trial starts, but had ended.")
     return {"first_trial_s": first_trial_s, "server_s": server_s, "command_cpu_s": cpu.user + cpu.system}
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> None:
-    _, error = process.communicate()
-    if process.returncode:
-        raise RuntimeError(
-            f"Every training must exit with code 0, but one exited with {process.returncode}: {error.decode()}"
-        )
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, float]:
@@ -137,8 +82,9 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/sweep_start.json"))
     options = parser.parse_args(words)
-    with small_backbone() as folder:
-        settings = common_settings(folder)
+    with random_gpt2(width=32, layers=2, heads=4) as folder:
+        settings = short_training(folder, num_train=64, num_validation=8, batch_size=4, steps=_STEPS)
+        settings.append("method.reparam_hidden_size=16")
         first = measure_first_trial(settings, folder)
         seconds = {
             "a study": time_study(settings, options.trials, options.workers, folder),
@@ -160,8 +106,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
         highlight=False,
     )
     result = {**seconds, "ratio": ratio, **first}
-    about = {"trials": options.trials, "workers": options.workers, "steps": _STEPS, "environment": environment()}
-    write_atomically(options.out, json.dumps({**about, **result}, indent=1) + "\n")
+    about = {"trials": options.trials, "workers": options.workers, "steps": _STEPS}
+    write_report(options.out, {**about, **result})
     return result
 
 
