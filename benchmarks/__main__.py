@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.bytecode import with_bytecode
 from benchmarks.goals import Goal
 from benchmarks.page import RESULTS, Result, result_path, write_page
 from benchmarks.parts import PARTS, Part, Run, names
@@ -85,7 +86,7 @@ def run_part(part: Part, run: Run, *, limit_s: float) -> Result:
         began = time.monotonic()
         command = [sys.executable, "-m", f"benchmarks.{part.module}", *given, part.flag, str(path)]
         # A session of its own: the processes that a benchmark starts end with it.
-        process = subprocess.Popen(command, start_new_session=True)
+        process = subprocess.Popen(command, start_new_session=True, env=with_bytecode(QUICK.parent))
         try:
             code = process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:

@@ -6,7 +6,8 @@
 In: two contenders (`benchmarks/first_step.py`), each a new process that imports everything. Out: for each the median
 CPU seconds up to the end of its first optimizer step, their ratio, the libraries that only the command imports, and
 the CPU seconds of `ptl-prefix --help`. CPU time, of user and system, hardly depends on what else the machine does, as
-seconds on the clock do. Rounds take the contenders in turn, and a first round, which reads the disk, does not count.
+seconds on the clock do. Rounds take the contenders in turn, and a first round, which reads the disk and compiles all
+modules to bytecode, does not count.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.fingerprint import environment
+from benchmarks.bytecode import with_bytecode
+from benchmarks.report import write_report
 
 CONTENDERS = {"train": "ptl-prefix train", "script": "a script by hand"}
 _ROOT = Path(__file__).parents[1]
@@ -57,7 +58,8 @@ def _environment(cwd: Path) -> dict[str, str]:
     """One thread, so that idle threads which wait actively cost nothing, and a cache of this benchmark's own."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, **threads, "PYTHONPATH": path, "XDG_CACHE_HOME": str(cwd / "cache")}
+    own = {"PYTHONPATH": path, "XDG_CACHE_HOME": str(cwd / "cache")}
+    return {**with_bytecode(cwd), **threads, **own}
 
 
 def summarize(measured: Mapping[str, Sequence[Mapping[str, Any]]], help_s: Sequence[float]) -> dict[str, Any]:
@@ -99,8 +101,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     console = Console()
     console.print(table)
     console.print(f"imported by the command alone: {', '.join(result['only_train_imports'])}", highlight=False)
-    report = {"rounds": options.rounds, "environment": environment(), **result}
-    write_atomically(options.out, json.dumps(report, indent=1) + "\n")
+    write_report(options.out, {"rounds": options.rounds, **result})
     return result
 
 

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,14 +69,15 @@ class TrainCommand:
     Args:
         words: Overrides, and `-m` for a study.
         cwd: Working directory.
+        env: Environment; `None` is that of this process.
     """
 
-    def __init__(self, words: Sequence[str], cwd: Path) -> None:
+    def __init__(self, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
         # A file takes what a pipe that nobody reads would not.
         self._errors = cwd / f"errors-{next(_NUMBERS)}.log"
         command = [sys.executable, "-m", "ptl_prefix", "train", *words]
         with self._errors.open("wb") as file:
-            self.process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=file)
+            self.process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=file, env=env)
 
     @property
     def is_running(self) -> bool:

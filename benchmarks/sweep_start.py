@@ -23,6 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.bytecode import with_bytecode
 from benchmarks.local_backbone import TrainCommand, random_gpt2, short_training
 from benchmarks.report import write_report
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
@@ -36,7 +37,7 @@ def time_study(settings: Sequence[str], trials: int, workers: int, cwd: Path) ->
     """Seconds of a study with this many trials."""
     words = ["-m", *settings, f"seed=range(0,{trials})", f"hydra.sweeper.n_jobs={workers}", "hydra.sweep.dir=study"]
     start = time.monotonic()
-    TrainCommand(words, cwd).wait()
+    TrainCommand(words, cwd, with_bytecode(cwd)).wait()
     return time.monotonic() - start
 
 
@@ -47,24 +48,25 @@ def time_separate_commands(settings: Sequence[str], trials: int, workers: int, c
     for seed in range(trials):
         if len(running) == workers:
             running.pop(0).wait()
-        running.append(TrainCommand([*settings, f"seed={seed}", f"hydra.run.dir=fresh/{seed}"], cwd))
+        words = [*settings, f"seed={seed}", f"hydra.run.dir=fresh/{seed}"]
+        running.append(TrainCommand(words, cwd, with_bytecode(cwd)))
     for command in running:
         command.wait()
     return time.monotonic() - start
 
 
-def measure_first_trial(settings: Sequence[str], cwd: Path) -> dict[str, float]:
+def measure_first_trial(settings: Sequence[str], cwd: Path, study: str) -> dict[str, float]:
     """Seconds until the first trial of a study starts, those of the imports of a trial server alone, and CPU seconds.
 
     The study's own process counts alone in the CPU seconds: neither the trial server nor the trial.
     """
-    started = cwd / "first" / "0" / TRIAL_LOG
-    words = ["-m", *settings, "seed=0,1", "hydra.sweep.dir=first", "hydra.sweeper.reuse=false"]
+    started = cwd / study / "0" / TRIAL_LOG
+    words = ["-m", *settings, "seed=0,1", f"hydra.sweep.dir={study}", "hydra.sweeper.reuse=false"]
+    server, nothing = [sys.executable, "-m", SERVER_MODULE, "--warm"], subprocess.DEVNULL
     began = time.monotonic()
-    server = [sys.executable, "-m", SERVER_MODULE, "--warm"]
-    subprocess.run(server, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(server, cwd=cwd, env=with_bytecode(cwd), stdin=nothing, stdout=nothing, check=True)
     server_s, began = time.monotonic() - began, time.monotonic()
-    command = TrainCommand(words, cwd)
+    command = TrainCommand(words, cwd, with_bytecode(cwd))
     while not started.exists() and command.is_running:
         time.sleep(_POLL_S)
     first_trial_s = time.monotonic() - began
@@ -85,7 +87,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     with random_gpt2(width=32, layers=2, heads=4) as folder:
         settings = short_training(folder, num_train=64, num_validation=8, batch_size=4, steps=_STEPS)
         settings.append("method.reparam_hidden_size=16")
-        first = measure_first_trial(settings, folder)
+        # The first study compiles all modules to bytecode, and does not count.
+        _, first = (measure_first_trial(settings, folder, study) for study in ("warmup", "first"))
         seconds = {
             "a study": time_study(settings, options.trials, options.workers, folder),
             "a process each": time_separate_commands(settings, options.trials, options.workers, folder),
