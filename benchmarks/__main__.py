@@ -6,7 +6,7 @@
     python -m benchmarks --fresh        # all parts, though an earlier call has not ended
     python -m benchmarks --page-only    # only the page, from the stored results
 
-In: `parts.py`. Out: a result for each part that ended well, and the page of all stored results.
+In: `parts.toml`. Out: a result for each part that ended well, and the page of all stored results.
 
 Each result is stored as soon as its part has ended. A part that fails or takes more than twice its estimated time
 leaves its earlier result as it was, the others are run, and the exit code is 1. A part whose estimated time is more
@@ -84,7 +84,7 @@ def run_part(part: Part, run: Run, *, limit_s: float) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
         began = time.monotonic()
-        command = [sys.executable, "-m", f"benchmarks.{part.module}", *given, part.flag, str(path)]
+        command = [sys.executable, "-m", f"benchmarks.{part.module}", *given, "--json", str(path)]
         # A session of its own: the processes that a benchmark starts end with it.
         process = subprocess.Popen(command, start_new_session=True, env=with_bytecode(QUICK.parent))
         try:

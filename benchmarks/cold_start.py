@@ -21,13 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks import run_sections
 from benchmarks.bytecode import with_bytecode
-from benchmarks.report import write_report
+from benchmarks.report import finish
 
-CONTENDERS = {"train": "ptl-prefix train", "script": "a script by hand"}
+CONTENDERS = ("train", "script")
 _ROOT = Path(__file__).parents[1]
 
 
@@ -79,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1, help="number of rounds before the measured ones")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/cold_start.json"))
+    parser.add_argument("--out", "--json", dest="out", type=Path, default=Path("outputs/benchmarks/cold_start.json"))
     options = parser.parse_args(words)
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     help_s: list[float] = []
@@ -92,16 +90,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
                 for name, one in found.items():
                     measured[name].append(one)
     result = summarize(measured, help_s)
-    table = Table(title="CPU seconds of a new process up to its first step", title_justify="left")
-    for heading in ("", "CPU seconds", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, label in CONTENDERS.items():
-        table.add_row(label, f"{result['cpu_s'][name]:.2f}", f"{result['cpu_s'][name] / result['cpu_s']['script']:.3f}")
-    table.add_row("ptl-prefix --help", f"{result['help_cpu_s']:.2f}", "")
-    console = Console()
-    console.print(table)
-    console.print(f"imported by the command alone: {', '.join(result['only_train_imports'])}", highlight=False)
-    write_report(options.out, {"rounds": options.rounds, **result})
+    finish(options.out, {"rounds": options.rounds, **result}, run_sections.cold_start)
+    print(f"imported by the command alone: {', '.join(result['only_train_imports'])}")
     return result
 
 

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.report import write_report
+from benchmarks import training_sections
+from benchmarks.report import finish
 from benchmarks.rounds import add_limit, in_rounds, paired_ratio, timed
 from benchmarks.shapes import random_backbone
 from benchmarks.short_training import train_steps
@@ -94,14 +93,7 @@ def main(words: Sequence[str] | None = None) -> None:
     # Layers of one class differ in their number, for which torch compiles again.
     torch._dynamo.config.recompile_limit = 64
     found = measure(setting, arguments)
-    table = Table(title=f"a step with plain and compiled layers: {setting.shape} shape, {setting.dtype}")
-    for heading in ("layers", "median ms", "first step, s", f"speed of {found['training_steps']} steps"):
-        table.add_column(heading, justify="left" if heading == "layers" else "right")
-    table.add_row(PLAIN, f"{1e3 * found['plain_s']:.1f}", "", "1")
-    compiled = (f"{1e3 * found['compiled_s']:.1f}", f"{found['first_s']:.1f}", f"{found['training_speed']:.3f}")
-    table.add_row(COMPILED, *compiled)
-    Console(width=120).print(table)
-    write_report(arguments.json, {"setting": asdict(setting), **found})
+    finish(arguments.json, {"setting": asdict(setting), **found}, training_sections.compiled_layers)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,13 @@ order.
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.report import write_report
+from benchmarks import run_sections
+from benchmarks.report import finish
 from benchmarks.rounds import add_limit, in_rounds, timed
-from benchmarks.run_sections import scale_curves
 from benchmarks.scale_axes import AXES, Axis
 from benchmarks.shapes import depth_shape, dtype_for
 from benchmarks.step_builders import Setting
@@ -73,18 +70,6 @@ def measure(axis: Axis, base: Setting, *, rounds: int, warmup: int = 1, limit_s:
     return [Point(*one) for one in zip(axis.values, medians, line(costs, medians), strict=True)]
 
 
-def show(found: Mapping[str, Sequence[Point]], title: str, console: Console) -> None:
-    """Print all values as a table."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("axis", "value", "ms", "line of theory, ms", "measured / line"):
-        table.add_column(heading, justify="left" if heading == "axis" else "right")
-    for name, points in found.items():
-        for one in points:
-            numbers = (f"{1e3 * one.step_s:.1f}", f"{1e3 * one.line_s:.1f}", f"{one.step_s / one.line_s:.2f}")
-            table.add_row(name, str(one.value), *numbers)
-    console.print(table)
-
-
 def main(words: Sequence[str] | None = None) -> dict[str, list[Point]]:
     """Measure the chosen axes, print a table, and write a report and a plot."""
     names = {name.replace(",", "").replace(" ", "_"): name for name in AXES}
@@ -96,7 +81,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, list[Point]]:
     parser.add_argument("--most", type=int, help="largest value of every axis; default: all values")
     parser.add_argument("--layers", type=int, default=12, help="layers of the shape on other axes than `layers`")
     add_limit(parser)
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/cost_scale.json"))
+    parser.add_argument("--out", "--json", dest="out", type=Path, default=Path("outputs/benchmarks/cost_scale.json"))
     options = parser.parse_args(words)
     dtype = dtype_for(options.dtype, options.device)
     base = replace(BASE, device=options.device, dtype=dtype, shape=depth_shape(options.layers))
@@ -106,11 +91,11 @@ def main(words: Sequence[str] | None = None) -> dict[str, list[Point]]:
         kept = tuple(value for value in axis.values if options.most is None or value <= options.most)
         axis = replace(axis, values=kept or axis.values[:1])
         found[name] = measure(axis, base, rounds=options.rounds, limit_s=options.limit_s)
-    show(found, f"cost against scale: {dtype}, {options.device}, {options.layers} layers", Console())
     axes = {name: [asdict(point) for point in measured] for name, measured in found.items()}
-    scale_curves(axes).draw(options.out.with_suffix(".svg"))
+    run_sections.scale_curves(axes).draw(options.out.with_suffix(".svg"))
     bends = {name: AXES[name].bends for name in found}
-    write_report(options.out, {"rounds": options.rounds, "base": asdict(base), "axes": axes, "bends": bends})
+    values = {"rounds": options.rounds, "base": asdict(base), "axes": axes, "bends": bends}
+    finish(options.out, values, run_sections.cost_scale)
     return found
 
 

@@ -11,7 +11,6 @@ ways; a ratio is the median of the rounds, with quartiles.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,10 +21,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.report import write_report
+from benchmarks import run_sections
+from benchmarks.report import finish
 from benchmarks.rounds import add_limit, in_rounds, paired_ratio
 from benchmarks.short_training import train_steps
 from ptl_prefix.artifacts.decoding import Decoding
@@ -133,17 +131,9 @@ def main(words: Sequence[str] | None = None) -> None:
         reserved_positions=method.reserved_positions(backbone),
     )
     found = measure(job, rounds=arguments.rounds, limit_s=arguments.limit_s)
-    title = f"greedy decoding of {found['num_inputs']} inputs of E2E's test split: {backbone.name}, {backbone.dtype}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "median s", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
-    table.add_row(WAITING, f"{statistics.median(found['seconds'][WAITING]):.2f}", "1")
-    table.add_row(LEAVING, f"{statistics.median(found['seconds'][LEAVING]):.2f}", f"{found['ratio']['median']:.3f}")
-    console = Console(width=120)
-    console.print(table)
-    console.print(f"{found['num_different']} outputs differ", highlight=False)
     about = {"backbone": backbone.name, "dtype": str(backbone.dtype), "steps": arguments.steps}
-    write_report(arguments.json, {**about, "batch_size": arguments.batch_size, **found})
+    values = {**about, "batch_size": arguments.batch_size, **found}
+    finish(arguments.json, values, run_sections.decode_test_split)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.report import write_report
+from benchmarks import training_sections
+from benchmarks.report import finish
 from benchmarks.resident_memory import ResidentMemory
 from benchmarks.rounds import Ratio, add_limit, in_rounds, paired_ratio, timed
 from benchmarks.shapes import SHAPES, random_backbone
@@ -116,17 +115,6 @@ def measure(setting: Setting, arguments: argparse.Namespace) -> list[Measurement
     ]
 
 
-def show(measurements: Sequence[Measurement], title: str, console: Console) -> None:
-    """Print the measurements as a table."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("batch of", "logits", "peak MB", "s, each round", "time over all at once"):
-        table.add_column(heading, justify="left" if heading in ("batch of", "logits") else "right")
-    for one in measurements:
-        seconds = " ".join(f"{value:.2f}" for value in one.seconds)
-        table.add_row(one.stage, one.way, f"{one.peak_bytes / 1e6:,.0f}", seconds, str(one.over_whole))
-    console.print(table)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,13 +128,9 @@ def main(words: Sequence[str] | None = None) -> None:
     found = measure(setting, arguments)
     vocabulary = SHAPES[arguments.shape]().vocab_size
     chunk = loss.num_positions_in_chunk(vocabulary)
-    title = (
-        f"the LM head: {arguments.shape} shape, {setting.dtype}, vocabulary of {vocabulary:,}, chunks of {chunk:,} "
-        f"positions; {setting.batch_size} and {arguments.validation_rows} rows"
-    )
-    show(found, title, Console(width=120))
-    values = {"setting": asdict(setting), "validation_rows": arguments.validation_rows, "chunk": chunk}
-    write_report(arguments.json, {**values, "measurements": [asdict(one) for one in found]})
+    about = {"setting": asdict(setting), "validation_rows": arguments.validation_rows, "chunk": chunk}
+    values = {**about, "measurements": [asdict(one) for one in found]}
+    finish(arguments.json, values, training_sections.head_memory)
 
 
 if __name__ == "__main__":

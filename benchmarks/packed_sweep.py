@@ -11,20 +11,18 @@ side is that of one trial.
 
 import argparse
 import itertools
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import run_sections
 from benchmarks.local_backbone import TrainCommand, random_gpt2, short_training
-from benchmarks.report import write_report
+from benchmarks.report import finish
 from benchmarks.rounds import add_limit, in_rounds, paired_ratio
 
 _POLL_S = 0.02
@@ -75,18 +73,6 @@ def _training_bytes(pid: int) -> int:
     return 0
 
 
-def show(result: Mapping[str, Any], title: str, console: Console) -> None:
-    """Print both sides as a table."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "seconds", "MB of the largest process that trains"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for side, measured in result["measured"].items():
-        seconds, memory = (statistics.median(column) for column in zip(*measured, strict=True))
-        table.add_row(side, f"{seconds:.1f}", f"{memory / 1e6:,.0f}")
-    table.add_row("ratio", f"{result['time_ratio']:.3f}", f"{result['memory_ratio']:.3f}")
-    console.print(table)
-
-
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure both sides, print a table and write a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,7 +83,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12)
     add_limit(parser)
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/packed_sweep.json"))
+    parser.add_argument("--out", "--json", dest="out", type=Path, default=Path("outputs/benchmarks/packed_sweep.json"))
     options = parser.parse_args(words)
     with random_gpt2(width=options.width, layers=options.layers, heads=max(1, options.width // 64)) as folder:
         settings = settings_of(folder, options.steps, options.batch_size)
@@ -113,9 +99,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
         paired_ratio(*([one[part] for one in measured[side]] for side in (PACKED, SEPARATE))).median for part in (0, 1)
     )
     result = {"time_ratio": time_ratio, "memory_ratio": memory_ratio, "measured": measured}
-    show(result, f"{options.trials} trials of {options.steps} steps", Console())
     about = {key: value for key, value in vars(options).items() if key not in ("limit_s", "out")}
-    write_report(options.out, {**about, **result})
+    finish(options.out, {**about, **result}, run_sections.packed_sweep)
     return result
 
 

@@ -22,17 +22,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from peft import PeftConfig
-from rich.console import Console
-from rich.table import Table
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
+from benchmarks import training_sections
 from benchmarks.peft_configs import lora_config, prefix_config, prompt_config
 from benchmarks.peft_prefix import wrapped
-from benchmarks.report import write_report
+from benchmarks.report import finish
 from benchmarks.rounds import Ratio, add_limit, in_rounds, paired_ratio
 from benchmarks.shapes import SHAPES, dtype_for, random_backbone
 from ptl_prefix.backbones.backbone import Backbone
@@ -265,17 +263,6 @@ def load_sample(data: Path, num_inputs: int, backbone: Backbone) -> EncodedSplit
     return encode_split(task, "train", prompter, max_tokens=backbone.max_positions, settings=DataSettings())
 
 
-def show(measurements: Sequence[Measurement], title: str, console: Console) -> None:
-    """Print the measurements as a table."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("method", "contender", "s, each round", "over defaults", "over best settings"):
-        table.add_column(heading, justify="left" if heading in ("method", "contender") else "right")
-    for one in measurements:
-        seconds = " ".join(f"{value:.1f}" for value in one.seconds)
-        table.add_row(one.method, one.contender, seconds, str(one.over_defaults), str(one.over_best))
-    console.print(table)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -299,14 +286,10 @@ def main(words: Sequence[str] | None = None) -> None:
     epochs = Epochs(sample, arguments.shape, dtype, arguments.batch_size)
     found = measure(chosen, epochs, arguments)
     num_examples = len(set(sample.examples.tolist()))
-    about: dict[str, Any] = {"shape": arguments.shape, "dtype": dtype, "batch_size": arguments.batch_size}
+    about = {"shape": arguments.shape, "dtype": dtype, "batch_size": arguments.batch_size}
     size = {"num_pairs": len(sample), "num_inputs": num_examples}
-    title = (
-        f"an epoch of {len(sample)} pairs of {num_examples} inputs of E2E: {arguments.shape} shape, {dtype}, "
-        f"batches of {arguments.batch_size}"
-    )
-    show(found, title, Console(width=132))
-    write_report(arguments.json, {**about, **size, "measurements": [asdict(one) for one in found]})
+    values = {**about, **size, "measurements": [asdict(one) for one in found]}
+    finish(arguments.json, values, training_sections.peft_trainer)
 
 
 if __name__ == "__main__":

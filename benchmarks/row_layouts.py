@@ -196,7 +196,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation-examples", type=int, default=100, help="examples, each with all of its targets")
     parser.add_argument("--rounds", type=int, default=3)
     add_limit(parser)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", "--json", dest="out", type=Path)
     arguments = parser.parse_args(words)
     backbone = load_backbone(arguments.backbone, dtype=arguments.dtype)
     found = [one for task in arguments.tasks for one in measure(task, str(arguments.data / task), backbone, arguments)]

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
+from benchmarks import run_sections
 from benchmarks.local_backbone import TrainCommand
-from benchmarks.report import write_report
+from benchmarks.report import finish
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.config.build_plan import build_plan, read_run_config
 from ptl_prefix.evaluation.loss import mean_loss
@@ -170,7 +169,7 @@ def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
     parser.add_argument("--steps", type=int, default=60, help="steps of these runs")
     parser.add_argument("--sizes", nargs="+", type=int, default=[25, 50, 100, 200])
     parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/rung_ranking.json"))
+    parser.add_argument("--out", "--json", dest="out", type=Path, default=Path("outputs/benchmarks/rung_ranking.json"))
     options = parser.parse_args(words)
     if bool(options.runs) == bool(options.data):
         parser.error("either folders of runs or --data must be given")
@@ -187,18 +186,11 @@ def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
         size: agreement([losses[size] for losses in measured.values()], whole, resamples=options.resamples)
         for size in options.sizes
     }
-    table = Table(title=f"{len(measured)} runs, ranked by a subset and by the whole split", title_justify="left")
-    for heading in ("examples", "Kendall's tau", "Spearman's rho", "top-1 (resamples)", "regret, nats/token"):
-        table.add_column(heading, justify="right")
-    for size, one in found.items():
-        top = f"{'same' if one.top_1.value else 'another'} ({one.top_1.low:.2f})"
-        table.add_row(str(size), str(one.kendall), str(one.spearman), top, str(one.regret))
-    Console().print(table)
     report = {
         "losses": {path: {str(size): loss for size, loss in losses.items()} for path, losses in measured.items()},
         "agreement": {str(size): asdict(one) for size, one in found.items()},
     }
-    write_report(options.out, report)
+    finish(options.out, report, run_sections.rung_ranking)
     return found
 
 

@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import run_sections
 from benchmarks.bytecode import with_bytecode
 from benchmarks.local_backbone import TrainCommand, random_gpt2, short_training
-from benchmarks.report import write_report
+from benchmarks.report import finish
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
@@ -82,7 +81,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/sweep_start.json"))
+    parser.add_argument("--out", "--json", dest="out", type=Path, default=Path("outputs/benchmarks/sweep_start.json"))
     options = parser.parse_args(words)
     with random_gpt2(width=32, layers=2, heads=4) as folder:
         settings = short_training(folder, num_train=64, num_validation=8, batch_size=4, steps=_STEPS)
@@ -94,23 +93,9 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
             "a process each": time_separate_commands(settings, options.trials, options.workers, folder),
         }
     ratio = seconds["a study"] / seconds["a process each"]
-    table = Table(
-        title=f"{options.trials} trainings of {_STEPS} steps, {options.workers} at a time", title_justify="left"
-    )
-    for heading in ("", "seconds", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
-    table.add_row("a study", f"{seconds['a study']:.1f}", f"{ratio:.3f}")
-    table.add_row("a process each", f"{seconds['a process each']:.1f}", "1")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"first trial: {first['first_trial_s']:.2f} s after the command; a trial server alone imports for "
-        f"{first['server_s']:.2f} s; the command itself used {first['command_cpu_s']:.2f} CPU seconds",
-        highlight=False,
-    )
     result = {**seconds, "ratio": ratio, **first}
     about = {"trials": options.trials, "workers": options.workers, "steps": _STEPS}
-    write_report(options.out, {**about, **result})
+    finish(options.out, {**about, **result}, run_sections.sweep_start)
     return result
 
 
