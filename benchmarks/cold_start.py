@@ -6,7 +6,8 @@
 In: two contenders (`benchmarks/first_step.py`), each a new process that imports everything. Out: for each the median
 CPU seconds up to the end of its first optimizer step, their ratio, the libraries that only the command imports, and
 the CPU seconds of `ptl-prefix --help`. CPU time, of user and system, hardly depends on what else the machine does, as
-seconds on the clock do. Rounds take the contenders in turn, and a first round, which reads the disk, does not count.
+seconds on the clock do. Rounds take the contenders in turn, and a first round, which reads the disk and compiles all
+modules to bytecode, does not count.
 """
 
 import argparse
@@ -20,13 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from benchmarks import run_sections
+from benchmarks.bytecode import with_bytecode
+from benchmarks.report import finish
 
-from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.fingerprint import environment
-
-CONTENDERS = {"train": "ptl-prefix train", "script": "a script by hand"}
+CONTENDERS = ("train", "script")
 _ROOT = Path(__file__).parents[1]
 
 
@@ -57,7 +56,8 @@ def _environment(cwd: Path) -> dict[str, str]:
     """One thread, so that idle threads which wait actively cost nothing, and a cache of this benchmark's own."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, **threads, "PYTHONPATH": path, "XDG_CACHE_HOME": str(cwd / "cache")}
+    own = {"PYTHONPATH": path, "XDG_CACHE_HOME": str(cwd / "cache")}
+    return {**with_bytecode(cwd), **threads, **own}
 
 
 def summarize(measured: Mapping[str, Sequence[Mapping[str, Any]]], help_s: Sequence[float]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1, help="number of rounds before the measured ones")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/cold_start.json"))
+    parser.add_argument("--out", "--json", dest="out", type=Path, default=Path("outputs/benchmarks/cold_start.json"))
     options = parser.parse_args(words)
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     help_s: list[float] = []
@@ -90,17 +90,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
                 for name, one in found.items():
                     measured[name].append(one)
     result = summarize(measured, help_s)
-    table = Table(title="CPU seconds of a new process up to its first step", title_justify="left")
-    for heading in ("", "CPU seconds", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, label in CONTENDERS.items():
-        table.add_row(label, f"{result['cpu_s'][name]:.2f}", f"{result['cpu_s'][name] / result['cpu_s']['script']:.3f}")
-    table.add_row("ptl-prefix --help", f"{result['help_cpu_s']:.2f}", "")
-    console = Console()
-    console.print(table)
-    console.print(f"imported by the command alone: {', '.join(result['only_train_imports'])}", highlight=False)
-    report = {"rounds": options.rounds, "environment": environment(), **result}
-    write_atomically(options.out, json.dumps(report, indent=1) + "\n")
+    finish(options.out, {"rounds": options.rounds, **result}, run_sections.cold_start)
+    print(f"imported by the command alone: {', '.join(result['only_train_imports'])}")
     return result
 
 

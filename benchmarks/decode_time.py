@@ -11,11 +11,11 @@ uses transformers' cache, and concatenates the prefix with the cached text in ev
 
 import argparse
 import json
-import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,11 +23,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shapes import SHAPES, random_backbone
+from benchmarks.rounds import in_rounds
+from benchmarks.shapes import SHAPES, dtype_for, random_backbone
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.artifacts.fingerprint import environment
-from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
@@ -80,15 +80,8 @@ def interleaved_times(
     backbone: Backbone, prompts: ModelInputs, decoding: Decoding, *, rounds: int, warmup: int
 ) -> dict[str, list[float]]:
     """Measure the seconds of every contender, in rounds."""
-    all_contenders = contenders()
-    times: dict[str, list[float]] = {name: [] for name in all_contenders}
-    shuffler = random.Random(0)
-    for number in range(warmup + rounds):
-        for name in shuffler.sample(list(all_contenders), len(all_contenders)):
-            seconds = decode_s(all_contenders[name], backbone, prompts, decoding)
-            if number >= warmup:
-                times[name].append(seconds)
-    return times
+    turns = {name: partial(decode_s, one, backbone, prompts, decoding) for name, one in contenders().items()}
+    return in_rounds(turns, rounds=rounds, warmup=warmup)
 
 
 def show(times: Mapping[str, Sequence[float]], title: str, console: Console) -> dict[str, float]:
@@ -122,9 +115,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
-    dtype = arguments.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if has_native_bfloat16(torch.device(arguments.device)) else "float32"
+    dtype = dtype_for(arguments.dtype, arguments.device)
     backbone = random_backbone(arguments.shape, device=arguments.device, dtype=dtype)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(8000, (arguments.rows, arguments.prompt_tokens), generator=generator)

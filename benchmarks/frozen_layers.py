@@ -25,12 +25,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shapes import SHAPES, random_backbone
+from benchmarks.rounds import Ratio, in_rounds, paired_ratio, timed
+from benchmarks.shapes import SHAPES, dtype_for, random_backbone
 from benchmarks.step_builders import Training
-from benchmarks.step_time import Ratio, interleaved_times, paired_ratio
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
-from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding
 from ptl_prefix.data.batches import EvalBatches, TrainBatches
@@ -85,8 +84,7 @@ class Contender:
 
 def measure(shape: str, folder: Path, arguments: argparse.Namespace) -> list[Measurement]:
     """Measure one shape; files are written to a folder."""
-    dtype = "bfloat16" if has_native_bfloat16(torch.device("cpu")) else "float32"
-    dtype = dtype if arguments.dtype == "auto" else arguments.dtype
+    dtype = dtype_for(arguments.dtype)
     depth = random_backbone(shape, device="cpu", dtype=dtype).geometry["decoder_self"].num_layers
     encoded = random_rows(folder / "rows", random_backbone(shape, device="cpu", dtype=dtype), arguments)
     firsts = {name: depth - max(1, round(share * depth)) for name, share in SHARES.items()}
@@ -96,8 +94,8 @@ def measure(shape: str, folder: Path, arguments: argparse.Namespace) -> list[Mea
             backbone = random_backbone(shape, device="cpu", dtype=dtype)
             contender = build(backbone, encoded, range(first, depth), cache, arguments)
             contenders[f"{name}{_CACHED if cache else ''}"] = contender
-    trainings = {name: contender.training for name, contender in contenders.items()}
-    times = interleaved_times(trainings, num_steps=arguments.steps, warmup=arguments.warmup)
+    turns = {name: timed(contender.training.step) for name, contender in contenders.items()}
+    times = in_rounds(turns, rounds=arguments.steps, warmup=arguments.warmup)
     rows_per_step = arguments.batch_size
     found = []
     for name, first in firsts.items():

@@ -16,7 +16,8 @@ over.
 - `decoding`: decoding with prefixes beside the bare backbone;
 - `serving`: the server's engine with one prefix, with eight in one batch, and one request at a time.
 
-It needs torch, transformers, Lightning's dependencies and PEFT, but neither Hydra, Optuna, W&B nor datasets.
+It needs torch, transformers, PEFT, jaxtyping, matplotlib, rich and pydantic (with pydantic-core, annotated-types and
+typing-inspection), but neither Lightning nor what commands and studies need, such as Hydra, Optuna, W&B and datasets.
 """
 
 import argparse

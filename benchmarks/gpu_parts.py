@@ -15,9 +15,9 @@ import torch
 from benchmarks import attention_ways as attention
 from benchmarks import decode_time, serving
 from benchmarks.packed_step import PackedTrials
+from benchmarks.rounds import in_rounds, paired_ratio, timed
 from benchmarks.shapes import random_backbone
 from benchmarks.step_builders import CONTENDERS, Setting, check_comparable
-from benchmarks.step_time import interleaved_times, paired_ratio
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones.model_inputs import Padding, prompt_batch
 from ptl_prefix.settings import defaults_of
@@ -173,7 +173,8 @@ def measure_steps(shape: str, scale: Scale, device: str) -> Lines:
         free(device)
     trainings = {name: CONTENDERS[name].build(setting) for name in STEP_CONTENDERS}
     check_comparable(trainings)
-    times = interleaved_times(trainings, num_steps=scale.rounds, warmup=2)
+    turns = {name: timed(training.step) for name, training in trainings.items()}
+    times = in_rounds(turns, rounds=scale.rounds, warmup=2)
     lines: Lines = []
     for name, measured in times.items():
         rival = CONTENDERS[name].rival

@@ -1,7 +1,7 @@
 """The page of the benchmarks' results.
 
-In: a folder with the stored result of each part that was run. Out: `README.md` in it, with a table, a plot and the
-machine of each part. It depends on the stored results alone: written again, it is the same page.
+In: a folder with the stored result of each part that was run. Out: `README.md` in it, with a table, goals, a plot and
+the machine of each part. It depends on the stored results alone: written again, it is the same page.
 """
 
 import json
@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-from benchmarks.parts import PARTS, Bars, Part, Rows
+from benchmarks.goals import Rows, goal_rows
+from benchmarks.parts import PARTS, Part
 from ptl_prefix.artifacts.atomic import write_atomically
 
 RESULTS = "results"
@@ -25,9 +23,10 @@ Side-by-side measurements. `make bench` runs all of them in at most an hour on t
 affects all of them: ratios are what to compare. Each benchmark is a module that runs alone, with more settings:
 `python -m benchmarks.step_time --help`.
 
-Three more need what this page's machine may not have, and are no part of it: `python -m benchmarks.gpu_day` (a GPU, at
-most ten minutes; `--device cpu --tiny` tests its code), `python -m benchmarks.rung_ranking <run folders>` (finished
-runs), and `python -m benchmarks.cost_scale` (a machine that is left alone for long).
+A run that was interrupted, or in which a part failed, is resumed by the next call: it runs the parts that are missing.
+`ARGS="--only step_time"` chooses parts, `ARGS=--fresh` runs all of them again. Parts on real data need
+`PTL_PREFIX_DATA`, the folder of the data. One benchmark is no part of it, as it needs a GPU: `python -m
+benchmarks.gpu_day` takes at most ten minutes; `--device cpu --tiny` tests its code.
 
 This page is generated from the files in `results/`; `python -m benchmarks --page-only` writes it again.
 """
@@ -75,12 +74,16 @@ def write_page(folder: Path, parts: Sequence[Part] = PARTS) -> Path:
 
 def _section(folder: Path, part: Part, result: Result) -> Iterator[str]:
     yield f"`{result.command}`, {result.date}, {result.seconds:.0f} s, {machine(result.report['environment'])}:\n"
-    yield _table(part.table(result.report))
-    bars = None if part.bars is None else part.bars(result.report)
-    if bars is not None and bars.values:
+    section = part.section(result.report)
+    yield _table(section.table)
+    if section.remarks:
+        yield "\n".join([*section.remarks, ""])
+    if section.goals:
+        yield _table(goal_rows(section.goals))
+    if section.plot is not None and section.plot.values:
         name = f"{RESULTS}/{part.module}.svg"
-        draw(bars, folder / name)
-        yield f"![{part.title}: {bars.unit}]({name})\n"
+        section.plot.draw(folder / name)
+        yield f"![{part.title}: {section.plot.unit}]({name})\n"
 
 
 def machine(environment: dict[str, Any]) -> str:
@@ -94,20 +97,3 @@ def _table(rows: Rows) -> str:
     heading, *others = rows
     marks = ["---", *(["---:"] * (len(heading) - 1))]
     return "".join(f"| {' | '.join(row)} |\n" for row in (heading, marks, *others))
-
-
-def draw(bars: Bars, path: Path) -> None:
-    """Draw a bar for each label; the same numbers make the same file."""
-    with mpl.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(8, 0.9 + 0.3 * len(bars.values)), layout="constrained")
-        axes = figure.subplots()
-        drawn = axes.barh(list(bars.values)[::-1], list(bars.values.values())[::-1], color="C0")
-        axes.bar_label(drawn, fmt="%.3g", padding=4, fontsize=8)
-        axes.margins(x=0.1)
-        if bars.line is not None:
-            axes.axvline(bars.line, color="0.4", linewidth=1)
-        axes.set_xlabel(bars.unit, fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None})

@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from peft import PeftConfig, PrefixTuningConfig, TaskType, get_peft_model
+from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from benchmarks.peft_configs import prefix_config
 from ptl_prefix.backbones.backbone import Backbone, Positions
 from ptl_prefix.backbones.model_inputs import ModelInputs
 
@@ -55,13 +56,7 @@ class PeftPrefix(Backbone):
             base_mode=backbone.base_mode,
             fingerprints=None,
         )
-        config = PrefixTuningConfig(
-            task_type=TaskType.CAUSAL_LM,
-            num_virtual_tokens=prefix_length,
-            prefix_projection=hidden_size is not None,
-            encoder_hidden_size=hidden_size or 0,  # read only with a projection
-        )
-        self._peft_model = wrapped(self.model, config)
+        self._peft_model = wrapped(self.model, prefix_config(prefix_length=prefix_length, hidden_size=hidden_size))
         self._head_at_targets_only = head_at_targets_only
 
     def logits(self, inputs: ModelInputs) -> Tensor:

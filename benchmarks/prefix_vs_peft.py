@@ -104,16 +104,28 @@ def contenders(arguments: argparse.Namespace) -> dict[str, Contender]:
         "none_zero_values": Contender(
             "ours, none, init=zero_values", lr_none, _ours(length, width, "none", "zero_values")
         ),
+        "upper_half": Contender("ours, none, upper half", lr_none, _ours(length, width, "none", share=0.5)),
+        "upper_quarter": Contender("ours, none, upper quarter", lr_none, _ours(length, width, "none", share=0.25)),
     }
 
 
 _DEFAULT = ("mlp", "peft_projection", "none", "peft")
 
 
-def _ours(length: int, width: int, reparam: str, init: str = "random") -> Callable[[Backbone], Trainee]:
+def _ours(
+    length: int, width: int, reparam: str, init: str = "random", share: float = 1.0
+) -> Callable[[Backbone], Trainee]:
+    """Ours in a share of the layers, the upper ones."""
+
     def build(backbone: Backbone) -> Trainee:
+        depth = backbone.geometry["decoder_self"].num_layers
         method = PrefixTuning(
-            prefix_length=length, reparam=reparam, reparam_hidden_size=width, init=init, position_law="shifted"
+            prefix_length=length,
+            reparam=reparam,
+            reparam_hidden_size=width,
+            init=init,
+            position_law="shifted",
+            layers=None if share == 1.0 else list(range(depth - max(1, round(share * depth)), depth)),
         )
         method.attach(backbone)
         return Trainee(backbone, method, method.trainable_parameters())

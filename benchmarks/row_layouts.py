@@ -11,17 +11,18 @@ is the median of the rounds.
 
 import argparse
 import json
-import random
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rounds import add_limit, in_rounds, paired_ratio
+from benchmarks.short_training import train_steps
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.backbone import Backbone
@@ -35,7 +36,7 @@ from ptl_prefix.data.task import SPLITS, Split, Task
 from ptl_prefix.data.tasks.banking77 import Banking77
 from ptl_prefix.data.tasks.dialogsum import DialogSum
 from ptl_prefix.data.tasks.e2e_nlg import E2ENLG
-from ptl_prefix.evaluation.loss import summed_loss, target_loss
+from ptl_prefix.evaluation.loss import summed_loss
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 from ptl_prefix.training.optimization import Optimization
 
@@ -44,13 +45,12 @@ TASKS: dict[str, Callable[[str], Task]] = {
     "dialogsum": lambda folder: DialogSum(data_dir=folder),
     "banking77": lambda folder: Banking77(data_dir=folder),
 }
+_PLAIN = "one pair"
 LAYOUTS = {
-    "one pair": PLAIN,
+    _PLAIN: PLAIN,
     "packing": RowLayout(packing=True),
     "shared sources": RowLayout(share_sources=True),
 }
-
-
 _PREFIX_LENGTH = 10
 
 
@@ -80,7 +80,7 @@ def measure(task: str, folder: str, backbone: Backbone, arguments: argparse.Name
     train, validation = (_encoded(TASKS[task](folder), split, backbone) for split in SPLITS[:2])
     positions = {name: _positions(train, layout, backbone, arguments) for name, layout in LAYOUTS.items()}
     times = _times(train, validation, backbone, arguments)
-    plain = positions["one pair"]
+    plain = positions[_PLAIN]
     return [
         Measurement(
             task=task,
@@ -131,43 +131,43 @@ def _num_targets(batch: ModelInputs) -> int:
 
 def _times(
     train: EncodedSplit, validation: EncodedSplit, backbone: Backbone, arguments: argparse.Namespace
-) -> list[dict[str, tuple[float, float]]]:
-    """For each round and layout: seconds per target token in training and in validation."""
+) -> dict[str, list[tuple[float, float]]]:
+    """For each layout and round: seconds per target token in training and in validation."""
     method = PrefixTuning(prefix_length=_PREFIX_LENGTH, reparam="none").attach(backbone)
     optimizer = Optimization(lr=1e-3).optimizer(method.lr_groups())
 
     def training(layout: RowLayout) -> float:
-        started, targets = time.perf_counter(), 0
-        for batch in islice(_training(train, layout, backbone, arguments), arguments.steps):
-            loss = target_loss(backbone, method, batch)
-            loss.nats.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad()
-            targets += loss.num_tokens
-        return (time.perf_counter() - started) / targets
+        started = time.perf_counter()
+        batches = islice(_training(train, layout, backbone, arguments), arguments.steps)
+        num_tokens = train_steps(backbone, method, batches, optimizer)
+        return (time.perf_counter() - started) / num_tokens
 
     def validating(layout: RowLayout) -> float:
         batches = EvalBatches(
             validation,
             batch_size=arguments.eval_batch_size,
             padding=Padding(backbone.pad_id),
-            num_rows=arguments.validation_rows,
+            num_examples=arguments.validation_examples,
             layout=layout,
         )
         started = time.perf_counter()
         total = summed_loss(backbone, method, batches)
         return (time.perf_counter() - started) / total.num_tokens
 
-    rounds: list[dict[str, tuple[float, float]]] = []
-    for number in range(arguments.rounds + 1):
-        names = random.Random(number).sample(list(LAYOUTS), len(LAYOUTS))
-        rounds.append({name: (training(LAYOUTS[name]), validating(LAYOUTS[name])) for name in names})
+    turns = {name: partial(_both, training, validating, layout) for name, layout in LAYOUTS.items()}
+    times = in_rounds(turns, rounds=arguments.rounds, warmup=1, limit_s=arguments.limit_s)
     method.detach()
-    return rounds[1:]  # the first one warms up
+    return times
 
 
-def _ratio(rounds: Sequence[dict[str, tuple[float, float]]], name: str, part: int) -> float:
-    return statistics.median(one[name][part] / one["one pair"][part] for one in rounds)
+def _both(
+    training: Callable[[RowLayout], float], validating: Callable[[RowLayout], float], layout: RowLayout
+) -> tuple[float, float]:
+    return training(layout), validating(layout)
+
+
+def _ratio(times: Mapping[str, Sequence[tuple[float, float]]], name: str, part: int) -> float:
+    return paired_ratio(*([one[part] for one in times[side]] for side in (name, _PLAIN))).median
 
 
 def show(measurements: Sequence[Measurement], console: Console) -> None:
@@ -182,7 +182,7 @@ def show(measurements: Sequence[Measurement], console: Console) -> None:
     console.print(table)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with e2e, dialogsum and banking77")
@@ -193,10 +193,11 @@ def main() -> None:
     parser.add_argument("--eval-batch-size", type=int, default=64)
     parser.add_argument("--counted-batches", type=int, default=200)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--validation-rows", type=int, default=640)
+    parser.add_argument("--validation-examples", type=int, default=100, help="examples, each with all of its targets")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    add_limit(parser)
+    parser.add_argument("--out", "--json", dest="out", type=Path)
+    arguments = parser.parse_args(words)
     backbone = load_backbone(arguments.backbone, dtype=arguments.dtype)
     found = [one for task in arguments.tasks for one in measure(task, str(arguments.data / task), backbone, arguments)]
     show(found, Console(width=120))

@@ -1,17 +1,19 @@
 """How well validations on a nested subset rank runs: agreement of the subset's order with that of the whole split.
 
     python -m benchmarks.rung_ranking outputs/sweeps/<study>/*/ --sizes 25 50 100 200
+    python -m benchmarks.rung_ranking --data $PTL_PREFIX_DATA/data        # trains a small study on E2E first
 
-In: folders of finished runs of one task, such as the trials of a study, and sizes of `training.validation_examples`.
-Out: for each size, over the runs' best checkpoints: Kendall's tau-b and Spearman's rho between their losses on the
-subset and on the whole split, whether the same run is the best (top-1), and how much worse on the whole split the
-subset's best run is, in nats per target token. Intervals of 95% come from a bootstrap over the runs: they say how far
-other runs of this kind could be ranked otherwise, and not what another subset would do.
+In: folders of finished runs of one task, such as the trials of a study, and sizes of `training.validation_examples`;
+or a folder of real data, on which the embedded backbone trains 12 prefixes for some steps: three lengths, two learning
+rates, two seeds. Out: for each size, over the runs' best checkpoints: Kendall's tau-b and Spearman's rho between their
+losses on the subset and on the whole split, whether the same run is the best (top-1), and how much worse on the whole
+split the subset's best run is, in nats per target token. Intervals of 95% come from a bootstrap over the runs: they say
+how far other runs of this kind could be ranked otherwise, and not what another subset would do.
 """
 
 import argparse
-import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
-from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.fingerprint import environment
+from benchmarks import run_sections
+from benchmarks.local_backbone import TrainCommand
+from benchmarks.report import finish
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.config.build_plan import build_plan, read_run_config
 from ptl_prefix.evaluation.loss import mean_loss
@@ -32,6 +33,7 @@ from ptl_prefix.training.export import load_trained_state
 from ptl_prefix.training.plan_problems import start_inputs
 from ptl_prefix.training.run_inputs import load_run_inputs
 
+_TRAIN_EXAMPLES = 500
 Numbers = npt.NDArray[np.float64]
 
 
@@ -105,6 +107,33 @@ def _interval(value: float, resampled: Numbers) -> Interval:
     return Interval(value, float(low), float(high))
 
 
+def train_study(data: Path, steps: int, cwd: Path) -> list[Path]:
+    """Train a small study on E2E; return the folders of its trials."""
+    words = [
+        "-m",
+        "task=e2e_nlg",
+        f"task.data_dir={(data / 'e2e').resolve()}",
+        f"task.num_train_examples={_TRAIN_EXAMPLES}",
+        "backbone.device=cpu",
+        "method.reparam=none",
+        "method.prefix_length=2,10,40",
+        "optimizer.lr=0.001,0.01",
+        "seed=1,2",
+        f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={steps}",
+        "trainer.limit_val_batches=1",
+        "evaluation.num_examples=2",
+        "evaluation.compare_bare=false",
+        "evaluation.retention=false",
+        "generation.max_new_tokens=4",
+        "tracking=none",
+        "hydra.sweeper.reuse=false",
+        "hydra.sweep.dir=study",
+    ]
+    TrainCommand(words, cwd).wait()
+    return sorted((cwd / "study").glob("*/"))
+
+
 def measure_losses(folder: RunFolder, sizes: Sequence[int]) -> dict[int | None, float]:
     """The loss of a run's best checkpoint on subsets of the validation split, and under `None` on the whole split."""
     config = read_run_config(folder)
@@ -135,32 +164,33 @@ def _with_subset(config: Mapping[str, Any], size: int | None) -> dict[str, Any]:
 def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
     """Measure the runs, print a table and write a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs; others are left out")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs; others are left out")
+    parser.add_argument("--data", type=Path, help="folder with e2e, to train runs on first")
+    parser.add_argument("--steps", type=int, default=60, help="steps of these runs")
     parser.add_argument("--sizes", nargs="+", type=int, default=[25, 50, 100, 200])
     parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/rung_ranking.json"))
+    parser.add_argument("--out", "--json", dest="out", type=Path, default=Path("outputs/benchmarks/rung_ranking.json"))
     options = parser.parse_args(words)
-    folders = [RunFolder(path) for path in options.runs]
-    finished = [folder for folder in folders if folder.record.exists() and folder.best.exists()]
-    measured = {str(folder.path): measure_losses(folder, options.sizes) for folder in finished}
+    if bool(options.runs) == bool(options.data):
+        parser.error("either folders of runs or --data must be given")
+    with tempfile.TemporaryDirectory(prefix="ptl-prefix-bench-") as scratch:
+        runs = options.runs or train_study(options.data, options.steps, Path(scratch))
+        folders = [RunFolder(path) for path in runs]
+        finished = [folder for folder in folders if folder.record.exists() and folder.best.exists()]
+        measured = {
+            folder.path.name if options.data else str(folder.path): measure_losses(folder, options.sizes)
+            for folder in finished
+        }
     whole = [losses[None] for losses in measured.values()]
     found = {
         size: agreement([losses[size] for losses in measured.values()], whole, resamples=options.resamples)
         for size in options.sizes
     }
-    table = Table(title=f"{len(measured)} runs, ranked by a subset and by the whole split", title_justify="left")
-    for heading in ("examples", "Kendall's tau", "Spearman's rho", "top-1 (resamples)", "regret, nats/token"):
-        table.add_column(heading, justify="right")
-    for size, one in found.items():
-        top = f"{'same' if one.top_1.value else 'another'} ({one.top_1.low:.2f})"
-        table.add_row(str(size), str(one.kendall), str(one.spearman), top, str(one.regret))
-    Console().print(table)
     report = {
         "losses": {path: {str(size): loss for size, loss in losses.items()} for path, losses in measured.items()},
         "agreement": {str(size): asdict(one) for size, one in found.items()},
-        "environment": environment(),
     }
-    write_atomically(options.out, json.dumps(report, indent=1) + "\n")
+    finish(options.out, report, run_sections.rung_ranking)
     return found
 
 

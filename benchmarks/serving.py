@@ -20,27 +20,27 @@ Contenders, 32 requests each unless the name says otherwise:
 
 import argparse
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from peft import LoraConfig, PrefixTuningConfig, TaskType
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peft_configs import lora_config, prefix_config
 from benchmarks.peft_prefix import wrapped
-from benchmarks.serving_engine import ask, random_prefix, running
+from benchmarks.rounds import in_rounds
+from benchmarks.serving_engine import MemoryStore, ask, random_prefix, running
 from benchmarks.shapes import SHAPES, random_backbone
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.linear_sites import LINEAR_NAMES
 from ptl_prefix.backbones.model_inputs import left_padded
 
 _VOCABULARY = 8000
@@ -100,7 +100,7 @@ def our_engine(
     new = workload.unequal_new if mode == "unequal" else [workload.num_new] * num_rows
 
     def serve() -> int:
-        with running(backbone, prefixes, max_rows=num_rows) as engine:
+        with running(backbone, MemoryStore(prefixes), max_rows=num_rows) as engine:
             answers = []
             for version, prompt, num_new in zip(versions, workload.prompts, new, strict=True):
                 answers.append(ask(engine, version, prompt, num_new))
@@ -141,7 +141,7 @@ def transformers_generate(backbone: Backbone, workload: Workload, *, is_unequal:
 
 def peft_switching(backbone: Backbone, workload: Workload, *, length: int) -> Contender:
     """PEFT's prefix adapters, one per task, one batch per task."""
-    config = PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=length)
+    config = prefix_config(prefix_length=length)
     model = wrapped(backbone.model, config).eval()
     for number in range(1, _NUM_TASKS):
         model.add_adapter(f"task{number}", config)
@@ -158,13 +158,7 @@ def peft_switching(backbone: Backbone, workload: Workload, *, length: int) -> Co
 
 def peft_mixed_lora(backbone: Backbone, workload: Workload) -> Contender:
     """PEFT's LoRA adapters of rank 8, mixed in one batch."""
-    names = LINEAR_NAMES[backbone.family]
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=8,
-        target_modules=sorted({names.query, names.value}),
-        fan_in_fan_out=backbone.family == "gpt2",
-    )
+    config = lora_config(backbone, rank=8)
     model = wrapped(backbone.model, config).eval()
     for number in range(1, _NUM_TASKS):
         model.add_adapter(f"task{number}", config)
@@ -213,15 +207,13 @@ def contenders(arguments: argparse.Namespace, dtype: str) -> dict[str, Contender
 
 def tokens_per_s(all_contenders: Mapping[str, Contender], *, rounds: int) -> dict[str, list[float]]:
     """Tokens per second of every contender in each round, after one round that is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in all_contenders}
-    shuffler = random.Random(0)
-    for number in range(rounds + 1):
-        for name in shuffler.sample(list(all_contenders), len(all_contenders)):
-            start = time.perf_counter()
-            num_tokens = all_contenders[name]()
-            if number:
-                found[name].append(num_tokens / (time.perf_counter() - start))
-    return found
+
+    def rate(serve: Contender) -> float:
+        began = time.perf_counter()
+        return serve() / (time.perf_counter() - began)
+
+    turns = {name: partial(rate, serve) for name, serve in all_contenders.items()}
+    return in_rounds(turns, rounds=rounds, warmup=1)
 
 
 def ratios(found: Mapping[str, Sequence[float]]) -> list[tuple[str, str, float, float, float, str]]:

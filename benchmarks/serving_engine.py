@@ -106,9 +106,8 @@ def ask(engine: Engine, version: str | None, prompt: Sequence[int], num_new: int
 
 
 @contextmanager
-def running(backbone: Backbone, prefixes: Mapping[str, LoadedPrefix], *, max_rows: int) -> Iterator[Engine]:
-    """An engine with enough memory for everything."""
-    store: Any = MemoryStore(prefixes)
+def running(backbone: Backbone, store: Any, *, max_rows: int) -> Iterator[Engine]:
+    """An engine over a store, with enough memory for everything."""
     settings = SchedulerSettings(
         max_rows=max_rows, max_text_bytes=2**34, max_prefix_bytes=2**34, chunk_tokens=512, patience_s=float("inf")
     )

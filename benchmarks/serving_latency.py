@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.serving_engine import TimedAnswer, ask, random_prefix, running
+from benchmarks.serving_engine import MemoryStore, TimedAnswer, ask, random_prefix, running
 from benchmarks.shapes import SHAPES, random_backbone
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
@@ -47,7 +47,7 @@ def play(
     is_mixed: bool,
 ) -> list[TimedAnswer]:
     """Send requests at their times, and wait for all answers."""
-    with running(backbone, prefixes, max_rows=arguments.rows) as engine:
+    with running(backbone, MemoryStore(prefixes), max_rows=arguments.rows) as engine:
         start, answers = time.perf_counter(), []
         for index, (prompt, arrival_s) in enumerate(zip(prompts, arrivals_s, strict=True)):
             time.sleep(max(0.0, start + arrival_s - time.perf_counter()))

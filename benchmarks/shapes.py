@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
+from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.source import EMBEDDED
 from ptl_prefix.settings import defaults_of
@@ -52,6 +53,21 @@ def _llama_of(config: str) -> LlamaConfig:
     return LlamaConfig(**{key: value for key, value in defaults_of(config).items() if key in known}, **_TOKENS)
 
 
+def _gemma_270m() -> Gemma3TextConfig:
+    """Gemma 3's smallest shape: most of its weights are the embeddings of a large vocabulary."""
+    return Gemma3TextConfig(
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=18,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        vocab_size=262_144,
+        tie_word_embeddings=True,
+        **_TOKENS,
+    )
+
+
 _DEPTHS = (1, 2, 4, 8, 12, 24)
 _WIDTHS = (128, 256, 512, 768, 1024)
 
@@ -74,11 +90,19 @@ SHAPES: Mapping[str, Callable[[], Any]] = {
     "gpt2": lambda: _gpt2(768, 12, 12),
     "smollm2": lambda: _llama(576, 30, 9, kv_heads=3, inner=1536, vocabulary=49152),
     "small_llama": lambda: _llama(512, 8, 8, kv_heads=2, inner=2048, vocabulary=32000),
+    "gemma_270m": _gemma_270m,
     "gpt2_medium": lambda: _gpt2(1024, 24, 16),
     "llama_1b": lambda: _llama_of("backbone/llama_1b"),
 }
 """The transformers config of each shape; `llama_1b` is LLaMA 3.2's, `small_llama` a quarter of it each way, `smollm2`
-SmolLM2-135M's."""
+SmolLM2-135M's, `gemma_270m` that of Gemma 3 270M."""
+
+
+def dtype_for(wanted: str, device: str = "cpu") -> str:
+    """The name of a dtype; `auto` is bfloat16 if the device computes it natively, else float32."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if has_native_bfloat16(torch.device(device)) else "float32"
 
 
 def random_backbone(shape: str, *, device: str, dtype: str, is_own: bool = False) -> Backbone:

@@ -4,17 +4,17 @@ In: a `Setting`. Out: for each contender a `Training`, whose step is forward, ba
 that all contenders see the same batch and train as many parameters as their counterparts.
 """
 
+import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 
+from benchmarks.peft_configs import lora_config
 from benchmarks.peft_prefix import PeftPrefix, wrapped
-from benchmarks.shapes import random_backbone
+from benchmarks.shapes import SHAPES, dtype_for, random_backbone
 from ptl_prefix.backbones.backbone import Backbone
-from ptl_prefix.backbones.linear_sites import LINEAR_NAMES
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL, ModelInputs
 from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.full_finetuning import FullFinetuning
@@ -49,6 +49,31 @@ class Setting:
     prefix_length: int
     hidden_size: int
     rank: int
+
+
+def add_setting(parser: argparse.ArgumentParser, *, shape: str, batch_size: int) -> None:
+    """Add the arguments of a step of a plain prefix on a CPU, with these defaults."""
+    parser.add_argument("--shape", choices=tuple(SHAPES), default=shape)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--batch-size", type=int, default=batch_size, help="rows of a training batch")
+    parser.add_argument("--source-tokens", type=int, default=32)
+    parser.add_argument("--target-tokens", type=int, default=32)
+    parser.add_argument("--prefix-length", type=int, default=10)
+
+
+def setting_of(arguments: argparse.Namespace) -> Setting:
+    """The setting of the arguments of `add_setting`."""
+    return Setting(
+        shape=arguments.shape,
+        device="cpu",
+        dtype=dtype_for(arguments.dtype),
+        batch_size=arguments.batch_size,
+        source_tokens=arguments.source_tokens,
+        target_tokens=arguments.target_tokens,
+        prefix_length=arguments.prefix_length,
+        hidden_size=0,
+        rank=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -215,14 +240,7 @@ def peft_prefix(*, projection: bool, at_targets: bool = False) -> Callable[[Sett
 def peft_lora(setting: Setting) -> Training:
     """PEFT's LoRA of queries and values, which PEFT injects into the model."""
     backbone = _backbone(setting)
-    names = LINEAR_NAMES[backbone.family]
-    config = LoraConfig(
-        r=setting.rank,
-        lora_dropout=0.0,
-        target_modules=sorted({names.query, names.value}),
-        fan_in_fan_out=backbone.family == "gpt2",
-    )
-    wrapped(backbone.model, config)
+    wrapped(backbone.model, lora_config(backbone, rank=setting.rank))
     trained = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
     return _training(setting, backbone, trained, everywhere=True)
 

@@ -15,10 +15,8 @@ the bytes requested from torch's allocator, including weights. No data and no ne
 
 import argparse
 import json
-import random
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,28 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peak_memory import peak_memories
-from benchmarks.shapes import SHAPES
-from benchmarks.step_builders import CONTENDERS, Setting, Training, check_comparable
+from benchmarks.rounds import Ratio, in_rounds, paired_ratio, timed
+from benchmarks.shapes import SHAPES, dtype_for
+from benchmarks.step_builders import CONTENDERS, Setting, check_comparable
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.fingerprint import environment
-from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 
 FULL = "full"
 _ON_GPU = ("gpt2_medium", "llama_1b")
 _ON_CPU = ("gpt2", "small_llama")
 _TABLE_WIDTH = 132
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """Ratio of two times of the same round: median and quartiles over all rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,32 +60,13 @@ class Measurement:
     speed_over_peft: Ratio | None
 
 
-def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """Compute the ratio of two contenders' times in each round."""
-    ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    return Ratio(median=median, low=low, high=high)
-
-
-def interleaved_times(trainings: Mapping[str, Training], *, num_steps: int, warmup: int) -> dict[str, list[float]]:
-    """Measure the seconds of every step of every contender, in rounds."""
-    times: dict[str, list[float]] = {name: [] for name in trainings}
-    shuffler = random.Random(0)
-    for round_number in range(warmup + num_steps):
-        for name in shuffler.sample(list(trainings), len(trainings)):
-            start = time.perf_counter()
-            trainings[name].step()
-            if round_number >= warmup:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
 def measure(names: Sequence[str], setting: Setting, *, num_steps: int, warmup: int) -> list[Measurement]:
     """Measure memory first, while this process holds no model, then time."""
     peaks = peak_memories(names, setting)
     trainings = {name: CONTENDERS[name].build(setting) for name in names}
     check_comparable(trainings)
-    times = interleaved_times(trainings, num_steps=num_steps, warmup=warmup)
+    turns = {name: timed(training.step) for name, training in trainings.items()}
+    times = in_rounds(turns, rounds=num_steps, warmup=warmup)
 
     def over(other: str | None, name: str) -> Ratio | None:
         return paired_ratio(times[other], times[name]) if other in times and other != name else None
@@ -159,8 +126,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     arguments.is_on_gpu = torch.device(arguments.device).type == "cuda"
     arguments.shape = arguments.shape or list(_ON_GPU if arguments.is_on_gpu else _ON_CPU)
-    if arguments.dtype == "auto":
-        arguments.dtype = "bfloat16" if has_native_bfloat16(torch.device(arguments.device)) else "float32"
+    arguments.dtype = dtype_for(arguments.dtype, arguments.device)
     return arguments
 
 

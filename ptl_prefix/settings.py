@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _GIVEN = "_given_settings"
 _other_configs: ContextVar[Path | None] = ContextVar("_other_configs", default=None)
@@ -85,6 +85,9 @@ def _shipped_defaults(config: str) -> Mapping[str, Any]:
 
 @functools.cache
 def _read_defaults(path: Path) -> Mapping[str, Any]:
+    # Imported here, as pydantic below: the help of the command line reads no config and checks none.
+    import yaml
+
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     # A mapping in a file with a defaults list changes another config, and means nothing without that.
     is_whole = values.pop("defaults", None) is None
@@ -240,6 +243,8 @@ def _value_problems(annotation: Any, value: Any) -> list[str]:
     if (problem := _number_problem(value)) is not None:
         inside = f" (in {value!r})" if isinstance(value, Mapping | list | tuple) else ""
         return [f"{problem}{inside}."]
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     try:
         adapter.validate_python(value, strict=True)
@@ -271,7 +276,7 @@ _BOUNDS = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def _sentence(annotation: Any, error: ValidationError, value: Any) -> str:
+def _sentence(annotation: Any, error: "ValidationError", value: Any) -> str:
     """What must hold and what was found, as in `must be >= 1, but is 0.`; follows the name of the setting."""
     details = error.errors()
     for detail in details:

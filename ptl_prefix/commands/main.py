@@ -8,7 +8,6 @@ Importing this file imports neither Hydra nor torch, so that `--help` and comple
 
 import errno
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,6 +190,8 @@ class _Verbs(click.Group):
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
+        import importlib.metadata
+
         click.echo(f"ptl-prefix {importlib.metadata.version('ptl-prefix')}")
         ctx.exit()
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from benchmarks import step_time
+from benchmarks.rounds import paired_ratio
 from benchmarks.shapes import SHAPES, random_backbone
 from benchmarks.step_builders import CONTENDERS, Setting, check_comparable
-from benchmarks.step_time import FULL, paired_ratio
+from benchmarks.step_time import FULL
 
 SMALL = ["--batch-size", "2", "--source-tokens", "4", "--target-tokens", "4", "--dtype", "float32"]
 

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -63,28 +62,41 @@ def test_help_names_every_verb_with_one_line() -> None:
         assert f"\n  {name}" in result.output
 
 
+HEAVY = {"torch", "hydra", "omegaconf", "transformers", "pytorch_lightning", "datasets", "numpy"}
+READERS = {"pydantic", "yaml", "fsspec", "asyncio", "ssl", "importlib.metadata"}
+"""What reads configs, checks them, or reaches a store: more than half of the time of a help that imported it."""
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["methods"], ["experiments"], ["metrics"], ["completion", "bash"]]
+    ("arguments", "not_imported"),
+    [
+        (["--help"], HEAVY | READERS),
+        (["train", "--help"], HEAVY | READERS - {"yaml"}),
+        (["methods"], HEAVY),
+        (["experiments"], HEAVY),
+        (["metrics"], HEAVY),
+        (["completion", "bash"], HEAVY | READERS),
+    ],
 )
-def test_what_only_reads_files_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+def test_what_only_reads_files_imports_nothing_heavy(
+    arguments: list[str], not_imported: set[str], tmp_path: Path
+) -> None:
     code = (
         "import sys\n"
         "from ptl_prefix.commands.main import main\n"
         f"sys.argv = ['ptl-prefix', *{arguments!r}]\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'hydra', 'omegaconf', 'transformers', 'pytorch_lightning', 'datasets', 'numpy'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        f"imported = {not_imported!r} & set(sys.modules)\n"
+        "assert not imported, imported\n"
     )
     path = os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path}
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180
     )
 
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 5  # half a second is the aim; a busy machine must not fail the test
 
 
 @pytest.mark.parametrize("call_for_help", ["--help", "-h"])

@@ -17,8 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
-
 from ptl_prefix.artifacts.atomic import write_atomically, write_file_atomically
 from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.artifacts.remote.address import LIBRARIES, RemoteAddress
@@ -254,6 +252,9 @@ class ObjectStore:
 @cache
 def _file_system(scheme: str, process: int) -> Any:
     """The file system of a scheme; a forked process has another one, as connections belong to a process."""
+    # Imported here: every verb imports this file, and few commands reach a store.
+    import fsspec
+
     files = fsspec.filesystem(scheme, **_OPTIONS[scheme])
     if scheme == "s3":
         files.retries = 1  # `_repeated` is the only one that repeats

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ptl_prefix import settings
 
 CATALOGS = {
@@ -87,7 +85,7 @@ def offered(group: str, config_dir: str | None = None, *, separator: str = ", ")
 def groups_of(config_name: str, config_dir: str | None = None) -> dict[str, str | None]:
     """The groups in the defaults list of a primary config, each with its default choice or `None`."""
     path = next((p for folder in _folders(config_dir) if (p := folder / f"{config_name}.yaml").is_file()), None)
-    named = _defaults_in(yaml.safe_load(path.read_text(encoding="utf-8")) if path else None)
+    named = _defaults_in(_read(path))
     known = group_names(config_dir)
     return {group: choice for group, choice in named.items() if group in known}
 
@@ -125,8 +123,15 @@ def labels_of(group: str, choice: str, config_dir: str | None = None) -> dict[st
 
 
 def _content(group: str, choice: str, config_dir: str | None) -> dict[str, Any]:
-    path = _path_of(group, choice, config_dir)
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) if path else None) or {}
+    return _read(_path_of(group, choice, config_dir)) or {}
+
+
+def _read(path: Path | None) -> Any:
+    """The content of a YAML file; `None` for no file."""
+    # Imported here: the list of verbs reads no file.
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
 
 
 def _path_of(group: str, choice: str, config_dir: str | None) -> Path | None:

@@ -22,7 +22,6 @@ from ptl_prefix.artifacts.decoding import (
     SamplingSeed,
     TopP,
 )
-from ptl_prefix.artifacts.remote.open_run import open_run
 from ptl_prefix.artifacts.remote.outputs_url import outputs_url_problem
 from ptl_prefix.errors import ObjectStoreError, RunError
 
@@ -93,6 +92,9 @@ def run_problems(run: str | None) -> list[str]:
     """Why a setting is neither a run folder nor the address of a mirrored run; none for `None`."""
     if run is None:
         return []
+    # Imported here: what reads mirrored runs is more than the help of all verbs takes.
+    from ptl_prefix.artifacts.remote.open_run import open_run
+
     try:
         open_run(run)
     except (ObjectStoreError, RunError) as error:

@@ -11,12 +11,13 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ptl_prefix.artifacts.file_lock import open_unlinked
+from ptl_prefix.commands.sweep.exit_code import exit_code_of
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 from ptl_prefix.training.pack import Pack, PackMember
 
@@ -67,19 +68,7 @@ def _add(pack: Pack, folder: Path, report: Callable[[int], None]) -> PackMember:
     train = importlib.import_module("ptl_prefix.commands.train.command")  # imported before by the trial server
     output = os.fdopen(log, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
 
-    def body(member: PackMember) -> None:
-        code = 1
-        try:
-            train.run_frozen(folder, member)
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            report(code)
-
-    return pack.add(body, output)
+    return pack.add(lambda member: report(exit_code_of(partial(train.run_frozen, folder, member))), output)
 
 
 def _reporter(number: int, reports: int) -> Callable[[int], None]:

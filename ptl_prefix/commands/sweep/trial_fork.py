@@ -7,15 +7,14 @@ trial. It never returns to the server's code.
 import importlib
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from ptl_prefix.artifacts.file_lock import open_unlinked
+from ptl_prefix.commands.sweep.exit_code import exit_with
 from ptl_prefix.commands.sweep.trial_resources import limit_environment, use_resources
 from ptl_prefix.sweeping.trial_processes import TRIAL_LOG
 
@@ -27,28 +26,24 @@ def run_trial(
     folder: Path, threads: int, device: int | None, *, lifeline: int, launcher: Sequence[str] = ()
 ) -> NoReturn:
     """Run a trial in a fork of the server. The fork exits here and never returns to the server's code."""
-    code = 1
-    try:
+
+    def body() -> int:
         log = open_unlinked(folder / TRIAL_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for old, new in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(old, new)
+        _set_streams(log, log)
         threading.Thread(target=_stop_with_server, args=(lifeline,), daemon=True).start()
         if launcher:
-            code = _run_launched(folder, threads, device, launcher)
-        else:
-            use_resources(threads, device)
-            train = importlib.import_module("ptl_prefix.commands.train.command")
-            train.run_frozen(folder)
-            code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+            return _run_launched(folder, threads, device, launcher)
+        use_resources(threads, device)
+        importlib.import_module("ptl_prefix.commands.train.command").run_frozen(folder)
+        return 0
+
+    exit_with(body)
+
+
+def _set_streams(output: int, errors: int) -> None:
+    """Let nothing be read, and send what is printed to these file descriptors."""
+    for old, new in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (errors, 2)):
+        os.dup2(old, new)
 
 
 def _run_launched(folder: Path, threads: int, device: int | None, launcher: Sequence[str]) -> int:
@@ -69,22 +64,15 @@ def run_pack(requests: int, threads: int, device: int | None) -> NoReturn:
         threads: CPU threads of the pack.
         device: The accelerator that the trials see; `None` hides none.
     """
-    code = 1
-    try:
+
+    def body() -> int:
         reports = os.dup(1)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for old, new in ((nothing, 0), (2, 1)):  # what no trial prints is in the server's log
-            os.dup2(old, new)
+        _set_streams(2, 2)  # what no trial prints is in the server's log
         use_resources(threads, device)
-        pack_process = importlib.import_module("ptl_prefix.commands.sweep.pack_process")
-        pack_process.run(requests, reports)
-        code = 128 + signal.SIGTERM  # a pack only ends when it is stopped
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        importlib.import_module("ptl_prefix.commands.sweep.pack_process").run(requests, reports)
+        return 128 + signal.SIGTERM  # a pack only ends when it is stopped
+
+    exit_with(body)
 
 
 def _stop_with_server(lifeline: int) -> None:

@@ -1,0 +1,31 @@
+"""The benchmark of compiled layers: compiled layers compute the same step."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import compiled_layers
+from benchmarks.shapes import random_backbone
+
+
+@pytest.mark.parametrize(("shape", "layers"), [("tiny", 4), ("tiny_llama", 4)])
+def test_the_layers_of_a_backbone_are_found(shape: str, layers: int) -> None:
+    found = compiled_layers.layers_of(random_backbone(shape, device="cpu", dtype="float32"))
+
+    assert len(found) == layers
+    assert len({type(layer) for layer in found}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_steps_are_measured(tmp_path: Path) -> None:
+    words = ["--shape", "tiny", "--batch-size", "2", "--steps", "2", "--training-steps", "10"]
+
+    compiled_layers.main([*words, "--json", str(tmp_path / "compiled.json")])
+
+    report = json.loads((tmp_path / "compiled.json").read_text(encoding="utf-8"))
+    assert report["first_s"] > report["compiled_s"] > 0
+    whole = report["first_s"] + 9 * report["compiled_s"]
+    assert report["training_speed"] == pytest.approx(10 * report["plain_s"] / whole)
