@@ -24,11 +24,13 @@ def postgres_bin() -> Path | None:
 
 
 @contextmanager
-def postgres_server(programs: Path) -> Iterator[str]:
+def postgres_server(programs: Path, *, max_connections: int = 50, is_durable: bool = False) -> Iterator[str]:
     """Start a server, and stop it at the end of the block.
 
     Args:
         programs: The folder that `postgres_bin` returns.
+        max_connections: Connections that it takes at a time.
+        is_durable: Whether a commit waits for the disk, as on a server whose data matter.
 
     Yields:
         The URL of an empty database.
@@ -67,7 +69,8 @@ def postgres_server(programs: Path) -> Iterator[str]:
             "-E",
             "UTF8",
         )
-        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=50"
+        fsync = "on" if is_durable else "off"
+        options = f"-k {folder} -c listen_addresses= -c fsync={fsync} -c max_connections={max_connections}"
         run(control, "-D", data, "-l", folder / "log", "-w", "-o", options, "start")
         try:
             yield f"postgresql://{_ADMINISTRATOR}@/postgres?host={folder}"

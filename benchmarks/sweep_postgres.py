@@ -6,7 +6,8 @@
 
 In: a server of its own (`initdb` and `pg_ctl` must be installed), or an empty database. Out: for each step of a worker
 (next job, heartbeat, report, close) the number of SQL statements and the processor time of the worker, by the trials
-that the study has; they do not depend on how busy the machine is. The seconds on the clock of `--at-once` do.
+that the study has; they do not depend on how busy the machine is. The milliseconds on the clock of `--at-once` do; a
+server of its own then waits for the disk at each commit, as one whose data matter.
 """
 
 import argparse
@@ -15,10 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,11 @@ from ptl_prefix.sweeping.samplers import RandomPoints
 from ptl_prefix.sweeping.scheduler import Scheduler
 from ptl_prefix.sweeping.storage import StudyStorage
 from ptl_prefix.sweeping.trial_store import TrialStore
+from ptl_prefix.sweeping.worker import next_pause_s
 
 _THREADS = 8
+_CONNECTIONS = 20
+"""Connections of the server besides two of each worker."""
 _STEPS = 300
 _Answer = TypeVar("_Answer")
 
@@ -71,6 +75,13 @@ class Meter:
         )
         return answer
 
+    def timed(self, kind: str, call: Callable[[], _Answer], size: int) -> _Answer:
+        """Make a call beside those of other threads, whose statements and processor time are not told apart."""
+        began = time.perf_counter()
+        answer = call()
+        self.entries[kind].append({"size": size, "ms": 1000 * (time.perf_counter() - began)})
+        return answer
+
 
 def make_scheduler(folder: Path, settings: ClusterSettings, storage: StudyStorage) -> Scheduler:
     """The scheduler of one process."""
@@ -96,21 +107,21 @@ def work_in_turn(url: str, folder: Path, settings: ClusterSettings) -> dict[str,
             number = max(number, job.trial.number + 1)
             open_jobs.append(job)
             if len(open_jobs) == settings.workers:
-                _finish(meter, scheduler, open_jobs.pop(0), number)
+                _finish(meter.step, scheduler, open_jobs.pop(0), number)
         for left in open_jobs:
-            _finish(meter, scheduler, left, number)
+            _finish(meter.step, scheduler, left, number)
         return _by_size(meter.entries, settings.trials)
 
 
-def _finish(meter: Meter, scheduler: Scheduler, job: Job, size: int) -> None:
-    meter.step("heartbeat", lambda: scheduler.heartbeat(job), size)
+def _finish(step_of: Callable[[str, Callable[[], Any], int], Any], scheduler: Scheduler, job: Job, size: int) -> None:
+    step_of("heartbeat", lambda: scheduler.heartbeat(job), size)
     for step in range(100, _STEPS, 100):
         value = objective(job.trial.number, step)
-        if meter.step("report", partial(scheduler.report, job, step, value), size):
-            meter.step("close", lambda: scheduler.close(job, Outcome("paused")), size)
+        if step_of("report", partial(scheduler.report, job, step, value), size):
+            step_of("close", lambda: scheduler.close(job, Outcome("paused")), size)
             return
     outcome = Outcome("finished", value=objective(job.trial.number, _STEPS), notes={"train_s": 1.0, "tokens": 1000})
-    meter.step("close", lambda: scheduler.close(job, outcome), size)
+    step_of("close", lambda: scheduler.close(job, outcome), size)
 
 
 def _by_size(entries: dict[str, list[dict[str, float]]], trials: int) -> dict[str, Any]:
@@ -122,7 +133,7 @@ def _by_size(entries: dict[str, list[dict[str, float]]], trials: int) -> dict[st
         for entry in of_kind:
             parts[int(entry["size"] // quarter * quarter)].append(entry)
         report[kind] = {
-            str(size): {name: statistics.median(one[name] for one in part) for name in ("statements", "cpu_ms", "ms")}
+            str(size): {name: statistics.median(one[name] for one in part) for name in part[0] if name != "size"}
             | {"calls": len(part)}
             for size, part in sorted(parts.items())
         }
@@ -131,11 +142,13 @@ def _by_size(entries: dict[str, list[dict[str, float]]], trials: int) -> dict[st
 
 def work_at_once(url: str, folder: Path, settings: ClusterSettings) -> dict[str, Any]:
     """Let processes with some threads each work on the study until it is done."""
-    number = max(settings.workers // _THREADS, 1)
     words = [sys.executable, "-m", "benchmarks.sweep_postgres", "--worker", str(folder), "--url", url]
     words += ["--trials", str(settings.trials), "--pruner", settings.pruner]
+    sizes = [min(_THREADS, settings.workers - first) for first in range(0, settings.workers, _THREADS)]
     began = time.monotonic()
-    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(number)]
+    processes = [
+        subprocess.Popen([*words, "--workers", str(size)], stdout=subprocess.PIPE, text=True) for size in sizes
+    ]
     outputs = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         raise RuntimeError("a worker failed; see above")
@@ -147,22 +160,21 @@ def work_at_once(url: str, folder: Path, settings: ClusterSettings) -> dict[str,
 
 
 def _work(url: str, folder: Path, settings: ClusterSettings) -> None:
-    """The threads of one process; statements of threads are not told apart, so only seconds are kept."""
+    """Work with some threads of this process, as the workers of one machine do."""
     with closing(StudyStorage(folder, url)) as storage:
         meter, scheduler = Meter(storage.trials.engine), make_scheduler(folder, settings, storage)
 
-        def work() -> None:
-            while (job := meter.step("next job", scheduler.next_job, 0)) != "done":
+        def work(_: int) -> None:
+            size = 0
+            while (job := meter.timed("next job" if size else "first job", scheduler.next_job, size)) != "done":
                 if isinstance(job, Job):
-                    _finish(meter, scheduler, job, job.trial.number)
+                    size = max(size, job.trial.number + 1)
+                    _finish(meter.timed, scheduler, job, size)
                 else:
-                    time.sleep(0.2)
+                    time.sleep(next_pause_s(0.0))
 
-        threads = [threading.Thread(target=work) for _ in range(_THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(settings.workers) as threads:
+            list(threads.map(work, range(settings.workers)))  # which raises the error of a thread
     print(json.dumps(meter.entries))
 
 
@@ -192,7 +204,10 @@ def main(words: Sequence[str] | None = None) -> None:
             programs = postgres_bin()
             if programs is None:
                 parser.error("needs PostgreSQL's initdb and pg_ctl, or --url with an empty database")
-            url = stack.enter_context(postgres_server(programs))
+            server = postgres_server(
+                programs, max_connections=_CONNECTIONS + 2 * workers, is_durable=given.at_once is not None
+            )
+            url = stack.enter_context(server)
         report = (work_at_once if given.at_once else work_in_turn)(url, folder, settings)
     report = {"trials": given.trials, "workers": workers, "pruner": given.pruner, **report}
     given.json.parent.mkdir(parents=True, exist_ok=True)

@@ -22,15 +22,11 @@ from typing import Any
 
 from benchmarks.sweep_scale.cluster import Cluster
 from benchmarks.sweep_scale.figures import draw
-from benchmarks.sweep_scale.settings import ClusterSettings
+from benchmarks.sweep_scale.ledger import MUST_BE_NONE
+from benchmarks.sweep_scale.settings import SCAN, ClusterSettings
 from ptl_prefix.artifacts.atomic import write_atomically
 
 _MEMORY = Path("/dev/shm")
-_SCAN = [
-    ClusterSettings(trials=300, workers=100, step_s=step_s, start_s=20 * step_s, latency_s=latency_s)
-    for step_s in (0.4, 0.1, 0.05, 0.025, 0.0125)
-    for latency_s in (0.002, 0.02)
-]
 
 
 def parse_settings(words: Sequence[str]) -> ClusterSettings:
@@ -81,11 +77,11 @@ def main(words: Sequence[str] | None = None) -> None:
     if given.figures is not None:
         draw(given.out, given.figures)
         return
-    for settings in _SCAN if given.scan else [parse_settings(given.settings)]:
+    for settings in SCAN if given.scan else [parse_settings(given.settings)]:
         report = simulate(settings, given.out)
         shown = {key: value for key, value in report.items() if key != "settings"}
         print(json.dumps(shown), flush=True)
-        if report["lost"] or report["run in two places"] or report["results recorded twice"]:
+        if any(report[name] for name in MUST_BE_NONE):
             sys.exit(1)
 
 

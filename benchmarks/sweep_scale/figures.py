@@ -4,11 +4,14 @@ In: the reports of a folder. Out: two SVG files.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from benchmarks.sweep_scale.settings import SCAN
 
 _KINDS = {
     "next: new": "a new trial",
@@ -33,8 +36,8 @@ def _draw_lock(reports: list[dict[str, Any]], path: Path) -> None:
     """The share of the workers' time that is spent waiting for the lock, by jobs a second."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    largest = max(report["settings"]["trials"] for report in reports)
-    scan = [report for report in reports if report["settings"]["trials"] < largest]
+    scanned = [asdict(settings) for settings in SCAN]
+    scan = [report for report in reports if report["settings"] in scanned]
     for colour, latency_s in zip(_COLOURS, sorted({report["settings"]["latency_s"] for report in scan}), strict=False):
         points = sorted(
             (demand(report), 100 * waiting_share(report))

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from benchmarks.sweep_scale.process import Process
 
 
+MUST_BE_NONE = ("lost", "run in two places", "run after their end", "results recorded twice", "points tried twice")
+"""The facts that must be 0, or the scheduler is wrong."""
+
+
 class Ledger:
     """Counts by trial."""
 

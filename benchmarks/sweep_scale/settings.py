@@ -75,3 +75,11 @@ def objective(number: int, step: int) -> float:
     draws = random.Random(number)
     limit, rate = 2.0 + draws.random() ** 2, 100.0 + 200.0 * draws.random()
     return limit + 3.0 * math.exp(-step / rate)
+
+
+SCAN = [
+    ClusterSettings(trials=300, workers=100, step_s=step_s, start_s=20 * step_s, latency_s=latency_s)
+    for step_s in (0.4, 0.1, 0.05, 0.025, 0.0125)
+    for latency_s in (0.002, 0.02)
+]
+"""Shorter and shorter trials on two storages: where the lock of a study stops being enough."""

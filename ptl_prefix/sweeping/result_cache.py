@@ -17,6 +17,7 @@ import yaml
 from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.config_tree import walk
 from ptl_prefix.artifacts.fingerprint import fingerprint_files, fingerprint_text, library_versions
+from ptl_prefix.artifacts.remote.mirror_state import read_mirror_state
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import RunRecord, read_record, write_record
 from ptl_prefix.errors import PtlPrefixError
@@ -35,7 +36,7 @@ class CachedResult:
     Args:
         folder: The run's folder.
         value: The run's objective.
-        notes: The run's cost and size.
+        notes: The run's cost and size; and where the run is mirrored, if it is.
     """
 
     folder: Path
@@ -66,7 +67,9 @@ class ResultCache:
             return None
         if record.status != "finished" or objective not in record.metrics:
             return None
-        return CachedResult(folder.path, record.metrics[objective], notes_of(record))
+        mirror = read_mirror_state(folder.path)
+        address = {} if mirror is None else {"reused_address": mirror.address}
+        return CachedResult(folder.path, record.metrics[objective], {**notes_of(record), **address})
 
     def keep(self, folder: RunFolder, content: str) -> None:
         """Add a finished run to the index."""

@@ -53,8 +53,11 @@ class StudyStorage:
             lock: Any = _JournalLock(path)  # no subclass of Optuna's, which this file would have to import
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         try:
-            # The workers of one machine write to one SQLite file and wait for each other.
-            engine_options = {"connect_args": {"timeout": 60}} if not self._is_postgresql else None
+            # The workers of one machine write to one SQLite file and wait for each other. A PostgreSQL server takes 100
+            # connections by default: each process keeps one, and has a second one while it has the lock.
+            engine_options: dict[str, Any] = (
+                {"pool_size": 1, "max_overflow": -1} if self._is_postgresql else {"connect_args": {"timeout": 60}}
+            )
             # The first worker creates the tables; a second one that created them at the same time would fail.
             with self._first_lock():
                 return optuna.storages.RDBStorage(url_of_driver(self._url), engine_kwargs=engine_options)

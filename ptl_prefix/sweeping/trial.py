@@ -79,9 +79,9 @@ class Trial:
         )
 
     def folder(self, study: Path) -> Path:
-        """The folder of the trial's run; that of the reused run, if its result was reused."""
-        reused = self.notes.get("reused_from")
-        return Path(reused) if reused else trial_folder(study, self.arm, self.number)
+        """The folder of the trial's run; that of the reused run, if its result was reused and was not fetched."""
+        own, reused = trial_folder(study, self.arm, self.number), self.notes.get("reused_from")
+        return Path(reused) if reused and not own.is_dir() else own
 
     @property
     def train_s(self) -> float:

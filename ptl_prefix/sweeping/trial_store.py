@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.result_cache import mark_pruned
 from ptl_prefix.sweeping.storage import StudyStorage
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 StopRequest = Literal["new", "now"]
 """`new`: workers start no new trial. `now`: they also stop the trials that run."""
+
+
+_TOKEN = "token"
+"""The attribute of Optuna's study that says of which of our studies it is."""
 
 
 class TrialStore:
@@ -64,6 +69,7 @@ class TrialStore:
                 # Never used: see `sampled_study`.
                 sampler=optuna.samplers.RandomSampler(seed=0),
             )
+            _require_own(self._studies[arm], self.spec.token)
             _name_metric(self._studies[arm], self.spec.objective)
         return self._studies[arm]
 
@@ -183,6 +189,19 @@ class TrialStore:
         """The stop request to all workers; `None` without one."""
         request: StopRequest | None = self.optuna_study(self.spec.arms[0].name).user_attrs.get("stop")
         return request
+
+
+def _require_own(study: "optuna.Study", token: str) -> None:
+    """Require that a study of a database is the one of this specification, and not one that had its name before."""
+    study_token = study.user_attrs.get(_TOKEN)
+    if study_token is None:  # it is new, or was created by an earlier version
+        study.set_user_attr(_TOKEN, token)
+        study_token = study.user_attrs[_TOKEN]
+    if study_token != token:
+        raise SweepError(
+            f"A study must have a name of its own in its storage, but another study named {study.study_name!r} has its "
+            "trials there; choose another hydra.sweeper.study_name, or another hydra.sweeper.storage."
+        )
 
 
 def _name_metric(study: "optuna.Study", objective: str) -> None:

@@ -107,12 +107,16 @@ class Worker:
         return seconds
 
     def _mirror_again(self, job: Job, outcome: Outcome) -> None:
-        """Mirror a trial again that the study has marked as pruned, or whose mirror is behind."""
+        """Mirror a trial again that the study has marked as pruned, or whose mirror is behind.
+
+        The study has recorded the outcome under this worker's lease: the trial that has ended is this one, even if
+        another process, which had lost the trial before, has written its mirror meanwhile.
+        """
         state = read_mirror_state(job.folder.path)
         if state is None or (state.behind is None and outcome.kind != "pruned"):
             return
         try:
-            mirror_run(job.folder)
+            mirror_run(job.folder, is_owner=outcome.kind in ("finished", "pruned", "failed"))
         except PtlPrefixError as error:
             self._notify(f"{job.folder.path} is not mirrored as it is: {error}")
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 
 from benchmarks.sweep_scale import __main__ as program
+from benchmarks.sweep_scale import figures
 from benchmarks.sweep_scale import worker as simulated_worker
 from benchmarks.sweep_scale.cluster import Cluster
-from benchmarks.sweep_scale.figures import draw
+from benchmarks.sweep_scale.ledger import MUST_BE_NONE
 from benchmarks.sweep_scale.settings import ClusterSettings
 from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.trial_store import TrialStore
@@ -29,7 +31,6 @@ ROUGH: dict[str, Any] = {
     "outage_every_s": 900.0,
     "dies_deciding": 0.02,
 }
-MUST_BE_NONE = ("lost", "run in two places", "run after their end", "results recorded twice", "points tried twice")
 
 
 def simulated(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -116,12 +117,28 @@ def test_the_program_stores_a_report_and_does_not_repeat_it(
         program.main(["speed=3"])
 
 
-def test_the_plots_are_drawn_from_the_reports(tmp_path: Path) -> None:
-    for changes in ({"latency_s": 0.01}, {"latency_s": 0.001}, {"trials": 24}):
-        settings = ClusterSettings(**{"trials": 12, "workers": 4, **changes})
+@pytest.mark.parametrize("fact", MUST_BE_NONE)
+def test_the_program_fails_where_the_scheduler_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fact: str
+) -> None:
+    facts = {"settings": {}, **dict.fromkeys(MUST_BE_NONE, 0), fact: 1}
+    monkeypatch.setattr(program, "simulate", lambda *_: facts)
+
+    with pytest.raises(SystemExit) as end:
+        program.main(["--out", str(tmp_path)])
+
+    assert end.value.code == 1
+
+
+def test_the_plots_are_drawn_from_the_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ClusterSettings(trials=12, workers=4)
+    scan = [replace(small, latency_s=0.01), replace(small, latency_s=0.001)]
+    monkeypatch.setattr(figures, "SCAN", scan)
+    for settings in (*scan, replace(small, trials=24, latency_s=0.5)):
         program.simulate(settings, tmp_path)
 
-    draw(tmp_path, tmp_path)
+    figures.draw(tmp_path, tmp_path)
 
     for name in ("sweep_scale_lock.svg", "sweep_scale_cpu.svg"):
         assert (tmp_path / name).read_text().count("<path") > 3
+    assert "500 ms" not in (tmp_path / "sweep_scale_lock.svg").read_text(), "only the scan is a curve"

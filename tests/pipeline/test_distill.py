@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 from support.command_lines import CommandLine, Invoke
 from support.made_up_studies import sentences
+from support.mirrored_folders import contents
+from support.object_store import BUCKET, FaultyStore
 
 from ptl_prefix.artifacts.document_text import document_state
 from ptl_prefix.artifacts.manifest import read_manifest
+from ptl_prefix.artifacts.remote.address import RemoteAddress
+from ptl_prefix.artifacts.remote.fetch import fetch_folder, is_any
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.artifacts.self_study import read_self_study
@@ -39,6 +44,20 @@ SMALL = [
 def write_document(path: Path, *, version: int = 0) -> Path:
     path.write_text("\n".join(sentences(16, version=version)), encoding="utf-8")
     return path
+
+
+def stopped_at(step: int, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
+    """Call a command that receives SIGTERM in the middle of its training."""
+    usual = AdaptationModule.training_step
+
+    def stopping(module: AdaptationModule, batch: ModelInputs, batch_idx: int) -> torch.Tensor:
+        if module.global_step == step:
+            signal.raise_signal(signal.SIGTERM)
+        return usual(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdaptationModule, "training_step", stopping)
+        return invoke(*words)
 
 
 def test_all_mistakes_are_told_before_weights_load(invoke: Invoke) -> None:
@@ -149,16 +168,7 @@ def test_a_document_becomes_a_bundle_through_stops_and_changes(
     assert record.metric_info["val/loss"].scale == "nats per target token, to the teacher"
     assert record.task == manifest.task == "manual.txt"
 
-    usual = AdaptationModule.training_step
-
-    def stopping(module: AdaptationModule, batch: ModelInputs, batch_idx: int) -> torch.Tensor:
-        if module.global_step == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return usual(module, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AdaptationModule, "training_step", stopping)
-        stopped = invoke(*words, f"questions={questions}", "hydra.run.dir=stopped")
+    stopped = stopped_at(2, invoke, monkeypatch, *words, f"questions={questions}", "hydra.run.dir=stopped")
     resumed = invoke("distill", "resume=stopped")
 
     assert stopped.exit_code == 128 + signal.SIGTERM
@@ -177,3 +187,47 @@ def test_a_document_becomes_a_bundle_through_stops_and_changes(
     assert changed.config["method"]["init"] == "bundle"
     assert changed.config["task"]["replay"] == record.config["task"]["self_study"]
     assert read_manifest(RunFolder("updated").bundle).document_sha256 != manifest.document_sha256
+
+
+@pytest.mark.slow
+def test_a_run_is_mirrored_with_its_answers_and_goes_on_elsewhere(
+    store: FaultyStore, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = write_document(tmp_path / "manual.txt")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question": "The Alder harbour sells", "answer": "copper."}) + "\n")
+    url = f"s3://{BUCKET}/outputs"
+    words = ["distill", *SMALL, f"document={document}", f"questions={questions}", f"outputs_url={url}", "run_id=one"]
+    stopped = stopped_at(2, invoke, monkeypatch, *words, f"data.cache_dir={tmp_path / 'cache'}", "hydra.run.dir=here")
+    assert stopped.exit_code == 128 + signal.SIGTERM, stopped.output
+    address = f"{url}/manual.txt/tiny_gpt2/document_prefix/one"
+    monkeypatch.chdir(tmp_path)
+
+    resumed = invoke("distill", f"resume={address}")
+
+    assert resumed.exit_code == 0, resumed.output
+    folder = RunFolder("outputs/manual.txt/tiny_gpt2/document_prefix/one")
+    assert read_record(folder.record).cost.steps == 6
+    mirrored = contents(fetch_folder(RemoteAddress.parse(address), is_any))
+    assert mirrored == {name: one for name, one in contents(folder.path).items() if name in mirrored}
+    assert {"distill.json", "checkpoints/last.ckpt", "bundle/manifest.json"} < set(mirrored)
+    assert any(name.startswith("examination/") for name in mirrored), "the answers were mirrored, too"
+    refused = invoke("distill", *SMALL, f"document={document}", f"update={address}")
+    assert f"fetch it with: ptl-prefix mirror {address} 'out=<folder>'" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.slow
+def test_questions_are_asked_though_the_mirror_is_behind(store: FaultyStore, invoke: Invoke, tmp_path: Path) -> None:
+    document = write_document(tmp_path / "manual.txt")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question": "The Alder harbour sells", "answer": "copper."}) + "\n")
+    store.fault("error", part="/one/")
+    words = [*SMALL, f"document={document}", f"questions={questions}", f"data.cache_dir={tmp_path / 'cache'}"]
+
+    result = invoke("distill", *words, f"outputs_url=s3://{BUCKET}/outputs", "run_id=one", "hydra.run.dir=here")
+
+    assert result.exit_code == 5, result.output
+    assert "answer_loss" in result.stdout
+    assert "repeat the upload with: ptl-prefix mirror here" in " ".join(result.stderr.split())
+    store.heal()
+    assert invoke("mirror", "here").exit_code == 0

@@ -50,9 +50,9 @@ def ray_cluster(num_cpus: int) -> Iterator["Cluster"]:
         os.environ["PYTHONPATH"] = path
 
 
-def add_node(cluster: "Cluster", num_cpus: int) -> None:
-    """Add a small node to a cluster."""
-    cluster.add_node(**node_settings(num_cpus))
+def add_node(cluster: "Cluster", num_cpus: int, **environment: str) -> None:
+    """Add a small node to a cluster, whose workers have some environment variables of their own."""
+    cluster.add_node(**node_settings(num_cpus), env_vars=environment)
 
 
 def node_settings(num_cpus: int) -> dict[str, Any]:

@@ -8,17 +8,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from support.study_schedulers import spec
 
 from benchmarks.postgres_server import postgres_bin, postgres_server
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.search_space import Choice, Numbers, SearchSpace
-from ptl_prefix.sweeping.storage import StudyStorage
+from ptl_prefix.sweeping.storage import StudyStorage, url_of_driver
 
 pytestmark = pytest.mark.slow
 
@@ -188,3 +190,40 @@ def test_an_unreachable_server_is_named_without_the_password(tmp_path: Path, url
 
     assert "me:***@/postgres" in str(refusal.value)
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", [pytest.param("postgresql", marks=needs_postgres)], indirect=True)
+def test_a_process_keeps_one_connection_and_waits_for_the_lock_with_it(tmp_path: Path, url: str) -> None:
+    """64 workers that wait must fit into the 100 connections that a server takes by default."""
+    engine = sqlalchemy.create_engine(url_of_driver(url), poolclass=sqlalchemy.NullPool)
+    query = sqlalchemy.text("SELECT wait_event FROM pg_stat_activity WHERE application_name = 'counted'")
+
+    def connections() -> list[str | None]:
+        with engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+    with (
+        closing(StudyStorage(tmp_path, f"{url}&application_name=counted")) as storage,
+        subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), url], stdout=subprocess.PIPE, text=True) as holder,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        with storage.lock():
+            storage.trials.get_all_studies()
+            assert len(connections()) == 2
+        assert len(connections()) == 1
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+
+        waits = threads.submit(lambda: _lock_once(storage))
+        deadline = time.monotonic() + 120
+        while "advisory" not in connections():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert connections() == ["advisory"]
+        holder.kill()
+        waits.result(120)
+
+
+def _lock_once(storage: StudyStorage) -> None:
+    with storage.lock():
+        pass

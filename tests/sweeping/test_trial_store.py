@@ -8,6 +8,7 @@ import pytest
 from optuna.storages import RDBStorage
 from support.study_schedulers import RATES, compose, finish, make_scheduler, next_job, spec
 
+from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping import trial_store
 from ptl_prefix.sweeping.proposer import Proposer
 from ptl_prefix.sweeping.pruners import NoPruner
@@ -103,3 +104,17 @@ def test_a_proposal_on_a_database_reads_the_trials_that_are_new(
             finish(scheduler, next_job(scheduler), 1.0)
 
     assert len(sizes) > 12 and max(sizes) <= 2
+
+
+def test_a_study_does_not_take_the_trials_of_another_one_with_its_name(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/trials.db"
+
+    def store(token: str, name: str = "small") -> TrialStore:
+        return TrialStore(tmp_path, spec(token=token, name=name), StudyStorage(tmp_path, url))
+
+    store("abc123").optuna_study("")
+    store("abc123").optuna_study("")
+    store("fff000", "other").optuna_study("")
+
+    with pytest.raises(SweepError, match=r"another study named 'small' has its trials there; choose another"):
+        store("fff000").optuna_study("")

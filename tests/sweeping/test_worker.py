@@ -1,13 +1,19 @@
 """A worker with a trial server whose trials are played by functions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.played_trials import Play, PlayedProcess, PlayedServer, record, validates, work
-from support.study_schedulers import make_scheduler, spec
+from support.study_schedulers import compose, make_scheduler, spec
 
 from ptl_prefix.artifacts.event_log import EventLog
+from ptl_prefix.artifacts.remote.address import RemoteAddress
+from ptl_prefix.artifacts.remote.fetch import fetch_folder, fetch_to_continue
+from ptl_prefix.artifacts.remote.mirror_run import mirror_run
+from ptl_prefix.artifacts.remote.mirror_state import read_mirror_state, write_mirror_state
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record, write_record
 from ptl_prefix.sweeping.pruners import Percentile, SuccessiveHalving
@@ -136,3 +142,46 @@ def test_a_worker_that_is_stopped_now_leaves_an_interrupted_trial(tmp_path: Path
     workers[0].run()
 
     assert [trial.state for trial in scheduler.trials("")] == ["interrupted"]
+
+
+def mirrored_trial(tmp_path: Path, ends_as: Play) -> tuple[list[str], RemoteAddress, RunFolder]:
+    """Run a trial whose mirror another process has taken over meanwhile, so that it is behind."""
+    names = {key: {"name": key, "_target_": key} for key in ("task", "backbone", "method")}
+
+    def compose_mirrored(overrides: Sequence[str]) -> dict[str, Any]:
+        return {**compose(overrides), **names, "outputs_url": f"file://{tmp_path}/outputs"}
+
+    scheduler = make_scheduler(tmp_path / "study", spec(n_trials=1), compose=compose_mirrored)
+
+    def play(folder: RunFolder, process: PlayedProcess) -> int:
+        mirror_run(folder)
+        late = RunFolder(tmp_path / "late")
+        fetch_to_continue(address_of(folder), late, replaces=False)
+        state = read_mirror_state(folder.path)
+        assert state is not None
+        write_mirror_state(folder.path, replace(state, behind="another one has taken over"))
+        return ends_as(folder, process)
+
+    lines = work(scheduler, play)
+    folder = RunFolder(tmp_path / "study/0")
+    return lines, address_of(folder), folder
+
+
+def address_of(folder: RunFolder) -> RemoteAddress:
+    state = read_mirror_state(folder.path)
+    assert state is not None
+    return RemoteAddress.parse(state.address)
+
+
+def test_the_result_that_a_study_has_recorded_is_mirrored_though_another_process_took_the_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    lines, address, folder = mirrored_trial(tmp_path, ends(0, status="finished"))
+
+    assert len(lines) == 1, lines
+    mirrored = fetch_folder(address)
+    assert (mirrored / "record.json").read_bytes() == folder.record.read_bytes()
+    state = read_mirror_state(folder.path)
+    assert state is not None and state.behind is None

@@ -14,7 +14,9 @@ from typing import TypeVar
 from ptl_prefix.artifacts.atomic import write_file_atomically, write_folder_atomically
 from ptl_prefix.artifacts.fingerprint import fingerprint_text
 from ptl_prefix.artifacts.remote.address import RemoteAddress
-from ptl_prefix.artifacts.remote.local_cache import MissingObjectError, cached_object, remote_cache_folder
+from ptl_prefix.artifacts.remote.cache_room import RUNS, cache_in_use, keep, release, remote_cache_folder
+from ptl_prefix.artifacts.remote.local_cache import MissingObjectError, cached_object
+from ptl_prefix.artifacts.remote.mirror import Mirror, ReplacedMirrorError
 from ptl_prefix.artifacts.remote.mirror_state import STATE_FILE, read_mirror_state, state_of, write_mirror_state
 from ptl_prefix.artifacts.remote.object_store import ObjectStore
 from ptl_prefix.artifacts.remote.run_manifest import RunManifest, StoredFile, manifest_bytes, read_manifest_at
@@ -28,6 +30,7 @@ Wanted = Callable[[str], bool]
 _SUMMARY = ("config.yaml", "record.json", "events.jsonl")
 _LARGE = ("checkpoints/", "model/")
 _ATTEMPTS = 4
+_FINISHED = "finished"
 
 
 def is_summary(name: str) -> bool:
@@ -63,6 +66,8 @@ def require_manifest(store: ObjectStore, address: RemoteAddress) -> RunManifest:
 def fetch_folder(address: RemoteAddress, wanted: Wanted = is_result) -> Path:
     """A mirrored folder in the user's cache. It is read only: whoever writes works in a folder of their own.
 
+    It stays until this process releases it or ends.
+
     Args:
         address: Address of the mirror.
         wanted: Which files are needed.
@@ -71,15 +76,18 @@ def fetch_folder(address: RemoteAddress, wanted: Wanted = is_result) -> Path:
         ObjectStoreError: Nothing is mirrored there, or the store cannot be read.
     """
     store = ObjectStore(address.scheme)
-    return _consistent(store, address, lambda manifest: cache_folder_of(store, address, manifest, wanted))
+    with cache_in_use():
+        folder = _consistent(store, address, lambda manifest: _cached_folder(store, address, manifest, wanted))
+        keep(folder)
+    return folder
 
 
-def cache_folder_of(store: ObjectStore, address: RemoteAddress, manifest: RunManifest, wanted: Wanted) -> Path:
+def _cached_folder(store: ObjectStore, address: RemoteAddress, manifest: RunManifest, wanted: Wanted) -> Path:
     """The folder in the cache with some files of a manifest; they are fetched unless they are there."""
     files = {name: one for name, one in manifest.files.items() if wanted(name)}
     # The last two names stay, as the folder above a trial says what kind of trial it is.
     digest = fingerprint_text(str(address), manifest_bytes(manifest).decode(), *sorted(files))[:24]
-    folder = remote_cache_folder() / "runs" / digest / Path(*address.names[-2:])
+    folder = remote_cache_folder() / RUNS / digest / Path(*address.names[-2:])
     if not (folder / STATE_FILE).is_file():
         with write_folder_atomically(folder) as unfinished:
             for name, file in files.items():
@@ -89,7 +97,37 @@ def cache_folder_of(store: ObjectStore, address: RemoteAddress, manifest: RunMan
 
 
 def fetch_to_continue(address: RemoteAddress, folder: RunFolder, *, replaces: bool) -> None:
-    """Bring a run folder to the state of its mirror, for a process that resumes the run.
+    """Bring a run folder to the state of its mirror, and take the mirror over, for a process that resumes the run.
+
+    From then on a process that wrote before, and is slow rather than dead, is refused. What it writes between the two
+    steps is fetched, too. The mirror of a finished run stays as it is: nobody writes it.
+
+    Args:
+        address: Address of the mirror.
+        folder: Run folder, which need not exist yet.
+        replaces: Whether a folder with an older state of the run is brought to the newest one.
+
+    Raises:
+        RunError: Another process works in the folder.
+        ObjectStoreError: As of `fetch_into`, or other processes write the mirror all the time.
+    """
+    for _ in range(_ATTEMPTS):
+        manifest = fetch_into(address, folder, replaces=replaces)
+        if manifest.status == _FINISHED:
+            return
+        try:
+            Mirror(folder.path, address, manifest.kind, manifest.place).take_over()
+        except ReplacedMirrorError:
+            replaces = True  # the folder is as it was just fetched
+        except ObjectStoreError:
+            return  # the mirror falls behind, and the run says so
+        else:
+            return
+    raise _changes_all_the_time(address)
+
+
+def fetch_into(address: RemoteAddress, folder: RunFolder, *, replaces: bool) -> RunManifest:
+    """Bring a run folder to the state of its mirror.
 
     Nothing is fetched if the folder has everything already. The config, which marks a folder as a run's, comes last, so
     that a killed fetch into a new folder is repeated.
@@ -99,6 +137,9 @@ def fetch_to_continue(address: RemoteAddress, folder: RunFolder, *, replaces: bo
         folder: Run folder, which need not exist yet.
         replaces: Whether a folder with an older state of the run is brought to the newest one.
 
+    Returns:
+        The manifest of which the folder has everything.
+
     Raises:
         RunError: Another process works in the folder.
         ObjectStoreError: Nothing is mirrored there, the folder holds another run, or one that is older than the mirror
@@ -106,11 +147,11 @@ def fetch_to_continue(address: RemoteAddress, folder: RunFolder, *, replaces: bo
     """
     store = ObjectStore(address.scheme)
 
-    def bring(manifest: RunManifest) -> None:
+    def bring(manifest: RunManifest) -> RunManifest:
         state = read_mirror_state(folder.path)
         is_same = state is not None and state.address == str(address)
         if state is not None and is_same and state.is_as_new_as(manifest):
-            return
+            return manifest
         if folder.config.exists() and not replaces:
             fact = "is older than that" if is_same else "holds another run, or was not mirrored there"
             raise ObjectStoreError(
@@ -119,8 +160,10 @@ def fetch_to_continue(address: RemoteAddress, folder: RunFolder, *, replaces: bo
             )
         with folder.held():
             _bring(store, address, manifest, folder)
+        return manifest
 
-    _consistent(store, address, bring)
+    with cache_in_use():
+        return _consistent(store, address, bring)
 
 
 def _bring(store: ObjectStore, address: RemoteAddress, manifest: RunManifest, folder: RunFolder) -> None:
@@ -148,7 +191,13 @@ def _consistent(store: ObjectStore, address: RemoteAddress, use: Callable[[RunMa
             if manifest.files == before:
                 raise
             before = manifest.files
-    raise ObjectStoreError(f"{address} must stay the same while it is read, but changes all the time; try again later.")
+    raise _changes_all_the_time(address)
+
+
+def _changes_all_the_time(address: RemoteAddress) -> ObjectStoreError:
+    return ObjectStoreError(
+        f"{address} must stay the same while it is read, but changes all the time; try again later."
+    )
 
 
 def _put(source: Path, target: Path, manifest: RunManifest) -> None:
@@ -171,6 +220,8 @@ def copy_results(address: RemoteAddress, folder: Path) -> None:
     Raises:
         ObjectStoreError: Nothing is mirrored there, or the store cannot be read.
     """
+    fetched = fetch_folder(address)
     with write_folder_atomically(folder) as unfinished:
-        shutil.copytree(fetch_folder(address), unfinished, dirs_exist_ok=True)
+        shutil.copytree(fetched, unfinished, dirs_exist_ok=True)
         (unfinished / STATE_FILE).unlink()
+    release(fetched)

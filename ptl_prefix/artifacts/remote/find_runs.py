@@ -5,28 +5,47 @@ be old: a run that it does not show yet is still readable at its own address, an
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ptl_prefix.artifacts.remote.address import RemoteAddress
 from ptl_prefix.artifacts.remote.fetch import require_manifest
-from ptl_prefix.artifacts.remote.object_store import ObjectStore
+from ptl_prefix.artifacts.remote.object_store import DamagedObjectError, ObjectStore
 from ptl_prefix.artifacts.remote.run_manifest import OBJECTS, RunManifest, object_address, read_manifest_at
+
+OnDamage = Callable[[RemoteAddress, str], None]
 
 _MAX_DEPTH = 8
 """Folders below an address in which runs are searched."""
 
 
-def find_manifests(store: ObjectStore, address: RemoteAddress) -> Iterator[tuple[RemoteAddress, RunManifest]]:
+def find_manifests(
+    store: ObjectStore, address: RemoteAddress, on_damage: OnDamage | None = None
+) -> Iterator[tuple[RemoteAddress, RunManifest]]:
     """The mirrored runs at or below an address, in the order of their addresses.
 
+    Args:
+        store: Store of the address.
+        address: Address at or above mirrored runs.
+        on_damage: Called with the address of a damaged manifest and the reason; `None` raises it.
+
     Raises:
-        ObjectStoreError: The store cannot be read, or a manifest is damaged.
+        DamagedObjectError: A manifest is damaged, and there is no `on_damage`.
+        ObjectStoreError: The store cannot be read.
     """
-    yield from _below(store, address, _MAX_DEPTH)
+    yield from _below(store, address, _MAX_DEPTH, on_damage)
 
 
-def _below(store: ObjectStore, address: RemoteAddress, depth: int) -> Iterator[tuple[RemoteAddress, RunManifest]]:
-    if (found := read_manifest_at(store, address)) is not None:
+def _below(
+    store: ObjectStore, address: RemoteAddress, depth: int, on_damage: OnDamage | None
+) -> Iterator[tuple[RemoteAddress, RunManifest]]:
+    try:
+        found = read_manifest_at(store, address)
+    except DamagedObjectError as error:
+        if on_damage is None:
+            raise
+        on_damage(address, str(error))
+        return
+    if found is not None:
         if found[0].kind == "run":
             yield address, found[0]
         return
@@ -35,7 +54,7 @@ def _below(store: ObjectStore, address: RemoteAddress, depth: int) -> Iterator[t
     folders, _ = store.names(address)
     for name in folders:
         if name != OBJECTS and not name.startswith("."):
-            yield from _below(store, address / name, depth - 1)
+            yield from _below(store, address / name, depth - 1, on_damage)
 
 
 def remove_unnamed_objects(address: RemoteAddress, *, older_than_s: float) -> list[str]:

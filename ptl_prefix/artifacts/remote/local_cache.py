@@ -1,7 +1,7 @@
 """Objects that were fetched, on this machine: `remote/objects/<first two digits>/<SHA-256>` in the user's cache.
 
 In: a file of a manifest. Out: the path of its content, whose hash was compared. A fetched object is written beside its
-place and renamed, so that a killed process leaves nothing that looks whole. The cache may be removed at any time.
+place and renamed, so that a killed process leaves nothing that looks whole. `cache_room.py` keeps the cache small.
 """
 
 from pathlib import Path
@@ -9,29 +9,24 @@ from pathlib import Path
 from ptl_prefix.artifacts.atomic import write_file_atomically
 from ptl_prefix.artifacts.fingerprint import fingerprint_file
 from ptl_prefix.artifacts.remote.address import RemoteAddress
-from ptl_prefix.artifacts.remote.object_store import ObjectStore
+from ptl_prefix.artifacts.remote.cache_room import OBJECTS, remote_cache_folder
+from ptl_prefix.artifacts.remote.object_store import DamagedObjectError, ObjectStore
 from ptl_prefix.artifacts.remote.run_manifest import StoredFile, object_address
-from ptl_prefix.artifacts.user_cache import user_cache_folder
-from ptl_prefix.errors import ObjectStoreError
 
 
-class MissingObjectError(ObjectStoreError):
+class MissingObjectError(DamagedObjectError):
     """A manifest names an object that is gone, as a newer manifest has replaced it meanwhile."""
 
 
-def remote_cache_folder() -> Path:
-    """The folder of everything that was fetched from object stores."""
-    return user_cache_folder() / "remote"
-
-
 def cached_object(store: ObjectStore, folder: RemoteAddress, file: StoredFile) -> Path:
-    """The path of an object in the cache; it is fetched unless it is there and whole.
+    """The path of an object in the cache; it is fetched unless it is there and whole. Only while the cache is in use.
 
     Raises:
         MissingObjectError: The store has no such object.
-        ObjectStoreError: The store cannot be read, or sends other bytes than the manifest names.
+        DamagedObjectError: The store sends other bytes than the manifest names.
+        ObjectStoreError: The store cannot be read.
     """
-    path = remote_cache_folder() / "objects" / file.sha256[:2] / file.sha256
+    path = remote_cache_folder() / OBJECTS / file.sha256[:2] / file.sha256
     if _is_whole(path, file):
         return path
     address = object_address(folder, file.sha256)
@@ -52,8 +47,8 @@ def _is_whole(path: Path, file: StoredFile) -> bool:
     return path.is_file() and path.stat().st_size == file.bytes and fingerprint_file(path) == file.sha256
 
 
-def _damaged(address: RemoteAddress) -> ObjectStoreError:
-    return ObjectStoreError(
+def _damaged(address: RemoteAddress) -> DamagedObjectError:
+    return DamagedObjectError(
         f"An object must have the bytes that its name is the hash of, but {address} has others; remove it, and mirror "
         "the run again with `ptl-prefix mirror` from the machine that has its folder."
     )

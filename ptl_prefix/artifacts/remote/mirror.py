@@ -41,13 +41,21 @@ class Mirror:
         kind: What the folder is.
         place: Names below `outputs_url` that lead to it.
         store: Store of the address; `None` opens it when it is first needed.
+        is_owner: Whether the folder counts whatever the mirror has, as that of a trial whose end a study has recorded.
     """
 
     def __init__(
-        self, folder: Path, address: RemoteAddress, kind: Kind, place: list[str], store: ObjectStore | None = None
+        self,
+        folder: Path,
+        address: RemoteAddress,
+        kind: Kind,
+        place: list[str],
+        store: ObjectStore | None = None,
+        *,
+        is_owner: bool = False,
     ) -> None:
         self.folder, self.address, self._kind, self._place = folder, address, kind, place
-        self._store = store
+        self._store, self._is_owner = store, is_owner
         self._writer = secrets.token_hex(8)
         self._manifest: RunManifest | None = None
         self._tag: str | None = None
@@ -76,7 +84,7 @@ class Mirror:
 
     def _require_known(self, manifest: RunManifest) -> None:
         state = self._own_state()
-        if state is not None and state.is_as_new_as(manifest):
+        if self._is_owner or (state is not None and state.is_as_new_as(manifest)):
             return
         resume = f"ptl-prefix train resume={self.address}"
         if state is None:
@@ -88,6 +96,15 @@ class Mirror:
             f"A folder must have everything that its mirror has, but {self.folder} is older than {self.address}, where "
             f"another machine has gone on; move the folder away, and resume with: {resume}"
         )
+
+    def holds(self, snapshot: Snapshot) -> bool:
+        """Whether the mirror has exactly the files of a snapshot.
+
+        Raises:
+            ObjectStoreError: The store cannot be read.
+        """
+        found = read_manifest_at(self.store, self.address)
+        return found is not None and found[0].files == _stored_files(snapshot)
 
     def write(self, snapshot: Snapshot, status: str, on_step: Callable[[], None] = lambda: None) -> RunManifest:
         """Send what changed, and write the manifest.
@@ -102,10 +119,10 @@ class Mirror:
             ObjectStoreError: The store cannot be reached, or refuses.
         """
         if not self._is_ours:
-            self._take_over()
+            self.take_over()
         elif self._is_uncertain:
             self._read_own()
-        files = {name: _stored(path) for name, path in snapshot.files.items()}
+        files = _stored_files(snapshot)
         self._send(snapshot, files, on_step)
         before = self._manifest
         manifest = self._next(files, status)
@@ -114,8 +131,13 @@ class Mirror:
         self._remove(unneeded)
         return manifest
 
-    def _take_over(self) -> None:
-        """Become the one process that writes the manifest; what is mirrored stays as it is."""
+    def take_over(self) -> None:
+        """Become the one process that writes the manifest; what is mirrored stays as it is.
+
+        Raises:
+            ReplacedMirrorError: The mirror has something that the folder has not.
+            ObjectStoreError: The store cannot be reached, or refuses.
+        """
         found = read_manifest_at(self.store, self.address)
         if found is not None and found[0].writer != self._writer:
             self._require_known(found[0])
@@ -202,5 +224,8 @@ class Mirror:
         return state if state is not None and state.address == str(self.address) else None
 
 
-def _stored(path: Path) -> StoredFile:
-    return StoredFile(sha256=fingerprint_file(path), bytes=path.stat().st_size)
+def _stored_files(snapshot: Snapshot) -> dict[str, StoredFile]:
+    return {
+        name: StoredFile(sha256=fingerprint_file(path), bytes=path.stat().st_size)
+        for name, path in snapshot.files.items()
+    }

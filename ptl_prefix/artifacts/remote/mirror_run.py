@@ -14,13 +14,16 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import RunError
 
 
-def mirror_of(folder: RunFolder, outputs_url: str | None = None, store: ObjectStore | None = None) -> Mirror:
+def mirror_of(
+    folder: RunFolder, outputs_url: str | None = None, store: ObjectStore | None = None, *, is_owner: bool = False
+) -> Mirror:
     """The mirror of a run folder.
 
     Args:
         folder: Run folder.
         outputs_url: Address in the place of the config's; `None` keeps that.
         store: Store of the address; `None` opens it.
+        is_owner: Whether the folder counts whatever the mirror has.
 
     Raises:
         RunError: The config cannot be read, or names no `outputs_url`.
@@ -34,17 +37,24 @@ def mirror_of(folder: RunFolder, outputs_url: str | None = None, store: ObjectSt
             f"A run that is mirrored must have an address, but the config of {folder.path} has no `outputs_url`; give "
             "outputs_url=<address>."
         )
-    return Mirror(folder.path, address, "run", place_of(config), store)
+    return Mirror(folder.path, address, "run", place_of(config), store, is_owner=is_owner)
 
 
-def mirror_run(folder: RunFolder, outputs_url: str | None = None) -> tuple[RemoteAddress, RunManifest]:
+def mirror_run(
+    folder: RunFolder, outputs_url: str | None = None, *, is_owner: bool = False
+) -> tuple[RemoteAddress, RunManifest]:
     """Mirror a run folder as it is.
+
+    Args:
+        folder: Run folder.
+        outputs_url: Address in the place of the config's; `None` keeps that.
+        is_owner: Whether the folder counts whatever the mirror has.
 
     Raises:
         RunError: Another process works in the folder, or it has no address.
         ObjectStoreError: The store cannot be reached or refuses, or the mirror is newer than the folder.
     """
-    mirror = mirror_of(folder, outputs_url)
+    mirror = mirror_of(folder, outputs_url, is_owner=is_owner)
     with folder.held():
         snapshot = snapshot_of_run(folder)
         try:

@@ -43,11 +43,11 @@ class MirrorState:
     num_bytes: int = 0
     behind: str | None = None
 
-    def is_as_new_as(self, manifest: RunManifest) -> bool:
-        """Whether the folder has everything of a manifest."""
-        if self.epoch != manifest.epoch:
-            return self.epoch > manifest.epoch
-        return self.writer == manifest.writer and self.sequence >= manifest.sequence
+    def is_as_new_as(self, other: "RunManifest | MirrorState") -> bool:
+        """Whether the folder has everything of a manifest, or of another folder with the same mirror."""
+        if self.epoch != other.epoch:
+            return self.epoch > other.epoch
+        return self.writer == other.writer and self.sequence >= other.sequence
 
 
 _FILE = DocumentFile(

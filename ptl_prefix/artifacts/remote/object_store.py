@@ -51,6 +51,10 @@ class ReplacedError(ObjectStoreError):
     """An object is another one than the writer has read: somebody else has written it."""
 
 
+class DamagedObjectError(ObjectStoreError):
+    """An object, or what names it, is not as it must be: asking again does not help, and other objects are in order."""
+
+
 class ObjectStore:
     """The objects below an address.
 
@@ -77,7 +81,8 @@ class ObjectStore:
         """The content of a small object; `None` if there is none.
 
         Raises:
-            ObjectStoreError: It is longer than `max_bytes`, or the store cannot be read.
+            DamagedObjectError: It is longer than `max_bytes`.
+            ObjectStoreError: The store cannot be read.
         """
         found = self.read_tagged(address, max_bytes=max_bytes)
         return None if found is None else found[0]
@@ -91,7 +96,7 @@ class ObjectStore:
                 if info is None:
                     return None
                 if info["size"] > max_bytes:
-                    raise ObjectStoreError(
+                    raise DamagedObjectError(
                         f"{address} must have at most {max_bytes:,} bytes, but has {info['size']:,}; do not use it."
                     )
                 try:

@@ -6,8 +6,8 @@ In: the path of a run folder, or the address of a mirrored run. Out: a run folde
 from pathlib import Path
 
 from ptl_prefix.artifacts.remote.address import RemoteAddress, is_remote_address
+from ptl_prefix.artifacts.remote.cache_room import remote_cache_folder
 from ptl_prefix.artifacts.remote.fetch import Wanted, fetch_folder, fetch_to_continue, is_result, require_manifest
-from ptl_prefix.artifacts.remote.local_cache import remote_cache_folder
 from ptl_prefix.artifacts.remote.mirror_state import read_mirror_state
 from ptl_prefix.artifacts.remote.object_store import ObjectStore
 from ptl_prefix.artifacts.run_folder import RunFolder

@@ -19,8 +19,7 @@ from pydantic import ConfigDict
 
 from ptl_prefix.artifacts.json_document import STRICT, DocumentError, from_values, parse_values, to_text, to_values
 from ptl_prefix.artifacts.remote.address import RemoteAddress
-from ptl_prefix.artifacts.remote.object_store import ObjectStore
-from ptl_prefix.errors import ObjectStoreError
+from ptl_prefix.artifacts.remote.object_store import DamagedObjectError, ObjectStore
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -108,7 +107,8 @@ def read_manifest_at(store: ObjectStore, folder: RemoteAddress) -> tuple[RunMani
     """The manifest of a mirrored folder and the tag of its version; `None` if nothing is mirrored there.
 
     Raises:
-        ObjectStoreError: The store cannot be read, or the manifest is damaged or of another version.
+        DamagedObjectError: The manifest is damaged or of another version.
+        ObjectStoreError: The store cannot be read.
     """
     found = store.read_tagged(folder / MANIFEST, max_bytes=_MAX_BYTES)
     if found is None:
@@ -121,14 +121,14 @@ def parse_manifest(content: bytes, where: str | Path) -> RunManifest:
     """Parse a manifest.
 
     Raises:
-        ObjectStoreError: It is damaged or of another version.
+        DamagedObjectError: It is damaged or of another version.
     """
     try:
         manifest = from_values(parse_values(content), RunManifest, version=SCHEMA_VERSION)
         _check_names(manifest.files)
         datetime.fromisoformat(manifest.written_at)
     except (DocumentError, ValueError) as error:
-        raise ObjectStoreError(
+        raise DamagedObjectError(
             f"The manifest of a mirrored folder must be whole and of a known version, but {where} {error}; mirror the "
             "folder again with `ptl-prefix mirror`."
         ) from error

@@ -17,8 +17,8 @@ from ptl_prefix.artifacts.run_folder import RunFolder
 STAGING = ".mirror"
 """The folder of snapshots inside a run folder, which is not mirrored itself."""
 
-_FILES = ("config.yaml", "record.json", "log.txt", "metrics.csv")
-_FOLDERS = ("bundle", "evaluation", "model")
+_FILES = ("config.yaml", "record.json", "distill.json", "log.txt", "metrics.csv")
+_FOLDERS = ("bundle", "evaluation", "examination", "inspection", "model")
 
 
 class Snapshot:

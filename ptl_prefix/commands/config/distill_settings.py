@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.artifacts.remote.address import is_remote_address
+from ptl_prefix.artifacts.remote.outputs_url import outputs_url_problem
 from ptl_prefix.artifacts.run_folder import is_name
 from ptl_prefix.commands.config.verb_settings import Routing, run_problems
 
@@ -26,10 +29,12 @@ class DistillSettings:
         seed: Seed of initialisation, batch order and dropout.
         run_id: Name of the run and of its folder; by default the time and a random part.
         dry_run: Whether to print the chunks, conversations, tokens, steps and files, and do nothing.
-        resume: Run folder of a stopped or killed run to resume; `None` starts a new run. No other settings may be given
-            with it, as the run has its config.
+        resume: Run folder of a stopped or killed run to resume, or the address where it is mirrored; `None` starts a
+            new run. No other settings may be given with it, as the run has its config.
         routing: What the bundle says of the document's questions, so that a server recognises them: `ngrams`,
             `hidden_states`, or `none`, for private texts.
+        outputs_url: Address in an object store below which the run is mirrored, at every validation and at its end:
+            `s3://<bucket>/<path>`, `gs://<bucket>/<path>` or `file:///<path>`; `None` mirrors nothing.
     """
 
     document: str | None
@@ -43,6 +48,7 @@ class DistillSettings:
     dry_run: bool
     resume: str | None
     routing: Routing
+    outputs_url: str | None
 
     def problems(self) -> list[str]:
         """Files and runs that are missing."""
@@ -58,4 +64,14 @@ class DistillSettings:
             problems.append(
                 f"`name` must be a folder's name of the characters A-Z a-z 0-9 . _ -, but is {self.name!r}."
             )
-        return problems + [problem.replace("`run`", "`update`") for problem in run_problems(self.update)]
+        if (problem := outputs_url_problem(self.outputs_url)) is not None:
+            problems.append(problem)
+        return problems + self._update_problems()
+
+    def _update_problems(self) -> list[str]:
+        if self.update is not None and is_remote_address(self.update):
+            return [
+                f"`update` must be a run folder on this machine, which later runs read again, but is {self.update}; "
+                f"fetch it with: {printed_command('mirror', self.update, 'out=<folder>')}"
+            ]
+        return [problem.replace("`run`", "`update`") for problem in run_problems(self.update)]

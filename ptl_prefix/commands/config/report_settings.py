@@ -89,7 +89,8 @@ class SweepActionSettings:
             ranks of a trial itself, on one node.
         slurm_extra: Further options of `sbatch` in an exported job, such as `--account=nlp`.
         kubernetes_image: Container image of an exported Job, with this package installed.
-        kubernetes_claim: PersistentVolumeClaim with the working directory in which the study was created.
+        kubernetes_claim: PersistentVolumeClaim with the working directory in which the study was created; `None` gives
+            each pod an empty directory, for a study that is mirrored in an object store.
         kubernetes_mount: Path at which the pods mount it, which is their working directory.
         kubernetes_secret: Secret whose keys become environment variables, such as the URL of the study's storage;
             `None` sets none.

@@ -8,7 +8,7 @@ others by `resume=`. A dry run prints all of that and does none of it.
 import gc
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from rich.text import Text
 
 from ptl_prefix.artifacts.bundle_folder import find_bundle
 from ptl_prefix.artifacts.manifest import read_manifest
+from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.artifacts.remote.mirror_run import mirror_run
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.artifacts.self_study import read_self_study
-from ptl_prefix.commands.config.build_plan import backbone_node, build_plan
+from ptl_prefix.commands.config.build_plan import backbone_node, build_plan, read_run_config
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.distill.distill_file import DistillFile, read_distill_file, write_distill_file
@@ -30,7 +32,7 @@ from ptl_prefix.commands.distill.problems import distill_problems
 from ptl_prefix.commands.distill.training_config import training_config
 from ptl_prefix.data.encoding import cache_folder
 from ptl_prefix.distillation.self_study import make_self_study
-from ptl_prefix.errors import ConfigError
+from ptl_prefix.errors import ConfigError, PtlPrefixError
 from ptl_prefix.settings import defaults_of
 from ptl_prefix.training.console import EscapingConsole
 from ptl_prefix.training.rank_environment import find_rank_environment
@@ -68,9 +70,9 @@ def distill_config(config: Mapping[str, Any], folder: RunFolder, console: Consol
         )
     cache = cache_folder(config["data"]["cache_dir"]) / _CACHE
     if config["resume"] is not None:
-        folder = RunFolder.open(config["resume"])
+        folder = _verb("train").folder_to_resume(config["resume"])
         asked = read_distill_file(folder)
-        _verb("train").run_frozen(folder.path)
+        _train(lambda train: train.resume_run(folder, console))
     elif config["dry_run"]:
         show_dry_run(config, folder, cache, EscapingConsole())
         return
@@ -86,9 +88,33 @@ def distill_config(config: Mapping[str, Any], folder: RunFolder, console: Consol
             raise ConfigError(problems)
         folder.path.mkdir(parents=True, exist_ok=True)
         write_distill_file(folder, asked)
-        _verb("train").train_config(plan, folder, console, given=())
+        _train(lambda train: train.train_config(plan, folder, console, given=()))
     if folder.record.exists() and read_record(folder.record).status == "finished":
         _finish(asked, folder, console)
+        _mirror_answers(folder, console)
+
+
+def _train(how: Callable[[Any], None]) -> None:
+    """Train with the module of `ptl-prefix train`; a mirror that is behind is left to the end."""
+    train = _verb("train")
+    try:
+        how(train)
+    except SystemExit as end:
+        if end.code != train.MIRROR_BEHIND:
+            raise
+
+
+def _mirror_answers(folder: RunFolder, console: Console) -> None:
+    """Mirror what was asked at the end, and what an earlier attempt could not send."""
+    if read_run_config(folder).get("outputs_url") is None:
+        return
+    try:
+        mirror_run(folder)
+    except PtlPrefixError as error:
+        again = printed_command("mirror", folder.path)
+        text = f"The mirror is behind: {error} Everything is in the run folder; repeat the upload with: {again}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(_verb("train").MIRROR_BEHIND) from error
 
 
 def cross_problems(config: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ _SAME = (
     "seed",
     "run_id",
     "routing",
+    "outputs_url",
     "backbone",
     "method",
     "data",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ptl_prefix.artifacts.remote.address import RemoteAddress, is_remote_address
-from ptl_prefix.artifacts.remote.fetch import fetch_to_continue
+from ptl_prefix.artifacts.remote.fetch import fetch_into
 from ptl_prefix.artifacts.remote.find_runs import find_manifests, remove_unnamed_objects
 from ptl_prefix.artifacts.remote.mirror_run import mirror_run
 from ptl_prefix.artifacts.remote.object_store import ObjectStore
@@ -37,7 +37,7 @@ def run(config: dict[str, Any], words: tuple[str, ...], run_folder: Path) -> Non
     console = EscapingConsole()
     if config["out"] is not None:
         folder = RunFolder(config["out"])
-        fetch_to_continue(RemoteAddress.parse(words[0]), folder, replaces=False)
+        fetch_into(RemoteAddress.parse(words[0]), folder, replaces=False)
         _print(console, f"{words[0]} is fetched into {folder.path}")
     elif config["clean"]:
         _clean(words, config["older_than_h"] * _S_PER_H, console)

@@ -24,7 +24,8 @@ from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.choose_sweeper import choose_sweeper
 from ptl_prefix.commands.sweep.cost_estimate import estimate_sweep, show_estimate
 from ptl_prefix.commands.sweep.export_study import export_study, next_command
-from ptl_prefix.commands.sweep.mirrored_study import fetch_missing_results, fetch_study, mirror_definition
+from ptl_prefix.commands.sweep.fetched_study import fetch_study
+from ptl_prefix.commands.sweep.mirrored_study import fetch_missing_results, mirror_definition
 from ptl_prefix.commands.sweep.parse_study import parsed_with_server
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
 from ptl_prefix.commands.sweep.progress import Progress, state_line, status_table, trial_name

@@ -43,7 +43,8 @@ def export_study(study: Study, target: str, settings: Mapping[str, Any]) -> str:
 
 def next_command(study: Study, engine: str) -> str:
     """What to do next where an engine starts the workers."""
-    needed = " kubernetes_image=IMAGE kubernetes_claim=CLAIM" if engine == "kubernetes" else ""
+    claim = " kubernetes_claim=CLAIM" if study.address_to_join is None else ""
+    needed = f" kubernetes_image=IMAGE{claim}" if engine == "kubernetes" else ""
     return (
         f"No worker starts here, as the study's executor is {engine}. Write the job whose workers run the trials:\n"
         f"  {printed_command('sweep', 'export', study.folder, engine)}{needed}"

@@ -1,7 +1,7 @@
 """Writes a Kubernetes Job that runs a study: each pod is a worker that joins the study.
 
-In: an existing study in a volume that every pod mounts, and the settings of `ptl-prefix sweep export`. Out:
-`kubernetes.yaml` in the study's folder.
+In: an existing study, in a volume that every pod mounts or mirrored in an object store, and the settings of
+`ptl-prefix sweep export`. Out: `kubernetes.yaml` in the study's folder.
 """
 
 import re
@@ -40,12 +40,15 @@ def write_kubernetes_job(study: Study, settings: Mapping[str, Any]) -> Path:
 
 def kubernetes_problems(study: Study, settings: Mapping[str, Any]) -> list[str]:
     """What keeps a study from running as a Job, one sentence each."""
+    needed = {"image": "the container image with ptl_prefix"}
+    if study.address_to_join is None:
+        needed["claim"] = (
+            "the PersistentVolumeClaim with the study's folder and the data; only a study with an `outputs_url` and "
+            "its trials in PostgreSQL needs none"
+        )
     problems = [
         f"`kubernetes_{key}` must be given: {meaning}."
-        for key, meaning in (
-            ("image", "the container image with ptl_prefix"),
-            ("claim", "the PersistentVolumeClaim with the study's folder and the data"),
-        )
+        for key, meaning in needed.items()
         if settings[f"kubernetes_{key}"] is None
     ]
     for key in ("claim", "secret", "namespace"):
@@ -59,7 +62,7 @@ def kubernetes_problems(study: Study, settings: Mapping[str, Any]) -> list[str]:
     mount = settings["kubernetes_mount"]
     if not mount.startswith("/") or mount == "/":
         problems.append(f"`kubernetes_mount` must be an absolute path below /, but is {mount!r}.")
-    if not study.folder.resolve().is_relative_to(Path.cwd()):
+    if settings["kubernetes_claim"] is not None and not study.folder.resolve().is_relative_to(Path.cwd()):
         problems.append(
             f"The study must be below the working directory, which is the volume's root in the pods, but "
             f"{study.folder.resolve()} is not below {Path.cwd()}; export it from the folder in which it was created."
@@ -103,11 +106,14 @@ def _failure_rules() -> Sequence[dict[str, Any]]:
 
 
 def _pod(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
-    mount, secret = settings["kubernetes_mount"], settings["kubernetes_secret"]
+    mount, secret, claim = (settings[f"kubernetes_{key}"] for key in ("mount", "secret", "claim"))
+    # A pod without the volume fetches the study, and mirrors its trials: what it writes may vanish with it.
+    place = study.address_to_join if claim is None else study.folder.resolve().relative_to(Path.cwd())
+    volume = {"emptyDir": {}} if claim is None else {"persistentVolumeClaim": {"claimName": claim}}
     container = {
         "name": "worker",
         "image": settings["kubernetes_image"],
-        "command": ["ptl-prefix", "sweep", "worker", str(study.folder.resolve().relative_to(Path.cwd()))],
+        "command": ["ptl-prefix", "sweep", "worker", str(place)],
         # Relative paths in the trials' settings are those of the folder in which the study was created.
         "workingDir": mount,
         "resources": _resources(study, settings),
@@ -119,7 +125,7 @@ def _pod(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
         "restartPolicy": "Never",  # a failed pod is replaced by the Job, as the rules of failures need
         "terminationGracePeriodSeconds": _GRACE_S,
         "containers": [container],
-        "volumes": [{"name": _VOLUME, "persistentVolumeClaim": {"claimName": settings["kubernetes_claim"]}}],
+        "volumes": [{"name": _VOLUME, **volume}],
     }
 
 

@@ -5,6 +5,7 @@ In: a study's scheduler, and the number of its workers. Out: tables and lines on
 
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -82,7 +83,7 @@ def _running_table(scheduler: Scheduler) -> Table:
         table.add_column(heading)
     running = [trial for trial in scheduler.all_trials() if trial.state == "running"]
     for trial in running[:_MOST_ROWS]:
-        table.add_row(trial_name(trial), trial.label, *_last_step_and_loss(RunFolder(trial.folder(scheduler.folder))))
+        table.add_row(trial_name(trial), trial.label, *_last_step_and_loss(trial, scheduler.folder))
     if len(running) > _MOST_ROWS:
         table.add_row("...", f"{len(running) - _MOST_ROWS} more")
     return table
@@ -93,14 +94,15 @@ def trial_name(trial: Trial) -> str:
     return f"{trial.arm}/{trial.number}" if trial.arm else str(trial.number)
 
 
-def _last_step_and_loss(folder: RunFolder) -> tuple[str, str]:
-    """The last step in a run's log, and its last validation loss."""
+def _last_step_and_loss(trial: Trial, study: Path) -> tuple[str, str]:
+    """The last step in a trial's log, and its last validation loss; of another machine, what the study has of them."""
+    losses, step = dict(trial.intermediate_values), 0
     with suppress(PtlPrefixError):
-        events = read_events(folder.events)
+        events = read_events(RunFolder(trial.folder(study)).events)
+        losses |= dict(ranking_losses(events))
         step = max((event["step"] for event in events), default=0)
-        validations = ranking_losses(events)
-        return str(step), f"{validations[-1][1]:.4g}" if validations else ""
-    return "0", ""
+    last = max(losses, default=0)
+    return str(max(step, last)), f"{losses[last]:.4g}" if losses else ""
 
 
 def status_table(spec: StudySpec, summary: Summary, num_workers: int) -> Table:

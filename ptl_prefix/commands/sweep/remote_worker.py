@@ -1,7 +1,8 @@
 """A worker of a study on another machine: what an executor starts there.
 
-In: the folder of a study, which this machine must see. Out: the worker has run trials until the study was done or it
-was stopped, and its status lines. Its trials are processes of this machine, and stop with a checkpoint when it dies.
+In: the folder of a study, or its address in an object store where the machines share no disk. Out: the worker has run
+trials until the study was done or it was stopped, and its status lines. Its trials are processes of this machine, and
+stop with a checkpoint when it dies.
 """
 
 import os
@@ -11,8 +12,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from ptl_prefix.commands.sweep.fetched_study import folder_of_worker
 from ptl_prefix.commands.sweep.study_folder import open_study
 from ptl_prefix.errors import PtlPrefixError, SweepError
+
+WORKING_DIR_VARIABLE = "PTL_PREFIX_WORKING_DIR"
+"""Environment variable with the working directory of studies on this machine, where the machines share no disk."""
 
 _POLL_S = 0.5
 _LINES_WITHIN_S = 10.0
@@ -23,12 +28,16 @@ class RemoteWorker:
 
     Args:
         folder: Absolute path of the study's folder.
-        working_dir: Working directory of the study, to which relative paths in the trials' settings refer.
+        working_dir: Working directory of the study, to which relative paths in the trials' settings refer. A machine
+            uses another one if `PTL_PREFIX_WORKING_DIR` names it.
+        address: Address at which the study can be joined, from which a machine that does not see the folder makes its
+            own; `None` if all machines must see it.
         threads: CPU threads of each trial or pack.
     """
 
-    def __init__(self, folder: str, working_dir: str, threads: int) -> None:
-        self._folder, self._working_dir, self._threads = folder, working_dir, threads
+    def __init__(self, folder: str, working_dir: str, address: str | None, threads: int) -> None:
+        self._folder, self._working_dir, self._threads = Path(folder), Path(working_dir), threads
+        self._address = address
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop_request: bool | None = None
         self._ended = threading.Event()
@@ -62,13 +71,12 @@ class RemoteWorker:
             return lines
 
     def _run(self) -> None:
-        if not Path(self._working_dir).is_dir():
-            raise SweepError(
-                f"The working directory of a study must exist on every node of its cluster, but {self._working_dir} "
-                "does not; use a disk that all nodes mount at the same path."
-            )
-        os.chdir(self._working_dir)
-        study = open_study(Path(self._folder))
+        working_dir = self._find_working_dir()
+        os.chdir(working_dir)
+        folder = self._folder
+        if folder.is_relative_to(self._working_dir):
+            folder = working_dir / folder.relative_to(self._working_dir)
+        study = open_study(folder_of_worker(folder, self._address))
         # No device is chosen here: whoever started this process has hidden those that it may not use.
         server = study.trial_server()
         scheduler = study.scheduler(server)
@@ -80,3 +88,19 @@ class RemoteWorker:
                     worker.stop(now=self._stop_request)
         finally:
             executor.close()
+
+    def _find_working_dir(self) -> Path:
+        """The working directory on this machine, which is made where the machines share no disk."""
+        named = os.environ.get(WORKING_DIR_VARIABLE)
+        path = Path(named).absolute() if named else self._working_dir
+        try:
+            if self._address is not None:
+                path.mkdir(parents=True, exist_ok=True)
+            os.listdir(path)
+        except OSError as error:
+            raise SweepError(
+                f"The working directory of a study must exist on every node of its cluster, but {path} does not "
+                f"({error.strerror}); use a disk that all nodes mount at the same path, or an `outputs_url` and "
+                f"PostgreSQL, with ${WORKING_DIR_VARIABLE} where a node needs another path."
+            ) from error
+        return path

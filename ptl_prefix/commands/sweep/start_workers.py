@@ -68,7 +68,12 @@ def _ray(study: Study, notify: Callable[[str], None]) -> Executor:
     threads = spec.threads or max(1, int(spec.cpus_of_worker))
     return RayExecutor(
         RemoteWorker,
-        {"folder": str(study.folder.resolve()), "working_dir": str(Path.cwd()), "threads": threads},
+        {
+            "folder": str(study.folder.resolve()),
+            "working_dir": str(Path.cwd()),
+            "address": None if (address := study.address_to_join) is None else str(address),
+            "threads": threads,
+        },
         address=spec.ray_address,
         num_cpus=spec.cpus_of_worker,
         num_gpus=spec.gpus_of_worker,

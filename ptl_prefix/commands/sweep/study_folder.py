@@ -17,12 +17,14 @@ import yaml
 from ptl_prefix import settings
 from ptl_prefix.artifacts.atomic import write_atomically, write_folder_atomically
 from ptl_prefix.artifacts.file_lock import FileLock
+from ptl_prefix.artifacts.remote.address import STUDIES, RemoteAddress
 from ptl_prefix.commands.config.arguments import HydraFlags
 from ptl_prefix.commands.config.compose import compose_and_check
 from ptl_prefix.commands.config.instantiate import build
 from ptl_prefix.commands.config.verbs import VERBS
 from ptl_prefix.commands.sweep.checks import StudyChecks
 from ptl_prefix.commands.sweep.parsed_study import ParsedStudy
+from ptl_prefix.commands.sweep.study_files import CONFIGS, CREATION_LOCK, STORAGE_FILE
 from ptl_prefix.commands.sweep.trial_server import SERVER_MODULE
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping.local_executor import LocalExecutor
@@ -34,15 +36,9 @@ from ptl_prefix.sweeping.study_spec import STUDY_FILE, StudySpec
 from ptl_prefix.sweeping.trial_processes import TrialServer
 from ptl_prefix.sweeping.trial_store import TrialStore
 
-CONFIGS = "configs"
-"""The copy of the configs in a study's folder."""
-STORAGE_FILE = "where.yaml"
-"""The file with the URL of a study's storage, and the name of its folder."""
-
 STORAGE_VARIABLE = "PTL_PREFIX_STUDY_STORAGE"
 """Environment variable with the URL of a study's storage, which replaces the one that the study was created with."""
 _USER_CONFIGS = "own"
-_CREATION_LOCK = ".begin.lock"
 _SERVER_LOG = "host.log"
 
 
@@ -59,6 +55,17 @@ class Study:
     folder: Path
     spec: StudySpec
     storage: str | None
+
+    @property
+    def address(self) -> RemoteAddress | None:
+        """Where the study is mirrored; `None` if its trials are not."""
+        url = self.first_config().get("outputs_url")
+        return None if url is None else RemoteAddress.parse(url) / STUDIES / f"{self.spec.name}-{self.spec.token}"
+
+    @property
+    def address_to_join(self) -> RemoteAddress | None:
+        """The address at which machines without this folder join; `None` without one, or with trials in a file."""
+        return self.address if (self.storage or "").startswith("postgresql") else None
 
     def scheduler(self, server: TrialServer | None = None) -> Scheduler:
         """The scheduler over the study's storage.
@@ -128,7 +135,7 @@ def create_or_open_study(parsed: ParsedStudy, flags: HydraFlags) -> tuple[Study,
     """
     folder = parsed.folder
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / _CREATION_LOCK):  # two processes with the same specification create one study
+    with FileLock(folder / CREATION_LOCK):  # two processes with the same specification create one study
         if not (folder / STUDY_FILE).exists():
             _copy_configs(folder, flags, parsed.first_config)
             write_atomically(
@@ -209,7 +216,7 @@ def _copy_yaml(source: Path, target: Path) -> None:
 
 def _is_result(folder: Path) -> bool:
     """Whether a folder holds what a run or a study has written, instead of configs."""
-    return any((folder / name).exists() for name in (STUDY_FILE, "events.jsonl", ".begin.lock", STORAGE_FILE))
+    return any((folder / name).exists() for name in (STUDY_FILE, "events.jsonl", CREATION_LOCK, STORAGE_FILE))
 
 
 def _composer(folder: Path, spec: StudySpec, checks: StudyChecks) -> ComposeConfig:

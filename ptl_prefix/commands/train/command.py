@@ -13,13 +13,14 @@ from typing import Any
 from rich.console import Console
 
 from ptl_prefix.artifacts.printed_command import printed_command
+from ptl_prefix.artifacts.remote.mirror import ReplacedMirrorError
 from ptl_prefix.artifacts.run_config import write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
 from ptl_prefix.backbones.spec import BackboneSpec
 from ptl_prefix.commands.config.build_plan import backbone_node, build_plan, read_run_config
 from ptl_prefix.commands.config.instantiate import build, target_values
-from ptl_prefix.commands.train.rank_processes import RankProcesses
+from ptl_prefix.commands.train.rank_processes import MIRROR_BEHIND, RankProcesses
 from ptl_prefix.commands.train.report import show_estimate, show_outcome
 from ptl_prefix.commands.train.resume_changes import ResumeChanges
 from ptl_prefix.commands.train.resumed_folder import bring_up_to_date, folder_to_resume
@@ -34,8 +35,9 @@ from ptl_prefix.training.ranks import ONE_RANK, Ranks, process_group
 from ptl_prefix.training.run_recorder import record_killed_run
 from ptl_prefix.training.train import train
 
-MIRROR_BEHIND = 5
-"""Exit code of a run that finished, but whose mirror in the object store does not have all of it."""
+_NO_CHANGES = ResumeChanges()
+_TAKEOVERS = 3
+"""Times that a trial is fetched from its mirror if another process, which is about to end, has written meanwhile."""
 
 
 def run(config: dict[str, Any], arguments: tuple[str, ...], run_folder: Path) -> None:
@@ -66,7 +68,7 @@ def train_config(config: dict[str, Any], folder: RunFolder, console: Console, *,
     if config["resume"] is not None:
         devices = int(config["trainer"]["devices"]) if "trainer.devices" in given else None
         folder = folder_to_resume(config["resume"])
-        _resume(folder, console, ResumeChanges.given(config, given), devices=devices)
+        resume_run(folder, console, ResumeChanges.given(config, given), devices=devices)
         return
     plan = build_plan(config)
     if config["dry_run"]:
@@ -87,8 +89,15 @@ def run_frozen(folder: Path, member: PackMember | None = None) -> None:
         member: The run's place in a pack; `None` for a run that has the process to itself.
     """
     console = EscapingConsole(stderr=True)
-    bring_up_to_date(RunFolder.open(folder), console)
-    _resume(RunFolder.open(folder), console, ResumeChanges(), devices=None, member=member)
+    for attempt in range(_TAKEOVERS):
+        bring_up_to_date(RunFolder.open(folder), console)
+        try:
+            resume_run(RunFolder.open(folder), console, member=member)
+        except ReplacedMirrorError:  # another process of the trial wrote before this one began
+            if attempt == _TAKEOVERS - 1:
+                raise
+        else:
+            return
 
 
 def _with_group(config: dict[str, Any]) -> dict[str, Any]:
@@ -140,12 +149,12 @@ def _given_keys() -> list[str]:
     return [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
 
 
-def _resume(
+def resume_run(
     folder: RunFolder,
     console: Console,
-    changes: ResumeChanges,
+    changes: ResumeChanges = _NO_CHANGES,
     *,
-    devices: int | None,
+    devices: int | None = None,
     member: PackMember | None = None,
 ) -> None:
     """Resume a run with its own config.
@@ -198,6 +207,8 @@ def _start(
     ranks.run()
     if ranks.stop is not None:
         raise SystemExit(ranks.stop)
+    if ranks.mirror_is_behind:
+        raise SystemExit(MIRROR_BEHIND)
     if ranks.failure is None:
         return
     rank, code = ranks.failure

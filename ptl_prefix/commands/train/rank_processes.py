@@ -24,6 +24,8 @@ from ptl_prefix.artifacts.fingerprint import num_cores
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 _STOPS = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
+MIRROR_BEHIND = 5
+"""Exit code of a run that finished, but whose mirror in the object store does not have all of it."""
 LOST_RANK = 3
 """Exit code of a rank that ends because another rank exited."""
 _GRACE_S = 15.0
@@ -56,6 +58,11 @@ class RankProcesses:
         if self._stop_signal is not None and any(codes):
             return 128 + self._stop_signal
         return codes[0] if codes[0] in _STOPS else None
+
+    @property
+    def mirror_is_behind(self) -> bool:
+        """Whether the run finished, but its mirror in the object store does not have all of it."""
+        return self.failure is None and self._processes[0].returncode == MIRROR_BEHIND
 
     @property
     def rank_zero_was_killed(self) -> bool:
@@ -111,7 +118,7 @@ class RankProcesses:
 
     def _failed(self) -> tuple[int, int] | None:
         codes = [(rank, process.poll()) for rank, process in enumerate(self._processes)]
-        failed = [(rank, code) for rank, code in codes if code and code not in _STOPS]
+        failed = [(rank, code) for rank, code in codes if code and code not in (*_STOPS, MIRROR_BEHIND)]
         return min(failed, key=lambda rank_and_code: rank_and_code[1] == LOST_RANK, default=None)
 
     @contextmanager

@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from support.mirrored_folders import contents, mirror_of, small_run, train_on, write_now
 from support.object_store import BUCKET, FaultyStore, wait_until
 
+from ptl_prefix.artifacts import atomic
 from ptl_prefix.artifacts.remote.address import RemoteAddress
-from ptl_prefix.artifacts.remote.fetch import fetch_folder, fetch_to_continue, is_any
+from ptl_prefix.artifacts.remote.fetch import fetch_folder, fetch_into, fetch_to_continue, is_any
 from ptl_prefix.artifacts.remote.find_runs import find_manifests, remove_unnamed_objects
-from ptl_prefix.artifacts.remote.mirror import ReplacedMirrorError
+from ptl_prefix.artifacts.remote.mirror import Mirror, ReplacedMirrorError
 from ptl_prefix.artifacts.remote.object_store import ObjectStore
+from ptl_prefix.artifacts.remote.snapshot import snapshot_of_run
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.errors import ObjectStoreError
 
@@ -79,8 +82,9 @@ def test_a_failed_request_is_repeated_and_nothing_is_lost(
     assert contents(fetch_folder(address, is_any)) == contents(folder.path)
 
 
+@pytest.mark.parametrize("part", ["manifest.json", "/objects/"])
 def test_while_the_store_is_gone_readers_keep_the_older_state_and_the_next_write_has_everything(
-    store: FaultyStore, tmp_path: Path
+    store: FaultyStore, tmp_path: Path, part: str
 ) -> None:
     address = RemoteAddress.parse(f"s3://{BUCKET}/{KEY}")
     folder = small_run(tmp_path / "run")
@@ -88,7 +92,7 @@ def test_while_the_store_is_gone_readers_keep_the_older_state_and_the_next_write
     write_now(mirror, folder)
     old = contents(folder.path)
     train_on(folder, 2)
-    store.fault("error", method="PUT", part="manifest.json")
+    store.fault("error", method="PUT", part=part)
 
     with pytest.raises(ObjectStoreError, match="does not answer as it should"):
         write_now(mirror, folder)
@@ -113,6 +117,47 @@ def test_a_manifest_whose_answer_was_lost_to_the_end_is_known_as_our_own(store: 
 
     write_now(mirror, folder)
 
+    assert contents(fetch_folder(address, is_any)) == contents(folder.path)
+
+
+class Killed(BaseException):
+    """Nothing catches this, as nothing catches SIGKILL."""
+
+
+@pytest.mark.parametrize("is_object", [True, False])
+def test_a_process_that_is_killed_while_it_writes_a_file_leaves_the_older_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_object: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = RemoteAddress.parse(f"file://{tmp_path}/outputs/task/run")
+    folder = small_run(tmp_path / "run")
+    write_now(mirror_of(folder, address), folder)
+    old = contents(folder.path)
+    train_on(folder, 2)
+    mirror = mirror_of(folder, address)
+    mirror.take_over()
+
+    def half(self: object, source: str, target: str) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        raise Killed
+
+    def half_written(path: Path, content: bytes) -> None:
+        is_manifest = path.name.startswith(".manifest.json")
+        path.write_bytes(content[:100] if is_manifest else content)
+        if is_manifest:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if is_object:
+            patch.setattr(LocalFileSystem, "put_file", half)
+        else:
+            patch.setattr(atomic, "write_new_file", half_written)
+        write_now(mirror, folder)
+
+    assert contents(fetch_folder(address, is_any)) == old
+    objects = (Path(address.path) / "objects").glob("[0-9a-f]*")
+    assert not [path for path in objects if path.stat().st_size == 100], "no half object has its name"
+    write_now(mirror_of(folder, address), folder)
     assert contents(fetch_folder(address, is_any)) == contents(folder.path)
 
 
@@ -187,12 +232,89 @@ def test_two_takeovers_at_once_leave_one_writer(address: RemoteAddress, tmp_path
     write_now(mirror_of(first, address), first)
     folders = [RunFolder(tmp_path / name) for name in ("a", "b")]
     for folder in folders:
-        fetch_to_continue(address, folder, replaces=False)
+        fetch_into(address, folder, replaces=False)
     mirrors = [mirror_of(folder, address) for folder in folders]
     write_now(mirrors[0], folders[0])
 
     with pytest.raises(ReplacedMirrorError):
         write_now(mirrors[1], folders[1])
+
+
+def test_a_run_is_taken_over_when_it_is_fetched_to_go_on(address: RemoteAddress, tmp_path: Path) -> None:
+    first, second = small_run(tmp_path / "first"), RunFolder(tmp_path / "second")
+    late = mirror_of(first, address)
+    write_now(late, first)
+    fetch_into(address, RunFolder(tmp_path / "copy"), replaces=False)
+    train_on(first, 2)
+    write_now(late, first)  # a copy takes nothing over
+
+    fetch_to_continue(address, second, replaces=False)
+    before = contents(second.path)
+    train_on(first, 3)
+    with pytest.raises(ReplacedMirrorError):
+        write_now(late, first)
+
+    assert contents(fetch_folder(address, is_any)) == before
+    train_on(second, 3)
+    write_now(mirror_of(second, address), second)
+    assert contents(fetch_folder(address, is_any)) == contents(second.path)
+
+
+def test_what_is_written_between_fetch_and_takeover_is_fetched_too(
+    address: RemoteAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = small_run(tmp_path / "first"), RunFolder(tmp_path / "second")
+    late = mirror_of(first, address)
+    write_now(late, first)
+    usual, steps = Mirror.take_over, iter([2, 3])
+
+    def interrupted(mirror: Mirror) -> None:
+        if mirror.folder == second.path and (step := next(steps, None)) is not None:
+            train_on(first, step)
+            write_now(late, first)
+        usual(mirror)
+
+    monkeypatch.setattr(Mirror, "take_over", interrupted)
+    fetch_to_continue(address, second, replaces=False)
+
+    assert next(steps, None) is None
+    assert contents(second.path) == contents(first.path)
+    with pytest.raises(ReplacedMirrorError):
+        write_now(late, first)
+
+
+def test_the_mirror_of_a_finished_run_is_not_taken_over(address: RemoteAddress, tmp_path: Path) -> None:
+    first = small_run(tmp_path / "first")
+    mirror, snapshot = mirror_of(first, address), snapshot_of_run(first)
+    mirror.write(snapshot, "finished")
+
+    fetch_to_continue(address, RunFolder(tmp_path / "second"), replaces=False)
+
+    mirror.write(snapshot, "finished")
+
+
+def test_a_run_goes_on_though_the_store_takes_no_writes(store: FaultyStore, tmp_path: Path) -> None:
+    address = RemoteAddress.parse(f"s3://{BUCKET}/{KEY}")
+    first, second = small_run(tmp_path / "first"), RunFolder(tmp_path / "second")
+    write_now(mirror_of(first, address), first)
+    store.fault("error", method="PUT")
+
+    fetch_to_continue(address, second, replaces=False)
+
+    assert contents(second.path) == contents(first.path)
+    store.heal()
+    write_now(mirror_of(second, address), second)
+
+
+def test_the_owner_of_a_run_writes_its_mirror_whatever_it_has(address: RemoteAddress, tmp_path: Path) -> None:
+    first, second = small_run(tmp_path / "first"), RunFolder(tmp_path / "second")
+    write_now(mirror_of(first, address), first)
+    fetch_to_continue(address, second, replaces=False)
+    train_on(first, 2)
+
+    write_now(Mirror(first.path, address, "run", ["task", "run"], is_owner=True), first)
+
+    assert contents(fetch_folder(address, is_any)) == contents(first.path)
 
 
 def test_a_run_is_read_at_its_address_though_a_listing_does_not_show_it_yet(store: FaultyStore, tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ def mirrored(path: Path) -> tuple[RunFolder, Mirror]:
     return folder, mirror
 
 
+def mirrored_at(path: Path, address: RemoteAddress, *, steps: int) -> RunFolder:
+    folder = small_run(path)
+    mirror = Mirror(path, address, "run", address.names[1:])
+    for step in range(steps):
+        train_on(folder, step)
+        write_now(mirror, folder)
+    return folder
+
+
 def bundles(served: ServedFolder) -> dict[str, bytes]:
     return {path.parent.parent.name: path.read_bytes() for path in served.path.glob("*/bundle/tensors.bin")}
 
@@ -57,6 +66,61 @@ def test_an_unchanged_bundle_is_not_written_again(store: FaultyStore, tmp_path: 
     served.refresh()
 
     assert (served.path / "one/bundle/tensors.bin").stat() == before
+
+
+def test_of_two_runs_with_one_name_the_one_that_had_it_keeps_it(store: FaultyStore, tmp_path: Path) -> None:
+    told: list[str] = []
+    served = ServedFolder(ROOT, told.append)
+    served.begin()
+    first = mirrored_at(tmp_path / "x/same", ROOT / "x" / "same", steps=4)
+    served.refresh()
+    mirrored_at(tmp_path / "a/same", ROOT / "a" / "same", steps=1)
+    served.refresh()
+    served.refresh()
+
+    assert bundles(served) == {"same": (first.bundle / "tensors.bin").read_bytes()}
+    (line,) = told
+    assert line.startswith(f"the bundle of {ROOT}/a/same is left out as it is: Each bundle must have a name of its own")
+    assert f"'same' is also that of {ROOT}/x/same, which keeps it; remove one of them" in line
+
+    anew = ServedFolder(ROOT, told.append)
+    anew.begin()
+    assert bundles(anew) == {}, "for a new server neither had the name"
+    assert len(told) == 3
+
+    store.remove("served/x/same/manifest.json")
+    served.refresh()
+    anew.refresh()
+    assert bundles(served) == bundles(anew) != {"same": (first.bundle / "tensors.bin").read_bytes()}
+    assert list(bundles(served)) == ["same"]
+
+
+def test_a_damaged_run_is_left_out_or_stays_as_it_was_and_the_others_come(store: FaultyStore, tmp_path: Path) -> None:
+    told: list[str] = []
+    one, mirror = mirrored(tmp_path / "one")
+    served = ServedFolder(ROOT, told.append)
+    served.begin()
+    before = bundles(served)
+
+    train_on(one, 2)
+    damaged = write_now(mirror, one).files["bundle/tensors.bin"].sha256
+    whole = store.content(f"served/one/objects/{damaged}")
+    store.remove(f"served/one/objects/{damaged}")
+    mirrored(tmp_path / "torn")
+    store.put("served/torn/manifest.json", store.content("served/torn/manifest.json")[:-20])
+    mirrored(tmp_path / "zz")
+    served.refresh()
+    served.refresh()
+
+    assert bundles(served) == {**before, "zz": (tmp_path / "zz/bundle/tensors.bin").read_bytes()}
+    assert sorted(line.partition(" is left out")[0] for line in told) == [
+        f"the bundle of {ROOT}/one",
+        f"the bundle of {ROOT}/torn",
+    ]
+    store.put(f"served/one/objects/{damaged}", whole)
+    store.put("served/one/manifest.json", b"{}")
+    served.refresh()
+    assert bundles(served)["one"] == before["one"]
 
 
 def test_a_bundle_stays_though_a_listing_or_the_store_does_not_show_it(store: FaultyStore, tmp_path: Path) -> None:

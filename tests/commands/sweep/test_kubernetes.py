@@ -50,6 +50,30 @@ def test_the_job_is_valid(study: Study, settings: dict[str, Any], version: str) 
     kubernetes_validate.validate(job_of(study, settings), version, strict=True)
 
 
+@pytest.fixture
+def mirrored(study: Study) -> Study:
+    """A study that machines without a shared disk can join."""
+    (study.folder / "configs").mkdir()
+    (study.folder / "configs/first.yaml").write_text("outputs_url: s3://runs/outputs\n")
+    return replace(study, storage="postgresql://study-db/postgres")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_pods_of_a_mirrored_study_need_no_volume(mirrored: Study, version: str) -> None:
+    settings = {**SETTINGS, "kubernetes_claim": None}
+
+    assert kubernetes_problems(mirrored, settings) == []
+    job = job_of(mirrored, settings)
+
+    kubernetes_validate.validate(job, version, strict=True)
+    pod = job["spec"]["template"]["spec"]
+    assert pod["containers"][0]["command"][-1] == "s3://runs/outputs/sweeps/My_lengths-abc123"
+    assert pod["volumes"] == [{"name": pod["containers"][0]["volumeMounts"][0]["name"], "emptyDir": {}}]
+    assert "kubernetes_claim" not in next_command(mirrored, "kubernetes")
+    with_volume = job_of(mirrored, SETTINGS)["spec"]["template"]["spec"]
+    assert with_volume["containers"][0]["command"][-1] == "outputs/sweeps/My_lengths"
+
+
 def test_a_misspelt_key_would_be_found(study: Study) -> None:
     job = job_of(study, SETTINGS)
     job["spec"]["template"]["spec"]["restartPolicies"] = "Never"

@@ -92,7 +92,7 @@ def test_all_listed_values_and_both_ends_of_a_range_are_checked(verb: Verb) -> N
     ("overrides", "facts"),
     [
         (["hydra.sweeper.n_trials=0"], ["`hydra.sweeper.n_trials` must be >= 1", "0"]),
-        (["hydra.sweeper.direction=up"], ["`hydra.sweeper.direction`", "'minimize' or 'maximize'", "'up'"]),
+        (["hydra.sweeper.direction=up"], ["`hydra.sweeper.direction`", "'minimize', 'maximize' or null", "'up'"]),
         (["hydra.sweeper.sampler.seed=-1"], ["`hydra.sweeper.sampler.seed` must be >= 0", "-1"]),
         (
             ["hydra.sweeper.objective=test/bleu"],

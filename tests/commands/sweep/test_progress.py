@@ -1,13 +1,17 @@
 """How a study is shown while it runs."""
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ptl_prefix.commands.sweep.progress import state_line, status_line, status_table
+from ptl_prefix.artifacts.event_log import EventLog
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.sweep.progress import _last_step_and_loss, state_line, status_line, status_table
 from ptl_prefix.sweeping.summary import ArmSummary, Summary
+from ptl_prefix.sweeping.trial import Trial
 
 SPEC: Any = SimpleNamespace(name="methods", objective="val/loss")
 
@@ -81,3 +85,27 @@ def test_the_state_of_a_study_says_how_to_resume_it(
     summary = Summary(arms=[_arm("", running=running)], confirmed=[], num_reused=0, max_confirmations=0)
 
     assert state_line(scheduler, summary) == expected
+
+
+@pytest.mark.parametrize(
+    ("of_study", "of_log", "expected"),
+    [
+        ({}, None, ("0", "")),
+        ({20: 1.5, 40: 1.25}, None, ("40", "1.25")),  # it runs on another machine, which shares no disk
+        ({20: 1.5}, (30, 2.0), ("33", "2")),
+        ({20: 1.5, 40: 1.25}, (30, 2.0), ("40", "1.25")),  # it ran here before
+    ],
+)
+def test_the_step_of_a_trial_is_the_newest_that_is_known(
+    tmp_path: Path, of_study: dict[int, float], of_log: tuple[int, float] | None, expected: tuple[str, str]
+) -> None:
+    of_point: dict[str, Any] = {"params": {}, "value": None, "notes": {}}
+    trial = Trial(arm="", number=3, trial_id=3, state="running", intermediate_values=of_study, **of_point)
+    if of_log is not None:
+        folder = RunFolder(tmp_path / "3")
+        folder.path.mkdir()
+        with EventLog(folder.events) as log:
+            log.write("validation", step=of_log[0], **{"val/loss": of_log[1]})
+            log.write("train", step=of_log[0] + 3)
+
+    assert _last_step_and_loss(trial, tmp_path) == expected

@@ -10,8 +10,8 @@ import yaml
 from support.played_trials import PlayedServer, validates
 from support.study_schedulers import spec
 
-from ptl_prefix.commands.sweep import study_folder
-from ptl_prefix.commands.sweep.remote_worker import RemoteWorker
+from ptl_prefix.commands.sweep import remote_worker, study_folder
+from ptl_prefix.commands.sweep.remote_worker import WORKING_DIR_VARIABLE, RemoteWorker
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 
 
@@ -57,7 +57,7 @@ def test_it_runs_trials_until_the_study_is_done_and_hands_over_its_lines(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played(monkeypatch, 2.0, 1.0)
-    worker = RemoteWorker(str(folder), str(tmp_path), threads=1)
+    worker = RemoteWorker(str(folder), str(tmp_path), None, threads=1)
 
     error = worker.run()
 
@@ -69,7 +69,7 @@ def test_it_runs_trials_until_the_study_is_done_and_hands_over_its_lines(
 
 def test_a_running_trial_is_stopped_on_request(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played(monkeypatch, *[1.0] * 100_000)
-    worker = RemoteWorker(str(folder), str(tmp_path), threads=1)
+    worker = RemoteWorker(str(folder), str(tmp_path), None, threads=1)
     ends: list[str | None] = []
     thread = threading.Thread(target=lambda: ends.append(worker.run()))
     thread.start()
@@ -87,9 +87,49 @@ def test_a_running_trial_is_stopped_on_request(folder: Path, tmp_path: Path, mon
 @pytest.mark.parametrize("lacks", ["folder", "working directory"])
 def test_a_machine_that_does_not_see_the_study_says_so(folder: Path, tmp_path: Path, lacks: str) -> None:
     working_dir = tmp_path / "nothing" if lacks == "working directory" else tmp_path
-    worker = RemoteWorker(str(tmp_path / "nothing" if lacks == "folder" else folder), str(working_dir), threads=1)
+    worker = RemoteWorker(str(tmp_path / "nothing" if lacks == "folder" else folder), str(working_dir), None, threads=1)
 
     error = worker.run()
 
     assert error is not None
     assert f"{tmp_path}/nothing" in error and "(on the machine " in error
+
+
+def test_a_machine_uses_the_working_directory_that_its_environment_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played(monkeypatch, 1.0)
+    monkeypatch.setenv(WORKING_DIR_VARIABLE, str(tmp_path))
+
+    assert RemoteWorker("/elsewhere/study", "/elsewhere", None, threads=1).run() is None
+
+    assert [trial.state for trial in study_folder.open_study(folder).scheduler().trials("")] == ["finished"] * 2
+
+
+def test_a_machine_that_does_not_see_the_study_makes_a_folder_of_its_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played(monkeypatch, 1.0)
+    fetched: list[tuple[Path, str | None]] = []
+
+    def folder_of_worker(path: Path, address: str | None) -> Path:
+        fetched.append((path, address))
+        return folder
+
+    monkeypatch.setattr(remote_worker, "folder_of_worker", folder_of_worker)
+    monkeypatch.setenv(WORKING_DIR_VARIABLE, str(tmp_path / "own"))
+
+    assert RemoteWorker("/elsewhere/outputs/study", "/elsewhere", "s3://runs/a", threads=1).run() is None
+
+    assert fetched == [(tmp_path / "own/outputs/study", "s3://runs/a")]
+    assert Path.cwd() == tmp_path / "own"
+
+
+def test_a_working_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    error = RemoteWorker("/nothing", str(tmp_path / "file/work"), "s3://runs/a", threads=1).run()
+
+    assert error is not None
+    assert f"but {tmp_path}/file/work does not (Not a directory)" in error
+    assert f"${WORKING_DIR_VARIABLE}" in error

@@ -35,3 +35,14 @@ def test_threads_that_were_asked_for_are_given(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
 
     assert _threads_of_two(tmp_path) == ["5", "5"]
+
+
+@pytest.mark.parametrize(("code", "is_behind"), [(5, True), (0, False), (1, False)])
+def test_a_mirror_that_is_behind_is_no_failure_of_rank_zero(tmp_path: Path, code: int, is_behind: bool) -> None:
+    ranks: Any = RankProcesses(RunFolder(tmp_path), 2, ResumeChanges().as_text())
+    ranks._command = [sys.executable, "-c", f"import os, sys; sys.exit({code} if os.environ['RANK'] == '0' else 0)"]
+
+    ranks.run()
+
+    assert ranks.mirror_is_behind == is_behind
+    assert ranks.failure == ((0, 1) if code == 1 else None)

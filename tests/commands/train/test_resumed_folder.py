@@ -8,9 +8,11 @@ from support.mirrored_folders import contents, small_run, train_on, write_now
 from support.object_store import BUCKET, FaultyStore
 from support.tiny_runs import TinyRuns
 
+from ptl_prefix.artifacts.remote.mirror import ReplacedMirrorError
 from ptl_prefix.artifacts.remote.mirror_run import mirror_of
 from ptl_prefix.artifacts.run_config import write_config
 from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.commands.train import command
 from ptl_prefix.commands.train.resumed_folder import bring_up_to_date, folder_to_resume
 from ptl_prefix.errors import ConfigError
 
@@ -59,6 +61,29 @@ def test_a_new_trial_and_one_whose_store_is_gone_go_on_from_their_folder(
 
     assert "the trial goes on from its folder" in capsys.readouterr().out
     assert contents(folder.path) == before
+
+
+def test_a_trial_is_fetched_again_if_another_process_wrote_before_it_began(
+    store: FaultyStore, tiny: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = trial_on(tmp_path / "first", tiny), RunFolder(tmp_path / "second")
+    write_now(mirror_of(first), first)
+    write_config(second, tiny.config(**TRIAL))
+    found: list[dict[str, bytes]] = []
+
+    def resume(folder: RunFolder, *_: object, **__: object) -> None:
+        found.append(contents(folder.path))
+        if len(found) == 1:
+            train_on(first, 2)
+            write_now(mirror_of(first, is_owner=True), first)
+            raise ReplacedMirrorError("another one has taken over")
+
+    monkeypatch.setattr(command, "resume_run", resume)
+
+    command.run_frozen(second.path)
+
+    assert len(found) == 2
+    assert found[1] == contents(first.path) != found[0]
 
 
 def test_ranks_of_torchrun_do_not_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
