@@ -56,7 +56,7 @@ class Steps:
 
 def layers_of(backbone: Backbone) -> list[Any]:
     """The layers of a decoder-only model, each an attention and an MLP with what is around them."""
-    body = backbone.model.base_model
+    body: Any = backbone.model.base_model
     return list(body.h if hasattr(body, "h") else body.layers)
 
 

@@ -29,6 +29,7 @@ from benchmarks.short_training import train_steps
 from ptl_prefix.artifacts.decoding import Decoding
 from ptl_prefix.backbones import generation
 from ptl_prefix.backbones.backbone import Backbone
+from ptl_prefix.backbones.greedy import can_decode_greedily
 from ptl_prefix.backbones.model_inputs import Padding
 from ptl_prefix.backbones.spec import load_backbone
 from ptl_prefix.data.batches import TrainBatches
@@ -80,7 +81,7 @@ def trained_prefix(task: Task, backbone: Backbone, steps: int) -> Method:
 
 def decoded(job: DecodingJob, *, rows_leave: bool) -> Decoded:
     """Decode a job one way."""
-    given = generation.can_decode_greedily if rows_leave else lambda *_: False
+    given: Callable[..., bool] = can_decode_greedily if rows_leave else lambda *_: False
     with patch.object(generation, "can_decode_greedily", given):
         began = time.perf_counter()
         predictions = decode(job)

@@ -189,7 +189,7 @@ class Epochs:
             trainer = Trainer(
                 model=wrapped(backbone.model, make(backbone)),
                 args=settings,
-                train_dataset=_labelled(self.sample),  # type: ignore[arg-type]  # a list is a dataset to torch
+                train_dataset=_labelled(self.sample),
                 data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED_LABEL),
             )
             began = time.perf_counter()

@@ -126,6 +126,17 @@ def scheduler_on(machine: str, folder: Path, clock: Clock) -> Scheduler:
     return make_scheduler(folder, spec(n_trials=1), liveness=liveness)
 
 
+class TakenOver:
+    """A trial whose worker was silent for 100 s, so that one on another machine has resumed it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.here, self.away = (scheduler_on(machine, folder, self.clock) for machine in ("here", "away"))
+        self.lost = next_job(self.away)
+        self.clock.now = 100.0
+        self.taken = next_job(self.here)
+
+
 class TestResuming:
     def test_a_trial_whose_worker_died_is_resumed_in_its_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,17 +206,14 @@ class TestResuming:
     def test_a_worker_that_was_silent_for_too_long_loses_its_trial_and_its_result_does_not_count(
         self, tmp_path: Path
     ) -> None:
-        clock = Clock()
-        here, away = (scheduler_on(machine, tmp_path, clock) for machine in ("here", "away"))
-        lost = next_job(away)
-        clock.now = 100.0
-        taken = next_job(here)
+        study = TakenOver(tmp_path)
+        here, away, lost = study.here, study.away, study.lost
 
         assert away.heartbeat(lost) == "lost"
         assert away.report(lost, 10, 9.0) == "lost"
         assert not away.close(lost, Outcome("finished", value=9.0))
         assert away.next_job() == "wait"
-        assert here.close(taken, Outcome("finished", value=1.0))
+        assert here.close(study.taken, Outcome("finished", value=1.0))
         # The trial has ended now, and Optuna would raise.
         assert (away.heartbeat(lost), away.report(lost, 20, 9.0)) == ("lost", "lost")
         (trial,) = here.trials("")
@@ -214,18 +222,15 @@ class TestResuming:
     def test_a_heartbeat_that_arrives_after_the_trial_was_taken_does_not_make_the_new_worker_look_dead(
         self, tmp_path: Path
     ) -> None:
-        clock = Clock()
-        here, away = (scheduler_on(machine, tmp_path, clock) for machine in ("here", "away"))
-        lost = next_job(away)
-        clock.now = 100.0
-        taken = next_job(here)
-        clock.now = 150.0
-        here.heartbeat(taken)
+        study = TakenOver(tmp_path)
+        study.clock.now = 150.0
+        study.here.heartbeat(study.taken)
 
-        make_store(tmp_path, here.spec).note(lost.trial, **{beat_key(lost.trial.lease): 9.0})
+        lost = study.lost.trial
+        make_store(tmp_path, study.here.spec).note(lost, **{beat_key(lost.lease): 9.0})
 
-        clock.now = 200.0
-        assert away.next_job() == "wait"
+        study.clock.now = 200.0
+        assert study.away.next_job() == "wait"
 
     def test_a_trial_whose_folder_is_still_locked_is_not_resumed(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec(n_trials=1))
