@@ -100,7 +100,7 @@ demo-documents: $(READY)  ## Three documents become prefixes, and one server ans
 evidence: $(READY)  ## The studies behind the comparison of methods, on real data: hours; ARGS="--minutes 60" stops, the next call resumes
 	$(BIN)/python -m scripts.evidence $(ARGS)
 
-bench: $(READY)  ## All benchmarks, at most an hour: writes benchmarks/README.md; ARGS="--only step_time" chooses
+bench: $(READY)  ## All benchmarks, at most an hour, into benchmarks/README.md; the next call resumes; ARGS="--only step_time" chooses
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks $(ARGS)
 
 bench-quick: $(READY)  ## The same in at most five minutes, with smaller shapes: writes outputs/benchmarks/quick/README.md

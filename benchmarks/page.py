@@ -25,8 +25,8 @@ affects all of them: ratios are what to compare. Each benchmark is a module that
 
 A run that was interrupted, or in which a part failed, is resumed by the next call: it runs the parts that are missing.
 `ARGS="--only step_time"` chooses parts, `ARGS=--fresh` runs all of them again. Parts on real data need
-`PTL_PREFIX_DATA`, the folder of the data. One benchmark is no part of it, as it needs a GPU: `python -m
-benchmarks.gpu_day` takes at most ten minutes; `--device cpu --tiny` tests its code.
+`PTL_PREFIX_DATA`, the folder of the data. One benchmark is no part of it, as it needs a GPU:
+`python -m benchmarks.gpu_day` takes at most ten minutes; `--device cpu --tiny` tests its code.
 
 This page is generated from the files in `results/`; `python -m benchmarks --page-only` writes it again.
 """
