@@ -117,8 +117,8 @@ def cost_scale(report: Report) -> Section:
         ),
         plot=scale_curves(report["axes"]),
         remarks=[
-            f"{report['base']['dtype']}; the line goes through zero and the middle value of each axis. Where a number "
-            f"is not between {low} and {high} times the line:",
+            f"{report['base']['dtype']}; the line goes through zero and the middle value of each axis. "
+            + (f"A number that is not between {low} and {high} times the line has a reason:" if bent else ""),
             *(f"- {name}: {report['bends'][name]}" for name in bent),
         ],
     )
