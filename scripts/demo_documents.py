@@ -1,7 +1,8 @@
 """Three documents become prefixes, and one server answers questions on all of them: `make demo-documents`.
 
-In: three short made-up documents (`scripts/demo_texts.py`), or with `--real` those of `benchmarks/documents`. Out:
-three runs of `ptl-prefix distill` in outputs/demo_documents, and two tables: the likelihood of the reference answers
+In: three short made-up documents (`scripts/demo_texts.py`), or with `--real` those of `benchmarks/documents` and the
+longest prefixes of `scripts/document_study.py`, trained if they are not. Out: three bundles in outputs/demo_documents,
+and two tables: the likelihood of the reference answers
 without a context, with the prefix and with the document; and what a server over the three bundles answers, asked by the
 document's name and by `auto`. The server ends with the script.
 
@@ -12,6 +13,7 @@ answers are poor, and the likelihoods show how much of its document a prefix hol
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import time
@@ -30,6 +32,7 @@ from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.data.question_file import read_questions
 from scripts.demo import COMMAND, ask, running_server
 from scripts.demo_texts import DOCUMENTS
+from scripts.document_study import LENGTHS, OUT, Training
 
 _EMBEDDED = "tiny_gpt2"
 _SETTINGS: Mapping[str, Sequence[str]] = {
@@ -87,16 +90,22 @@ def made_up_documents(folder: Path, *, is_chat: bool) -> list[Asked]:
     return found
 
 
-def written_real_documents(folder: Path) -> list[Asked]:
+def written_real_documents() -> list[Asked]:
     """Write the documents of `benchmarks/documents`; a `DocumentNotFoundError` if one is not on this machine."""
-    return [Asked(document.name, document.write(folder), document.questions) for document in real_documents()]
+    return [Asked(document.name, document.write(OUT), document.questions) for document in real_documents()]
 
 
-def distil(asked: Asked, bundles: Path, words: Sequence[str]) -> RunFolder:
-    """Train the prefix of a document, and ask its questions under all conditions."""
+def distil(asked: Asked, bundles: Path, words: Sequence[str]) -> DocumentReport:
+    """Train the prefix of a document, and ask its questions under all conditions.
+
+    Args:
+        asked: The document.
+        bundles: Folder that gets the run, under the document's name.
+        words: Settings.
+    """
     run = bundles / asked.name
     shutil.rmtree(run, ignore_errors=True)
-    done = subprocess.run(
+    _run(
         [
             *COMMAND,
             "distill",
@@ -108,13 +117,34 @@ def distil(asked: Asked, bundles: Path, words: Sequence[str]) -> RunFolder:
             "evaluation.retention=false",
             "tracking=none",
             *words,
-        ],
-        check=False,
-        stdout=subprocess.DEVNULL,
+        ]
     )
-    if done.returncode:
-        raise SystemExit(f"`ptl-prefix distill` of {asked.document} must succeed, but failed; its error is above.")
-    return RunFolder(run)
+    return read_document_report(run / "examination" / REPORT_FILE)
+
+
+def distil_real(asked: Asked, bundles: Path) -> DocumentReport:
+    """Take the longest prefix of the study, trained now if it is not, and ask its questions if the study has not.
+
+    Args:
+        asked: A document of the study.
+        bundles: Folder that gets a copy of the bundle, under the document's name.
+    """
+    one = Training(asked.name, "prefix", max(LENGTHS))
+    if command := one.command():
+        _run(command)
+    shutil.rmtree(bundles / asked.name, ignore_errors=True)
+    shutil.copytree(RunFolder(one.folder).bundle, bundles / asked.name)
+    report = OUT / asked.name / "examination" / REPORT_FILE
+    if not report.is_file():
+        report = bundles.parent / "examinations" / asked.name / REPORT_FILE
+        given = (f"document={asked.document}", f"questions={asked.questions}", f"lengths=[{one.length}]")
+        _run([*COMMAND, "examine", str(one.folder), *given, f"out={report.parent}"])
+    return read_document_report(report)
+
+
+def _run(command: Sequence[str]) -> None:
+    if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+        raise SystemExit(f"`{shlex.join(command)}` must succeed, but failed; its error is above.")
 
 
 def show_likelihoods(reports: Mapping[str, DocumentReport], console: Console) -> None:
@@ -170,21 +200,22 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     if arguments.real and arguments.backbone == _EMBEDDED:
         parser.error("--real needs --backbone smollm2, as the documents are longer than the embedded backbone reads.")
+    if arguments.real and arguments.settings:
+        parser.error("--real has the settings of scripts/document_study.py; leave out yours.")
     console = Console()
     documents = (
-        written_real_documents(arguments.out / "documents")
+        written_real_documents()
         if arguments.real
         else made_up_documents(arguments.out / "documents", is_chat=arguments.backbone != _EMBEDDED)
     )
     bundles = arguments.out / "bundles"
-    shown = [] if arguments.real else _SETTINGS[arguments.backbone]
+    settings = [f"backbone={arguments.backbone}", *_SETTINGS[arguments.backbone], *arguments.settings]
     reports = {}
     for asked in documents:
         console.print(f"a prefix for {asked.document} on {arguments.backbone} ...", soft_wrap=True)
         start = time.perf_counter()
-        run = distil(asked, bundles, [f"backbone={arguments.backbone}", *shown, *arguments.settings])
-        console.print(f"  {time.perf_counter() - start:.0f} s, in {run.path}", soft_wrap=True)
-        reports[asked.name] = read_document_report(run.path / "examination" / REPORT_FILE)
+        reports[asked.name] = distil_real(asked, bundles) if arguments.real else distil(asked, bundles, settings)
+        console.print(f"  {time.perf_counter() - start:.0f} s, in {bundles / asked.name}", soft_wrap=True)
     show_likelihoods(reports, console)
     references = {asked.name: free_questions(asked.questions, arguments.requests) for asked in documents}
     console.print("starting the server ...")

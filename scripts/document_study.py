@@ -5,13 +5,14 @@
 
 In: the documents of `benchmarks/documents`, of which two are articles of the optional data folder; SmolLM2. Out: for
 each document a self-study, a prefix and a prompt of each length in `outputs/documents/<name>`, the report of its
-questions in `docs/evidence/documents/<name>.json`, and the page. A training that was killed is resumed by the next
-call; what has finished is not done again.
+questions and the cost of its trainings in `docs/evidence/documents`, and the page. A training that was killed is
+resumed by the next call; what has finished is not done again.
 """
 
 import argparse
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.document_report import REPORT_FILE
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import read_record
-from scripts.document_page import EVIDENCE, write_page
+from scripts.document_page import EVIDENCE, trainings_file, write_page
+from scripts.document_trainings import add_seconds, trainings_of, write_trainings
 from scripts.evidence_parts import PTL_PREFIX
 
 LENGTHS = (64, 128, 256)
@@ -33,11 +35,13 @@ SETTINGS = (
     "backbone=smollm2",
     "self_study.kinds=[fact]",
     "self_study.chunk_tokens=256",
-    "self_study.coverage=24",
+    "self_study.coverage=16",
+    "self_study.max_answer_tokens=48",
+    "self_study.batch_size=32",
     "data.batch_size=16",
-    "trainer.max_steps=100",
-    "trainer.val_check_interval=50",
-    "optimizer.warmup_steps=10",
+    "trainer.max_steps=60",
+    "trainer.val_check_interval=30",
+    "optimizer.warmup_steps=6",
     "evaluation.retention=false",
     "evaluation.compare_bare=false",
     "tracking.wandb=none",
@@ -127,7 +131,11 @@ def train(names: Sequence[str], *, jobs: int) -> None:
 
     def carry_out(one: Training) -> None:
         if command := one.command():
-            subprocess.run(command, check=True, env=environment)
+            begun = time.monotonic()
+            try:
+                subprocess.run(command, check=True, env=environment)
+            finally:
+                add_seconds(one.folder, time.monotonic() - begun)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(carry_out, [trainings(name)[0] for name in names]))
@@ -147,9 +155,12 @@ def main(words: Sequence[str] | None = None) -> None:
     train([document.name for document in chosen], jobs=arguments.jobs)
     for document in chosen:
         foreign = every[(every.index(document) + 1) % len(every)]
-        subprocess.run(examination(document, foreign), check=True)
-        report = (OUT / document.name / "examination" / REPORT_FILE).read_text(encoding="utf-8")
-        write_atomically(EVIDENCE / f"{document.name}.json", report)
+        report = OUT / document.name / "examination" / REPORT_FILE
+        if not report.is_file():
+            subprocess.run(examination(document, foreign), check=True)
+        write_atomically(EVIDENCE / f"{document.name}.json", report.read_text(encoding="utf-8"))
+        costs = trainings_of([one.folder for one in trainings(document.name)])
+        write_trainings(trainings_file(EVIDENCE, document.name), costs)
     write_page(EVIDENCE)
 
 

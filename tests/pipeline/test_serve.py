@@ -89,14 +89,14 @@ def test_a_bundle_whose_document_has_changed_is_served_and_said_to_be_stale(bund
     assert at_start == {"manual": "changed", "faq": "unchanged"}
     assert later == {"manual": "changed", "faq": "missing"}
     assert answered.status_code == 200
-    inspected = subprocess.run(
-        [*COMMAND, "generate", str(tmp_path / "served" / "manual"), SOURCE, "max_new_tokens=2"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=600,
-    )
-    assert f"the bundle is stale: its document {manual} has changed" in inspected.stderr
+
+    def said_by(verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, verb, str(tmp_path / "served" / "manual"), SOURCE, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+
+    assert f"the bundle is stale: its document {manual} has changed" in said_by("generate", "max_new_tokens=2").stderr
+    inspected = said_by("inspect", f"out={tmp_path / 'inspection'}").stdout
+    assert f"changed in {manual}; its document {manual} has changed" in inspected
 
 
 def test_a_server_serves_a_run_and_ends_gently(bundles: Path) -> None:

@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+from support.made_up_reports import made_up_report
+from support.made_up_runs import make_run
 
+from ptl_prefix.artifacts.manifest import MANIFEST_FILE
+from ptl_prefix.artifacts.document_report import REPORT_FILE, write_document_report
 from ptl_prefix.data.question_file import read_questions
 from scripts import demo_documents
 from scripts.demo_texts import DOCUMENTS
@@ -47,6 +51,22 @@ def test_every_sentence_of_a_made_up_document_is_asked_about(tmp_path: Path, is_
         for question in questions:
             assert question.question.endswith("?") == is_chat
             assert (f"{question.question} {question.answers[0]}" in text) != is_chat
+
+
+def test_a_real_document_has_the_prefix_and_the_report_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = make_run(demo_documents.OUT / "manual/prefix-256", status="finished")
+    examination = demo_documents.OUT / "manual/examination"
+    examination.mkdir()
+    write_document_report(examination / REPORT_FILE, made_up_report())
+    asked = demo_documents.Asked("manual", Path("manual.txt"), Path("manual.jsonl"))
+
+    report = demo_documents.distil_real(asked, Path("bundles"))
+
+    assert report == made_up_report()
+    assert (Path("bundles/manual") / MANIFEST_FILE).read_bytes() == (trained.bundle / MANIFEST_FILE).read_bytes()
 
 
 def test_real_documents_need_a_backbone_that_reads_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,24 @@ import pytest
 from click.testing import CliRunner
 from support.made_up_reports import condition, made_up_report
 from support.made_up_runs import MadeUp
+from support.made_up_studies import PROMPT, write_untaught_study
+from support.tiny_runs import embedded_tokenizer
 
 from ptl_prefix.artifacts.document_report import write_document_report
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.run_record import write_record
+from ptl_prefix.backbones.prompting import Prompter
 from ptl_prefix.commands.main import cli
 from scripts.document_page import EVIDENCE, PAGE, main, render
 from scripts.document_study import Training, trainings
+from scripts.document_trainings import (
+    add_seconds,
+    counts_sentence,
+    read_trainings,
+    trainings_grid,
+    trainings_of,
+    write_trainings,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +41,7 @@ def test_its_commands_are_accepted(one: Training, tmp_path: Path, monkeypatch: p
     result = CliRunner().invoke(cli, [*words, "self_study.chunk_tokens=128", "dry_run=true"])
 
     assert result.exit_code == 0, result.output
-    assert "100 of 16 rows" in result.output
+    assert "60 of 16 rows" in result.output
 
 
 def test_a_killed_training_is_resumed_and_a_finished_one_is_left_alone(
@@ -61,6 +72,23 @@ def test_the_page_is_made_from_the_reports(tmp_path: Path) -> None:
     assert page.index("## manual") < page.index("| first 16 tokens | 4.50") < page.index("## other")
     assert "| no context | 6.25" in page
     assert (tmp_path / "manual.svg").stat().st_size > 1000
+
+
+def test_the_costs_of_trainings_are_those_of_their_records_and_commands(tmp_path: Path) -> None:
+    study = write_untaught_study(tmp_path / "study", Prompter(embedded_tokenizer(), PROMPT)).facts
+    run = RunFolder(tmp_path / "prefix-64")
+    run.bundle.mkdir(parents=True)
+    (run.bundle / "manifest.json").write_bytes(b"x" * 1_500_000)
+    write_record(run.record, MadeUp(trained=1_234, task_settings={"self_study": str(tmp_path / "study")}).record())
+    add_seconds(run.path, 30.0)  # killed
+    add_seconds(run.path, 70.0)
+
+    write_trainings(tmp_path / "costs.json", trainings_of([run.path]))
+
+    found = read_trainings(tmp_path / "costs.json")
+    assert counts_sentence(found).startswith(f"Of {study.counts.asked} questions, {study.counts.kept} conversations")
+    assert [cell.text for cell in trainings_grid(found).rows[0]][:3] == ["prefix-64", "1,234", "1.50"]
+    assert found.trainings[0].command_s == 100.0
 
 
 def test_the_page_in_the_documentation_is_that_of_its_reports() -> None:
