@@ -108,6 +108,7 @@ def examination(document: RealDocument, foreign: RealDocument) -> list[str]:
         f"foreign={foreign.questions}",
         f"lengths=[{','.join(map(str, LENGTHS))}]",
         "cost_rounds=3",
+        "batch_size=16",
         f"out={OUT / document.name / 'examination'}",
     ]
 
