@@ -80,7 +80,7 @@ def _section(name: str, report: DocumentReport, trainings: DocumentTrainings | N
     ]
     if trainings is not None:
         parts += [f"What was trained. {counts_sentence(trainings)}", markdown_grid(trainings_grid(trainings))]
-        parts.append("The first command holds the self-study. Two commands ran at once, each on one of two cores.")
+        parts.append("The first command holds the self-study. Two to four commands shared two cores: seconds are upper bounds.")
     if report.gate is not None:
         parts += [
             f"The relevance gate of a server, at {report.gate.wrong_refusals:g} wrong refusals:",
