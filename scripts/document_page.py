@@ -23,6 +23,7 @@ from scripts.document_trainings import DocumentTrainings, counts_sentence, read_
 EVIDENCE = Path("docs/evidence/documents")
 PAGE = Path("docs/explanation/documents.md")
 _MEASURE = "answer_loss"
+_COMMAND = "python -m scripts.document_study"
 
 _INTRODUCTION = """\
 # A document as a prefix, measured
@@ -71,19 +72,24 @@ def _section(name: str, report: DocumentReport, trainings: DocumentTrainings | N
         f"## {name}",
         f"{report.num_tokens:,} tokens, on {report.backbone} in {report.dtype}, commit `{commit}`.",
         f"![Loss of the reference answers against the rows in front of them](../evidence/documents/{name}.svg)",
-        "Values, with 95% intervals over the questions:",
+        f"Values, with 95% intervals over the questions (`{_COMMAND}`):",
         markdown_grid(values_grid(report)),
-        f"Differences to {report.compared_to}, over the same questions:",
+        f"Differences to {report.compared_to}, over the same questions (`{_COMMAND}`):",
         markdown_grid(differences_grid(report)),
-        f"{costs_title(report).capitalize()}:",
+        f"{costs_title(report).capitalize()} (`{_COMMAND}`):",
         markdown_grid(costs_grid(report)),
     ]
     if trainings is not None:
-        parts += [f"What was trained. {counts_sentence(trainings)}", markdown_grid(trainings_grid(trainings))]
-        parts.append("The first command holds the self-study. Two to four commands shared two cores: seconds are upper bounds.")
+        parts += [
+            f"What was trained (`{_COMMAND}`). {counts_sentence(trainings)}",
+            markdown_grid(trainings_grid(trainings)),
+        ]
+        parts.append(
+            "The first command holds the self-study. Two to four commands shared two cores: seconds are upper bounds."
+        )
     if report.gate is not None:
         parts += [
-            f"The relevance gate of a server, at {report.gate.wrong_refusals:g} wrong refusals:",
+            f"The relevance gate of a server, at {report.gate.wrong_refusals:g} wrong refusals (`{_COMMAND}`):",
             markdown_grid(gate_grid(report.gate)),
         ]
     parts += [f"- {what} is skipped: {reason}" for what, reason in report.skipped.items()]
