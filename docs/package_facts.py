@@ -434,7 +434,9 @@ def spoken(annotation: Any) -> str:
         return _one_of([f"`{argument}`" for argument in arguments])
     if origin in (Union, UnionType):
         members = [spoken(argument) for argument in arguments if not _is_lightnings(argument)]
-        return _one_of(list(dict.fromkeys(part for member in members for part in _parts(member))))
+        parts = dict.fromkeys(part for member in members for part in _parts(member))
+        # Python gives `float | int` for `int | float` if that was written anywhere before.
+        return _one_of(sorted(parts, key=lambda part: {"float": 1, "`null`": 2}.get(part, 0)))
     if origin is tuple and arguments[-1] is Ellipsis:
         return f"list of {spoken(arguments[0])}"
     if origin is tuple:
