@@ -6,8 +6,8 @@ import pytest
 from support.made_up_reports import made_up_report
 from support.made_up_runs import make_run
 
-from ptl_prefix.artifacts.manifest import MANIFEST_FILE
 from ptl_prefix.artifacts.document_report import REPORT_FILE, write_document_report
+from ptl_prefix.artifacts.manifest import MANIFEST_FILE
 from ptl_prefix.data.question_file import read_questions
 from scripts import demo_documents
 from scripts.demo_texts import DOCUMENTS
