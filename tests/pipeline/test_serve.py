@@ -91,11 +91,13 @@ def test_a_bundle_whose_document_has_changed_is_served_and_said_to_be_stale(bund
     assert answered.status_code == 200
 
     def said_by(verb: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, verb, str(tmp_path / "served" / "manual"), SOURCE, *words]
+        command = [*COMMAND, verb, *words, SOURCE]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
 
-    assert f"the bundle is stale: its document {manual} has changed" in said_by("generate", "max_new_tokens=2").stderr
-    inspected = said_by("inspect", f"out={tmp_path / 'inspection'}").stdout
+    served = tmp_path / "served/manual"
+    generated = said_by("generate", str(served), "max_new_tokens=2")
+    assert f"the bundle is stale: its document {manual} has changed" in generated.stderr
+    inspected = said_by("inspect", f"bundle={served}", f"out={tmp_path / 'inspection'}").stdout
     assert f"changed in {manual}; its document {manual} has changed" in inspected
 
 
