@@ -10,7 +10,6 @@ uses transformers' cache, and concatenates the prefix with the cached text in ev
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -23,11 +22,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rounds import in_rounds
+from benchmarks.report import write_report
+from benchmarks.rounds import add_limit, in_rounds
 from benchmarks.shapes import SHAPES, dtype_for, random_backbone
-from ptl_prefix.artifacts.atomic import write_atomically
 from ptl_prefix.artifacts.decoding import Decoding
-from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.generation import generate
 from ptl_prefix.backbones.model_inputs import ModelInputs, Padding, prompt_batch
@@ -77,11 +75,17 @@ def decode_s(contender: Contender, backbone: Backbone, prompts: ModelInputs, dec
 
 
 def interleaved_times(
-    backbone: Backbone, prompts: ModelInputs, decoding: Decoding, *, rounds: int, warmup: int
+    backbone: Backbone,
+    prompts: ModelInputs,
+    decoding: Decoding,
+    *,
+    rounds: int,
+    warmup: int,
+    limit_s: float = float("inf"),
 ) -> dict[str, list[float]]:
     """Measure the seconds of every contender, in rounds."""
     turns = {name: partial(decode_s, one, backbone, prompts, decoding) for name, one in contenders().items()}
-    return in_rounds(turns, rounds=rounds, warmup=warmup)
+    return in_rounds(turns, rounds=rounds, warmup=warmup, limit_s=limit_s)
 
 
 def show(times: Mapping[str, Sequence[float]], title: str, console: Console) -> dict[str, float]:
@@ -109,6 +113,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5, help="number of measured rounds")
     parser.add_argument("--warmup", type=int, default=1, help="number of rounds before the measured ones")
+    add_limit(parser)
     parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/decode_time.json"))
     return parser.parse_args(words)
 
@@ -122,14 +127,12 @@ def main(words: Sequence[str] | None = None) -> None:
     prompts = prompt_batch(ids.tolist(), Padding(0)).to(arguments.device)
     new = {"max_new_tokens": arguments.new_tokens, "min_new_tokens": arguments.new_tokens}
     decoding = Decoding(**{**defaults_of("generation/greedy"), **new})
-    times = interleaved_times(backbone, prompts, decoding, rounds=arguments.rounds, warmup=arguments.warmup)
+    number = {"rounds": arguments.rounds, "warmup": arguments.warmup, "limit_s": arguments.limit_s}
+    times = interleaved_times(backbone, prompts, decoding, **number)
     setting = f"{arguments.shape} shape, {dtype}, {arguments.device}, {arguments.rows} rows"
     title = f"decoding {arguments.new_tokens} tokens after {arguments.prompt_tokens}: {setting}"
     ratios = show(times, title, Console())
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    report = {"title": title, "seconds": times, "times_bare": ratios, "environment": environment()}
-    write_atomically(arguments.json, json.dumps(report, indent=2))
-    print(f"written to {arguments.json}")
+    write_report(arguments.json, {"title": title, "seconds": times, "times_bare": ratios})
 
 
 if __name__ == "__main__":

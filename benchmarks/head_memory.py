@@ -72,9 +72,9 @@ def stages(setting: Setting, validation_rows: int) -> dict[tuple[str, str], Call
     }
 
     def in_way(stage: str, way: str) -> Callable[[], object]:
-        def step() -> None:
+        def step() -> object:
             with all_at_once() if way == WHOLE else nullcontext():
-                run[stage]()
+                return run[stage]()
 
         return step
 

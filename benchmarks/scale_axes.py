@@ -4,7 +4,9 @@ In: a base setting. Out: an `Axis` for each name. Steps are those of a plain pre
 without padding; the bundles are those of a server with the embedded backbone.
 """
 
+import atexit
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -106,7 +108,7 @@ def training_axis(
 
 
 class BundleFolder:
-    """A temporary folder of bundles, and a server's engine over them.
+    """A folder of bundles until this process ends, and a server's engine over them.
 
     Args:
         number: Number of bundles.
@@ -114,13 +116,14 @@ class BundleFolder:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._kept = tempfile.TemporaryDirectory(prefix="ptl-prefix-bench-")
-        write_bundles(Path(self._kept.name), _embedded(), number)
+        self._folder = Path(tempfile.mkdtemp(prefix="ptl-prefix-bench-"))
+        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        write_bundles(self._folder, _embedded(), number)
         self._store: PrefixStore | None = None
 
     def scan(self) -> PrefixStore:
         """Read the whole folder for the first time."""
-        store = PrefixStore(Path(self._kept.name), _embedded(), max_bytes=2**30)
+        store = PrefixStore(self._folder, _embedded(), max_bytes=2**30)
         store.rescan()
         if len(store.bundles()) != self._number:
             raise RuntimeError(f"All {self._number} bundles must be offered, but {len(store.bundles())} are.")

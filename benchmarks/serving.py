@@ -19,7 +19,6 @@ Contenders, 32 requests each unless the name says otherwise:
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,11 +34,10 @@ from rich.table import Table
 
 from benchmarks.peft_configs import lora_config, prefix_config
 from benchmarks.peft_prefix import wrapped
-from benchmarks.rounds import in_rounds
+from benchmarks.report import write_report
+from benchmarks.rounds import add_limit, in_rounds
 from benchmarks.serving_engine import MemoryStore, ask, random_prefix, running
 from benchmarks.shapes import SHAPES, random_backbone
-from ptl_prefix.artifacts.atomic import write_atomically
-from ptl_prefix.artifacts.fingerprint import environment
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.backbones.model_inputs import left_padded
 
@@ -205,7 +203,9 @@ def contenders(arguments: argparse.Namespace, dtype: str) -> dict[str, Contender
     }
 
 
-def tokens_per_s(all_contenders: Mapping[str, Contender], *, rounds: int) -> dict[str, list[float]]:
+def tokens_per_s(
+    all_contenders: Mapping[str, Contender], *, rounds: int, limit_s: float = float("inf")
+) -> dict[str, list[float]]:
     """Tokens per second of every contender in each round, after one round that is not counted."""
 
     def rate(serve: Contender) -> float:
@@ -213,7 +213,7 @@ def tokens_per_s(all_contenders: Mapping[str, Contender], *, rounds: int) -> dic
         return serve() / (time.perf_counter() - began)
 
     turns = {name: partial(rate, serve) for name, serve in all_contenders.items()}
-    return in_rounds(turns, rounds=rounds, warmup=1)
+    return in_rounds(turns, rounds=rounds, warmup=1, limit_s=limit_s)
 
 
 def ratios(found: Mapping[str, Sequence[float]]) -> list[tuple[str, str, float, float, float, str]]:
@@ -272,6 +272,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prefix-length", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3, help="number of measured rounds")
     parser.add_argument("--only", nargs="+", help="names of contenders; all by default")
+    add_limit(parser)
     parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/serving.json"))
     return parser.parse_args(words)
 
@@ -281,18 +282,14 @@ def main(words: Sequence[str] | None = None) -> None:
     chosen = contenders(arguments, arguments.dtype)
     if arguments.only:
         chosen = {name: chosen[name] for name in arguments.only}
-    found = tokens_per_s(chosen, rounds=arguments.rounds)
+    found = tokens_per_s(chosen, rounds=arguments.rounds, limit_s=arguments.limit_s)
     title = (
         f"{arguments.rows} requests, {arguments.prompt_tokens} + {arguments.new_tokens} tokens, prefixes of "
         f"{arguments.prefix_length}: {arguments.shape} shape, {arguments.dtype}, CPU"
     )
     show(found, title, Console())
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    report = {"title": title, "tokens_per_s": found, "ratios": ratios(found), "environment": environment()}
-    write_atomically(arguments.json, json.dumps(report, indent=2))
-    picture = arguments.json.with_suffix(".svg")
-    draw(found, title, picture)
-    print(f"written to {arguments.json} and {picture}")
+    write_report(arguments.json, {"title": title, "tokens_per_s": found, "ratios": ratios(found)})
+    draw(found, title, arguments.json.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from ptl_prefix.backbones import greedy
 
 def test_both_ways_decode_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(benchmark, "_TRAIN_EXAMPLES", 6)
     calls: list[int] = []
     decode_greedily = greedy.decode_greedily
     monkeypatch.setattr(

@@ -15,7 +15,6 @@ from benchmarks.cold_start import summarize
 ABSENT = (
     "datasets",
     "gguf",
-    "httpx2",
     "hydra",
     "omegaconf",
     "optuna",

@@ -12,7 +12,7 @@ from benchmarks.local_backbone import TrainCommand
 def test_what_a_command_says_of_its_failure_is_told(tmp_path: Path) -> None:
     command = TrainCommand(["seeed=1"], tmp_path)
 
-    with pytest.raises(RuntimeError, match=r"must exit with code 0, but exited with 2: .*`seeed` is not a setting"):
+    with pytest.raises(RuntimeError, match=r"(?s)must exit with code 0, but exited with 2: .*`seeed` is not a setting"):
         command.wait()
     assert not command.is_running
 
