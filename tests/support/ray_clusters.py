@@ -40,8 +40,9 @@ def ray_cluster(num_cpus: int) -> Iterator["Cluster"]:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), path])  # nodes import this file
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**node_settings(num_cpus), "include_dashboard": False})
+    cluster = Cluster()
     try:
+        cluster.add_node(**node_settings(num_cpus), include_dashboard=False)  # may fail half-way
         yield cluster
     finally:
         cluster.shutdown()
