@@ -14,7 +14,7 @@ from support.shape_checks import CHECKED_ROOMS
 from support.tiny_backbones import TINY_CONFIGS, save_tiny_backbone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from support.object_store import FaultyStore
 
@@ -75,28 +75,39 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: save_tiny_backbone(family, tmp_path_factory.mktemp(family)) for family in TINY_CONFIGS}
 
 
-def _load(family: str, tiny_folders: dict[str, Path]) -> "Backbone":
+@pytest.fixture(scope="session")
+def new_backbone(tiny_folders: dict[str, Path]) -> "Callable[[str], Backbone]":
+    """Makes a tiny backbone of a family in float32: each family is loaded once, and copied for each test."""
+    from support.copied_backbone import copied
+
     from ptl_prefix.backbones.spec import load_backbone
 
-    return load_backbone(str(tiny_folders[family]), name=family, dtype="float32")
+    loaded: dict[str, Backbone] = {}
+
+    def new(family: str) -> "Backbone":
+        if family not in loaded:
+            loaded[family] = load_backbone(str(tiny_folders[family]), name=family, dtype="float32")
+        return copied(loaded[family])
+
+    return new
 
 
 @pytest.fixture(params=["gpt2", "llama"])
-def backbone(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> "Backbone":
+def backbone(request: pytest.FixtureRequest, new_backbone: "Callable[[str], Backbone]") -> "Backbone":
     """A tiny decoder-only backbone in float32, fresh for each test: one of either kind of positions."""
-    return _load(request.param, tiny_folders)
+    return new_backbone(request.param)
 
 
 @pytest.fixture(params=["bart", "t5"])
-def encoder_decoder(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> "Backbone":
+def encoder_decoder(request: pytest.FixtureRequest, new_backbone: "Callable[[str], Backbone]") -> "Backbone":
     """A tiny encoder-decoder in float32, fresh for each test."""
-    return _load(request.param, tiny_folders)
+    return new_backbone(request.param)
 
 
 @pytest.fixture(params=sorted(TINY_CONFIGS))
-def any_backbone(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> "Backbone":
+def any_backbone(request: pytest.FixtureRequest, new_backbone: "Callable[[str], Backbone]") -> "Backbone":
     """A tiny backbone in float32, fresh for each test; each test runs with every family."""
-    return _load(request.param, tiny_folders)
+    return new_backbone(request.param)
 
 
 @pytest.fixture(scope="session")

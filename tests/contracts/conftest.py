@@ -45,12 +45,12 @@ def backbone(any_backbone: "Backbone") -> "Backbone":
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is refused (by name, tested elsewhere), and what would say nothing new."""
-    left_out = [
+    left_out = {
         item for item in items if not _is_wanted(getattr(item, "originalname", ""), getattr(item, "callspec", None))
-    ]
+    }
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if _is_slow(getattr(item, "originalname", ""), getattr(item, "callspec", None)):
             item.add_marker(pytest.mark.slow)

@@ -1,0 +1,23 @@
+"""A backbone like another one that was just loaded, in a tenth of the time that loading takes."""
+
+import copy
+
+from ptl_prefix.backbones.backbone import Backbone
+
+
+def copied(loaded: Backbone) -> Backbone:
+    """A backbone with a copy of the model and of the tokenizer; what is known of the files is known of it, too.
+
+    Args:
+        loaded: A backbone that no method has been attached to, without gradient checkpointing.
+    """
+    return Backbone(
+        model=copy.deepcopy(loaded.model),
+        tokenizer=copy.deepcopy(loaded.tokenizer),
+        name=loaded.name,
+        path=loaded.path,
+        base_mode=loaded.base_mode,
+        quantization=loaded.quantization,
+        fingerprints=loaded._fingerprints,
+        first_fingerprints=loaded._first_fingerprints,
+    )
