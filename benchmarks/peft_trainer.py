@@ -18,6 +18,7 @@ order; a ratio is the median of the rounds, with quartiles. What is built before
 import argparse
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -150,6 +151,7 @@ class Epochs:
         num_steps = max_steps or len(batches)
         module = AdaptationModule(backbone, method, Optimization(lr=_LR), total_steps=num_steps)
         with tempfile.TemporaryDirectory() as folder, quiet_lightning():
+            warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")  # nothing is validated
             trainer = pl.Trainer(
                 max_steps=num_steps,
                 accelerator="cpu",

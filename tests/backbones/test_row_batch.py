@@ -168,7 +168,7 @@ def test_every_row_has_the_logits_that_it_has_alone(family: str, tiny_folders: d
 
 
 @pytest.mark.slow
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_any_order_of_joining_reading_stepping_and_leaving_keeps_the_logits(any_backbone: Backbone, seed: int) -> None:
     Play(any_backbone, random.Random(seed)).run()

@@ -24,7 +24,8 @@ from ptl_prefix.training.ranks import process_group
 _LONGEST_S = 120.0
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["ptl_prefix.commands.train.command"])
+# LoRA, as it imports PEFT, which takes longer than a test.
+_processes.set_forkserver_preload(["ptl_prefix.commands.train.command", "ptl_prefix.methods.lora"])
 
 
 class RankFailedError(Exception):

@@ -32,11 +32,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prefix_tuning": {"prefix_length": 3, "reparam_hidden_size": 16},
     "prompt_tuning": {"prompt_length": 4},
 }
-FAMILIES: list[Family] = ["gpt2", "llama", "bart", "t5"]
+ON_EVERY_FAMILY = ("full_finetuning", "lora", "prefix_tuning")
+"""One method of each kind; the contracts train all of them on other families in bfloat16."""
 
 
-def _slow_unless(fast: str, name: str) -> Any:
-    return () if name == fast else pytest.mark.slow
+PAIRS = [(one.name, "gpt2") for one in choices("method")] + [
+    (name, family) for name in ON_EVERY_FAMILY for family in ("llama", "bart", "t5")
+]
+CASES = [pytest.param(*pair, marks=() if pair == ("prefix_tuning", "gpt2") else pytest.mark.slow) for pair in PAIRS]
 
 
 @pytest.fixture
@@ -129,15 +132,8 @@ def test_where_the_gradients_of_one_rank_overflow_all_skip_the_step(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("family", [pytest.param(name, marks=_slow_unless("gpt2", name)) for name in FAMILIES])
-@pytest.mark.parametrize(
-    "method", [pytest.param(one.name, marks=_slow_unless("prefix_tuning", one.name)) for one in choices("method")]
-)
+@pytest.mark.parametrize(("method", "family"), CASES)
 def test_every_method_trains_float32_numbers(tmp_path: Path, family: Family, method: str, dtype: str) -> None:
-    if method == "bitfit" and family in ("llama", "t5"):
-        pytest.skip("refused: it has no biases")
-    if method in ("layer_norm", "peft") and family != "gpt2":
-        pytest.skip("as on GPT-2; the contracts have the other families, in bfloat16")
     node = method_node(method, **SETTINGS.get(method, {}))
     changes = {**HALF, "backbone__dtype": dtype, "optimizer__lr": 0.001, "method": node}
     plan = TinyRuns(tmp_path / "tiny", family).plan(**changes)

@@ -106,18 +106,17 @@ SIZES: dict[str, Changes] = {
     "prompt_tuning": {"prompt_length": 4},
 }
 WITHOUT_DROPOUT = ("lora", "dora", "rslora")
+PAIRS = [(choice.name, "gpt2") for choice in choices("method")] + [
+    (method, family) for method in ("lora", "prefix_tuning", "prompt_tuning") for family in ("bart", "t5")
+]
+"""Every method, and one of each kind on encoder-decoders: ranks know of a method's trainable parameters alone."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "bart", "t5"])
-@pytest.mark.parametrize("method", [choice.name for choice in choices("method")])
+@pytest.mark.parametrize(("method", "family"), PAIRS)
 def test_two_ranks_train_the_same_as_one_with_every_method(
     method: str, family: Family, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    if (method, family) == ("bitfit", "t5"):
-        pytest.skip("T5 has no biases")
-    if method in ("layer_norm", "peft") and family != "gpt2":
-        pytest.skip("as for `lora`: ranks know of a method's trainable parameters alone")
     tiny = TinyRuns(tmp_path / "tiny", family)
     changes = SIZES.get(method, {"dropout": 0.0} if method in WITHOUT_DROPOUT else {})
     node = method_node(method, **changes)

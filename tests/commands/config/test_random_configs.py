@@ -79,7 +79,7 @@ def test_some_random_configs_end_without_a_traceback(line: list[str]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, **COMMON)  # type: ignore[arg-type]
+@settings(max_examples=80, **COMMON)  # type: ignore[arg-type]
 @given(line=command_lines())
-def test_150_random_configs_end_without_a_traceback(line: list[str]) -> None:
+def test_80_random_configs_end_without_a_traceback(line: list[str]) -> None:
     check(line)
