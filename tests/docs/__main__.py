@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # for `support`
+
 from doc_composing import refused
 from doc_links import broken_links
 from doc_numbers import tables_without_source, too_long

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from doc_commands import ASKER
 from doc_pages import CHECKOUT, Block, Page, commands_of
+from support.command_server import CommandServer
 
 _TIMEOUT_S = 900.0
 _NOT_COPIED = shutil.ignore_patterns(".*", "_build", "outputs", "__pycache__", "*.egg-info", "dist", "build")
@@ -40,12 +40,6 @@ for line in sys.stdin:
     sys.stdout.flush(), sys.stderr.flush()
     print(code, file=channel, flush=True)
 """
-# A process that forks must have one thread: a fork inherits the locks of the others, which nobody releases.
-_ONE_THREAD = {
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
 _SHELL = """
 while IFS=$'\\t' read -r name output; do . "$name" >"$output" 2>&1 </dev/null 3>&-; echo $? >&3; done
 """
@@ -162,7 +156,7 @@ class Sandbox:
         self.work.mkdir(exist_ok=True)
         self._environment = _environment(home, [str(self.work)] if with_checkout else [])
         if warm:
-            programs = f"{_command_server().programs}{os.pathsep}"
+            programs = f"{_command_server().program.parent}{os.pathsep}"
             self._environment["PATH"] = programs + self._environment["PATH"]
         self._sessions: dict[str, Session] = {}
         self._last = ""
@@ -252,36 +246,11 @@ def _not_shown(name: str, missing: Sequence[str], real: str) -> str:
     return f"{name} must show\n  {chr(10).join(missing)}\nbut shows:\n{real[-4000:]}"
 
 
-class _CommandServer:
-    """Answers a `ptl-prefix` of its own, in `programs`, until this process ends."""
-
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ptl_prefix_docs_"))
-        self.programs, home, address = (self._folder / name for name in ("bin", "home", "socket"))
-        self.programs.mkdir()
-        home.mkdir()
-        program = self.programs / "ptl-prefix"
-        program.write_text(ASKER.format(python=sys.executable, address=str(address)), encoding="utf-8")
-        program.chmod(0o755)
-        server = Path(__file__).with_name("doc_commands.py")
-        self._process = subprocess.Popen(
-            [sys.executable, str(server), str(address)],
-            env=_environment(home, []) | _ONE_THREAD,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        atexit.register(self.close)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"listening\n", f"{server} did not start; standard error says why."
-
-    def close(self) -> None:
-        """End the server and remove its folder."""
-        self._process.communicate()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-_command_server = functools.cache(_CommandServer)
+@functools.cache
+def _command_server() -> CommandServer:
+    folder = Path(tempfile.mkdtemp(prefix="ptl_prefix_docs_home_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return CommandServer(_environment(folder, []))
 
 
 def _environment(home: Path, paths: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The command line as a user meets it: in a process of its own, or, where that shows nothing more, in this one."""
 
+import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from click.testing import Result
+from support.command_server import CommandServer
 from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 Invoke = Callable[..., Result]
+
+_ENVIRONMENT = dict(os.environ)
+"""Without the variables of a test: libraries read some of them when they are imported."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,14 @@ def start(*words: str | Path, cwd: Path, start_new_session: bool = False) -> sub
 
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run `ptl-prefix` to its end."""
-    process = start(*words, cwd=cwd)
-    out, err = process.communicate(timeout=240)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    """Run `ptl-prefix` to its end, in a process that need not import anything; a warning is an error there, too."""
+    command = [str(_server().program), *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+
+
+@functools.cache
+def _server() -> CommandServer:
+    return CommandServer(_ENVIRONMENT, ["-W", "error"])
 
 
 @dataclass(frozen=True)

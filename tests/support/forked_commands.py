@@ -1,8 +1,8 @@
-"""`ptl-prefix` for the pages without its imports: a process that has imported everything forks itself per command.
+"""The process behind `CommandServer`, which has imported everything and forks itself for each command.
 
 In: a socket's path, and requests on it: words, folder, variables, and the three standard streams as descriptors. Out:
-the command ran in a fork, with those streams, and its exit code went back. A program that stands first on the pages'
-PATH asks for it, hands signals on, and exits as the command did; a command whose asker has gone is killed. That the
+the command ran in a fork, with those streams, and its exit code went back. The program
+`ASKER` asks for it, hands signals on, and exits as the command did; a command whose asker has gone is killed. That the
 installed command itself starts is shown by the tests of the package.
 """
 
@@ -80,6 +80,10 @@ class _Command:
         words, folder, variables = self.request
         for own, stream in enumerate(self.streams):
             os.dup2(stream, own)
+        # Those of the process may be of another kind, such as files that can be sought in.
+        sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.setpgid(0, 0)
         os.chdir(folder)
         os.environ.clear()
