@@ -228,6 +228,7 @@ def test_questions_are_asked_though_the_mirror_is_behind(store: FaultyStore, inv
 
     assert result.exit_code == 5, result.output
     assert "answer_loss" in result.stdout
-    assert "repeat the upload with: ptl-prefix mirror here" in " ".join(result.stderr.split())
+    folder = Path("here").absolute()
+    assert f"repeat the upload with: ptl-prefix mirror {folder}" in " ".join(result.stderr.split())
     store.heal()
-    assert invoke("mirror", "here").exit_code == 0
+    assert invoke("mirror", folder).exit_code == 0

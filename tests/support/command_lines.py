@@ -72,7 +72,7 @@ def start(*words: str | Path, cwd: Path, start_new_session: bool = False) -> sub
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `ptl-prefix` to its end, in a process that need not import anything; a warning is an error there, too."""
     command = [str(_server().program), *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
 
 @functools.cache
