@@ -126,6 +126,7 @@ def train(task: DemoTask, folder: Path, *, steps: int, num_examples: int) -> Run
         "trainer.limit_val_batches=2",
         f"evaluation.num_examples={num_examples}",
         "evaluation.compare_bare=false",
+        "evaluation.retention=false",
         "generation.max_new_tokens=40",
         "tracking=none",
     )

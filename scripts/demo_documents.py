@@ -30,7 +30,8 @@ from ptl_prefix.artifacts.document_report import REPORT_FILE, DocumentReport, re
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.artifacts.visible_text import escape_controls
 from ptl_prefix.data.question_file import read_questions
-from scripts.demo import COMMAND, ask, running_server
+from scripts import demo
+from scripts.demo import ask, running_server
 from scripts.demo_texts import DOCUMENTS
 from scripts.document_study import LENGTHS, OUT, Training
 
@@ -107,7 +108,7 @@ def distil(asked: Asked, bundles: Path, words: Sequence[str]) -> DocumentReport:
     shutil.rmtree(run, ignore_errors=True)
     _run(
         [
-            *COMMAND,
+            *demo.COMMAND,
             "distill",
             f"document={asked.document}",
             f"questions={asked.questions}",
@@ -138,7 +139,7 @@ def distil_real(asked: Asked, bundles: Path) -> DocumentReport:
     if not report.is_file():
         report = bundles.parent / "examinations" / asked.name / REPORT_FILE
         given = (f"document={asked.document}", f"questions={asked.questions}", f"lengths=[{one.length}]")
-        _run([*COMMAND, "examine", str(one.folder), *given, f"out={report.parent}"])
+        _run([*demo.COMMAND, "examine", str(one.folder), *given, f"out={report.parent}"])
     return read_document_report(report)
 
 

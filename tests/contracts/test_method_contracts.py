@@ -1,12 +1,10 @@
 """What every method promises, on every tiny backbone.
 
-Methods are found by their configs, backbones by `TINY_CONFIGS`: a new one of either kind is tested by being there. A
-method with several inner ways lists them in `VARIANTS`; every kind of method writes down its parameter count in
-`FORMULAS`.
+Methods are found by their configs, backbones by `TINY_CONFIGS`: a new one of either kind is tested by being there, as
+`support/contract_cases.py` says; every kind of method writes down its parameter count in `FORMULAS`.
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support import method_nodes
+from support.contract_cases import METHODS, label
 from support.no_task import export_untasked
 from support.tiny_backbones import PAD
 from support.toy_batches import (
@@ -43,54 +42,9 @@ from ptl_prefix.evaluation.loss import target_loss
 from ptl_prefix.methods.combination import Combination
 from ptl_prefix.methods.method import Method
 from ptl_prefix.methods.restore import load_bundle
-from ptl_prefix.settings import conf_dir
-
-VARIANTS: Mapping[str, list[dict[str, Any]]] = {
-    "adapter": [{"bottleneck_size": 6}, {"bottleneck_size": 6, "placement": "pfeiffer", "activation": "relu"}],
-    "document_prefix": [],  # prefix-tuning, with other defaults
-    "gated_prefix": [
-        {"prefix_length": 4},
-        {"prefix_length": 3, "layers": [0, 2], "init": "text", "init_text": "the cat"},
-    ],
-    "peft": [
-        {"peft_type": "vera", "settings": {"r": 4}},
-        {"peft_type": "lokr", "settings": {"r": 16}},
-        {"peft_type": "miss", "settings": {"r": 4}},
-        {"peft_type": "oft", "settings": {"oft_block_size": 8}},
-        {"peft_type": "randlora", "settings": {"r": 4}},
-        {"peft_type": "shira", "settings": {"r": 2}},
-    ],
-    "prefix_lora": [{"parts": {"first": {"prefix_length": 4, "reparam_hidden_size": 16}}}],
-    "prefix_tuning": [
-        {"prefix_length": 4, "reparam": "none"},
-        {"prefix_length": 4, "reparam": "mlp", "reparam_hidden_size": 16},
-        {"prefix_length": 4, "reparam": "linear", "reparam_embedding_size": 3},
-        {"prefix_length": 4, "reparam": "none", "layers": [0, 2], "position_law": "unshifted"},
-        {"prefix_length": 4, "reparam": "none", "position_law": "infix"},
-        {"prefix_length": 4, "reparam": "embedding"},
-        {"prefix_length": 4, "reparam_hidden_size": 16, "init": "text", "init_text": "the cat", "frozen_sink": True},
-        {"prefix_length": 4, "reparam_hidden_size": 16, "init": "attention_matching", "train_keys": False},
-    ],
-    "prefix_plus": [{"feature_map": "elu"}, {"feature_map": "gelu", "layers": [1]}],
-    "prompt_tuning": [
-        {"prompt_length": 4, "init": "vocabulary"},
-        {"prompt_length": 4, "init": "text", "init_text": "the cat"},
-    ],
-}
-"""Settings to test a method with, by its config's name; with its defaults alone where nothing is said."""
 
 
-def _cases() -> list[Any]:
-    names = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
-    cases = [(name, variant) for name in names for variant in VARIANTS.get(name, [{}])]
-    return [pytest.param(case, id=_label(*case)) for case in cases]
-
-
-def _label(name: str, variant: dict[str, Any]) -> str:
-    return re.sub("[ {}']", "", "-".join([name, *(str(value) for value in variant.values())]))
-
-
-@pytest.fixture(params=_cases())
+@pytest.fixture(params=[pytest.param(method, id=label(*method)) for method in METHODS])
 def new_method(request: pytest.FixtureRequest) -> Callable[[], Method]:
     """Makes the same method, afresh at every call."""
     name, variant = request.param

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from support.command_lines import forked_command
 
 from scripts import demo
 
@@ -13,6 +14,7 @@ def test_the_demo_answers_by_name_and_by_auto(
 ) -> None:
     monkeypatch.delenv("PTL_PREFIX_DATA", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(demo, "COMMAND", [forked_command()])
 
     demo.main(["--out", str(tmp_path), "--steps", "4", "--requests", "3"])
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from support.command_lines import forked_command
 from support.made_up_reports import made_up_report
 from support.made_up_runs import make_run
 
 from ptl_prefix.artifacts.document_report import REPORT_FILE, write_document_report
 from ptl_prefix.artifacts.manifest import MANIFEST_FILE
 from ptl_prefix.data.question_file import read_questions
-from scripts import demo_documents
+from scripts import demo, demo_documents
 from scripts.demo_texts import DOCUMENTS
 
 BRIEF = [
@@ -26,6 +27,7 @@ def test_the_demo_shows_likelihoods_and_answers_of_three_documents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setattr(demo, "COMMAND", [forked_command()])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     demo_documents.main(["--out", str(tmp_path / "out"), "--requests", "2", *BRIEF])

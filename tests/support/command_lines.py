@@ -71,13 +71,14 @@ def start(*words: str | Path, cwd: Path, start_new_session: bool = False) -> sub
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `ptl-prefix` to its end, in a process that need not import anything; a warning is an error there, too."""
-    command = [str(_server().program), *map(str, words)]
+    command = [forked_command(), *map(str, words)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
 
 @functools.cache
-def _server() -> CommandServer:
-    return CommandServer(_ENVIRONMENT, ["-W", "error"])
+def forked_command() -> str:
+    """The path of a `ptl-prefix` that need not import anything, in whose processes a warning is an error."""
+    return str(CommandServer(_ENVIRONMENT, ["-W", "error"]).program)
 
 
 @dataclass(frozen=True)
