@@ -4,21 +4,18 @@ In: a `Page`, and an empty folder. Out: a list of `Failure`s, empty when the pag
 shell and Python blocks one interpreter, so that variables live on; neither reaches the network or the reader's home.
 """
 
-import atexit
-import functools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from doc_pages import CHECKOUT, Block, Page, commands_of
-from support.command_server import CommandServer
+from support.command_server import clean_environment, command_server
 
 _TIMEOUT_S = 900.0
 _NOT_COPIED = shutil.ignore_patterns(".*", "_build", "outputs", "__pycache__", "*.egg-info", "dist", "build")
@@ -154,9 +151,9 @@ class Sandbox:
         if with_checkout:
             shutil.copytree(CHECKOUT, self.work, ignore=_NOT_COPIED)
         self.work.mkdir(exist_ok=True)
-        self._environment = _environment(home, [str(self.work)] if with_checkout else [])
+        self._environment = clean_environment(home, [str(self.work)] if with_checkout else [])
         if warm:
-            programs = f"{_command_server().program.parent}{os.pathsep}"
+            programs = f"{command_server().program.parent}{os.pathsep}"
             self._environment["PATH"] = programs + self._environment["PATH"]
         self._sessions: dict[str, Session] = {}
         self._last = ""
@@ -244,27 +241,3 @@ def _pattern(line: str) -> re.Pattern[str]:
 
 def _not_shown(name: str, missing: Sequence[str], real: str) -> str:
     return f"{name} must show\n  {chr(10).join(missing)}\nbut shows:\n{real[-4000:]}"
-
-
-@functools.cache
-def _command_server() -> CommandServer:
-    folder = Path(tempfile.mkdtemp(prefix="ptl_prefix_docs_home_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return CommandServer(_environment(folder, []))
-
-
-def _environment(home: Path, paths: Sequence[str]) -> dict[str, str]:
-    """Variables of a reader who has just installed the package, without a network."""
-    hidden = ("WANDB_", "PTL_PREFIX_", "HF_", "PYTEST_", "SLURM_", "HYDRA_")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    return {
-        **kept,
-        "HOME": str(home),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")]),
-        "PYTHONPATH": os.pathsep.join([*paths, str(CHECKOUT / "tests/no_network")]),
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "COLUMNS": "80",
-        "NO_COLOR": "1",
-    }

@@ -1,6 +1,5 @@
 """The command line as a user meets it: in a process of its own, or, where that shows nothing more, in this one."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -9,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from click.testing import Result
-from support.command_server import CommandServer
+from support.command_server import command_server
 from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
 
 Invoke = Callable[..., Result]
-
-_ENVIRONMENT = dict(os.environ)
-"""Without the variables of a test: libraries read some of them when they are imported."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +68,13 @@ def start(*words: str | Path, cwd: Path, start_new_session: bool = False) -> sub
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `ptl-prefix` to its end, in a process that need not import anything; a warning is an error there, too."""
     command = [forked_command(), *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+    environment = {**os.environ, "WARNINGS_ARE_ERRORS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
-@functools.cache
 def forked_command() -> str:
-    """The path of a `ptl-prefix` that need not import anything, in whose processes a warning is an error."""
-    return str(CommandServer(_ENVIRONMENT, ["-W", "error"]).program)
+    """The path of a `ptl-prefix` that need not import anything."""
+    return str(command_server().program)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
 """`ptl-prefix` without its imports: a process that has imported everything forks itself for each command.
 
-In: the variables of that process. Out: a program that stands for `ptl-prefix`. The process ends with this one.
+In: nothing. Out: a program that stands for `ptl-prefix`. The process ends with this one.
 """
 
 import atexit
+import functools
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from support.forked_commands import ASKER
 
+_TESTS = Path(__file__).parents[1]
 # A process that forks must have one thread: a fork inherits the locks of the others, which nobody releases.
 _ONE_THREAD = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
@@ -24,12 +27,10 @@ _ONE_THREAD = {
 class CommandServer:
     """A process that runs the commands of a program in forks of itself.
 
-    Args:
-        environment: Its variables while it imports; a command has those of whoever calls the program.
-        flags: Flags of its interpreter, which its commands inherit.
+    A command has the variables of whoever calls the program, and a warning is an error if `WARNINGS_ARE_ERRORS` is one.
     """
 
-    def __init__(self, environment: Mapping[str, str], flags: Sequence[str] = ()) -> None:
+    def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="ptl_prefix_commands_"))
         address = self._folder / "socket"
         self.program = self._folder / "bin/ptl-prefix"
@@ -38,8 +39,8 @@ class CommandServer:
         self.program.chmod(0o755)
         server = Path(__file__).with_name("forked_commands.py")
         self._process = subprocess.Popen(
-            [sys.executable, *flags, str(server), str(address)],
-            env={**environment, **_ONE_THREAD},
+            [sys.executable, str(server), str(address)],
+            env=clean_environment(self._folder, []) | _ONE_THREAD,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -51,3 +52,29 @@ class CommandServer:
     def _close(self) -> None:
         self._process.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+command_server = functools.cache(CommandServer)
+"""The one server of this process."""
+
+
+def clean_environment(home: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Variables of somebody who has just installed the package, without a network.
+
+    Args:
+        home: The home folder.
+        paths: Folders from which modules are imported.
+    """
+    hidden = ("WANDB_", "PTL_PREFIX_", "HF_", "PYTEST_", "SLURM_", "HYDRA_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    return {
+        **kept,
+        "HOME": str(home),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join([*paths, str(_TESTS / "no_network")]),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "COLUMNS": "80",
+        "NO_COLOR": "1",
+    }

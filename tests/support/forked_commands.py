@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import traceback
+import warnings
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -82,13 +83,15 @@ class _Command:
             os.dup2(stream, own)
         # Those of the process may be of another kind, such as files that can be sought in.
         sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
-        sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = sys.__stdout__ = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.setpgid(0, 0)
         os.chdir(folder)
+        sys.argv = ["ptl-prefix", *words]
+        if variables.pop("WARNINGS_ARE_ERRORS", ""):
+            warnings.simplefilter("error")
         os.environ.clear()
         os.environ.update(variables)
-        sys.argv = ["ptl-prefix", *words]
         # torch read the number when it was imported.
         threads = int(variables.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
         importlib.import_module("torch").set_num_threads(threads)
