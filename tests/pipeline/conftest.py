@@ -1,10 +1,11 @@
 """Runs to look at, and ways to call the command line."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.command_lines import CommandLine, Finished, Invoke, run
+from support.command_lines import CommandLine, Finished, Invoke, forking_python, run
 from support.tiny_runs import TinyRuns
 
 from ptl_prefix.artifacts.run_folder import RunFolder
@@ -18,8 +19,10 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
 
 
 @pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Call `ptl-prefix` in this process, in an empty working directory."""
+def invoke(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Call `ptl-prefix` in this process, in an empty working directory; what it starts is forked in slow tests."""
+    if request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(sys, "executable", forking_python())
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

@@ -72,6 +72,11 @@ def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
+def forking_python() -> str:
+    """The path of an interpreter in which modules of this package need not import anything."""
+    return str(command_server().python)
+
+
 def forked_command() -> str:
     """The path of a `ptl-prefix` that need not import anything."""
     return str(command_server().program)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from support.forked_commands import ASKER
+from support.forked_commands import write_programs
 
 _TESTS = Path(__file__).parents[1]
 # A process that forks must have one thread: a fork inherits the locks of the others, which nobody releases.
@@ -27,19 +27,20 @@ _ONE_THREAD = {
 class CommandServer:
     """A process that runs the commands of a program in forks of itself.
 
-    A command has the variables of whoever calls the program, and a warning is an error if `WARNINGS_ARE_ERRORS` is one.
+    `program` stands for `ptl-prefix`, and `python` for the interpreter where it runs a module of the package. A
+    command has the variables of whoever calls the program, and a warning is an error if `WARNINGS_ARE_ERRORS` is one.
     """
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="ptl_prefix_commands_"))
         address = self._folder / "socket"
-        self.program = self._folder / "bin/ptl-prefix"
-        self.program.parent.mkdir()
-        self.program.write_text(ASKER.format(python=sys.executable, address=str(address)), encoding="utf-8")
-        self.program.chmod(0o755)
+        programs = self._folder / "bin"
+        programs.mkdir()
+        write_programs(programs, address)
+        self.program, self.python = programs / "ptl-prefix", programs / "python"
         server = Path(__file__).with_name("forked_commands.py")
         self._process = subprocess.Popen(
-            [sys.executable, str(server), str(address)],
+            [sys.executable, str(server), str(address), str(programs)],
             env=clean_environment(self._folder, []) | _ONE_THREAD,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,15 +1,17 @@
 """The process behind `CommandServer`, which has imported everything and forks itself for each command.
 
-In: a socket's path, and requests on it: words, folder, variables, and the three standard streams as descriptors. Out:
-the command ran in a fork, with those streams, and its exit code went back. The program
-`ASKER` asks for it, hands signals on, and exits as the command did; a command whose asker has gone is killed. That the
-installed command itself starts is shown by the tests of the package.
+In: a socket's path, and requests on it: a module of the package, its words, folder, variables, and open files. Out: the
+module ran in a fork, with those files, and its exit code went back. A program asks for it, hands signals on, and exits
+as the module did; a module whose asker has gone is killed. Modules that it starts by `sys.executable` are forks, too.
+That the installed command itself starts is shown by the tests of the package.
 """
 
 import atexit
+import fcntl
 import importlib
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
@@ -18,14 +20,23 @@ import threading
 import traceback
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
-ASKER = """#!{python} -SE
+_ASKER = """#!{python} -SE
 import json, os, signal, socket, sys
+module, arguments = None, sys.argv[1:]
+if not {is_command}:
+    if arguments[:1] != ["-m"] or arguments[1].partition(".")[0] != "ptl_prefix":
+        os.execv({python!r}, [{python!r}, *arguments])
+    module, arguments = arguments[1], arguments[2:]
+numbers = [number for number in map(int, os.listdir("/proc/self/fd")) if number > 2]
+numbers = [0, 1, 2, *(number for number in numbers if os.path.exists(f"/proc/self/fd/{{number}}"))]
+numbers = [number for number in numbers if os.get_inheritable(number)]
 asked = socket.socket(socket.AF_UNIX)
 asked.connect({address!r})
-words = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
-socket.send_fds(asked, [len(words).to_bytes(4, "big")], [0, 1, 2])
+words = json.dumps([module, arguments, os.getcwd(), dict(os.environ), numbers]).encode()
+socket.send_fds(asked, [len(words).to_bytes(4, "big")], numbers)
 asked.sendall(words)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, _: asked.sendall(bytes([number])))
@@ -35,7 +46,17 @@ if code < 0:
     os.kill(os.getpid(), -code)
 os._exit(code)
 """
-"""The program that stands for `ptl-prefix`; it has two gaps, the interpreter and the socket."""
+"""A program that asks for a command, and hands on its open files; it has three gaps."""
+_MOST_FILES = 16
+
+
+def write_programs(folder: Path, address: Path) -> None:
+    """Write `ptl-prefix`, and `python`, which asks for modules of the package and is otherwise the interpreter."""
+    for name, is_command in (("ptl-prefix", True), ("python", False)):
+        text = _ASKER.format(python=sys.executable, address=str(address), is_command=is_command)
+        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).chmod(0o755)
+
 
 _IMPORTED = (
     "ptl_prefix.commands.train.command",
@@ -59,11 +80,12 @@ class _Command:
 
     Args:
         connection: The connection to whoever asked.
+        python: The program that stands for the interpreter.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        header, self.streams, _, _ = socket.recv_fds(connection, 4, 3)
+    def __init__(self, connection: socket.socket, python: Path) -> None:
+        self.connection, self.python = connection, python
+        header, self.streams, _, _ = socket.recv_fds(connection, 4, _MOST_FILES)
         self.request = json.loads(connection.makefile("rb").read(int.from_bytes(header, "big")))
         self.pid = 0
 
@@ -78,16 +100,21 @@ class _Command:
 
     def run(self) -> NoReturn:
         """Become the command, in a fork."""
-        words, folder, variables = self.request
-        for own, stream in enumerate(self.streams):
-            os.dup2(stream, own)
+        module, words, folder, variables, numbers = self.request
+        # First out of the way of each other.
+        for stream, number in [
+            (fcntl.fcntl(one, fcntl.F_DUPFD, 500), to) for one, to in zip(self.streams, numbers, strict=True)
+        ]:
+            os.dup2(stream, number)
+            os.close(stream)
         # Those of the process may be of another kind, such as files that can be sought in.
         sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
         sys.stdout = sys.__stdout__ = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.setpgid(0, 0)
         os.chdir(folder)
-        sys.argv = ["ptl-prefix", *words]
+        sys.argv = [module or "ptl-prefix", *words]
+        sys.executable = str(self.python)
         if variables.pop("WARNINGS_ARE_ERRORS", ""):
             warnings.simplefilter("error")
         os.environ.clear()
@@ -97,7 +124,11 @@ class _Command:
         importlib.import_module("torch").set_num_threads(threads)
         code = 1
         try:
-            importlib.import_module("ptl_prefix.commands.main").main()
+            if module is None:
+                importlib.import_module("ptl_prefix.commands.main").main()
+            else:
+                sys.path.insert(0, folder)  # as `-m` does
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -113,9 +144,10 @@ class _Command:
 class _Server:
     """Forks a process for each request until standard input is closed."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: Path, programs: Path) -> None:
+        self._python = programs / "python"
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(address)
+        self._socket.bind(str(address))
         self._socket.listen()
         self._ended = os.pipe()
         self._running: dict[int, _Command] = {}
@@ -141,7 +173,7 @@ class _Server:
                     key.data.hear()
 
     def _start(self) -> None:
-        command = _Command(self._socket.accept()[0])
+        command = _Command(self._socket.accept()[0], self._python)
         command.pid = os.fork()
         if command.pid == 0:
             signal.set_wakeup_fd(-1)
@@ -176,7 +208,7 @@ def main() -> None:
         importlib.import_module(name)
     count = len(os.listdir("/proc/self/task"))
     assert count == 1, f"A process that forks must have one thread, but has {count}."
-    server = _Server(sys.argv[1])
+    server = _Server(*map(Path, sys.argv[1:]))
     print("listening", flush=True)
     server.serve()
     os._exit(0)
