@@ -102,15 +102,14 @@ class _Command:
         """Become the command, in a fork."""
         module, words, folder, variables, numbers = self.request
         # First out of the way of each other.
-        for stream, number in [
-            (fcntl.fcntl(one, fcntl.F_DUPFD, 500), to) for one, to in zip(self.streams, numbers, strict=True)
-        ]:
+        moved = [fcntl.fcntl(stream, fcntl.F_DUPFD, 500) for stream in self.streams]
+        for stream, number in zip(moved, numbers, strict=True):
             os.dup2(stream, number)
             os.close(stream)
         # Those of the process may be of another kind, such as files that can be sought in.
-        sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
-        sys.stdout = sys.__stdout__ = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-        sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.setpgid(0, 0)
         os.chdir(folder)
         sys.argv = [module or "ptl-prefix", *words]
