@@ -19,9 +19,14 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
 
 
 @pytest.fixture
+def real_interpreter() -> None:
+    """For tests that look at the processes which a command starts: they are its children."""
+
+
+@pytest.fixture
 def invoke(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Call `ptl-prefix` in this process, in an empty working directory; what it starts is forked in slow tests."""
-    if request.node.get_closest_marker("slow"):
+    if request.node.get_closest_marker("slow") and "real_interpreter" not in request.fixturenames:
         monkeypatch.setattr(sys, "executable", forking_python())
     work = tmp_path / "work"
     work.mkdir()

@@ -47,6 +47,7 @@ def test_a_pack_of_which_one_trial_fails_and_one_is_pruned(command_line: Command
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_interpreter")
 def test_a_pack_that_is_killed_is_started_again_and_its_trials_resume(
     command_line: CommandLine, invoke: Invoke
 ) -> None:
