@@ -25,8 +25,8 @@ def real_interpreter() -> None:
 
 @pytest.fixture
 def invoke(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Call `ptl-prefix` in this process, in an empty working directory; what it starts is forked in slow tests."""
-    if request.node.get_closest_marker("slow") and "real_interpreter" not in request.fixturenames:
+    """Call `ptl-prefix` in this process, in an empty working directory; what it starts need not import anything."""
+    if "real_interpreter" not in request.fixturenames:
         monkeypatch.setattr(sys, "executable", forking_python())
     work = tmp_path / "work"
     work.mkdir()
