@@ -18,8 +18,8 @@ from ptl_prefix.sweeping.trial import Trial
 
 pytestmark = pytest.mark.slow
 
-NUM_TRIALS = 24
-NUM_KILLS = 20
+NUM_TRIALS = 14
+NUM_KILLS = 9
 STUDY = Path("outputs/sweeps/killed")
 KINDS = ("pool", "server", "checker", "trial")
 """Process kinds by their index in `family`; the fourth and later ones are trials."""
