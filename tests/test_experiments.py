@@ -1,4 +1,4 @@
-"""Every experiment is what its name and header say, and runs: found by glob, none is listed here.
+"""Every experiment is what its name and header say, and one of each kind runs: found by glob, none is listed here.
 
 The papers' backbones are too large for a test, and their data are not ours to ship: a tiny random backbone of the same
 family takes the place of the one, a few made-up records in files of the same form that of the other.
@@ -34,8 +34,14 @@ Compose = Callable[[Path], Config]
 every_experiment = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 # One of each task, and one of each method, is enough for the fast tests: the others differ from them in numbers.
 QUICK = {word: path for path in EXPERIMENTS for word in (path.stem.split("_")[0], path.stem.split("_")[-1])}.values()
+# One of each task and method, with few examples and with all, is enough for the slow ones; all of them compose.
+KINDS = {(words[0], words[1].isdigit(), words[-1]): path for path in EXPERIMENTS for words in [path.stem.split("_")]}
 every_run = pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path.stem, marks=() if path in QUICK else pytest.mark.slow) for path in EXPERIMENTS]
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=() if path in QUICK else pytest.mark.slow)
+        for path in sorted({*QUICK, *KINDS.values()})
+    ],
 )
 
 
