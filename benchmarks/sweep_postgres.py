@@ -2,6 +2,7 @@
 
     python -m benchmarks.sweep_postgres                        # queries of each step, with 64 workers in turn
     python -m benchmarks.sweep_postgres --at-once 64           # 64 threads in 8 processes: seconds on the clock as well
+    python -m benchmarks.sweep_postgres --at-once 64 --trial-s 30      # the same, with trials that take 15 to 45 s
     python -m benchmarks.sweep_postgres --url postgresql://optuna@db.example.org/scratch
 
 In: a server of its own (`initdb` and `pg_ctl` must be installed), or an empty database. Out: for each step of a worker
@@ -12,6 +13,7 @@ server of its own then waits for the disk at each commit, as one whose data matt
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -140,10 +142,17 @@ def _by_size(entries: dict[str, list[dict[str, float]]], trials: int) -> dict[st
     return report
 
 
-def work_at_once(url: str, folder: Path, settings: ClusterSettings) -> dict[str, Any]:
-    """Let processes with some threads each work on the study until it is done."""
+def work_at_once(url: str, folder: Path, settings: ClusterSettings, trial_s: float) -> dict[str, Any]:
+    """Let processes with some threads each work on the study until it is done.
+
+    Args:
+        url: The database.
+        folder: The folder of the study.
+        settings: Its trials, workers and pruner.
+        trial_s: The mean seconds of a trial, in which its worker sleeps. With 0 all workers always wait for the lock.
+    """
     words = [sys.executable, "-m", "benchmarks.sweep_postgres", "--worker", str(folder), "--url", url]
-    words += ["--trials", str(settings.trials), "--pruner", settings.pruner]
+    words += ["--trials", str(settings.trials), "--pruner", settings.pruner, "--trial-s", str(trial_s)]
     sizes = [min(_THREADS, settings.workers - first) for first in range(0, settings.workers, _THREADS)]
     began = time.monotonic()
     processes = [
@@ -159,7 +168,7 @@ def work_at_once(url: str, folder: Path, settings: ClusterSettings) -> dict[str,
     return {**_by_size(entries, settings.trials), "seconds": time.monotonic() - began}
 
 
-def _work(url: str, folder: Path, settings: ClusterSettings) -> None:
+def _work(url: str, folder: Path, settings: ClusterSettings, trial_s: float) -> None:
     """Work with some threads of this process, as the workers of one machine do."""
     with closing(StudyStorage(folder, url)) as storage:
         meter, scheduler = Meter(storage.trials.engine), make_scheduler(folder, settings, storage)
@@ -169,6 +178,8 @@ def _work(url: str, folder: Path, settings: ClusterSettings) -> None:
             while (job := meter.timed("next job" if size else "first job", scheduler.next_job, size)) != "done":
                 if isinstance(job, Job):
                     size = max(size, job.trial.number + 1)
+                    # Trials of one length would all end at the same moment, as they all start at the same one.
+                    time.sleep(trial_s * random.Random(job.trial.number).uniform(0.5, 1.5))
                     _finish(meter.timed, scheduler, job, size)
                 else:
                     time.sleep(next_pause_s(0.0))
@@ -185,6 +196,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=64, help="workers that have a trial at the same time")
     parser.add_argument("--pruner", default="none", help="none, median or successive_halving")
     parser.add_argument("--at-once", type=int, help="let this many threads work at once, in processes of eight")
+    parser.add_argument("--trial-s", type=float, default=0.0, help="mean seconds of a trial, with --at-once")
     parser.add_argument("--url", help="an empty database; a server of its own without it")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/sweep_postgres.json"))
@@ -194,7 +206,7 @@ def main(words: Sequence[str] | None = None) -> None:
         trials=given.trials, workers=workers, pruner=given.pruner, max_steps=_STEPS, validate_every=100
     )
     if given.worker is not None:
-        _work(given.url, given.worker, settings)
+        _work(given.url, given.worker, settings, given.trial_s)
         return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "study"
@@ -208,8 +220,12 @@ def main(words: Sequence[str] | None = None) -> None:
                 programs, max_connections=_CONNECTIONS + 2 * workers, is_durable=given.at_once is not None
             )
             url = stack.enter_context(server)
-        report = (work_at_once if given.at_once else work_in_turn)(url, folder, settings)
-    report = {"trials": given.trials, "workers": workers, "pruner": given.pruner, **report}
+        if given.at_once:
+            report = work_at_once(url, folder, settings, given.trial_s)
+        else:
+            report = work_in_turn(url, folder, settings)
+    asked = {"trials": given.trials, "workers": workers, "pruner": given.pruner, "trial_s": given.trial_s}
+    report = {**asked, **report}
     given.json.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.json, json.dumps(report, indent=1))
     print(json.dumps(report, indent=1))

@@ -91,6 +91,11 @@ def parts_for(data: Path) -> list[Part]:
     question = "Does the lead of the best start last over four times the steps, on e2e and a pretrained model of 135M?"
     longer = (*words["e2e"], *_SMOLLM2, *_LONGER, "tracking.num_samples=0")
     parts.append(Part("start_long", question, "evidence_start_long", longer))
+    embedded = (*_SMALL, "trainer.max_steps=400", "trainer.val_check_interval=100", "tracking.num_samples=0")
+    question = "Is the best start of a pretrained model also the best on the embedded backbone, on e2e?"
+    parts.append(Part("start_embedded", question, "evidence_start_embedded", (*words["e2e"], *embedded)))
+    question = "Is the best start of a pretrained model also the best on the embedded backbone, on the task built in?"
+    parts.append(Part("start_embedded_tables", question, "evidence_start_embedded", ("task=table_to_text", *embedded)))
     for name in ("e2e", "banking77"):
         question = f"Which method on {name}, on the embedded backbone?"
         parts.append(
