@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ptl_prefix.artifacts.fingerprint import num_cores
+from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 from ptl_prefix.training.plan import Plan
 
 _FILES = ("train_file", "validation_file", "test_file")
@@ -27,6 +30,7 @@ def plan_notes(plan: Plan, batches_per_epoch: int) -> list[str]:
         *_schedule_notes(plan, batches_per_epoch),
         *_selection_notes(plan, batches_per_epoch),
         *_device_notes(plan),
+        *_dtype_notes(plan),
         *_cache_notes(plan, batches_per_epoch),
         *_file_notes(plan.config.get("task", {})),
     ]
@@ -83,6 +87,23 @@ def _device_notes(plan: Plan) -> Iterator[str]:
             f"`trainer.devices` ({num_processes}) is more than the {num_cores()} cores that this process may use: the "
             "processes will wait for each other."
         )
+
+
+def _dtype_notes(plan: Plan) -> Iterator[str]:
+    """A dtype that the device has no instructions for: its products are computed in another one, and converted."""
+    device = plan.backbone.torch_device
+    if has_native_bfloat16(device):
+        return
+    if plan.backbone.torch_dtype is torch.bfloat16:
+        setting, better = "`backbone.dtype` is bfloat16", "backbone.dtype=auto"
+    elif str(plan.trainer.get("precision")).startswith("bf16"):
+        setting, better = f"`trainer.precision` is {plan.trainer['precision']}", "trainer.precision=32-true"
+    else:
+        return
+    yield (
+        f"{setting}, but this {device.type} has no instructions for bfloat16: a step takes several times as long as in "
+        f"float32; set {better} unless the memory is too small for it."
+    )
 
 
 def _cache_notes(plan: Plan, batches_per_epoch: int) -> Iterator[str]:

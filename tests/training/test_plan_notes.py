@@ -72,3 +72,21 @@ def test_splits_of_the_same_content_are_named(tiny_runs: TinyRuns, tmp_path: Pat
     (note,) = plan_notes(plan, TEN)
 
     assert note.startswith("`task.validation_file` has the same content as `task.train_file`")
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"backbone__dtype": "bfloat16"}, "`backbone.dtype` is bfloat16"),
+        ({"trainer__precision": "bf16-mixed"}, "`trainer.precision` is bf16-mixed"),
+    ],
+)
+def test_a_dtype_that_the_processor_has_to_imitate_is_named(
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], setting: str, is_native: bool
+) -> None:
+    monkeypatch.setattr("ptl_prefix.training.plan_notes.has_native_bfloat16", lambda _: is_native)
+
+    found = notes(tiny_runs, **changes)
+
+    assert [note.split(",")[0] for note in found] == ([] if is_native else [setting])
