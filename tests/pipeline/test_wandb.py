@@ -49,12 +49,13 @@ def test_a_run_is_on_the_server_as_it_is_on_disk(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("pack", [1, 2])
 def test_the_runs_of_a_sweep_are_a_group_and_none_is_merged_with_another(
-    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path
+    server: FakeWandb, command_line: CommandLine, invoke: Invoke, tmp_path: Path, pack: int
 ) -> None:
-    named = "tracking.name=${method.name}-s${seed}"
+    words = ["seed=0,1", "tracking.name=${method.name}-s${seed}", f"hydra.sweeper.pack={pack}"]
 
-    result = invoke("train", "-m", *command_line.small, "seed=0,1", named, f"hydra.sweep.dir={tmp_path / 'my-sweep'}")
+    result = invoke("train", "-m", *command_line.small, *words, f"hydra.sweep.dir={tmp_path / 'my-sweep'}")
 
     assert result.exit_code == 0, result.output
     assert {run.latest("groupName") for run in runs_of(server).values()} == {"my-sweep"}
@@ -62,7 +63,11 @@ def test_the_runs_of_a_sweep_are_a_group_and_none_is_merged_with_another(
     assert sorted(run.config["seed"] for run in runs) == [0, 1]
     assert sorted(run.latest("displayName") for run in runs) == ["prefix_tuning-s0", "prefix_tuning-s1"]
     assert [run.exit_codes for run in runs] == [[0], [0]]
-    assert [len([row for row in run.history if "train/loss" in row]) for run in runs] == [6, 6]
+    for run in runs:
+        (folder,) = (tmp_path / "my-sweep").glob(f"**/{run.config['trial']}/events.jsonl")
+        events = [event for event in read_events(folder) if event["kind"] == "train"]
+        logged = [(row[STEP], row["train/loss"]) for row in run.history if "train/loss" in row]
+        assert logged == [(event["step"], event["train/loss"]) for event in events] and len(logged) == 6
 
 
 @pytest.mark.slow
