@@ -104,6 +104,7 @@ class SimulatedStorage(StudyStorage):
         """Nothing to wait for: the simulation runs one worker's code at a time, in the order of its own lock."""
         journal = self._journal
         journal.counts["locks"] += 1
+        self._catch_up()
         began_s = journal.spent_s
         if journal.locked_s == 0.0:
             journal.before_lock_s = began_s

@@ -13,6 +13,7 @@ from benchmarks.sweep_scale.settings import NEVER, objective
 from ptl_prefix.sweeping.job import Job, Outcome
 from ptl_prefix.sweeping.lease_guard import STOP_S
 from ptl_prefix.sweeping.liveness import HEARTBEAT_S
+from ptl_prefix.sweeping.storage import READ_EVERY_S
 from ptl_prefix.sweeping.worker import next_pause_s
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class SimulatedWorker:
     # Under the lock
 
     def _request(self, act: Callable[[], float]) -> None:
-        self.cluster.has_read(self)
         self._change("waiting for the lock")
+        self._read_meanwhile()
         life = self._life
 
         def still_waits() -> bool:
@@ -95,11 +96,36 @@ class SimulatedWorker:
 
         self.cluster.lock.request(still_waits, act)
 
+    def _read_meanwhile(self) -> None:
+        """Read what others write, until the lock is there."""
+        if self._phase == "waiting for the lock":
+            self.cluster.has_read(self)
+            self._later(READ_EVERY_S, self._read_meanwhile)
+
     def _ask(self) -> None:
         if self.is_stopping:
             self._change("stopped")
+        elif self._waited_s and not self.node.is_cut_off:
+            self._look()
         else:
             self._request(self._next_job)
+
+    def _look(self) -> None:
+        """Ask without the lock whether it must wait still."""
+        self.cluster.has_read(self)
+        with self.cluster.acting(self, "look") as spent:
+            must_wait = self.cluster.scheduler.must_wait()
+        after_s = spent.after_s + self.cluster.settings.decision_s
+        if must_wait:
+            self._pause(after_s)
+        else:
+            self._later(after_s, lambda: self._request(self._next_job))
+
+    def _pause(self, after_s: float) -> None:
+        pause_s = next_pause_s(self._waited_s)
+        self._waited_s += pause_s
+        self._later(after_s, lambda: self._change("without a trial"))
+        self._later(after_s + pause_s, self._ask)
 
     def _next_job(self) -> float:
         self._change("deciding")
@@ -112,10 +138,7 @@ class SimulatedWorker:
             self._waited_s = 0.0
             self._later(spent.locked_s + spent.after_s, lambda: self._start_trial(answer))
         elif answer == "wait":
-            pause_s = next_pause_s(self._waited_s)
-            self._waited_s += pause_s
-            self._later(spent.locked_s, lambda: self._change("without a trial"))
-            self._later(spent.locked_s + pause_s, self._ask)
+            self._pause(spent.locked_s)
         else:
             self._later(spent.locked_s, lambda: self._change("stopped"))
             self.cluster.is_done = True

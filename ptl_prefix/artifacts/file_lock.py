@@ -7,7 +7,9 @@ needs to keep other processes out uses this file: run folders, atomic writes, un
 import errno
 import fcntl
 import os
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Self
 
@@ -104,8 +106,12 @@ class FileLock:
         self._busy = busy or TimeoutError(f"Another process holds {path} for more than {timeout_s} s.")
         self._held: IO[bytes] | None = None
 
-    def acquire(self) -> None:
+    def acquire(self, meanwhile: Callable[[], None] | None = None, *, every_s: float = 1.0) -> None:
         """Wait for the lock, for `timeout_s` at most.
+
+        Args:
+            meanwhile: Called again and again while another process holds the lock; then there is no `timeout_s`.
+            every_s: Seconds between two of these calls.
 
         Raises:
             Exception: `busy`, if another process holds the lock for longer.
@@ -115,15 +121,17 @@ class FileLock:
         """
         file = os.fdopen(open_unlinked(self._path, os.O_RDWR | os.O_CREAT), "r+b")
         try:
-            is_acquired = lock_file(file, timeout_s=self._timeout_s)
+            is_acquired = lock_file(file, timeout_s=self._timeout_s if meanwhile is None else 0.0)
         except OSError:
             if self._required:
                 file.close()
                 raise
             is_acquired = True
         if not is_acquired:
-            file.close()
-            raise self._busy
+            if meanwhile is None:
+                file.close()
+                raise self._busy
+            _Waiting(file).run(meanwhile, every_s)
         self._held = file
 
     def release(self) -> None:
@@ -147,3 +155,36 @@ class FileLock:
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+class _Waiting:
+    """Waits for a lock in a thread of its own, as the system wakes those that wait in turn, and those that ask do not.
+
+    Args:
+        file: Open file, which another process has locked.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._has_lock, self._change = threading.Event(), threading.Lock()
+        self._is_abandoned = False
+
+    def run(self, meanwhile: Callable[[], None], every_s: float) -> None:
+        """Wait; if something is raised meanwhile, the lock is released as soon as it is there."""
+        threading.Thread(target=self._wait, daemon=True).start()
+        try:
+            while not self._has_lock.wait(every_s):
+                meanwhile()
+        except BaseException:
+            with self._change:
+                self._is_abandoned = True
+                if self._has_lock.is_set():
+                    self._file.close()
+            raise
+
+    def _wait(self) -> None:
+        lock_file(self._file, timeout_s=None)
+        with self._change:
+            if self._is_abandoned:
+                self._file.close()
+            self._has_lock.set()

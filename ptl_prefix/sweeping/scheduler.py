@@ -64,6 +64,19 @@ class Scheduler:
             job = self._prepare(choice)  # without the lock: composing a config takes longer than the choice
         return job
 
+    def must_wait(self) -> bool:
+        """Whether `next_job` would answer `wait`, by what is stored now; without the lock, as nothing is written.
+
+        A worker that has waited asks this first: at the end of a study, hundreds would keep the lock from those that
+        have something to store.
+        """
+        if self._store.stop_request is not None:
+            return False
+        following = [self._following(arm, self.trials(arm.name)) for arm in self.spec.arms]
+        if all(one == "done" for one in following):
+            following = [self._following(arm, self.trials(arm.name)) for arm in self.confirmation_arms()]
+        return "wait" in following and all(one in ("wait", "done") for one in following)
+
     def heartbeat(self, job: Job) -> StopRequest | Literal["lost"] | None:
         """Store that a job's worker is alive.
 
@@ -212,25 +225,32 @@ class Scheduler:
         return "wait" if must_wait else "done"
 
     def _choose_of_arm(self, arm: Arm) -> TakenTrial | Literal["wait", "done"]:
-        """Resume before starting anew. Paused trials are pruned when nothing else is left and none can be promoted."""
         choice: TakenTrial | None = None
         while choice is None:
             trials = self.trials(arm.name)
-            if (interrupted := self._first_interrupted(trials)) is not None:
-                choice = self._resume(interrupted, "interrupted")
-            elif (promoted := self._next_promoted(trials)) is not None:
-                choice = self._resume(promoted, "promoted")
-            elif needs_new_trial(self.spec, arm, trials):
+            following = self._following(arm, trials)
+            if isinstance(following, Trial):
+                choice = self._resume(following, "interrupted" if following.state == "interrupted" else "promoted")
+            elif following == "new":
                 choice = self._start(arm, trials)
-            elif any(trial.state in ("running", "interrupted") for trial in trials):
-                return "wait"
-            elif (paused := best_paused(trials)) is not None:
-                choice = self._resume(paused, "promoted")
             else:
-                for trial in (one for one in trials if one.state == "paused"):
-                    self._store.end(trial, "PRUNED")
-                return "done"
+                if following == "done":
+                    for trial in (one for one in trials if one.state == "paused"):
+                        self._store.end(trial, "PRUNED")
+                return following
         return choice
+
+    def _following(self, arm: Arm, trials: Sequence[Trial]) -> Trial | Literal["new", "wait", "done"]:
+        """What an arm needs next: an open trial before a new one. `done`: its paused trials will never be promoted."""
+        if (interrupted := self._first_interrupted(trials)) is not None:
+            return interrupted
+        if (promoted := self._next_promoted(trials)) is not None:
+            return promoted
+        if needs_new_trial(self.spec, arm, trials):
+            return "new"
+        if any(trial.state in ("running", "interrupted") for trial in trials):
+            return "wait"
+        return best_paused(trials) or "done"
 
     def _first_interrupted(self, trials: Sequence[Trial]) -> Trial | None:
         """The first one whose process has ended: while it still saves its checkpoint, its folder is locked."""

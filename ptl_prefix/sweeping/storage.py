@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 JOURNAL_FILE = "journal.log"
+READ_EVERY_S = 1.0
+"""Seconds between two times that a worker which waits for the lock reads what others have written."""
 _HERE = threading.RLock()
 """A file lock belongs to the whole process; this lock separates the threads of this process."""
 
@@ -73,7 +75,7 @@ class StudyStorage:
             self.trials.remove_session()
             self.trials.engine.dispose()
 
-    def catch_up(self) -> None:
+    def _catch_up(self) -> None:
         """Read the entries of a journal that others have written; a database is always read anew."""
         if self._url is None:
             self.trials.get_all_studies()
@@ -99,14 +101,22 @@ class StudyStorage:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Exclude all other workers from the block; the lock is released if this process dies."""
+        """Exclude all other workers from the block; the lock is released if this process dies.
+
+        What others wrote is read before, and while the lock is waited for: with the lock, it would keep all other
+        workers waiting, which write more the longer they wait.
+        """
+        self._catch_up()
         with _HERE:
             if self._is_postgresql:
                 with self._server_lock(self.trials.engine):
                     yield
             else:
-                with self._file_lock:
+                self._file_lock.acquire(self._catch_up, every_s=READ_EVERY_S)
+                try:
                     yield
+                finally:
+                    self._file_lock.release()
 
     @contextmanager
     def _server_lock(self, engine: "Engine") -> Iterator[None]:

@@ -51,8 +51,6 @@ class TrialStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """The lock under which a worker reads the study and decides what is next."""
-        # What others wrote is read before: with the lock, it would keep all other workers waiting.
-        self._storage.catch_up()
         with self._storage.lock():
             yield
 

@@ -78,7 +78,7 @@ class Worker:
         """Run trials until the scheduler has no more or the worker is stopped."""
         waited_s = 0.0
         while not self.stopping.is_set():
-            job = self._scheduler.next_job()
+            job = "wait" if waited_s and self._scheduler.must_wait() else self._scheduler.next_job()
             if job == "done":
                 return
             if job == "wait":

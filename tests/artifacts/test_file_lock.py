@@ -58,6 +58,39 @@ def test_a_lock_without_a_timeout_is_waited_for(path: Path) -> None:
     second.release()  # nothing is held any more
 
 
+def test_a_lock_is_waited_for_while_something_else_is_done(path: Path) -> None:
+    first, second = FileLock(path), FileLock(path)
+    first.acquire()
+    calls: list[bool] = []
+
+    def release_at_the_third_call() -> None:
+        calls.append(first.is_held())
+        if len(calls) == 3:
+            first.release()
+
+    second.acquire(release_at_the_third_call, every_s=0.01)
+
+    assert calls[:3] == [True] * 3
+    assert second.is_held()
+    second.release()
+    second.acquire(lambda: pytest.fail("a free lock is not waited for"), every_s=0.0)
+    second.release()
+
+
+def test_a_lock_that_is_no_longer_waited_for_is_left_to_others(path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    first, second = FileLock(path), FileLock(path)
+    first.acquire()
+    with pytest.raises(KeyboardInterrupt):
+        second.acquire(interrupt, every_s=0.01)
+    first.release()
+
+    with FileLock(path, timeout_s=30.0) as third:
+        assert third.is_held()
+
+
 def test_a_process_that_is_killed_releases_its_lock(path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

@@ -17,7 +17,7 @@ from support.study_schedulers import (
 )
 
 from ptl_prefix.artifacts.run_folder import CONFIRM
-from ptl_prefix.sweeping.job import Outcome
+from ptl_prefix.sweeping.job import Job, Outcome
 from ptl_prefix.sweeping.liveness import Liveness
 from ptl_prefix.sweeping.pruners import SuccessiveHalving
 from ptl_prefix.sweeping.samplers import RandomPoints
@@ -241,6 +241,43 @@ class TestResuming:
             assert scheduler.next_job() == "wait"
 
         assert next_job(scheduler).trial.number == job.trial.number
+
+
+class TestWaiting:
+    def test_it_says_without_the_lock_what_the_next_answer_is(self, tmp_path: Path) -> None:
+        pruner = SuccessiveHalving(reduction_factor=2, min_steps=10)
+        study = spec(n_trials=2, confirm_top_k=1, confirm_seeds=[1, 2])
+        scheduler, other = (make_scheduler(tmp_path, study, pruner=pruner) for _ in range(2))
+
+        def answers(count: int) -> list[Job]:
+            """Jobs until it would have to wait, which is known before each answer."""
+            jobs = []
+            while not (must_wait := other.must_wait()):
+                jobs.append(next_job(scheduler))
+            assert other.next_job() == "wait" and must_wait
+            assert len(jobs) == count
+            return jobs
+
+        first, second = answers(2)
+        assert scheduler.report(first, 10, 1.0) == "paused"
+        scheduler.close(first, Outcome("paused"))
+        assert other.must_wait(), "one of two trials is promoted, when the other one has a value"
+        assert scheduler.report(second, 10, 2.0) == "paused"
+        (promoted,) = answers(1)
+        assert promoted.trial.number == first.trial.number
+        scheduler.close(second, Outcome("interrupted"))
+        with second.folder.held():
+            assert other.must_wait(), "it still saves its checkpoint"
+        (resumed,) = answers(1)
+        finish(scheduler, promoted, 1.0)
+        finish(scheduler, resumed, 2.0)
+        confirming = answers(2)
+        scheduler.request_stop("new")
+        assert not other.must_wait() and other.next_job() == "done"
+        scheduler.request_stop(None)
+        for job in confirming:
+            finish(scheduler, job, 1.0)
+        assert not other.must_wait() and other.next_job() == "done"
 
 
 class TestStopping:

@@ -1,5 +1,6 @@
 """What a study's store reads, and when: a long study must not be read again for each decision."""
 
+import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from optuna.storages import RDBStorage
 from support.study_schedulers import RATES, compose, finish, make_scheduler, next_job, spec
 
+from ptl_prefix.artifacts.file_lock import FileLock
 from ptl_prefix.errors import SweepError
 from ptl_prefix.sweeping import trial_store
 from ptl_prefix.sweeping.proposer import Proposer
@@ -18,28 +20,28 @@ from ptl_prefix.sweeping.storage import StudyStorage
 from ptl_prefix.sweeping.trial_store import TrialStore
 
 
-def test_what_others_wrote_is_read_before_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    lock, catch_up = StudyStorage.lock, StudyStorage.catch_up
+def test_what_others_wrote_is_read_before_the_lock_and_while_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptl_prefix.sweeping.storage.READ_EVERY_S", 0.01)
+    scheduler, other = (make_scheduler(tmp_path, spec()) for _ in range(2))
+    job = next_job(other)
+    read = threading.Semaphore(0)
+    backend = scheduler.optuna_study("")._storage._backend  # type: ignore[attr-defined]
+    read_logs = backend.read_logs
+    monkeypatch.setattr(backend, "read_logs", lambda since: read.release() or list(read_logs(since)))
 
-    @contextmanager
-    def noted_lock(self: StudyStorage) -> Any:
-        events.append("lock")
-        with lock(self):
-            yield
-        events.append("free")
+    with FileLock(tmp_path / ".lock"):
+        waiting = threading.Thread(target=scheduler.next_job)
+        waiting.start()
+        for _ in range(5):
+            assert read.acquire(timeout=30), "it reads again and again"
+        assert waiting.is_alive()
+        other.heartbeat(job)  # which needs no lock
+    waiting.join(30)
 
-    def noted_catch_up(self: StudyStorage) -> None:
-        events.append("read")
-        catch_up(self)
-
-    monkeypatch.setattr(StudyStorage, "lock", noted_lock)
-    monkeypatch.setattr(StudyStorage, "catch_up", noted_catch_up)
-    scheduler = make_scheduler(tmp_path, spec())
-
-    finish(scheduler, next_job(scheduler), 1.0)
-
-    assert events == ["read", "lock", "free"] * 2
+    assert not waiting.is_alive()
+    assert [trial.number for trial in other.trials("")] == [0, 1]
 
 
 def test_a_config_is_composed_without_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
