@@ -13,9 +13,12 @@ from benchmarks.sweep_scale import __main__ as program
 from benchmarks.sweep_scale import figures
 from benchmarks.sweep_scale import worker as simulated_worker
 from benchmarks.sweep_scale.cluster import Cluster
-from benchmarks.sweep_scale.ledger import MUST_BE_NONE
+from benchmarks.sweep_scale.ledger import MUST_BE_NONE, Ledger
 from benchmarks.sweep_scale.settings import ClusterSettings
+from ptl_prefix.artifacts.run_folder import RunFolder
+from ptl_prefix.sweeping.job import Job
 from ptl_prefix.sweeping.liveness import Liveness
+from ptl_prefix.sweeping.trial import State, Trial
 from ptl_prefix.sweeping.trial_store import TrialStore
 
 ROUGH: dict[str, Any] = {
@@ -98,6 +101,35 @@ def test_trials_of_dead_workers_that_count_as_alive_are_lost(tmp_path: Path, mon
     report = simulated_for(4 * 3600.0, tmp_path, monkeypatch, trials=40)
 
     assert report["lost"] > 0
+
+
+def trial(number: int, state: State, point: str) -> Trial:
+    notes = {"overrides": [point]}
+    values: dict[str, Any] = {"params": {}, "intermediate_values": {}, "value": None, "notes": notes}
+    return Trial(arm="", number=number, trial_id=number, state=state, **values)
+
+
+def test_a_ledger_counts_trials_that_go_on_after_their_end_and_points_that_are_tried_twice(tmp_path: Path) -> None:
+    trials = [trial(0, "finished", "a"), trial(1, "finished", "b"), trial(2, "finished", "b")]
+    ledger = Ledger()
+    ledger.closed(0, "finished", is_recorded=True)
+    ledger.closed(1, "interrupted", is_recorded=True)
+    ledger.closed(1, "finished", is_recorded=False)
+    ledger.handed_out(Job(trials[1], RunFolder(tmp_path), 10, "interrupted"))
+    ledger.closed(1, "finished", is_recorded=True)
+    ledger.closed(2, "finished", is_recorded=True)
+
+    right = ledger.facts([*trials[:2], trial(3, "discarded", "b")], num_planned=2)
+    ledger.handed_out(Job(trials[0], RunFolder(tmp_path), 10, "interrupted"))
+    ledger.closed(0, "failed", is_recorded=True)
+    wrong = ledger.facts(trials, num_planned=3)
+
+    assert {name: right[name] for name in MUST_BE_NONE} == dict.fromkeys(MUST_BE_NONE, 0)
+    assert {name for name in MUST_BE_NONE if wrong[name] == 1} == {
+        "run after their end",
+        "results recorded twice",
+        "points tried twice",
+    }
 
 
 def test_the_program_stores_a_report_and_does_not_repeat_it(

@@ -360,14 +360,17 @@ def test_damaged_bytes_are_refused_and_do_not_stay_in_the_cache(store: FaultySto
     assert contents(fetch_folder(address, is_any)) == contents(folder.path)
 
 
-def test_an_object_that_the_cache_lost_bytes_of_is_fetched_again(address: RemoteAddress, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_short", [True, False], ids=["lost bytes", "other bytes"])
+def test_an_object_that_is_damaged_in_the_cache_is_fetched_again(
+    address: RemoteAddress, tmp_path: Path, is_short: bool
+) -> None:
     folder = small_run(tmp_path / "run")
     manifest = write_now(mirror_of(folder, address), folder)
     fetch_folder(address, is_any)
-    sha256 = manifest.files["checkpoints/last.ckpt"].sha256
-    cached = tmp_path / "cache/ptl_prefix/remote/objects" / sha256[:2] / sha256
+    file = manifest.files["checkpoints/last.ckpt"]
+    cached = tmp_path / "cache/ptl_prefix/remote/objects" / file.sha256[:2] / file.sha256
     cached.unlink()
-    cached.write_bytes(b"half")
+    cached.write_bytes(b"half" if is_short else bytes(file.bytes))
 
     target = RunFolder(tmp_path / "target")
     fetch_to_continue(address, target, replaces=False)
