@@ -147,11 +147,27 @@ def test_all_that_a_worker_has_waited_counts_until_it_gets_a_trial(
     answers: list[Any] = ["wait", "wait", "wait", next_job(scheduler), "wait", "done"]
     waited: list[float] = []
     monkeypatch.setattr(scheduler, "next_job", lambda: answers.pop(0))
+    monkeypatch.setattr(scheduler, "must_wait", lambda: False)
     monkeypatch.setattr(worker, "next_pause_s", lambda waited_s: (waited.append(waited_s), 0.001)[1])
 
     Worker(scheduler, PlayedServer(validates(1.0)), threads=1, device=None, notify=lambda _: None).run()  # type: ignore[arg-type]
 
     assert waited == pytest.approx([0.0, 0.001, 0.002, 0.0])
+
+
+def test_a_worker_that_has_waited_looks_without_the_lock_before_it_asks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make_scheduler(tmp_path, spec(n_trials=1))
+    answers, looks = ["wait", "done"], [True, True, False]
+    asked: list[str] = []
+    monkeypatch.setattr(scheduler, "next_job", lambda: (asked.append("job"), answers.pop(0))[1])
+    monkeypatch.setattr(scheduler, "must_wait", lambda: (asked.append("look"), looks.pop(0))[1])
+    monkeypatch.setattr(worker, "next_pause_s", lambda waited_s: 0.001)
+
+    Worker(scheduler, PlayedServer(validates(1.0)), threads=1, device=None, notify=lambda _: None).run()  # type: ignore[arg-type]
+
+    assert asked == ["job", "look", "look", "look", "job"]
 
 
 def test_a_worker_that_waits_asks_at_once_when_another_one_knows_that_the_study_is_done(
