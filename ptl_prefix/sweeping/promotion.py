@@ -23,7 +23,7 @@ def is_promoted(value: float, others: Sequence[float], reduction_factor: int) ->
 
 def next_promoted(trials: Sequence[Trial], reduction_factor: int) -> Trial | None:
     """The first paused trial that is promoted by now: `is_promoted` of its value among those at its rung."""
-    paused = [(int(trial.notes["paused_at"]), trial) for trial in trials if trial.state == "paused"]
+    paused = [trial for trial in trials if trial.state == "paused"]
     if not paused:
         return None
     values: dict[int, list[float]] = {}
@@ -32,7 +32,7 @@ def next_promoted(trials: Sequence[Trial], reduction_factor: int) -> Trial | Non
             values.setdefault(rung, []).append(value)
     # Once for each rung, not for each paused trial: a long study has thousands of them.
     worst = {rung: _worst_promoted(of_rung, reduction_factor) for rung, of_rung in values.items()}
-    return next((trial for rung, trial in paused if trial.rungs[rung] <= worst[rung]), None)
+    return next((trial for trial in paused if trial.rungs[trial.paused_at] <= worst[trial.paused_at]), None)
 
 
 def _worst_promoted(values: Sequence[float], reduction_factor: int) -> float:
@@ -47,6 +47,6 @@ def best_paused(trials: Sequence[Trial]) -> Trial | None:
     paused = [trial for trial in trials if trial.state == "paused"]
     if not paused or any(trial.state == "finished" for trial in trials):
         return None
-    highest = max(int(trial.notes["paused_at"]) for trial in paused)
-    at_highest = [trial for trial in paused if trial.notes["paused_at"] == highest]
+    highest = max(trial.paused_at for trial in paused)
+    at_highest = [trial for trial in paused if trial.paused_at == highest]
     return min(at_highest, key=lambda trial: trial.rungs[highest])

@@ -98,6 +98,11 @@ class Trial:
         """The objective at each rung that the trial reached, times the study's sign: less is better."""
         return {int(key.removeprefix(_RUNG)): one for key, one in self.notes.items() if key.startswith(_RUNG)}
 
+    @functools.cached_property
+    def paused_at(self) -> int:
+        """The rung at which the trial is paused; only of a paused trial."""
+        return int(self.notes["paused_at"])
+
     @property
     def lease(self) -> str | None:
         """The lease of the worker that has the trial: a new one each time a worker takes it. `None` if none has it."""

@@ -5,7 +5,9 @@ nothing; see `scheduler.py`.
 """
 
 import copy
+import operator
 import secrets
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +48,7 @@ class TrialStore:
         self.folder, self.spec, self._storage = folder, spec, storage
         self._liveness = liveness or Liveness()
         self._studies: dict[str, optuna.Study] = {}
-        self._read: dict[str, list[tuple[FrozenTrial, Trial]]] = {}
+        self._read: dict[str, _Snapshots] = {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -85,17 +87,8 @@ class TrialStore:
 
     def trials(self, arm: str) -> list[Trial]:
         """The trials of an arm by number."""
-        stored = self.optuna_study(arm).get_trials(deepcopy=False)
-        # Optuna replaces a trial that changes by a copy, so the same object has not changed since it was read. Of
-        # thousands of trials only a few are read anew. The list is replaced whole: other threads read it, too.
-        before = self._read.get(arm, [])
-        read = [
-            (frozen, trial) if frozen is one else (one, read_trial(arm, one, self._liveness))
-            for (frozen, trial), one in zip(before, stored, strict=False)
-        ]
-        read += [(one, read_trial(arm, one, self._liveness)) for one in stored[len(read) :]]
-        self._read[arm] = read
-        return [trial.as_of_now(self._liveness) if trial.state in DEPENDS_ON_LIVENESS else trial for _, trial in read]
+        snapshots = self._read.setdefault(arm, _Snapshots(arm, self._liveness))
+        return snapshots.of(self.optuna_study(arm).get_trials(deepcopy=False))
 
     def trial(self, arm: str, trial_id: int) -> Trial:
         """A snapshot of the trial with an id of Optuna's."""
@@ -187,6 +180,41 @@ class TrialStore:
         """The stop request to all workers; `None` without one."""
         request: StopRequest | None = self.optuna_study(self.spec.arms[0].name).user_attrs.get("stop")
         return request
+
+
+class _Snapshots:
+    """The trials of an arm as they were when they were last read: of thousands, only a few are read anew each time.
+
+    Args:
+        arm: Name of the arm.
+        liveness: Says which workers are alive.
+    """
+
+    def __init__(self, arm: str, liveness: Liveness) -> None:
+        self._arm, self._liveness = arm, liveness
+        self._stored: list[FrozenTrial] = []
+        self._trials: list[Trial] = []
+        self._open: set[int] = set()
+        """Places of the trials whose state depends on whether their worker is alive."""
+        self._change = threading.Lock()
+
+    def of(self, stored: list["FrozenTrial"]) -> list[Trial]:
+        """Snapshots of these trials, of which none was ever removed, with the states of now."""
+        with self._change:
+            # Optuna replaces a trial that changes by a copy, so the same object has not changed since it was read.
+            changed = [place for place, differs in enumerate(map(operator.is_not, self._stored, stored)) if differs]
+            for place in (*changed, *range(len(self._stored), len(stored))):
+                trial = read_trial(self._arm, stored[place], self._liveness)
+                self._trials[place : place + 1] = [trial]
+                if trial.state in DEPENDS_ON_LIVENESS:
+                    self._open.add(place)
+                else:
+                    self._open.discard(place)
+            self._stored = stored
+            trials = self._trials.copy()
+            for place in self._open:
+                trials[place] = trials[place].as_of_now(self._liveness)
+            return trials
 
 
 def _require_own(study: "optuna.Study", token: str) -> None:
