@@ -54,6 +54,24 @@ def test_the_best_affordable_row_is_recommended_and_the_others_are_told_apart() 
     assert fact in texts(within.choice)
 
 
+def test_the_cheapest_row_may_be_worse_by_the_far_end_of_its_interval() -> None:
+    losses = {0: 1.0, 1: 1.0, 2: 1.0}, {0: 1.2, 1: 1.0, 2: 0.9}
+    large, small = ({"val/loss": one} for one in losses)
+    table = made_up_table(prefix(HIGH, 20, stored=300, more=large), prefix(NEAR, more=small))
+
+    # Differences of 1.5, -1 and -3.5 have a mean of -1 and a half width of 4.303 * 2.5 / √3 = 6.21.
+    assert "#1 300. The interval allows it to be worse by 7.21." in texts(advised(table).choice)
+    # Of 0.2, 0 and -0.1: 0.0333 and 0.3795; a loss is worse where it is larger.
+    assert "#1 300. The interval allows it to be worse by 0.4128." in texts(advised(table, metric="val/loss").choice)
+
+
+def test_two_shared_seeds_carry_no_claim_however_clear_they_look() -> None:
+    text = texts(advised(made_up_table(prefix(HIGH), lora({0: 10.0, 1: 11.1}))).findings)
+
+    assert "untested: Not tested against #1: #2 (lora rank=4) (2 shared seeds, 3 are needed)." in text
+    assert "difference: " not in text
+
+
 @pytest.mark.parametrize(
     ("table", "limits", "law"),
     [
