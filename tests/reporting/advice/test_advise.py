@@ -1,6 +1,7 @@
 """What advice says of made-up comparisons, and what it must never say."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -125,11 +126,23 @@ def test_a_prefix_is_argued_against_where_another_row_is_better() -> None:
         "untested: Not tested against #1 (lora rank=4), the best row without a prefix: #4 in test/bleu (1 shared"
         in text
     )
-    assert "#2 in tokens/s" not in text, "its machine is not known"
+    assert "#2 (prefix_tuning prefix_length=20) is worse in tokens/s" not in text, "its machine is not known"
     assert "#1 (prefix_tuning prefix_length=10) is better in test/bleu than #2 (lora rank=4)" in texts(
         advised(made_up_table(prefix(HIGH), lora(LOW))).against_prefix
     )
     assert "No row without a prefix is within the budget" in texts(advised(made_up_table(prefix(HIGH))).against_prefix)
+
+
+@pytest.mark.parametrize(("cpu", "is_compared"), [("A CPU", True), ("Another CPU", False), ("", False)])
+def test_speed_is_compared_on_one_machine_alone(cpu: str, is_compared: bool) -> None:
+    def on(cpu: str, row: RowRecord) -> RowRecord:
+        where = {"cpu": cpu, "cores": 2, "devices": []}
+        return replace(row, runs=tuple(replace(run, environment=where) for run in row.runs))
+
+    fast, slow = {0: 500.0, 1: 510.0, 2: 505.0}, {0: 100.0, 1: 109.0, 2: 106.0}
+    table = made_up_table(on("A CPU", lora(HIGH, speed=fast)), on(cpu, prefix(LOW, speed=slow)))
+
+    assert ("in tokens/s" in texts(advised(table).against_prefix)) == is_compared
 
 
 def test_gains_are_of_rows_that_differ_in_one_setting() -> None:
