@@ -145,6 +145,30 @@ def test_speed_is_compared_on_one_machine_alone(cpu: str, is_compared: bool) -> 
     assert ("in tokens/s" in texts(advised(table).against_prefix)) == is_compared
 
 
+def test_a_claim_among_more_rows_needs_more_evidence() -> None:
+    near = {0: 59.0, 1: 59.5, 2: 60.5}
+    one_other = made_up_table(prefix(HIGH), lora(near))
+    two_others = made_up_table(prefix(HIGH), lora(near), made_up_row("ia3", near))
+
+    # Differences of 1, 1.5 and 2: t = 5.2 with two degrees of freedom. The bare backbone is far worse.
+    assert "difference: Significantly worse than #1: #2 (lora rank=4)" in texts(advised(one_other).choice)
+    assert "p = 0.035 of 2 tests" in texts(advised(one_other).choice)
+    assert "difference: " not in texts(advised(two_others).choice)
+    assert texts(advised(two_others).choice).count("p = 0.070 of 3 tests") == 2
+
+
+def test_methods_of_which_one_learning_rate_was_tried_are_named() -> None:
+    other_rate = made_up_row("lora", NEAR, settings={**LORA, "optimizer.lr": 0.1})
+
+    single = texts(advised(made_up_table(prefix(HIGH), lora(LOW))).limits)
+    several = texts(advised(made_up_table(prefix(HIGH), lora(LOW), other_rate)).limits)
+
+    assert "One learning rate was tried of lora and prefix_tuning (rows #1 and #2), so the table ranks" in single
+    assert "One learning rate was tried of prefix_tuning (rows #1), so the table ranks" in several
+    assert "Where several rates were tried, the best was chosen" in several
+    assert "several rates" not in single
+
+
 def test_gains_are_of_rows_that_differ_in_one_setting() -> None:
     table = made_up_table(
         prefix(HIGH, 20),
