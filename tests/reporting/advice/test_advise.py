@@ -66,6 +66,15 @@ def test_the_cheapest_row_may_be_worse_by_the_far_end_of_its_interval() -> None:
     assert "#1 300. The interval allows it to be worse by 0.4128." in texts(advised(table, metric="val/loss").choice)
 
 
+def test_the_cheapest_row_is_the_one_that_stores_the_fewest_parameters_whatever_it_trained() -> None:
+    small = prefix(NEAR)
+    long_trained = replace(small, cost=replace(small.cost, num_trainable=10**6, tokens=8_000.0))
+
+    text = texts(advised(made_up_table(prefix(HIGH, 20, stored=300), long_trained)).choice)
+
+    assert "#2 is the cheapest: it stores 100 parameters, #1 300." in text
+
+
 def test_two_shared_seeds_carry_no_claim_however_clear_they_look() -> None:
     text = texts(advised(made_up_table(prefix(HIGH), lora({0: 10.0, 1: 11.1}))).findings)
 
