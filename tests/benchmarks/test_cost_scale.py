@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cost_scale
+from benchmarks import cost_scale, scale_axes
 from benchmarks.cost_scale import BASE, line
 from benchmarks.scale_axes import AXES, Axis, multiplications
+from benchmarks.step_builders import Setting
 
 
 def test_the_line_goes_through_zero_and_the_middle_point() -> None:
@@ -32,6 +33,32 @@ def test_multiplications_of_grouped_queries_and_a_gated_mlp() -> None:
     layers = 2 * 2 * 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 1024)
     attention = 3 * 2 * 4 * 2 * 256 * (3 + 2)
     assert multiplications(setting) == layers + attention + 2 * 256 * 8192
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("prefix length", 10), ("batch", 4), ("text", 64), ("layers", 12), ("width", 768), ("trials", 2)],
+)
+def test_at_the_value_of_the_base_setting_an_axis_costs_what_the_base_setting_does(name: str, value: int) -> None:
+    # Two trials of two rows each are the four rows of the base setting.
+    assert AXES[name].cost(BASE, value) == multiplications(BASE)
+    assert AXES[name].cost(BASE, AXES[name].values[-1]) > AXES[name].cost(BASE, value)
+
+
+def test_trials_of_an_axis_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Packed:
+        def __init__(self, setting: Setting, num_trials: int) -> None:
+            done.append((setting.batch_size, num_trials))
+
+        def packed_step(self) -> None:
+            done.append("packed step")
+
+    done: list[object] = []
+    monkeypatch.setattr(scale_axes, "PackedTrials", Packed)
+
+    AXES["trials"].build(BASE, 2)()
+
+    assert done == [(2, 2), "packed step"]
 
 
 @pytest.mark.parametrize("name", ["bundles, first scan", "bundles, a batch"])

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks import attention_ways as attention
+from benchmarks import gpu_day, gpu_parts
 from benchmarks.cold_start import summarize
 
 ABSENT = (
@@ -95,6 +97,38 @@ def test_the_start_of_a_command_is_compared_by_medians() -> None:
 
     assert result["ratio"] == 1.2
     assert (result["help_cpu_s"], result["only_train_imports"]) == (0.2, ["hydra"])
+
+
+def test_a_part_that_fails_is_told_and_keeps_no_other_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> gpu_parts.Lines:
+        raise ValueError("no such kernel")
+
+    monkeypatch.setattr(gpu_day, "PARTS", {"first": fails, "second": lambda shape, *_: [{"way": shape}]})
+    words = ["--device", "cpu", "--tiny", "--json", str(tmp_path / "report.json")]
+
+    assert gpu_day.main(words) == 1
+    assert gpu_day.main([*words, "--only", "second"]) == 0
+    assert gpu_day.main([*words, "--limit-s", "-1"]) == 0
+
+    printed = capsys.readouterr().out
+    assert printed.count("ValueError: no such kernel") == len(gpu_parts.TINY.shapes)
+    assert printed.count("second, tiny: way tiny\n") == 2
+    assert "first, tiny: left out, as -1 s are over" in printed
+
+
+def test_ways_of_attention_that_differ_fail_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = attention.ways
+
+    def with_a_wrong_one(given: attention.AttentionInputs) -> dict[str, Any]:
+        right = ways(given)["explicit mask"]
+        return {"explicit mask": right, "wrong": lambda: 1.1 * right()}
+
+    monkeypatch.setattr(attention, "ways", with_a_wrong_one)
+
+    with pytest.raises(RuntimeError, match="All ways of attention must have equal outputs and gradients"):
+        gpu_parts.measure_attention("tiny", gpu_parts.TINY, "cpu")
 
 
 def test_what_it_imports_is_on_a_machine_with_a_gpu() -> None:

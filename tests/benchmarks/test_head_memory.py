@@ -59,4 +59,6 @@ def test_all_peaks_and_times_are_written(tmp_path: Path) -> None:
         (stage, way) for stage in head_memory.STAGES for way in (head_memory.CHUNKS, head_memory.WHOLE)
     ]
     assert all(one["peak_bytes"] > 2**26 and one["seconds"][0] > 0 for one in report["measurements"])
+    ratios = [one["over_whole"]["median"] for one in report["measurements"]]
+    assert ratios[1::2] == [1.0, 1.0], "all at once is what the chunks are compared with"
     assert report["chunk"] == 4096

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import benchmarks.__main__ as runner
+from benchmarks import run_sections
 from benchmarks.goals import Goal
 from benchmarks.page import Result, read_result, result_path, write_page
 from benchmarks.parts import PARTS, Part, Run
@@ -219,6 +220,15 @@ def test_a_bend_has_its_reason(tmp_path: Path) -> None:
 
     assert "- trials: Trials have a reason." in page
     assert "Batches have a reason." not in page
+
+
+@pytest.mark.parametrize(("ratio", "is_bent"), [(0.75, True), (0.85, False), (1.2, False), (1.3, True)])
+def test_a_number_far_below_the_line_is_a_bend_as_one_far_above_it(ratio: float, is_bent: bool) -> None:
+    axes = {"batch": [{"value": 1, "step_s": ratio, "line_s": 1.0}]}
+
+    section = run_sections.cost_scale({**REPORTS["cost_scale"], "axes": axes})
+
+    assert ("- batch: Batches have a reason." in section.remarks) == is_bent
 
 
 def test_a_part_that_was_never_run_is_named(tmp_path: Path) -> None:

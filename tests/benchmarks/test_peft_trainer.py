@@ -3,14 +3,17 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 from support.made_up_e2e import write_e2e
 
 from benchmarks import peft_trainer
 from benchmarks.peft_trainer import Epochs, Pair
 from benchmarks.shapes import random_backbone
 from ptl_prefix.backbones.model_inputs import IGNORED_LABEL
+from ptl_prefix.data.batches import PLAIN, RowLayout
 from ptl_prefix.methods.prefix_tuning import PrefixTuning
 
 SIZES = argparse.Namespace(prefix_length=3, reparam_hidden_size=8, rank=2)
@@ -50,6 +53,61 @@ def test_sides_that_train_other_numbers_of_parameters_are_refused(epochs: Epochs
 
     with pytest.raises(RuntimeError, match=r"of 'prefix' ours trains 4,096 and PEFT's 6,144"):
         epochs.num_trained(pair)
+
+
+def test_contenders_differ_in_how_their_batches_are_made(epochs: Epochs, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked:
+        def __init__(self, *, args: Any, **_: Any) -> None:
+            made.append(args.train_sampling_strategy)
+
+        def train(self) -> None:
+            """Train nothing."""
+
+    def batches(*given: Any, layout: RowLayout, **named: Any) -> Any:
+        made.append(layout)
+        return train_batches(*given, layout=layout, **named)
+
+    made: list[Any] = []
+    train_batches = peft_trainer.TrainBatches
+    monkeypatch.setattr(peft_trainer, "Trainer", Asked)
+    monkeypatch.setattr(peft_trainer, "TrainBatches", batches)
+    turns = peft_trainer.contenders(peft_trainer.pairs(SIZES)["prefix"], epochs)
+
+    found = {}
+    for name, turn in turns.items():
+        made.clear()
+        turn(max_steps=1)
+        (found[name],) = made
+
+    assert found == {
+        peft_trainer.DEFAULTS: "random",
+        peft_trainer.BEST: "group_by_length",
+        peft_trainer.OURS: PLAIN,
+        peft_trainer.SHARED: RowLayout(share_sources=True),
+    }
+
+
+def test_an_epoch_has_every_pair_on_both_sides(epochs: Epochs, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: dict[str, int] = {}
+
+    class Theirs(peft_trainer.Trainer):
+        def train(self, *given: Any, **named: Any) -> Any:
+            super().train(*given, **named)
+            steps["PEFT"] = self.state.global_step
+
+    class Ours(pl.Trainer):
+        def fit(self, *given: Any, **named: Any) -> None:
+            super().fit(*given, **named)
+            steps["ours"] = self.global_step
+
+    monkeypatch.setattr(peft_trainer, "Trainer", Theirs)
+    monkeypatch.setattr(peft_trainer.pl, "Trainer", Ours)
+    turns = peft_trainer.contenders(peft_trainer.pairs(SIZES)["prefix"], epochs)
+
+    for name in (peft_trainer.DEFAULTS, peft_trainer.OURS):
+        turns[name]()
+
+    assert steps == {"PEFT": 3, "ours": 3}, "six pairs in batches of two"
 
 
 @pytest.mark.slow

@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -66,14 +68,44 @@ class Server:
         return counts
 
 
+class Answering(BaseHTTPRequestHandler):
+    """Answers any request with the port of its server."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        text = str(self.server.server_address[1]).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
 @contextmanager
-def balancer(folder: Path, servers: list[Server]) -> Iterator[str]:
-    """nginx with the page's configuration, before these servers."""
+def stand_in() -> Iterator[int]:
+    """A server in this process that answers with its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def balancer(folder: Path, ports: Sequence[int]) -> Iterator[str]:
+    """nginx with the page's configuration, before servers of these ports."""
+    folder.chmod(0o755)  # nginx's workers are another user's
     main, shared = re.findall(r"```nginx\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     port = free_port()
-    for number, server in enumerate(servers, 1):
-        assert f"10.0.0.{number}:8000" in main
-        main = main.replace(f"10.0.0.{number}:8000", f"127.0.0.1:{server.port}")
+    lines = re.findall(r" *server 10\.0\.0\.\d+:8000 .*\n", main)
+    assert len(lines) == 2 and "".join(lines) in main
+    main = main.replace("".join(lines), "".join(re.sub(r"10\.0.*:8000", f"127.0.0.1:{one}", lines[0]) for one in ports))
     main = main.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("fail_timeout=10s", "fail_timeout=1s")
     (folder / "ptl_prefix_proxy.conf").write_text(shared)
     places = "".join(
@@ -119,9 +151,8 @@ def servers() -> Iterator[list[Server]]:
 
 @pytest.fixture
 def client(servers: list[Server], tmp_path: Path) -> Iterator[httpx.Client]:
-    tmp_path.chmod(0o755)  # nginx's workers are another user's
     with (
-        balancer(tmp_path, servers) as url,
+        balancer(tmp_path, [server.port for server in servers]) as url,
         httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client,
     ):
         yield client
@@ -166,6 +197,21 @@ def test_a_task_is_answered_by_one_server_and_only_the_tasks_of_a_lost_server_mo
     servers[0].wait_until_ready()
     time.sleep(1.5)  # fail_timeout
     assert places(client, servers) == by_header
+
+
+def test_a_server_that_comes_takes_its_tasks_from_the_others_and_moves_no_other_task(tmp_path: Path) -> None:
+    def port_of_each(folder: Path, ports: list[int]) -> list[int]:
+        folder.mkdir()
+        with balancer(folder, ports) as url, httpx.Client(base_url=url, timeout=60) as client:
+            return [int(ask(client, task).text) for task in TASKS]
+
+    tmp_path.chmod(0o755)
+    with stand_in() as one, stand_in() as other, stand_in() as new:
+        before = port_of_each(tmp_path / "two", [one, other])
+        after = port_of_each(tmp_path / "three", [one, other, new])
+
+    assert set(before) == {one, other} and new in after
+    assert all(now in (was, new) for was, now in zip(before, after, strict=True))
 
 
 def test_a_request_whose_path_or_header_names_another_task_than_its_body_is_refused(client: httpx.Client) -> None:

@@ -287,6 +287,20 @@ def test_a_prefix_in_use_is_not_evicted(base: Backbone, tmp_path: Path) -> None:
     assert list(store._loaded) == [versions[0], versions[2]]
 
 
+def test_a_prefix_is_not_evicted_whose_tensors_a_waiting_request_has_not_read(base: Backbone, tmp_path: Path) -> None:
+    for seed in range(2):
+        make_bundle(base, tmp_path / f"task{seed}", seed=4, prefix_length=4 + seed)
+    store = opened(tmp_path, base, max_bytes=1)
+    version, other = (store.find(f"task{seed}").version for seed in range(2))
+    use_once(store, version)
+
+    store.hold(version)  # it is in memory, so nothing is read
+    use_once(store, other)
+
+    assert store.use(version).num_bytes == 4 * 768
+    assert store.status().num_loads == 2
+
+
 def test_changes_are_told(base: Backbone, tmp_path: Path) -> None:
     make_bundle(base, tmp_path / "summary")
     store = opened(tmp_path, base)

@@ -321,6 +321,14 @@ class TestPausing:
         make_store(scheduler.folder, scheduler.spec).note(job.trial, **{f"rung_{rung}": value})
         scheduler.close(job, Outcome("paused"))
 
+    def test_a_trial_at_a_rung_is_counted_once_among_those_that_reached_it(self, tmp_path: Path) -> None:
+        scheduler = make_scheduler(tmp_path, spec(), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2))
+        first, second, third = next_job(scheduler), next_job(scheduler), next_job(scheduler)
+
+        assert scheduler.report(first, 10, 2.0) == "paused", "one trial has no better half"
+        assert scheduler.report(second, 10, 1.0) is None
+        assert scheduler.report(third, 10, 1.5) == "paused", "of three trials one goes on"
+
     def test_a_promoted_trial_comes_before_new_ones(self, tmp_path: Path) -> None:
         scheduler = make_scheduler(tmp_path, spec(), pruner=SuccessiveHalving(min_steps=10, reduction_factor=2))
         first, second = next_job(scheduler), next_job(scheduler)

@@ -45,7 +45,7 @@ def _tests(row: RowRecord, best: RowRecord, names: Sequence[str], table: TableRe
     for name in names:
         if name in row.summaries and name in best.summaries:
             yield paired_test(row, best, name, table.metrics[name])
-    if len({_machine(one) for one in (row, best)} | {None}) == 2:
+    if (machine := _machine(row)) is not None and machine == _machine(best):
         yield speed_test(row, best)
 
 

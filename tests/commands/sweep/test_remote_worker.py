@@ -10,8 +10,9 @@ import yaml
 from support.played_trials import PlayedServer, validates
 from support.study_schedulers import spec
 
-from ptl_prefix.commands.sweep import remote_worker, study_folder
+from ptl_prefix.commands.sweep import remote_worker, start_workers, study_folder
 from ptl_prefix.commands.sweep.remote_worker import WORKING_DIR_VARIABLE, RemoteWorker
+from ptl_prefix.commands.sweep.study_folder import Study
 from ptl_prefix.sweeping.search_space import Choice, SearchSpace
 
 
@@ -133,3 +134,25 @@ def test_a_working_directory_that_cannot_be_made_is_named(tmp_path: Path) -> Non
     assert error is not None
     assert f"but {tmp_path}/file/work does not (Not a directory)" in error
     assert f"${WORKING_DIR_VARIABLE}" in error
+
+
+def test_a_study_asks_ray_for_what_it_sets_for_each_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def executor(worker_class: type, arguments: dict[str, Any], **options: Any) -> None:
+        asked.update(options, worker_class=worker_class, threads=arguments["threads"])
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(start_workers, "RayExecutor", executor)
+    study = Study(tmp_path, spec(ray_address="head:6379", num_cpus=3.0, num_gpus=0.5, n_jobs=2), None)
+    nothing: Any = None
+
+    pool = start_workers.make_worker_pool(study, nothing, print, executor="ray", server=nothing)
+
+    assert pool.num_workers == 2
+    assert asked == {
+        "worker_class": RemoteWorker,
+        "threads": 3,
+        "address": "head:6379",
+        "num_cpus": 3.0,
+        "num_gpus": 0.5,
+        "notify": print,
+    }

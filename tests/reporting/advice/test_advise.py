@@ -1,6 +1,7 @@
 """What advice says of made-up comparisons, and what it must never say."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,33 @@ def test_the_best_affordable_row_is_recommended_and_the_others_are_told_apart() 
     assert within.recommended is table.rows[1]
     fact = "Outside the budget: #1 (prefix_tuning prefix_length=20) stores 300 parameters (`max_stored_parameters`"
     assert fact in texts(within.choice)
+
+
+def test_the_cheapest_row_may_be_worse_by_the_far_end_of_its_interval() -> None:
+    losses = {0: 1.0, 1: 1.0, 2: 1.0}, {0: 1.2, 1: 1.0, 2: 0.9}
+    large, small = ({"val/loss": one} for one in losses)
+    table = made_up_table(prefix(HIGH, 20, stored=300, more=large), prefix(NEAR, more=small))
+
+    # Differences of 1.5, -1 and -3.5 have a mean of -1 and a half width of 4.303 * 2.5 / √3 = 6.21.
+    assert "#1 300. The interval allows it to be worse by 7.21." in texts(advised(table).choice)
+    # Of 0.2, 0 and -0.1: 0.0333 and 0.3795; a loss is worse where it is larger.
+    assert "#1 300. The interval allows it to be worse by 0.4128." in texts(advised(table, metric="val/loss").choice)
+
+
+def test_the_cheapest_row_is_the_one_that_stores_the_fewest_parameters_whatever_it_trained() -> None:
+    small = prefix(NEAR)
+    long_trained = replace(small, cost=replace(small.cost, num_trainable=10**6, tokens=8_000.0))
+
+    text = texts(advised(made_up_table(prefix(HIGH, 20, stored=300), long_trained)).choice)
+
+    assert "#2 is the cheapest: it stores 100 parameters, #1 300." in text
+
+
+def test_two_shared_seeds_carry_no_claim_however_clear_they_look() -> None:
+    text = texts(advised(made_up_table(prefix(HIGH), lora({0: 10.0, 1: 11.1}))).findings)
+
+    assert "untested: Not tested against #1: #2 (lora rank=4) (2 shared seeds, 3 are needed)." in text
+    assert "difference: " not in text
 
 
 @pytest.mark.parametrize(
@@ -107,11 +135,47 @@ def test_a_prefix_is_argued_against_where_another_row_is_better() -> None:
         "untested: Not tested against #1 (lora rank=4), the best row without a prefix: #4 in test/bleu (1 shared"
         in text
     )
-    assert "#2 in tokens/s" not in text, "its machine is not known"
+    assert "#2 (prefix_tuning prefix_length=20) is worse in tokens/s" not in text, "its machine is not known"
     assert "#1 (prefix_tuning prefix_length=10) is better in test/bleu than #2 (lora rank=4)" in texts(
         advised(made_up_table(prefix(HIGH), lora(LOW))).against_prefix
     )
     assert "No row without a prefix is within the budget" in texts(advised(made_up_table(prefix(HIGH))).against_prefix)
+
+
+@pytest.mark.parametrize(("cpu", "is_compared"), [("A CPU", True), ("Another CPU", False), ("", False)])
+def test_speed_is_compared_on_one_machine_alone(cpu: str, is_compared: bool) -> None:
+    def on(cpu: str, row: RowRecord) -> RowRecord:
+        where = {"cpu": cpu, "cores": 2, "devices": []}
+        return replace(row, runs=tuple(replace(run, environment=where) for run in row.runs))
+
+    fast, slow = {0: 500.0, 1: 510.0, 2: 505.0}, {0: 100.0, 1: 109.0, 2: 106.0}
+    table = made_up_table(on("A CPU", lora(HIGH, speed=fast)), on(cpu, prefix(LOW, speed=slow)))
+
+    assert ("in tokens/s" in texts(advised(table).against_prefix)) == is_compared
+
+
+def test_a_claim_among_more_rows_needs_more_evidence() -> None:
+    near = {0: 59.0, 1: 59.5, 2: 60.5}
+    one_other = made_up_table(prefix(HIGH), lora(near))
+    two_others = made_up_table(prefix(HIGH), lora(near), made_up_row("ia3", near))
+
+    # Differences of 1, 1.5 and 2: t = 5.2 with two degrees of freedom. The bare backbone is far worse.
+    assert "difference: Significantly worse than #1: #2 (lora rank=4)" in texts(advised(one_other).choice)
+    assert "p = 0.035 of 2 tests" in texts(advised(one_other).choice)
+    assert "difference: " not in texts(advised(two_others).choice)
+    assert texts(advised(two_others).choice).count("p = 0.070 of 3 tests") == 2
+
+
+def test_methods_of_which_one_learning_rate_was_tried_are_named() -> None:
+    other_rate = made_up_row("lora", NEAR, settings={**LORA, "optimizer.lr": 0.1})
+
+    single = texts(advised(made_up_table(prefix(HIGH), lora(LOW))).limits)
+    several = texts(advised(made_up_table(prefix(HIGH), lora(LOW), other_rate)).limits)
+
+    assert "One learning rate was tried of lora and prefix_tuning (rows #1 and #2), so the table ranks" in single
+    assert "One learning rate was tried of prefix_tuning (rows #1), so the table ranks" in several
+    assert "Where several rates were tried, the best was chosen" in several
+    assert "several rates" not in single
 
 
 def test_gains_are_of_rows_that_differ_in_one_setting() -> None:
