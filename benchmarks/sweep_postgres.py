@@ -174,15 +174,22 @@ def _work(url: str, folder: Path, settings: ClusterSettings, trial_s: float) -> 
         meter, scheduler = Meter(storage.trials.engine), make_scheduler(folder, settings, storage)
 
         def work(_: int) -> None:
-            size = 0
-            while (job := meter.timed("next job" if size else "first job", scheduler.next_job, size)) != "done":
+            size, waited_s = 0, 0.0
+            while True:  # as `Worker.run`
+                if waited_s and meter.timed("look", scheduler.must_wait, size):
+                    job: Job | str = "wait"
+                else:
+                    job = meter.timed("next job" if size else "first job", scheduler.next_job, size)
                 if isinstance(job, Job):
-                    size = max(size, job.trial.number + 1)
+                    size, waited_s = max(size, job.trial.number + 1), 0.0
                     # Trials of one length would all end at the same moment, as they all start at the same one.
                     time.sleep(trial_s * random.Random(job.trial.number).uniform(0.5, 1.5))
                     _finish(meter.timed, scheduler, job, size)
+                elif job == "done":
+                    return
                 else:
-                    time.sleep(next_pause_s(0.0))
+                    time.sleep(pause_s := next_pause_s(waited_s))
+                    waited_s += pause_s
 
         with ThreadPoolExecutor(settings.workers) as threads:
             list(threads.map(work, range(settings.workers)))  # which raises the error of a thread
