@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rounds import Ratio, in_rounds, paired_ratio, timed
+from benchmarks.rounds import Ratio, add_limit, in_rounds, paired_ratio, timed
 from benchmarks.shapes import SHAPES, dtype_for, random_backbone
 from benchmarks.step_builders import Training
 from ptl_prefix.artifacts.atomic import write_atomically
@@ -95,7 +95,7 @@ def measure(shape: str, folder: Path, arguments: argparse.Namespace) -> list[Mea
             contender = build(backbone, encoded, range(first, depth), cache, arguments)
             contenders[f"{name}{_CACHED if cache else ''}"] = contender
     turns = {name: timed(contender.training.step) for name, contender in contenders.items()}
-    times = in_rounds(turns, rounds=arguments.steps, warmup=arguments.warmup)
+    times = in_rounds(turns, rounds=arguments.steps, warmup=arguments.warmup, limit_s=arguments.limit_s)
     rows_per_step = arguments.batch_size
     found = []
     for name, first in firsts.items():
@@ -210,6 +210,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=640, help="rows of an epoch")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=2)
+    add_limit(parser)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(words)
     found = []

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peak_memory import peak_memories
-from benchmarks.rounds import Ratio, in_rounds, paired_ratio, timed
+from benchmarks.rounds import Ratio, add_limit, in_rounds, paired_ratio, timed
 from benchmarks.shapes import SHAPES, dtype_for
 from benchmarks.step_builders import CONTENDERS, Setting, check_comparable
 from ptl_prefix.artifacts.atomic import write_atomically
@@ -44,6 +44,7 @@ class Measurement:
     Args:
         label: Name in the table.
         num_trained: Number of trainable parameters.
+        rounds: Measured steps.
         step_s: Median seconds per step.
         slowest_s: Seconds of the slowest step.
         peak_memory_bytes: Peak memory of a step; `None` if the device does not report it.
@@ -53,6 +54,7 @@ class Measurement:
 
     label: str
     num_trained: int
+    rounds: int
     step_s: float
     slowest_s: float
     peak_memory_bytes: int | None
@@ -60,13 +62,15 @@ class Measurement:
     speed_over_peft: Ratio | None
 
 
-def measure(names: Sequence[str], setting: Setting, *, num_steps: int, warmup: int) -> list[Measurement]:
+def measure(
+    names: Sequence[str], setting: Setting, *, num_steps: int, warmup: int, limit_s: float = float("inf")
+) -> list[Measurement]:
     """Measure memory first, while this process holds no model, then time."""
     peaks = peak_memories(names, setting)
     trainings = {name: CONTENDERS[name].build(setting) for name in names}
     check_comparable(trainings)
     turns = {name: timed(training.step) for name, training in trainings.items()}
-    times = in_rounds(turns, rounds=num_steps, warmup=warmup)
+    times = in_rounds(turns, rounds=num_steps, warmup=warmup, limit_s=limit_s)
 
     def over(other: str | None, name: str) -> Ratio | None:
         return paired_ratio(times[other], times[name]) if other in times and other != name else None
@@ -75,6 +79,7 @@ def measure(names: Sequence[str], setting: Setting, *, num_steps: int, warmup: i
         Measurement(
             label=CONTENDERS[name].label,
             num_trained=trainings[name].num_trained,
+            rounds=len(times[name]),
             step_s=statistics.median(times[name]),
             slowest_s=max(times[name]),
             peak_memory_bytes=peaks[name],
@@ -121,6 +126,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=4, help="rank of LoRA, here and in PEFT")
     parser.add_argument("--steps", type=int, default=10, help="number of measured rounds")
     parser.add_argument("--warmup", type=int, default=2, help="number of rounds before the measured ones")
+    add_limit(parser)
     parser.add_argument("--only", nargs="+", choices=tuple(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/step_time.json"))
     arguments = parser.parse_args(words)
@@ -158,11 +164,12 @@ def main(words: Sequence[str] | None = None) -> None:
     measured = []
     for shape in arguments.shape:
         setting = setting_of(shape, arguments)
-        measurements = measure(arguments.only, setting, num_steps=arguments.steps, warmup=arguments.warmup)
+        numbers = {"num_steps": arguments.steps, "warmup": arguments.warmup, "limit_s": arguments.limit_s}
+        measurements = measure(arguments.only, setting, **numbers)
         title = f"one training step: {shape} shape, {setting.dtype}, {setting.device}, batch {setting.batch_size}"
         show(measurements, title, _caption(arguments), console)
         measured.append({"setting": asdict(setting), "measurements": [asdict(m) for m in measurements]})
-    report = {"num_steps": arguments.steps, "environment": environment(), "measured": measured}
+    report = {"environment": environment(), "measured": measured}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.json, json.dumps(report, indent=2))
     console.print(f"written to {arguments.json}")

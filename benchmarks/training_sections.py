@@ -16,12 +16,13 @@ def step_time(report: Report) -> Section:
     steps = [(measured["setting"]["shape"], one) for measured in report["measured"] for one in measured["measurements"]]
     return Section(
         table=table_of(
-            "shape|step|trainable parameters|median ms|peak MB|speed over full|speed over PEFT",
+            "shape|step|trainable parameters|rounds|median ms|peak MB|speed over full|speed over PEFT",
             (
                 (
                     shape,
                     one["label"],
                     f"{one['num_trained']:,}",
+                    str(one["rounds"]),
                     shown_ms(one["step_s"]),
                     "" if one["peak_memory_bytes"] is None else f"{one['peak_memory_bytes'] / 1e6:,.0f}",
                     shown_ratio(one["speed_over_full"]),

@@ -86,16 +86,17 @@ def test_a_ratio_is_taken_within_rounds() -> None:
 
 def test_every_contender_s_time_and_memory_are_written(tmp_path: Path) -> None:
     names = ["full", "peft", "ours"]
-    words = ["--shape", "tiny", "--steps", "2", "--warmup", "1", "--only", *names, *SMALL]
+    words = ["--shape", "tiny", "--steps", "9", "--warmup", "1", "--limit-s", "0", "--only", *names, *SMALL]
 
     step_time.main([*words, "--json", str(tmp_path / "times.json")])
 
     report = json.loads((tmp_path / "times.json").read_text(encoding="utf-8"))
-    assert set(report) == {"num_steps", "environment", "measured"}
+    assert set(report) == {"environment", "measured"}
     (measured,) = report["measured"]
     assert measured["setting"]["shape"] == "tiny"
     full, peft, ours = measured["measurements"]
     assert [m["label"] for m in (full, peft, ours)] == [CONTENDERS[name].label for name in names]
+    assert all(m["rounds"] == 1 for m in (full, peft, ours)), "no second round begins when the time is over"
     assert all(0 < m["step_s"] <= m["slowest_s"] for m in (full, peft, ours))
     # Beside the weights at least the two moments of each.
     assert full["peak_memory_bytes"] - ours["peak_memory_bytes"] > 2 * 4 * full["num_trained"]
