@@ -7,10 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ptl_prefix.artifacts.run_folder import CONFIRM
-from ptl_prefix.backbones.attention_sites import has_native_bfloat16
 
 PTL_PREFIX = (sys.executable, "-m", "ptl_prefix")
 """The start of every command."""
@@ -108,15 +105,10 @@ def parts_for(data: Path) -> list[Part]:
         question = f"Which method on {name}, on a pretrained model of 135M?"
         long = _LONG if name == "dialogsum" else ()
         parts.append(Part(f"smollm2_{name}", question, "evidence_methods", (*of_task, *_SMOLLM2, *_CONFIRMED, *long)))
-    epoch = (*words["e2e"], *_EVERY, "backbone=smollm2", f"backbone.dtype={_half_or_single()}")
+    epoch = (*words["e2e"], *_EVERY, "backbone=smollm2", "backbone.dtype=bfloat16")
     question = "How near does a model of 135M come to GPT-2 medium after one epoch of E2E?"
     parts.append(Part("epoch", question, "evidence_epoch", epoch, decoding=_WHOLE))
     return parts
-
-
-def _half_or_single() -> str:
-    """The dtype that `auto` stands for here. It is named, so that a study that goes on elsewhere keeps it."""
-    return "bfloat16" if has_native_bfloat16(torch.device("cpu")) else "float32"
 
 
 _EVERY = ("trainer=cpu", "evaluation.compare_bare=false", "hydra.sweeper.n_jobs=2")
@@ -135,7 +127,7 @@ _SMALL = (
 _SMOLLM2 = (
     *_EVERY,
     "backbone=smollm2",
-    f"backbone.dtype={_half_or_single()}",
+    "backbone.dtype=bfloat16",
     "trainer.max_steps=60",
     "trainer.val_check_interval=30",
     "trainer.limit_val_batches=6",

@@ -164,7 +164,7 @@ def test_the_page_has_the_table_the_plot_and_the_machine_of_each_result(tmp_path
     assert set(plots) == {f"{name}.svg" for name in plotted} and "cost_scale" in plotted
     assert page.count("A CPU, 2 cores, Python 3.11.1, torch 2.13.0, transformers 5.23.0") == len(PARTS)
     for row in (
-        "| gpt2 | ours | 1,234 | 250.0 |  |  | 0.50 (0.40-0.60) |",
+        "| gpt2 | ours | 1,234 | 3 | 250.0 |  |  | 0.50 (0.40-0.60) |",
         "| ours | 0.001 | 12 | 4.0000 | 1.2500 |",
         "| gpt2 | upper half (6) | 200.0 | 100.0 | 0.50 (0.40-0.60) | 0.50 (0.40-0.60) | 0.7 |",
         "| e2e | packing | 1.010 | 0.900 | 0.800 | 0.700 |",

@@ -39,4 +39,5 @@ def test_a_worker_that_fails_fails_the_measurement(tmp_path: Path) -> None:
             f"postgresql://me@/nothing?host={tmp_path}&connect_timeout=5",
             tmp_path,
             sweep_postgres.ClusterSettings(trials=2, workers=1),
+            0.0,
         )
