@@ -168,6 +168,7 @@ class _Waiting:
         self._file = file
         self._has_lock, self._change = threading.Event(), threading.Lock()
         self._is_abandoned = False
+        self._error: OSError | None = None
 
     def run(self, meanwhile: Callable[[], None], every_s: float) -> None:
         """Wait; if something is raised meanwhile, the lock is released as soon as it is there."""
@@ -181,9 +182,15 @@ class _Waiting:
                 if self._has_lock.is_set():
                     self._file.close()
             raise
+        if self._error is not None:
+            self._file.close()
+            raise self._error
 
     def _wait(self) -> None:
-        lock_file(self._file, timeout_s=None)
+        try:
+            lock_file(self._file, timeout_s=None)
+        except OSError as error:  # such as a network file system that is gone: `run` would wait for ever
+            self._error = error
         with self._change:
             if self._is_abandoned:
                 self._file.close()

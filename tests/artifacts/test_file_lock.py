@@ -77,6 +77,26 @@ def test_a_lock_is_waited_for_while_something_else_is_done(path: Path) -> None:
     second.release()
 
 
+def test_a_file_system_that_fails_while_a_lock_is_waited_for_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_later(*_: object, timeout_s: float | None) -> bool:
+        if timeout_s is None:
+            raise OSError("Stale file handle")
+        return False
+
+    calls: list[int] = []
+
+    def not_for_ever() -> None:
+        calls.append(len(calls))
+        assert len(calls) < 100
+
+    monkeypatch.setattr(file_lock, "lock_file", fails_later)
+
+    with pytest.raises(OSError, match="Stale file handle"):
+        FileLock(path).acquire(not_for_ever, every_s=0.01)
+
+
 def test_a_lock_that_is_no_longer_waited_for_is_left_to_others(path: Path) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
