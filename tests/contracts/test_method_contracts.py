@@ -457,10 +457,10 @@ def test_the_trained_state_survives_being_detached(trained: Method, backbone: Ba
 
 
 def test_a_trained_state_moves_to_a_method_of_the_same_settings_and_to_no_other(
-    trained: Method, new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
+    trained: Method, new_method: Callable[[], Method], backbone: Backbone, new_backbone: Callable[[str], Backbone]
 ) -> None:
     state = {name: tensor.detach().clone() for name, tensor in trained.checkpoint_tensors().items()}
-    twin_backbone = load_backbone(str(tiny_folders[backbone.family]), dtype="float32")
+    twin_backbone = new_backbone(backbone.family)
     twin = new_method().attach(twin_backbone)
 
     twin.load_trainable_parameters(state)
@@ -474,9 +474,9 @@ def test_a_trained_state_moves_to_a_method_of_the_same_settings_and_to_no_other(
 
 
 def test_the_same_seed_gives_the_same_start(
-    new_method: Callable[[], Method], backbone: Backbone, tiny_folders: dict[str, Path]
+    new_method: Callable[[], Method], backbone: Backbone, new_backbone: Callable[[str], Backbone]
 ) -> None:
-    twin = load_backbone(str(tiny_folders[backbone.family]), dtype="float32")
+    twin = new_backbone(backbone.family)
     _, first = new_method().attach(backbone).export()
 
     _, second = new_method().attach(twin).export()

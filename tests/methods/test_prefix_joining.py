@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.no_task import export_untasked
-from support.toy_batches import EQUAL, train, unpadded
+from support.toy_batches import train, unpadded
 from support.toy_prefixes import logits_with
 from torch import Tensor
 from torch.testing import assert_close
@@ -64,7 +64,8 @@ def test_the_second_prefix_meets_a_rotary_text_as_it_does_alone(
     for one, other in zip(
         logits_with(backbone, hidden, unpadded()), logits_with(backbone, alone, unpadded()), strict=True
     ):
-        assert_close(one, other, **EQUAL)
+        # The second's keys are turned once more, in float32: a little more rounding than two ways to the same logits.
+        assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_first_prefix_is_unchanged_and_stands_first(backbone: Backbone, tmp_path: Path) -> None:
