@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from ptl_prefix.backbones.backbone import Backbone
 from ptl_prefix.evaluation.joined_loss import ComputedLoss, LossRequest, joined_losses
 
-FULL_PASS = {"cpu": 2**10, "cuda": 2**15}
+FULL_PASS = {"cpu": 2**9, "cuda": 2**15}
 """Positions in a pass up to which losses are joined on a device, whatever their size; on others as on the CPU. A matrix
-product of fewer rows leaves a GPU idle; on a CPU it gains nothing from more."""
+product of fewer rows leaves a GPU idle. On a CPU more rows gain less time than their activations cost memory."""
 _MOST_PADDING = {"cpu": 1.25}
 """Positions of a pass, divided by those of its losses alone, above which they are not joined: padding costs a CPU as
 much as text does. A device without an entry has no limit but that of a pass."""

@@ -25,8 +25,11 @@ from ptl_prefix.training.pack import Pack, PackMember
 
 _STOPPING_TIMEOUT_S = 60.0
 """Seconds that the trials have to save a checkpoint after the trial server has died."""
-_M_ARENA_MAX = -8
-"""glibc's number of this option, from its `malloc.h`."""
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
+"""glibc's numbers of these options, from its `malloc.h`."""
+_LARGE_BYTES = 2**20
+"""A tensor from here on has memory of its own, which the system has back when the tensor is freed."""
+_PAGE_SIZES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def run(requests: int, reports: int) -> None:
@@ -36,7 +39,7 @@ def run(requests: int, reports: int) -> None:
         requests: File descriptor from which the requests are read.
         reports: File descriptor to which the exit codes are written.
     """
-    _allocate_from_one_arena()
+    give_freed_memory_back()
     pack = Pack()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: pack.stop())
@@ -45,13 +48,19 @@ def run(requests: int, reports: int) -> None:
     pack.run()
 
 
-def _allocate_from_one_arena() -> None:
-    """Let a trial use memory that another one has freed, which glibc keeps for the thread that had it.
+def give_freed_memory_back() -> None:
+    """Let a trial use memory that another one has freed.
 
-    One trial runs at a time, so they do not wait for each other. Other C libraries have no such option.
+    glibc keeps freed memory for the thread that had it, and between what is still in use. One trial runs at a time, so
+    that all can share one arena without waiting. New memory of the system takes 4 times as long in pages of 4 KiB as
+    in large ones, which PyTorch asks for (see the trial server): where Linux never gives those, freed tensors stay with
+    glibc. Other C libraries have no such options.
     """
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        if "[never]" not in _PAGE_SIZES.read_text():
+            libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _read_requests(pack: Pack, requests: int, reports: int) -> None:
