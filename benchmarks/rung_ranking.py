@@ -115,6 +115,7 @@ def train_study(data: Path, steps: int, cwd: Path) -> list[Path]:
         f"task.data_dir={(data / 'e2e').resolve()}",
         f"task.num_train_examples={_TRAIN_EXAMPLES}",
         "backbone.device=cpu",
+        "data.batch_size=8",
         "method.reparam=none",
         "method.prefix_length=2,10,40",
         "optimizer.lr=0.001,0.01",

@@ -25,11 +25,10 @@ from ptl_prefix.training.pack import Pack, PackMember
 
 _STOPPING_TIMEOUT_S = 60.0
 """Seconds that the trials have to save a checkpoint after the trial server has died."""
-_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
-"""glibc's numbers of these options, from its `malloc.h`."""
-_LARGE_BYTES = 2**20
-"""A tensor from here on has memory of its own, which the system has back when the tensor is freed."""
-_PAGE_SIZES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_M_ARENA_MAX = -8
+"""glibc's number of this option, from its `malloc.h`."""
+_TRIM_EVERY_S = 10.0
+"""Seconds between two times at which freed memory goes back to the system: so long that taking it again costs little."""
 
 
 def run(requests: int, reports: int) -> None:
@@ -48,19 +47,26 @@ def run(requests: int, reports: int) -> None:
     pack.run()
 
 
-def give_freed_memory_back() -> None:
-    """Let a trial use memory that another one has freed.
+def give_freed_memory_back(every_s: float = _TRIM_EVERY_S) -> None:
+    """Let trials use memory that another one has freed, from now on.
 
     glibc keeps freed memory for the thread that had it, and between what is still in use. One trial runs at a time, so
-    that all can share one arena without waiting. New memory of the system takes 4 times as long in pages of 4 KiB as
-    in large ones, which PyTorch asks for (see the trial server): where Linux never gives those, freed tensors stay with
-    glibc. Other C libraries have no such options.
+    that all can share one arena without waiting; and from time to time the pages of freed memory go back to the system.
+    To give back each tensor when it is freed would make a pass half as slow again. Other C libraries lack these calls.
+
+    Args:
+        every_s: Seconds between two times.
     """
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 1)
-        if "[never]" not in _PAGE_SIZES.read_text():
-            libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        threading.Thread(target=_trim, args=(libc.malloc_trim, every_s), daemon=True).start()
+
+
+def _trim(malloc_trim: Callable[[int], int], every_s: float) -> None:
+    while True:
+        time.sleep(every_s)
+        malloc_trim(0)
 
 
 def _read_requests(pack: Pack, requests: int, reports: int) -> None:

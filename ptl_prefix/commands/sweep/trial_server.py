@@ -46,8 +46,6 @@ _IMPORTED = (
 _CALLS = "--calls="
 """Argument with the file descriptor of the connection for calls."""
 _ASYNC_LOAD = "HF_DEACTIVATE_ASYNC_LOAD"
-_LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""Asks PyTorch for large pages, which packs need; it is read once, before a pack is forked. A step takes as long."""
 
 
 class _Server:
@@ -218,7 +216,6 @@ def main() -> None:
     """Run the server until the pipe of requests is closed."""
     silence_library_messages()
     escape_unknown_characters()
-    os.environ.setdefault(_LARGE_PAGES, "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.dup(0)
     calls = next((word for word in sys.argv[1:] if word.startswith(_CALLS)), None)
