@@ -46,9 +46,11 @@ def rung_ranking(report: Report) -> Section:
     for size, one in report["agreement"].items():
         top = f"{'same' if one['top_1']['value'] else 'another'} ({one['top_1']['low']:.2f})"
         rows.append([size, *(_interval(one[name]) for name in ("kendall", "spearman")), top, _interval(one["regret"])])
+    examples = report.get("whole_examples")
+    whole = "" if examples is None else f", whose losses on {examples:,} examples stand for the whole split"
     return Section(
         table=table_of("examples|Kendall's tau|Spearman's rho|top-1 (resamples)|regret, nats/token", rows),
-        remarks=[f"{len(report['losses'])} runs; intervals of 95% by a bootstrap over them."],
+        remarks=[f"{len(report['losses'])} runs{whole}; intervals of 95% by a bootstrap over them."],
     )
 
 

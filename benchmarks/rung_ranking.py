@@ -2,10 +2,11 @@
 
     python -m benchmarks.rung_ranking outputs/sweeps/<study>/*/ --sizes 25 50 100 200
     python -m benchmarks.rung_ranking --data $PTL_PREFIX_DATA/data        # trains a small study on E2E first
+    python -m benchmarks.rung_ranking --data $PTL_PREFIX_DATA/data --whole-examples 1200   # a third of the time
 
 In: folders of finished runs of one task, such as the trials of a study, and sizes of `training.validation_examples`;
 or a folder of real data, on which the embedded backbone trains 12 prefixes for some steps: three lengths, two learning
-rates, two seeds. Out: for each size, over the runs' best checkpoints: Kendall's tau-b and Spearman's rho between their
+rates, two seeds. A larger subset, which holds the others, can stand for the whole split. Out: for each size, over the runs' best checkpoints: Kendall's tau-b and Spearman's rho between their
 losses on the subset and on the whole split, whether the same run is the best (top-1), and how much worse on the whole
 split the subset's best run is, in nats per target token. Intervals of 95% come from a bootstrap over the runs: they say
 how far other runs of this kind could be ranked otherwise, and not what another subset would do.
@@ -135,8 +136,16 @@ def train_study(data: Path, steps: int, cwd: Path) -> list[Path]:
     return sorted((cwd / "study").glob("*/"))
 
 
-def measure_losses(folder: RunFolder, sizes: Sequence[int]) -> dict[int | None, float]:
-    """The loss of a run's best checkpoint on subsets of the validation split, and under `None` on the whole split."""
+def measure_losses(
+    folder: RunFolder, sizes: Sequence[int], whole_examples: int | None = None
+) -> dict[int | None, float]:
+    """The loss of a run's best checkpoint on subsets of the validation split, and under `None` on the whole split.
+
+    Args:
+        folder: A finished run.
+        sizes: Examples of each subset.
+        whole_examples: Examples of the subset that stands for the whole split; `None` takes the split.
+    """
     config = read_run_config(folder)
     whole: dict[str, Any] = {**config, "trainer": {**config["trainer"], "limit_val_batches": 1.0}}
     plan = build_plan(_with_subset(whole, None))
@@ -146,12 +155,14 @@ def measure_losses(folder: RunFolder, sizes: Sequence[int]) -> dict[int | None, 
     plan.method.attach(inputs.backbone)
     try:
         load_trained_state(plan.method, folder.best)
-        losses: dict[int | None, float] = {None: mean_loss(inputs.backbone, plan.method, inputs.validation)}
-        for size in sizes:
-            other = build_plan(_with_subset(whole, size))
-            ranking = load_run_inputs(other, load_backbone=lambda _: inputs.backbone).ranking
-            assert ranking is not None
-            losses[size] = mean_loss(inputs.backbone, plan.method, ranking)
+        losses: dict[int | None, float] = {}
+        names: dict[int | None, int | None] = {None: whole_examples, **{size: size for size in sizes}}
+        for name, size in names.items():
+            subset = load_run_inputs(
+                build_plan(_with_subset(whole, size)), load_backbone=lambda _: inputs.backbone
+            ).ranking
+            assert (subset is None) == (size is None)
+            losses[name] = mean_loss(inputs.backbone, plan.method, subset or inputs.validation)
     finally:
         plan.method.detach()
     return losses
@@ -169,6 +180,7 @@ def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
     parser.add_argument("--data", type=Path, help="folder with e2e, to train runs on first")
     parser.add_argument("--steps", type=int, default=60, help="steps of these runs")
     parser.add_argument("--sizes", nargs="+", type=int, default=[25, 50, 100, 200])
+    parser.add_argument("--whole-examples", type=int, help="examples that stand for the whole split; default: all")
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--out", "--json", dest="out", type=Path, default=Path("outputs/benchmarks/rung_ranking.json"))
     options = parser.parse_args(words)
@@ -179,7 +191,7 @@ def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
         folders = [RunFolder(path) for path in runs]
         finished = [folder for folder in folders if folder.record.exists() and folder.best.exists()]
         measured = {
-            folder.path.name if options.data else str(folder.path): measure_losses(folder, options.sizes)
+            folder.path.name if options.data else str(folder.path): measure_losses(folder, options.sizes, options.whole_examples)
             for folder in finished
         }
     whole = [losses[None] for losses in measured.values()]
@@ -188,6 +200,7 @@ def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
         for size in options.sizes
     }
     report = {
+        "whole_examples": options.whole_examples,
         "losses": {path: {str(size): loss for size, loss in losses.items()} for path, losses in measured.items()},
         "agreement": {str(size): asdict(one) for size, one in found.items()},
     }

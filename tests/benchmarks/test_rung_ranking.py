@@ -69,3 +69,8 @@ def test_losses_are_those_of_the_runs_own_records(tmp_path: Path) -> None:
         assert record.ranking is not None
         assert measured[str(folder.path)]["3"] == pytest.approx(record.ranking.loss, abs=1e-6)
         assert measured[str(folder.path)]["None"] == pytest.approx(record.metrics["val/loss"], abs=1e-6)
+
+    rung_ranking.main([*words, "--whole-examples", "3", "--out", str(tmp_path / "larger.json")])
+
+    for losses in json.loads((tmp_path / "larger.json").read_text(encoding="utf-8"))["losses"].values():
+        assert losses["None"] == losses["3"]

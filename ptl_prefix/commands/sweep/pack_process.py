@@ -28,7 +28,7 @@ _STOPPING_TIMEOUT_S = 60.0
 _M_ARENA_MAX = -8
 """glibc's number of this option, from its `malloc.h`."""
 _TRIM_EVERY_S = 10.0
-"""Seconds between two times at which freed memory goes back to the system: so long that taking it again costs little."""
+"""Seconds between two times at which freed memory goes back to the system: taking it again costs little then."""
 
 
 def run(requests: int, reports: int) -> None:
