@@ -2,23 +2,24 @@
 
     python -m benchmarks.rung_ranking outputs/sweeps/<study>/*/ --sizes 25 50 100 200
     python -m benchmarks.rung_ranking --data $PTL_PREFIX_DATA/data        # trains a small study on E2E first
-    python -m benchmarks.rung_ranking --data $PTL_PREFIX_DATA/data --whole-examples 1200   # a third of the time
+    python -m benchmarks.rung_ranking --data $PTL_PREFIX_DATA/data --whole-examples 300
 
 In: folders of finished runs of one task, such as the trials of a study, and sizes of `training.validation_examples`;
 or a folder of real data, on which the embedded backbone trains 12 prefixes for some steps: three lengths, two learning
-rates, two seeds. A larger subset, which holds the others, can stand for the whole split. Out: for each size, over the runs' best checkpoints: Kendall's tau-b and Spearman's rho between their
-losses on the subset and on the whole split, whether the same run is the best (top-1), and how much worse on the whole
-split the subset's best run is, in nats per target token. Intervals of 95% come from a bootstrap over the runs: they say
-how far other runs of this kind could be ranked otherwise, and not what another subset would do.
+rates, two seeds. A larger subset, which holds the others, can stand for the whole split.
+
+Out: for each size, over the runs' best checkpoints: Kendall's tau-b and Spearman's rho between their losses on the
+subset and on the whole split, whether the same run is the best (top-1), and how much worse on the whole split the
+subset's best run is, in nats per target token. Intervals of 95% come from a bootstrap over the runs: they say how far
+other runs of this kind could be ranked otherwise, and not what another subset would do.
 """
 
 import argparse
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from benchmarks.local_backbone import TrainCommand
 from benchmarks.report import finish
 from ptl_prefix.artifacts.run_folder import RunFolder
 from ptl_prefix.commands.config.build_plan import build_plan, read_run_config
+from ptl_prefix.data.batches import EvalBatches
 from ptl_prefix.evaluation.loss import mean_loss
 from ptl_prefix.training.export import load_trained_state
 from ptl_prefix.training.plan_problems import start_inputs
@@ -146,31 +148,29 @@ def measure_losses(
         sizes: Examples of each subset.
         whole_examples: Examples of the subset that stands for the whole split; `None` takes the split.
     """
-    config = read_run_config(folder)
-    whole: dict[str, Any] = {**config, "trainer": {**config["trainer"], "limit_val_batches": 1.0}}
-    plan = build_plan(_with_subset(whole, None))
+    plan = build_plan(read_run_config(folder))
     inputs = load_run_inputs(plan)
+    backbone = inputs.backbone
+    validation = plan.encoded("validation", backbone, inputs.prompter)
     plan.method.provide_start_inputs(start_inputs(plan.task, inputs.training_rows))
     plan.method.skip_start()
-    plan.method.attach(inputs.backbone)
+    plan.method.attach(backbone)
+
+    def loss_on(examples: int | None) -> float:
+        subset = EvalBatches(
+            validation,
+            batch_size=plan.data.eval_batch_size,
+            padding=backbone.padding(inputs.prompter),
+            layout=plan.validation_layout(backbone),
+            num_examples=examples,
+        )
+        return mean_loss(backbone, plan.method, subset)
+
     try:
         load_trained_state(plan.method, folder.best)
-        losses: dict[int | None, float] = {}
-        names: dict[int | None, int | None] = {None: whole_examples, **{size: size for size in sizes}}
-        for name, size in names.items():
-            subset = load_run_inputs(
-                build_plan(_with_subset(whole, size)), load_backbone=lambda _: inputs.backbone
-            ).ranking
-            assert (subset is None) == (size is None)
-            losses[name] = mean_loss(inputs.backbone, plan.method, subset or inputs.validation)
+        return {None: loss_on(whole_examples), **{size: loss_on(size) for size in sizes}}
     finally:
         plan.method.detach()
-    return losses
-
-
-def _with_subset(config: Mapping[str, Any], size: int | None) -> dict[str, Any]:
-    training = config.get("training", {"_target_": "ptl_prefix.training.settings.TrainingSettings"})
-    return {**config, "training": {**training, "validation_examples": size}}
 
 
 def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
@@ -191,7 +191,9 @@ def main(words: Sequence[str] | None = None) -> dict[int, Agreement]:
         folders = [RunFolder(path) for path in runs]
         finished = [folder for folder in folders if folder.record.exists() and folder.best.exists()]
         measured = {
-            folder.path.name if options.data else str(folder.path): measure_losses(folder, options.sizes, options.whole_examples)
+            folder.path.name if options.data else str(folder.path): measure_losses(
+                folder, options.sizes, options.whole_examples
+            )
             for folder in finished
         }
     whole = [losses[None] for losses in measured.values()]
