@@ -14,7 +14,7 @@ from ptl_prefix.evaluation.joined_loss import ComputedLoss, LossRequest, joined_
 
 FULL_PASS = {"cpu": 2**9, "cuda": 2**15}
 """Positions in a pass up to which losses are joined on a device, whatever their size; on others as on the CPU. A matrix
-product of fewer rows leaves a GPU idle. On a CPU more rows gain less time than their activations cost memory."""
+product of fewer rows leaves a GPU idle. On a CPU more rows gain nothing, and their activations cost memory."""
 _MOST_PADDING = {"cpu": 1.25}
 """Positions of a pass, divided by those of its losses alone, above which they are not joined: padding costs a CPU as
 much as text does. A device without an entry has no limit but that of a pass."""

@@ -52,7 +52,7 @@ def give_freed_memory_back(every_s: float = _TRIM_EVERY_S) -> None:
 
     glibc keeps freed memory for the thread that had it, and between what is still in use. One trial runs at a time, so
     that all can share one arena without waiting; and from time to time the pages of freed memory go back to the system.
-    To give back each tensor when it is freed would make a pass half as slow again. Other C libraries lack these calls.
+    If each tensor went back when it is freed, a pass would take half as long again. Other C libraries lack these calls.
 
     Args:
         every_s: Seconds between two times.
